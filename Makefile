@@ -1,0 +1,103 @@
+# Two commands: `make run` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := $(CURDIR)/.venv
+READY := $(VENV)/.ready
+EXTRAS ?= data,train,serve,orchestrate,benchmarks,dev
+SOURCE ?=
+DATA ?=
+ARGS ?=
+PORT ?= 3000
+
+export PATH := $(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(VENV)
+export DAGSTER_HOME := $(CURDIR)/.dagster
+export BENTOML_HOME := $(CURDIR)/.bentoml
+# idle OpenMP threads sleep: spinning ones made a training step 7x slower where cores are shared
+export OMP_WAIT_POLICY := PASSIVE
+# the tools below report their use to their makers unless told not to
+export BENTOML_DO_NOT_TRACK := true
+export DAGSTER_DISABLE_TELEMETRY := yes
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export FEAST_USAGE := False
+export GX_ANALYTICS_ENABLED := false
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not ((3, 11) <= v < (3, 13)) and f"leitmotif needs Python 3.11 or 3.12; $(PYTHON) is {v[0]}.{v[1]}. Give another: make PYTHON=/path/to/python3.11 ...")'
+	@echo "Setting up .venv (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS)]'
+	@mkdir -p $(DAGSTER_HOME) && cp orchestration/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## the virtual environment, pinned by requirements.lock
+
+.PHONY: run
+run: $(READY) ## the whole pipeline: SOURCE=simulator|movielens|ebnerd|table DATA=<path> ARGS="key=value ..."
+	@python -m orchestration.reproduce $(if $(SOURCE),--source '$(SOURCE)') $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+.PHONY: set
+set: $(READY) ## change params.yaml: make set ARGS="model.num_themes=8"
+	@python -m contracts.configure $(ARGS)
+
+.PHONY: ui
+ui: $(READY) ## Dagster's web page on port 3001
+	@mkdir -p $(DAGSTER_HOME) && cp orchestration/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@python -m orchestration.recover
+	@exec dagster dev --port 3001
+
+.PHONY: load
+load: $(READY) ## bring Feast's online store to the newest snapshot
+	@python -m features.load
+
+.PHONY: serve
+serve: load ## the ranking service on PORT (3000)
+	@exec bentoml serve serving.service:Leitmotif --port $(PORT)
+
+.PHONY: ask
+ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"
+	@python -m serving.ask --url http://127.0.0.1:$(PORT) $(ARGS)
+
+.PHONY: bento
+bento: $(READY) ## build the Bento for deployment
+	@python -m serving.bento
+
+.PHONY: promote
+promote: $(READY) ## compare the bundle with the champion and, if better, put it in its place
+	@python -m serving.promote $(ARGS)
+
+.PHONY: push
+push: $(READY) ## data, models and champion to the DVC remote
+	@dvc push --run-cache
+
+.PHONY: pull
+pull: $(READY) ## data, models and champion from the DVC remote
+	@dvc pull --run-cache
+
+.PHONY: remote
+remote: $(READY) ## choose the DVC remote: make remote URL=s3://bucket/leitmotif
+	@dvc remote modify --local storage url '$(URL)' && dvc remote list
+
+.PHONY: doctor
+doctor: ## check the machine and say what is missing
+	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m contracts.doctor
+
+.PHONY: lint
+lint: $(READY) ## ruff, pyright, import contracts
+	@ruff check . && ruff format --check . && pyright && lint-imports
+
+.PHONY: test
+test: lint ## lint, types, import contracts, all tests
+	@pytest -n 2 $(ARGS)
+
+.PHONY: clean
+clean: ## remove mutable state (.state, attempts); data, cache and models stay
+	@rm -rf .state attempts .pytest_cache .ruff_cache

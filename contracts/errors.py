@@ -1,0 +1,19 @@
+"""The two ways a stage may end badly on purpose, each with its exit code."""
+
+
+class InputError(ValueError):
+    """What a person gave cannot be used: data, parameters or paths. Exit code 2.
+
+    The message says what happened, the value, the limit and the next step.
+    """
+
+    exit_code = 2
+
+
+class CheckFailed(Exception):
+    """The input was read, and a check on its content or on the model refuses it. Exit code 3.
+
+    What the stage had made by then is kept in attempts/<stage>/ for inspection.
+    """
+
+    exit_code = 3

@@ -1,0 +1,92 @@
+"""params.yaml -> one typed value a section. Each package owns its sections; here they are only composed."""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from contracts.errors import InputError
+
+PARAMS = Path("params.yaml")
+
+SECTIONS: Mapping[str, str] = {
+    "seed": "contracts.section:Seed",
+    "source": "features.params:SourceParams",
+    "simulator": "features.params:SimulatorParams",
+    "split": "features.params:SplitParams",
+    "request": "features.params:RequestParams",
+    "validate": "features.params:ValidateParams",
+    "history": "features.params:HistoryParams",
+    "statistics": "features.params:StatisticsParams",
+    "audit": "features.params:AuditParams",
+    "materialize": "features.params:MaterializeParams",
+    "model": "training.params:ModelParams",
+    "train": "training.params:TrainParams",
+    "evaluate": "training.params:EvaluateParams",
+    "serve": "serving.params:ServeParams",
+}
+"""Section -> module:type, by name, so that contracts imports no package above it."""
+
+
+def load_params(path: Path = PARAMS) -> dict[str, Any]:
+    """Read and check the whole file. Raises InputError naming every bad key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = YAML(typ="safe").load(text)
+    except FileNotFoundError:
+        raise InputError(f"{path} is not in {Path.cwd()}. Run from the repository's root.") from None
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {error}. `git diff {path}` shows what changed.") from error
+    return check_params(raw, path)
+
+
+def check_params(raw: object, path: Path = PARAMS) -> dict[str, Any]:
+    """Type every section of a parsed params.yaml. Raises InputError naming every bad key."""
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{path} holds {type(raw).__name__}, not sections. `git checkout {path}` restores it.")
+    problems = [f"{name}: no such section{_guess(str(name), SECTIONS)}" for name in raw if name not in SECTIONS]
+    problems += [f"{name}: the section is missing" for name in SECTIONS if name not in raw]
+    sections: dict[str, Any] = {}
+    for name in SECTIONS.keys() & raw.keys():
+        kind = section_type(name)
+        try:
+            sections[name] = TypeAdapter(kind).validate_python(raw[name])
+        except ValidationError as error:
+            problems += [_explain(name, raw[name], kind, detail) for detail in error.errors()]
+    if problems:
+        raise InputError(f"{path}: " + "; ".join(sorted(problems)) + ".")
+    return sections
+
+
+def section_type(name: str) -> Any:
+    """The type of one section; imports the package that owns it."""
+    module, attribute = SECTIONS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _explain(section: str, raw: object, kind: Any, detail: Any) -> str:
+    # a union's branches ("constrained-float") appear in loc; they are not keys of the file
+    keys = [str(part) for part in detail["loc"] if not str(part).startswith(("constrained", "datetime", "function"))]
+    key = ".".join([section, *keys])
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: no such parameter{_guess(keys[-1], _fields(kind, keys[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {detail['msg'].lower()}, got {detail['input']!r}"
+
+
+def _fields(kind: Any, keys: list[str]) -> list[str]:
+    for key in keys:
+        field = getattr(kind, "model_fields", {}).get(key)
+        kind = field.annotation if field else None
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _guess(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(known))})"

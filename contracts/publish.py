@@ -1,0 +1,67 @@
+"""Outs are written under a temporary name and appear whole: rename on success, nothing on failure."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import CheckFailed
+
+
+@contextmanager
+def publish(data: Path, *names: str) -> Iterator[Path]:
+    """Give a staging folder with one empty sub-folder per out; move each to data/<name> on success.
+
+    data: the source's folder, data/<source>.
+    names: the stage's outs. After a CheckFailed the staging folder stays as data/<source>/.refused, which the
+        runner moves to attempts/<stage>/made. After any other error it is removed.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".staging-{os.getpid()}-", dir=data))
+    try:
+        for name in names:
+            (staging / name).mkdir()
+        yield staging
+        for name in names:
+            _replace(staging / name, data / name)
+    except CheckFailed:
+        kept = data / ".refused"
+        _replace(staging, kept)
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write one JSON object by rename: keys sorted, a number that is not finite as null (JSON has none)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(
+        json.dumps(_finite(value), indent=2, allow_nan=False, sort_keys=True, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
+    os.replace(temporary, path)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Move a folder over another; the old one leaves only after the new one is complete."""
+    if target.exists():
+        trash = Path(tempfile.mkdtemp(prefix=f".trash-{os.getpid()}-", dir=target.parent))
+        os.replace(target, trash / target.name)
+        os.replace(source, target)
+        shutil.rmtree(trash, ignore_errors=True)
+    else:
+        os.replace(source, target)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

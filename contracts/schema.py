@@ -1,0 +1,147 @@
+"""The columns that all sides agree on, as Arrow schemas. Times are UTC in microseconds, ids the caller's strings."""
+
+import pyarrow as pa
+
+PADDING_INDEX = 0
+"""item_index of a padded history slot."""
+UNKNOWN_INDEX = 1
+"""item_index of an item that the vocabulary does not hold."""
+FIRST_INDEX = 2
+"""item_index of the first known item."""
+
+ROLE_IMPRESSION = "impression"
+"""A row that may be trained on."""
+ROLE_HISTORY = "history"
+"""A row that only extends a history."""
+
+TIME = pa.timestamp("us", tz="UTC")
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+INTERACTIONS = pa.schema(
+    [
+        _required("event_id", pa.string()),
+        pa.field("user_id", pa.string()),
+        pa.field("item_id", pa.string()),
+        pa.field("occurred_at", TIME),
+        pa.field("label", pa.float32()),  # 1 clicked, 0 shown and not
+        pa.field("impression_id", pa.string()),  # one request; null where the log has none
+        pa.field("position", pa.int32()),
+        pa.field("session_id", pa.string()),
+        _required("role", pa.string()),
+    ]
+)
+"""interactions/ and validated_interactions/<partition>.parquet, sorted by (occurred_at, event_id)."""
+
+ITEMS = pa.schema(
+    [
+        _required("item_id", pa.string()),
+        pa.field("title", pa.string()),
+        _required("categories", pa.list_(pa.string())),
+        pa.field("published_at", TIME),
+        pa.field("embedding", pa.list_(pa.float32())),  # dense, of one length; null where an item has none
+    ]
+)
+"""items/items.parquet, sorted by item_id; every item_id of interactions is present."""
+
+CONTEXTS = pa.schema(
+    [
+        _required("impression_id", pa.string()),
+        pa.field("device", pa.string()),  # the log's own name of a kind of device
+        pa.field("is_subscriber", pa.bool_()),
+        pa.field("reading_item_id", pa.string()),  # the item on whose page the request was made; null on a front page
+    ]
+)
+"""contexts/contexts.parquet, sorted by impression_id: what a request knew besides its user; empty where the log has
+none."""
+
+REJECTED = pa.schema(
+    [
+        _required("file", pa.string()),
+        _required("line", pa.int64()),  # 1-based, the header counted; 0 where the format has no lines
+        _required("reason", pa.string()),
+        _required("raw", pa.string()),
+    ]
+)
+"""rejected/rejected.parquet: rows that could not be parsed."""
+
+PROVENANCE = pa.schema(
+    [_required("event_id", pa.string()), _required("file", pa.string()), _required("line", pa.int64())]
+)
+"""provenance/provenance.parquet: where each event was read."""
+
+QUARANTINE = INTERACTIONS.append(_required("reason", pa.string()))
+"""quarantine/quarantine.parquet: rows that validate holds back, with the first reason that applied."""
+
+LEDGER = pa.schema([_required("stage", pa.string()), _required("what", pa.string()), _required("rows", pa.int64())])
+"""ledger/ledger.parquet: every row read, once: its fate by stage and reason."""
+
+IMPRESSIONS = pa.schema(
+    [
+        _required("request_index", pa.int32()),  # dense, in order of (occurred_at, user_id, impression_id)
+        _required("user_index", pa.int32()),
+        _required("item_index", pa.int32()),
+        _required("occurred_at", TIME),  # the request's time t
+        _required("label", pa.float32()),
+        _required("end_offset", pa.int32()),  # events of this user strictly before t - history.lag_s
+    ]
+)
+"""impressions/impressions.parquet, sorted by (request_index, position, item_id)."""
+
+REQUESTS = pa.schema([_required("request_index", pa.int32()), _required("impression_id", pa.string())])
+"""impressions/requests.parquet: the log's own name of each request, or <user_id>/<ordinal> where it has none."""
+
+SESSIONS = pa.schema(
+    [
+        _required("user_index", pa.int32()),
+        _required("session", pa.int32()),
+        _required("started_at", TIME),
+        _required("ended_at", TIME),
+        _required("num_events", pa.int32()),
+    ]
+)
+"""sessions/sessions.parquet, one row a session of the history, sorted by (user_index, session)."""
+
+USERS = pa.schema([_required("user_index", pa.int32()), _required("user_id", pa.string())])
+"""user_histories/users.parquet; user_index is the rank of user_id from 0."""
+
+VOCABULARY = pa.schema(
+    [
+        _required("item_index", pa.int32()),
+        _required("item_id", pa.string()),
+        _required("categories", pa.list_(pa.string())),
+    ]
+)
+"""user_histories/vocabulary.parquet; item_index is FIRST_INDEX + the rank of item_id."""
+
+
+def counters(*keys: str) -> pa.Schema:
+    """Cumulative counts, one row per (key, time) at which something happened, that time included.
+
+    Read as of t - lag: the last row strictly before. Sorted by (keys, occurred_at).
+    """
+    fields = [_required(key, pa.string()) for key in keys]
+    return pa.schema(
+        [*fields, _required("occurred_at", TIME), _required("shows", pa.int64()), _required("clicks", pa.int64())]
+    )
+
+
+ITEM_COUNTERS = counters("item_id")
+"""Of rows of role impression only: what a history adds comes without the shows that were not clicked."""
+USER_COUNTERS = counters("user_id")
+USER_ITEM_COUNTERS = counters("user_id", "item_id")
+
+USER_HISTORY_SNAPSHOT = pa.schema(
+    [
+        _required("user_id", pa.string()),
+        _required("event_timestamp", TIME),  # the newest event
+        _required("item_ids", pa.list_(pa.string())),  # oldest first, at most history.max_length
+        _required("occurred_at", pa.list_(pa.int64())),  # microseconds
+        _required("labels", pa.list_(pa.float32())),
+        _required("sessions", pa.list_(pa.int64())),
+    ]
+)
+"""feature_snapshot/user_history.parquet: what Feast serves. Ids, not indices, so that any bundle can read it."""
