@@ -1,0 +1,206 @@
+"""A user's events and a time -> the tensors that a model reads. numpy only: the ONE history -> tensors.
+
+Training calls it with many requests over flat arrays, serving with one user; both run the same lines.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import InputError
+from contracts.schema import PADDING_INDEX
+from features.convention import CLICKED, micros
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+
+VERSION = 2
+"""Raised when the meaning of a tensor changes, so that an older bundle is refused."""
+NUM_AGE_BUCKETS = 26
+"""floor(log2(1 + age / 30 s)) up to 31 years."""
+AGE_UNIT_US = 30_000_000
+PADDING_SESSION = -1
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that decides what a history or a candidate looks like to a model. A bundle carries it and its hash."""
+
+    history_length: int  # L
+    labels: str  # history.labels: which events a history holds
+    history_lag_s: float
+    session_gap_s: float
+    windows_s: tuple[int, ...]
+    shows_lag_s: float
+    clicks_lag_s: float
+    user_lag_s: float
+    in_list: bool  # candidates are also compared with the others of their list; what is served alone has no list
+
+    @property
+    def num_rank_buckets(self) -> int:
+        """Ranks 1..L fall into buckets 0..floor(log2 L)."""
+        return int(self.history_length).bit_length()
+
+    @property
+    def num_age_buckets(self) -> int:
+        return NUM_AGE_BUCKETS
+
+    @property
+    def num_labels(self) -> int:
+        """0 shown and not clicked, 1 clicked."""
+        return 2
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What counts are taken over: all time, then each trailing window."""
+        return ("total", *(f"{window}s" for window in self.windows_s))
+
+    @property
+    def candidate_scalars(self) -> tuple[str, ...]:
+        """The columns of features/scalars.py that differ from candidate to candidate of one request."""
+        of_item = [f"item_{what}_{scope}" for scope in self.scopes for what in ("shows", "clicks", "rate")]
+        of_pair = [f"user_item_{what}" for what in ("shows", "clicks", "seen_age")]
+        return (*of_item, "item_age", "item_click_age", "item_click_trend", "item_rate_trend", *of_pair)
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """All columns of scalar_features, in order."""
+        of_user = [f"user_{what}_{scope}" for scope in self.scopes for what in ("shows", "clicks")]
+        own = (*self.candidate_scalars, *of_user, "user_rate", "user_age", "user_session_shows")
+        if not self.in_list:
+            return own
+        compared = [f"{name}_{how}" for how in ("rank", "difference") for name in self.candidate_scalars]
+        return (*own, *compared, "list_length")
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object; from_json reads it back."""
+        derived = {name: getattr(self, name) for name in ("num_rank_buckets", "num_age_buckets", "num_labels")}
+        plain = asdict(self) | derived | {"scalars": self.scalars, "version": VERSION}
+        return json.loads(json.dumps(plain))
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "FeatureSpec":
+        """Raises InputError where this code would encode otherwise than the code that wrote it."""
+        missing = [field.name for field in fields(cls) if field.name not in value]
+        if missing:
+            raise InputError(f"This is not a feature spec: {', '.join(missing)} missing. Package the model again.")
+        own: dict[str, Any] = {field.name: value[field.name] for field in fields(cls)}
+        own["windows_s"] = tuple(own["windows_s"])
+        spec = cls(**own)
+        if spec.to_json() != value:
+            changed = sorted(
+                key for key in spec.to_json().keys() | value.keys() if spec.to_json().get(key) != value.get(key)
+            )
+            raise InputError(
+                f"The feature spec was written by another version of features/encode.py: {', '.join(changed)} differ. "
+                "Train and package again, or serve with the code that made the bundle."
+            )
+        return spec
+
+    def hash(self) -> str:
+        """sha256 of the canonical JSON."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EncodedHistory:
+    """U histories, right-aligned in L slots: slot L - 1 is the newest event before the cut, padding is on the left."""
+
+    item_index: Int32  # [U, L]; 0 where padded
+    label: Int32  # [U, L]; 1 clicked
+    rank_bucket: Int32  # [U, L]; floor(log2(rank)), the newest event has rank 1
+    age_bucket: Int32  # [U, L]; floor(log2(1 + (at - event) / 30 s))
+    session: Int32  # [U, L]; 0 is the session of the newest event, 1 the one before; -1 where padded
+    mask: Bool  # [U, L]; True where there is an event
+    length: Int32  # [U]
+    last_age_bucket: Int32  # [U]; of the newest event; the last bucket where there is none
+    session_open: Bool  # [U]; the newest event is at most session_gap_s old: its session may go on
+
+
+def encode_histories(
+    spec: FeatureSpec,
+    item_index: npt.NDArray[Any],
+    occurred_at: npt.NDArray[Any],
+    label: npt.NDArray[Any],
+    session: npt.NDArray[Any],
+    starts: npt.ArrayLike,
+    ends: npt.ArrayLike,
+    at: npt.ArrayLike,
+) -> EncodedHistory:
+    """Encode the newest L of events [start, end) of each of U histories, as known at time `at`.
+
+    item_index, occurred_at (us), label, session: flat events, in time order within each history; may be memory maps.
+    starts, ends: [U] absolute positions. at: [U] request times in us. An event that is not strictly before
+    at - history_lag_s is never encoded, whatever ends says.
+    """
+    starts, at = np.asarray(starts, np.int64), np.asarray(at, np.int64)
+    cut = at - micros(spec.history_lag_s)
+    ends = _cut(occurred_at, starts, np.asarray(ends, np.int64), cut)
+    slots = ends[:, None] + np.arange(-spec.history_length, 0)  # [U, L]
+    mask = slots >= starts[:, None]
+    rows = np.where(mask, slots, 0) if len(occurred_at) else np.zeros_like(slots)
+    if not len(occurred_at):
+        item_index, occurred_at, label, session = (
+            np.zeros(1, a.dtype) for a in (item_index, occurred_at, label, session)
+        )
+    age = np.where(mask, age_bucket(at[:, None] - occurred_at[rows]), 0).astype(np.int32)
+    ranks = np.arange(spec.history_length, 0, -1)
+    sessions = session[rows].astype(np.int64)
+    known = mask[:, -1]
+    return EncodedHistory(
+        item_index=np.where(mask, item_index[rows], PADDING_INDEX).astype(np.int32),
+        label=(mask & (label[rows] >= CLICKED)).astype(np.int32),
+        rank_bucket=np.where(mask, _floor_log2(ranks), 0).astype(np.int32),
+        age_bucket=age,
+        session=np.where(mask, sessions[:, -1:] - sessions, PADDING_SESSION).astype(np.int32),
+        mask=mask,
+        length=mask.sum(axis=1).astype(np.int32),
+        last_age_bucket=np.where(known, age[:, -1], NUM_AGE_BUCKETS - 1).astype(np.int32),
+        session_open=known & (at - occurred_at[rows[:, -1]] <= micros(spec.session_gap_s)),
+    )
+
+
+def encode_one(
+    spec: FeatureSpec,
+    item_index: npt.NDArray[Any],
+    occurred_at: npt.NDArray[Any],
+    label: npt.NDArray[Any],
+    session: npt.NDArray[Any],
+    at: int,
+) -> EncodedHistory:
+    """One user's whole stored history, in time order, as known at `at`: encode_histories with U = 1."""
+    end = np.searchsorted(occurred_at, at - micros(spec.history_lag_s), side="left")
+    return encode_histories(spec, item_index, occurred_at, label, session, [0], [end], [at])
+
+
+def age_bucket(age_us: npt.ArrayLike) -> Int32:
+    """floor(log2(1 + age / 30 s)), exact in integers; ages beyond the last bucket stay in it."""
+    units = np.maximum(np.asarray(age_us, np.int64), 0) // AGE_UNIT_US
+    return np.minimum(_floor_log2(1 + units), NUM_AGE_BUCKETS - 1)
+
+
+def _floor_log2(positive: npt.NDArray[Any]) -> Int32:
+    return np.frexp(positive.astype(np.float64))[1].astype(np.int32) - 1  # exact below 2**53
+
+
+def _cut(occurred_at: npt.NDArray[Any], starts: Int64, ends: Int64, cut: Int64) -> Int64:
+    """Move an end back to the first event that is not strictly before the cut. Free where ends are right already."""
+    nonempty = ends > starts
+    late = np.zeros(len(ends), bool)
+    late[nonempty] = occurred_at[ends[nonempty] - 1] >= cut[nonempty]
+    if not late.any():
+        return ends
+    low, high = starts[late], ends[late]  # bisect all late rows together
+    while (low < high).any():
+        middle = (low + high) // 2
+        before = (low < high) & (occurred_at[np.minimum(middle, len(occurred_at) - 1)] < cut[late])
+        low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
+    ends = ends.copy()
+    ends[late] = low
+    return ends

@@ -1,0 +1,93 @@
+"""Folders of Parquet -> Ibis tables on DuckDB -> sorted Parquet, the same bytes on every run."""
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
+
+NUM_THREADS = 2
+ROW_GROUP = 1 << 20
+
+
+@contextmanager
+def duckdb(spill: Path) -> Iterator[Backend]:
+    """A DuckDB of our own, in memory, UTC, that spills what does not fit into a folder."""
+    connection = ibis.duckdb.connect(
+        threads=NUM_THREADS,
+        temp_directory=str(spill),
+        autoinstall_known_extensions=False,
+        preserve_insertion_order=False,
+    )
+    connection.raw_sql("SET TimeZone = 'UTC'")
+    connection.raw_sql("SET enable_progress_bar = false")
+    try:
+        with warnings.catch_warnings():
+            # Ibis 12 and DuckDB 2: nothing that we could call otherwise
+            warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
+            yield connection
+    finally:
+        connection.disconnect()
+
+
+def read(connection: Backend, folder: Path) -> ir.Table:
+    """All Parquet files of one out as a table."""
+    return connection.read_parquet(str(folder / "*.parquet"))
+
+
+def keep(connection: Backend, name: str, table: ir.Table | pa.Table) -> ir.Table:
+    """Compute a table once and hold it under a name, in place of what had the name before."""
+    # an Arrow table goes in as an expression: Ibis 12 cannot drop the view that it makes of a bare one
+    expression = ibis.memtable(table).select(table.schema.names) if isinstance(table, pa.Table) else table
+    connection.raw_sql(f"DROP TABLE IF EXISTS {_held(name)}")  # Ibis 12's own drop fails on sqlglot 30
+    return connection.create_table(_held(name), expression, temp=True)
+
+
+def kept(connection: Backend, name: str) -> ir.Table:
+    """What keep holds under a name."""
+    return connection.table(_held(name))
+
+
+def write_sorted(connection: Backend, table: ir.Table, keys: list[str], schema: pa.Schema, path: Path) -> int:
+    """Stream a table in the order of its keys, which must be unique, to one Parquet file. Returns its rows."""
+    wanted = str(ibis.to_sql(table.order_by(keys).select(*schema.names), dialect="duckdb"))
+    num_rows = 0
+    with row_groups(path, schema) as append:
+        # Ibis 12's to_pyarrow_batches calls what DuckDB 2 no longer has
+        for batch in connection.con.sql(wanted).to_arrow_reader(ROW_GROUP):
+            append(pa.Table.from_batches([batch]))
+            num_rows += batch.num_rows
+    return num_rows
+
+
+@contextmanager
+def row_groups(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Append tables to one Parquet file whose row groups have one size, however the pieces fall."""
+    held = schema.empty_table()
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+
+        def append(piece: pa.Table) -> None:
+            nonlocal held
+            held = pa.concat_tables([held, piece.cast(schema)])
+            while len(held) >= ROW_GROUP:
+                writer.write_table(held.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
+                held = held.slice(ROW_GROUP)
+
+        yield append
+        if len(held):
+            writer.write_table(held.combine_chunks(), row_group_size=ROW_GROUP)
+
+
+def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
+    """Write a table that is in order already."""
+    pq.write_table(table.select(schema.names).cast(schema).combine_chunks(), path, compression="zstd")
+
+
+def _held(name: str) -> str:
+    return f"kept_{name}"  # no clash with SQL's words

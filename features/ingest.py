@@ -1,0 +1,169 @@
+"""A source (simulator, MovieLens, EB-NeRD, any table) -> interactions by time partition, and what belongs to them."""
+# pyright: reportAttributeAccessIssue=false
+
+import hashlib
+import logging
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from contracts.errors import InputError
+from contracts.publish import publish
+from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
+from contracts.stage import Report, main
+from features.ledger import ITEM_ROWS, ROWS
+from features.params import SimulatorParams, SourceParams
+from features.sources.ebnerd import read_ebnerd
+from features.sources.log import Log
+from features.sources.movielens import read_movielens
+from features.sources.simulator import simulate
+from features.sources.table import read_table
+
+log = logging.getLogger("leitmotif")
+
+OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance")
+IDENTITY = ("user_id", "item_id", "occurred_at", "label", "impression_id", "position")
+"""What an event is, where the source does not name it."""
+PARTITION_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
+PRECISIONS = {"day": 10, "month": 7, "year": 4}
+ROW_GROUP = 1 << 18
+
+
+def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams) -> Report:
+    """Read the source that source.name says and write it in the project's own form.
+
+    Every row read is written or rejected. Rows are events; those of a file of items are counted apart. Raises
+    InputError where the source cannot be read or holds no event.
+    """
+    read = _read(source, simulator, seed)
+    if not len(read.events):
+        raise InputError(_nothing(source, read))
+    events = _sort(_identify(read.events))
+    items = _complete(read.items, events)
+    _check_embeddings(items)
+    with publish(data, *OUTS) as staging:
+        partitions = _write_partitions(events, source.partition, staging / "interactions")
+        _write(items, ITEMS, staging / "items" / "items.parquet")
+        _write(_by(read.contexts, "impression_id"), CONTEXTS, staging / "contexts" / "contexts.parquet")
+        for name, table in ((ROWS, read.rejected), (ITEM_ROWS, read.rejected_items)):
+            _write(_by(table, "file", "line", "reason"), REJECTED, staging / "rejected" / name)
+        _write(_by(events, "event_id", "file", "line"), PROVENANCE, staging / "provenance" / "provenance.parquet")
+        for name, table in read.truth.items():
+            _write(table, table.schema, staging / "truth" / f"{name}.parquet")
+    return {
+        "rows_read": len(events) + len(read.rejected),
+        "rows_written": len(events),
+        "dropped": _by_reason(read.rejected),
+        "items_read": len(read.items) + len(read.rejected_items),
+        "items_dropped": _by_reason(read.rejected_items),
+        "num_clicks": int(pc.sum(pc.greater_equal(events["label"], 1.0)).as_py() or 0),
+        "num_users": pc.count_distinct(events["user_id"]).as_py(),
+        "num_items": len(items),
+        "num_files": read.num_files,
+        "num_partitions": len(partitions),
+        "first_event_at": _iso(events["occurred_at"][0].as_py()),
+        "last_event_at": _iso(events["occurred_at"][-1].as_py()),
+    }
+
+
+def _by_reason(rejected: pa.Table) -> dict[str, int]:
+    return {row["values"]: row["counts"] for row in pc.value_counts(rejected["reason"]).to_pylist()}
+
+
+def _read(source: SourceParams, simulator: SimulatorParams, seed: int) -> Log:
+    if source.name == "simulator":
+        return simulate(simulator, seed)
+    published = {"movielens": read_movielens, "ebnerd": read_ebnerd}
+    return published.get(source.name, read_table)(source)
+
+
+def _nothing(source: SourceParams, read: Log) -> str:
+    if not len(read.rejected):
+        return f"source.path: {source.path} holds no rows. Point source.path at a log with events."
+    first = read.rejected.slice(0, 1).to_pylist()[0]
+    return (
+        f"source.path: none of the {len(read.rejected):,} rows in {source.path} could be parsed. The first, "
+        f"{first['file']} line {first['line']}: {first['reason']}: {first['raw'][:200]!r}. "
+        f"Check source.columns and source.time_unit ({source.time_unit})."
+    )
+
+
+def _identify(events: pa.Table) -> pa.Table:
+    """Give a name to the events that have none, from what they say: the same event has the same name."""
+    missing = pc.is_null(events["event_id"])
+    if not pc.any(missing).as_py():
+        return events
+    parts = [events[name].cast(pa.int64()) if name == "occurred_at" else events[name] for name in IDENTITY]
+    texts = [part.cast(pa.string()) for part in parts]
+    joined = pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace", null_replacement="\x00")
+    digests = pa.array([hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in joined.to_pylist()])
+    event_ids = pc.if_else(missing, pa.chunked_array([digests]), events["event_id"])
+    return events.set_column(0, "event_id", event_ids)
+
+
+def _sort(events: pa.Table) -> pa.Table:
+    """In order of (occurred_at, event_id); what is left of a tie is broken by everything else."""
+    at = events["occurred_at"].to_numpy().astype(np.int64)
+    if (np.diff(at) >= 0).all() and _increases(events["event_id"]):
+        return events
+    return _by(events, "occurred_at", "event_id", *[name for name in events.column_names[1:] if name != "occurred_at"])
+
+
+def _increases(column: pa.ChunkedArray) -> bool:
+    return pc.all(pc.less(column[:-1], column[1:])).as_py() is not False
+
+
+def _by(table: pa.Table, *keys: str) -> pa.Table:
+    return table.sort_by([(key, "ascending") for key in keys])
+
+
+def _complete(items: pa.Table, events: pa.Table) -> pa.Table:
+    """Items in order of item_id, with those that only the events name."""
+    named = pc.drop_null(pc.unique(events["item_id"]))
+    unknown = pc.filter(named, pc.invert(pc.is_in(named, items["item_id"].combine_chunks())))
+    more = pa.table(
+        {
+            "item_id": unknown,
+            "title": pa.nulls(len(unknown), pa.string()),
+            "categories": pa.array([[]] * len(unknown), ITEMS.field("categories").type),
+            **{name: pa.nulls(len(unknown), ITEMS.field(name).type) for name in ("published_at", "embedding")},
+        }
+    )
+    return _by(pa.concat_tables([items.cast(ITEMS), more.cast(ITEMS)]), "item_id")
+
+
+def _check_embeddings(items: pa.Table) -> None:
+    lengths = pc.value_counts(pc.drop_null(pc.list_value_length(items["embedding"]))).to_pylist()
+    if len(lengths) > 1:
+        found = ", ".join(f"{entry['counts']:,} of {entry['values']}" for entry in lengths)
+        raise InputError(
+            f"source.columns.embedding: the items' embeddings differ in length ({found}). Give one length."
+        )
+
+
+def _write_partitions(events: pa.Table, partition: str, folder: Path) -> list[str]:
+    """One file a day, month or year that has events; returns their names in order."""
+    days = events["occurred_at"].to_numpy().astype(f"datetime64[{partition[0].upper()}]")
+    starts = np.flatnonzero(np.r_[True, days[1:] != days[:-1]])
+    names = [str(days[start]) for start in starts]
+    for name, start, end in zip(names, starts, [*starts[1:], len(days)], strict=True):
+        _write(events.slice(start, end - start), INTERACTIONS, folder / f"{name}.parquet")
+    log.info("wrote %s interactions in %d partitions", f"{len(events):,}", len(names))
+    return names
+
+
+def _write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
+    wanted = table.select(schema.names).combine_chunks().cast(schema)
+    pq.write_table(wanted, path, compression="zstd", row_group_size=ROW_GROUP)
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,32 @@
+"""What ingest and validate held back and what histories used -> one line a fate; together they are the rows read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from contracts.schema import LEDGER
+
+ROWS = "rejected.parquet"
+ITEM_ROWS = "items.parquet"
+"""In rejected/: rows of a file of items. They are no events, and no part of the ledger."""
+
+
+def assemble(data: Path, fates: Mapping[str, int]) -> pa.Table:
+    """The ledger (contracts.schema.LEDGER). fates: how many valid rows went where in histories."""
+    rejected, held_back = _by_reason(data / "rejected"), _by_reason(data / "quarantine")
+    num_rows = ds.dataset(data / "interactions", format="parquet").count_rows()
+    repeated = num_rows - sum(held_back.values()) - sum(fates.values())
+    lines = [("ingest", what, rows) for what, rows in sorted(rejected.items())]
+    lines += [("validate", what, rows) for what, rows in sorted(held_back.items())]
+    lines += [("validate", "duplicated", repeated)] if repeated else []
+    lines += [("histories", what, rows) for what, rows in sorted(fates.items()) if rows]
+    stages, whats, rows = zip(*lines, strict=True)
+    return pa.table([pa.array(stages), pa.array(whats), pa.array(rows, pa.int64())], schema=LEDGER)
+
+
+def _by_reason(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.glob("*.parquet") if path.name != ITEM_ROWS)
+    reasons = ds.dataset(files, format="parquet").to_table(columns=["reason"])["reason"]
+    return {entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()}

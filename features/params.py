@@ -1,0 +1,131 @@
+"""The sections of params.yaml that belong to the data side, from source to Feast."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+
+from contracts.section import Section
+
+LONGEST_S = 100 * 365 * 86_400
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
+Duration = Annotated[float, Field(gt=0, le=LONGEST_S)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _in_utc(at: datetime) -> datetime:
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _no_number(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError("a time is written as ISO text")
+    return value
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc), BeforeValidator(_no_number)]
+"""A time; without a zone it is UTC."""
+
+
+class ColumnParams(Section):
+    """Which column of a table is which; null where the table has none. `label` null means that every row is a click."""
+
+    user_id: str | None
+    item_id: str | None
+    occurred_at: str | None
+    label: str | None
+    impression_id: str | None
+    position: str | None
+    session_id: str | None
+    event_id: str | None
+    title: str | None
+    categories: str | None  # one value, or several joined by "|", or a list
+    published_at: str | None  # as occurred_at
+    embedding: str | None  # a list of numbers, or one as text: [0.1, -2]
+
+
+class SourceParams(Section):
+    """Where the raw interactions come from."""
+
+    name: Literal["simulator", "movielens", "ebnerd", "table"]
+    path: str  # a file or folder; the simulator's is its own program
+    columns: ColumnParams  # table only
+    time_unit: Literal["s", "ms", "us", "iso"]  # table only
+    label_threshold: float  # table and movielens: clicked = label >= this
+    partition: Literal["day", "month", "year"]
+
+
+class SimulatorParams(Section):
+    """The simulated logs of MODEL.md's appendix."""
+
+    preference: Literal["item", "session"]  # log A, log B
+    num_users: PositiveInt
+    num_items: PositiveInt
+    num_themes: Annotated[int, Field(ge=6)]
+    num_sessions: PositiveInt
+
+
+class SplitParams(Section):
+    """Where train ends and test begins: a quantile of the request times, or an ISO time."""
+
+    validation: Share | Moment
+    test: Share | Moment
+
+
+class RequestParams(Section):
+    """How requests are made from a log that has none: blocks of a user's events."""
+
+    block_size: PositiveInt
+    block_s: Duration
+    min_user_events: PositiveInt  # users with fewer only extend histories
+
+
+class ValidateParams(Section):
+    """Limits that block a log as a whole; a single bad row goes to quarantine."""
+
+    earliest: Moment
+    latest: Moment
+    max_id_length: PositiveInt
+    max_quarantined_share: Share
+    max_duplicated_share: Share
+    min_users: PositiveInt
+    min_items: PositiveInt
+    min_clicks: PositiveInt
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ValidateParams":
+        if self.earliest >= self.latest:
+            raise ValueError(f"earliest ({self.earliest}) must lie before latest ({self.latest})")
+        return self
+
+
+class HistoryParams(Section):
+    """What counts as a user's history."""
+
+    labels: Literal["clicked", "all"]
+    lag_s: Seconds  # events younger than this at the request's time are not yet known
+    session_gap_s: Duration
+    max_length: PositiveInt  # newest events kept online
+
+
+class StatisticsParams(Section):
+    """Cumulative counters and how late they are known."""
+
+    bucket_s: Seconds  # 0: one row at each time at which something happened
+    windows_s: tuple[Annotated[int, Field(gt=0, le=LONGEST_S)], ...]  # trailing windows; the total is always there
+    shows_lag_s: Seconds
+    clicks_lag_s: Seconds
+    user_lag_s: Seconds
+    in_list: bool  # also compare a candidate with its list: offline only, a list served is not the one that was seen
+
+
+class AuditParams(Section):
+    """The interest-shift audit."""
+
+    min_session_events: PositiveInt
+
+
+class MaterializeParams(Section):
+    """Reading back what Feast was given."""
+
+    num_parity_requests: PositiveInt

@@ -1,0 +1,89 @@
+"""What a valid interaction is, said once: each rule as a DuckDB condition for bad rows and as GX's expectation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from contracts.schema import ROLE_HISTORY, ROLE_IMPRESSION
+from features.params import ValidateParams
+
+REPEATED = "repeats an event"
+REPETITION, SEVERAL_USERS = "repetition", "num_users_of_impression"
+"""Columns that the log does not have and that are judged too: what one row alone cannot say."""
+CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f]"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One reason to hold a row back."""
+
+    reason: str
+    condition: str  # SQL over a row, true where it is bad, never null
+    expectation: str  # the GX expectation whose unexpected rows are the same rows
+    arguments: Mapping[str, Any]
+
+
+def rules(validate: ValidateParams) -> list[Rule]:
+    """All rules, in the order in which a row's first reason is taken."""
+    roles = (ROLE_IMPRESSION, ROLE_HISTORY)
+    return [
+        *(_present(column) for column in ("user_id", "item_id", "occurred_at")),
+        Rule("label missing", "label IS NULL OR isnan(label)", "ExpectColumnValuesToNotBeNull", {"column": "label"}),
+        *(_short(column, validate.max_id_length) for column in ("user_id", "item_id")),
+        *(_printable(column) for column in ("user_id", "item_id")),
+        _in_time(validate.earliest, validate.latest),
+        _between("label outside 0 to 1", "label", min_value=0, max_value=1),
+        _between("position below 0", "position", min_value=0),
+        Rule(
+            "role unknown",
+            f"role NOT IN {roles}",
+            "ExpectColumnValuesToBeInSet",
+            {"column": "role", "value_set": list(roles)},
+        ),
+        _between("impression of several users", SEVERAL_USERS, max_value=1),
+    ]
+
+
+def _present(column: str) -> Rule:
+    return Rule(f"{column} missing", f"{column} IS NULL", "ExpectColumnValuesToNotBeNull", {"column": column})
+
+
+def _short(column: str, limit: int) -> Rule:
+    return Rule(
+        f"{column} not of 1 to {limit} characters",
+        f"coalesce(length({column}) NOT BETWEEN 1 AND {limit}, false)",
+        "ExpectColumnValueLengthsToBeBetween",
+        {"column": column, "min_value": 1, "max_value": limit},
+    )
+
+
+def _printable(column: str) -> Rule:
+    return Rule(
+        f"{column} has control characters",
+        f"coalesce(regexp_matches({column}, '{CONTROL_CHARACTERS}'), false)",
+        "ExpectColumnValuesToNotMatchRegex",
+        {"column": column, "regex": CONTROL_CHARACTERS},
+    )
+
+
+def _in_time(earliest: datetime, latest: datetime) -> Rule:
+    first, last = (f"TIMESTAMPTZ '{limit.isoformat()}'" for limit in (earliest, latest))
+    return Rule(
+        "occurred_at outside validate.earliest to latest",
+        f"coalesce(occurred_at NOT BETWEEN {first} AND {last}, false)",
+        "ExpectColumnValuesToBeBetween",
+        {"column": "occurred_at", "min_value": earliest, "max_value": latest},
+    )
+
+
+def _between(reason: str, column: str, **limits: int) -> Rule:
+    """NaN is no number: the null check has it, not this one."""
+    tests = [f"{column} < {limits['min_value']}"] if "min_value" in limits else []
+    tests += [f"{column} > {limits['max_value']} AND NOT isnan({column}::DOUBLE)"] if "max_value" in limits else []
+    return Rule(
+        reason,
+        f"coalesce({' OR '.join(tests)}, false)",
+        "ExpectColumnValuesToBeBetween",
+        {"column": column, **limits},
+    )

@@ -1,0 +1,186 @@
+"""Counters and the candidates of requests -> scalar features, each as of its request's time. numpy only.
+
+Training calls it with many requests, serving with one; both run the same lines. Every count is a difference of
+as-of reads. Requests are given once each; `request_of` points each candidate to its request.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from features.convention import micros
+from features.counters import NEVER, AsOfCounter, Counters
+from features.encode import FeatureSpec
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
+
+PRIOR_SHOWS = 10.0
+PRIOR_RATE = 0.1
+TREND_S = 86_400
+"""A trend compares the shortest window with the longest of at most this."""
+OLDEST_HOURS = 24.0 * 365
+"""The age of what never happened, and the greatest age there is."""
+US_PER_HOUR = 3.6e9
+ROWS_AT_ONCE = 65_536
+
+
+def scalar_features(
+    spec: FeatureSpec,
+    counters: Counters,
+    item_keys: npt.ArrayLike,
+    request_of: npt.ArrayLike,
+    user_keys: npt.ArrayLike,
+    at: npt.ArrayLike,
+) -> Float32:
+    """What the counters say of B candidates in R requests. Returns [B, len(spec.scalars)].
+
+    item_keys: [B] positions in the vocabulary (item_index - FIRST_INDEX); negative where unknown.
+    request_of: [B] the request of each candidate, ascending: candidates of one request stand together, as one list.
+    user_keys: [R] user_index; negative where unknown. at: [R] request times in us.
+    Item columns: log1p of shows and clicks and a smoothed rate, in total and in each trailing window. A total's rate
+    is smoothed towards PRIOR_RATE, a window's towards its total. Ages are log1p of hours. serving/card.py says what
+    each column means; tests/features/test_scalars.py has the slow definition.
+    """
+    items, request_of, users, at = (np.asarray(each, np.int64) for each in (item_keys, request_of, user_keys, at))
+    made = np.empty((len(items), len(spec.scalars)), np.float32)
+    of_user = _stack(spec.scalars, _of_users(spec, counters.user_counters, users, at), len(users))
+    for rows in _whole_requests(request_of):
+        request = request_of[rows]
+        columns = _of_items(spec, counters.item_counters, items[rows], at[request])
+        columns |= _of_pairs(spec, counters, users[request], items[rows], at[request])
+        own = _stack(spec.candidate_scalars, columns, len(request))
+        parts = [own, of_user[request]]
+        if spec.in_list:
+            parts += [*compare_in_list(own, request)]
+        made[rows] = np.concatenate(parts, axis=1)
+    return made
+
+
+def scalars_of_one(spec: FeatureSpec, counters: Counters, item_keys: npt.ArrayLike, user_key: int, at: int) -> Float32:
+    """The candidates of one request: scalar_features with R = 1."""
+    item_keys = np.asarray(item_keys, np.int64)
+    return scalar_features(spec, counters, item_keys, np.zeros(len(item_keys), np.int64), [user_key], [at])
+
+
+def compare_in_list(values: Float32, request_of: Int64) -> tuple[Float32, Float32, Float32]:
+    """Each candidate beside the others of its list: (rank [B, K], difference to the list's mean [B, K], length [B, 1]).
+
+    values: [B, K], request_of: [B] ascending. A rank is the mean rank of equals scaled to 0 (least) .. 1 (greatest),
+    one half where a list has one candidate. The length is log1p of it.
+    """
+    if not len(request_of):
+        return values, values, np.zeros((0, 1), np.float32)
+    starts = np.flatnonzero(np.r_[True, request_of[1:] != request_of[:-1]])
+    sizes = np.diff(starts, append=len(request_of))
+    list_of = np.repeat(np.arange(len(starts)), sizes)
+    means = np.add.reduceat(values.astype(np.float64), starts, axis=0) / sizes[:, None]
+    place = _mean_ranks(values, list_of) - starts[list_of, None]
+    last = (sizes - 1)[list_of, None]
+    ranks = np.where(last > 0, place / np.maximum(last, 1), 0.5)
+    length = np.log1p(sizes)[list_of, None]
+    return ranks.astype(np.float32), (values - means[list_of]).astype(np.float32), length.astype(np.float32)
+
+
+def _mean_ranks(values: Float32, list_of: Int64) -> Floats:
+    """[B, K] the row where a value stands once its list is sorted in place, equals at their mean; columns at once."""
+    num_rows, num_columns = values.shape
+    flat = values.T.ravel()
+    group = (np.arange(num_columns)[:, None] * num_rows + list_of).ravel()
+    order = np.lexsort((flat, group))  # leaves each list of each column where it is
+    value = flat[order]
+    runs = np.flatnonzero(np.r_[True, (value[1:] != value[:-1]) | (group[1:] != group[:-1])])
+    lengths = np.diff(runs, append=len(flat))
+    ranks = np.empty(len(flat))
+    ranks[order] = np.repeat(runs + (lengths - 1) / 2, lengths)
+    return ranks.reshape(num_columns, num_rows).T - np.arange(num_columns) * num_rows
+
+
+def _of_items(spec: FeatureSpec, table: AsOfCounter, items: Int64, at: Int64) -> dict[str, Floats]:
+    shows_at, clicks_at = at - micros(spec.shows_lag_s), at - micros(spec.clicks_lag_s)
+    shows, clicks = _per_scope(spec, table, items, shows_at)[0], _per_scope(spec, table, items, clicks_at)[1]
+    rates = _smoothed(shows, clicks)
+    short, long = _trend_scopes(spec)
+    span = _seconds(spec, long) / _seconds(spec, short)
+    first = table.first_seen(items)
+    first_seen = np.where(first < shows_at, first, NEVER)
+    columns = {f"item_shows_{scope}": np.log1p(shows[row]) for row, scope in enumerate(spec.scopes)}
+    columns |= {f"item_clicks_{scope}": np.log1p(clicks[row]) for row, scope in enumerate(spec.scopes)}
+    columns |= {f"item_rate_{scope}": rates[row] for row, scope in enumerate(spec.scopes)}
+    return columns | {
+        "item_age": _log_hours(at, first_seen),
+        "item_click_age": _log_hours(at, table.last_clicked(items, clicks_at)),
+        "item_click_trend": np.log1p(span * clicks[short]) - np.log1p(clicks[long]),
+        "item_rate_trend": np.log(rates[short] / rates[long]),
+    }
+
+
+def _of_pairs(spec: FeatureSpec, counters: Counters, users: Int64, items: Int64, at: Int64) -> dict[str, Floats]:
+    table, pairs, known_at = counters.user_item_counters, counters.pair_key(users, items), at - micros(spec.user_lag_s)
+    shows, clicks = table.read(pairs, known_at)
+    return {
+        "user_item_shows": np.log1p(shows),
+        "user_item_clicks": np.log1p(clicks),
+        "user_item_seen_age": _log_hours(at, table.last_seen(pairs, known_at)),
+    }
+
+
+def _of_users(spec: FeatureSpec, table: AsOfCounter, users: Int64, at: Int64) -> dict[str, Floats]:
+    known_at = at - micros(spec.user_lag_s)
+    shows, clicks = _per_scope(spec, table, users, known_at)
+    session_shows, _ = table.window(users, at, micros(spec.user_lag_s), micros(spec.session_gap_s))
+    columns = {f"user_shows_{scope}": np.log1p(shows[row]) for row, scope in enumerate(spec.scopes)}
+    columns |= {f"user_clicks_{scope}": np.log1p(clicks[row]) for row, scope in enumerate(spec.scopes)}
+    return columns | {
+        "user_rate": _smoothed(shows[:1], clicks[:1])[0],
+        "user_age": _log_hours(at, table.last_seen(users, known_at)),
+        "user_session_shows": np.log1p(session_shows),
+    }
+
+
+def _per_scope(spec: FeatureSpec, table: AsOfCounter, keys: Int64, upto: Int64) -> tuple[Floats, Floats]:
+    """(shows, clicks), each [1 + W, B]: strictly before `upto` in total, then in each window that ends there."""
+    back = np.array([0, *(micros(window) for window in spec.windows_s)], np.int64)[:, None]
+    shows, clicks = table.read(keys, upto - back)
+    return tuple(np.concatenate([c[:1], c[:1] - c[1:]]).astype(np.float64) for c in (shows, clicks))  # type: ignore
+
+
+def _smoothed(shows: Floats, clicks: Floats) -> Floats:
+    total = (clicks[0] + PRIOR_SHOWS * PRIOR_RATE) / (shows[0] + PRIOR_SHOWS)
+    rates = (clicks + PRIOR_SHOWS * total) / (shows + PRIOR_SHOWS)
+    rates[0] = total
+    return rates
+
+
+def _trend_scopes(spec: FeatureSpec) -> tuple[int, int]:
+    """Rows of the scopes that a trend compares; both the same (a trend of 0) where there are not two windows."""
+    windows = sorted((window, row) for row, window in enumerate(spec.windows_s, start=1) if window <= TREND_S)
+    return (windows[0][1], windows[-1][1]) if windows else (0, 0)
+
+
+def _seconds(spec: FeatureSpec, row: int) -> float:
+    return float(spec.windows_s[row - 1]) if row else 1.0
+
+
+def _log_hours(at: Int64, then: Int64) -> Floats:
+    """log1p of the hours since a time, at most OLDEST_HOURS; as old as that where it never was."""
+    hours = (at - np.where(then == NEVER, at, then)) / US_PER_HOUR
+    return np.log1p(np.where(then == NEVER, OLDEST_HOURS, np.minimum(hours, OLDEST_HOURS)))
+
+
+def _stack(names: tuple[str, ...], columns: Mapping[str, Floats], num_rows: int) -> Float32:
+    """Those of the named columns that are given, in the order of the names."""
+    held = [columns[name] for name in names if name in columns]
+    return np.stack(held, axis=1).astype(np.float32) if num_rows else np.zeros((0, len(held)), np.float32)
+
+
+def _whole_requests(request_of: Int64) -> Iterator[slice]:
+    """Slices of about ROWS_AT_ONCE rows that never cut a request, so that memory does not grow with the log."""
+    first = 0
+    while first < len(request_of):
+        last = min(first + ROWS_AT_ONCE, len(request_of))
+        last = int(np.searchsorted(request_of, request_of[last - 1], side="right"))
+        yield slice(first, last)
+        first = last

@@ -1,0 +1,99 @@
+"""Histories, items and counters -> feature_snapshot/: the Parquet that Feast serves, and what names it."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from contracts.publish import write_json
+from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
+from features.history_reader import UserHistories
+
+ITEM_PROFILE = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("event_timestamp", TIME, nullable=False),  # the log's newest event, for all items
+        pa.field("title", pa.string()),
+        pa.field("categories", pa.list_(pa.string()), nullable=False),
+        pa.field("published_at", pa.int64()),  # microseconds
+        pa.field("embedding", pa.list_(pa.float32())),
+    ]
+)
+"""item_profile.parquet, sorted by item_id."""
+COUNTERS = ("item_counters", "user_counters", "user_item_counters")
+USERS_AT_ONCE = 4096
+
+
+def write_snapshot(
+    data: Path, histories: UserHistories, max_length: int, settings: dict[str, Any], folder: Path
+) -> dict:
+    """Write user_history.parquet, item_profile.parquet and snapshot.json; returns what snapshot.json holds.
+
+    max_length: newest events kept of each user. settings: what the histories were made with, part of the identity.
+    The snapshot's id is a hash of all bytes that a loaded store is made of, the counters' among them.
+    """
+    num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")
+    newest = _newest(data, histories)
+    num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
+    files = [folder / "user_history.parquet", folder / "item_profile.parquet"]
+    files += [path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))]
+    held = {
+        "log_end": datetime.fromtimestamp((newest + 1) / 1e6, UTC).isoformat(timespec="microseconds"),
+        "log_end_us": newest + 1,  # a request at log_end sees every event
+        "max_length": max_length,
+        "num_users": num_users,
+        "num_items": num_items,
+        "settings": settings,
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
+    stamp = {"snapshot_id": hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest(), **held}
+    write_json(folder / "snapshot.json", stamp)
+    return stamp
+
+
+def _write_user_history(histories: UserHistories, max_length: int, path: Path) -> int:
+    """Users without an event are left out. Returns how many are in."""
+    num_users = 0
+    item_ids = histories.vocabulary["item_id"].combine_chunks()
+    with pq.ParquetWriter(path, USER_HISTORY_SNAPSHOT, compression="zstd") as writer:
+        for first in range(0, len(histories.user_ids), USERS_AT_ONCE):
+            ends = histories.offsets[first + 1 : first + USERS_AT_ONCE + 1]
+            lengths = ends - histories.offsets[first : first + len(ends)]
+            users = np.flatnonzero(lengths)
+            kept = np.minimum(lengths, max_length)[users]
+            bounds = np.r_[0, np.cumsum(kept)]
+            rows = np.arange(bounds[-1]) + np.repeat(ends[users] - bounds[1:], kept)
+            columns = {
+                "item_ids": item_ids.take(pa.array(histories.item_index[rows] - FIRST_INDEX)),
+                "occurred_at": pa.array(histories.occurred_at[rows]),
+                "labels": pa.array(histories.label[rows]),
+                "sessions": pa.array(histories.session[rows].astype(np.int64)),
+            }
+            lists = [pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), column) for column in columns.values()]
+            newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
+            names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
+            writer.write_table(pa.table([names, newest, *lists], schema=USER_HISTORY_SNAPSHOT))
+            num_users += len(users)
+    return num_users
+
+
+def _write_item_profile(data: Path, newest: int, path: Path) -> int:
+    items = ds.dataset(data / "items", format="parquet").to_table().sort_by("item_id")
+    at = pa.array(np.full(len(items), newest)).cast(TIME)
+    columns = [items["item_id"], at, items["title"], items["categories"]]
+    columns += [items["published_at"].cast(pa.int64()), items["embedding"]]
+    pq.write_table(pa.table(columns, schema=ITEM_PROFILE), path, compression="zstd")
+    return len(items)
+
+
+def _newest(data: Path, histories: UserHistories) -> int:
+    """The time of the newest event of the log, clicked or not, in microseconds."""
+    shown = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["occurred_at"])["occurred_at"]
+    newest = int(shown.cast(pa.int64()).to_numpy().max())
+    return max(newest, int(histories.occurred_at.max())) if len(histories.occurred_at) else newest

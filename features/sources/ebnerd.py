@@ -1,0 +1,72 @@
+"""An EB-NeRD folder as published (train and validation, articles where they are there) -> a log.
+
+A row is a candidate of an impression (role impression) or a click of a history (role history). The demo, small and
+large bundles have one layout. What is known only after the request (read_time, scroll_percentage, next_*, an
+article's totals) is never read.
+"""
+# pyright: reportAttributeAccessIssue=false
+
+import logging
+
+import duckdb
+import pyarrow as pa
+
+from contracts.schema import ITEMS, REJECTED, TIME
+from features.params import SourceParams
+from features.sources.ebnerd_events import explode
+from features.sources.ebnerd_files import ARTICLES, BEHAVIORS, HISTORY, find_ebnerd, read_columns
+from features.sources.log import Log
+
+log = logging.getLogger("leitmotif")
+
+LISTED = """
+    SELECT item_id, title, published_us AS published_at, NULL::FLOAT[] AS embedding,
+        list_filter(names, lambda name, place: name IS NOT NULL AND list_position(names, name) = place) AS categories
+    FROM (
+        SELECT DISTINCT ON (item_id) item_id, title, published_us, [coalesce(category, category_id)]
+            || list_transform(coalesce(subcategory, []), lambda number: 'subcategory ' || number)
+            || list_transform(coalesce(topics, []), lambda topic: 'topic ' || topic) AS names
+        FROM articles WHERE item_id IS NOT NULL
+        ORDER BY item_id, published_us DESC NULLS LAST, title NULLS LAST, line
+    )
+"""
+"""One row an article, the latest where it is there twice. Its category, then subcategories and topics, named so that a
+number of the one is never a number of the other."""
+
+NAMELESS = """
+    SELECT file, line, 'no article_id' AS reason, to_json({title: title})::VARCHAR AS raw
+    FROM articles WHERE item_id IS NULL ORDER BY line
+"""
+
+
+def read_ebnerd(source: SourceParams) -> Log:
+    """Rows are candidates and clicks of histories; an impression or history that cannot be taken apart is one.
+
+    Raises InputError where a file or a column is missing or is another.
+    """
+    files = find_ebnerd(source.path)
+    behaviors = pa.concat_tables([read_columns(file, BEHAVIORS) for file in files.behaviors])
+    history = pa.concat_tables([read_columns(file, HISTORY) for file in files.history])
+    events, contexts, rejected = explode(behaviors, history)
+    log.info(
+        "read %s events of %s impressions and %s histories, %s rows left out",
+        *(f"{len(table):,}" for table in (events, behaviors, history, rejected)),
+    )
+    num_files = len(files.behaviors) + len(files.history)
+    if files.articles is None:
+        log.info("no articles.parquet: items have no title, categories or time of publication")
+        return Log(events, ITEMS.empty_table(), rejected, num_files, contexts)
+    items, nameless = _items(read_columns(files.articles, ARTICLES))
+    return Log(events, items, pa.concat_tables([rejected, nameless]), num_files + 1, contexts)
+
+
+def _items(articles: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The catalogue (ITEMS), and articles without an id (REJECTED)."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET threads = 2; SET enable_progress_bar = false")
+        connection.register("articles", articles)
+        items = connection.sql(LISTED).to_arrow_table()
+        nameless = connection.sql(NAMELESS).to_arrow_table()
+    at = items["published_at"].cast(TIME)
+    items = items.set_column(items.column_names.index("published_at"), "published_at", at)
+    return items.select(ITEMS.names).cast(ITEMS), nameless.cast(REJECTED)

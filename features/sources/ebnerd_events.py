@@ -1,0 +1,129 @@
+"""EB-NeRD's impressions and histories, a row each -> their events, each once, contexts, what was left out and why.
+
+One DuckDB connection over Arrow tables; no row is looked at in Python.
+"""
+# pyright: reportAttributeAccessIssue=false
+
+from typing import NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from contracts.schema import CONTEXTS, REJECTED, ROLE_HISTORY, ROLE_IMPRESSION, TIME
+from features.sources.log import EVENTS
+from features.sources.parse import YEAR_1_US, YEAR_10000_US
+
+SAME_CLICK_US = 600 * 1_000_000
+"""A history row this near to a click of the same user on the same item is that click; the impression's time holds."""
+
+TIME_CASES = f"""
+    WHEN at_us IS NULL THEN 'no time'
+    WHEN at_us NOT BETWEEN {YEAR_1_US} AND {YEAR_10000_US - 1} THEN 'bad time'
+"""
+
+IMPRESSIONS = f"""
+    CREATE TEMP TABLE impressions AS SELECT *, CASE {TIME_CASES}
+        WHEN impression_id IS NULL THEN 'no impression_id'
+        WHEN coalesce(len(shown), 0) = 0 THEN 'no candidates'
+        WHEN clicked IS NULL THEN 'no list of clicks'
+        WHEN NOT list_has_all(shown, clicked) THEN 'click not shown' END AS reason
+    FROM behaviors
+"""
+"""One row an impression, with the reason why it cannot be taken apart."""
+
+CANDIDATES = """
+    CREATE TEMP TABLE candidates AS
+    SELECT file, line, impression_id, user_id, session_id, at_us, item_id, ordinal::INTEGER - 1 AS position,
+        coalesce(list_contains(clicked, item_id), false)::FLOAT AS label,
+        CASE WHEN list_position(shown, item_id) < ordinal THEN 'candidate repeated' END AS reason
+    FROM (
+        SELECT * EXCLUDE (reason), unnest(shown) AS item_id, generate_subscripts(shown, 1) AS ordinal
+        FROM impressions WHERE impressions.reason IS NULL
+    )
+"""
+"""One row a candidate; position counts from 0 in the list as shown. Of a candidate that is there twice, the first."""
+
+VISITS = f"""
+    CREATE TEMP TABLE visits AS
+    WITH exploded AS (
+        SELECT file, line, user_id, unnest(item_ids) AS item_id, unnest(times_us) AS at_us,
+            generate_subscripts(item_ids, 1) AS ordinal
+        FROM history WHERE coalesce(len(item_ids), 0) = coalesce(len(times_us), 0)
+    ), numbered AS (
+        SELECT *, row_number() OVER (PARTITION BY user_id, item_id, at_us ORDER BY file, line, ordinal) AS copy
+        FROM exploded
+    ), clicks AS (
+        SELECT user_id, item_id, at_us FROM candidates WHERE label = 1 AND reason IS NULL
+    )
+    SELECT * EXCLUDE (copy), CASE {TIME_CASES}
+        WHEN EXISTS (
+            SELECT 1 FROM clicks WHERE clicks.user_id = numbered.user_id AND clicks.item_id = numbered.item_id
+                AND clicks.at_us BETWEEN numbered.at_us - {SAME_CLICK_US} AND numbered.at_us + {SAME_CLICK_US}
+        ) THEN 'click repeated in history'
+        WHEN copy > 1 AND user_id IS NOT NULL AND item_id IS NOT NULL THEN 'history row repeated' END AS reason
+    FROM numbered
+"""
+"""One row a click of a history, with the reason why it is no event of its own."""
+
+FOUND = f"""
+    SELECT NULL::VARCHAR AS event_id, user_id, item_id, at_us AS occurred_at, label, impression_id, position,
+        session_id, '{ROLE_IMPRESSION}' AS role, file, line
+    FROM candidates WHERE reason IS NULL
+    UNION ALL
+    SELECT NULL, user_id, item_id, at_us, 1::FLOAT, NULL, NULL, NULL, '{ROLE_HISTORY}', file, line
+    FROM visits WHERE reason IS NULL
+"""
+
+KNOWN = f"""
+    SELECT DISTINCT ON (impression_id) {", ".join(CONTEXTS.names)}
+    FROM impressions WHERE reason IS NULL ORDER BY impression_id, file, line
+"""
+"""What an impression knew besides its user and its candidates."""
+
+LEFT_OUT = """
+    SELECT file, line, reason, raw::VARCHAR AS raw FROM (
+        SELECT file, line, reason, 0 AS ordinal, to_json({impression_id: impression_id, user_id: user_id,
+            impression_time_us: at_us, article_ids_inview: shown, article_ids_clicked: clicked}) AS raw
+        FROM impressions WHERE reason IS NOT NULL
+        UNION ALL
+        SELECT file, line, reason, position, to_json({impression_id: impression_id, user_id: user_id,
+            impression_time_us: at_us, article_id: item_id, position: position})
+        FROM candidates WHERE reason IS NOT NULL
+        UNION ALL
+        SELECT file, line, 'lists of unequal length', 0, to_json({user_id: user_id, article_id_fixed: item_ids,
+            impression_time_fixed_us: times_us})
+        FROM history WHERE coalesce(len(item_ids), 0) <> coalesce(len(times_us), 0)
+        UNION ALL
+        SELECT file, line, reason, ordinal, to_json({user_id: user_id, article_id: item_id, impression_time_us: at_us})
+        FROM visits WHERE reason IS NOT NULL
+    ) ORDER BY file, line, reason, ordinal
+"""
+
+
+class Exploded(NamedTuple):
+    """Every row of the lists, once: an event, or left out."""
+
+    events: pa.Table  # EVENTS, event_id null
+    contexts: pa.Table  # CONTEXTS, one row an impression
+    rejected: pa.Table  # REJECTED; an impression or history that cannot be taken apart is one row
+
+
+def explode(behaviors: pa.Table, history: pa.Table) -> Exploded:
+    """Candidates and clicks of histories from their lists.
+
+    behaviors: impression_id, user_id, session_id, at_us, shown, clicked and what is known besides (CONTEXTS); history:
+        user_id, item_ids, times_us; both with file and line. A history row counts once however many files hold it,
+        and not at all where it is a click.
+    """
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET threads = 2; SET enable_progress_bar = false")
+        connection.register("behaviors", behaviors)
+        connection.register("history", history)
+        for step in (IMPRESSIONS, CANDIDATES, VISITS):
+            connection.execute(step)
+        events = connection.sql(FOUND).to_arrow_table()
+        contexts = connection.sql(KNOWN).to_arrow_table()
+        rejected = connection.sql(LEFT_OUT).to_arrow_table()
+    at = events["occurred_at"].cast(TIME)
+    events = events.set_column(events.column_names.index("occurred_at"), "occurred_at", at)
+    return Exploded(events.select(EVENTS.names).cast(EVENTS), contexts.cast(CONTEXTS), rejected.cast(REJECTED))

@@ -1,0 +1,30 @@
+"""What every source gives to ingest: one log, parsed as far as it can be and not yet judged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from contracts.schema import CONTEXTS, INTERACTIONS, PROVENANCE, REJECTED
+
+EVENTS = pa.schema(
+    [
+        *[column.with_nullable(True) if column.name == "event_id" else column for column in INTERACTIONS],
+        PROVENANCE.field("file"),
+        PROVENANCE.field("line"),
+    ]
+)
+"""Interactions as a source leaves them: event_id null where ingest is to make it, and where each row came from."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A source, read: its events, its items, and its rows that could not be parsed."""
+
+    events: pa.Table  # EVENTS, in any order
+    items: pa.Table  # ITEMS, in any order, one row an item; items that only the events name may be absent
+    rejected: pa.Table  # REJECTED; rows of events
+    num_files: int
+    contexts: pa.Table = field(default_factory=CONTEXTS.empty_table)  # CONTEXTS, in any order, one row an impression
+    rejected_items: pa.Table = field(default_factory=REJECTED.empty_table)  # rows of a file of items, not of events
+    truth: Mapping[str, pa.Table] = field(default_factory=dict)  # file name -> table, a simulator's only

@@ -1,0 +1,89 @@
+"""A MovieLens folder as published (ratings.csv, movies.csv) -> a log: a rating of source.label_threshold is a click."""
+# pyright: reportAttributeAccessIssue=false
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from contracts.errors import InputError
+from contracts.schema import ITEMS, REJECTED, TIME
+from features.params import SourceParams
+from features.sources.delimited import WRONG_FIELDS, read_delimited, read_header, read_lines
+from features.sources.files import DataFile, describe
+from features.sources.log import EVENTS, Log
+from features.sources.table import cut, read_file
+
+log = logging.getLogger("leitmotif")
+
+RATINGS = {"user_id": "userId", "item_id": "movieId", "label": "rating", "occurred_at": "timestamp"}
+MOVIES = ("movieId", "title", "genres")
+REPEATED = "movie repeated"
+NO_GENRES = "(no genres listed)"
+
+
+def read_movielens(source: SourceParams) -> Log:
+    """Read both files; movies that nobody rated are items too, and of a movie that is there twice, the first row holds.
+
+    Raises InputError where a file is missing or is another.
+    """
+    ratings_file, movies_file = (_find(source.path, name) for name in ("ratings.csv", "movies.csv"))
+    _check(ratings_file, tuple(RATINGS.values()))
+    _check(movies_file, MOVIES)
+    events, rejected = read_file(ratings_file, RATINGS, "s", source.label_threshold)
+    items, bad_movies = _read_movies(movies_file)
+    log.info("read %s ratings and %s movies", f"{len(events):,}", f"{len(items):,}")
+    return Log(events.select(EVENTS.names).cast(EVENTS), items, rejected, num_files=2, rejected_items=bad_movies)
+
+
+def _find(folder: str | None, name: str) -> DataFile:
+    if not folder:
+        raise InputError("source.path is not set. Name MovieLens' folder: make run SOURCE=movielens DATA=<folder>.")
+    path = Path(folder).expanduser() / name
+    if not path.is_file():
+        raise InputError(
+            f"source.path: {path} is not there (seen from {Path.cwd()}). MovieLens' folder holds ratings.csv and "
+            "movies.csv (the editions latest, latest-small, 20M, 25M and 32M do)."
+        )
+    return describe(path, name)
+
+
+def _check(file: DataFile, wanted: tuple[str, ...]) -> None:
+    names = read_header(file).names
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise InputError(
+            f"source.path: {file.name} has no column {', '.join(missing)}. It has: {', '.join(names)}. "
+            "For another layout take source.name: table."
+        )
+
+
+def _read_movies(file: DataFile) -> tuple[pa.Table, pa.Table]:
+    """The catalogue (ITEMS), and its rows that are none or name a movie again (REJECTED)."""
+    rows = read_delimited(file, read_header(file), MOVIES)
+    _, first = np.unique(np.array(rows.columns["movieId"].to_pylist(), object), return_index=True)
+    again = np.delete(np.arange(len(rows.line)), first)
+    texts = read_lines(file, rows.line[again], rows.num_lines[again]) if len(again) else []
+    movies = rows.columns.take(pa.array(first))
+    genres = movies["genres"].to_pylist()
+    items = pa.table(
+        {
+            "item_id": movies["movieId"],
+            "title": movies["title"],
+            "categories": [[] if text in ("", NO_GENRES) else text.split("|") for text in genres],
+            "published_at": pa.nulls(len(movies), TIME),
+            "embedding": pa.nulls(len(movies), ITEMS.field("embedding").type),
+        },
+        schema=ITEMS,
+    )
+    rejected = pa.table(
+        {
+            "file": [file.name] * (len(rows.bad) + len(again)),
+            "line": [*(row.line for row in rows.bad), *rows.line[again].tolist()],
+            "reason": [WRONG_FIELDS] * len(rows.bad) + [REPEATED] * len(again),
+            "raw": [cut(text) for text in (*(row.raw for row in rows.bad), *texts)],
+        },
+        schema=REJECTED,
+    )
+    return items, rejected

@@ -1,0 +1,190 @@
+"""Columns as a file has them (text or typed) -> columns as the contract has them, and a reason where that fails.
+
+One DuckDB query over an Arrow table; no row is looked at in Python.
+"""
+# pyright: reportAttributeAccessIssue=false
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as kinds
+
+from contracts.errors import InputError
+
+UNITS_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
+YEAR_1_US, YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
+KEYS = ("event_id", "user_id", "item_id", "impression_id", "session_id")
+IDS = (*KEYS, "title")
+MAX_ID_CHARACTERS = 10_000
+"""No id is longer: a row with a longer one is rejected, before a field of megabytes is copied about."""
+EXACT_BELOW = {32: 2**24, 64: 2**53}
+"""Bits of a float -> the whole number up to which all are told apart."""
+
+
+def parse(raw: pa.Table, time_unit: str, label_threshold: float) -> pa.Table:
+    """The same rows in the same order: text ids, at_us, label 0 or 1, and a reason, null where all could be parsed.
+
+    raw: our column names, whichever of them the source has. Without `label` every row is a click.
+    Raises InputError where a column's type cannot mean what it is mapped to.
+    """
+    raw = pa.table({name: _readable(name, raw[name]) for name in raw.column_names})
+    has = {column.name: column.type for column in raw.schema}
+    terms = {name: _identifier(name, has[name]) if name in has else "NULL::VARCHAR" for name in IDS}
+    terms["at_us"] = _time("occurred_at", has["occurred_at"], time_unit)
+    given = has.get("published_at")
+    terms["published_us"] = _time("published_at", given, time_unit) if given else "NULL::BIGINT"
+    terms["embedding"] = _embedding(has["embedding"]) if "embedding" in has else "NULL::FLOAT[]"
+    terms["number"] = _number("label", has["label"]) if "label" in has else "1.0"
+    terms["position"] = _position(has["position"]) if "position" in has else "NULL::INTEGER"
+    terms["categories"] = _categories(has["categories"]) if "categories" in has else "NULL::VARCHAR[]"
+    terms["reason"] = _reason(has, terms)
+    query = f"""
+        SELECT * EXCLUDE (number, row_number),
+            (CASE WHEN number >= {label_threshold!r} THEN 1 WHEN number IS NOT NULL THEN 0 END)::FLOAT AS label
+        FROM (SELECT {", ".join(f"{term} AS {name}" for name, term in terms.items())}, row_number FROM raw_rows)
+        ORDER BY row_number
+    """
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET threads = 2")
+        connection.register("raw_rows", raw.append_column("row_number", pa.array(np.arange(len(raw)))))
+        return connection.sql(query).to_arrow_table()
+
+
+def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column in a type that the query knows. Raises InputError for float ids too large to be told apart."""
+    column = column.cast(_known(column.type))
+    if name in KEYS and kinds.is_decimal(column.type) and column.type.scale == 0:
+        return column.cast(pa.string())
+    if name in KEYS and kinds.is_floating(column.type):
+        limit = EXACT_BELOW[column.type.bit_width]
+        size = pc.abs(column.filter(pc.is_finite(column)))
+        largest = pc.max(size).as_py()
+        if largest is not None and largest > limit:
+            num_larger = pc.sum(pc.greater(size, float(limit))).as_py()
+            raise InputError(
+                f"source.columns.{name}: the column holds {column.type}, and {num_larger:,} of {len(column):,} ids are "
+                f"beyond {limit:,} (as {largest!r}), where such numbers no longer tell ids apart. Write the ids as "
+                "text or whole numbers."
+            )
+    return column
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    """Half floats as floats, lists of one size as lists, and a column of nulls as text of which none was given."""
+    if kinds.is_null(kind):
+        return pa.string()
+    if kinds.is_float16(kind):
+        return pa.float32()
+    if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
+        value = _known(kind.value_type)
+        return pa.large_list(value) if kinds.is_large_list(kind) else pa.list_(value)
+    return kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+
+
+def _identifier(name: str, kind: pa.DataType) -> str:
+    """Empty text is no id. A whole number that a null turned into a float gets its digits back."""
+    if _is_text(kind):
+        return f"nullif({name}, '')"
+    if kinds.is_integer(kind) or kinds.is_boolean(kind):
+        return f"{name}::VARCHAR"
+    if kinds.is_floating(kind):
+        whole = f"TRY_CAST(TRY_CAST({name} AS HUGEINT) AS VARCHAR)"
+        is_whole = f"isfinite({name}) AND {name} = trunc({name})"
+        return f"CASE WHEN {is_whole} THEN {whole} WHEN isfinite({name}) THEN {name}::VARCHAR END"
+    raise _unusable(name, kind, "text or whole numbers")
+
+
+def _time(name: str, kind: pa.DataType, unit: str) -> str:
+    """Microseconds since 1970 in UTC; a time without zone is UTC. Null where that is no time of the years 1 to 9999."""
+    if _is_text(kind):
+        zoned = f"TRY_CAST(trim({name}) AS TIMESTAMPTZ)"
+        us = f"CASE WHEN isfinite({zoned}) THEN epoch_us({zoned}) END" if unit == "iso" else _scaled(name, unit)
+    elif kinds.is_timestamp(kind) or kinds.is_date(kind):
+        if unit != "iso":
+            raise InputError(f"source.time_unit: {unit}, but {name} holds {kind}. Set source.time_unit: iso.")
+        us = f"epoch_us({name}::TIMESTAMPTZ)"
+    elif kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
+        if unit == "iso":
+            raise InputError(f"source.time_unit: iso, but {name} holds {kind}. Set source.time_unit: s, ms or us.")
+        us = _scaled(name, unit)
+    else:
+        raise _unusable(name, kind, "times, numbers or text")
+    return f"CASE WHEN {us} >= {YEAR_1_US} AND {us} < {YEAR_10000_US} THEN {us} END"
+
+
+def _scaled(name: str, unit: str) -> str:
+    return f"TRY_CAST(round(TRY_CAST({name} AS DECIMAL(26, 6)) * {UNITS_US[unit]}) AS BIGINT)"
+
+
+def _number(name: str, kind: pa.DataType) -> str:
+    if kinds.is_boolean(kind):
+        return f"{name}::INTEGER::DOUBLE"
+    if not (_is_text(kind) or kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)):
+        raise _unusable(name, kind, "numbers or true and false")
+    number = f"TRY_CAST({name} AS DOUBLE)"
+    if _is_text(kind):  # CASE, not coalesce: only text can say true
+        number = f"CASE lower(trim({name})) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE {number} END"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"
+
+
+def _position(kind: pa.DataType) -> str:
+    return f"TRY_CAST({_number('position', kind)} AS INTEGER)"
+
+
+def _categories(kind: pa.DataType) -> str:
+    """One, several joined by "|", or a list; empty ones are none."""
+    if kinds.is_list(kind) or kinds.is_large_list(kind):
+        value = kind.value_type.value_type if kinds.is_dictionary(kind.value_type) else kind.value_type
+        if not (_is_text(value) or kinds.is_integer(value)):
+            raise _unusable("categories", kind, "text, or lists of text or whole numbers")
+        values = "categories::VARCHAR[]"
+    elif _is_text(kind) or kinds.is_integer(kind):
+        values = "string_split(categories::VARCHAR, '|')"
+    else:
+        raise _unusable("categories", kind, "text, or lists of text or whole numbers")
+    return f"list_filter({values}, lambda value: value IS NOT NULL AND value != '')"
+
+
+def _embedding(kind: pa.DataType) -> str:
+    """Finite numbers, at least one; null where that is anything else."""
+    if kinds.is_list(kind) or kinds.is_large_list(kind):
+        values = "TRY_CAST(embedding AS FLOAT[])"
+    elif _is_text(kind):
+        values = "TRY_CAST(nullif(trim(embedding), '') AS FLOAT[])"
+    else:
+        raise _unusable("embedding", kind, "lists of numbers")
+    sound = f"len({values}) > 0 AND len(list_filter({values}, lambda value: isfinite(value))) = len({values})"
+    return f"CASE WHEN {sound} THEN {values} END"
+
+
+def _reason(has: dict[str, pa.DataType], terms: dict[str, str]) -> str:
+    cases = [
+        *[f"WHEN length({name}) > {MAX_ID_CHARACTERS} THEN 'id too large'" for name in KEYS if _is_text_in(has, name)],
+        f"WHEN {_is_absent('occurred_at', has)} THEN 'no time'",
+        f"WHEN ({terms['at_us']}) IS NULL THEN 'bad time'",
+    ]
+    parsed = {"label": "number", "position": "position", "published_at": "published_us", "embedding": "embedding"}
+    for name, term in ((name, terms[term]) for name, term in parsed.items()):
+        if name in has:
+            cases.append(f"WHEN NOT {_is_absent(name, has)} AND ({term}) IS NULL THEN 'bad {name}'")
+    return f"CASE {' '.join(cases)} END"
+
+
+def _is_text_in(has: dict[str, pa.DataType], name: str) -> bool:
+    return name in has and _is_text(has[name])
+
+
+def _is_absent(name: str, has: dict[str, pa.DataType]) -> str:
+    """Nothing was given: an empty text, a null, or the NaN that pandas writes for it."""
+    if _is_text(has[name]):
+        return f"coalesce(trim({name}) = '', true)"
+    return f"coalesce(isnan({name}), true)" if kinds.is_floating(has[name]) else f"({name} IS NULL)"
+
+
+def _unusable(name: str, kind: pa.DataType, wanted: str) -> InputError:
+    return InputError(f"source.columns.{name}: the column holds {kind}, not {wanted}. Map another column.")

@@ -1,0 +1,143 @@
+"""Interactions -> validated_interactions, and quarantine with reasons; Great Expectations judges, Data Docs tell."""
+# pyright: reportAttributeAccessIssue=false
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from contracts.errors import CheckFailed, InputError
+from contracts.publish import publish
+from contracts.schema import INTERACTIONS, QUARANTINE
+from contracts.stage import ATTEMPTS, Report, main
+from features.expectations import Judgement
+from features.flaws import Flaws, find_flaws
+from features.params import ValidateParams
+from features.rules import rules
+
+log = logging.getLogger("leitmotif")
+
+BATCH_ROWS = 1_000_000
+"""Great Expectations sees whole partitions, until they hold this many rows."""
+ROW_GROUP = 1 << 18
+
+
+def run(data: Path, validate: ValidateParams) -> Report:
+    """Hold back bad rows, leave out repetitions and pass on the rest.
+
+    Raises InputError where there is no log to speak of, CheckFailed where too much of it is bad or repeated; the Data
+    Docs of what is refused lie with the failed attempt, those of the last good log stay where they are.
+    """
+    root = data.parent.parent
+    docs = root / ".state" / data.name / "data_docs"
+    files = _partitions(data / "interactions")
+    checks = rules(validate)
+    flaws = find_flaws(files, checks)
+    log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
+    with Judgement(checks, validate) as judgement, publish(data, "validated_interactions", "quarantine") as staging:
+        report = _split(files, flaws, judgement, staging)
+        assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
+        report |= {"num_expectations": judgement.num_expectations, "failed_expectations": judgement.failed}
+        try:
+            _decide(report, validate)
+        except (InputError, CheckFailed):
+            judgement.publish(root / ATTEMPTS / "validate" / "data_docs")
+            raise
+        judgement.publish(docs)
+        log.info("Great Expectations judged; see %s", docs / "index.html")
+    return report
+
+
+def _partitions(folder: Path) -> list[Path]:
+    """The partitions' files in order. Raises InputError where there is none, or one without a row."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise InputError(
+            f"{folder} holds no partition, at least 1 is needed. Run `dvc repro ingest` and read its report."
+        )
+    for file in files:
+        if not pq.read_metadata(file).num_rows:
+            raise InputError(
+                f"Partition {file.stem} is empty: {file} holds 0 rows, at least 1 is needed. "
+                "Export that period again or leave it out, then run `dvc repro ingest`."
+            )
+    return files
+
+
+def _split(files: Sequence[Path], flaws: Flaws, judgement: Judgement, staging: Path) -> dict[str, Any]:
+    """Write valid rows by partition and what is held back; show Great Expectations all of them. Returns the counts."""
+    num: Counter[str] = Counter(rows_valid=0, rows_quarantined=0, rows_duplicated=0)
+    held_back, users, items, waiting = [QUARANTINE.empty_table()], [], [], []
+    partitions = {}
+    for place, file in enumerate(files):
+        table = pq.read_table(file, schema=INTERACTIONS)
+        valid, bad, num_repeated = _apply(table, flaws, place)
+        if len(valid):
+            _write(valid, INTERACTIONS, staging / "validated_interactions" / file.name)
+        num.update(rows_in=len(table), rows_valid=len(valid), rows_quarantined=len(bad), rows_duplicated=num_repeated)
+        num.update(num_clicks=pc.sum(pc.equal(valid["label"], 1)).as_py() or 0)
+        partitions[file.stem] = len(valid)
+        held_back.append(bad)
+        users.append(pc.unique(valid["user_id"]))
+        items.append(pc.unique(valid["item_id"]))
+        waiting.append((file.stem, flaws.judged(table, place)))
+        if sum(len(part) for _, part in waiting) >= BATCH_ROWS or place == len(files) - 1:
+            judgement.add(pa.concat_tables([part for _, part in waiting]), f"{waiting[0][0]}_to_{waiting[-1][0]}")
+            waiting = []
+    quarantine = pa.concat_tables(held_back)
+    _write(quarantine, QUARANTINE, staging / "quarantine" / "quarantine.parquet")
+    reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(quarantine["reason"]).to_pylist()}
+    distinct = {
+        "num_users": len(pc.unique(pa.chunked_array(users))),
+        "num_items": len(pc.unique(pa.chunked_array(items))),
+    }
+    return {**num, **distinct, "quarantined_by_reason": reasons, "partitions": partitions}
+
+
+def _apply(table: pa.Table, flaws: Flaws, place: int) -> tuple[pa.Table, pa.Table, int]:
+    """One partition's valid rows, its bad rows with their reason, and how many repeat another."""
+    here = flaws.of(place)
+    row, reason, repeated = flaws.row[here], flaws.reason[here], flaws.repetition[here] > 0
+    is_bad = np.array([text is not None for text in reason], dtype=bool)
+    keep = np.ones(len(table), dtype=bool)
+    keep[row[is_bad | repeated]] = False
+    bad = table.take(pa.array(row[is_bad])).append_column(
+        QUARANTINE.field("reason"), pa.array(reason[is_bad], pa.string())
+    )
+    return table.filter(pa.array(keep)), bad, int(repeated.sum())
+
+
+def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
+    """Block what no one should train on: too much held back, too much repeated, too little left."""
+    for rows, limit in (("quarantined", "max_quarantined_share"), ("duplicated", "max_duplicated_share")):
+        share = report[f"rows_{rows}"] / report["rows_in"]
+        if share > getattr(validate, limit):
+            reasons = "; ".join(f"{reason}: {num:,}" for reason, num in report["quarantined_by_reason"].items())
+            because = f" ({reasons})" if rows == "quarantined" else ""
+            raise CheckFailed(
+                f"{report[f'rows_{rows}']:,} of {report['rows_in']:,} rows are {rows}, {share:.1%}{because}; "
+                f"validate.{limit} is {getattr(validate, limit):.1%}. "
+                f"See {ATTEMPTS}/validate (data_docs, made/quarantine), mend the source or raise the limit."
+            )
+    for what in ("users", "items", "clicks"):
+        count, limit = report[f"num_{what}"], getattr(validate, f"min_{what}")
+        if count < limit:
+            advice = " Check source.columns.label and source.label_threshold." if what == "clicks" else ""
+            raise InputError(
+                f"The log has {count:,} {what if count != 1 else what[:-1]} in {report['rows_valid']:,} valid rows; "
+                f"validate.min_{what} is {limit:,}. Give a log with more.{advice}"
+            )
+
+
+def _write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
+    pq.write_table(table.combine_chunks().cast(schema), path, compression="zstd", row_group_size=ROW_GROUP)
+
+
+if __name__ == "__main__":
+    main(run)
