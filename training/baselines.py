@@ -1,0 +1,54 @@
+"""Requests and counters -> what the baselines say of each candidate, each as of its request's time."""
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.schema import FIRST_INDEX
+from features.counters import Counters
+from features.encode import micros
+from training.requests import Requests
+
+NEWTON_STEPS = 30
+NEWTON_TOLERANCE = 1e-7  # of the largest step
+RIDGE = 1e-3  # keeps the fit finite where a baseline separates the classes
+
+LOGIT_LIMIT = 30.0
+
+Floats = npt.NDArray[np.float64]
+
+
+def popularity(requests: Requests, counters: Counters, lag_s: float, window_s: float | None) -> Floats:
+    """[N] clicks of each candidate in [t - lag - window, t - lag); of all time before t - lag where window is None."""
+    keys = requests.item_index - FIRST_INDEX
+    at = requests.at[requests.request_of_row]
+    lag = micros(lag_s)
+    if window_s is None:
+        _, clicks = counters.item_counters.read(keys, at - lag)
+    else:
+        _, clicks = counters.item_counters.window(keys, at, lag, micros(window_s))
+    return clicks.astype(np.float64)
+
+
+def fit_logistic(features: npt.NDArray[np.floating], labels: npt.NDArray[np.floating], ridge: float = RIDGE) -> Floats:
+    """[1 + K] intercept and slopes of P(click) = sigmoid(intercept + features @ slopes), by Newton's method.
+
+    features: [N], or [N, K] of about the same scale. ridge: half of its product with the squared weights is added to
+    the summed loss. Zeros of no rows.
+    """
+    x = np.column_stack([np.ones(len(features)), features]).astype(np.float64)
+    clicked = np.asarray(labels, np.float64) > 0
+    beta = np.zeros(x.shape[1])
+    for _ in range(NEWTON_STEPS if len(x) else 0):
+        p = sigmoid(x @ beta)
+        gradient = x.T @ (p - clicked) + ridge * beta
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(len(beta))
+        step = np.linalg.solve(hessian, gradient)
+        beta = beta - step
+        if np.abs(step).max() < NEWTON_TOLERANCE:
+            break
+    return beta
+
+
+def sigmoid(logits: npt.NDArray[np.floating]) -> Floats:
+    """Probabilities, in double precision."""
+    return 1 / (1 + np.exp(-np.clip(np.asarray(logits, np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)))

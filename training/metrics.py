@@ -1,0 +1,151 @@
+"""Scores and labels -> figures of ranking and of calibration. Vectorised by sorting; ties count one half."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+NUM_CALIBRATION_BINS = 20
+PROBABILITY_FLOOR = 1e-7
+
+
+class GroupedAuc(NamedTuple):
+    """AUC within groups. Groups of one class have none: they are left out and counted."""
+
+    auc: NDArray[np.float64]  # [G], of the groups that hold both classes
+    group: Integers  # [G] their keys, ascending
+    size: Integers  # [G] their rows
+    num_left_out: int
+
+    @property
+    def mean(self) -> float:
+        """Every group counts the same; nan where there is none."""
+        return float(self.auc.mean()) if self.auc.size else float("nan")
+
+    @property
+    def weighted_mean(self) -> float:
+        """Every row counts the same; nan where there is none."""
+        return float(np.average(self.auc, weights=self.size)) if self.auc.size else float("nan")
+
+
+def auc(scores: Floats, labels: Floats) -> float:
+    """P(score of a click > score of a non-click) + one half P(equal); nan where one class is absent."""
+    return grouped_auc(scores, labels, np.zeros(len(labels), np.int64)).mean
+
+
+def iauc(scores: Floats, labels: Floats, requests: Integers) -> float:
+    """Mean AUC within a request; requests of one class left out."""
+    return grouped_auc(scores, labels, requests).mean
+
+
+def gauc(scores: Floats, labels: Floats, users: Integers) -> float:
+    """Mean AUC within a user, weighted by the user's impressions; users of one class left out."""
+    return grouped_auc(scores, labels, users).weighted_mean
+
+
+def grouped_auc(scores: Floats, labels: Floats, groups: Integers) -> GroupedAuc:
+    """AUC within each group by mean ranks: (sum of the clicks' ranks - P (P + 1) / 2) / (P N)."""
+    if len(labels) == 0:
+        return GroupedAuc(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+    order = np.lexsort((scores, groups))
+    score, group, clicked = np.asarray(scores)[order], np.asarray(groups)[order], np.asarray(labels)[order] > 0
+    new_group = np.concatenate([[True], group[1:] != group[:-1]])
+    starts = np.flatnonzero(new_group)
+    sizes = np.diff(starts, append=len(group))
+    within = (np.arange(len(group)) - np.repeat(starts, sizes)).astype(np.float64)
+    ranks = _mean_over_runs(within + 1.0, new_group | np.concatenate([[True], score[1:] != score[:-1]]))
+    clicks = np.add.reduceat(clicked.astype(np.float64), starts)
+    others = sizes - clicks
+    both = (clicks > 0) & (others > 0)
+    rank_sums = np.add.reduceat(ranks * clicked, starts)[both]
+    clicks, others = clicks[both], others[both]
+    values = (rank_sums - clicks * (clicks + 1) / 2) / (clicks * others)
+    return GroupedAuc(values, group[starts][both], sizes[both], int((~both).sum()))
+
+
+def logloss(probabilities: Floats, labels: Floats) -> float:
+    """Mean negative log likelihood; nan where there are no rows."""
+    if len(labels) == 0:
+        return float("nan")
+    p = np.clip(np.asarray(probabilities, np.float64), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    return float(-np.mean(np.where(np.asarray(labels) > 0, np.log(p), np.log1p(-p))))
+
+
+class Calibration(NamedTuple):
+    """Reliability by bins of equal counts."""
+
+    predicted: NDArray[np.float64]  # [K] mean probability
+    observed: NDArray[np.float64]  # [K] share of clicks
+    rows: Integers  # [K]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean over rows of |predicted - observed| of their bin."""
+        return float(np.average(np.abs(self.predicted - self.observed), weights=self.rows))
+
+
+def calibration(probabilities: Floats, labels: Floats, num_bins: int = NUM_CALIBRATION_BINS) -> Calibration:
+    """Rows in ascending order of probability, cut into num_bins parts of equal size (fewer where rows are few).
+
+    Equal probabilities share one part, so that the order of rows says nothing.
+    """
+    if len(labels) == 0:
+        raise ValueError("Calibration of no rows: give at least one prediction.")
+    order = np.argsort(probabilities, kind="stable")
+    p = np.asarray(probabilities, np.float64)[order]
+    clicked = (np.asarray(labels)[order] > 0).astype(np.float64)
+    cuts = np.unique(np.searchsorted(p, p[np.arange(num_bins) * len(p) // num_bins], side="left"))
+    rows = np.diff(cuts, append=len(p))
+    return Calibration(np.add.reduceat(p, cuts) / rows, np.add.reduceat(clicked, cuts) / rows, rows)
+
+
+def bootstrap_auc(
+    scores: Floats, labels: Floats, users: Integers, weights_RU: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[R] AUC of all rows under each of R weightings of the users: one sort, then weighted sums.
+
+    users: in [0, U). weights_RU: how often the bootstrap drew each user.
+    """
+    order = np.argsort(scores, kind="stable")
+    score, user = np.asarray(scores)[order], np.asarray(users)[order]
+    clicked = np.asarray(labels)[order] > 0
+    runs = np.flatnonzero(np.concatenate([[True], score[1:] != score[:-1]]))
+    values = np.empty(len(weights_RU))
+    for draw, weight_U in enumerate(weights_RU):  # rows times draws would not fit in memory
+        weight = weight_U[user]
+        clicks = np.add.reduceat(np.where(clicked, weight, 0.0), runs)
+        others = np.add.reduceat(np.where(clicked, 0.0, weight), runs)
+        below = np.cumsum(others) - others
+        total = clicks.sum() * others.sum()
+        values[draw] = (clicks * (below + others / 2)).sum() / total if total else np.nan
+    return values
+
+
+def draw_users(num_users: int, num_draws: int, seed: int) -> NDArray[np.float64]:
+    """[R, U] how often each user is drawn, U draws with replacement in each of R rows."""
+    return (
+        np.random.default_rng(seed).multinomial(num_users, np.full(num_users, 1 / num_users), num_draws).astype(float)
+    )
+
+
+def normalised_mutual_information(a: Integers, b: Integers) -> float:
+    """I(a; b) / mean(H(a), H(b)) of two labelings of the same things; 0 where either is constant."""
+    _, a = np.unique(a, return_inverse=True)
+    _, b = np.unique(b, return_inverse=True)
+    joint = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(joint, (a, b), 1.0)
+    joint /= joint.sum()
+    in_a, in_b = joint.sum(1), joint.sum(0)
+    entropy = -(in_a * np.log(in_a)).sum() - (in_b * np.log(in_b)).sum()
+    held = joint > 0
+    information = (joint[held] * np.log(joint[held] / np.outer(in_a, in_b)[held])).sum()
+    return float(2 * information / entropy) if entropy > 0 else 0.0
+
+
+def _mean_over_runs(values: NDArray[np.float64], starts_here: NDArray[np.bool_]) -> NDArray[np.float64]:
+    starts = np.flatnonzero(starts_here)
+    lengths = np.diff(starts, append=len(values))
+    return np.repeat(np.add.reduceat(values, starts) / lengths, lengths)

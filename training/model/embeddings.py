@@ -1,0 +1,82 @@
+"""Indices -> vectors: items with their categories, and history tokens.
+
+Shapes: U users, L history length, D width, N items (padding and unknown included), G categories of an item.
+A `*` stands for any leading dimensions: a history [U, L] or candidates [B].
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from contracts.schema import UNKNOWN_INDEX
+from training.model.batch import History
+
+
+class ItemRows(NamedTuple):
+    """Where an item's embeddings stand in the tables."""
+
+    row: Int[Tensor, "*shape"]
+    category: Int[Tensor, "*shape categories"]
+
+
+class Catalogue(nn.Module):
+    """item_index -> rows of the embedding tables.
+
+    Items with too few train events share the unknown row, so that no score hangs on a row that was never trained.
+    Both maps are buffers: they travel with the weights.
+    """
+
+    row_of_N: Tensor
+    category_NG: Tensor
+
+    def __init__(self, num_items: int, max_categories: int) -> None:
+        super().__init__()
+        self.register_buffer("row_of_N", torch.full((num_items,), UNKNOWN_INDEX))
+        self.register_buffer("category_NG", torch.zeros(num_items, max_categories, dtype=torch.int64))
+
+    def forward(self, item_index: Int[Tensor, "*shape"]) -> ItemRows:
+        """Rows of any items; every index must be below N."""
+        return ItemRows(self.row_of_N[item_index], self.category_NG[item_index])
+
+
+class ItemEmbedding(nn.Module):
+    """E_item + the mean of its E_category. Padding, unknown and absent categories start at zero."""
+
+    def __init__(self, num_items: int, num_categories: int, width: int, std: float) -> None:
+        super().__init__()
+        self.item = embedding(num_items, width, std, num_blank=UNKNOWN_INDEX + 1)
+        self.category = embedding(num_categories, width, std, num_blank=1)
+
+    def forward(self, rows: ItemRows) -> Float[Tensor, "*shape width"]:
+        """Vectors of the items that stand at these rows."""
+        num_categories = (rows.category > 0).sum(-1, keepdim=True).clamp(min=1)
+        return self.item(rows.row) + self.category(rows.category).sum(-2) / num_categories
+
+
+class TokenEmbedding(nn.Module):
+    """x_i = item and category + label + rank from the end + age at the request, one table each."""
+
+    def __init__(self, num_labels: int, num_rank_buckets: int, num_age_buckets: int, width: int, std: float) -> None:
+        super().__init__()
+        self.label = embedding(num_labels, width, std)
+        self.rank = embedding(num_rank_buckets, width, std)
+        self.age = embedding(num_age_buckets, width, std)
+
+    def forward(
+        self, item_ULD: Float[Tensor, "users length width"], history: History
+    ) -> Float[Tensor, "users length width"]:
+        """Tokens; zero where padded."""
+        token_ULD = item_ULD + self.label(history.label_UL) + self.rank(history.rank_bucket_UL)
+        token_ULD = token_ULD + self.age(history.age_bucket_UL)
+        return token_ULD * history.mask_UL.unsqueeze(-1)
+
+
+def embedding(num_rows: int, width: int, std: float, num_blank: int = 0) -> nn.Embedding:
+    """A table drawn from N(0, std), its first num_blank rows zero. Row 0 is padding where rows are blank."""
+    table = nn.Embedding(num_rows, width, padding_idx=0 if num_blank else None)
+    nn.init.normal_(table.weight, std=std)
+    with torch.no_grad():
+        table.weight[:num_blank] = 0.0
+    return table

@@ -1,0 +1,36 @@
+"""What the experts found and the scalar features -> one logit a candidate.
+
+Shapes: B candidates, S scalar features, F features into the head.
+"""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SCALAR_LIMIT = 5.0  # standard deviations; counters of a later day may run far beyond those of training
+
+
+class Head(nn.Module):
+    """MLP over [features; standardised scalars]. The scalars' mean and scale are buffers, fitted on the train part."""
+
+    mean_S: Tensor
+    scale_S: Tensor
+
+    def __init__(self, num_features: int, num_scalars: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean_S", torch.zeros(num_scalars))
+        self.register_buffer("scale_S", torch.ones(num_scalars))
+        widths = [num_features + num_scalars, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(
+        self, features_BF: Float[Tensor, "impressions features"], scalars_BS: Float[Tensor, "impressions scalars"]
+    ) -> Float[Tensor, " impressions"]:
+        """Logits of a click."""
+        scalars_BS = ((scalars_BS - self.mean_S) / self.scale_S).clamp(-SCALAR_LIMIT, SCALAR_LIMIT)
+        return self.layers(torch.cat([features_BF, scalars_BS], dim=1)).squeeze(1)

@@ -1,0 +1,93 @@
+"""Items and sessions -> themes: soft routing over T prototypes.
+
+Shapes: U users, L history length, T themes, R router width. A `*` stands for any leading dimensions.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from training.model.batch import History
+from training.model.embeddings import ItemEmbedding, ItemRows
+
+ROUTER_STD = 0.2
+NORM_FLOOR = 1e-4  # keeps the direction of a zero vector, and its gradient, finite
+
+
+class Router(nn.Module):
+    """p = softmax(cos(r, P_k) / temperature) with r = R_item + R_category, tables of its own unless tied.
+
+    tied: the click model's item embedding is used as r, and nothing is held here but the prototypes.
+    frozen: routing stays as it was drawn, the control called random routing; categories are not read.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        num_categories: int,
+        width: int,
+        num_themes: int,
+        temperature: float,
+        *,
+        kind: str,
+        route: str,
+    ) -> None:
+        super().__init__()
+        self.kind, self.route, self.temperature = kind, route, temperature
+        if kind != "tied":
+            self.item = ItemEmbedding(num_items, num_categories, width, ROUTER_STD)
+        self.prototype_TR = nn.Parameter(torch.randn(num_themes, width))
+        if route == "blend":
+            self.blend = nn.Parameter(torch.zeros(()))
+        if kind == "random":
+            nn.init.zeros_(self.item.category.weight)
+            nn.init.normal_(self.item.item.weight, std=ROUTER_STD)
+            self.requires_grad_(False)
+
+    def forward(self, rows: ItemRows, click: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape themes"]:
+        """Routing of items by themselves; rows sum to 1.
+
+        click: the click model's embedding of the same items, read only when tied.
+        """
+        return self._assign(self._code(rows, click))
+
+    def history(
+        self, rows: ItemRows, click_ULD: Float[Tensor, "users length width"], history: History
+    ) -> tuple[Float[Tensor, "users length themes"], Float[Tensor, "users length themes"]]:
+        """Routing of a history's events: (as route says, each by its item alone)."""
+        code_ULR = self._code(rows, click_ULD)
+        alone_ULT = self._assign(code_ULR)
+        if self.route == "item":
+            return alone_ULT, alone_ULT
+        session_ULR = session_mean(code_ULR, history.session_UL, history.mask_UL)
+        if self.route == "session":
+            return self._assign(session_ULR), alone_ULT
+        share = torch.sigmoid(self.blend)
+        return self._assign(share * session_ULR + (1 - share) * code_ULR), alone_ULT
+
+    def _code(self, rows: ItemRows, click: Tensor) -> Tensor:
+        return click if self.kind == "tied" else self.item(rows)
+
+    def _assign(self, code: Tensor) -> Tensor:
+        cosine = direction(code) @ direction(self.prototype_TR).T
+        return torch.softmax(cosine / self.temperature, dim=-1)
+
+
+def direction(vector: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
+    """Scaled to length 1; a zero vector stays zero."""
+    return vector * torch.rsqrt(vector.square().sum(-1, keepdim=True) + NORM_FLOOR)
+
+
+def session_mean(
+    code_ULR: Float[Tensor, "users length width"],
+    session_UL: Int[Tensor, "users length"],
+    mask_UL: Tensor,
+) -> Float[Tensor, "users length width"]:
+    """For each event the mean over its session within the history window; sessions are runs of equal numbers."""
+    starts_UL = torch.ones_like(session_UL)
+    starts_UL[:, 1:] = (session_UL[:, 1:] != session_UL[:, :-1]) | (mask_UL[:, 1:] != mask_UL[:, :-1])
+    segment_UL = starts_UL.cumsum(1) - 1
+    slot_ULR = segment_UL.unsqueeze(-1).expand_as(code_ULR)
+    sums = torch.zeros_like(code_ULR).scatter_add(1, slot_ULR, code_ULR)
+    sizes = torch.zeros_like(code_ULR[..., 0]).scatter_add(1, segment_UL, torch.ones_like(code_ULR[..., 0]))
+    return (sums / sizes.clamp(min=1).unsqueeze(-1)).gather(1, slot_ULR)

@@ -1,0 +1,57 @@
+"""The sections of params.yaml that belong to the model, its training and its evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from contracts.section import Section
+
+
+class ModelParams(Section):
+    """The Mixture of Sequence and its DIN baseline. MODEL.md has the formulas."""
+
+    history_length: PositiveInt  # L
+    width: PositiveInt  # D
+    router_width: PositiveInt
+    num_themes: PositiveInt  # T
+    theme_capacity: PositiveInt  # C
+    num_candidate_themes: Literal[1, 2]  # top themes of a candidate that are read
+    short_length: PositiveInt
+    router: Literal["decoupled", "tied", "random"]  # random: the control, routing as drawn
+    route: Literal["item", "blend", "session"]
+    attention: Literal["din", "dot"]
+    temperature: PositiveFloat
+    hidden: tuple[PositiveInt, ...]
+
+    @model_validator(mode="after")
+    def _enough_themes(self) -> "ModelParams":
+        if self.num_candidate_themes > self.num_themes:
+            raise ValueError(
+                f"num_candidate_themes ({self.num_candidate_themes}) exceeds num_themes ({self.num_themes})"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """How the weights are fitted."""
+
+    epochs: PositiveInt
+    max_requests: PositiveInt  # sampled from the latest 2 x this before the split
+    min_history: NonNegativeInt  # requests with fewer events of history are not trained on
+    batch_requests: PositiveInt
+    learning_rate: PositiveFloat
+    loss: Literal["pointwise", "listwise", "both"]  # of clicks: each alone, within its request, or the sum
+    mutual_information: NonNegativeFloat  # weight of L_MI
+    router_steps: NonNegativeInt  # L_MI-only steps before the first epoch
+    min_item_events: PositiveInt  # items with fewer train events share the unknown row
+    num_threads: PositiveInt
+
+
+class EvaluateParams(Section):
+    """Baselines and the absolute rules."""
+
+    popularity_window_s: PositiveInt | None  # null: all time
+    min_requests: PositiveInt  # fewer test requests are not judged
+    min_auc_over_popularity: float
+    max_calibration_error: Annotated[float, Field(ge=0, le=1)]
+    num_bootstrap: PositiveInt

@@ -1,0 +1,156 @@
+"""data/<source>'s user_histories and impressions -> requests with their histories and candidates, cut by time.
+
+All arrays; the histories stay memory-mapped.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from contracts.errors import InputError
+from features.params import SplitParams
+
+Ints = npt.NDArray[np.integer]
+MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Events:
+    """Every user's events, flat, in time order within a user."""
+
+    item_index: npt.NDArray[np.int32]
+    occurred_at: npt.NDArray[np.int64]  # us
+    label: npt.NDArray[np.float32]
+    session: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]  # user u's events stand in [offsets[u], offsets[u + 1])
+
+
+@dataclass(frozen=True)
+class Requests:
+    """R requests, in order of time, with N candidate rows between them."""
+
+    request_index: Ints  # [R]
+    user_index: Ints  # [R]
+    at: npt.NDArray[np.int64]  # [R] us
+    starts: Ints  # [R] the history: events [start, end)
+    ends: Ints  # [R]
+    row_starts: Ints  # [R + 1] request r's candidates are rows [row_starts[r], row_starts[r + 1])
+    item_index: Ints  # [N]
+    label: npt.NDArray[np.float32]  # [N]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def num_events(self) -> Ints:
+        """[R] events of history."""
+        return self.ends - self.starts
+
+    @property
+    def request_of_row(self) -> Ints:
+        """[N] the position of each row's request."""
+        return np.repeat(np.arange(len(self)), np.diff(self.row_starts))
+
+    def take(self, chosen: npt.ArrayLike) -> "Requests":
+        """The requests at these positions (or where this mask is true), in that order, with their rows."""
+        chosen = np.arange(len(self))[np.asarray(chosen)]
+        rows, row_starts = rows_of(self.row_starts, chosen)
+        return Requests(
+            request_index=self.request_index[chosen],
+            user_index=self.user_index[chosen],
+            at=self.at[chosen],
+            starts=self.starts[chosen],
+            ends=self.ends[chosen],
+            row_starts=row_starts,
+            item_index=self.item_index[rows],
+            label=self.label[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Train is before validation_at, validation before test_at, test the rest. All in us."""
+
+    validation_at: int
+    test_at: int
+
+    def part(self, requests: Requests, name: str) -> Requests:
+        """train, validation or test. A request at a cut belongs to the later part."""
+        bounds = {"train": (None, self.validation_at), "validation": (self.validation_at, self.test_at)}
+        first, last = bounds.get(name, (self.test_at, None))
+        keep = np.ones(len(requests), bool)
+        if first is not None:
+            keep &= requests.at >= first
+        if last is not None:
+            keep &= requests.at < last
+        return requests.take(keep)
+
+
+def load_events(data: Path) -> Events:
+    """Memory-map data/user_histories."""
+    folder = data / "user_histories"
+    names = ("item_index", "occurred_at", "label", "session", "offsets")
+    return Events(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
+
+
+def load_requests(data: Path, events: Events) -> Requests:
+    """Read data/impressions; every request's history ends at its end_offset."""
+    table = pq.read_table(data / "impressions" / "impressions.parquet")
+    columns = {name: table[name].to_numpy() for name in ("request_index", "user_index", "item_index", "label")}
+    at = pc.cast(table["occurred_at"], pa.int64()).to_numpy()
+    request_index = columns["request_index"]
+    first = np.flatnonzero(np.diff(request_index, prepend=-1))
+    order = np.argsort(at[first], kind="stable")  # by (time, request_index)
+    user = columns["user_index"][first]
+    starts = np.asarray(events.offsets)[user]
+    requests = Requests(
+        request_index=request_index[first],
+        user_index=user,
+        at=at[first],
+        starts=starts,
+        ends=starts + table["end_offset"].to_numpy()[first],
+        row_starts=np.append(first, len(request_index)),
+        item_index=columns["item_index"],
+        label=columns["label"],
+    )
+    return requests if (order[1:] > order[:-1]).all() else requests.take(order)
+
+
+def cut_times(split: SplitParams, at: npt.NDArray[np.int64]) -> Cuts:
+    """A quantile of the request times, or an ISO time, as microseconds. at: ascending.
+
+    Raises InputError where validation would begin after test.
+    """
+    cuts = Cuts(_cut_time(split.validation, at), _cut_time(split.test, at))
+    if cuts.validation_at > cuts.test_at:
+        raise InputError(
+            f"split.validation is {iso(cuts.validation_at)} and split.test {iso(cuts.test_at)}: validation would begin "
+            "after test. Set split.validation to an earlier time."
+        )
+    return cuts
+
+
+def iso(at_us: int) -> str:
+    """Microseconds -> ISO time in UTC."""
+    return datetime.fromtimestamp(at_us / MICROSECONDS, UTC).isoformat()
+
+
+def rows_of(row_starts: Ints, chosen: Ints) -> tuple[Ints, Ints]:
+    """Positions of all rows of the chosen requests, in order, and where each request's rows start among them."""
+    first, sizes = row_starts[chosen], row_starts[chosen + 1] - row_starts[chosen]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return np.arange(starts[-1]) + np.repeat(first - starts[:-1], sizes), starts
+
+
+def _cut_time(cut: float | datetime, at: npt.NDArray[np.int64]) -> int:
+    if isinstance(cut, datetime):
+        moment = cut if cut.tzinfo else cut.replace(tzinfo=UTC)
+        return round(moment.timestamp() * MICROSECONDS)
+    position = int(cut * len(at))
+    return int(at[position]) if position < len(at) else int(at[-1]) + 1

@@ -1,0 +1,59 @@
+"""Requests of a part -> the requests that a run trains on or validates on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from contracts.errors import InputError
+from training.params import TrainParams
+from training.requests import Requests
+
+RECENT = 2  # sampled from the latest RECENT x max_requests
+VALIDATION_SHARE = 0.25  # of max_requests
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a run trains on, and how it had to depart from the params."""
+
+    requests: Requests
+    min_history: int  # as used
+    notes: list[str]
+
+
+def sample_train(requests: Requests, train: TrainParams, seed: int) -> Sample:
+    """train.max_requests drawn from the latest twice as many with enough history; in order of time.
+
+    A log too short for train.min_history is trained on with less, which a note says. Raises InputError where the
+    train part holds no request at all.
+    """
+    if not len(requests):
+        raise InputError(
+            "No request lies before split.validation: there is nothing to train on. Set split.validation to a later "
+            "time or a larger quantile."
+        )
+    notes = []
+    min_history = train.min_history
+    while min_history and (requests.num_events >= min_history).sum() < train.batch_requests:
+        min_history //= 2
+    if min_history < train.min_history:
+        notes.append(
+            f"fewer than {train.batch_requests} requests have train.min_history = {train.min_history} events "
+            f"of history; trained on those with {min_history}"
+        )
+    eligible = np.flatnonzero(requests.num_events >= min_history)[-RECENT * train.max_requests :]
+    if len(eligible) < train.max_requests:
+        notes.append(f"{len(eligible)} requests are fit to train on; train.max_requests is {train.max_requests}")
+    return Sample(requests.take(_draw(eligible, train.max_requests, seed)), min_history, notes)
+
+
+def sample_validation(requests: Requests, min_history: int, train: TrainParams, seed: int) -> Requests:
+    """A quarter as many, drawn from the whole validation part; none where it is empty."""
+    eligible = np.flatnonzero(requests.num_events >= min_history)
+    return requests.take(_draw(eligible, max(int(VALIDATION_SHARE * train.max_requests), 1), seed))
+
+
+def _draw(positions: np.ndarray, number: int, seed: int) -> np.ndarray:
+    if len(positions) <= number:
+        return positions
+    return np.sort(np.random.default_rng(seed).choice(positions, number, replace=False))

@@ -1,0 +1,31 @@
+"""A saved or fitted model and requests -> the logits of all their candidates, in the order of their rows."""
+
+import logging
+import time
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from training.dataset import RequestDataset, positions_in_order
+from training.model.build import Model
+
+log = logging.getLogger("leitmotif")
+
+BATCH_REQUESTS = 64  # larger ones fall out of the cache and cost twice as much
+PROGRESS_EVERY_S = 5.0
+
+
+def score_requests(name: str, model: Model, dataset: RequestDataset) -> npt.NDArray[np.float32]:
+    """[N] logits. The user's half is computed once a request."""
+    logits = [np.zeros(0, np.float32)]
+    done, said_at = 0, time.monotonic()
+    with torch.inference_mode():
+        for positions in positions_in_order(len(dataset), BATCH_REQUESTS):
+            batch = dataset.__getitems__(positions)
+            logits.append(model(batch.history, batch.candidates).numpy())
+            done += len(positions)
+            if time.monotonic() - said_at >= PROGRESS_EVERY_S:
+                log.info("%s scored %s of %s requests", name, f"{done:,}", f"{len(dataset):,}")
+                said_at = time.monotonic()
+    return np.concatenate(logits)

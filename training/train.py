@@ -1,0 +1,181 @@
+"""Histories, impressions and counters -> weights of the Mixture of Sequence and of its DIN baseline.
+
+Reads user_histories, impressions, item_counters, user_counters and user_item_counters; writes weights and
+training_record. Trains on requests before split.validation, picks the epoch on those before split.test.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from contracts.errors import InputError
+from contracts.publish import publish, write_json
+from contracts.stage import Report, main
+from features.encode import FeatureSpec
+from features.params import HistoryParams, SplitParams, StatisticsParams
+from training.catalogue import ItemTables, count_items, fit_tables, load_counters, load_vocabulary
+from training.dataset import RequestDataset, make_dataset
+from training.fit import fit
+from training.model.build import MODELS, Model, build, describe, fit_buffers, save_weights
+from training.model.shape import ModelShape
+from training.params import ModelParams, TrainParams
+from training.record import Epoch, log_live, write_record
+from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests
+from training.sample import Sample, sample_train, sample_validation
+
+log = logging.getLogger("leitmotif")
+
+SCALE_FLOOR = 1e-6  # a scalar that never varies is left as it is
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that both models are fitted on."""
+
+    spec: FeatureSpec
+    cuts: Cuts
+    sample: Sample
+    train: RequestDataset
+    validation: RequestDataset
+    tables: ItemTables
+    shape: ModelShape
+
+
+def run(
+    data: Path,
+    history: HistoryParams,
+    model: ModelParams,
+    seed: int,
+    split: SplitParams,
+    statistics: StatisticsParams,
+    train: TrainParams,
+) -> Report:
+    """Raises InputError where there is nothing to train on."""
+    torch.set_num_threads(train.num_threads)
+    spec = feature_spec(history, model, statistics)
+    prepared = prepare(data, spec, split, train, seed)
+    fitted = {name: _fit_one(name, model, prepared, train, seed) for name in MODELS}
+    record = [epoch for _, epochs, _ in fitted.values() for epoch in epochs]
+    report = _report(prepared, fitted)
+    with publish(data, "weights", "training_record") as staging:
+        for name, (built, _, _) in fitted.items():
+            save_weights(built, staging / "weights" / f"{name}.safetensors")
+        description = describe(model, prepared.shape)
+        description |= {"feature_spec": spec.to_json(), "feature_spec_hash": spec.hash()}
+        description |= {"trained_before_us": prepared.cuts.validation_at, "chosen_before_us": prepared.cuts.test_at}
+        description |= {"num_threads": train.num_threads}
+        write_json(staging / "weights" / "model.json", description)
+        write_record(staging / "training_record" / "record.csv", record)
+        write_json(staging / "training_record" / "training.json", report)
+    log_live(Path(".state") / data.name / "dvclive", record)
+    return report
+
+
+def feature_spec(history: HistoryParams, model: ModelParams, statistics: StatisticsParams) -> FeatureSpec:
+    """What the params say of the features."""
+    return FeatureSpec(
+        history_length=model.history_length,
+        labels=history.labels,
+        history_lag_s=history.lag_s,
+        session_gap_s=history.session_gap_s,
+        windows_s=tuple(statistics.windows_s),
+        shows_lag_s=statistics.shows_lag_s,
+        clicks_lag_s=statistics.clicks_lag_s,
+        user_lag_s=statistics.user_lag_s,
+        in_list=statistics.in_list,
+    )
+
+
+def prepare(data: Path, spec: FeatureSpec, split: SplitParams, train: TrainParams, seed: int) -> Prepared:
+    """Read, cut by time, sample and count; nothing here sees a request at or after split.test."""
+    events = load_events(data)
+    requests = load_requests(data, events)
+    cuts = cut_times(split, requests.at)
+    sample = sample_train(cuts.part(requests, "train"), train, seed)
+    _check_labels(sample.requests)
+    vocabulary = load_vocabulary(data)
+    counters = load_counters(data, vocabulary)
+    counts = count_items(sample.requests, events, spec.history_length, vocabulary.num_items)
+    tables = fit_tables(vocabulary, counts, train.min_item_events)
+    validation = sample_validation(cuts.part(requests, "validation"), sample.min_history, train, seed)
+    log.info(
+        "train on %s requests before %s, validate on %s", f"{len(sample.requests):,}", iso(cuts.validation_at),
+        f"{len(validation):,}",
+    )  # fmt: skip
+    return Prepared(
+        spec=spec,
+        cuts=cuts,
+        sample=sample,
+        train=make_dataset(spec, events, sample.requests, counters),
+        validation=make_dataset(spec, events, validation, counters),
+        tables=tables,
+        shape=ModelShape(
+            num_items=vocabulary.num_items,
+            num_categories=tables.num_categories,
+            max_categories=tables.item_categories.shape[1],
+            num_labels=spec.num_labels,
+            num_rank_buckets=spec.num_rank_buckets,
+            num_age_buckets=spec.num_age_buckets,
+            num_scalars=len(spec.scalars),
+        ),
+    )
+
+
+def _fit_one(
+    name: str, params: ModelParams, prepared: Prepared, train: TrainParams, seed: int
+) -> tuple[Model, list[Epoch], int]:
+    torch.manual_seed(seed)
+    model = build(name, params, prepared.shape)
+    scalars = prepared.train.scalars.astype(np.float64)
+    scale = scalars.std(axis=0)
+    scale[scale < SCALE_FLOOR] = 1.0
+    fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, scalars.mean(axis=0), scale)
+    record, best = fit(name, model, prepared.train, prepared.validation, train, seed)
+    return model, record, best
+
+
+def _check_labels(requests: Requests) -> None:
+    clicks, rows = int((requests.label > 0).sum()), len(requests.label)
+    if clicks in (0, rows):
+        what = "no clicks" if clicks == 0 else "nothing but clicks"
+        raise InputError(
+            f"The {rows:,} candidates of the {len(requests):,} requests to train on hold {what}: there is nothing to "
+            "tell apart. Map a label column in source.columns, or check source.label_threshold."
+        )
+
+
+def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Epoch], int]]) -> dict[str, Any]:
+    model, record, best = fitted["mos"]
+    report = {
+        "num_parameters": num_parameters(model),
+        "epochs": len(record),
+        "best_epoch": best,
+        "num_requests": len(prepared.train),
+        "num_impressions": len(prepared.train.scalars),
+        "num_validation_requests": len(prepared.validation),
+        "min_history": prepared.sample.min_history,
+        "num_cold_items": prepared.tables.num_cold_items,
+        "trained_before": iso(prepared.cuts.validation_at),
+        "feature_spec_hash": prepared.spec.hash(),
+        "notes": prepared.sample.notes,
+        "baseline_num_parameters": num_parameters(fitted["din"][0]),
+        "baseline_best_epoch": fitted["din"][2],
+    }
+    for name, (_, epochs, chosen) in fitted.items():
+        for field in ("validation_auc", "validation_iauc", "validation_logloss"):
+            value = getattr(epochs[chosen - 1], field)
+            report[f"{name}_{field}"] = round(value, 6) if np.isfinite(value) else None
+    return report
+
+
+def num_parameters(model: Model) -> int:
+    """Trainable and frozen weights; buffers are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+if __name__ == "__main__":
+    main(run)
