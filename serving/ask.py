@@ -1,0 +1,121 @@
+"""A user and candidates -> one ranking as a table, from a running server or in this process."""
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from contracts.errors import InputError
+from contracts.params import load_params
+
+SEED = 0
+TITLE_WIDTH = 40
+
+
+def main() -> None:
+    """`make ask`, `python -m serving.ask --help`."""
+    parser = argparse.ArgumentParser(prog="python -m serving.ask", description=__doc__)
+    parser.add_argument("--url", help="a running server, such as http://127.0.0.1:3000 (default: rank here)")
+    parser.add_argument("--user", help="a user_id (default: the user with the longest history)")
+    parser.add_argument("--candidates", nargs="+", metavar="ITEM", help="item_ids (default: --num at random)")
+    parser.add_argument("--num", type=int, default=10, help="how many candidates to draw (default: 10)")
+    parser.add_argument("--k", type=int, help="how many answers (default: all)")
+    parser.add_argument("--at", help="ISO time with a time zone (default: the service's clock)")
+    options = parser.parse_args()
+    try:
+        snapshot = Path("data") / load_params()["source"].name / "feature_snapshot"
+        request = {
+            "user_id": options.user or longest_history(snapshot),
+            "candidates": options.candidates or draw_candidates(snapshot, options.num),
+        }
+        request |= {name: value for name in ("k", "at") if (value := getattr(options, name)) is not None}
+        reply = post(options.url, request) if options.url else rank_here(request)
+        print(table(reply, titles(snapshot)))
+    except InputError as error:
+        print(f"No ranking: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def longest_history(snapshot: Path) -> str:
+    """The user with most events; the first of them by id."""
+    users = _read(snapshot / "user_history.parquet", ["user_id", "item_ids"])
+    lengths = users["item_ids"].combine_chunks().value_lengths().to_numpy()
+    return users["user_id"][int(np.argmax(lengths))].as_py()
+
+
+def draw_candidates(snapshot: Path, num: int) -> list[str]:
+    """Items of the catalogue, the same on every call."""
+    items = _read(snapshot / "item_profile.parquet", ["item_id"])["item_id"]
+    rows = np.random.default_rng(SEED).permutation(len(items))[: max(num, 1)]
+    return items.take(rows).to_pylist()
+
+
+def titles(snapshot: Path) -> dict[str, str]:
+    """What the catalogue calls each item: its title, else its categories."""
+    items = _read(snapshot / "item_profile.parquet", ["item_id", "title", "categories"]).to_pylist()
+    return {item["item_id"]: item["title"] or ", ".join(item["categories"] or []) for item in items}
+
+
+def post(url: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Ask a running server."""
+    body = json.dumps(request).encode()
+    call = urllib.request.Request(f"{url.rstrip('/')}/rank", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(call, timeout=10) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise InputError(f"{url} answered {error.code}: {error.read().decode(errors='replace')}") from error
+    except OSError as error:
+        raise InputError(f"No server at {url} ({error}). `make serve` starts one.") from error
+
+
+def rank_here(request: dict[str, Any]) -> dict[str, Any]:
+    """Rank without a server."""
+    from pydantic import ValidationError
+
+    from serving.predictor import open_here
+    from serving.requests import RankRequest
+
+    try:
+        checked = RankRequest.model_validate(request)
+        return open_here().rank(checked).model_dump()
+    except ValidationError as error:
+        raise InputError(str(error)) from error
+
+
+def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
+    """The answer for people."""
+    history = reply["history"]
+    themes = "; ".join(f"{theme['name']} ({theme['share']:.0%})" for theme in reply["themes"])
+    lines = [
+        f"user {reply['user_id']} at {reply['at']}: {history['length']} events, newest {history['newest_event_at']}"
+        + (" (cold start)" if reply["cold_start_user"] else ""),
+        f"now in {themes or 'no theme yet'}",
+        f"model {reply['model_version']}, snapshot {reply['snapshot_id'][:12]}",
+        "",
+        f"{'rank':>4}  {'item':<14} {'score':>7} {'match':>6}  {'theme':<24} title",
+    ]
+    for rank, item in enumerate(reply["items"], 1):
+        name = item["theme_name"] or "(unknown item)"
+        title = titles.get(item["item_id"], "")[:TITLE_WIDTH]
+        lines.append(
+            f"{rank:>4}  {item['item_id']:<14} {item['score']:>7.4f} {item['match']:>6.2f}  {name:<24} {title}"
+        )
+    return "\n".join(lines)
+
+
+def _read(path: Path, columns: list[str]) -> Any:
+    try:
+        return pq.read_table(path, columns=columns)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. `make run` makes it, `make pull` fetches it.") from None
+
+
+if __name__ == "__main__":
+    main()

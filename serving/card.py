@@ -1,0 +1,123 @@
+"""What is known of a packaged model -> MODEL_CARD.md and DATA_DICTIONARY.md, the bundle's two pages for people."""
+
+from pathlib import Path
+from typing import Any
+
+from features.encode import FeatureSpec
+from features.scalars import OLDEST_HOURS, PRIOR_RATE, PRIOR_SHOWS, TREND_S
+from serving.params import ServeParams
+from serving.scorer import Scorer
+
+FIGURES = ("auc", "iauc", "gauc", "logloss")
+
+
+def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any], serve: ServeParams) -> None:
+    """MODEL_CARD.md: what the model is for, how it was measured, where it must not be trusted."""
+    params, spec, verdict = scorer.model.params, scorer.spec, metrics["verdict"]
+    num_parameters = sum(value.numel() for value in scorer.model.parameters())
+    lines = [
+        "# Model card",
+        "",
+        f"Mixture of Sequence, trained by leitmotif on the source `{source}`. It orders candidates for a user by the "
+        "probability of a click, read from the user's history of the theme that each candidate belongs to.",
+        "",
+        f"- {num_parameters:,} parameters, {len(scorer.index_of):,} items, {params.num_themes} themes, "
+        f"width {params.width}, the newest {spec.history_length} events of a history.",
+        f"- Router `{params.router}` by `{params.route}`, attention `{params.attention}`.",
+        f"- Ranks at most {serve.max_candidates:,} candidates at once, ids up to {serve.max_id_length} characters.",
+        "",
+        "## Measured on requests after the split",
+        "",
+        "| model | AUC | iAUC | gAUC | logloss |",
+        "| --- | --- | --- | --- | --- |",
+        *(_row(name, figures) for name, figures in sorted(metrics["models"].items())),
+        "",
+        "iAUC is the mean AUC within a request, ties one half; gAUC within a user, weighted by impressions. "
+        "Baselines are measured on the same requests.",
+        "",
+        f"Verdict of the absolute rules: {'passed' if verdict['passed'] else 'failed'}"
+        + (f" ({'; '.join(verdict['reasons'])})." if verdict["reasons"] else "."),
+        "",
+        "## Limits",
+        "",
+        "- Scores order the candidates of one request. As probabilities they hold for lists like the log's own.",
+        "- Items that training never saw are ranked by their counters and flagged; so are users without history.",
+        "- The log holds what was shown: the model inherits the choices of whatever system showed it.",
+        "- Users have no weights of their own: histories are read at request time.",
+        "",
+    ]
+    (bundle / "MODEL_CARD.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_dictionary(bundle: Path, spec: FeatureSpec) -> None:
+    """DATA_DICTIONARY.md: every input of the model, with its unit and how late it is known."""
+    events = "clicked events" if spec.labels == "clicked" else "shown and clicked events"
+    lines = [
+        "# Data dictionary",
+        "",
+        f"A history is the newest {spec.history_length} {events} of a user strictly before the request's time less "
+        f"{spec.history_lag_s:g} s. Per event:",
+        "",
+        "| input | meaning |",
+        "| --- | --- |",
+        "| item_index | 0 padding, 1 unknown, from 2 on the rank of item_id in vocabulary.parquet |",
+        "| label | 1 clicked, 0 shown and not |",
+        f"| rank_bucket | floor(log2(rank)), the newest event has rank 1; {spec.num_rank_buckets} buckets |",
+        f"| age_bucket | floor(log2(1 + age / 30 s)); {spec.num_age_buckets} buckets |",
+        f"| session | 0 that of the newest event, 1 the one before; a gap of {spec.session_gap_s:g} s ends a session |",
+        "",
+        "Per candidate, each count strictly before the request's time less its lag:",
+        "",
+        "| input | meaning |",
+        "| --- | --- |",
+        *(f"| {name} | {_meaning(name, spec)} |" for name in spec.scalars),
+        "",
+    ]
+    (bundle / "DATA_DICTIONARY.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _meaning(name: str, spec: FeatureSpec) -> str:
+    if name in (special := _special_meanings(spec)):
+        return special[name]
+    for ending, beside in (("_rank", "rank within the list, 0 least to 1 greatest, ties meaned"),
+                           ("_difference", "difference to the list's mean")):  # fmt: skip
+        if name.endswith(ending):
+            return f"{name.removesuffix(ending)}: {beside}"
+    whose, kind, scope = name.rsplit("_", 2)
+    over = "in total" if scope == "total" else f"in the trailing {scope[:-1]} s"
+    if kind == "rate":
+        return f"{_rate(scope)} {over}"
+    lag = spec.user_lag_s if whose == "user" else spec.shows_lag_s if kind == "shows" else spec.clicks_lag_s
+    return f"log(1 + {kind} of the {whose}) {over}, lag {lag:g} s"
+
+
+def _special_meanings(spec: FeatureSpec) -> dict[str, str]:
+    never = f"at most {OLDEST_HOURS:g} and that where it never was"
+    trend = f"of the shortest window against the longest of at most {TREND_S:,} s"
+    of_user = f"lag {spec.user_lag_s:g} s"
+    return {
+        "item_age": f"log(1 + hours since the item was first shown), {never}, lag {spec.shows_lag_s:g} s",
+        "item_click_age": f"log(1 + hours since the item's last click), {never}, lag {spec.clicks_lag_s:g} s",
+        "item_click_trend": f"log(1 + clicks at the pace) {trend}",
+        "item_rate_trend": f"log of the smoothed rate {trend}",
+        "user_item_shows": f"log(1 + shows of the item to the user), {of_user}",
+        "user_item_clicks": f"log(1 + clicks of the user on the item), {of_user}",
+        "user_item_seen_age": f"log(1 + hours since the user last saw the item), {never}, {of_user}",
+        "user_rate": f"{_rate('total')} of the user, in total, {of_user}",
+        "user_age": f"log(1 + hours since the user's last event), {never}, {of_user}",
+        "user_session_shows": f"log(1 + shows to the user in the trailing {spec.session_gap_s:g} s), {of_user}",
+        "list_length": "log(1 + candidates of the list)",
+    }
+
+
+def _rate(scope: str) -> str:
+    prior = f"{PRIOR_RATE:g}" if scope == "total" else "the total's rate"
+    return f"clicks per show, smoothed by {PRIOR_SHOWS:g} shows at {prior},"
+
+
+def _row(name: str, figures: dict[str, float | None]) -> str:
+    return f"| {name} | " + " | ".join(_figure(figures.get(key)) for key in FIGURES) + " |"
+
+
+def _figure(value: float | None) -> str:
+    return "not judged" if value is None else f"{value:.4f}"

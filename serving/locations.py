@@ -1,0 +1,51 @@
+"""Environment, params.yaml -> where this machine keeps the bundle and the online state that the service reads.
+
+LEITMOTIF_BUNDLE and LEITMOTIF_STATE come first. Inside a Bento the bundle is beside the code.
+"""
+
+import os
+from pathlib import Path
+
+from contracts.errors import InputError
+from contracts.params import load_params
+
+BUNDLE_VARIABLE = "LEITMOTIF_BUNDLE"
+STATE_VARIABLE = "LEITMOTIF_STATE"
+PACKED_BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
+
+
+def find_bundle() -> Path:
+    """The bundle to serve: as told, the Bento's own, the champion, or the newest that package made."""
+    if told := os.environ.get(BUNDLE_VARIABLE):
+        return Path(told)
+    if PACKED_BUNDLE.exists():
+        return PACKED_BUNDLE
+    source = load_params()["source"].name
+    champion, newest = champion_path(source), newest_path(source)
+    for path in (champion, newest):
+        if path.exists():
+            return path
+    raise InputError(
+        f"There is no bundle to serve for source {source!r}: neither {champion} nor {newest} exists. "
+        f"`make run` makes one, `make pull` fetches one; {BUNDLE_VARIABLE} names another place."
+    )
+
+
+def find_state(source: str) -> Path:
+    """The folder of Feast's online store for a source."""
+    return Path(os.environ.get(STATE_VARIABLE) or Path(".state") / source / "feast")
+
+
+def find_snapshot(source: str) -> Path | None:
+    """The feature snapshot that the state should have been loaded from; None where a state is named by hand."""
+    return None if os.environ.get(STATE_VARIABLE) else Path("data") / source / "feature_snapshot"
+
+
+def champion_path(source: str) -> Path:
+    """Where `make promote` puts a bundle."""
+    return Path("champions") / source / "bundle"
+
+
+def newest_path(source: str) -> Path:
+    """Where the stage package puts a bundle."""
+    return Path("data") / source / "bundle"

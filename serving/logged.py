@@ -1,0 +1,88 @@
+"""user_histories/ and impressions/ -> requests as serving would see them: by ids, with the user's whole history."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from contracts.schema import FIRST_INDEX
+from features.history_reader import UserHistories
+from serving.scorer import Events
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LoggedRequest:
+    """One request of the log."""
+
+    index: int
+    name: str
+    user_id: str
+    user_key: int  # user_index
+    at: int  # us
+    candidates: Sequence[str]
+    events: Events  # all that is stored of the user, later events included
+
+
+@dataclass(frozen=True)
+class RequestLog:
+    """Requests of one history build."""
+
+    impressions: pa.Table
+    names: pa.ChunkedArray
+    histories: UserHistories
+
+    @classmethod
+    def open(cls, data: Path) -> "RequestLog":
+        """data: the source's folder."""
+        return cls(
+            pq.read_table(data / "impressions" / "impressions.parquet"),
+            pq.read_table(data / "impressions" / "requests.parquet")["impression_id"],
+            UserHistories.open(data / "user_histories"),
+        )
+
+    @property
+    def item_ids(self) -> pa.ChunkedArray:
+        """Of item_index FIRST_INDEX, FIRST_INDEX + 1, ..."""
+        return self.histories.vocabulary["item_id"]
+
+    def read(self, request_index: Int64) -> Iterator[LoggedRequest]:
+        """The requests of these indices, ascending, one by one."""
+        index_B = self.impressions["request_index"].to_numpy()  # ascending
+        for index in request_index:
+            first, last = np.searchsorted(index_B, [index, index + 1])
+            rows = self.impressions.slice(first, last - first)
+            user = rows["user_index"][0].as_py()
+            yield LoggedRequest(
+                index=int(index),
+                name=self.names[int(index)].as_py(),
+                user_id=self.histories.user_ids[user].as_py(),
+                user_key=user,
+                at=pc.cast(rows["occurred_at"], pa.int64())[0].as_py(),
+                candidates=self._ids(rows["item_index"].to_numpy()),
+                events=self._events(user),
+            )
+
+    def item_keys(self, item_ids: Sequence[str]) -> Int64:
+        """Positions in the vocabulary, as the counters number items."""
+        rows = pc.index_in(pa.array(item_ids, pa.string()), value_set=self.item_ids)  # pyright: ignore
+        return rows.to_numpy().astype(np.int64)
+
+    def _events(self, user: int) -> Events:
+        stored = self.histories
+        own = slice(stored.offsets[user], stored.offsets[user + 1])
+        return Events(
+            self._ids(stored.item_index[own]),
+            np.array(stored.occurred_at[own]),
+            np.array(stored.label[own]),
+            np.array(stored.session[own], np.int64),
+        )
+
+    def _ids(self, item_index: npt.NDArray[np.int32]) -> list[str]:
+        return self.item_ids.take(pa.array(item_index.astype(np.int64) - FIRST_INDEX)).to_pylist()

@@ -1,0 +1,97 @@
+"""A bundle's folder <-> its manifest, bundle.json: the hash of every file and of the whole, checked at each start."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from contracts.errors import InputError
+from contracts.publish import write_json
+from contracts.section import Section
+from serving.params import ServeParams
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+AGAIN = "`make run` packages it anew; `make pull` fetches it again."
+SHORT = 12  # characters of the hash that stand for a model's version
+
+
+class Manifest(Section):
+    """bundle.json. bundle_hash covers every other key, and by `files` every byte of the bundle."""
+
+    format: int
+    source: str
+    bundle_hash: str
+    feature_spec_hash: str
+    snapshot_id: str  # the feature snapshot of the data that the model was trained on; any newer one may be served
+    num_golden_requests: int
+    limits: ServeParams
+    files: dict[str, str]
+    training_data: dict[str, str]
+    code: dict[str, str]
+
+    @property
+    def model_version(self) -> str:
+        """What replies call the model."""
+        return self.bundle_hash[:SHORT]
+
+
+def write_manifest(folder: Path, **described: Any) -> Manifest:
+    """Hash the files of a finished bundle and write bundle.json beside them."""
+    files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+    content = {"format": FORMAT, "files": files, **described}
+    manifest = Manifest(bundle_hash=_hash(content), **content)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read bundle.json and check that every byte is as it was written. Raises InputError saying what differs."""
+    content, manifest = _parse(folder)
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    if missing := sorted(manifest.files.keys() - present):
+        raise InputError(f"{folder} lacks {', '.join(missing)}. {AGAIN}")
+    if extra := sorted(present - manifest.files.keys()):
+        raise InputError(f"{folder} holds {', '.join(extra)}, which {MANIFEST} does not list. {AGAIN}")
+    changed = [name for name, digest in manifest.files.items() if hash_file(folder / name) != digest]
+    if _hash({key: value for key, value in content.items() if key != "bundle_hash"}) != manifest.bundle_hash:
+        changed.append(MANIFEST)
+    if changed:
+        raise InputError(f"{folder}: {', '.join(changed)} changed since the bundle was packaged. {AGAIN}")
+    return manifest
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path) -> str:
+    """One sha256 for the names and bytes of all files below a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _hash({path.relative_to(folder).as_posix(): hash_file(path) for path in paths})
+
+
+def _parse(folder: Path) -> tuple[dict[str, Any], Manifest]:
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format"]
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no {MANIFEST}: it is not a bundle. {AGAIN}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {AGAIN}") from error
+    if version != FORMAT:
+        raise InputError(f"{folder} has bundle format {version}; this code reads {FORMAT}. {AGAIN}")
+    try:
+        return content, Manifest(**content)
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise InputError(f"{path} cannot be read: {keys} missing or not as they should be. {AGAIN}") from error
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""Weights, vocabulary, verdict and real test requests -> bundle/, all that a service needs, each byte hashed.
+
+A model that failed its verdict, or whose scores here are not those of evaluate, is refused.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from contracts.errors import CheckFailed, InputError
+from contracts.publish import publish, write_json
+from contracts.stage import Report, main
+from features.counters import Counters
+from features.scalars import scalars_of_one
+from serving.bundle import (
+    GOLDEN,
+    METRICS,
+    MODEL,
+    SPEC,
+    THEMES,
+    VOCABULARY,
+    WEIGHTS,
+    load_scorer,
+    open_bundle,
+    read_json,
+)
+from serving.card import write_card, write_dictionary
+from serving.golden import TOLERANCE, GoldenRequest, check_golden, window, write_golden
+from serving.logged import RequestLog
+from serving.manifest import hash_file, hash_folder, write_manifest
+from serving.params import ServeParams
+from serving.scorer import Scorer
+from serving.themes import name_themes
+
+log = logging.getLogger("leitmotif")
+
+TRAINING_DATA = ("user_histories", "impressions", "item_counters", "user_counters", "user_item_counters")
+CODE = (
+    "contracts/schema.py",
+    "features/encode.py",
+    "features/scalars.py",
+    "features/counters.py",
+    "training/model/*.py",
+    "serving/scorer.py",
+)
+"""What decides a score. Only modules that this one imports, so that they are among the stage's deps."""
+
+
+def run(data: Path, serve: ServeParams) -> Report:
+    """Raises CheckFailed where the verdict failed or a request is scored otherwise than by evaluate."""
+    torch.set_num_threads(serve.num_threads)
+    metrics = read_json(data / "metrics" / "verdict.json")
+    _require_verdict(metrics)
+    snapshot = read_json(data / "feature_snapshot" / "snapshot.json")
+    with publish(data, "bundle") as staging:
+        bundle = staging / "bundle"
+        _copy_model(data, bundle)
+        scorer = load_scorer(bundle)
+        vocabulary = pq.read_table(bundle / VOCABULARY)
+        write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary)})
+        golden = golden_requests(data, scorer, serve.num_golden_requests)
+        write_golden(bundle / GOLDEN, golden)
+        write_json(bundle / METRICS, metrics)
+        write_card(bundle, data.name, scorer, metrics, serve)
+        write_dictionary(bundle, scorer.spec)
+        manifest = write_manifest(
+            bundle,
+            source=data.name,
+            feature_spec_hash=scorer.spec.hash(),
+            snapshot_id=snapshot["snapshot_id"],
+            num_golden_requests=len(golden),
+            limits=serve.model_dump(mode="json"),
+            training_data={name: hash_folder(data / name) for name in TRAINING_DATA},
+            code=_hash_code(),
+        )
+        reopened = open_bundle(bundle)
+        check_golden(reopened.scorer, reopened.golden)
+    log.info("bundle %s with %d golden requests", manifest.model_version, len(golden))
+    return {
+        "bundle_hash": manifest.bundle_hash,
+        "feature_spec_hash": manifest.feature_spec_hash,
+        "num_golden_requests": len(golden),
+        "model_version": manifest.model_version,
+        "num_items": len(vocabulary),
+        "bundle_bytes": sum(path.stat().st_size for path in (data / "bundle").iterdir()),
+    }
+
+
+def golden_requests(data: Path, scorer: Scorer, num: int) -> list[GoldenRequest]:
+    """Test requests at even distances in time, scored here; evaluate must have given them the same scores."""
+    requests = RequestLog.open(data)
+    predictions = pq.read_table(data / "predictions", columns=["request_index", "item_index", "mos"])
+    index_B = predictions["request_index"].to_numpy()
+    distinct = np.unique(index_B)
+    if not len(distinct):
+        raise InputError(f"{data / 'predictions'} holds no test request: none can be golden. Move split.test earlier.")
+    counters = Counters.from_folder(data, requests.item_ids, requests.histories.user_ids)
+    chosen = distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
+    golden = []
+    for request in requests.read(chosen):
+        item_keys = requests.item_keys(request.candidates)
+        scalars = scalars_of_one(scorer.spec, counters, item_keys, request.user_key, request.at)
+        kept = window(scorer, request.events, request.at)
+        logits = scorer.score(
+            scorer.user_side(kept, request.at), scorer.item_index(request.candidates), scalars
+        ).logit_M
+        _require_same(request.name, logits, predictions["mos"].to_numpy()[index_B == request.index])
+        golden.append(
+            GoldenRequest(
+                request=request.name,
+                user_id=request.user_id,
+                at=request.at,
+                item_ids=list(kept.item_ids),
+                occurred_at=kept.occurred_at.tolist(),
+                labels=kept.label.tolist(),
+                sessions=kept.session.tolist(),
+                candidates=list(request.candidates),
+                scalars=scalars.tolist(),
+                logits=logits.tolist(),
+            )
+        )
+    return golden
+
+
+def _copy_model(data: Path, bundle: Path) -> None:
+    description = read_json(data / "weights" / "model.json")
+    shutil.copyfile(data / "weights" / WEIGHTS, bundle / WEIGHTS)
+    shutil.copyfile(data / "user_histories" / VOCABULARY, bundle / VOCABULARY)
+    write_json(bundle / MODEL, description)
+    write_json(bundle / SPEC, description["feature_spec"])
+
+
+def _require_verdict(metrics: dict[str, Any]) -> None:
+    verdict = metrics["verdict"]
+    if not verdict["passed"]:
+        raise CheckFailed(
+            f"The model failed its rules, so it is not packaged: {'; '.join(verdict['reasons'])}. "
+            "More history, more epochs or other features may help; to package it all the same, change the rule in "
+            "params.yaml's section evaluate. The figures are in evaluate's report."
+        )
+
+
+def _require_same(name: str, logits: np.ndarray, evaluated: np.ndarray) -> None:
+    off = np.abs(logits - evaluated) / (1 + np.abs(evaluated))
+    if not (off <= TOLERANCE).all():
+        raise CheckFailed(
+            f"Request {name!r} scores {logits.tolist()} by the bundle and {evaluated.tolist()} by evaluate: serving "
+            "and training read one request differently. `dvc repro package`; if it stays, it is a defect of ours."
+        )
+
+
+def _hash_code() -> dict[str, str]:
+    root = Path(__file__).resolve().parent.parent
+    paths = sorted({path for pattern in CODE for path in root.glob(pattern)})
+    return {path.relative_to(root).as_posix(): hash_file(path) for path in paths}
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,196 @@
+"""A bundle and the online store -> a predictor: user, candidates, time -> ranking with its grounds. No HTTP here."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from contracts.errors import InputError
+from contracts.schema import UNKNOWN_INDEX
+from features.encode import FeatureSpec
+from features.online import OnlineStore
+from features.scalars import scalars_of_one
+from features.state import STAMP
+from serving.bundle import Bundle, open_bundle
+from serving.golden import check_golden
+from serving.locations import find_bundle, find_snapshot, find_state
+from serving.manifest import read_manifest
+from serving.params import ServeParams
+from serving.requests import (
+    HistoryView,
+    RankedItem,
+    RankReply,
+    RankRequest,
+    ThemeShare,
+    check_limits,
+    to_iso,
+    to_microseconds,
+)
+from serving.scorer import NO_EVENTS, Events, Scores
+
+NUM_USER_THEMES = 3
+"""How many of a user's current themes an answer names."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What one worker holds. `rank` changes nothing and may be called from several threads."""
+
+    bundle: Bundle
+    store: OnlineStore
+
+    @classmethod
+    def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
+        """Load, check the stamp, reproduce the golden requests. Raises InputError saying what to do.
+
+        snapshot: the folder feature_snapshot/ that the state should come from; None where it is not at hand.
+        """
+        opened = open_bundle(bundle)
+        torch.set_num_threads(opened.manifest.limits.num_threads)
+        check_golden(opened.scorer, opened.golden)
+        store = OnlineStore.open(state)
+        _check_stamp(opened.scorer.spec, store, state, snapshot)
+        return cls(opened, store)
+
+    @property
+    def limits(self) -> ServeParams:
+        """The limits of a request."""
+        return self.bundle.manifest.limits
+
+    def rank(self, request: RankRequest) -> RankReply:
+        """Order the distinct candidates, best first, equal scores in the order given; at most k of them.
+
+        Events at or after `at` are as if they did not exist. Unknown users and items are ranked and flagged.
+        Raises pydantic's ValidationError where the request is beyond the limits.
+        """
+        check_limits(request, self.limits)
+        at = self.clock() if request.at is None else to_microseconds(request.at)
+        candidates = list(dict.fromkeys(request.candidates))
+        events = self.events(request.user_id)
+        index_M, scores = self.score(request.user_id, events, candidates, at)
+        best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
+        length = 0 if events is None else self.bundle.scorer.known_events(events, at)
+        cold_M = self.bundle.scorer.cold_N[index_M]
+        return RankReply.model_construct(
+            user_id=request.user_id,
+            at=to_iso(at),
+            items=self._items(candidates, index_M, scores, best),
+            themes=self._themes(scores.current_T) if length else [],
+            history=HistoryView.model_construct(
+                known=events is not None,
+                length=length,
+                newest_event_at=to_iso(int(events.occurred_at[length - 1])) if events is not None and length else None,
+            ),
+            cold_start_user=length == 0,
+            cold_start_items=[candidates[row] for row in np.flatnonzero(cold_M)],
+            model_version=self.bundle.manifest.model_version,
+            snapshot_id=self.store.snapshot_id,
+        )
+
+    def score(
+        self, user_id: str, events: Events | None, candidates: Sequence[str], at: int
+    ) -> tuple[np.ndarray, Scores]:
+        """Embedding rows and scores of distinct candidates: the user's side once, then all candidates at once."""
+        scorer = self.bundle.scorer
+        index_M = scorer.item_index(candidates)
+        scalars_MS = scalars_of_one(
+            scorer.spec, self.store.counters, self.store.item_keys(candidates), self.store.user_key(user_id), at
+        )
+        return index_M, scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+
+    def events(self, user_id: str) -> Events | None:
+        """All that the online store holds of a user; None where it does not know the id."""
+        history = self.store.history(user_id)
+        return (
+            None if history is None else Events(history.item_ids, history.occurred_at, history.label, history.session)
+        )
+
+    def clock(self) -> int:
+        """The time of a request that states none, in us."""
+        return time.time_ns() // 1000 if self.limits.clock == "now" else self.store.log_end
+
+    def info(self) -> dict[str, Any]:
+        """What is being served."""
+        manifest = self.bundle.manifest
+        return {
+            "model_version": manifest.model_version,
+            "bundle_hash": manifest.bundle_hash,
+            "feature_spec_hash": manifest.feature_spec_hash,
+            "source": manifest.source,
+            "snapshot_id": self.store.snapshot_id,
+            "packaged_with_snapshot_id": manifest.snapshot_id,
+            "clock": self.limits.clock,
+            "at": to_iso(self.clock()),
+            "limits": self.limits.model_dump(mode="json"),
+            "num_items": len(self.bundle.scorer.index_of),
+            "num_golden_requests": manifest.num_golden_requests,
+            "theme_names": self.bundle.theme_names,
+        }
+
+    def _items(
+        self, candidates: Sequence[str], index_M: np.ndarray, scores: Scores, best: np.ndarray
+    ) -> list[RankedItem]:
+        probability_M = 1 / (1 + np.exp(-scores.logit_M.astype(np.float64)))
+        theme_M = scores.theme_MT.argmax(axis=1)
+        match_M = scores.theme_MT @ scores.current_T
+        known_M = index_M != UNKNOWN_INDEX
+        return [
+            RankedItem.model_construct(
+                item_id=candidates[row],
+                score=float(probability_M[row]),
+                theme=int(theme_M[row]) if known_M[row] else None,
+                theme_name=self.bundle.theme_names[theme_M[row]] if known_M[row] else None,
+                match=float(match_M[row]),
+                known=bool(known_M[row]),
+            )
+            for row in best
+        ]
+
+    def _themes(self, current_T: np.ndarray) -> list[ThemeShare]:
+        return [
+            ThemeShare.model_construct(
+                theme=int(theme), name=self.bundle.theme_names[theme], share=float(current_T[theme])
+            )
+            for theme in np.argsort(-current_T, kind="stable")[:NUM_USER_THEMES]
+        ]
+
+
+def open_here() -> Predictor:
+    """The predictor of this machine's bundle and online store."""
+    bundle = find_bundle()
+    source = read_manifest(bundle).source
+    return Predictor.open(bundle, find_state(source), find_snapshot(source))
+
+
+def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Path | None) -> None:
+    if snapshot is not None and (snapshot / "snapshot.json").exists():
+        wanted = _read(snapshot / "snapshot.json", "snapshot_id", "`make run` makes it again.")
+        if store.snapshot_id != wanted:
+            raise InputError(
+                f"The online store in {state} was loaded from snapshot {store.snapshot_id[:12]}, and {snapshot} holds "
+                f"{wanted[:12]}. `make load` brings it up to date."
+            )
+    stored = _read(state / STAMP, "settings", "Remove the folder and `make load` fills it again.")
+    trained = {"labels": spec.labels, "session_gap_s": spec.session_gap_s}
+    differ = [
+        f"{name} {stored.get(name)} (trained: {value})" for name, value in trained.items() if stored.get(name) != value
+    ]
+    if stored.get("max_length", 0) < spec.history_length:
+        differ.append(f"max_length {stored.get('max_length')} (trained: {spec.history_length})")
+    if differ:
+        raise InputError(
+            f"The online store in {state} holds other histories than the model was trained on: history."
+            f"{', history.'.join(differ)}. Set params.yaml back and `make run`, or train on these."
+        )
+
+
+def _read(path: Path, key: str, again: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error

@@ -1,0 +1,117 @@
+"""The messages of POST /rank: RankRequest and RankReply. What cannot be used is a ValidationError, a 400."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, LiteralString
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from serving.params import ServeParams
+
+MAX_TIME_LENGTH = 40
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC) - EPOCH
+LATEST = datetime(2200, 1, 1, tzinfo=UTC) - EPOCH
+
+
+def to_microseconds(value: object) -> int:
+    """An ISO 8601 time with a time zone -> microseconds since 1970 UTC. What is none is a validation error."""
+    if isinstance(value, str) and len(value) <= MAX_TIME_LENGTH:
+        try:
+            delta = datetime.fromisoformat(value) - EPOCH
+        except (TypeError, ValueError, OverflowError):  # TypeError: no time zone
+            delta = None
+        if delta is not None and EARLIEST <= delta <= LATEST:
+            return delta // timedelta(microseconds=1)
+    raise PydanticCustomError(
+        "iso_time", "Input should be an ISO 8601 time of 1900 to 2199 with a time zone, such as 2024-01-31T12:00:00Z"
+    )
+
+
+def check_time(value: object) -> object:
+    """The value itself where it is a time. Not converted: BentoML validates what it has validated once more."""
+    to_microseconds(value)
+    return value
+
+
+def to_iso(microseconds: int) -> str:
+    """Microseconds since 1970 UTC -> ISO 8601 with Z."""
+    return (EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
+
+
+class Message(BaseModel):
+    """The base of what goes over the wire: a field that nobody knows is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class RankRequest(Message):
+    """Order `candidates` for a user. A candidate given twice is scored and answered once, at its first place."""
+
+    user_id: Annotated[str, Field(min_length=1)]
+    candidates: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    k: Annotated[int, Field(strict=True, ge=1)] | None = None  # answers wanted; null: all
+    at: Annotated[str, BeforeValidator(check_time)] | None = None
+
+
+class ThemeShare(Message):
+    """One of the user's current themes. name: the commonest categories of the theme's items."""
+
+    theme: int
+    name: str
+    share: float  # of the user's current interest
+
+
+class RankedItem(Message):
+    """One answer."""
+
+    item_id: str
+    score: float  # the probability of a click
+    theme: int | None  # the item's own theme; null where the item is unknown
+    theme_name: str | None
+    match: float  # in [0, 1]: how far the item's themes are the user's current ones
+    known: bool  # the model's vocabulary holds the item
+
+
+class HistoryView(Message):
+    """What was known of the user strictly before `at` (less history.lag_s, where the model was trained with one)."""
+
+    known: bool  # the online store holds the user
+    length: int
+    newest_event_at: str | None
+
+
+class RankReply(Message):
+    """The caller's own ids, best first, and what the answer rests on."""
+
+    user_id: str
+    at: str
+    items: list[RankedItem]
+    themes: list[ThemeShare]
+    history: HistoryView
+    cold_start_user: bool  # nothing was known of the user
+    cold_start_items: list[str]  # candidates that the model ranks without an embedding of their own
+    model_version: str
+    snapshot_id: str
+
+
+def check_limits(request: RankRequest, limits: ServeParams) -> None:
+    """Raise ValidationError where a request is larger than the bundle's limits."""
+    if len(request.candidates) > limits.max_candidates:
+        raise _too_large("candidates", "at most {limit} candidates are ranked at once", limits.max_candidates)
+    if len(request.user_id) > limits.max_id_length:
+        raise _too_large("user_id", "an id has at most {limit} characters", limits.max_id_length)
+    if max(map(len, request.candidates)) > limits.max_id_length:
+        raise _too_large("candidates", "an id has at most {limit} characters", limits.max_id_length)
+
+
+def max_body_bytes(limits: ServeParams) -> int:
+    """The largest body that a request within the limits can have: every character escaped as a surrogate pair."""
+    return 12 * (limits.max_candidates + 1) * (limits.max_id_length + 4) + 4096
+
+
+def _too_large(field: str, message: LiteralString, limit: int) -> ValidationError:
+    detail = InitErrorDetails(
+        type=PydanticCustomError("too_large", message, {"limit": limit}), loc=(field,), input=None
+    )
+    return ValidationError.from_exception_data("RankRequest", [detail])

@@ -1,0 +1,93 @@
+"""HTTP -> Predictor -> HTTP: the BentoML service. `bentoml serve serving.service:Leitmotif`, or `make serve`."""
+
+import asyncio
+import gc
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import bentoml
+import torch
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.routing import Route
+
+from contracts.errors import InputError
+from serving.gate import Gate
+from serving.predictor import open_here
+from serving.requests import RankReply, RankRequest, max_body_bytes
+
+TIMEOUT_S = 3.0
+BODY_TIMEOUT_S = 0.5
+MAX_IN_FLIGHT = 16
+"""Requests answered at once: one computes, the others wait. So few that the last is in time on a busy machine too."""
+
+
+def body_limit() -> int:
+    """Bytes of the largest request that the bundle's limits allow."""
+    return max_body_bytes(bentoml.get_current_service().predictor.limits)
+
+
+async def info(_: Request) -> JSONResponse:
+    """GET /info: what is being served."""
+    return JSONResponse(bentoml.get_current_service().predictor.info())
+
+
+async def root(_: Request) -> RedirectResponse:
+    """GET /: to /info. BentoML's own page there loads a third party's script."""
+    return RedirectResponse("info")
+
+
+def is_own_failure(record: logging.LogRecord) -> bool:
+    """False for a refused request: its answer says why, /metrics counts it, and its traceback shows what was sent."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, ValidationError) and error.title.startswith(RankRequest.__name__))
+
+
+# measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
+@bentoml.asgi_app(Starlette(routes=[Route("/", root), Route("/info", info)]), path="/")
+@bentoml.service(
+    workers=1,
+    traffic={"timeout": TIMEOUT_S},
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": ".*"},
+    metrics={"enabled": True},
+)
+class Leitmotif:
+    """Ranks a user's candidates by the theme the user is in."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def refuse_what_cannot_be_served() -> None:
+        """Run once before any worker: a worker that fails would be restarted without end."""
+        try:
+            open_here()
+        except InputError as error:
+            print(f"Not serving: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+
+    def __init__(self) -> None:
+        self.predictor = open_here()
+        self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
+        logging.getLogger("bentoml._internal.server.http_app").addFilter(is_own_failure)
+
+    @bentoml.on_startup
+    def freeze(self) -> None:
+        """Keep the garbage collector away from what lives as long as the process."""
+        gc.collect()
+        gc.freeze()
+
+    @bentoml.api
+    async def rank(self, request: RankRequest, /) -> RankReply:
+        """POST /rank: the candidates in order. Computed beside the event loop, which keeps answering probes."""
+        return await asyncio.get_running_loop().run_in_executor(self.computing, self.predictor.rank, request)
+
+
+Leitmotif.add_asgi_middleware(
+    Gate,  # pyright: ignore[reportArgumentType]
+    max_body_bytes=body_limit,
+    body_timeout_s=BODY_TIMEOUT_S,
+    max_in_flight=MAX_IN_FLIGHT,
+)

@@ -1,0 +1,50 @@
+"""A model and its catalogue -> a name for every theme: the categories that set its items apart from all items."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from serving.scorer import Scorer
+
+NUM_NAMING_CATEGORIES = 2
+
+
+def name_themes(scorer: Scorer, vocabulary: pa.Table) -> list[dict[str, Any]]:
+    """One entry a theme: `theme`, `name`, `categories`, `num_items`.
+
+    vocabulary: contracts.schema.VOCABULARY. An item belongs to its top theme; items that share the unknown row and
+    have no category belong to none. A category c counts p(c | theme) log(p(c | theme) / p(c)).
+    """
+    index_N = vocabulary["item_index"].to_numpy()
+    theme_N = scorer.theme_NT[index_N].argmax(axis=1)
+    categories = vocabulary["categories"].to_pylist()
+    placed_N = ~scorer.cold_N[index_N] | np.array([bool(names) for names in categories], bool)
+    pairs = [
+        (int(theme), name)
+        for theme, placed, names in zip(theme_N, placed_N, categories, strict=True)
+        if placed
+        for name in names
+    ]
+    known = {name: number for number, name in enumerate(sorted({name for _, name in pairs}))}
+    counts_TC = np.zeros((scorer.model.params.num_themes, len(known)))
+    for theme, name in pairs:
+        counts_TC[theme, known[name]] += 1
+    sizes_T = np.bincount(theme_N[placed_N], minlength=len(counts_TC))
+    return [_describe(theme, counts_TC, list(known), int(size)) for theme, size in enumerate(sizes_T)]
+
+
+def _describe(theme: int, counts_TC: np.ndarray, names: list[str], num_items: int) -> dict[str, Any]:
+    share_C = counts_TC[theme] / max(counts_TC[theme].sum(), 1)
+    overall_C = counts_TC.sum(0) / max(counts_TC.sum(), 1)
+    present = share_C > 0
+    weight_C = np.zeros(len(names))
+    weight_C[present] = share_C[present] * np.log(share_C[present] / overall_C[present])
+    best = [row for row in np.argsort(-weight_C, kind="stable")[:NUM_NAMING_CATEGORIES] if weight_C[row] > 0]
+    categories = [names[row] for row in best]
+    return {
+        "theme": theme,
+        "name": ", ".join(categories) or f"theme {theme}",
+        "categories": categories,
+        "num_items": num_items,
+    }
