@@ -1,0 +1,174 @@
+"""The graph in, Dagster assets out: a multi-asset a stage, whose op is the stage and whose assets are its outs."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import AssetKey
+from pydantic import Field
+
+from contracts.configure import configure
+from contracts.errors import InputError
+from orchestration.attempt import Attempt, repro
+from orchestration.checks import CHECKS, Check, judge
+from orchestration.figures import metadata, read_report
+from orchestration.graph import Graph, Stage, read_graph
+from orchestration.record import provenance, record
+from orchestration.versions import code_key, observe, params_key, read_made
+
+POOL = "dvc"
+"""DVC lets one writer in at a time; so does Dagster's pool of this name (orchestration/dagster.yaml: limit 1)."""
+
+_SKIPPED = (
+    '{"__dagster_pipes_version": "0.1", "method": "opened", "params": {"extras": {}}}\n'
+    '{"__dagster_pipes_version": "0.1", "method": "closed", "params": null}\n'
+)
+"""What a stage that DVC skips does not say: without it Dagster warns of a silent process."""
+
+
+class StageConfig(dg.Config):
+    """What may be said of one run in the Launchpad."""
+
+    params: dict[str, Any] = Field(
+        default={},
+        description="Changes to params.yaml, written there before the stage runs: {model: {num_themes: 8}}.",
+    )
+
+
+def build_assets(graph: Graph) -> list[dg.AssetsDefinition]:
+    """All assets: those that stages make, and those that are only observed."""
+    made = [_stage_assets(graph.root, stage) for stage in graph.stages]
+    observed = [
+        _observed(graph.root, params_key(section), f"The section {section!r} of params.yaml.", "params")
+        for section in graph.sections
+    ]
+    observed += [
+        _observed(graph.root, code_key(stage.name), _describe_code(stage), "code", ", ".join(stage.files))
+        for stage in graph.stages
+    ]
+    return [*made, *observed]
+
+
+def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
+    inputs = [out.key for out in stage.inputs]
+    inputs += [params_key(section) for section in stage.params] + [code_key(stage.name)]
+    specs = [
+        dg.AssetSpec(
+            out.key,
+            deps=[AssetKey.from_user_string(key) for key in inputs],
+            description=out.description,
+            group_name=stage.package,
+            code_version=stage.cmd,
+            kinds={"dvc", stage.package},
+        )
+        for out in stage.outs
+    ]
+    checks = [check for check in CHECKS if check.out in {out.key for out in stage.outs}]
+
+    @dg.multi_asset(
+        name=stage.name,
+        description=stage.description,
+        specs=specs,
+        check_specs=[
+            dg.AssetCheckSpec(check.name, asset=check.out, blocking=check.blocking, description=check.description)
+            for check in checks
+        ],
+        can_subset=False,
+        pool=POOL,
+    )
+    def run_stage(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
+        graph = _configure(context, root, config)
+        record(context.instance, graph, but=stage.name)
+        attempt = _repro(context, root, stage.name)
+        if attempt.reason:
+            raise _failure(stage.name, attempt, root)
+        context.log.info(f"{stage.name}: {attempt.fates.get(stage.name, 'done')}")
+        yield from _results(context.instance, graph, stage.name, checks)
+
+    return run_stage
+
+
+def _configure(context: dg.AssetExecutionContext, root: Path, config: StageConfig) -> Graph:
+    try:
+        for change in configure(config.params, root / "params.yaml") if config.params else []:
+            context.log.info(f"params.yaml: {change}")
+    except InputError as error:
+        raise dg.Failure(f"params.yaml stays as it was. {error}", allow_retries=False) from error
+    return read_graph(root)  # again: another source means other paths
+
+
+def _repro(context: dg.AssetExecutionContext, root: Path, stage: str) -> Attempt:
+    """`dvc repro --single-item`; the stage's log lines reach Dagster as they are said."""
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about itself
+            session = stack.enter_context(
+                dg.open_pipes_session(
+                    context=context,
+                    context_injector=dg.PipesTempFileContextInjector(),
+                    message_reader=dg.PipesTempFileMessageReader(),
+                )
+            )
+        attempt = repro(root, [stage], single=True, say=print, env=session.get_bootstrap_env_vars())
+        messages = Path(session.message_reader_params["path"])
+        if os.path.getsize(messages) == 0:
+            messages.write_text(_SKIPPED, encoding="utf-8")
+    return attempt
+
+
+def _results(instance: dg.DagsterInstance, graph: Graph, stage: str, checks: list[Check]) -> Iterator[Any]:
+    made = {made.stage.name: made for made in read_made(graph)}[stage]
+    tags = provenance(instance, made)
+    report = read_report(graph.root, made.stage.report)
+    for out, version in made.versions.items():
+        verdicts = [(check, judge(check, report)) for check in checks if check.out == out]
+        yield dg.MaterializeResult(
+            asset_key=out,
+            metadata=metadata(graph.root, made, out),
+            data_version=dg.DataVersion(version),
+            tags=tags,
+            check_results=[
+                dg.AssetCheckResult(
+                    passed=verdict.passed,
+                    asset_key=out,
+                    check_name=check.name,
+                    description=verdict.description,
+                )
+                for check, verdict in verdicts
+            ],
+        )
+
+
+def _failure(stage: str, attempt: Attempt, root: Path) -> dg.Failure:
+    assert attempt.reason is not None
+    stands = f"stands; `dvc checkout {stage}` restored it" if attempt.restored else "there is none yet"
+    return dg.Failure(
+        f"{stage}: {attempt.reason.message}",
+        metadata={
+            "exit_code": attempt.reason.exit_code,
+            "attempt": dg.MetadataValue.path(str(root / "attempts" / stage)),
+            "last good output": stands,
+        },
+        allow_retries=False,
+    )
+
+
+def _describe_code(stage: Stage) -> str:
+    return f"What `{stage.cmd}` is made of: its command, its paths and {len(stage.files)} files."
+
+
+def _observed(root: Path, key: str, description: str, group: str, files: str = "") -> dg.AssetsDefinition:
+    @dg.observable_source_asset(
+        key=AssetKey.from_user_string(key),
+        description=description,
+        group_name=group,
+        metadata={"files": files} if files else {},
+    )
+    def look() -> dg.DataVersion:
+        return dg.DataVersion(observe(read_graph(root))[key])
+
+    return look  # type: ignore[return-value]

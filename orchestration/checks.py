@@ -1,0 +1,76 @@
+"""A stage's report in, verdicts out: Dagster's asset checks. They judge what the stages have measured."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Report = Mapping[str, Any]
+
+
+class Verdict(NamedTuple):
+    """Whether a check passed, and the figures that say why."""
+
+    passed: bool
+    description: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One asset check."""
+
+    out: str
+    name: str
+    blocking: bool  # a failure keeps Dagster from running what reads this out
+    description: str
+    judge: Callable[[Report], Verdict]
+
+
+def _ingest_adds_up(report: Report) -> Verdict:
+    read, written, dropped = report["rows_read"], report["rows_written"], sum(report["dropped"].values())
+    return Verdict(read == written + dropped, f"{read:,} rows read, {written:,} written + {dropped:,} dropped")
+
+
+def _validate_adds_up(report: Report) -> Verdict:
+    parts = [report[f"rows_{part}"] for part in ("valid", "quarantined", "duplicated")]
+    return Verdict(
+        report["rows_in"] == sum(parts),
+        "{:,} rows in, {:,} valid + {:,} quarantined + {:,} duplicated".format(report["rows_in"], *parts),
+    )
+
+
+def _online_equals_offline(report: Report) -> Verdict:
+    checked, mismatches = report["parity"]["checked"], report["parity"]["mismatches"]
+    return Verdict(mismatches == 0 and checked > 0, f"{mismatches:,} mismatches in {checked:,} requests read back")
+
+
+def _verdict_passed(report: Report) -> Verdict:
+    verdict = report["verdict"]
+    return Verdict(bool(verdict["passed"]), "; ".join(verdict["reasons"]) or "every rule holds")
+
+
+CHECKS = (
+    Check("interactions", "rows_add_up", True, "Every row read was written or dropped.", _ingest_adds_up),
+    Check(
+        "validated_interactions",
+        "rows_add_up",
+        True,
+        "Every row is valid, quarantined or a duplicate.",
+        _validate_adds_up,
+    ),
+    Check(
+        "feature_snapshot",
+        "online_equals_offline",
+        True,
+        "What Feast answers online is what training read.",
+        _online_equals_offline,
+    ),
+    Check("metrics", "model_is_good_enough", True, "The absolute rules of evaluate.", _verdict_passed),
+)
+
+
+def judge(check: Check, report: Report) -> Verdict:
+    """The verdict of one check; a report without its figures fails it."""
+    try:
+        return check.judge(report)
+    except (KeyError, TypeError, AttributeError) as error:
+        return Verdict(False, f"The report lacks what this check reads: {error}. Run the stage again.")

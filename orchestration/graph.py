@@ -1,0 +1,121 @@
+"""dvc.yaml in, a small frozen graph out: stages, their outs, what each reads. Nothing else defines the pipeline."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Out:
+    """One table (or model, or bundle) that a stage leaves."""
+
+    key: str  # the last part of its path, and its name in Dagster
+    path: str  # from the repository's root; holds the source's name
+    description: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml."""
+
+    name: str
+    description: str
+    cmd: str
+    params: tuple[str, ...]  # sections of params.yaml
+    inputs: tuple[Out, ...]  # outs of other stages
+    files: tuple[str, ...]  # every other dep: the modules the stage is made of, raw logs
+    outs: tuple[Out, ...]
+    report: str | None  # the stage's JSON report
+
+    @property
+    def package(self) -> str:
+        """`features` of `exec python -m features.ingest`."""
+        return self.cmd.split()[-1].partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All stages, each after those whose outs it reads."""
+
+    root: Path
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises KeyError where there is none."""
+        return {stage.name: stage for stage in self.stages}[name]
+
+    @property
+    def outs(self) -> tuple[Out, ...]:
+        """Every out, upstream first."""
+        return tuple(out for stage in self.stages for out in stage.outs)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Every section of params.yaml that some stage reads."""
+        return tuple(sorted({section for stage in self.stages for section in stage.params}))
+
+
+def read_graph(root: Path) -> Graph:
+    """The graph as dvc.yaml and params.yaml stand now (paths hold the source's name)."""
+    from dvc.repo import Repo  # half a second that a plain import of this module should not cost
+
+    with Repo(str(root)) as repo:
+        stages = [_read_stage(root, stage) for stage in repo.stage.load_all(str(root / "dvc.yaml"))]
+    made = {out.path: out for stage in stages for out in stage.outs}
+    linked = [
+        replace(
+            stage,
+            inputs=tuple(made[path] for path in stage.files if path in made),
+            files=tuple(path for path in stage.files if path not in made),
+        )
+        for stage in stages
+    ]
+    return Graph(root, _in_order(linked))
+
+
+def _read_stage(root: Path, stage: Any) -> Stage:
+    from dvc.dependency.param import ParamsDependency
+
+    description = (stage.desc or stage.name).strip()
+    params, files, outs, report = [], [], [], None
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            params += [name.partition(".")[0] for name in dep.params]
+        else:
+            files.append(_relative(root, dep))
+    for out in stage.outs:
+        path = _relative(root, out)
+        if out.metric or not out.use_cache:
+            report = path
+        else:
+            outs.append(Out(PurePosixPath(path).name, path, (out.annot.desc or description).strip()))
+    return Stage(
+        name=stage.name,
+        description=description,
+        cmd=stage.cmd,
+        params=tuple(sorted(set(params))),
+        inputs=(),
+        files=tuple(sorted(files)),
+        outs=tuple(outs),
+        report=report,
+    )
+
+
+def _relative(root: Path, out: Any) -> str:
+    path = Path(out.fs_path)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(out.def_path)
+
+
+def _in_order(stages: list[Stage]) -> tuple[Stage, ...]:
+    """Upstream first; otherwise as in dvc.yaml. DVC has already refused cycles."""
+    ordered: list[Stage] = []
+    ready: set[str] = set()
+    while len(ordered) < len(stages):
+        for stage in stages:
+            if stage not in ordered and all(out.path in ready for out in stage.inputs):
+                ordered.append(stage)
+                ready |= {out.path for out in stage.outs}
+                break
+        else:
+            raise ValueError(f"dvc.yaml: stages depend on each other in a circle: {[s.name for s in stages]}.")
+    return tuple(ordered)

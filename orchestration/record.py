@@ -1,0 +1,110 @@
+"""What dvc.lock and the working files say in, Dagster events out: what was made, observed and judged elsewhere.
+
+An event carries where it came from (data versions of its inputs, pointers to their events), so that Dagster can tell
+stale from fresh; the asset bodies record the same, whichever door a stage ran through.
+"""
+
+import dagster as dg
+from dagster import AssetKey
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluation,
+    AssetCheckEvaluationTargetMaterializationData,
+)
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    NULL_EVENT_POINTER,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from dagster._core.event_api import EventLogRecord
+
+from orchestration.checks import CHECKS, Check, judge
+from orchestration.figures import metadata, read_report
+from orchestration.graph import Graph
+from orchestration.versions import Made, observe, read_made
+
+
+def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None) -> list[str]:
+    """Tell Dagster everything it does not know yet; the keys of what was told. Raises LockBusy.
+
+    but: a stage whose outs are left to the asset body that has just made them.
+    """
+    told = record_observations(instance, graph)
+    for made in read_made(graph):
+        if made.stage.name != but:
+            told += _record_stage(instance, graph, made)
+    return told
+
+
+def record_observations(instance: dg.DagsterInstance, graph: Graph) -> list[str]:
+    """Tell Dagster the present versions of params sections and code, where they are new."""
+    told = []
+    for key, version in observe(graph).items():
+        if _version(_latest(instance, key)) != version:
+            tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+            instance.report_runless_asset_event(dg.AssetObservation(AssetKey.from_user_string(key), tags=tags))
+            told.append(key)
+    return told
+
+
+def provenance(instance: dg.DagsterInstance, made: Made) -> dict[str, str]:
+    """The tags of a materialisation: its code version, and the version and the event of every input."""
+    tags = {CODE_VERSION_TAG: made.cmd}
+    for name, version in made.inputs.items():
+        key, event = AssetKey.from_user_string(name), _latest(instance, name)
+        tags[get_input_data_version_tag(key)] = version
+        tags[get_input_event_pointer_tag(key)] = str(event.storage_id) if event else NULL_EVENT_POINTER
+    return tags
+
+
+def _record_stage(instance: dg.DagsterInstance, graph: Graph, made: Made) -> list[str]:
+    told = []
+    for out, version in made.versions.items():
+        event = _latest(instance, out)
+        if event is None or not _is_known(event, made, version):
+            tags = provenance(instance, made)
+            tags |= {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+            figures = metadata(graph.root, made, out)
+            instance.report_runless_asset_event(dg.AssetMaterialization(AssetKey(out), metadata=figures, tags=tags))
+            told.append(out)
+            for check in CHECKS:
+                if check.out == out:
+                    _record_check(instance, graph, made, check)
+    return told
+
+
+def _record_check(instance: dg.DagsterInstance, graph: Graph, made: Made, check: Check) -> None:
+    event = _latest(instance, check.out)
+    assert event is not None
+    verdict = judge(check, read_report(graph.root, made.stage.report))
+    instance.report_runless_asset_event(
+        AssetCheckEvaluation(
+            asset_key=AssetKey(check.out),
+            check_name=check.name,
+            passed=verdict.passed,
+            metadata={},
+            description=verdict.description,
+            blocking=check.blocking,
+            target_materialization_data=AssetCheckEvaluationTargetMaterializationData(
+                storage_id=event.storage_id, run_id=event.run_id, timestamp=event.timestamp
+            ),
+        )
+    )
+
+
+def _is_known(event: EventLogRecord, made: Made, version: str) -> bool:
+    tags = event.event_log_entry.tags or {}
+    inputs = {get_input_data_version_tag(AssetKey.from_user_string(name)): was for name, was in made.inputs.items()}
+    wanted = {DATA_VERSION_TAG: version, CODE_VERSION_TAG: made.cmd, **inputs}
+    return all(tags.get(tag) == value for tag, value in wanted.items())
+
+
+def _latest(instance: dg.DagsterInstance, name: str) -> EventLogRecord | None:
+    is_observed = name.startswith(("params/", "code/"))
+    return instance.get_latest_data_version_record(AssetKey.from_user_string(name), is_source=is_observed)
+
+
+def _version(event: EventLogRecord | None) -> str | None:
+    return (event.event_log_entry.tags or {}).get(DATA_VERSION_TAG) if event else None

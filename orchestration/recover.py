@@ -1,0 +1,68 @@
+"""Dagster's instance in, runs whose worker is gone cancelled: after a hard kill they would hold the pool's only place.
+
+`make ui` runs this first. The last good outs of the stage that was cut off are restored. A run whose worker still
+lives, in another `dagster dev`, is left alone.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import dagster as dg
+import psutil
+from dagster import DagsterRunStatus, RunsFilter
+from dagster._core.storage.dagster_run import DagsterRun
+
+from orchestration.attempt import restore
+
+_GOING_ON = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+
+
+def main() -> None:
+    """Cancel dead runs of the instance in DAGSTER_HOME and name them."""
+    if not os.environ.get("DAGSTER_HOME"):
+        print("DAGSTER_HOME is not set, so there is no instance to look at. `make ui` sets it.", file=sys.stderr)
+        sys.exit(2)
+    with dg.DagsterInstance.get() as instance:
+        for run_id, stages in cancel_dead_runs(instance).items():
+            print(f"Run {run_id} had lost its worker and is cancelled; materialize its assets again.")
+            for stage in stages:
+                restore(Path.cwd(), stage, print)
+
+
+def cancel_dead_runs(instance: dg.DagsterInstance) -> dict[str, list[str]]:
+    """Mark every run that nobody works on as cancelled, free its pool places; run id -> stages that were cut off."""
+    dead = [run for run in instance.get_runs(RunsFilter(statuses=_GOING_ON)) if not _has_worker(instance, run)]
+    for run in dead:
+        instance.report_run_canceled(run, message="Its worker process is gone (a hard kill or a restart).")
+        if instance.event_log_storage.supports_global_concurrency_limits:
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return {run.run_id: _cut_off(instance, run) for run in dead}
+
+
+def _cut_off(instance: dg.DagsterInstance, run: DagsterRun) -> list[str]:
+    steps = instance.get_run_step_stats(run.run_id)
+    return [step.step_key for step in steps if step.start_time and not step.end_time]
+
+
+def _has_worker(instance: dg.DagsterInstance, run: DagsterRun) -> bool:
+    """Does a process that said it works on this run still live?"""
+    for entry in instance.all_logs(run.run_id):
+        event = entry.dagster_event
+        pid = event.engine_event_data.metadata.get("pid") if event and event.is_engine_event else None
+        if pid is not None and _lives(int(str(pid.value)), entry.timestamp):
+            return True
+    return False
+
+
+def _lives(pid: int, seen_at: float) -> bool:
+    """Is the process that was seen under this id still there? By now the id may be another's."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= seen_at + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+if __name__ == "__main__":
+    main()

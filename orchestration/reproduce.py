@@ -1,0 +1,156 @@
+"""`make run`: changes to params.yaml and stages in, `dvc repro` run, a short table of what it made out."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from contracts.configure import configure, parse_assignments
+from contracts.errors import InputError
+from orchestration.attempt import Attempt, repro
+from orchestration.graph import Graph, Stage, read_graph
+
+INTERRUPTED = 130
+_QUIET = ("To track the changes with git", "To enable auto staging", "\tgit add", "\tdvc config", "Use `dvc push`")
+_QUIET += (
+    "Updating lock file",
+    "Generating lock file",
+    "ERROR: ",
+    "> exec ",
+    "Stage '",
+    "WARNING: 'data/",
+    "Data and pipelines",
+)
+
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "ingest": ("rows_read", "rows_written", "dropped"),
+    "validate": ("rows_valid", "rows_quarantined", "rows_duplicated"),
+    "histories": ("num_users", "num_items", "num_events", "num_requests"),
+    "audit": ("num_sessions", "hop_rate"),
+    "materialize": ("parity.checked", "parity.mismatches"),
+    "train": ("num_parameters", "epochs", "best_epoch"),
+    "evaluate": ("models.mos.auc", "models.din.auc", "models.popularity.auc", "verdict.passed"),
+    "package": ("bundle_hash", "num_golden_requests"),
+}
+"""What the last table shows of a stage's report; of any other stage, its first four figures."""
+
+
+def main() -> None:
+    """Configure, reproduce, tell. Exits with the failed stage's own status (2 bad input, 3 a check blocks)."""
+    arguments = _parse()
+    signal.signal(signal.SIGTERM, _stop)
+    began = time.perf_counter()
+    try:
+        for change in configure(arguments.changes):
+            print(f"params.yaml  {change}")
+    except InputError as error:
+        print(f"params.yaml stays as it was. {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    root = Path.cwd()
+    try:
+        attempt = repro(root, arguments.stages, say=_say)
+    except KeyboardInterrupt:
+        print("\nInterrupted. No process is left, the last good outputs stand; run it again to go on.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    if attempt.reason:
+        reason = attempt.reason
+        print(f"\n{reason.stage or 'dvc repro'} failed: {reason.message}", file=sys.stderr)
+        if reason.stage and (root / "attempts" / reason.stage).is_dir():
+            stands = "The last good output stands; what" if attempt.restored else "What"
+            print(f"{stands} this attempt left is in attempts/{reason.stage}/.", file=sys.stderr)
+        sys.exit(reason.exit_code)
+    print(_summary(read_graph(root), attempt, time.perf_counter() - began))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make run", description=__doc__)
+    parser.add_argument("--source", help="simulator, movielens, ebnerd or table (presets/)")
+    parser.add_argument("--data", help="file or folder of the raw log")
+    parser.add_argument("what", nargs="*", help="section.name=value changes, and stages (none: all of them)")
+    arguments = parser.parse_args()
+    try:
+        arguments.changes = parse_assignments([word for word in arguments.what if "=" in word])
+    except InputError as error:
+        parser.error(str(error))
+    if arguments.source:
+        arguments.changes["source.name"] = arguments.source
+    if arguments.data:
+        arguments.changes["source.path"] = arguments.data
+    arguments.stages = [word for word in arguments.what if "=" not in word]
+    return arguments
+
+
+def _say(line: str) -> None:
+    """DVC's hints on git and its summaries are left out; every stage's own words pass."""
+    if line.strip() and not line.startswith(_QUIET):
+        print(line, flush=True)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _summary(graph: Graph, attempt: Attempt, elapsed_s: float) -> str:
+    rows = [("stage", "this time", "made in", "what it made")]
+    for stage in graph.stages:
+        report = _read(graph.root, stage.report)
+        timing = _read(graph.root, (stage.report or "").removesuffix(".json") + ".timing.json")
+        made_in = f"{timing['wall_s']:.1f} s" if "wall_s" in timing else ""
+        rows.append((stage.name, attempt.fates.get(stage.name, "not asked"), made_in, _figures(stage, report)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
+    ran = sum(fate == "ran" for fate in attempt.fates.values())
+    lines += ["", f"{ran} of {len(graph.stages)} stages ran, in {elapsed_s:.0f} s."]
+    return "\n".join(["", *lines, *_where(graph)])
+
+
+def _where(graph: Graph) -> list[str]:
+    """The next places to look at; those that are files, only where they are."""
+    outs = {out.key: out.path for out in graph.outs}
+    source = Path(graph.outs[0].path).parent.name
+    places = [
+        ("reports", f"reports/{source}/"),
+        ("data quality", f".state/{source}/data_docs/index.html"),
+        ("the model", outs.get("bundle", "")),
+    ]
+    there = [f"  {name:13} {path}" for name, path in places if path and (graph.root / path).exists()]
+    return ["", "Where to look", *there, f"  {'graph':13} make ui", f"  {'ranked answer':13} make serve, then make ask"]
+
+
+def _figures(stage: Stage, report: Mapping[str, Any]) -> str:
+    flat = _flatten(report)
+    wanted = FIGURES.get(stage.name) or [key for key, value in flat.items() if isinstance(value, int | float)][:4]
+    shown = []
+    for name in wanted:
+        if isinstance(report.get(name), Mapping):
+            parts = _flatten(report[name])
+            shown.append(f"{name} {sum(parts.values()) if parts else 0:,}")
+        elif flat.get(name) is not None:
+            shown.append(f"{name.removeprefix('models.')} {_number(flat[name])}")
+    return ", ".join(shown)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _number(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)[:12]
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _read(root: Path, path: str | None) -> Mapping[str, Any]:
+    file = root / path if path else None
+    return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+
+
+if __name__ == "__main__":
+    main()
