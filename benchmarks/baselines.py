@@ -1,0 +1,124 @@
+"""data/<source> as the pipeline left it -> every baseline beside the graph's models, on the same test requests.
+
+    python -m benchmarks.baselines
+
+Popularity, rate, recency, list length, logistic regression, trees by LightGBM (log loss and lambdarank) and blends, on
+the scalars of features/scalars.py, in both tracks. Writes reports/<source>/baselines.json and .md. On a machine that is
+shared, set OPENBLAS_NUM_THREADS=1: its waiting threads made the logistic regression 12x slower.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import Contender, against, blend, figures, floors, graph_models, logistic, trees
+from benchmarks.table import Row, write_table
+from benchmarks.tracks import TRACKS, Log, open_log, read_track
+from contracts.errors import InputError
+from contracts.params import load_params
+from training.evaluate import plain
+from training.requests import iso
+
+log = logging.getLogger("leitmotif")
+
+GRAPH_MODELS = ("mos", "din")
+
+
+def main() -> None:
+    """Measure and write; exit 2 where the outs are not there."""
+    options = parse("baselines", add_own)
+    try:
+        sections = load_params()
+        data = options.data or Path("data") / sections["source"].name
+        source = open_log(data, sections, options.train_from, options.max_requests)
+        rows = [row for track in options.tracks for row in measure_track(source, data, track, sections, options)]
+    except InputError as error:
+        sys.exit(f"baselines failed: {error}")
+    print(write_table(options.out or Path("reports") / source.source, "baselines", about(source), rows))
+
+
+def measure_track(
+    source: Log, data: Path, name: str, sections: dict[str, Any], options: argparse.Namespace
+) -> list[Row]:
+    """The rows of one track."""
+    track = read_track(source, replace(source.spec, in_list=TRACKS[name]))
+    requests, evaluate = track.test.requests, sections["evaluate"]
+    seeds = [sections["seed"] + number for number in range(options.seeds)]
+    field = floors(track, evaluate.popularity_window_s)
+    log.info("%s: logistic regression", name)
+    field.append(logistic(track))
+    bar = trees(track, "binary", seeds, options.num_threads)
+    ranked = trees(track, "lambdarank", seeds, options.num_threads)
+    field += [bar, ranked, blend("trees_blend", bar, ranked)]
+    field += _of_the_graph(data, requests, track.spec.in_list, bar)
+    rows = []
+    for contender in field:
+        row: dict[str, Any] = {"track": name, **figures(contender, requests, evaluate.num_bootstrap, sections["seed"])}
+        row |= against(contender, bar, requests, evaluate.num_bootstrap, sections["seed"])
+        rows.append(plain(row | {"note": contender.note}))
+        log.info("%s %s: iAUC %.4f, AUC %.4f", name, contender.name, row["iauc"], row["auc"])
+    return rows
+
+
+def _of_the_graph(data: Path, requests: Any, in_list: bool, bar: Contender) -> list[Contender]:
+    """The graph's models, where it has trained on this track, and their blends with the trees."""
+    path, model = data / "predictions" / "predictions.parquet", data / "weights" / "model.json"
+    if not (path.exists() and model.exists()):
+        log.info("no predictions in %s: the graph's models are left out (`dvc repro evaluate`)", data)
+        return []
+    if json.loads(model.read_text(encoding="utf-8"))["feature_spec"].get("in_list", False) is not in_list:
+        return []
+    models = graph_models(str(path), requests, GRAPH_MODELS)
+    return [*models, *(blend(f"{each.name}_trees_blend", each, bar) for each in models)]
+
+
+def about(source: Log) -> dict[str, Any]:
+    """What holds for every row."""
+    spec = source.spec
+    return {
+        "source": source.source,
+        "requests": {name: len(part) for name, part in source.parts.items()},
+        "validation_from": iso(source.cuts.validation_at),
+        "test_from": iso(source.cuts.test_at),
+        "lags_s": {"shows": spec.shows_lag_s, "clicks": spec.clicks_lag_s, "user": spec.user_lag_s},
+        "intervals": "95 %, bootstrap over users",
+    }
+
+
+def add_own(parser: argparse.ArgumentParser) -> None:
+    """The options that only this benchmark has."""
+    parser.add_argument("--tracks", nargs="+", choices=list(TRACKS), default=list(TRACKS), help="which tracks")
+
+
+def parse(name: str, *more: Any) -> argparse.Namespace:
+    """The options that the benchmarks on a log share; logging to stderr."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=sys.modules["__main__"].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, help="data/<source>; default: of the source that params.yaml names")
+    parser.add_argument("--out", type=Path, help="where the table is written; default: reports/<source>")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of what is random (3)")
+    parser.add_argument("--num-threads", type=int, default=2, help="threads of the trees (2)")
+    parser.add_argument("--max-requests", type=int, default=100_000, help="latest train requests (100000)")
+    parser.add_argument("--train-from", type=_moment, help="ISO time; earlier requests only fill the counters")
+    for add in more:
+        add(parser)
+    return parser.parse_args()
+
+
+def _moment(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""data/<source> and params.yaml -> the train, validation and test parts with the scalars of a track."""
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import InputError
+from contracts.schema import FIRST_INDEX
+from features.counters import Counters
+from features.encode import FeatureSpec
+from features.scalars import scalar_features
+from training.catalogue import load_counters, load_vocabulary
+from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests
+from training.train import feature_spec
+
+log = logging.getLogger("leitmotif")
+
+PARTS = ("train", "validation", "test")
+TRACKS = {"challenge": True, "serving": False}
+"""Track -> whether its scalars compare a candidate with its list."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """One source's requests by part, its counters, and what params.yaml says of the features."""
+
+    source: str
+    parts: dict[str, Requests]
+    cuts: Cuts
+    counters: Counters
+    spec: FeatureSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """Requests and the scalars of their candidates."""
+
+    requests: Requests
+    scalars: npt.NDArray[np.float32]  # [N, S]
+
+    @property
+    def label(self) -> npt.NDArray[np.float32]:
+        """[N] 1 clicked."""
+        return (self.requests.label > 0).astype(np.float32)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """[R] candidates of each request."""
+        return np.diff(self.requests.row_starts)
+
+
+@dataclass(frozen=True)
+class Track:
+    """The three parts under one feature spec."""
+
+    spec: FeatureSpec
+    train: Part
+    validation: Part
+    test: Part
+
+    def column(self, part: Part, name: str) -> npt.NDArray[np.float32]:
+        """One scalar of a part, by its name."""
+        return part.scalars[:, self.spec.scalars.index(name)]
+
+
+def open_log(data: Path, sections: dict[str, Any], train_from: datetime | None, max_requests: int) -> Log:
+    """Read requests and counters. train_from: earlier requests are not trained on. max_requests: the latest are kept.
+
+    Raises InputError where a part is empty or the outs are missing.
+    """
+    missing = [name for name in ("impressions", "user_histories", "item_counters") if not (data / name).exists()]
+    if missing:
+        raise InputError(f"{data} lacks {', '.join(missing)}. `make run SOURCE={data.name}` makes them.")
+    events = load_events(data)
+    requests = load_requests(data, events)
+    cuts = cut_times(sections["split"], requests.at)
+    parts = {name: cuts.part(requests, name) for name in PARTS}
+    if train_from is not None:
+        parts["train"] = parts["train"].take(parts["train"].at >= round(train_from.timestamp() * 1e6))
+    if len(parts["train"]) > max_requests:
+        parts["train"] = parts["train"].take(np.arange(len(parts["train"]))[-max_requests:])
+    empty = [name for name, part in parts.items() if not len(part)]
+    if empty:
+        raise InputError(f"{data} has no request in {', '.join(empty)} ({_say(cuts)}). Move params.yaml's split.")
+    log.info("%s: %s", _say(cuts), ", ".join(f"{name} {len(part):,} requests" for name, part in parts.items()))
+    spec = feature_spec(sections["history"], sections["model"], sections["statistics"])
+    return Log(data.name, parts, cuts, load_counters(data, load_vocabulary(data)), spec)
+
+
+def read_track(source: Log, spec: FeatureSpec) -> Track:
+    """Compute the scalars of all parts."""
+    began = time.perf_counter()
+    parts = {
+        name: Part(
+            part,
+            scalar_features(
+                spec, source.counters, part.item_index - FIRST_INDEX, part.request_of_row, part.user_index, part.at
+            ),
+        )
+        for name, part in source.parts.items()
+    }
+    num_rows = sum(len(part.scalars) for part in parts.values())
+    log.info("%d scalars of %s rows in %.1f s", len(spec.scalars), f"{num_rows:,}", time.perf_counter() - began)
+    return Track(spec, **parts)
+
+
+def _say(cuts: Cuts) -> str:
+    return f"validation from {iso(cuts.validation_at)}, test from {iso(cuts.test_at)}"
