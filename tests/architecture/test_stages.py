@@ -1,0 +1,115 @@
+"""dvc.yaml says what the stages' code says: params, modules, outs. The files are parsed, not imported."""
+
+import ast
+from pathlib import Path
+
+import grimp
+import pytest
+
+from contracts.params import SECTIONS, load_params
+from orchestration.graph import Graph, Stage, read_graph
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("contracts", "features", "training", "serving", "orchestration")
+STAGES = ("ingest", "validate", "histories", "statistics", "audit", "materialize", "train", "evaluate", "package")
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return read_graph(ROOT)
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, cache_dir=None, exclude_type_checking_imports=True)
+
+
+def _module(stage: Stage) -> str:
+    assert stage.cmd.startswith("exec python -m "), f"{stage.name}: a shell must not stay between DVC and the stage"
+    return stage.cmd.removeprefix("exec python -m ")
+
+
+def _file(module: str) -> Path:
+    path = ROOT / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.read_text(encoding="utf-8").strip()
+
+
+def test_the_nine_stages_are_there_in_order(graph: Graph) -> None:
+    assert tuple(stage.name for stage in graph.stages) == STAGES
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_is_run_by_the_one_runner(graph: Graph, name: str) -> None:
+    tree = ast.parse(_file(_module(graph.stage(name))).read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "the module's first sentence says what goes in and what comes out"
+    assert ast.unparse(tree.body[-1]) == "if __name__ == '__main__':\n    main(run)"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_params_of_a_stage_are_its_signature(graph: Graph, name: str) -> None:
+    tree = ast.parse(_file(_module(graph.stage(name))).read_text(encoding="utf-8"))
+    (run,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
+    arguments = [argument.arg for argument in (*run.args.posonlyargs, *run.args.args, *run.args.kwonlyargs)]
+    assert "data" in arguments
+    wanted = sorted(argument for argument in arguments if argument != "data")
+    assert wanted == sorted(graph.stage(name).params), f"dvc.yaml, {name}: params: [{', '.join(wanted)}]"
+    assert set(wanted) <= set(SECTIONS)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_deps_of_a_stage_are_exactly_the_modules_it_imports(
+    graph: Graph, imports: grimp.ImportGraph, name: str
+) -> None:
+    stage = graph.stage(name)
+    module = _module(stage)
+    modules = {module, *imports.find_upstream_modules(module)}
+    wanted = {path.relative_to(ROOT).as_posix() for path in map(_file, modules) if not _is_empty(path)}
+    listed = {path for path in stage.files if path.endswith(".py")}
+    missing = "".join(f"\n      - {path}" for path in sorted(wanted - listed))
+    superfluous = "".join(f"\n      - {path}" for path in sorted(listed - wanted))
+    assert wanted == listed, (
+        f"dvc.yaml, {name}: add to deps:{missing or ' nothing'}\n  remove:{superfluous or ' nothing'}"
+    )
+
+
+def test_the_raw_log_is_a_dep_so_that_new_rows_rerun_ingest(graph: Graph) -> None:
+    assert load_params(ROOT / "params.yaml")["source"].path in graph.stage("ingest").files
+
+
+def test_no_stage_imports_another_stage(graph: Graph, imports: grimp.ImportGraph) -> None:
+    modules = {_module(stage) for stage in graph.stages}
+    for module in modules:
+        assert not imports.find_upstream_modules(module) & modules - {module}
+
+
+def test_every_section_of_params_yaml_is_read_by_a_stage(graph: Graph) -> None:
+    assert set(graph.sections) == set(SECTIONS)
+
+
+def test_every_out_is_under_the_sources_folder_and_every_stage_reports(graph: Graph) -> None:
+    for stage in graph.stages:
+        assert stage.report is not None
+        assert stage.report.endswith(f"/{stage.name}.json")
+        assert stage.report.startswith("reports/")
+        assert all(len(Path(out.path).parts) == 3 and out.path.startswith("data/") for out in stage.outs)
+    names = [out.key for out in graph.outs]
+    assert len(names) == len(set(names))
+
+
+def test_package_init_files_are_empty() -> None:
+    full = [path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py") if not _is_empty(path)]
+    assert full == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_says_first_what_it_is(package: str) -> None:
+    silent = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / package).rglob("*.py")
+        if not _is_empty(path) and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []

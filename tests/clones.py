@@ -1,0 +1,85 @@
+"""A copy of this repository as a person would clone it, and the commands that person would type."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SMALL = (
+    "simulator.num_users=120",
+    "simulator.num_sessions=24",
+    "simulator.num_items=300",
+    "train.max_requests=600",
+    "train.router_steps=40",
+    "train.num_threads=1",
+    "model.history_length=50",
+    "model.theme_capacity=16",
+    "evaluate.num_bootstrap=20",
+    "evaluate.min_requests=100000",
+    "materialize.num_parity_requests=50",
+)
+"""Overrides that make the whole pipeline a matter of start-up times. Too small to judge a model by: no verdict."""
+
+
+def clone(target: Path) -> Path:
+    """Copy what git would give a new clone of the working tree, as a git repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    for lock in (target / "dvc.lock", target / "reports"):  # what was made at full size is not what a small run makes
+        shutil.rmtree(lock, ignore_errors=True) if lock.is_dir() else lock.unlink(missing_ok=True)
+    (target / ".dagster").mkdir()
+    shutil.copy2(target / "orchestration" / "dagster.yaml", target / ".dagster")
+    for command in (
+        ["git", "init", "-q", "-b", "main"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "clone"],
+    ):
+        subprocess.run(command, cwd=target, check=True)
+    return target
+
+
+def run(repository: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as typed in the repository's root; what it said is part of the failure."""
+    done = subprocess.run(
+        command, cwd=repository, env=surroundings(repository) | environment, capture_output=True, text=True, check=False
+    )
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+    return done
+
+
+def surroundings(repository: Path) -> dict[str, str]:
+    """The environment that the Makefile gives its commands."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LEITMOTIF_", "DAGSTER_", "PYTEST_"))
+    }
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DAGSTER_HOME": str(repository / ".dagster"),
+        "BENTOML_HOME": str(repository / ".bentoml"),
+        "BENTOML_DO_NOT_TRACK": "true",
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "FEAST_USAGE": "False",
+        "GX_ANALYTICS_ENABLED": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def real_data(name: str) -> Path:
+    """The folder of a real log, or a skip that says where it was looked for."""
+    folder = Path(os.environ.get("LEITMOTIF_DATA", ROOT.parent / "shared" / "data")) / name
+    if not folder.is_dir():
+        pytest.skip(f"the real log {name} is not here ({folder}); set LEITMOTIF_DATA to the folder that holds it")
+    return folder

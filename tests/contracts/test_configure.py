@@ -1,0 +1,140 @@
+"""params.yaml is changed whole or not at all, and keeps its comments."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from contracts.configure import configure, flatten, parse_assignments
+from contracts.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    """A copy of params.yaml on the simulator, with its presets."""
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    start = {"source.name": "simulator", "source.label_threshold": 1.0, "model.num_themes": 12}
+    configure(start, tmp_path / "params.yaml")
+    return tmp_path / "params.yaml"
+
+
+def test_only_the_changed_value_differs(params: Path) -> None:
+    before = params.read_text().splitlines()
+    (change,) = configure({"model.num_themes": 8}, params)
+    after = params.read_text().splitlines()
+    assert str(change) == "model.num_themes: 12 -> 8"
+    assert [line for line in after if line not in before] == ["  num_themes: 8"]
+    assert len(before) == len(after)
+
+
+def test_the_same_value_leaves_the_file_untouched(params: Path) -> None:
+    inode = params.stat().st_ino
+    assert configure({"model.num_themes": 12}, params) == []
+    assert params.stat().st_ino == inode
+
+
+def test_nested_and_dotted_changes_mean_the_same(params: Path) -> None:
+    configure({"model": {"num_themes": 8, "hidden": [32]}}, params)
+    assert configure({"model.num_themes": 8, "model.hidden": [32]}, params) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model.num_theme": 8}, "model.num_theme: no such parameter (did you mean 'model.num_themes'?)"),
+        ({"num_themes": 8}, "did you mean 'model.num_themes'?"),
+        ({"model.num_themes": -1}, "greater than 0, got -1"),
+        ({"model": 3}, "model: a section; give one of model.history_length"),
+        ({"source.name": "movielense"}, "did you mean 'movielens'?"),
+        ({"history.labels": "clickd", "seed": 2}, "history.labels"),
+    ],
+)
+def test_a_refused_change_leaves_the_file_as_it_was(params: Path, change: dict[str, object], says: str) -> None:
+    before = params.read_bytes()
+    with pytest.raises(InputError, match=re.escape(says)):
+        configure(change, params)
+    assert params.read_bytes() == before
+    assert not list(params.parent.glob(".params*"))
+
+
+def test_a_source_brings_its_preset_and_given_values_win(params: Path) -> None:
+    configure({"source.name": "movielens", "source.path": "ml", "history.labels": "clicked"}, params)
+    values = YAML(typ="safe").load(params)
+    assert values["source"]["label_threshold"] == 4.0
+    assert values["source"]["path"] == "ml"
+    assert values["history"]["labels"] == "clicked"
+    assert values["evaluate"]["popularity_window_s"] is None
+
+
+def test_switching_there_and_back_restores_the_file(params: Path) -> None:
+    before = params.read_bytes()
+    configure({"source.name": "movielens", "source.path": "ml"}, params)
+    configure({"source.name": "simulator"}, params)
+    assert params.read_bytes() == before
+
+
+def test_a_switch_keeps_what_a_person_had_set(params: Path) -> None:
+    configure({"source.label_threshold": 3.0, "source.columns.user_id": "uid"}, params)
+    configure({"source.name": "table", "source.path": "log.csv"}, params)
+    source = YAML(typ="safe").load(params)["source"]
+    assert (source["label_threshold"], source["columns"]["user_id"], source["partition"]) == (3.0, "uid", "month")
+
+
+def test_the_path_of_a_log_that_is_left_does_not_stay(params: Path) -> None:
+    configure({"source.name": "movielens", "source.path": "ml"}, params)
+    with pytest.raises(InputError, match="say where the log of source 'table' lies"):
+        configure({"source.name": "table"}, params)
+
+
+def test_presets_set_the_same_keys() -> None:
+    keys = {path.stem: set(flatten(YAML(typ="safe").load(path))) for path in (ROOT / "presets").glob("*.yaml")}
+    assert set(keys) == {"simulator", "movielens", "ebnerd", "table"}
+    assert len({frozenset(names) for names in keys.values()}) == 1
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.text(st.characters(blacklist_categories=["Cc", "Cs"], blacklist_characters="~"), min_size=1, max_size=30)
+)
+def test_any_path_survives_the_round_trip(params: Path, path: str) -> None:
+    configure({"source.path": path}, params)
+    assert YAML(typ="safe").load(params)["source"]["path"] == path
+
+
+def test_assignments_are_yaml_values_and_odd_words_stay_words() -> None:
+    given_ = ["seed=3", "a.b=null", "a.c=[1, 2]", "a.d=time: ms", "a.e=x=y", "a.f=0.5", "a.g=2024-01-01"]
+    given_ += ["a.h=slot #", "a.i='3'"]
+    assert parse_assignments(given_) == {
+        "seed": 3,
+        "a.b": None,
+        "a.c": [1, 2],
+        "a.d": "time: ms",
+        "a.e": "x=y",
+        "a.f": 0.5,
+        "a.g": "2024-01-01",
+        "a.h": "slot #",
+        "a.i": "3",
+    }
+
+
+def test_the_command_says_one_thing_and_exits_2(params: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "contracts.configure", "modl.width=3"],
+        cwd=params.parent,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "did you mean 'model.width'?" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,85 @@
+"""A validated log small enough to count by hand, written as ingest and validate leave it, and the params to read it."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.schema import INTERACTIONS, ITEMS, QUARANTINE, REJECTED
+from features import histories
+from features.history_reader import UserHistories
+from features.params import HistoryParams, RequestParams, StatisticsParams
+from features.statistics import run as run_statistics
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+START_US = int(START.timestamp()) * 1_000_000
+
+Row = dict[str, Any]
+
+
+def history(**changes: Any) -> HistoryParams:
+    values = {"labels": "clicked", "lag_s": 0, "session_gap_s": 1800, "max_length": 50}
+    return HistoryParams(**values | changes)
+
+
+def request(**changes: Any) -> RequestParams:
+    return RequestParams(**{"block_size": 8, "block_s": 600, "min_user_events": 1} | changes)
+
+
+def statistics(**changes: Any) -> StatisticsParams:
+    lags = {"shows_lag_s": 10, "clicks_lag_s": 30, "user_lag_s": 10}
+    return StatisticsParams(**{"bucket_s": 0, "windows_s": (60, 3600), "in_list": False} | lags | changes)
+
+
+def row(user: str, item: str, at_s: float, label: float = 1, **more: Any) -> Row:
+    """One interaction, at_s seconds after START."""
+    given = {"user_id": user, "item_id": item, "occurred_at": START + timedelta(seconds=at_s), "label": label}
+    empty = {"impression_id": None, "position": None, "session_id": None, "role": "impression", "event_id": None}
+    return empty | given | more
+
+
+def random_log(seed: int, num_users: int = 5, num_requests: int = 60, num_items: int = 12) -> list[Row]:
+    """Impressions of 3 items at whole seconds, so that times are often equal; plus rows that only extend histories."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(num_requests):
+        user, at = f"u{random.integers(num_users)}", int(random.integers(0, 4000))
+        for position, item in enumerate(random.permutation(num_items)[:3]):
+            clicked = float(random.random() < 0.4)
+            rows.append(row(user, f"i{item:02}", at, clicked, impression_id=f"r{number}", position=position))
+    rows += [row(f"u{number % num_users}", "i00", number * 7, role="history") for number in range(10)]
+    return rows
+
+
+def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] | None = None) -> Path:
+    """Write what histories and statistics read, in the order given; every item_id gets a category of its own."""
+    named = [{**each, "event_id": each["event_id"] or f"e{number:05}"} for number, each in enumerate(rows)]
+    items = sorted({each["item_id"] for each in rows})
+    listed = [
+        {"item_id": item, "title": f"title of {item}", "categories": (categories or {}).get(item, [f"c{item}"])}
+        | ({} if number % 2 else {"published_at": START, "embedding": [0.5, -number]})
+        for number, item in enumerate(items)
+    ]
+    tables = {
+        "interactions": pa.Table.from_pylist(named, INTERACTIONS),
+        "validated_interactions": pa.Table.from_pylist(named, INTERACTIONS),
+        "items": pa.Table.from_pylist(listed, ITEMS),
+        "quarantine": QUARANTINE.empty_table(),
+        "rejected": REJECTED.empty_table(),
+    }
+    for name, table in tables.items():
+        (data / name).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, data / name / "2024-01.parquet")
+    return data
+
+
+def build(data: Path, rows: Sequence[Row], **history_changes: Any) -> UserHistories:
+    """Run histories and statistics over a log."""
+    write_log(data, rows)
+    histories.run(data, request(), history(**history_changes))
+    run_statistics(data, statistics())
+    return UserHistories.open(data / "user_histories")

@@ -1,0 +1,71 @@
+"""The audit says how often consecutive sessions of a user differ in theme."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features import histories
+from features.audit import run, shifts
+from features.params import AuditParams
+from tests.features.small_log import Row, history, request, row, write_log
+
+HOUR = 3600
+
+
+def log(user: str, *sessions: str) -> list[Row]:
+    """One session an hour; each letter is an event on an item of that category."""
+    return [
+        row(user, f"item-{letter}", number * HOUR + place)
+        for number, letters in enumerate(sessions)
+        for place, letter in enumerate(letters)
+    ]
+
+
+def audited(data: Path, rows: list[Row], categories: dict[str, list[str]], min_session_events: int = 2) -> dict:
+    write_log(data, rows, categories)
+    histories.run(data, request(), history())
+    report = run(data, AuditParams(min_session_events=min_session_events))
+    written = json.loads((data / "shift_audit" / "audit.json").read_text())
+    assert {key: written[key] for key in report} == report
+    return written
+
+
+CATEGORIES = {"item-a": ["news"], "item-b": ["sport"], "item-c": ["sport", "arts"], "item-n": []}
+
+
+def test_hops_and_returns_are_counted_by_hand(tmp_path: Path) -> None:
+    # u: news, sport, news, news, sport: pairs 4, hops 3, of which back to a known theme 2. v: news, sport: 1 hop, new.
+    rows = log("u", "aab", "bb", "aa", "aa", "cb") + log("v", "aa", "cc")
+    found = audited(tmp_path, rows, CATEGORIES)
+    assert found["num_sessions"] == found["num_sessions_judged"] == 7
+    assert found["num_pairs"] == 5
+    assert found["hop_rate"] == pytest.approx(4 / 5)
+    assert found["return_rate"] == pytest.approx(2 / 4)
+    assert found["sessions_by_theme"] == {"news": 4, "sport": 2, "arts": 1}  # v's last: a tie, the first by name
+
+
+def test_small_sessions_and_items_without_a_category_are_not_judged(tmp_path: Path) -> None:
+    rows = log("u", "aa", "b", "nn", "aa") + log("v", "aa")
+    found = audited(tmp_path, rows, CATEGORIES)
+    assert (found["num_sessions"], found["num_sessions_judged"], found["num_pairs"]) == (5, 3, 1)
+    assert found["hop_rate"] == 0
+    assert found["return_rate"] is None
+
+
+def test_a_log_without_categories_has_no_rates(tmp_path: Path) -> None:
+    found = audited(tmp_path, log("u", "aa", "bb") + log("v", "aa"), {f"item-{letter}": [] for letter in "ab"})
+    assert found["num_sessions"] == 3
+    assert found["hop_rate"] is None
+    assert found["expected_hop_rate"] is None
+
+
+def test_the_expected_hop_rate_is_that_of_shuffled_sessions() -> None:
+    random = np.random.default_rng(0)
+    user, theme = np.repeat([0, 1], [6, 4]), np.array([0, 0, 0, 1, 2, 1, 5, 5, 6, 5])
+    rates = []
+    for _ in range(4000):
+        order = np.lexsort((random.random(len(user)), user))
+        rates.append(shifts(user, theme[order])["hop_rate"])
+    assert shifts(user, theme)["expected_hop_rate"] == pytest.approx(np.mean(rates), abs=0.01)

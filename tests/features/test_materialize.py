@@ -1,0 +1,112 @@
+"""What Feast serves is what training reads: every user, every item, and requests encoded on both sides."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from contracts.schema import USER_HISTORY_SNAPSHOT
+from features.history_reader import UserHistories
+from features.materialize import parity_spec, run
+from features.online import OnlineStore
+from features.params import MaterializeParams
+from features.parity import compare_requests, compare_snapshot
+from features.snapshot import write_snapshot
+from features.state import state_of
+from tests.features.small_log import build, history, random_log, row, statistics
+
+pytestmark = pytest.mark.xdist_group("feast")
+PARITY = MaterializeParams(num_parity_requests=30)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("root") / "data" / "table"
+    build(folder, random_log(1, num_requests=200))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(data: Path) -> dict:
+    return dict(run(data, history(lag_s=5, max_length=20), statistics(), PARITY))
+
+
+def test_online_equals_offline(data: Path, report: dict) -> None:
+    parts = report["parity_by_part"]
+    assert report["parity"] == {"checked": sum(part["checked"] for part in parts.values()), "mismatches": 0}
+    assert (parts["users"]["checked"], parts["items"]["checked"], parts["requests"]["checked"]) == (5, 12, 30)
+    assert json.loads((data / "feature_snapshot" / "parity.json").read_text())["mismatches"] == 0
+
+
+def test_requests_that_look_further_back_than_what_is_kept_are_left_out_and_counted(data: Path, report: dict) -> None:
+    stored = UserHistories.open(data / "user_histories")
+    table = pq.read_table(data / "impressions" / "impressions.parquet").to_pylist()
+    requests = {each["request_index"]: (each["user_index"], each["end_offset"]) for each in table}
+    lengths = np.diff(stored.offsets)
+    outside = [max(0, end - 10) < max(0, lengths[user] - 20) for user, end in requests.values()]
+    assert 0 < report["parity_requests_left_out"] == sum(outside) < len(requests)
+
+
+def test_the_snapshot_holds_each_user_s_newest_events(data: Path, report: dict) -> None:
+    table = pq.read_table(data / "feature_snapshot" / "user_history.parquet")
+    assert table.schema.equals(USER_HISTORY_SNAPSHOT)
+    stored = UserHistories.open(data / "user_histories")
+    for number, line in enumerate(table.to_pylist()):
+        kept = slice(max(stored.offsets[number], stored.offsets[number + 1] - 20), stored.offsets[number + 1])
+        assert line["occurred_at"] == stored.occurred_at[kept].tolist()
+        assert [f"i{index - 2:02}" for index in stored.item_index[kept]] == line["item_ids"]
+        assert line["event_timestamp"].timestamp() * 1e6 == line["occurred_at"][-1]
+
+
+def test_the_same_input_gives_the_same_snapshot(data: Path, report: dict, tmp_path: Path) -> None:
+    stored = UserHistories.open(data / "user_histories")
+    again = write_snapshot(data, stored, 20, history(lag_s=5, max_length=20).model_dump(mode="json"), tmp_path)
+    assert again["snapshot_id"] == report["snapshot_id"]
+    for name in ("user_history.parquet", "item_profile.parquet", "snapshot.json"):
+        assert (tmp_path / name).read_bytes() == (data / "feature_snapshot" / name).read_bytes()
+
+
+def test_a_changed_count_changes_the_snapshot_s_identity(tmp_path: Path) -> None:
+    ids = []
+    for name, label in [("one", 0), ("other", 1)]:
+        folder = tmp_path / name
+        stored = build(folder, [row("u", "a", 0), row("v", "a", 0), row("v", "a", 5, label)])
+        (folder / "made").mkdir()
+        ids.append(write_snapshot(folder, stored, 5, {}, folder / "made")["snapshot_id"])
+    assert ids[0] != ids[1]
+
+
+@pytest.fixture
+def store(data: Path, report: dict) -> OnlineStore:
+    return OnlineStore.open(state_of(data))
+
+
+def test_a_history_that_differs_by_one_event_is_found_and_named(data: Path, store: OnlineStore) -> None:
+    class Forgetful(OnlineStore):
+        def histories(self, user_ids):
+            found = super().histories(user_ids)
+            return [
+                each and (replace(each, label=each.label * 0) if user == "u1" else each)
+                for user, each in zip(user_ids, found, strict=True)
+            ]
+
+    forgetful = Forgetful(**vars(store))
+    users, _ = compare_snapshot(forgetful, data / "feature_snapshot")
+    assert users.mismatches == 1
+    assert (users.first[0]["whose"], users.first[0]["field"]) == ("u1", "labels")
+    spec = parity_spec(history(lag_s=5, max_length=20), statistics())
+    requests, _ = compare_requests(forgetful, data, spec, 20, 500)
+    assert requests.mismatches > 0
+    assert {named["field"] for named in requests.first} == {"label"}
+
+
+def test_a_counter_that_differs_is_found_and_named(data: Path, store: OnlineStore) -> None:
+    users = store.counters.user_counters
+    wrong = replace(store.counters, user_counters=replace(users, clicks=users.clicks + 1))
+    spec = parity_spec(history(lag_s=5, max_length=20), statistics())
+    requests, _ = compare_requests(replace(store, counters=wrong), data, spec, 20, 500)
+    assert requests.mismatches > 0
+    assert {named["field"] for named in requests.first} == {"scalars"}

@@ -1,0 +1,121 @@
+"""The simulated logs are MODEL.md's appendix, and frozen."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from contracts.errors import InputError
+from features.params import SimulatorParams
+from features.sources.log import Log
+from features.sources.simulator import simulate
+from tests.features.raw_logs import SMALL
+
+FULL = SimulatorParams(preference="item", num_users=1200, num_items=1500, num_themes=12, num_sessions=46)
+
+
+def content(log: Log) -> str:
+    """A hash of the values, whatever file format they are written in."""
+    total = hashlib.sha256()
+    for table in (log.events, log.items, *(log.truth[name] for name in sorted(log.truth))):
+        for column in table.columns:
+            total.update(str(column.combine_chunks().to_pylist()).encode())
+    return total.hexdigest()[:16]
+
+
+def session_log(params: SimulatorParams) -> SimulatorParams:
+    return params.model_copy(update={"preference": "session"})
+
+
+def codes(log: Log, column: str) -> np.ndarray:
+    return log.events[column].combine_chunks().dictionary_encode().indices.to_numpy()
+
+
+@pytest.fixture(scope="module")
+def full() -> Log:
+    return simulate(FULL, seed=1)
+
+
+def test_log_a_is_frozen() -> None:
+    assert content(simulate(SMALL, seed=1)) == "c7edeb01251efdf8"
+
+
+def test_log_b_is_frozen() -> None:
+    assert content(simulate(session_log(SMALL), seed=1)) == "e2c7bfc3dbea9f7f"
+
+
+def test_the_full_log_a_is_frozen(full: Log) -> None:
+    logit = full.truth["logits"]["logit"].to_numpy()
+    at = full.events["occurred_at"].cast(pa.int64()).to_numpy()
+    label = full.events["label"].to_numpy()
+    total = hashlib.sha256(logit.tobytes() + at.tobytes() + label.tobytes())
+    assert total.hexdigest()[:16] == "6a25671f6a8d28cf"
+
+
+def test_another_seed_gives_another_log() -> None:
+    assert content(simulate(SMALL, seed=1)) != content(simulate(SMALL, seed=2))
+
+
+def test_the_full_log_has_the_size_that_the_appendix_says(full: Log) -> None:
+    # 334 thousand requests, 1.67 million rows, 604 thousand clicks, median history 495
+    label = full.events["label"].to_numpy()
+    assert len(full.truth["requests"]) == pytest.approx(334_000, rel=0.02)
+    assert len(label) == 5 * len(full.truth["requests"])
+    assert label.sum() == pytest.approx(604_000, rel=0.03)
+    assert np.median(np.bincount(codes(full, "user_id"), weights=label)) == pytest.approx(495, rel=0.05)
+
+
+def test_candidates_follow_the_shares_of_the_appendix(full: Log) -> None:
+    # .65 of the session's theme + .20 x its weight among the user's own + .15 / 12 of any; a little less as a request
+    # does not repeat an item
+    theme = dict(zip(*(full.truth["items"][name].to_pylist() for name in ("item_id", "theme")), strict=True))
+    candidate = np.array([theme[item] for item in full.events["item_id"].to_pylist()])
+    session = np.repeat(full.truth["requests"]["theme"].to_numpy(), 5)
+    assert 0.65 < (candidate == session).mean() < 0.75
+
+
+def test_log_b_draws_half_of_the_candidates_from_the_next_theme() -> None:
+    log = simulate(session_log(SMALL), seed=1)
+    theme = dict(zip(*(log.truth["items"][name].to_pylist() for name in ("item_id", "theme")), strict=True))
+    candidate = np.array([theme[item] for item in log.events["item_id"].to_pylist()])
+    session = np.repeat(log.truth["requests"]["theme"].to_numpy(), 5)
+    assert 0.45 < (candidate == (session + 1) % 12).mean() < 0.6
+
+
+def test_a_request_never_shows_an_item_twice(full: Log) -> None:
+    item = codes(full, "item_id").reshape(-1, 5)
+    assert (np.diff(np.sort(item, axis=1), axis=1) > 0).all()
+
+
+def test_a_user_never_has_the_same_theme_in_two_sessions_in_a_row_nor_two_requests_at_once(full: Log) -> None:
+    requests = full.truth["requests"].to_pandas().sort_values(["user_id", "occurred_at"])
+    same_user = requests["user_id"].eq(requests["user_id"].shift())
+    hop = same_user & requests["session"].ne(requests["session"].shift())
+    assert not (hop & requests["theme"].eq(requests["theme"].shift())).any()
+    assert (requests["occurred_at"].diff()[same_user] > np.timedelta64(0)).all()
+    # a quarter of the hops come without a gap; exponential(60 s) stays under 30 minutes, 1 h + lognormal never does
+    assert (requests["occurred_at"].diff()[hop] < np.timedelta64(30, "m")).mean() == pytest.approx(0.25, abs=0.01)
+
+
+def test_clicks_follow_their_logits(full: Log) -> None:
+    logit, label = full.truth["logits"]["logit"].to_numpy(), full.events["label"].to_numpy()
+    assert label.mean() == pytest.approx((1 / (1 + np.exp(-logit.astype(float)))).mean(), abs=0.002)
+
+
+def test_the_log_itself_shows_neither_sessions_nor_themes(full: Log) -> None:
+    assert full.events["session_id"].null_count == len(full.events)
+    assert not {"theme", "cluster"} & {*full.events.column_names, *full.items.column_names}
+
+
+def test_a_tenth_of_the_categories_is_wrong(full: Log) -> None:
+    rows = full.truth["items"].to_pandas()
+    rows["category"] = [categories[0] for categories in full.items["categories"].to_pylist()]
+    usual = rows.groupby(["theme", "cluster"])["category"].transform(lambda values: values.mode()[0])
+    assert (rows["category"] != usual).mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_too_few_items_for_the_themes_are_an_input_error() -> None:
+    few = SMALL.model_copy(update={"num_items": 8})
+    with pytest.raises(InputError, match=r"simulator.num_items: 8 items leave \d+ of 12 themes without one"):
+        simulate(few, seed=1)

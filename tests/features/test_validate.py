@@ -1,0 +1,257 @@
+"""Bad rows go to quarantine with a reason, repetitions are left out, and a log that is mostly bad is blocked."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.errors import CheckFailed, InputError
+from features.expectations import Judgement
+from features.flaws import find_flaws
+from features.params import ValidateParams
+from features.rules import REPEATED, rules
+from features.validate import run
+from tests.features.raw_logs import digest, ingest_table, limits, read, write_interactions
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def event(number: int, **changes: Any) -> dict[str, Any]:
+    """A valid row, but for what is changed."""
+    usual = {
+        "event_id": f"e{number}",
+        "user_id": f"u{number % 3}",
+        "item_id": f"i{number % 5}",
+        "occurred_at": START + timedelta(seconds=number),
+        "label": 1.0,
+    }
+    return usual | changes
+
+
+def judge(tmp_path: Path, rows: list[dict[str, Any]], validate: ValidateParams | None = None) -> dict[str, Any]:
+    """Validate one partition; the ledger must add up."""
+    write_interactions(tmp_path / "data" / "log", rows)
+    report = dict(run(tmp_path / "data" / "log", validate or limits()))
+    assert report["rows_in"] == len(rows)
+    assert report["rows_in"] == report["rows_valid"] + report["rows_quarantined"] + report["rows_duplicated"]
+    assert report["rows_quarantined"] == sum(report["quarantined_by_reason"].values())
+    return report
+
+
+BAD = {
+    "user_id missing": {"user_id": None},
+    "item_id missing": {"item_id": None},
+    "occurred_at missing": {"occurred_at": None},
+    "label missing": {"label": None},
+    "user_id not of 1 to 20 characters": {"user_id": "u" * 21},
+    "item_id not of 1 to 20 characters": {"item_id": ""},
+    "user_id has control characters": {"user_id": "u\x00\n"},
+    "item_id has control characters": {"item_id": "i\x85"},
+    "occurred_at outside validate.earliest to latest": {"occurred_at": datetime(1970, 1, 20, tzinfo=UTC)},
+    "label outside 0 to 1": {"label": 1.5},
+    "position below 0": {"position": -1},
+    "role unknown": {"role": "shown"},
+}
+
+
+def test_every_bad_row_is_held_back_with_its_reason(tmp_path: Path) -> None:
+    shared = [event(90 + n, user_id=f"u{n}", impression_id="r") for n in range(2)]
+    rows = [event(n) for n in range(10)] + [event(20 + n, **bad) for n, bad in enumerate(BAD.values())] + shared
+    report = judge(tmp_path, rows)
+    assert report["quarantined_by_reason"] == dict.fromkeys(BAD, 1) | {"impression of several users": 2}
+    assert report["num_expectations"] >= 10
+    held = {row["event_id"]: row["reason"] for row in read(tmp_path / "data" / "log" / "quarantine")}
+    assert held == {f"e{20 + n}": reason for n, reason in enumerate(BAD)} | dict.fromkeys(
+        ["e90", "e91"], "impression of several users"
+    )
+    assert len(read(tmp_path / "data" / "log" / "validated_interactions")) == 10
+
+
+def test_ids_of_the_longest_allowed_length_and_emoji_are_valid(tmp_path: Path) -> None:
+    rows = [event(0, user_id="👤" * 20), event(1, item_id="é 🍕,\"'|")]
+    assert judge(tmp_path, rows)["rows_valid"] == 2
+
+
+def test_of_a_repeated_event_the_first_sound_row_is_kept(tmp_path: Path) -> None:
+    bad_first = [event(5, event_id="twice", label=None), event(6, event_id="twice"), event(7, event_id="twice")]
+    report = judge(tmp_path, [event(0), event(0), event(0), *bad_first])
+    assert (report["rows_valid"], report["rows_quarantined"], report["rows_duplicated"]) == (2, 1, 3)
+    kept = read(tmp_path / "data" / "log" / "validated_interactions")
+    assert [(row["event_id"], row["occurred_at"]) for row in kept] == [
+        ("e0", START),
+        ("twice", START + timedelta(seconds=6)),
+    ]
+
+
+def test_an_event_repeated_in_another_partition_is_a_duplicate(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "log"
+    write_interactions(data, [event(0), event(1)], "2024-01-01")
+    write_interactions(data, [event(1, occurred_at=START + timedelta(days=1)), event(2)], "2024-01-02")
+    report = run(data, limits())
+    assert report["rows_duplicated"] == 1
+    assert report["partitions"] == {"2024-01-01": 2, "2024-01-02": 1}
+    assert sorted(file.name for file in (data / "validated_interactions").iterdir()) == [
+        "2024-01-01.parquet",
+        "2024-01-02.parquet",
+    ]
+
+
+def test_the_same_log_gives_the_same_bytes_and_readable_pages(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("a", "b"):
+        judge(tmp_path / name, [event(n) for n in range(9)] + [event(9, label=None)])
+        hashes.append(digest(tmp_path / name / "data" / "log"))
+    assert hashes[0] == hashes[1]
+    docs = tmp_path / "a" / ".state" / "log" / "data_docs"
+    assert (docs / "index.html").is_file()
+    assert len(list(docs.glob("validations/**/*.html"))) == 1
+    assert "label missing" in (docs / "expectations" / "interactions.html").read_text()
+
+
+def test_limits_of_time_without_a_zone_are_utc(tmp_path: Path) -> None:
+    report = judge(
+        tmp_path,
+        [event(n) for n in range(4)],
+        limits(earliest="2024-01-01T00:00:01", latest="2024-01-01T03:00:02+03:00"),
+    )
+    assert report["quarantined_by_reason"] == {"occurred_at outside validate.earliest to latest": 2}
+
+
+def test_too_much_bad_data_is_blocked_and_kept_for_inspection(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "log"
+    write_interactions(data, [event(n, label=None if n < 3 else 1.0) for n in range(10)])
+    with pytest.raises(CheckFailed) as caught:
+        run(data, limits(max_quarantined_share=0.2))
+    assert "3 of 10 rows are quarantined, 30.0% (label missing: 3); validate.max_quarantined_share is 20.0%" in str(
+        caught.value
+    )
+    assert not (data / "validated_interactions").exists()
+    assert len(read(data / ".refused" / "quarantine")) == 3
+    assert (tmp_path / "attempts" / "validate" / "data_docs" / "index.html").is_file()
+
+
+def test_a_refused_attempt_leaves_the_last_good_pages(tmp_path: Path) -> None:
+    judge(tmp_path, [event(n) for n in range(9)])
+    docs = tmp_path / ".state" / "log" / "data_docs"
+    before = digest(docs)
+    write_interactions(tmp_path / "data" / "log", [event(0, label=None), event(1)])
+    with pytest.raises(CheckFailed):
+        run(tmp_path / "data" / "log", limits(max_quarantined_share=0.2))
+    assert digest(docs) == before
+    refused = tmp_path / "attempts" / "validate" / "data_docs"
+    assert (refused / "index.html").is_file()
+    assert digest(refused) != before
+
+
+def test_newer_pages_take_the_place_of_the_last_by_rename(tmp_path: Path) -> None:
+    docs = tmp_path / ".state" / "log" / "data_docs"
+    (docs.parent / ".data_docs.old").mkdir(parents=True)
+    (docs.parent / ".data_docs.old" / "index.html").write_text("the last, by a swap that was killed halfway")
+    (docs.parent / ".data_docs.new").mkdir()
+    for _ in range(2):
+        judge(tmp_path, [event(n) for n in range(4)])
+    assert len(list(docs.glob("validations/**/*.html"))) == 1
+    assert [path.name for path in docs.parent.iterdir()] == ["data_docs"]
+
+
+def test_too_many_repetitions_are_blocked(tmp_path: Path) -> None:
+    write_interactions(tmp_path / "data" / "log", [event(0)] * 3 + [event(1)])
+    with pytest.raises(CheckFailed, match=r"2 of 4 rows are duplicated, 50.0%; validate.max_duplicated_share is 40.0%"):
+        run(tmp_path / "data" / "log", limits(max_duplicated_share=0.4))
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "expected"),
+    [
+        (
+            [event(n, user_id="u") for n in range(4)],
+            {"min_users": 2},
+            "1 user in 4 valid rows; validate.min_users is 2",
+        ),
+        (
+            [event(n, item_id="i") for n in range(4)],
+            {"min_items": 2},
+            "1 item in 4 valid rows; validate.min_items is 2",
+        ),
+        (
+            [event(n, label=0.0) for n in range(4)],
+            {"min_clicks": 1},
+            "0 clicks in 4 valid rows; validate.min_clicks is 1",
+        ),
+        (
+            [event(n, user_id=None) for n in range(4)],
+            {"min_users": 2},
+            "0 users in 0 valid rows; validate.min_users is 2",
+        ),
+        ([event(n, label=None) for n in range(4)], {"min_clicks": 1}, "0 users in 0 valid rows"),
+    ],
+)
+def test_a_log_with_too_little_in_it_is_an_input_error(
+    tmp_path: Path, rows: list[dict[str, Any]], limit: dict[str, int], expected: str
+) -> None:
+    write_interactions(tmp_path / "data" / "log", rows)
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "data" / "log", limits(**limit))
+    assert expected in str(caught.value)
+    assert [path.name for path in (tmp_path / "data" / "log").iterdir()] == ["interactions"]
+
+
+def test_no_partition_and_an_empty_one_are_input_errors(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "log"
+    with pytest.raises(InputError, match="holds no partition, at least 1 is needed"):
+        run(data, limits())
+    write_interactions(data, [event(0)], "2024-01-01")
+    write_interactions(data, [], "2024-01-02")
+    with pytest.raises(InputError, match="Partition 2024-01-02 is empty"):
+        run(data, limits())
+
+
+def test_what_ingest_makes_of_a_dirty_table_can_be_validated(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "user,item,at,click\na,x,2024-01-01,1\na,x,2024-01-01,1\n,x,2024-01-02,1\nb,y,2024-01-03,\nb,y,2024-01-04,0\n"
+    )
+    data = tmp_path / "data" / "log"
+    ingest_table(data, tmp_path / "log.csv")
+    report = run(data, limits())
+    assert (report["rows_valid"], report["rows_duplicated"]) == (2, 1)
+    assert report["quarantined_by_reason"] == {"user_id missing": 1, "label missing": 1}
+
+
+TEXT = st.one_of(
+    st.none(), st.sampled_from(["u", "", "u" * 20, "u" * 21, "a\tb", "🙂" * 20, "🙂" * 21, "\x7f", "é\x9f"])
+)
+TIME = st.one_of(
+    st.none(), st.datetimes(datetime(1989, 12, 31), datetime(2100, 1, 2)).map(lambda t: t.replace(tzinfo=UTC))
+)
+ROW = st.fixed_dictionaries(
+    {
+        "event_id": st.sampled_from(["e1", "e2", "e3", "e4", "e5"]),
+        "user_id": TEXT,
+        "item_id": TEXT,
+        "occurred_at": TIME,
+        "label": st.one_of(st.none(), st.sampled_from([0.0, 1.0, 0.5, -0.1, 1.1, float("nan"), float("inf")])),
+        "position": st.one_of(st.none(), st.integers(-2, 2)),
+        "impression_id": st.one_of(st.none(), st.sampled_from(["r1", "r2"])),
+        "role": st.sampled_from(["impression", "history", "shown"]),
+    }
+)
+
+
+@settings(max_examples=6, deadline=None)
+@given(rows=st.lists(ROW, min_size=1, max_size=12))
+def test_great_expectations_and_the_mask_count_alike(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("judged")
+    write_interactions(folder / "data" / "log", rows)
+    file = folder / "data" / "log" / "interactions" / "2024-01-01.parquet"
+    checks = rules(limits())
+    flaws = find_flaws([file], checks)
+    with Judgement(checks, limits()) as judgement:
+        judgement.add(flaws.judged(pq.read_table(file), 0), "all")
+    assert judgement.unexpected == flaws.num_rows_by_rule
+    assert flaws.num_rows_by_rule[REPEATED] == sum(flaws.repetition > 0)

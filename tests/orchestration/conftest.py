@@ -1,0 +1,108 @@
+"""A small repository with git, DVC and three stages that use the real runner: what orchestration is tried on."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY = Path(__file__).resolve().parent / "toy"
+
+
+class Toy:
+    """The toy repository and what a person would do in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def dvc(self, *arguments: str) -> str:
+        """Run a dvc command; its output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments], cwd=self.root, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def python(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a module of this project in the toy repository."""
+        return subprocess.run(
+            [sys.executable, "-m", *arguments], cwd=self.root, capture_output=True, text=True, check=False
+        )
+
+    def set(self, **changes: object) -> None:
+        """Change parameters: audit__min_session_events=3."""
+        from contracts.configure import configure
+
+        configure({key.replace("__", "."): value for key, value in changes.items()}, self.root / "params.yaml")
+
+    @property
+    def runs(self) -> list[str]:
+        """The stages that really ran, in order."""
+        log = self.root / "runs.txt"
+        return log.read_text().split() if log.exists() else []
+
+    def read(self, name: str) -> str:
+        """A file of the outs."""
+        return (self.root / "data" / "simulator" / name).read_text()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy repository as it begins, made once."""
+    root = tmp_path_factory.mktemp("toy") / "repository"
+    (root / "toy").mkdir(parents=True)
+    for module in TOY.glob("*.py"):
+        shutil.copy(module, root / "toy")
+    (root / "toy" / "__init__.py").touch()
+    shutil.copy(TOY / "stages.yaml", root / "dvc.yaml")  # DVC reads every dvc.yaml that it finds in a repository
+    shutil.copy(ROOT / "params.yaml", root)
+    shutil.copytree(ROOT / "presets", root / "presets")
+    (root / ".gitignore").write_text("/data/\n/attempts/\n/.state/\n/reports/\n__pycache__/\nruns.txt\n")
+    (root / ".dvcignore").write_text("__pycache__\nruns.txt\n.state\nattempts\n")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    made = Toy(root)
+    made.dvc("init", "-q")
+    made.set(source__name="simulator", seed=3, audit__min_session_events=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def made_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy repository after one `dvc repro`, made once."""
+    home = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _environment(home).items():
+            patch.setenv(name, value)
+        root = shutil.copytree(template, home / "repository")
+        Toy(root).dvc("repro")
+    return root
+
+
+@pytest.fixture
+def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """A fresh toy repository; stages find this project's packages, and nothing leaks to the person's own Dagster."""
+    for name, value in _environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return Toy(shutil.copytree(template, tmp_path / "repository"))
+
+
+@pytest.fixture
+def made_toy(made_template: Path, toy: Toy) -> Toy:
+    """A toy repository in which `dvc repro` has made everything; there, `toy` is the same repository."""
+    shutil.rmtree(toy.root)
+    shutil.copytree(made_template, toy.root)
+    return toy
+
+
+def _environment(home: Path) -> Mapping[str, str]:
+    return {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(home / "site"),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+    }

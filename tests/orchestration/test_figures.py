@@ -1,0 +1,68 @@
+"""Reports become Dagster metadata, and checks judge what reports say."""
+
+from orchestration.checks import CHECKS, Check, judge
+from orchestration.figures import PLOTTED, figures, table
+
+
+def _check(name: str, out: str) -> Check:
+    return next(check for check in CHECKS if (check.out, check.name) == (out, name))
+
+
+def test_numbers_stay_numbers_and_nested_objects_flatten() -> None:
+    shown = figures({"rows": 3, "share": 0.5, "ok": True, "dropped": {"late": 1}, "note": "n", "none": None, "no": {}})
+    assert {key: value.value for key, value in shown.items()} == {
+        "rows": 3,
+        "share": 0.5,
+        "ok": True,
+        "dropped.late": 1,
+        "note": "n",
+    }
+
+
+def test_an_object_of_objects_is_a_table() -> None:
+    text = table({"mos": {"auc": 0.71234, "n|m": 3}, "din": {"auc": None}})
+    assert text.splitlines() == [
+        "|  | auc | n|m |",
+        "| --- | --- | --- |",
+        "| mos | 0.7123 | 3 |",
+        "| din |  |  |",
+    ]
+
+
+def test_a_small_table_is_plotted_number_by_number_and_a_large_one_is_not() -> None:
+    small = {"models": {"mos": {"auc": 0.7}}}
+    large = {"slices": {str(row): {"auc": 0.5} for row in range(PLOTTED + 1)}}
+    assert set(figures(small)) == {"models", "models.mos.auc"}
+    assert set(figures(large)) == {"slices"}
+
+
+def test_lists_of_words_are_bullets_and_other_lists_are_json() -> None:
+    assert figures({"reasons": ["too low", "too few"]})["reasons"].value == "- too low\n- too few"
+    assert "json" in str(figures({"windows": [1, 2]})["windows"].value)
+    assert figures({"reasons": []}) == {}
+
+
+def test_rows_that_do_not_add_up_fail() -> None:
+    check = _check("rows_add_up", "interactions")
+    assert judge(check, {"rows_read": 5, "rows_written": 3, "dropped": {"late": 2}}).passed
+    assert not judge(check, {"rows_read": 5, "rows_written": 3, "dropped": {"late": 1}}).passed
+
+
+def test_valid_quarantined_and_duplicated_rows_are_all_rows() -> None:
+    check = _check("rows_add_up", "validated_interactions")
+    report = {"rows_in": 9, "rows_valid": 6, "rows_quarantined": 2, "rows_duplicated": 1}
+    assert judge(check, report).passed
+    assert not judge(check, report | {"rows_in": 10}).passed
+
+
+def test_no_parity_check_at_all_is_not_parity() -> None:
+    check = _check("online_equals_offline", "feature_snapshot")
+    assert judge(check, {"parity": {"checked": 5, "mismatches": 0}}).passed
+    assert not judge(check, {"parity": {"checked": 0, "mismatches": 0}}).passed
+    assert not judge(check, {"parity": {"checked": 5, "mismatches": 1}}).passed
+
+
+def test_a_report_without_its_figures_fails_and_says_which() -> None:
+    verdict = judge(_check("model_is_good_enough", "metrics"), {})
+    assert not verdict.passed
+    assert "verdict" in verdict.description

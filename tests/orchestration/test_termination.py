@@ -1,0 +1,127 @@
+"""A run that is ended in the middle of a stage leaves no process and the last outs, and the next run succeeds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import DagsterRunStatus
+
+from orchestration.recover import cancel_dead_runs
+from tests.orchestration.conftest import Toy
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+
+RUN_IN_DAGSTER = """
+import sys
+from pathlib import Path
+import dagster as dg
+from orchestration.definitions import build_definitions
+job = build_definitions(Path.cwd()).resolve_job_def("everything")
+with dg.DagsterInstance.get() as instance:
+    job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("totals")])
+"""
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def _start_slow_stage(toy: Toy, *command: str) -> "subprocess.Popen[str]":
+    """Start `count` again so that it sleeps in its middle."""
+    toy.set(request__block_s=9999.0)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=toy.root,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    for _ in range(2000):
+        if len(toy.runs) == 4 and not (toy.root / "data/simulator/totals").exists():
+            return process
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("count never started")
+
+
+def _left_over(root: Path) -> list[str]:
+    """Command lines of living processes that work in this repository."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            inside = os.readlink(process / "cwd") == str(root)
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+            if inside and state not in "ZX":
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def _settles(root: Path) -> bool:
+    for _ in range(500):
+        if not _left_over(root):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _is_whole_and_runs_again(toy: Toy) -> None:
+    toy.set(request__block_s=600.0, audit__min_session_events=4)
+    toy.dvc("repro")
+    assert toy.read("totals/total.txt") == "10"
+    assert "up to date" in toy.dvc("status")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_make_run_restores_and_leaves_nothing(made_toy: Toy, number: signal.Signals) -> None:
+    process = _start_slow_stage(made_toy, "-m", "orchestration.reproduce")
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode == 130, said
+    assert "the last good outputs stand" in said
+    assert _left_over(made_toy.root) == []
+    assert made_toy.read("totals/total.txt") == "8"
+    _is_whole_and_runs_again(made_toy)
+
+
+def test_a_terminated_dagster_run_restores_and_leaves_nothing(made_toy: Toy, instance: dg.DagsterInstance) -> None:
+    process = _start_slow_stage(made_toy, "-c", RUN_IN_DAGSTER)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=180)
+    assert _left_over(made_toy.root) == []
+    assert made_toy.read("totals/total.txt") == "8"
+    (run,) = instance.get_runs()
+    assert run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+    _is_whole_and_runs_again(made_toy)
+
+
+def test_a_killed_dagster_run_leaves_no_process_and_is_cancelled_at_the_next_start(
+    made_toy: Toy, instance: dg.DagsterInstance
+) -> None:
+    process = _start_slow_stage(made_toy, "-c", RUN_IN_DAGSTER)
+    assert cancel_dead_runs(instance) == {}
+    process.kill()
+    process.communicate(timeout=180)
+    assert _settles(made_toy.root)
+    (run,) = instance.get_runs()
+    assert run.status == DagsterRunStatus.STARTED
+    started = made_toy.python("orchestration.recover")
+    assert run.run_id in started.stdout, started.stderr
+    assert made_toy.read("totals/total.txt") == "8"
+    again = instance.get_run_by_id(run.run_id)
+    assert again is not None
+    assert again.status == DagsterRunStatus.CANCELED
+    _is_whole_and_runs_again(made_toy)

@@ -1,0 +1,110 @@
+"""A small simulated log taken through the real stages up to a bundle, once for all tests of serving."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.predictor import Predictor
+from tests.clones import SMALL, clone, run, surroundings
+
+STAGES = (
+    "features.ingest",
+    "features.validate",
+    "features.histories",
+    "features.statistics",
+    "features.materialize",
+    "training.train",
+    "training.evaluate",
+    "serving.package",
+)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which every stage that serving needs has run."""
+    repository = clone(tmp_path_factory.mktemp("served"))
+    run(repository, "python", "-m", "contracts.configure", *SMALL)
+    for stage in STAGES:
+        run(repository, "python", "-m", stage)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def data(made: Path) -> Path:
+    """Its data/simulator."""
+    return made / "data" / "simulator"
+
+
+@pytest.fixture(scope="session")
+def state(made: Path) -> Path:
+    """Its online state."""
+    return made / ".state" / "simulator" / "feast"
+
+
+@pytest.fixture(scope="session")
+def predictor(data: Path, state: Path) -> Predictor:
+    """Its bundle, opened."""
+    return Predictor.open(data / "bundle", state, data / "feature_snapshot")
+
+
+@pytest.fixture
+def bundle(data: Path, tmp_path: Path) -> Path:
+    """A copy of its bundle, to be spoiled."""
+    return Path(shutil.copytree(data / "bundle", tmp_path / "bundle", copy_function=shutil.copyfile))
+
+
+@contextmanager
+def serving(repository: Path, target: str = "serving.service:Leitmotif", **environment: str) -> Iterator[httpx.Client]:
+    """`bentoml serve` in a folder on a free loopback port, until it is ready; ended afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = repository / f"serve-{port}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=repository,
+            env=surroundings(repository) | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            for _ in range(600):
+                if process.poll() is not None:
+                    pytest.fail(f"the server ended with {process.returncode}\n{log.read_text()[-4000:]}")
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            else:
+                pytest.fail(f"the server was not ready\n{log.read_text()[-4000:]}")
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def refused(repository: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`bentoml serve` where it should not start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return subprocess.run(
+        [Path(sys.executable).parent / "bentoml", "serve", "serving.service:Leitmotif", "--port", str(port)],
+        cwd=repository,
+        env=surroundings(repository) | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

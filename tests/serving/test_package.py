@@ -1,0 +1,111 @@
+"""What package puts into a bundle, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import CheckFailed, InputError
+from contracts.params import load_params
+from serving import package
+from serving.bundle import GOLDEN, MODEL, SPEC, open_bundle
+from serving.golden import check_golden
+from serving.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+
+def repackaged(bundle: Path) -> Manifest:
+    """Hash a spoiled bundle anew, as somebody would who means to deceive the hashes."""
+    described = json.loads((bundle / MANIFEST).read_text())
+    (bundle / MANIFEST).unlink()
+    for name in ("format", "files", "bundle_hash"):
+        described.pop(name)
+    return write_manifest(bundle, **described)
+
+
+@pytest.fixture
+def copied(data: Path, tmp_path: Path) -> Path:
+    """A copy of what package reads."""
+    target = tmp_path / "simulator"
+    shutil.copytree(data, target, ignore=shutil.ignore_patterns("interactions", "validated_interactions", "provenance"))
+    return target
+
+
+def test_a_bundle_holds_what_a_service_and_a_reader_need(data: Path) -> None:
+    manifest = read_manifest(data / "bundle")
+    assert {
+        "mos.safetensors",
+        "model.json",
+        "vocabulary.parquet",
+        "feature_spec.json",
+        "golden.json",
+    } <= manifest.files.keys()
+    assert {"metrics.json", "themes.json", "MODEL_CARD.md", "DATA_DICTIONARY.md"} <= manifest.files.keys()
+    assert not any(name.endswith((".pkl", ".pt", ".bin")) for name in manifest.files)
+    assert manifest.source == "simulator"
+    assert manifest.training_data["user_histories"] == hash_folder(data / "user_histories")
+
+
+def test_the_data_dictionary_explains_every_scalar(data: Path) -> None:
+    page = (data / "bundle" / "DATA_DICTIONARY.md").read_text()
+    for name in open_bundle(data / "bundle").scorer.spec.scalars:
+        assert f"| {name} | " in page
+
+
+def test_packaging_again_gives_the_same_bytes(made: Path, data: Path, copied: Path) -> None:
+    shutil.rmtree(copied / "bundle")
+    report = package.run(copied, load_params(made / "params.yaml")["serve"])
+    assert report["bundle_hash"] == read_manifest(data / "bundle").bundle_hash
+    assert hash_folder(copied / "bundle") == hash_folder(data / "bundle")
+    assert report["num_golden_requests"] == 32
+
+
+def test_a_failed_verdict_is_refused_and_the_last_bundle_stands(made: Path, copied: Path) -> None:
+    before = hash_file(copied / "bundle" / MANIFEST)
+    path = copied / "metrics" / "verdict.json"
+    report = json.loads(path.read_text()) | {"verdict": {"passed": False, "reasons": ["below popularity"]}}
+    path.write_text(json.dumps(report))
+    with pytest.raises(CheckFailed, match="below popularity"):
+        package.run(copied, load_params(made / "params.yaml")["serve"])
+    assert hash_file(copied / "bundle" / MANIFEST) == before
+
+
+def test_weights_that_evaluate_did_not_measure_are_refused(made: Path, copied: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copied / "weights" / "mos.safetensors")
+    weights["head.layers.0.bias"] = weights["head.layers.0.bias"] + torch.tensor(0.1)
+    save_file(weights, copied / "weights" / "mos.safetensors")
+    with pytest.raises(CheckFailed, match="by evaluate"):
+        package.run(copied, load_params(made / "params.yaml")["serve"])
+
+
+def test_a_golden_score_that_does_not_reproduce_is_refused(bundle: Path) -> None:
+    golden = json.loads((bundle / GOLDEN).read_text())
+    golden[3]["logits"][0] += 1e-3
+    (bundle / GOLDEN).write_text(json.dumps(golden))
+    repackaged(bundle)
+    opened = open_bundle(bundle)
+    with pytest.raises(InputError, match="does not reproduce"):
+        check_golden(opened.scorer, opened.golden)
+
+
+@pytest.mark.parametrize(("key", "value"), [("history_lag_s", 60.0), ("num_age_buckets", 7), ("version", 0)])
+def test_another_feature_spec_is_refused(bundle: Path, key: str, value: float) -> None:
+    spec = json.loads((bundle / SPEC).read_text()) | {key: value}
+    (bundle / SPEC).write_text(json.dumps(spec))
+    repackaged(bundle)
+    with pytest.raises(InputError, match="serve with the code that made the bundle"):
+        open_bundle(bundle)
+
+
+def test_weights_that_do_not_fit_their_description_are_refused(bundle: Path) -> None:
+    model = json.loads((bundle / MODEL).read_text())
+    model["params"]["width"] += 1
+    (bundle / MODEL).write_text(json.dumps(model))
+    repackaged(bundle)
+    with pytest.raises(InputError, match="does not fit"):
+        open_bundle(bundle)

@@ -1,0 +1,92 @@
+"""The champion changes only for a better model or by force, and never by half."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import InputError
+from serving.bundle import METRICS
+from serving.manifest import MANIFEST, read_manifest, write_manifest
+from serving.promote import decide, promote
+from tests.clones import run
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+
+def changed(bundle: Path, target: Path, iauc: float | None, test_data_hash: str = "same") -> Path:
+    """A copy of a bundle that was measured otherwise."""
+    shutil.copytree(bundle, target, copy_function=shutil.copyfile)
+    metrics = json.loads((target / METRICS).read_text()) | {"test_data_hash": test_data_hash}
+    metrics["models"]["mos"]["iauc"] = iauc
+    (target / METRICS).write_text(json.dumps(metrics))
+    described = json.loads((target / MANIFEST).read_text())
+    (target / MANIFEST).unlink()
+    write_manifest(target, **{key: described[key] for key in described.keys() - {"format", "files", "bundle_hash"}})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "promoted", "reason"),
+    [
+        ((0.7, "same"), (0.6, "same"), True, "0.7000 against 0.6000"),
+        ((0.6, "same"), (0.7, "same"), False, "0.6000 against 0.7000"),
+        ((0.6, "same"), (0.6, "same"), False, "champion already"),
+        ((0.9, "newer"), (0.7, "same"), False, "--force"),
+        ((None, "same"), (0.7, "same"), False, "not measured"),
+    ],
+)
+def test_the_better_one_is_promoted(
+    bundle: Path, tmp_path: Path, candidate: tuple, champion: tuple, promoted: bool, reason: str
+) -> None:
+    report = decide(changed(bundle, tmp_path / "new", *candidate), changed(bundle, tmp_path / "old", *champion))
+    assert report["promoted"] is promoted
+    assert reason in report["reason"]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "promoted", "forced"),
+    [
+        ((0.6, "newer"), (0.7, "same"), True, True),
+        ((0.6, "same"), (0.7, "same"), True, True),
+        ((0.7, "same"), (0.6, "same"), True, False),
+        ((0.6, "same"), (0.6, "same"), False, False),
+    ],
+)
+def test_force_promotes_what_would_be_refused_and_says_so(
+    bundle: Path, tmp_path: Path, candidate: tuple, champion: tuple, promoted: bool, forced: bool
+) -> None:
+    report = decide(
+        changed(bundle, tmp_path / "new", *candidate), changed(bundle, tmp_path / "old", *champion), force=True
+    )
+    assert (report["promoted"], report["forced"]) == (promoted, forced)
+    assert report["reason"].startswith("by force") is forced
+
+
+@pytest.mark.parametrize("has_champion", [True, False])
+def test_where_dvc_fails_the_champion_is_as_before(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_champion: bool
+) -> None:
+    changed(bundle, tmp_path / "data" / "simulator" / "bundle", 0.7)
+    champion = tmp_path / "champions" / "simulator" / "bundle"
+    before = read_manifest(changed(bundle, champion, 0.6)) if has_champion else None
+    monkeypatch.chdir(tmp_path)  # no DVC repository
+    with pytest.raises(InputError, match="dvc add"):
+        promote("simulator")
+    assert (read_manifest(champion) if champion.exists() else None) == before
+    assert [path.name for path in champion.parent.iterdir()] == ["bundle"] * has_champion
+
+
+def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path) -> None:
+    try:
+        first = run(made, "python", "-m", "serving.promote")
+        assert first.stdout.startswith("Promoted: there was no champion")
+        assert (made / "champions" / "simulator.dvc").exists()
+        report = json.loads((made / "reports" / "simulator" / "promotion.json").read_text())
+        assert report["promoted"] is True
+        second = run(made, "python", "-m", "serving.promote")
+        assert second.stdout.startswith("Not promoted: the newest bundle is the champion already")
+        assert "--force" in run(made, "python", "-m", "serving.promote", "--help").stdout
+    finally:
+        shutil.rmtree(made / "champions" / "simulator", ignore_errors=True)

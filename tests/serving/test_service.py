@@ -1,0 +1,145 @@
+"""The real server over HTTP: it answers, says why it does not, and does not start where it would answer wrongly."""
+
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.predictor import Predictor
+from serving.requests import RankRequest
+from tests.serving.bad_requests import BAD, Bad
+from tests.serving.conftest import refused, serving
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+
+@pytest.fixture(scope="module")
+def server(made: Path) -> Iterator[httpx.Client]:
+    """One server for all tests of this module."""
+    with serving(made) as client:
+        yield client
+
+
+def test_it_ranks_as_the_predictor_does(server: httpx.Client, predictor: Predictor) -> None:
+    for golden in predictor.bundle.golden[:8]:
+        request = {"user_id": golden.user_id, "candidates": golden.candidates, "k": 3}
+        answer = server.post("/rank", json=request)
+        assert answer.status_code == 200
+        assert answer.json() == predictor.rank(RankRequest(**request)).model_dump()
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_a_bad_request_gets_a_4xx_that_says_why(server: httpx.Client, bad: Bad) -> None:
+    headers = {"Content-Type": bad.content_type} if bad.content_type else {}
+    answer = server.post("/rank", content=bad.body, headers=headers)
+    assert answer.status_code == bad.status, answer.text[:500]
+    assert bad.says in answer.text
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("text", ["🎈", "a\x00b", "\u202e", "x" * 256, "𝔘" * 256, "'; drop table", "../../etc"])
+def test_any_text_within_the_limits_may_be_an_id(server: httpx.Client, text: str) -> None:
+    answer = server.post("/rank", json={"user_id": text, "candidates": [text, "b"]})
+    assert answer.status_code == 200
+    assert answer.json()["user_id"] == text
+    assert answer.json()["cold_start_user"]
+    assert text in {item["item_id"] for item in answer.json()["items"]}
+
+
+def test_a_full_list_of_candidates_is_ranked(server: httpx.Client, predictor: Predictor) -> None:
+    candidates = [f"unknown {n}" for n in range(predictor.limits.max_candidates)]
+    answer = server.post("/rank", json={"user_id": "u", "candidates": candidates, "k": 2 * len(candidates)})
+    assert len(answer.json()["items"]) == len(candidates)
+
+
+def test_a_body_that_does_not_end_is_a_408_that_says_why(server: httpx.Client) -> None:
+    with socket.create_connection(("127.0.0.1", server.base_url.port or 80), timeout=10) as slow:
+        slow.sendall(b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n\r\n{")
+        answer = slow.makefile("rb").read().decode()  # to the end: the server closes
+    assert " 408 " in answer.partition("\r\n")[0]
+    assert "not whole" in answer
+
+
+def test_under_overload_all_is_answered_in_time_and_probes_do_not_wait(
+    server: httpx.Client, predictor: Predictor
+) -> None:
+    known = list(predictor.bundle.scorer.index_of)
+    candidates = known + [f"unknown {n}" for n in range(predictor.limits.max_candidates)]
+    body = {"user_id": predictor.bundle.golden[0].user_id, "candidates": candidates[: predictor.limits.max_candidates]}
+
+    def ask(_: int) -> httpx.Response:
+        return server.post("/rank", json=body)
+
+    with ThreadPoolExecutor(40) as callers:
+        answers = [callers.submit(ask, number) for number in range(200)]
+        waits = []
+        while not all(answer.done() for answer in answers):
+            asked = time.perf_counter()
+            assert server.get("/livez").status_code == 200
+            waits.append(time.perf_counter() - asked)
+    statuses = {answer.result().status_code for answer in answers}
+    assert statuses == {200, 429}
+    assert all("most at once" in each.result().json()["error"] for each in answers if each.result().status_code == 429)
+    assert max(waits) < 1.0
+
+
+def test_a_refused_request_leaves_nothing_in_the_log(made: Path, server: httpx.Client) -> None:
+    log = made / f"serve-{server.base_url.port}.log"
+    before = log.read_text()
+    for body in ({"user_id": "secret-user", "candidates": [1]}, {"user_id": "s" * 300, "candidates": ["secret"]}):
+        assert server.post("/rank", json=body).status_code == 400
+    assert server.post("/rank", content=b"{secret").status_code == 400
+    assert log.read_text() == before
+
+
+def test_the_first_page_leads_to_info_and_loads_no_script(server: httpx.Client) -> None:
+    assert "<script" not in server.get("/").text
+    assert server.get("/", follow_redirects=True).json() == server.get("/info").json()
+
+
+def test_info_says_what_is_served(server: httpx.Client, predictor: Predictor) -> None:
+    told = server.get("/info").json()
+    assert told == predictor.info()
+    assert told["model_version"] == predictor.bundle.manifest.bundle_hash[:12]
+
+
+def test_it_is_live_ready_and_measured(server: httpx.Client) -> None:
+    assert [server.get(path).status_code for path in ("/livez", "/healthz", "/readyz")] == [200, 200, 200]
+    assert "bentoml_service" in server.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/rank", 405), ("PUT", "/rank", 405), ("GET", "/x", 404)]
+)
+def test_other_methods_and_paths_are_4xx(server: httpx.Client, method: str, path: str, status: int) -> None:
+    assert server.request(method, path).status_code == status
+
+
+def test_without_state_it_does_not_start_and_names_make_load(made: Path, tmp_path: Path) -> None:
+    done = refused(made, LEITMOTIF_STATE=str(tmp_path / "nothing"))
+    assert done.returncode == 2
+    assert "make load" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tampered_bundle_is_not_served(made: Path, bundle: Path) -> None:
+    (bundle / "vocabulary.parquet").write_bytes(b"PAR1")
+    done = refused(made, LEITMOTIF_BUNDLE=str(bundle))
+    assert done.returncode == 2
+    assert "vocabulary.parquet changed" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["stamp.json", "ids.json", "registry.db", "online.db"])
+def test_a_damaged_state_is_said_in_one_message(made: Path, state: Path, tmp_path: Path, name: str) -> None:
+    damaged = Path(shutil.copytree(state.resolve(), tmp_path / "feast"))
+    (damaged / name).write_bytes(b"\xff\xfe not what it was")
+    done = refused(made, LEITMOTIF_STATE=str(damaged))
+    assert done.returncode == 2, done.stderr
+    assert "make load" in done.stderr
+    assert done.stderr.count("Not serving") == 1
+    assert "Traceback" not in done.stderr

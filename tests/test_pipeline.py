@@ -1,0 +1,235 @@
+"""The whole house on small logs, by the commands of the README: one run, what it leaves, and that it is left alone."""
+
+import csv
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.clones import SMALL, clone, real_data, run
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+STAGES = ["ingest", "validate", "histories", "statistics", "audit", "materialize", "train", "evaluate", "package"]
+TABLE_COLUMNS = {
+    "user_id": "Wer schaut?",
+    "item_id": "tïtle 🎬",
+    "occurred_at": "when(ms)",
+    "label": "liked",
+    "position": "slot #",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the pipeline has run once on a small simulated log."""
+    repository = clone(tmp_path_factory.mktemp("made"))
+    run(repository, "python", "-m", "orchestration.reproduce", *SMALL)
+    return repository
+
+
+def report(repository: Path, source: str, stage: str) -> dict:
+    return json.loads((repository / "reports" / source / f"{stage}.json").read_text())
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def assert_adds_up(repository: Path, source: str) -> None:
+    ingest, validate = (report(repository, source, stage) for stage in ("ingest", "validate"))
+    assert ingest["rows_read"] == ingest["rows_written"] + sum(ingest["dropped"].values())
+    assert validate["rows_in"] == ingest["rows_written"]
+    assert validate["rows_in"] == validate["rows_valid"] + validate["rows_quarantined"] + validate["rows_duplicated"]
+    assert sum(validate["quarantined_by_reason"].values()) == validate["rows_quarantined"]
+    ledger = pq.read_table(repository / "data" / source / "ledger")
+    assert sum(ledger["rows"].to_pylist()) == ingest["rows_read"]
+
+
+def test_one_run_makes_every_stage_s_report_with_its_keys(made: Path) -> None:
+    assert set(STAGES) <= {path.stem for path in (made / "reports/simulator").glob("*.json")}
+    expected = {
+        "histories": {"num_users", "num_items", "num_events", "num_impressions", "num_requests", "num_sessions"},
+        "validate": {"rows_in", "rows_valid", "rows_quarantined", "rows_duplicated", "num_expectations"},
+        "train": {"num_parameters", "epochs", "best_epoch"},
+        "evaluate": {"models", "slices", "verdict"},
+        "package": {"bundle_hash", "feature_spec_hash", "num_golden_requests"},
+    }
+    for stage, keys in expected.items():
+        assert keys <= report(made, "simulator", stage).keys(), stage
+    assert report(made, "simulator", "validate")["num_expectations"] >= 10
+    assert set(report(made, "simulator", "histories")["history_length"]) == {"median", "p95", "max"}
+    assert {"mos", "din", "popularity"} <= report(made, "simulator", "evaluate")["models"].keys()
+    for measured in report(made, "simulator", "evaluate")["models"].values():
+        assert {"auc", "iauc", "gauc", "logloss"} <= measured.keys()
+
+
+def test_every_row_is_accounted_for(made: Path) -> None:
+    assert_adds_up(made, "simulator")
+
+
+def test_online_equals_offline(made: Path) -> None:
+    parity = report(made, "simulator", "materialize")["parity"]
+    assert parity["checked"] > 0
+    assert parity["mismatches"] == 0
+
+
+def test_a_second_run_does_nothing_and_dvc_is_clean(made: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in made.glob("reports/simulator/*.json")}
+    run(made, "python", "-m", "orchestration.reproduce")
+    assert {path: path.stat().st_mtime_ns for path in made.glob("reports/simulator/*.json")} == before
+    assert "up to date" in run(made, "dvc", "status").stdout
+
+
+def test_dagster_finds_nothing_to_do_after_make_run(made: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in made.glob("reports/simulator/*.json")}
+    run(made, "dagster", "job", "execute", "-m", "orchestration.definitions", "-j", "everything")
+    assert {path: path.stat().st_mtime_ns for path in made.glob("reports/simulator/*.json")} == before
+    assert "up to date" in run(made, "dvc", "status").stdout
+
+
+def test_dagster_in_another_clone_makes_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    other = clone(tmp_path)
+    (other / "params.yaml").write_text((made / "params.yaml").read_text())
+    run(other, "dagster", "job", "execute", "-m", "orchestration.definitions", "-j", "everything")
+    assert hashes(other / "data") == hashes(made / "data")
+    assert "up to date" in run(other, "dvc", "status").stdout
+
+
+def test_the_report_table_names_what_was_made_and_where_to_look(made: Path) -> None:
+    told = run(made, "python", "-m", "orchestration.reproduce").stdout
+    for stage in STAGES:
+        assert stage in told
+    assert "make serve" in told
+    assert "data_docs" in told
+
+
+def write_table(folder: Path, rows: list[list[str]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "log.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(TABLE_COLUMNS.values())
+        writer.writerows(rows)
+    return path
+
+
+def own_log() -> list[list[str]]:
+    """A person's own log: emoji in the ids, epoch milliseconds, two bad rows. 60 people, evenings in two moods."""
+    draw = random.Random(7)
+    rows = []
+    for user in range(60):
+        at = 1_700_000_000_000 + draw.randrange(10**9)
+        for evening in range(12):
+            mood = (user + evening // 2) % 2
+            for slot in range(6):
+                item = draw.randrange(30)
+                liked = draw.random() < (0.8 if item % 2 == mood else 0.2)
+                rows.append([f"👤{user}", f"🎬 {item}", str(at), str(int(liked)), str(slot)])
+                at += draw.randrange(1_000, 60_000)
+            at += draw.randrange(10**7, 10**8)
+    return [*rows, ["👤1", "🎬 1", "yesterday", "1", "0"], ["", "🎬 1", "1700000000000", "1", "0"]]
+
+
+def table_arguments(path: Path) -> list[str]:
+    columns = [f"source.columns.{ours}={theirs}" for ours, theirs in TABLE_COLUMNS.items()]
+    return ["--source", "table", "--data", str(path), "source.time_unit=ms", "source.partition=month", *columns]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[list[str]]]]:
+    """A clone in which a log with odd column names has run, and that log's rows."""
+    repository = clone(tmp_path_factory.mktemp("own"))
+    rows = own_log()
+    run(repository, "python", "-m", "orchestration.reproduce", *table_arguments(write_table(repository / "logs", rows)),
+        *SMALL, "train.min_history=5")  # fmt: skip
+    return repository, rows
+
+
+def test_one_s_own_csv_runs_to_a_bundle_and_its_bad_rows_are_accounted_for(own: tuple[Path, list[list[str]]]) -> None:
+    repository, rows = own
+    assert_adds_up(repository, "table")
+    assert report(repository, "table", "ingest")["rows_read"] == len(rows)
+    assert sum(report(repository, "table", "ingest")["dropped"].values()) == 1
+    assert report(repository, "table", "validate")["rows_quarantined"] == 1
+    assert (repository / "data/table/bundle/bundle.json").exists()
+
+
+def test_shuffled_rows_give_the_same_bytes(own: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    repository, rows = own
+    shuffled = rows.copy()
+    random.Random(1).shuffle(shuffled)
+    before = hashes(repository / "data/table")
+    other = clone(tmp_path)
+    (other / "params.yaml").write_text((repository / "params.yaml").read_text())
+    write_table(other / "logs", shuffled)
+    run(other, "python", "-m", "contracts.configure", f"source.path={other / 'logs' / 'log.csv'}")
+    run(other, "dvc", "repro", "evaluate", "--quiet")
+    after = hashes(other / "data/table")
+    data = {name for name in before if not name.startswith(("provenance", "rejected", "bundle"))}
+    assert {name: after.get(name) for name in data} == {name: before[name] for name in data}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ("source.columns.item_id=film", 2, "film"),
+        ("source.path=nowhere.csv", 2, "nowhere.csv"),
+        ("model.num_theme=3", 2, "num_themes"),
+        ("source.name=netflix", 2, "netflix"),
+        ("validate.max_quarantined_share=0", 3, "max_quarantined_share"),
+        ("validate.min_users=1000", 2, "min_users"),
+    ],
+)
+def test_bad_input_is_one_message_and_the_last_good_output_stands(
+    own: tuple[Path, list[list[str]]], change: str, code: int, message: str
+) -> None:
+    repository, _ = own
+    params = (repository / "params.yaml").read_text()
+    before = hashes(repository / "data/table")
+    try:
+        failed = run(repository, "python", "-m", "orchestration.reproduce", change, check=False)
+        assert failed.returncode == code, failed.stderr
+        assert message in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert hashes(repository / "data/table") == before
+    finally:
+        (repository / "params.yaml").write_text(params)
+
+
+def test_a_real_log_runs_from_its_published_files(tmp_path: Path) -> None:
+    log = real_data("movielens-small")
+    repository = clone(tmp_path)
+    little = ("train.max_requests=2000", "train.epochs=1", "evaluate.num_bootstrap=20", "evaluate.min_requests=100000")
+    reproduce = ("python", "-m", "orchestration.reproduce")
+    run(repository, *reproduce, "--source", "movielens", "--data", str(log), *little)
+    assert_adds_up(repository, "movielens")
+    assert report(repository, "movielens", "ingest")["rows_read"] == 100_004
+    assert report(repository, "movielens", "histories")["num_users"] == 671
+    models = report(repository, "movielens", "evaluate")["models"]
+    assert models["mos"]["auc"] > models["popularity"]["auc"]
+
+
+def test_a_real_impression_log_runs_from_its_published_files(tmp_path: Path) -> None:
+    log = real_data("ebnerd-demo")
+    repository = clone(tmp_path)
+    little = ("split.test=2023-05-31T07:00:00Z", "train.max_requests=640", "train.epochs=1", "train.router_steps=40")
+    little += ("evaluate.num_bootstrap=20", "evaluate.min_requests=100000")
+    reproduce = ("python", "-m", "orchestration.reproduce")
+    run(repository, *reproduce, "--source", "ebnerd", "--data", str(log), *little)
+    assert_adds_up(repository, "ebnerd")
+    assert report(repository, "ebnerd", "ingest")["rows_read"] == 1_081_430
+    assert report(repository, "ebnerd", "validate")["rows_valid"] == 907_179
+    assert report(repository, "ebnerd", "histories")["num_requests"] == 50_080
+    assert report(repository, "ebnerd", "histories")["num_impressions"] == 583_054
+    assert report(repository, "ebnerd", "materialize")["parity"]["mismatches"] == 0
+    assert pq.read_table(repository / "data/ebnerd/contexts").num_rows == 50_080
+    assert report(repository, "ebnerd", "evaluate")["models"]["popularity"]["iauc"] > 0.7

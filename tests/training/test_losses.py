@@ -1,0 +1,113 @@
+"""L_MI and the router's sessions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.losses import listwise_loss, mutual_information_loss
+from training.model.router import session_mean
+
+
+def one_hot(themes, num_themes=2):
+    return torch.nn.functional.one_hot(torch.tensor(themes), num_themes).double()
+
+
+def loss(themes, sessions, items=None, mask=None, num_themes=2):
+    themes, sessions = torch.tensor(themes), torch.tensor(sessions)
+    items = torch.arange(themes.numel()).view_as(themes) if items is None else torch.tensor(items)
+    mask = torch.ones_like(themes, dtype=torch.bool) if mask is None else torch.tensor(mask)
+    return mutual_information_loss(one_hot(themes.tolist(), num_themes), items, sessions, mask).item()
+
+
+def test_one_theme_a_session_reaches_the_bound():
+    # each session of two events has one theme, both themes equally used: I = log 2
+    assert math.isclose(loss([[0, 0, 1, 1]], [[5, 5, 6, 6]]), -math.log(2), rel_tol=1e-6)
+
+
+def test_independent_neighbours_carry_no_information():
+    # pairs at distance 1: (0,0), (0,1), (1,1), (1,0): J is uniform, I = 0
+    assert abs(loss([[0, 0], [0, 1], [1, 1], [1, 0]], [[1, 1], [2, 2], [3, 3], [4, 4]])) < 1e-6
+
+
+def test_one_theme_for_everything_carries_no_information():
+    assert abs(loss([[0, 0, 0, 0]], [[1, 1, 1, 1]])) < 1e-6
+
+
+def test_neighbours_of_other_sessions_repeated_items_and_padding_are_left_out():
+    base = loss([[0, 0, 1, 1]], [[5, 5, 6, 6]])
+    # a pair across sessions (1 -> 0) would lower it
+    assert loss([[0, 0, 1, 1, 0]], [[5, 5, 6, 6, 7]]) == base
+    # a repeated item pairs with itself only
+    assert loss([[0, 0, 1, 1], [0, 1, 1, 0]], [[5, 5, 6, 6], [9, 9, 8, 8]], [[0, 1, 2, 3], [7, 7, 8, 8]]) == base
+    masked = [[True] * 4, [False] * 4]
+    assert loss([[0, 0, 1, 1], [0, 1, 1, 0]], [[5, 5, 6, 6], [9, 9, 8, 8]], mask=masked) == base
+
+
+def test_neighbours_stand_one_or_three_apart():
+    # only the pair (0, 3) is of different items: I(0; 1) of J = [[0, .5], [.5, 0]] is log 2
+    found = loss([[0, 0, 0, 1]], [[1, 1, 1, 1]], [[4, 4, 4, 9]])
+    # pairs: (2, 3) at distance 1 and (0, 3) at distance 3, both (0, 1)
+    assert math.isclose(found, -math.log(2), rel_tol=1e-6)
+
+
+def test_no_pairs_give_zero_and_a_finite_gradient():
+    routing = torch.full((1, 4, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
+    value = mutual_information_loss(
+        routing, torch.ones(1, 4, dtype=torch.int64), torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4).bool()
+    )
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.isfinite(routing.grad).all()
+
+
+def test_a_session_mean_is_the_mean_over_its_own_events_only():
+    code = torch.tensor([[[9.0], [1.0], [3.0], [10.0], [4.0]]])
+    session = torch.tensor([[0, 0, 0, 1, 2]])
+    mask = torch.tensor([[False, True, True, True, True]])
+    found = session_mean(code, session, mask)[0, 1:, 0]
+    assert found.tolist() == [2.0, 2.0, 10.0, 4.0]
+
+
+def listwise(logits, labels, requests, num_requests=None):
+    logits = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    number = max(requests) + 1 if num_requests is None else num_requests
+    found = listwise_loss(logits, torch.tensor(labels, dtype=torch.float64), torch.tensor(requests), number)
+    found.backward()
+    return found.item(), logits.grad.numpy()
+
+
+lists = st.lists(
+    st.lists(st.tuples(st.floats(-30, 30), st.booleans()), min_size=1, max_size=5), min_size=1, max_size=5
+)  # fmt: skip
+
+
+@given(lists)
+def test_the_listwise_loss_is_the_mean_surprise_of_a_request_s_clicks(requests):
+    surprises = []
+    for request in requests:
+        logits = np.array([logit for logit, _ in request])
+        clicked = np.array([hit for _, hit in request])
+        log_share = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+        if clicked.any():
+            surprises.append(-log_share[clicked].mean())
+    flat = [pair for request in requests for pair in request]
+    owner = [number for number, request in enumerate(requests) for _ in request]
+    found, gradient = listwise([x for x, _ in flat], [float(y) for _, y in flat], owner, len(requests))
+    assert found == pytest.approx(np.mean(surprises) if surprises else 0.0, abs=1e-9)
+    assert np.isfinite(gradient).all()
+
+
+def test_a_request_without_a_click_teaches_the_listwise_loss_nothing():
+    _, gradient = listwise([1.0, 2.0, 0.5, 0.1], [0, 0, 1, 0], [0, 0, 1, 1])
+    assert gradient[:2].tolist() == [0, 0]
+    assert gradient[2] < 0 < gradient[3]
+
+
+def test_the_listwise_loss_does_not_see_what_a_request_s_candidates_share():
+    base, _ = listwise([1.0, 2.0, 0.5, 0.1], [0, 1, 1, 0], [0, 0, 1, 1])
+    shifted, _ = listwise([1001.0, 1002.0, 0.5, 0.1], [0, 1, 1, 0], [0, 0, 1, 1])
+    assert shifted == pytest.approx(base)

@@ -1,0 +1,278 @@
+"""The two stages on a small simulated log: what they leave, that it repeats, and what they refuse."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from contracts.errors import InputError
+from contracts.params import PARAMS, load_params
+from contracts.schema import QUARANTINE
+from features import histories, ingest, statistics
+from features.params import SimulatorParams
+from training import evaluate, train
+from training.catalogue import load_counters, load_vocabulary
+from training.dataset import make_dataset
+from training.model.build import load_model
+from training.requests import cut_times, load_events, load_requests
+from training.scoring import score_requests
+
+OUTS = ("weights", "training_record")
+SMALL_MODEL = {"history_length": 30, "theme_capacity": 10, "num_themes": 6, "short_length": 5}
+SMALL_TRAIN = {"max_requests": 300, "router_steps": 10, "batch_requests": 32, "num_threads": 1}
+
+
+def changed(section, **changes):
+    return type(section).model_validate(section.model_dump() | changes)
+
+
+@pytest.fixture(scope="module")
+def sections():
+    found = load_params(Path(__file__).parents[2] / PARAMS)
+    found["model"] = changed(found["model"], **SMALL_MODEL)
+    found["train"] = changed(found["train"], **SMALL_TRAIN)
+    found["evaluate"] = changed(found["evaluate"], num_bootstrap=20, min_requests=50, min_auc_over_popularity=-1.0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, sections):
+    """data/simulator as it stands before train."""
+    data = tmp_path_factory.mktemp("training") / "data" / "simulator"
+    simulator = SimulatorParams(preference="item", num_users=40, num_items=60, num_themes=6, num_sessions=12)
+    ingest.run(data, 1, simulator, changed(sections["source"], name="simulator"))
+    shutil.copytree(data / "interactions", data / "validated_interactions")
+    (data / "quarantine").mkdir()
+    pq.write_table(QUARANTINE.empty_table(), data / "quarantine" / "quarantine.parquet")
+    histories.run(data, sections["request"], sections["history"])
+    statistics.run(data, sections["statistics"])
+    return data
+
+
+@pytest.fixture(scope="module")
+def trained(made, sections):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made.parents[1])
+        report = run_train(made, sections)
+    return made, report
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(made, monkeypatch):
+    monkeypatch.chdir(made.parents[1])
+
+
+def run_train(data, sections, **changes):
+    names = ("history", "model", "seed", "split", "statistics", "train")
+    return train.run(data, **{name: changes.get(name, sections[name]) for name in names})
+
+
+def run_evaluate(data, sections, **changes):
+    return evaluate.run(data, **{name: changes.get(name, sections[name]) for name in ("evaluate", "seed", "split")})
+
+
+def contents(data, *outs):
+    return {str(path.relative_to(data)): path.read_bytes() for out in outs for path in sorted((data / out).iterdir())}
+
+
+def test_training_reports_what_it_did(trained):
+    data, report = trained
+    assert report["epochs"] == 2
+    assert report["best_epoch"] in (1, 2)
+    assert report["num_requests"] == 300
+    assert report["num_parameters"] > report["baseline_num_parameters"] > 0
+    assert 0 < report["mos_validation_auc"] < 1
+    json.dumps(report, allow_nan=False)
+    record = (data / "training_record" / "record.csv").read_text().splitlines()
+    assert record[0].startswith("model,epoch,train_loss")
+    assert [line.split(",")[:2] for line in record[1:]] == [["mos", "1"], ["mos", "2"], ["din", "1"], ["din", "2"]]
+    assert (data.parents[1] / ".state" / "simulator" / "dvclive" / "metrics.json").exists()
+
+
+def test_a_second_run_leaves_the_same_bytes(trained, sections, tmp_path):
+    data, _ = trained
+    again = tmp_path / "simulator"
+    shutil.copytree(data, again, ignore=shutil.ignore_patterns(*OUTS))
+    run_train(again, sections)
+    assert contents(again, *OUTS) == contents(data, *OUTS)
+
+
+@pytest.mark.parametrize("loss", ["listwise", "both"])
+def test_a_ranking_loss_trains_other_weights_over_the_list_features(trained, sections, tmp_path, loss):
+    data, _ = trained
+    other = tmp_path / "simulator"
+    shutil.copytree(data, other, ignore=shutil.ignore_patterns(*OUTS))
+    report = run_train(
+        other,
+        sections,
+        train=changed(sections["train"], loss=loss),
+        statistics=changed(sections["statistics"], in_list=True),
+    )
+    description = json.loads((other / "weights" / "model.json").read_text())
+    assert description["feature_spec"]["in_list"]
+    assert "list_length" in description["feature_spec"]["scalars"]
+    assert report["din_validation_iauc"] > 0.5
+    assert contents(other, "weights") != contents(data, "weights")
+
+
+def test_training_reads_nothing_at_or_after_the_test_split(trained, sections, tmp_path):
+    data, _ = trained
+    cut = tmp_path / "simulator"
+    shutil.copytree(data, cut, ignore=shutil.ignore_patterns(*OUTS))
+    path = cut / "impressions" / "impressions.parquet"
+    table = pq.read_table(path)
+    moments = cut_times(sections["split"], load_requests(data, load_events(data)).at)
+    at = table["occurred_at"].cast(pa.int64()).to_numpy()
+    flipped = np.where(at >= moments.test_at, 1 - table["label"].to_numpy(), table["label"].to_numpy())
+    table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(flipped, pa.float32()))
+    pq.write_table(table, path)
+    label = np.load(cut / "user_histories" / "label.npy")
+    later = np.load(cut / "user_histories" / "occurred_at.npy") >= moments.test_at
+    np.save(cut / "user_histories" / "label.npy", np.where(later, 1 - label, label).astype(np.float32))
+    run_train(cut, sections)
+    assert contents(cut, *OUTS) == contents(data, *OUTS)
+
+
+def test_evaluation_reports_every_model_and_repeats_to_the_byte(trained, sections):
+    data, _ = trained
+    report = run_evaluate(data, sections)
+    first = contents(data, "metrics", "predictions")
+    assert {"mos", "din", "popularity", "random"} == set(report["models"])
+    for figures in report["models"].values():
+        assert {"auc", "iauc", "gauc", "logloss", "calibration_error"} <= set(figures)
+    assert report["slices"]["first_after_shift"]["requests"] > 0
+    assert 0 <= report["theme_recovery_nmi"] <= 1
+    assert report["verdict"] == {"passed": True, "reasons": []}
+    assert {"models.csv", "slices.csv", "calibration.csv", "verdict.json"} == {
+        path.name for path in (data / "metrics").iterdir()
+    }
+    json.dumps(report, allow_nan=False)
+    run_evaluate(data, sections)
+    assert contents(data, "metrics", "predictions") == first
+
+
+def test_predictions_are_the_test_rows_of_impressions_in_their_order(trained, sections):
+    data, _ = trained
+    run_evaluate(data, sections)
+    found = pq.read_table(data / "predictions" / "predictions.parquet")
+    table = pq.read_table(data / "impressions" / "impressions.parquet")
+    cuts = cut_times(sections["split"], load_requests(data, load_events(data)).at)
+    test = table.filter(pa.compute.greater_equal(table["occurred_at"].cast(pa.int64()), cuts.test_at))
+    assert found.select(["request_index", "item_index", "label"]).to_pydict() == (
+        test.select(["request_index", "item_index", "label"]).to_pydict()
+    )
+
+
+def test_scores_do_not_depend_on_the_batch_that_a_request_stands_in(trained):
+    data, _ = trained
+    description = json.loads((data / "weights" / "model.json").read_text())
+    spec = evaluate.FeatureSpec.from_json(description["feature_spec"])
+    events = load_events(data)
+    requests = load_requests(data, events).take(np.arange(40))
+    counters = load_counters(data, load_vocabulary(data))
+    for name in ("mos", "din"):
+        model = load_model(name, data / "weights" / f"{name}.safetensors", description)
+        together = score_requests(name, model, make_dataset(spec, events, requests, counters))
+        alone = [
+            score_requests(name, model, make_dataset(spec, events, requests.take([n]), counters))
+            for n in range(len(requests))
+        ]
+        np.testing.assert_allclose(np.concatenate(alone), together, rtol=0, atol=1e-5)
+
+
+def test_events_at_or_after_the_request_never_change_a_logit(trained):
+    data, _ = trained
+    description = json.loads((data / "weights" / "model.json").read_text())
+    spec = evaluate.FeatureSpec.from_json(description["feature_spec"])
+    events = load_events(data)
+    requests = load_requests(data, events)
+    requests = requests.take(np.flatnonzero(requests.num_events > 5)[:60:6])
+    model = load_model("mos", data / "weights" / "mos.safetensors", description)
+    scalars = np.zeros((len(requests.label), len(spec.scalars)), np.float32)
+    for position in range(len(requests)):
+        one = requests.take([position])
+        changed_events = {name: np.array(value) for name, value in vars(events).items()}
+        later = slice(int(one.ends[0]), int(events.offsets[one.user_index[0] + 1]))
+        for name in ("item_index", "session"):
+            changed_events[name][later] = changed_events[name][0]
+        changed_events["label"][later] = 0
+        changed_events["occurred_at"][later] = one.at[0]  # all tie with the request
+        rows = scalars[: len(one.label)]
+        before = score_requests("mos", model, train.RequestDataset(spec, events, one, rows))
+        # even where the offsets claim that later events are history
+        greedy = train.Requests(**{**vars(one), "ends": np.array([later.stop])})
+        after = score_requests("mos", model, train.RequestDataset(spec, type(events)(**changed_events), greedy, rows))
+        assert np.array_equal(before, after)
+
+
+def test_weights_chosen_after_the_test_split_are_refused(trained, sections):
+    data, _ = trained
+    earlier = changed(sections["split"], validation=0.1, test=0.2)
+    with pytest.raises(InputError, match="Run train again"):
+        run_evaluate(data, sections, split=earlier)
+
+
+def test_without_validation_requests_the_last_epoch_stands(made, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
+    report = run_train(data, sections, split=changed(sections["split"], validation=0.9, test=0.9))
+    assert report["best_epoch"] == 2
+    assert report["mos_validation_auc"] is None
+
+
+def test_an_empty_test_part_is_not_judged(trained, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data)
+    report = run_evaluate(data, sections, split=changed(sections["split"], test=1.0))
+    assert report["verdict"]["passed"]
+    assert "not judged: 0 test requests" in report["verdict"]["reasons"][0]
+    assert report["models"]["mos"]["auc"] is None
+
+
+def test_nothing_to_train_on_is_an_input_error_and_the_last_weights_stand(trained, sections):
+    data, _ = trained
+    before = contents(data, *OUTS)
+    with pytest.raises(InputError, match=r"split\.validation"):
+        run_train(data, sections, split=changed(sections["split"], validation=0.0))
+    assert contents(data, *OUTS) == before
+
+
+def test_a_train_part_without_clicks_is_an_input_error(made, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
+    path = data / "impressions" / "impressions.parquet"
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("label")
+    pq.write_table(table.set_column(column, "label", pa.array(np.zeros(len(table)), pa.float32())), path)
+    with pytest.raises(InputError, match="no clicks"):
+        run_train(data, sections)
+
+
+def test_a_diverged_model_fails_its_verdict_instead_of_the_stage(trained, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data)
+    description = json.loads((data / "weights" / "model.json").read_text())
+    model = load_model("mos", data / "weights" / "mos.safetensors", description)
+    with torch.no_grad():
+        model.head.layers[0].weight.fill_(float("nan"))
+    train.save_weights(model, data / "weights" / "mos.safetensors")
+    report = run_evaluate(data, sections)
+    assert not report["verdict"]["passed"]
+    assert "not finite" in report["verdict"]["reasons"][0]
+
+
+def test_progress_says_where_training_stands(made, sections, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(train.fit.__globals__["Progress"], "EVERY_S", 0.0)
+    data = tmp_path / "simulator"
+    shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
+    caplog.set_level(logging.INFO, "leitmotif")
+    run_train(data, sections)
+    assert "mos router: epoch 1, step 1 of 10" in caplog.text
+    assert "din clicks: epoch 2, step 20 of 20" in caplog.text
+    assert "requests/s" in caplog.text

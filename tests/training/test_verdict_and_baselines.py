@@ -1,0 +1,92 @@
+"""The absolute rules, and what the baselines say."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from features.counters import AsOfCounter, Counters
+from training.baselines import fit_logistic, popularity, sigmoid
+from training.params import EvaluateParams
+from training.requests import Requests
+from training.verdict import judge
+
+RULES = EvaluateParams(
+    popularity_window_s=None,
+    min_requests=200,
+    min_auc_over_popularity=0.01,
+    max_calibration_error=0.1,
+    num_bootstrap=10,
+)
+
+
+def figures(mos=0.7, popularity=0.6, error=0.05, loss=0.5):
+    return {"mos": {"auc": mos, "calibration_error": error, "logloss": loss}, "popularity": {"auc": popularity}}
+
+
+@pytest.mark.parametrize(
+    ("models", "parity", "passed", "reason"),
+    [
+        (figures(), None, True, ""),
+        (figures(), {"checked": 9, "mismatches": 0}, True, ""),
+        (figures(mos=0.605), None, False, "popularity 0.6000"),
+        (figures(mos=0.5), None, False, "evaluate.min_auc_over_popularity is 0.01"),
+        (figures(error=0.11), None, False, "calibration error of 0.1100"),
+        (figures(loss=math.nan), None, False, "not finite"),
+        (figures(), {"checked": 9, "mismatches": 2}, False, "2 of 9 online features"),
+    ],
+)
+def test_the_rules(models, parity, passed, reason):
+    verdict = judge(models, 200, parity, RULES)
+    assert verdict["passed"] is passed
+    assert reason in "; ".join(verdict["reasons"])
+
+
+def test_too_few_requests_are_not_judged_and_pass_with_that_reason():
+    verdict = judge(figures(mos=0.1), 199, None, RULES)
+    assert verdict["passed"]
+    assert "not judged: 199" in verdict["reasons"][0]
+
+
+def test_a_test_part_of_one_class_is_not_judged():
+    assert "one class" in judge(figures(mos=math.nan), 500, None, RULES)["reasons"][0]
+
+
+def test_the_logistic_curve_equals_that_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    feature = rng.normal(size=500)
+    labels = (rng.random(500) < sigmoid(0.7 * feature - 1)).astype(float)
+    wanted = LogisticRegression(C=1e3).fit(feature[:, None], labels)
+    assert fit_logistic(feature, labels).tolist() == pytest.approx([wanted.intercept_[0], wanted.coef_[0, 0]], abs=1e-3)
+
+
+def test_the_logistic_regression_of_several_features_equals_that_of_scikit_learn():
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(400, 3))
+    labels = (rng.random(400) < sigmoid(features @ [1, -2, 0] + 0.5)).astype(float)
+    wanted = LogisticRegression(C=1 / 5.0, tol=1e-9).fit(
+        features, labels
+    )  # its intercept is not shrunk: close, not equal
+    found = fit_logistic(features, labels, ridge=5.0)
+    assert found[1:].tolist() == pytest.approx(wanted.coef_[0].tolist(), abs=0.02)
+
+
+def test_no_rows_fit_an_even_chance():
+    assert fit_logistic(np.zeros(0), np.zeros(0)).tolist() == [0.0, 0.0]
+
+
+def test_popularity_counts_clicks_in_the_window_strictly_before_the_lag():
+    second = 1_000_000
+    times = np.array([10, 20, 30]) * second
+    of_item = AsOfCounter.from_rows(np.zeros(3, np.int64), times, np.array([1, 2, 3]), np.array([1, 2, 3]))
+    counters = Counters(of_item, of_item, of_item, num_items=1)
+    at = np.array([30, 31, 40, 45]) * second
+    requests = Requests(
+        np.arange(4), np.zeros(4, int), at, np.zeros(4, int), np.zeros(4, int), np.arange(5), np.full(4, 2), np.zeros(4)
+    )
+    # lag 10: cuts at 20, 21, 30, 35: clicks strictly before; windows of 15 s begin at 5, 6, 15, 20 inclusive
+    assert popularity(requests, counters, 10, None).tolist() == [1, 2, 2, 3]
+    assert popularity(requests, counters, 10, 15).tolist() == [1, 2, 1, 2]
+    unknown = Requests(**{**vars(requests), "item_index": np.full(4, 1)})
+    assert popularity(unknown, counters, 10, None).tolist() == [0, 0, 0, 0]
