@@ -12,7 +12,6 @@ import json
 import logging
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def main() -> None:
     try:
         sections = load_params()
         data = options.data or Path("data") / sections["source"].name
-        source = open_log(data, sections, options.train_from, options.max_requests)
+        source = open_log(data, sections, options.max_requests)
         rows = [row for track in options.tracks for row in measure_track(source, data, track, sections, options)]
     except InputError as error:
         sys.exit(f"baselines failed: {error}")
@@ -83,6 +82,7 @@ def about(source: Log) -> dict[str, Any]:
     return {
         "source": source.source,
         "requests": {name: len(part) for name, part in source.parts.items()},
+        "train_from": iso(source.cuts.train_at),
         "validation_from": iso(source.cuts.validation_at),
         "test_from": iso(source.cuts.test_at),
         "lags_s": {"shows": spec.shows_lag_s, "clicks": spec.clicks_lag_s, "user": spec.user_lag_s},
@@ -109,15 +109,9 @@ def parse(name: str, *more: Any) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of what is random (3)")
     parser.add_argument("--num-threads", type=int, default=2, help="threads of the trees (2)")
     parser.add_argument("--max-requests", type=int, default=100_000, help="latest train requests (100000)")
-    parser.add_argument("--train-from", type=_moment, help="ISO time; earlier requests only fill the counters")
     for add in more:
         add(parser)
     return parser.parse_args()
-
-
-def _moment(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
     data = options.data or Path("data") / sections["source"].name
     evaluate, seeds = sections["evaluate"], [sections["seed"] + number for number in range(options.seeds)]
     try:
-        source = open_log(data, sections, options.train_from, options.max_requests)
+        source = open_log(data, sections, options.max_requests)
         contenders = {}
         for lag_s in options.lags_s:
             late = {"clicks_lag_s": float(lag_s)} | ({"shows_lag_s": float(lag_s)} if options.shows else {})

@@ -3,7 +3,6 @@
 import logging
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from features.counters import Counters
 from features.encode import FeatureSpec
 from features.scalars import scalar_features
 from training.catalogue import load_counters, load_vocabulary
-from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests
+from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.train import feature_spec
 
 log = logging.getLogger("leitmotif")
@@ -69,8 +68,8 @@ class Track:
         return part.scalars[:, self.spec.scalars.index(name)]
 
 
-def open_log(data: Path, sections: dict[str, Any], train_from: datetime | None, max_requests: int) -> Log:
-    """Read requests and counters. train_from: earlier requests are not trained on. max_requests: the latest are kept.
+def open_log(data: Path, sections: dict[str, Any], max_requests: int) -> Log:
+    """Read requests and counters. max_requests: the latest of the train part are kept.
 
     Raises InputError where a part is empty or the outs are missing.
     """
@@ -79,10 +78,8 @@ def open_log(data: Path, sections: dict[str, Any], train_from: datetime | None, 
         raise InputError(f"{data} lacks {', '.join(missing)}. `make run SOURCE={data.name}` makes them.")
     events = load_events(data)
     requests = load_requests(data, events)
-    cuts = cut_times(sections["split"], requests.at)
+    cuts = cut_times(sections["split"], sections["labels"], requests.at, log_end(requests, events))
     parts = {name: cuts.part(requests, name) for name in PARTS}
-    if train_from is not None:
-        parts["train"] = parts["train"].take(parts["train"].at >= round(train_from.timestamp() * 1e6))
     if len(parts["train"]) > max_requests:
         parts["train"] = parts["train"].take(np.arange(len(parts["train"]))[-max_requests:])
     empty = [name for name, part in parts.items() if not len(part)]
@@ -111,4 +108,4 @@ def read_track(source: Log, spec: FeatureSpec) -> Track:
 
 
 def _say(cuts: Cuts) -> str:
-    return f"validation from {iso(cuts.validation_at)}, test from {iso(cuts.test_at)}"
+    return f"train from {iso(cuts.train_at)}, validation from {iso(cuts.validation_at)}, test from {iso(cuts.test_at)}"

@@ -18,6 +18,7 @@ SECTIONS: Mapping[str, str] = {
     "seed": "contracts.section:Seed",
     "source": "features.params:SourceParams",
     "simulator": "features.params:SimulatorParams",
+    "labels": "features.params:LabelParams",
     "split": "features.params:SplitParams",
     "request": "features.params:RequestParams",
     "validate": "features.params:ValidateParams",
@@ -31,6 +32,9 @@ SECTIONS: Mapping[str, str] = {
     "serve": "serving.params:ServeParams",
 }
 """Section -> module:type, by name, so that contracts imports no package above it."""
+
+RULES = ("features.params:lags_below_delay",)
+"""Functions of all sections -> what is wrong between them, by name too. Asked where each section is right by itself."""
 
 
 def load_params(path: Path = PARAMS) -> dict[str, Any]:
@@ -58,6 +62,7 @@ def check_params(raw: object, path: Path = PARAMS) -> dict[str, Any]:
             sections[name] = TypeAdapter(kind).validate_python(raw[name])
         except ValidationError as error:
             problems += [_explain(name, raw[name], kind, detail) for detail in error.errors()]
+    problems = problems or [problem for rule in RULES for problem in _named(rule)(sections)]
     if problems:
         raise InputError(f"{path}: " + "; ".join(sorted(problems)) + ".")
     return sections
@@ -65,7 +70,11 @@ def check_params(raw: object, path: Path = PARAMS) -> dict[str, Any]:
 
 def section_type(name: str) -> Any:
     """The type of one section; imports the package that owns it."""
-    module, attribute = SECTIONS[name].split(":")
+    return _named(SECTIONS[name])
+
+
+def _named(name: str) -> Any:
+    module, attribute = name.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -1,7 +1,8 @@
 """The sections of params.yaml that belong to the data side, from source to Feast."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
@@ -65,9 +66,16 @@ class SimulatorParams(Section):
     num_sessions: PositiveInt
 
 
-class SplitParams(Section):
-    """Where train ends and test begins: a quantile of the request times, or an ISO time."""
+class LabelParams(Section):
+    """When what became of a candidate is known."""
 
+    delay_s: Seconds  # a click is known this long after its own time
+
+
+class SplitParams(Section):
+    """Where the parts begin: a quantile of the request times, or an ISO time."""
+
+    train_from: Share | Moment | None  # null: the log's start; earlier requests only fill counters and histories
     validation: Share | Moment
     test: Share | Moment
 
@@ -117,6 +125,26 @@ class StatisticsParams(Section):
     clicks_lag_s: Seconds
     user_lag_s: Seconds
     in_list: bool  # also compare a candidate with its list: offline only, a list served is not the one that was seen
+
+
+def lags_below_delay(sections: Mapping[str, Any]) -> list[str]:
+    """What is wrong where a feature would know a click before labels.delay_s says that it is known.
+
+    A history of shows tells a click too: its events carry their labels. Shows alone may be known sooner.
+    """
+    delay_s = sections["labels"].delay_s
+    lags_s = {
+        "history.lag_s": sections["history"].lag_s,
+        "statistics.clicks_lag_s": sections["statistics"].clicks_lag_s,
+        "statistics.user_lag_s": sections["statistics"].user_lag_s,
+    }
+    early = [f"{name} ({lag_s:g})" for name, lag_s in lags_s.items() if lag_s < delay_s]
+    if not early:
+        return []
+    return [
+        f"labels.delay_s: a click is known {delay_s:g} s after its time, but {', '.join(early)} would read it earlier; "
+        f"raise to at least {delay_s:g}, or lower labels.delay_s"
+    ]
 
 
 class AuditParams(Section):

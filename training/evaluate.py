@@ -26,7 +26,7 @@ from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from contracts.stage import Report, main
 from features.counters import Counters
 from features.encode import FeatureSpec
-from features.params import SplitParams
+from features.params import LabelParams, SplitParams
 from training.baselines import fit_logistic, popularity, sigmoid
 from training.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.dataset import make_dataset
@@ -35,7 +35,7 @@ from training.metrics import calibration, grouped_auc, normalised_mutual_informa
 from training.model.build import MODELS, Model, load_model
 from training.model.mixture import MixtureOfSequence
 from training.params import EvaluateParams
-from training.requests import Requests, cut_times, iso, load_events, load_requests
+from training.requests import Requests, cut_times, iso, load_events, load_requests, log_end
 from training.scoring import score_requests
 from training.slices import requests_since_shift, slice_masks, true_item_themes
 from training.verdict import judge
@@ -63,17 +63,18 @@ class Tested:
     """The test part and what every model says of it."""
 
     requests: Requests
+    num_label_unknown: int  # requests at the log's end that are not judged
     since_shift: npt.NDArray[np.int64]  # [R]
     models: dict[str, Model]
     scored: dict[str, Scored]
 
 
-def run(data: Path, evaluate: EvaluateParams, seed: int, split: SplitParams) -> Report:
+def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, split: SplitParams) -> Report:
     """Raises InputError where the weights were fitted on requests of the test part."""
     description = json.loads((data / "weights" / "model.json").read_text(encoding="utf-8"))
     torch.set_num_threads(description["num_threads"])
     vocabulary = load_vocabulary(data)
-    tested = score_all(data, vocabulary, description, split, evaluate, seed)
+    tested = score_all(data, vocabulary, description, split, labels, evaluate, seed)
     requests, scored, mos = tested.requests, tested.scored, tested.models["mos"]
     models = {name: measure(values, requests) for name, values in scored.items()}
     masks = slice_masks(requests, tested.since_shift, mos.catalogue.row_of_N.numpy())
@@ -82,6 +83,7 @@ def run(data: Path, evaluate: EvaluateParams, seed: int, split: SplitParams) -> 
             "num_requests": len(requests),
             "num_impressions": len(requests.label),
             "num_users": len(np.unique(requests.user_index)),
+            "num_requests_label_unknown": tested.num_label_unknown,
             "num_requests_of_one_class": grouped_auc(
                 scored["mos"].score, requests.label, requests.request_of_row
             ).num_left_out,
@@ -107,6 +109,7 @@ def score_all(
     vocabulary: Vocabulary,
     description: dict[str, Any],
     split: SplitParams,
+    labels: LabelParams,
     evaluate: EvaluateParams,
     seed: int,
 ) -> Tested:
@@ -114,13 +117,13 @@ def score_all(
     spec = FeatureSpec.from_json(description["feature_spec"])
     events = load_events(data)
     requests = load_requests(data, events)
-    cuts = cut_times(split, requests.at)
+    cuts = cut_times(split, labels, requests.at, log_end(requests, events))
     if description["chosen_before_us"] > cuts.test_at:
         raise InputError(
             f"The weights were chosen on requests up to {iso(description['chosen_before_us'])}, but split.test is "
             f"{iso(cuts.test_at)}: the test would not be new to them. Run train again (`dvc repro`)."
         )
-    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[requests.at >= cuts.test_at]
+    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests.at, "test")]
     test, validation = cuts.part(requests, "test"), cuts.part(requests, "validation")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
@@ -128,7 +131,7 @@ def score_all(
     logits = {name: score_requests(name, model, dataset) for name, model in models.items()}
     scored = {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
     scored |= score_baselines(test, validation, counters, spec, evaluate, seed)
-    return Tested(test, since_shift, models, scored)
+    return Tested(test, cuts.num_label_unknown(requests.at, "test"), since_shift, models, scored)
 
 
 def score_baselines(

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
-from features.params import SplitParams
+from features.convention import micros
+from features.params import LabelParams, SplitParams
 
 Ints = npt.NDArray[np.integer]
 MICROSECONDS = 1_000_000
@@ -75,21 +76,36 @@ class Requests:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Train is before validation_at, validation before test_at, test the rest. All in us."""
+    """Where train, validation and test begin and the log ends, and how late a click is known. All in us."""
 
+    train_at: int
     validation_at: int
     test_at: int
+    log_end: int
+    delay: int
 
     def part(self, requests: Requests, name: str) -> Requests:
-        """train, validation or test. A request at a cut belongs to the later part."""
-        bounds = {"train": (None, self.validation_at), "validation": (self.validation_at, self.test_at)}
-        first, last = bounds.get(name, (self.test_at, None))
-        keep = np.ones(len(requests), bool)
-        if first is not None:
-            keep &= requests.at >= first
-        if last is not None:
-            keep &= requests.at < last
-        return requests.take(keep)
+        """train, validation or test: the requests in it whose labels were known when it ended."""
+        return requests.take(self.holds(requests.at, name))
+
+    def holds(self, at: Ints, name: str) -> npt.NDArray[np.bool_]:
+        """[R] whether requests at these times are in that part, their labels known when it ended."""
+        within, known = self._place(at, name)
+        return within & known
+
+    def num_label_unknown(self, at: Ints, *names: str) -> int:
+        """Requests that lie within these parts but are left out: a click could still have come after the part's end."""
+        places = (self._place(at, name) for name in names)
+        return sum(int((within & ~known).sum()) for within, known in places)
+
+    def _place(self, at: Ints, name: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        first, end = {
+            "train": (self.train_at, self.validation_at),
+            "validation": (self.validation_at, self.test_at),
+            "test": (self.test_at, self.log_end),
+        }[name]
+        # a request at a cut belongs to the later part; a label that is known at the cut is known
+        return (at >= first) & (at < end), at + self.delay <= min(end, self.log_end)
 
 
 def load_events(data: Path) -> Events:
@@ -122,12 +138,32 @@ def load_requests(data: Path, events: Events) -> Requests:
     return requests if (order[1:] > order[:-1]).all() else requests.take(order)
 
 
-def cut_times(split: SplitParams, at: npt.NDArray[np.int64]) -> Cuts:
-    """A quantile of the request times, or an ISO time, as microseconds. at: ascending.
+def log_end(requests: Requests, events: Events) -> int:
+    """1 us after the newest thing that the log tells, be it a request or an event that no request holds.
 
-    Raises InputError where validation would begin after test.
+    Up to there the log was written, so up to there a click would be in it: the newest request alone would say less.
     """
-    cuts = Cuts(_cut_time(split.validation, at), _cut_time(split.test, at))
+    newest = max(int(requests.at.max(initial=0)), int(events.occurred_at.max(initial=0)))
+    return newest + 1
+
+
+def cut_times(split: SplitParams, labels: LabelParams, at: npt.NDArray[np.int64], end: int) -> Cuts:
+    """A quantile of the request times, or an ISO time, as microseconds. at: ascending. end: the log's, as of log_end.
+
+    Raises InputError where train would begin after validation, or validation after test.
+    """
+    cuts = Cuts(
+        train_at=int(at[0]) if split.train_from is None else _cut_time(split.train_from, at),
+        validation_at=_cut_time(split.validation, at),
+        test_at=_cut_time(split.test, at),
+        log_end=end,
+        delay=micros(labels.delay_s),
+    )
+    if split.train_from is not None and cuts.train_at > cuts.validation_at:
+        raise InputError(
+            f"split.train_from is {iso(cuts.train_at)} and split.validation {iso(cuts.validation_at)}: nothing would "
+            "be trained on. Set split.train_from to an earlier time, or to null."
+        )
     if cuts.validation_at > cuts.test_at:
         raise InputError(
             f"split.validation is {iso(cuts.validation_at)} and split.test {iso(cuts.test_at)}: validation would begin "

@@ -29,8 +29,8 @@ def sample_train(requests: Requests, train: TrainParams, seed: int) -> Sample:
     """
     if not len(requests):
         raise InputError(
-            "No request lies before split.validation: there is nothing to train on. Set split.validation to a later "
-            "time or a larger quantile."
+            "No request whose labels are known (labels.delay_s) lies between split.train_from and split.validation: "
+            "there is nothing to train on. Set split.validation to a later time or a larger quantile."
         )
     notes = []
     min_history = train.min_history

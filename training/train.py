@@ -1,7 +1,8 @@
 """Histories, impressions and counters -> weights of the Mixture of Sequence and of its DIN baseline.
 
 Reads user_histories, impressions, item_counters, user_counters and user_item_counters; writes weights and
-training_record. Trains on requests before split.validation, picks the epoch on those before split.test.
+training_record. Trains on requests before split.validation, picks the epoch on those before split.test; each only
+where what became of it was known by then (labels.delay_s).
 """
 
 import logging
@@ -16,7 +17,7 @@ from contracts.errors import InputError
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encode import FeatureSpec
-from features.params import HistoryParams, SplitParams, StatisticsParams
+from features.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
 from training.catalogue import ItemTables, count_items, fit_tables, load_counters, load_vocabulary
 from training.dataset import RequestDataset, make_dataset
 from training.fit import fit
@@ -24,7 +25,7 @@ from training.model.build import MODELS, Model, build, describe, fit_buffers, sa
 from training.model.shape import ModelShape
 from training.params import ModelParams, TrainParams
 from training.record import Epoch, log_live, write_record
-from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests
+from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.sample import Sample, sample_train, sample_validation
 
 log = logging.getLogger("leitmotif")
@@ -38,6 +39,7 @@ class Prepared:
 
     spec: FeatureSpec
     cuts: Cuts
+    num_label_unknown: int  # requests of the train and validation parts that were left out
     sample: Sample
     train: RequestDataset
     validation: RequestDataset
@@ -48,6 +50,7 @@ class Prepared:
 def run(
     data: Path,
     history: HistoryParams,
+    labels: LabelParams,
     model: ModelParams,
     seed: int,
     split: SplitParams,
@@ -57,7 +60,7 @@ def run(
     """Raises InputError where there is nothing to train on."""
     torch.set_num_threads(train.num_threads)
     spec = feature_spec(history, model, statistics)
-    prepared = prepare(data, spec, split, train, seed)
+    prepared = prepare(data, spec, split, labels, train, seed)
     fitted = {name: _fit_one(name, model, prepared, train, seed) for name in MODELS}
     record = [epoch for _, epochs, _ in fitted.values() for epoch in epochs]
     report = _report(prepared, fitted)
@@ -90,11 +93,13 @@ def feature_spec(history: HistoryParams, model: ModelParams, statistics: Statist
     )
 
 
-def prepare(data: Path, spec: FeatureSpec, split: SplitParams, train: TrainParams, seed: int) -> Prepared:
+def prepare(
+    data: Path, spec: FeatureSpec, split: SplitParams, labels: LabelParams, train: TrainParams, seed: int
+) -> Prepared:
     """Read, cut by time, sample and count; nothing here sees a request at or after split.test."""
     events = load_events(data)
     requests = load_requests(data, events)
-    cuts = cut_times(split, requests.at)
+    cuts = cut_times(split, labels, requests.at, log_end(requests, events))
     sample = sample_train(cuts.part(requests, "train"), train, seed)
     _check_labels(sample.requests)
     vocabulary = load_vocabulary(data)
@@ -109,6 +114,7 @@ def prepare(data: Path, spec: FeatureSpec, split: SplitParams, train: TrainParam
     return Prepared(
         spec=spec,
         cuts=cuts,
+        num_label_unknown=cuts.num_label_unknown(requests.at, "train", "validation"),
         sample=sample,
         train=make_dataset(spec, events, sample.requests, counters),
         validation=make_dataset(spec, events, validation, counters),
@@ -157,8 +163,10 @@ def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Epoch], int]
         "num_requests": len(prepared.train),
         "num_impressions": len(prepared.train.scalars),
         "num_validation_requests": len(prepared.validation),
+        "num_requests_label_unknown": prepared.num_label_unknown,
         "min_history": prepared.sample.min_history,
         "num_cold_items": prepared.tables.num_cold_items,
+        "trained_from": iso(prepared.cuts.train_at),
         "trained_before": iso(prepared.cuts.validation_at),
         "feature_spec_hash": prepared.spec.hash(),
         "notes": prepared.sample.notes,

@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, sections: dict) -> Path:
 
 @pytest.fixture(scope="module")
 def source(data: Path, sections: dict) -> Log:
-    return open_log(data, sections, None, 2000)
+    return open_log(data, sections, 2000)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_predictions_of_another_test_part_are_refused(tmp_path: Path) -> None:
 
 def test_a_log_without_outs_says_what_makes_them(tmp_path: Path, sections: dict) -> None:
     with pytest.raises(InputError, match="make run SOURCE=nowhere"):
-        open_log(tmp_path / "nowhere", sections, None, 10)
+        open_log(tmp_path / "nowhere", sections, 10)
 
 
 @pytest.mark.parametrize(("module", "rows"), [(baselines, 16), (lag_curve, 2)])

@@ -58,10 +58,34 @@ def test_every_problem_is_listed_at_once(raw: dict) -> None:
 
 
 def test_a_split_is_a_quantile_or_a_time(raw: dict) -> None:
-    raw["split"] = {"validation": 0.5, "test": "2023-05-25T07:00:00+00:00"}
+    raw["split"] = {"train_from": None, "validation": 0.5, "test": "2023-05-25T07:00:00+00:00"}
     split = check_params(raw)["split"]
+    assert split.train_from is None
     assert split.validation == 0.5
     assert split.test == datetime(2023, 5, 25, 7, tzinfo=UTC)
+
+
+def test_no_feature_may_know_a_click_before_its_label_is_known(raw: dict) -> None:
+    raw["labels"]["delay_s"] = 60
+    raw["history"]["lag_s"] = 59.5
+    raw["statistics"] |= {"clicks_lag_s": 60, "user_lag_s": 0, "shows_lag_s": 0}
+    message = (
+        r"params\.yaml: labels\.delay_s: a click is known 60 s after its time, but history\.lag_s \(59\.5\), "
+        r"statistics\.user_lag_s \(0\) would read it earlier; raise to at least 60, or lower labels\.delay_s\."
+    )
+    with pytest.raises(InputError, match=message) as error:
+        check_params(raw)
+    assert error.value.exit_code == 2
+    raw["history"]["lag_s"] = raw["statistics"]["user_lag_s"] = 60
+    assert check_params(raw)["labels"].delay_s == 60
+
+
+def test_a_rule_between_sections_is_asked_only_of_sections_that_are_right(raw: dict) -> None:
+    raw["labels"]["delay_s"] = 60
+    raw["history"]["lag_s"] = -1
+    with pytest.raises(InputError, match=r"history\.lag_s: ") as error:
+        check_params(raw)
+    assert "labels" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["seed: [", "just words", "\udcff"])

@@ -19,7 +19,7 @@ from serving.scorer import NO_EVENTS, Events
 from training.catalogue import load_counters, load_vocabulary
 from training.dataset import make_dataset
 from training.model.build import load_model
-from training.requests import cut_times, load_events, load_requests
+from training.requests import cut_times, load_events, load_requests, log_end
 from training.scoring import score_requests
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -35,7 +35,8 @@ def test_the_service_scores_test_requests_as_training_does(made: Path, data: Pat
     description = json.loads((data / "weights" / "model.json").read_text())
     events = load_events(data)
     requests = load_requests(data, events)
-    cuts = cut_times(load_params(made / "params.yaml")["split"], requests.at)
+    params = load_params(made / "params.yaml")
+    cuts = cut_times(params["split"], params["labels"], requests.at, log_end(requests, events))
     test = cuts.part(requests, "test").take(np.arange(NUM_COMPARED))
     spec = FeatureSpec.from_json(description["feature_spec"])
     dataset = make_dataset(spec, events, test, load_counters(data, load_vocabulary(data)))

@@ -1,6 +1,6 @@
 """Requests by time: what is trained on, what is held out, and that nothing crosses the cuts."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import InputError
-from features.params import SplitParams
+from features.params import LabelParams, SplitParams
 from training.params import TrainParams
-from training.requests import Cuts, Requests, cut_times, iso, rows_of
+from training.requests import Cuts, Events, Requests, cut_times, iso, log_end, rows_of
 from training.sample import sample_train, sample_validation
 
 TRAIN = TrainParams(
@@ -45,8 +45,18 @@ def requests(at, num_events=None, sizes=None):
     )
 
 
-def split(validation, test):
-    return SplitParams(validation=validation, test=test)
+def cut(at, validation, test, train_from=None, delay_us=0, end=None):
+    """The cuts of requests at these times; the log ends with its newest request."""
+    split = SplitParams(train_from=train_from, validation=validation, test=test)
+    at = np.sort(np.asarray(at, np.int64))
+    return cut_times(split, LabelParams(delay_s=delay_us / 1e6), at, int(at[-1]) + 1 if end is None else end)
+
+
+def moment(at_us):
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_us)
+
+
+PARTS = ("train", "validation", "test")
 
 
 @given(
@@ -56,8 +66,8 @@ def split(validation, test):
 )
 def test_the_parts_are_disjoint_complete_and_apart_in_time(times, one, other):
     found = requests(times)
-    cuts = cut_times(split(min(one, other), max(one, other)), found.at)
-    parts = [cuts.part(found, name) for name in ("train", "validation", "test")]
+    cuts = cut(found.at, min(one, other), max(one, other))
+    parts = [cuts.part(found, name) for name in PARTS]
     assert sum(map(len, parts)) == len(found)
     assert np.concatenate([part.request_index for part in parts]).tolist() == list(range(len(found)))
     for earlier, later in ((parts[0], parts[1]), (parts[1], parts[2]), (parts[0], parts[2])):
@@ -67,21 +77,81 @@ def test_the_parts_are_disjoint_complete_and_apart_in_time(times, one, other):
 
 def test_requests_at_the_cut_all_go_to_the_later_part():
     found = requests([1, 2, 2, 2, 3])
-    cuts = cut_times(split(0.5, 1.0), found.at)  # the third of five stands at 2
-    assert [len(cuts.part(found, name)) for name in ("train", "validation", "test")] == [1, 4, 0]
+    cuts = cut(found.at, 0.5, 1.0)  # the third of five stands at 2
+    assert [len(cuts.part(found, name)) for name in PARTS] == [1, 4, 0]
 
 
 def test_a_cut_may_be_an_iso_time_and_is_read_as_utc():
-    moment = datetime(2024, 1, 2, tzinfo=UTC)
-    at_us = int(moment.timestamp() * 1e6)
-    cuts = cut_times(split(moment.replace(tzinfo=None), moment), np.array([at_us - 1, at_us]))
-    assert cuts == Cuts(at_us, at_us)
+    second = datetime(2024, 1, 2, tzinfo=UTC)
+    at_us = int(second.timestamp() * 1e6)
+    cuts = cut([at_us - 1, at_us], second.replace(tzinfo=None), second, train_from=second.replace(tzinfo=None))
+    assert cuts == Cuts(at_us, at_us, at_us, log_end=at_us + 1, delay=0)
     assert iso(at_us) == "2024-01-02T00:00:00+00:00"
 
 
 def test_validation_after_test_is_refused():
     with pytest.raises(InputError, match=r"split\.validation"):
-        cut_times(split(0.9, 0.1), np.arange(10))
+        cut(np.arange(10), 0.9, 0.1)
+
+
+def test_train_after_validation_is_refused():
+    with pytest.raises(InputError, match=r"split\.train_from is .*Set split\.train_from to an earlier"):
+        cut(np.arange(10), 0.5, 0.9, train_from=0.6)
+
+
+@pytest.mark.parametrize("train_from", [0.3, moment(3)])
+def test_earlier_requests_than_train_from_are_in_no_part_and_a_request_at_it_is_trained_on(train_from):
+    found = requests([0, 1, 2, 3, 3, 4, 5, 6, 7, 8])
+    cuts = cut(found.at, moment(6), moment(8), train_from=train_from)
+    assert [cuts.part(found, name).at.tolist() for name in PARTS] == [[3, 3, 4, 5], [6, 7], [8]]
+    assert cuts.num_label_unknown(found.at, *PARTS) == 0
+
+
+def test_a_request_is_in_a_part_only_where_its_labels_were_known_at_the_end_of_it():
+    """Delay 3, cuts at 10 and 20, the log ends at 26: the last of each part is at 7, 17 and 23, that included."""
+    found = requests([6, 7, 7, 8, 9, 10, 16, 17, 18, 20, 22, 23, 24, 25])
+    cuts = cut(found.at, moment(10), moment(20), delay_us=3)
+    assert cuts.log_end == 26
+    assert [cuts.part(found, name).at.tolist() for name in PARTS] == [[6, 7, 7], [10, 16, 17], [20, 22, 23]]
+    assert [cuts.num_label_unknown(found.at, name) for name in PARTS] == [2, 1, 2]
+    assert cuts.num_label_unknown(found.at, "train", "validation") == 3
+
+
+def test_where_the_log_ends_before_a_cut_its_end_decides():
+    found = requests([1, 5, 6])
+    cuts = cut(found.at, moment(100), moment(200), delay_us=2)  # known at 7, the log's end, or not at all
+    assert [cuts.part(found, name).at.tolist() for name in PARTS] == [[1, 5], [], []]
+    assert cuts.num_label_unknown(found.at, *PARTS) == 1
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=40),
+    st.tuples(*[st.integers(0, 45)] * 3),
+    st.integers(0, 12),
+    st.integers(1, 9),
+)
+def test_no_part_knows_a_label_before_its_time(times, moments, delay, beyond):
+    found = requests(times)
+    train_at, validation_at, test_at = sorted(moments)
+    end = max(times) + beyond
+    cuts = cut(found.at, moment(validation_at), moment(test_at), moment(train_at), delay, end)
+    bounds = {"train": (train_at, validation_at), "validation": (validation_at, test_at), "test": (test_at, end)}
+    for name, (first, last) in bounds.items():
+        of_part = [at for at in sorted(times) if first <= at < last]
+        known = [at for at in of_part if at + delay <= last and at + delay <= end]
+        assert cuts.part(found, name).at.tolist() == known
+        assert cuts.num_label_unknown(found.at, name) == len(of_part) - len(known)
+
+
+def events(occurred_at):
+    at = np.array(occurred_at, np.int64)
+    return Events(np.ones(len(at), np.int32), at, np.ones(len(at), np.float32), np.zeros(len(at), np.int32), at[:0])
+
+
+def test_the_log_ends_after_the_newest_of_its_requests_and_events():
+    assert log_end(requests([3, 7]), events([2, 9, 4])) == 10  # an event that no request holds
+    assert log_end(requests([3, 7]), events([2, 4])) == 8
+    assert log_end(requests([3, 7]), events([])) == 8
 
 
 def test_taking_requests_takes_their_rows():

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from training import evaluate, train
 from training.catalogue import load_counters, load_vocabulary
 from training.dataset import make_dataset
 from training.model.build import load_model
-from training.requests import cut_times, load_events, load_requests
+from training.requests import cut_times, load_events, load_requests, log_end
 from training.scoring import score_requests
 
 OUTS = ("weights", "training_record")
@@ -69,12 +70,19 @@ def _in_the_root(made, monkeypatch):
 
 
 def run_train(data, sections, **changes):
-    names = ("history", "model", "seed", "split", "statistics", "train")
+    names = ("history", "labels", "model", "seed", "split", "statistics", "train")
     return train.run(data, **{name: changes.get(name, sections[name]) for name in names})
 
 
 def run_evaluate(data, sections, **changes):
-    return evaluate.run(data, **{name: changes.get(name, sections[name]) for name in ("evaluate", "seed", "split")})
+    names = ("evaluate", "labels", "seed", "split")
+    return evaluate.run(data, **{name: changes.get(name, sections[name]) for name in names})
+
+
+def cuts_of(data, sections):
+    events = load_events(data)
+    requests = load_requests(data, events)
+    return cut_times(sections["split"], sections["labels"], requests.at, log_end(requests, events))
 
 
 def contents(data, *outs):
@@ -127,7 +135,7 @@ def test_training_reads_nothing_at_or_after_the_test_split(trained, sections, tm
     shutil.copytree(data, cut, ignore=shutil.ignore_patterns(*OUTS))
     path = cut / "impressions" / "impressions.parquet"
     table = pq.read_table(path)
-    moments = cut_times(sections["split"], load_requests(data, load_events(data)).at)
+    moments = cuts_of(data, sections)
     at = table["occurred_at"].cast(pa.int64()).to_numpy()
     flipped = np.where(at >= moments.test_at, 1 - table["label"].to_numpy(), table["label"].to_numpy())
     table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(flipped, pa.float32()))
@@ -137,6 +145,53 @@ def test_training_reads_nothing_at_or_after_the_test_split(trained, sections, tm
     np.save(cut / "user_histories" / "label.npy", np.where(later, 1 - label, label).astype(np.float32))
     run_train(cut, sections)
     assert contents(cut, *OUTS) == contents(data, *OUTS)
+
+
+def test_requests_whose_labels_were_not_known_in_time_are_counted_and_in_no_part(trained, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data, ignore=shutil.ignore_patterns(*OUTS))
+    at = load_requests(data, load_events(data)).at
+    cuts = cuts_of(data, sections)
+    delay_s = 6 * 3600.0
+    delay_us = int(delay_s * 1e6)
+    bounds = (cuts.train_at, cuts.validation_at, cuts.test_at, cuts.log_end)
+    late = [int(((at >= first) & (at < last) & (at + delay_us > last)).sum()) for first, last in pairwise(bounds)]
+    assert min(late) > 0
+    late_labels = changed(sections["labels"], delay_s=delay_s)
+    whole, part = (
+        (run_train(data, sections, labels=labels), run_evaluate(data, sections, labels=labels))
+        for labels in (sections["labels"], late_labels)
+    )
+    assert [report["num_requests_label_unknown"] for report in whole] == [0, 0]
+    assert [report["num_requests_label_unknown"] for report in part] == [late[0] + late[1], late[2]]
+    assert part[1]["num_requests"] == whole[1]["num_requests"] - late[2]
+    assert part[1]["num_requests"] > 0
+
+
+def test_labels_that_were_not_known_in_time_change_no_weight(made, sections, tmp_path):
+    """Flipping them, and what lies before split.train_from, leaves the same bytes."""
+    late = {
+        "labels": changed(sections["labels"], delay_s=6 * 3600.0),
+        "split": changed(sections["split"], train_from=0.4),
+    }
+    cuts = cuts_of(made, sections | late)
+    found = []
+    for flip in (False, True):
+        data = tmp_path / str(flip) / "simulator"
+        shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
+        path = data / "impressions" / "impressions.parquet"
+        table = pq.read_table(path)
+        at, label = table["occurred_at"].cast(pa.int64()).to_numpy(), table["label"].to_numpy()
+        unused = ~(cuts.holds(at, "train") | cuts.holds(at, "validation"))
+        assert (unused & (at < cuts.test_at) & (at >= cuts.train_at)).any()
+        assert (unused & (at < cuts.train_at)).any()
+        if flip:
+            label = np.where(unused, 1 - label, label)
+        column = table.schema.get_field_index("label")
+        pq.write_table(table.set_column(column, "label", pa.array(label, pa.float32())), path)
+        run_train(data, sections, **late)
+        found.append(contents(data, *OUTS))
+    assert found[0] == found[1]
 
 
 def test_evaluation_reports_every_model_and_repeats_to_the_byte(trained, sections):
@@ -162,7 +217,7 @@ def test_predictions_are_the_test_rows_of_impressions_in_their_order(trained, se
     run_evaluate(data, sections)
     found = pq.read_table(data / "predictions" / "predictions.parquet")
     table = pq.read_table(data / "impressions" / "impressions.parquet")
-    cuts = cut_times(sections["split"], load_requests(data, load_events(data)).at)
+    cuts = cuts_of(data, sections)
     test = table.filter(pa.compute.greater_equal(table["occurred_at"].cast(pa.int64()), cuts.test_at))
     assert found.select(["request_index", "item_index", "label"]).to_pydict() == (
         test.select(["request_index", "item_index", "label"]).to_pydict()
