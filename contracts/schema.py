@@ -91,8 +91,16 @@ IMPRESSIONS = pa.schema(
 )
 """impressions/impressions.parquet, sorted by (request_index, position, item_id)."""
 
-REQUESTS = pa.schema([_required("request_index", pa.int32()), _required("impression_id", pa.string())])
-"""impressions/requests.parquet: the log's own name of each request, or <user_id>/<ordinal> where it has none."""
+REQUESTS = pa.schema(
+    [
+        _required("request_index", pa.int32()),
+        _required("impression_id", pa.string()),  # the log's own name, or <user_id>/<ordinal> where it has none
+        pa.field("device", pa.string()),
+        pa.field("is_subscriber", pa.bool_()),
+        pa.field("reading_item_id", pa.string()),  # as in contexts
+    ]
+)
+"""impressions/requests.parquet, sorted by request_index: a request's name and what contexts says of it."""
 
 SESSIONS = pa.schema(
     [
@@ -133,6 +141,18 @@ ITEM_COUNTERS = counters("item_id")
 """Of rows of role impression only: what a history adds comes without the shows that were not clicked."""
 USER_COUNTERS = counters("user_id")
 USER_ITEM_COUNTERS = counters("user_id", "item_id")
+
+COCLICK_CLICKS = pa.schema(
+    [_required("item_id", pa.string()), _required("occurred_at", TIME), _required("user_id", pa.string())]
+)
+"""coclicks/clicks.parquet: every click of role impression, sorted by all columns."""
+
+
+def coclick_factors(rank: int) -> pa.Schema:
+    """coclicks/factors.parquet: a user's factor from starts_at on, of clicks before it; sorted by (starts_at, user_id)."""
+    factor = pa.list_(pa.field("item", pa.int8(), nullable=False), rank)
+    return pa.schema([_required("starts_at", TIME), _required("user_id", pa.string()), _required("factor", factor)])
+
 
 USER_HISTORY_SNAPSHOT = pa.schema(
     [

@@ -6,21 +6,24 @@ Training calls it with many requests over flat arrays, serving with one user; bo
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
 from contracts.schema import PADDING_INDEX
-from features.convention import CLICKED, micros
+from features.convention import CLICKED, coclick_columns, micros
+
+if TYPE_CHECKING:
+    from features.params import HistoryParams, StatisticsParams
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
-VERSION = 2
+VERSION = 3
 """Raised when the meaning of a tensor changes, so that an older bundle is refused."""
 NUM_AGE_BUCKETS = 26
 """floor(log2(1 + age / 30 s)) up to 31 years."""
@@ -40,7 +43,22 @@ class FeatureSpec:
     shows_lag_s: float
     clicks_lag_s: float
     user_lag_s: float
+    context: bool  # what a request says of itself, and the hour
+    devices: tuple[str, ...]  # kinds that are told apart
+    coclick_rank: int  # 0: candidates are not compared with past clicks by who clicked them
     in_list: bool  # candidates are also compared with the others of their list; what is served alone has no list
+
+    @classmethod
+    def of(cls, history: "HistoryParams", statistics: "StatisticsParams", history_length: int) -> "FeatureSpec":
+        """What the params say of the features. history_length: L."""
+        shared = statistics.model_dump(exclude={"bucket_s", "coclick_period_s"})
+        return cls(
+            history_length=history_length,
+            labels=history.labels,
+            history_lag_s=history.lag_s,
+            session_gap_s=history.session_gap_s,
+            **shared,
+        )
 
     @property
     def num_rank_buckets(self) -> int:
@@ -65,14 +83,26 @@ class FeatureSpec:
     def candidate_scalars(self) -> tuple[str, ...]:
         """The columns of features/scalars.py that differ from candidate to candidate of one request."""
         of_item = [f"item_{what}_{scope}" for scope in self.scopes for what in ("shows", "clicks", "rate")]
+        ages = ("item_age", "item_seen_age", "item_click_age")
         of_pair = [f"user_item_{what}" for what in ("shows", "clicks", "seen_age")]
-        return (*of_item, "item_age", "item_click_age", "item_click_trend", "item_rate_trend", *of_pair)
+        reading = ("item_is_read",) if self.context else ()
+        alike = coclick_columns(self.coclick_rank, self.context)
+        return (*of_item, *ages, "item_click_trend", "item_rate_trend", *of_pair, *reading, *alike)
+
+    @property
+    def request_scalars(self) -> tuple[str, ...]:
+        """The columns that are the same for all candidates of a request."""
+        of_user = [f"user_{what}_{scope}" for scope in self.scopes for what in ("shows", "clicks")]
+        own = (*of_user, "user_rate", "user_age", "user_session_shows")
+        if not self.context:
+            return own
+        devices = (f"device_{name}" for name in self.devices)
+        return (*own, "hour_sin", "hour_cos", "on_item_page", "is_subscriber", *devices)
 
     @property
     def scalars(self) -> tuple[str, ...]:
         """All columns of scalar_features, in order."""
-        of_user = [f"user_{what}_{scope}" for scope in self.scopes for what in ("shows", "clicks")]
-        own = (*self.candidate_scalars, *of_user, "user_rate", "user_age", "user_session_shows")
+        own = (*self.candidate_scalars, *self.request_scalars)
         if not self.in_list:
             return own
         compared = [f"{name}_{how}" for how in ("rank", "difference") for name in self.candidate_scalars]
@@ -91,7 +121,7 @@ class FeatureSpec:
         if missing:
             raise InputError(f"This is not a feature spec: {', '.join(missing)} missing. Package the model again.")
         own: dict[str, Any] = {field.name: value[field.name] for field in fields(cls)}
-        own["windows_s"] = tuple(own["windows_s"])
+        own |= {name: tuple(own[name]) for name in ("windows_s", "devices")}
         spec = cls(**own)
         if spec.to_json() != value:
             changed = sorted(

@@ -5,10 +5,14 @@ as-of reads. Requests are given once each; `request_of` points each candidate to
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import InputError
+from features.asked import NO_KEY, Asked
+from features.coclicks import Coclicks
 from features.convention import micros
 from features.counters import NEVER, AsOfCounter, Counters
 from features.encode import FeatureSpec
@@ -24,6 +28,7 @@ TREND_S = 86_400
 OLDEST_HOURS = 24.0 * 365
 """The age of what never happened, and the greatest age there is."""
 US_PER_HOUR = 3.6e9
+US_PER_DAY = 86_400_000_000
 ROWS_AT_ONCE = 65_536
 
 
@@ -32,37 +37,40 @@ def scalar_features(
     counters: Counters,
     item_keys: npt.ArrayLike,
     request_of: npt.ArrayLike,
-    user_keys: npt.ArrayLike,
-    at: npt.ArrayLike,
+    asked: Asked,
 ) -> Float32:
     """What the counters say of B candidates in R requests. Returns [B, len(spec.scalars)].
 
     item_keys: [B] positions in the vocabulary (item_index - FIRST_INDEX); negative where unknown.
     request_of: [B] the request of each candidate, ascending: candidates of one request stand together, as one list.
-    user_keys: [R] user_index; negative where unknown. at: [R] request times in us.
     Item columns: log1p of shows and clicks and a smoothed rate, in total and in each trailing window. A total's rate
     is smoothed towards PRIOR_RATE, a window's towards its total. Ages are log1p of hours. serving/card.py says what
     each column means; tests/features/test_scalars.py has the slow definition.
     """
-    items, request_of, users, at = (np.asarray(each, np.int64) for each in (item_keys, request_of, user_keys, at))
+    items, request_of = np.asarray(item_keys, np.int64), np.asarray(request_of, np.int64)
+    users, at = asked.user_keys, asked.at
     made = np.empty((len(items), len(spec.scalars)), np.float32)
-    of_user = _stack(spec.scalars, _of_users(spec, counters.user_counters, users, at), len(users))
+    of_request = _of_users(spec, counters.user_counters, users, at) | _of_contexts(spec, asked)
+    of_request = _stack(spec.request_scalars, of_request, len(users))
     for rows in _whole_requests(request_of):
         request = request_of[rows]
         columns = _of_items(spec, counters.item_counters, items[rows], at[request])
         columns |= _of_pairs(spec, counters, users[request], items[rows], at[request])
+        columns["item_is_read"] = (items[rows] == asked.reading[request]) & (items[rows] >= 0)
+        if spec.coclick_rank:
+            columns |= _coclicks(counters).columns(items[rows], request, asked, micros(spec.clicks_lag_s))
         own = _stack(spec.candidate_scalars, columns, len(request))
-        parts = [own, of_user[request]]
+        parts = [own, of_request[request]]
         if spec.in_list:
             parts += [*compare_in_list(own, request)]
         made[rows] = np.concatenate(parts, axis=1)
     return made
 
 
-def scalars_of_one(spec: FeatureSpec, counters: Counters, item_keys: npt.ArrayLike, user_key: int, at: int) -> Float32:
+def scalars_of_one(spec: FeatureSpec, counters: Counters, item_keys: npt.ArrayLike, asked: Asked) -> Float32:
     """The candidates of one request: scalar_features with R = 1."""
     item_keys = np.asarray(item_keys, np.int64)
-    return scalar_features(spec, counters, item_keys, np.zeros(len(item_keys), np.int64), [user_key], [at])
+    return scalar_features(spec, counters, item_keys, np.zeros(len(item_keys), np.int64), asked)
 
 
 def compare_in_list(values: Float32, request_of: Int64) -> tuple[Float32, Float32, Float32]:
@@ -111,6 +119,7 @@ def _of_items(spec: FeatureSpec, table: AsOfCounter, items: Int64, at: Int64) ->
     columns |= {f"item_rate_{scope}": rates[row] for row, scope in enumerate(spec.scopes)}
     return columns | {
         "item_age": _log_hours(at, first_seen),
+        "item_seen_age": _log_hours(at, table.last_seen(items, shows_at)),
         "item_click_age": _log_hours(at, table.last_clicked(items, clicks_at)),
         "item_click_trend": np.log1p(span * clicks[short]) - np.log1p(clicks[long]),
         "item_rate_trend": np.log(rates[short] / rates[long]),
@@ -138,6 +147,23 @@ def _of_users(spec: FeatureSpec, table: AsOfCounter, users: Int64, at: Int64) ->
         "user_age": _log_hours(at, table.last_seen(users, known_at)),
         "user_session_shows": np.log1p(session_shows),
     }
+
+
+def _of_contexts(spec: FeatureSpec, asked: Asked) -> dict[str, Floats]:
+    day = 2 * np.pi * (asked.at % US_PER_DAY) / US_PER_DAY
+    columns: dict[str, Floats] = {
+        "hour_sin": np.sin(day),
+        "hour_cos": np.cos(day),
+        "on_item_page": (asked.reading != NO_KEY).astype(np.float32),
+        "is_subscriber": asked.is_subscriber.astype(np.float32),
+    }
+    return columns | {f"device_{name}": (asked.device == name).astype(np.float32) for name in spec.devices}
+
+
+def _coclicks(counters: Counters) -> Coclicks:
+    if counters.coclicks is None:
+        raise InputError("statistics.coclick_rank is set, but the statistics hold no co-clicks. `dvc repro statistics`.")
+    return counters.coclicks
 
 
 def _per_scope(spec: FeatureSpec, table: AsOfCounter, keys: Int64, upto: Int64) -> tuple[Floats, Floats]:
@@ -170,9 +196,9 @@ def _log_hours(at: Int64, then: Int64) -> Floats:
     return np.log1p(np.where(then == NEVER, OLDEST_HOURS, np.minimum(hours, OLDEST_HOURS)))
 
 
-def _stack(names: tuple[str, ...], columns: Mapping[str, Floats], num_rows: int) -> Float32:
-    """Those of the named columns that are given, in the order of the names."""
-    held = [columns[name] for name in names if name in columns]
+def _stack(names: tuple[str, ...], columns: Mapping[str, npt.NDArray[Any]], num_rows: int) -> Float32:
+    """The named columns, in the order of the names."""
+    held = [columns[name] for name in names]
     return np.stack(held, axis=1).astype(np.float32) if num_rows else np.zeros((0, len(held)), np.float32)
 
 

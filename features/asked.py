@@ -1,0 +1,67 @@
+"""What the scalars know of requests besides their candidates: who asked, when, after which clicks, on which page. numpy only."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.schema import FIRST_INDEX
+from features.convention import CLICKED, RECENT
+from features.encode import EncodedHistory
+
+Int64 = npt.NDArray[np.int64]
+
+NO_KEY = -1
+"""The key of an item or a user that the log never had, and of an absent one."""
+
+
+class Context(NamedTuple):
+    """What one request says of itself; None where it does not."""
+
+    device: str | None = None
+    is_subscriber: bool | None = None
+    reading_item_id: str | None = None  # the item on whose page the request was made
+
+
+@dataclass(frozen=True)
+class Asked:
+    """R requests. Keys are those of features/counters.py: an item's or a user's position, negative where unknown."""
+
+    user_keys: Int64  # [R]
+    at: Int64  # [R] us
+    recent: Int64  # [R, RECENT] the items clicked among the newest events, the newest last; NO_KEY elsewhere
+    reading: Int64  # [R] the item on whose page the request was made; NO_KEY where there is none
+    is_subscriber: npt.NDArray[np.bool_]  # [R]
+    device: npt.NDArray[np.str_]  # [R]; "" where unknown
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def part(self, rows: slice) -> "Asked":
+        """The requests of a slice."""
+        return Asked(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    @classmethod
+    def of_one(cls, user_key: int, at: int, recent: Int64, reading_key: int, context: Context) -> "Asked":
+        """R = 1. recent: [RECENT]."""
+        return cls(
+            user_keys=np.array([user_key], np.int64),
+            at=np.array([at], np.int64),
+            recent=recent[None, :],
+            reading=np.array([reading_key], np.int64),
+            is_subscriber=np.array([bool(context.is_subscriber)]),
+            device=np.array([context.device or ""]),
+        )
+
+
+def recent_clicks(item_keys: npt.ArrayLike, labels: npt.ArrayLike) -> Int64:
+    """[RECENT] of one user: the clicked ones among the newest known events, given oldest first."""
+    keys, clicked = np.asarray(item_keys, np.int64)[-RECENT:], np.asarray(labels)[-RECENT:] >= CLICKED
+    return np.r_[np.full(RECENT - len(keys), NO_KEY), np.where(clicked, keys, NO_KEY)]
+
+
+def recent_of_histories(encoded: EncodedHistory) -> Int64:
+    """[U, RECENT] of histories encoded with at least RECENT slots, by the item_index of the vocabulary."""
+    newest = encoded.item_index[:, -RECENT:].astype(np.int64)
+    return np.where(encoded.mask[:, -RECENT:] & (encoded.label[:, -RECENT:] > 0), newest - FIRST_INDEX, NO_KEY)

@@ -1,0 +1,110 @@
+"""Clicks -> factors of users at the start of each period: a truncated SVD of who clicked what before it.
+
+The matrix has one row a user and one column an item, 1 / sqrt(clicks of the user x clicks of the item) where there was
+a click; its left singular vectors, weighted by their singular values and set to one length, are the users' factors.
+Randomised range finder: Halko, Martinsson and Tropp, 2011. Equal bytes are promised on one CPU type, as for weights.
+"""
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ibis.expr.types as ir
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from contracts.errors import InputError
+from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
+from features.convention import CLICKED, micros
+
+log = logging.getLogger("leitmotif")
+
+Int64 = npt.NDArray[np.int64]
+
+MAX_PERIODS = 2_000
+OVERSAMPLING = 8
+POWER_STEPS = 4
+LENGTH = 127
+"""A factor's length, as int8."""
+
+
+def write_coclicks(rows: ir.Table, rank: int, period_s: float, lag_s: float, folder: Path) -> dict[str, int]:
+    """Write clicks.parquet and factors.parquet. rows: validated interactions. Returns how many of each.
+
+    Clicks that only extend a history make factors, but no item's readers: a log has them for some weeks and not for
+    others. A period's factors are of clicks strictly before its start - lag_s.
+    """
+    clicked = rows.filter(rows.label >= CLICKED)
+    shown = clicked.filter(clicked.role == ROLE_IMPRESSION)
+    clicks = shown.select("item_id", "occurred_at", "user_id").order_by(["item_id", "occurred_at", "user_id"])
+    clicks = clicks.to_pyarrow().cast(COCLICK_CLICKS)
+    pq.write_table(clicks, folder / "clicks.parquet", compression="zstd")
+    pairs = clicked.group_by(["user_id", "item_id"]).agg(occurred_at=clicked.occurred_at.min())
+    pairs = pairs.order_by(["user_id", "item_id"]).to_pyarrow()
+    schema, num_factors = coclick_factors(rank), 0
+    with pq.ParquetWriter(folder / "factors.parquet", schema, compression="zstd") as writer:
+        for table in _factors(pairs, _starts(clicks, micros(period_s)), rank, micros(lag_s)):
+            writer.write_table(table.cast(schema))
+            num_factors += len(table)
+    return {"num_coclick_clicks": len(clicks), "num_coclick_factors": num_factors}
+
+
+def user_factors(users: Int64, items: Int64, rank: int) -> npt.NDArray[np.int8]:
+    """[U, rank] of clicked pairs, numbered densely from 0; columns beyond the matrix' rank are 0."""
+    shape = (int(users.max()) + 1, int(items.max()) + 1)
+    weight = 1 / np.sqrt(np.bincount(users)[users] * np.bincount(items)[items])
+    matrix = sparse.csr_matrix((weight, (users, items)), shape=shape)
+    width = min(rank + OVERSAMPLING, *shape)
+    basis = np.random.default_rng(0).standard_normal((shape[1], width))
+    for _ in range(POWER_STEPS):
+        basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
+    left, values, _ = np.linalg.svd(matrix @ basis, full_matrices=False)
+    factors = (left * values)[:, :rank]
+    length = np.linalg.norm(factors, axis=1, keepdims=True)
+    made = np.zeros((shape[0], rank), np.int8)
+    made[:, : factors.shape[1]] = np.rint(LENGTH * factors / np.where(length > 0, length, 1.0))
+    return made
+
+
+def _starts(clicks: pa.Table, period_us: int) -> Int64:
+    """Starts of the periods from the first click to the one after the last, whole multiples of the period."""
+    if not len(clicks):
+        return np.zeros(0, np.int64)
+    ends = pc.min_max(clicks["occurred_at"].cast(pa.int64()))
+    first, last = ends["min"].as_py() // period_us, ends["max"].as_py() // period_us + 1
+    if last - first >= MAX_PERIODS:
+        raise InputError(
+            f"statistics.coclick_period_s is {period_us / 1e6:g}: the log's clicks span {last - first + 1:,} such "
+            f"periods, and each is a factorisation; at most {MAX_PERIODS:,} are made. Raise it."
+        )
+    return np.arange(first, last + 1, dtype=np.int64) * period_us
+
+
+def _factors(pairs: pa.Table, starts: Int64, rank: int, lag_us: int) -> Iterator[pa.Table]:
+    """One table a period that has something to factorise."""
+    at = pairs["occurred_at"].cast(pa.int64()).to_numpy()
+    keys = [pairs[name].combine_chunks().dictionary_encode() for name in ("user_id", "item_id")]
+    users, items = (each.indices.to_numpy().astype(np.int64) for each in keys)
+    said_at = time.monotonic()
+    for start in starts.tolist():
+        before = at < start - lag_us
+        if not before.any():
+            continue
+        known, user_rank = np.unique(users[before], return_inverse=True)
+        factors = user_factors(user_rank, np.unique(items[before], return_inverse=True)[1], rank)
+        yield pa.table(
+            {
+                "starts_at": pa.array(np.full(len(known), start)).cast(TIME),
+                "user_id": keys[0].dictionary.take(pa.array(known)),
+                "factor": pa.FixedSizeListArray.from_arrays(pa.array(factors.ravel()), rank),
+            }
+        )
+        if time.monotonic() - said_at >= 5:
+            log.info("co-click factors: %d of %d periods", int(np.searchsorted(starts, start)) + 1, len(starts))
+            said_at = time.monotonic()
