@@ -1,8 +1,8 @@
 """A seeded log of 10 million events in 30 days -> wall time and peak memory of the stage statistics.
 
-`python -m benchmarks.statistics`: measures three runs, each a process of its own: from an empty cache, with one day more,
-and once more with nothing new. The last row is the same log with that day, from an empty cache. Writes
-reports/benchmarks/statistics.json and .md.
+`python -m benchmarks.statistics`: runs the stage from an empty cache, with one day more, with nothing new, and with all
+days from an empty cache, each in a process of its own; the last two must give the same bytes.
+Writes reports/benchmarks/statistics.json and .md.
 """
 
 import argparse

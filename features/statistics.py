@@ -32,9 +32,9 @@ from features.partitions import check_times, partitions_of
 log = logging.getLogger("leitmotif")
 
 TABLES = {"item_counters": ["item_id"], "user_counters": ["user_id"], "user_item_counters": ["user_id", "item_id"]}
-ROWS_AT_ONCE = 2_500_000
+ROWS_AT_ONCE = 4_000_000
 """Partitions that are missing are counted together until they hold this many interactions."""
-MEMORY = "800MB"
+MEMORY = "1GB"
 """DuckDB's share; it spills what does not fit."""
 
 
@@ -81,8 +81,8 @@ def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Tabl
     joined = counted.left_join(before, keys)
     return joined.select(
         *(counted[name] for name in [*keys, "occurred_at"]),
-        shows=joined.shows + joined.shows_before.fill_null(0),
-        clicks=joined.clicks + joined.clicks_before.fill_null(0),
+        shows=joined.shows + ibis.coalesce(joined.shows_before, 0),
+        clicks=joined.clicks + ibis.coalesce(joined.clicks_before, 0),
     )
 
 
