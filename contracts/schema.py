@@ -129,7 +129,8 @@ VOCABULARY = pa.schema(
 def counters(*keys: str) -> pa.Schema:
     """Cumulative counts, one row per (key, time) at which something happened, that time included.
 
-    Read as of t - lag: the last row strictly before. Sorted by (keys, occurred_at).
+    Read as of t - lag: the last row strictly before. <table>/<partition>.parquet, a row in the partition of its own
+    occurred_at, counted from the log's start on; each file sorted by (keys, occurred_at).
     """
     fields = [_required(key, pa.string()) for key in keys]
     return pa.schema(

@@ -167,7 +167,7 @@ class Counters:
 def from_parquet(folder: Path, ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:
     """Read one counters table (contracts.schema.counters).
 
-    folder: holds the Parquet file. ids: key column -> ids whose positions number it; several make a pair_key.
+    folder: holds its partitions. ids: key column -> ids whose positions number it; several make a pair_key.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -41,8 +41,8 @@ def write_snapshot(
     num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")
     newest = _newest(data, histories)
     num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
-    files = [folder / "user_history.parquet", folder / "item_profile.parquet"]
-    files += [path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))]
+    files = {name: folder / name for name in ("user_history.parquet", "item_profile.parquet")}
+    files |= {f"{name}/{path.name}": path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))}
     held = {
         "log_end": datetime.fromtimestamp((newest + 1) / 1e6, UTC).isoformat(timespec="microseconds"),
         "log_end_us": newest + 1,  # a request at log_end sees every event
@@ -50,7 +50,7 @@ def write_snapshot(
         "num_users": num_users,
         "num_items": num_items,
         "settings": settings,
-        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
     }
     stamp = {"snapshot_id": hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest(), **held}
     write_json(folder / "snapshot.json", stamp)

@@ -1,23 +1,41 @@
-"""Validated interactions -> cumulative shows and clicks per item, per user and per (user, item), read as of t - lag."""
+"""Validated interactions -> cumulative shows and clicks per item, per user and per (user, item), read as of t - lag.
+
+A partition is counted once for its content: .cache/statistics/ keeps what was counted, so that a day more costs a day.
+"""
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
 
+from contracts import schema
 from contracts.errors import InputError
 from contracts.publish import publish
-from contracts.schema import ROLE_IMPRESSION, counters
 from contracts.stage import Report, main
-from features import engine
+from features import convention, counter_pieces, engine
 from features.convention import CLICKED, micros
+from features.counter_pieces import Piece, plan
 from features.params import StatisticsParams
+from features.partition_cache import PartitionCache, hash_file, key_of
+from features.partitions import check_times, partitions_of
 
 log = logging.getLogger("leitmotif")
 
 TABLES = {"item_counters": ["item_id"], "user_counters": ["user_id"], "user_item_counters": ["user_id", "item_id"]}
+ROWS_AT_ONCE = 4_000_000
+"""Partitions that are missing are counted together until they hold this many interactions."""
+MEMORY = "1GB"
+"""DuckDB's share; it spills what does not fit."""
 
 
 def run(data: Path, statistics: StatisticsParams) -> Report:
@@ -26,43 +44,136 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
     An item's counts leave out rows of role history: those come without the shows that were not clicked, and where a
     log has them for some weeks only, an item's clicks would mean something else from week to week.
     """
-    report: dict[str, int] = {}
-    with publish(data, *TABLES) as staging:
+    files = partitions_of(data / "validated_interactions")
+    num_rows = {path: pq.read_metadata(path).num_rows for path in files.values()}
+    if not sum(num_rows.values()):
+        raise InputError(f"{data / 'validated_interactions'} holds no rows: nothing to count. See its quarantine.")
+    check_times(files)
+    bucket_us = micros(statistics.bucket_s)
+    kept = data.parent.parent / ".cache" / "statistics" / data.name
+    with PartitionCache.open(kept) as cache, publish(data, *TABLES) as staging:
         (staging / "scratch").mkdir()
         with engine.duckdb(staging / "scratch") as connection:
-            rows = engine.read(connection, data / "validated_interactions")
-            num_interactions = rows.count().to_pyarrow().as_py()
-            if not num_interactions:
-                raise InputError(
-                    f"{data / 'validated_interactions'} holds no rows: nothing to count. See its quarantine."
-                )
-            for name, keys in TABLES.items():
-                counted = rows.filter(rows.role == ROLE_IMPRESSION) if keys == ["item_id"] else rows
-                counted = cumulative_counts(counted, keys, micros(statistics.bucket_s))
-                path = staging / name / f"{name}.parquet"
-                report[f"num_{name}"] = engine.write_sorted(
-                    connection, counted, [*keys, "occurred_at"], counters(*keys), path
-                )
-                log.info("%s: %s rows", name, f"{report[f'num_{name}']:,}")
-    return report | {"num_interactions": num_interactions}
+            connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
+            basis = key_of(_code(), bucket_us)
+            pieces = plan(files, bucket_us, lambda times: _stamp(connection, times, bucket_us), basis)
+            for chunk, earlier in _missing(pieces, cache, num_rows):
+                _count(connection, cache, chunk, earlier, bucket_us)
+        report = _assemble(cache, pieces, staging)
+        cache.keep_only({piece.key for piece in pieces})
+    return report | {"num_interactions": sum(num_rows.values())}
 
 
-def cumulative_counts(rows: ir.Table, keys: list[str], bucket_us: int) -> ir.Table:
-    """Running (shows, clicks) of each key, one row a time at which something happened, that time included.
-
-    bucket_us: 0 keeps every time; otherwise events are stamped at the end of their bucket, so that none is known early.
-    """
-    stamped = rows.mutate(occurred_at=_bucket_end(rows.occurred_at, bucket_us)) if bucket_us else rows
-    at_once = stamped.group_by([*keys, "occurred_at"]).agg(
-        shows_now=stamped.count(), clicks_now=(stamped.label >= CLICKED).cast("int64").sum()
+def cumulative_counts(rows: ir.Table, keys: list[str]) -> ir.Table:
+    """Running (shows, clicks) of each key, one row a time at which something happened, that time included."""
+    at_once = rows.group_by([*keys, "occurred_at"]).agg(
+        shows_now=rows.count(), clicks_now=(rows.label >= CLICKED).cast("int64").sum()
     )
     upto = ibis.cumulative_window(group_by=keys, order_by="occurred_at")
     running = at_once.mutate(shows=at_once.shows_now.sum().over(upto), clicks=at_once.clicks_now.sum().over(upto))
     return running.select(*keys, "occurred_at", "shows", "clicks")
 
 
-def _bucket_end(at: ir.Column, bucket_us: int) -> ir.Column:
-    return at.bucket(microseconds=bucket_us) + ibis.interval(microseconds=bucket_us)
+def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Table:
+    """Running counts of some partitions and those of all partitions before -> the counts from the log's start on."""
+    known = earlier.semi_join(counted, keys).group_by(keys)  # counts never fall: the largest are the newest
+    before = known.agg(shows_before=earlier.shows.max(), clicks_before=earlier.clicks.max())
+    joined = counted.left_join(before, keys)
+    return joined.select(
+        *(counted[name] for name in [*keys, "occurred_at"]),
+        shows=joined.shows + ibis.coalesce(joined.shows_before, 0),
+        clicks=joined.clicks + ibis.coalesce(joined.clicks_before, 0),
+    )
+
+
+def stamped_at_bucket_ends(rows: ir.Table, bucket_us: int) -> ir.Table:
+    """Events at the end of their bucket, so that none is known early; 0 keeps every time."""
+    if not bucket_us:
+        return rows
+    end = rows.occurred_at.bucket(microseconds=bucket_us) + ibis.interval(microseconds=bucket_us)
+    return rows.mutate(occurred_at=end)
+
+
+def _stamp(connection: Backend, times: Sequence[int], bucket_us: int) -> dict[int, int]:
+    asked = pa.table(
+        {"event": pa.array(times, pa.int64()), "occurred_at": pa.array(times, pa.int64()).cast(schema.TIME)}
+    )
+    stamped = connection.to_pyarrow(stamped_at_bucket_ends(ibis.memtable(asked), bucket_us))
+    ends = pc.cast(stamped["occurred_at"].cast(schema.TIME), pa.int64())
+    return dict(zip(stamped["event"].to_pylist(), ends.to_pylist(), strict=True))
+
+
+def _missing(
+    pieces: Sequence[Piece], cache: PartitionCache, num_rows: dict[Path, int]
+) -> Iterator[tuple[list[Piece], Sequence[Piece]]]:
+    """Neighbours that the cache lacks, at most about ROWS_AT_ONCE together, each time with all pieces before them."""
+    chunk: list[Piece] = []
+    for place, piece in enumerate(pieces):
+        held = cache.holds(piece.key)
+        rows = sum(num_rows[file] for file in {file for each in [*chunk, piece] for file in each.files})
+        if chunk and (held or rows > ROWS_AT_ONCE):
+            yield chunk, pieces[: place - len(chunk)]
+            chunk = []
+        if not held:
+            chunk.append(piece)
+    if chunk:
+        yield chunk, pieces[: len(pieces) - len(chunk)]
+
+
+def _count(
+    connection: Backend, cache: PartitionCache, chunk: Sequence[Piece], earlier: Sequence[Piece], bucket_us: int
+) -> None:
+    """Count neighbouring pieces and put them into the cache."""
+    log.info("counting %s to %s", chunk[0].partition.name, chunk[-1].partition.name)
+    files = sorted({str(file) for piece in chunk for file in piece.files})
+    rows = stamped_at_bucket_ends(connection.read_parquet(files), bucket_us)
+    rows = rows.filter(_within(rows, chunk[0], chunk[-1]))
+    num_rows: dict[str, dict[str, int]] = {piece.key: {} for piece in chunk}
+    with cache.making() as making:
+        for piece in chunk:
+            (making / piece.key).mkdir()
+        for name, keys in TABLES.items():
+            shown = rows.filter(rows.role == schema.ROLE_IMPRESSION) if keys == ["item_id"] else rows
+            counted = engine.keep(connection, "counted", cumulative_counts(shown, keys))
+            if earlier:
+                before = connection.read_parquet([str(cache.file(piece.key, name)) for piece in earlier])
+                counted = engine.keep(connection, "carried", carried_on(counted, before, keys))
+            for piece in chunk:
+                num_rows[piece.key][name] = engine.write_sorted(
+                    connection,
+                    counted.filter(_within(counted, piece, piece)),
+                    [*keys, "occurred_at"],
+                    schema.counters(*keys),
+                    making / piece.key / f"{name}.parquet",
+                )
+        for piece in chunk:
+            cache.put(piece.key, making / piece.key, num_rows[piece.key])
+
+
+def _within(rows: ir.Table, first: Piece, last: Piece) -> ir.BooleanValue:
+    ends = (_utc(first.partition.first_us), _utc(last.partition.last_us))
+    return rows.occurred_at.between(*(ibis.literal(end, type="timestamp('UTC', 6)") for end in ends))
+
+
+def _utc(us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+
+
+def _assemble(cache: PartitionCache, pieces: Sequence[Piece], staging: Path) -> dict[str, int]:
+    """Copy the pieces that have rows, each as one file a table; returns the rows of each table."""
+    report = dict.fromkeys((f"num_{name}" for name in TABLES), 0)
+    for piece in pieces:
+        num_rows = cache.num_rows(piece.key)
+        for name in TABLES if any(num_rows.values()) else ():
+            shutil.copyfile(cache.file(piece.key, name), staging / name / f"{piece.partition.name}.parquet")
+            report[f"num_{name}"] += num_rows[name]
+    return report
+
+
+def _code() -> list[str]:
+    """What else the bytes depend on: these modules, and the libraries that count and write."""
+    modules = [Path(__file__), *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, schema))]
+    return [*map(hash_file, modules), *(version(name) for name in ("duckdb", "ibis-framework", "pyarrow"))]
 
 
 if __name__ == "__main__":

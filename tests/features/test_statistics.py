@@ -15,8 +15,14 @@ from tests.features.small_log import START, START_US, random_log, row, statistic
 SECOND = 1_000_000
 
 
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """data/log: the cache lies two folders above it."""
+    return tmp_path / "data" / "log"
+
+
 def lines(data: Path, name: str) -> list[tuple]:
-    rows = pq.read_table(data / name / f"{name}.parquet").to_pylist()
+    rows = pq.read_table(data / name).to_pylist()
     return [
         tuple((value - START).total_seconds() if key == "occurred_at" else value for key, value in each.items())
         for each in rows
@@ -75,7 +81,7 @@ def test_shuffled_rows_give_the_same_bytes(tmp_path: Path) -> None:
     made = []
     for folder, order in [("one", rows), ("other", rows[::-1])]:
         run(write_log(tmp_path / folder, order), statistics())
-        made.append([(tmp_path / folder / name / f"{name}.parquet").read_bytes() for name in names])
+        made.append([(tmp_path / folder / name / "2024-01.parquet").read_bytes() for name in names])
     assert made[0] == made[1]
 
 
@@ -86,7 +92,7 @@ def test_files_are_exactly_what_the_contracts_say(tmp_path: Path) -> None:
         ("user_counters", USER_COUNTERS),
         ("user_item_counters", USER_ITEM_COUNTERS),
     ]:
-        assert pq.read_schema(tmp_path / name / f"{name}.parquet").equals(schema)
+        assert pq.read_schema(tmp_path / name / "2024-01.parquet").equals(schema)
 
 
 def test_an_empty_log_is_refused(tmp_path: Path) -> None:

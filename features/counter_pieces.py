@@ -1,0 +1,54 @@
+"""Partitions of the log -> the partitions of its counters: which files each is counted from, and the key of both."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.partition_cache import hash_file, key_of
+from features.partitions import Partition
+
+DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One partition of the counters."""
+
+    partition: Partition  # of the rows' own times
+    files: tuple[Path, ...]  # the log's partitions that events of these times may lie in
+    key: str  # a hash of all that its bytes depend on, the pieces before it among them
+
+
+def plan(
+    files: Mapping[Partition, Path],
+    bucket_us: int,
+    stamp: Callable[[Sequence[int]], Mapping[int, int]],
+    basis: str,
+) -> list[Piece]:
+    """The pieces in order of time.
+
+    An event is stamped at the end of its bucket, so that a partition's last bucket may end in a later one, even in one
+    that the log has no file of. stamp: times of events -> their stamps, microseconds. basis: what every key depends on.
+    """
+    sources: dict[Partition, list[Partition]] = defaultdict(list)
+    stamped = stamp([us for each in files for us in (each.first_us, each.last_us)]) if bucket_us else {}
+    for source in files:
+        for partition in _stamped_in(source, bucket_us, stamped):
+            sources[partition].append(source)
+    hashes = {partition: hash_file(path) for partition, path in files.items()}
+    pieces, before = [], basis
+    for partition in sorted(sources):
+        before = key_of(before, partition.name, [hashes[source] for source in sources[partition]])
+        pieces.append(Piece(partition, tuple(files[source] for source in sources[partition]), before))
+    return pieces
+
+
+def _stamped_in(source: Partition, bucket_us: int, stamped: Mapping[int, int]) -> set[Partition]:
+    """The partitions in which the buckets end that a partition's events may lie in."""
+    if not bucket_us:
+        return {source}
+    first, last = stamped[source.first_us], stamped[source.last_us]
+    # no partition is shorter than a day: steps of a day miss none, longer buckets are gone through one by one
+    ends = [*range(first, last, max(bucket_us, DAY_US)), last]
+    return {Partition.at(end, source.unit) for end in ends}

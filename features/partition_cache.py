@@ -1,0 +1,91 @@
+""".cache/<stage>/<source>/<key>/ -> Parquet files made before from the same content, whole or not at all.
+
+A key is a hash of all that the files depend on. Files are copied out, never linked: who writes into a published out,
+or DVC when it protects one, must not reach what later runs are assembled from.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from contracts.publish import write_json
+
+ENTRY = "entry.json"
+LOCK = ".lock"
+MAKING = ".making"
+
+
+def key_of(*parts: object) -> str:
+    """The name of what depends on these parts: a hash of their JSON."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class PartitionCache:
+    """Entries by key. An entry is a folder of <table>.parquet, with entry.json: their rows and hashes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path) -> Iterator["PartitionCache"]:
+        """The cache in a folder, for one process at a time: another waits."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield cls(folder)
+
+    def holds(self, key: str) -> bool:
+        """Whether the entry is there and every file is, byte for byte, what was put."""
+        if not (self._folder / key / ENTRY).is_file():
+            return False
+        paths = {table: self.file(key, table) for table in self._entry(key)}
+        return all(path.is_file() for path in paths.values()) and all(
+            hash_file(path) == self._entry(key)[table]["sha256"] for table, path in paths.items()
+        )
+
+    def file(self, key: str, table: str) -> Path:
+        """Where one table of an entry lies: to be read, not written."""
+        return self._folder / key / f"{table}.parquet"
+
+    def num_rows(self, key: str) -> dict[str, int]:
+        """Rows of each table of an entry."""
+        return {table: held["num_rows"] for table, held in self._entry(key).items()}
+
+    @contextmanager
+    def making(self) -> Iterator[Path]:
+        """An empty folder, on the same disk, to make entries in."""
+        folder = self._folder / MAKING
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put(self, key: str, made: Path, num_rows: Mapping[str, int]) -> None:
+        """Take a folder of <table>.parquet as an entry, in one step. num_rows: of each table."""
+        hashes = {table: hash_file(made / f"{table}.parquet") for table in num_rows}
+        write_json(made / ENTRY, {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()})
+        shutil.rmtree(self._folder / key, ignore_errors=True)
+        os.replace(made, self._folder / key)
+
+    def keep_only(self, keys: Collection[str]) -> None:
+        """Drop every other entry: the cache is as large as the newest outs."""
+        for path in self._folder.iterdir():
+            if path.is_dir() and path.name not in keys:
+                shutil.rmtree(path)
+
+    def _entry(self, key: str) -> dict[str, dict]:
+        return json.loads((self._folder / key / ENTRY).read_text(encoding="utf-8"))
