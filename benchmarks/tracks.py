@@ -13,7 +13,6 @@ from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX
 from features.counters import Counters
 from features.encode import FeatureSpec
-from features.scalars import scalar_features
 from training.catalogue import load_counters, load_vocabulary
 from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.train import feature_spec
@@ -33,6 +32,7 @@ class Log:
     parts: dict[str, Requests]
     cuts: Cuts
     counters: Counters
+    events: Events
     spec: FeatureSpec
 
 
@@ -96,9 +96,7 @@ def read_track(source: Log, spec: FeatureSpec) -> Track:
     parts = {
         name: Part(
             part,
-            scalar_features(
-                spec, source.counters, part.item_index - FIRST_INDEX, part.request_of_row, part.user_index, part.at
-            ),
+            read_scalars(spec, source.events, part, source.counters),
         )
         for name, part in source.parts.items()
     }

@@ -97,7 +97,7 @@ REQUESTS = pa.schema(
         _required("impression_id", pa.string()),  # the log's own name, or <user_id>/<ordinal> where it has none
         pa.field("device", pa.string()),
         pa.field("is_subscriber", pa.bool_()),
-        pa.field("reading_item_id", pa.string()),  # as in contexts
+        _required("reading_item_index", pa.int32()),  # of contexts' reading_item_id; PADDING_INDEX where there is none
     ]
 )
 """impressions/requests.parquet, sorted by request_index: a request's name and what contexts says of it."""

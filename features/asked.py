@@ -6,14 +6,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from contracts.schema import FIRST_INDEX
+from contracts.schema import FIRST_INDEX, PADDING_INDEX, UNKNOWN_INDEX
 from features.convention import CLICKED, RECENT
 from features.encode import EncodedHistory
 
 Int64 = npt.NDArray[np.int64]
 
-NO_KEY = -1
-"""The key of an item or a user that the log never had, and of an absent one."""
+NO_KEY = PADDING_INDEX - FIRST_INDEX
+"""Where there is no item."""
+UNKNOWN_KEY = UNKNOWN_INDEX - FIRST_INDEX
+"""An item that the log never had."""
 
 
 class Context(NamedTuple):
@@ -44,12 +46,13 @@ class Asked:
 
     @classmethod
     def of_one(cls, user_key: int, at: int, recent: Int64, reading_key: int, context: Context) -> "Asked":
-        """R = 1. recent: [RECENT]."""
+        """R = 1. recent: [RECENT]. reading_key: of context.reading_item_id, negative where unknown; else not looked at."""
+        reading = NO_KEY if context.reading_item_id is None else reading_key if reading_key >= 0 else UNKNOWN_KEY
         return cls(
             user_keys=np.array([user_key], np.int64),
             at=np.array([at], np.int64),
             recent=recent[None, :],
-            reading=np.array([reading_key], np.int64),
+            reading=np.array([reading], np.int64),
             is_subscriber=np.array([bool(context.is_subscriber)]),
             device=np.array([context.device or ""]),
         )
@@ -63,5 +66,5 @@ def recent_clicks(item_keys: npt.ArrayLike, labels: npt.ArrayLike) -> Int64:
 
 def recent_of_histories(encoded: EncodedHistory) -> Int64:
     """[U, RECENT] of histories encoded with at least RECENT slots, by the item_index of the vocabulary."""
-    newest = encoded.item_index[:, -RECENT:].astype(np.int64)
-    return np.where(encoded.mask[:, -RECENT:] & (encoded.label[:, -RECENT:] > 0), newest - FIRST_INDEX, NO_KEY)
+    newest = encoded.item_index[:, -RECENT:].astype(np.int64) - FIRST_INDEX
+    return np.where(encoded.label[:, -RECENT:] > 0, newest, NO_KEY)

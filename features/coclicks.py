@@ -6,7 +6,6 @@ the clicks before it (features/coclick_factors.py), and hold until the next. Sum
 comes later changes none of them.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from contracts.errors import InputError
 from features.asked import Asked
 from features.convention import coclick_columns, COCLICK_SPANS
-from features.counters import AsOfCounter
+from features.as_of import AsOfCounter
 
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
@@ -133,11 +132,6 @@ class Coclicks:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What makes this object again: Coclicks(**arrays)."""
         return {name: getattr(self, name) for name in ("items", "times", "users", "starts", "factors")}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], names: Sequence[str] = ()) -> "Coclicks":
-        """What arrays gave."""
-        return cls(**{name: arrays[name] for name in names or ("items", "times", "users", "starts", "factors")})
 
 
 def _cosines(one: Floats, other: Floats) -> Floats:

@@ -49,7 +49,8 @@ def run(data: Path, request: RequestParams, history: HistoryParams) -> Report:
             engine.write(users, schema.USERS, staging / "user_histories" / "users.parquet")
             engine.keep(connection, "users", users.select(["user_index", "user_id", "num_rows"]))
             fates, num_sessions = _store(connection, log_rows, users, request, history, staging)
-            num_requests = _write_requests(connection, scratch, staging / "impressions")
+            contexts = engine.read(connection, data / "contexts")
+            num_requests = _write_requests(connection, scratch, contexts, staging / "impressions")
         if not num_requests:
             raise InputError(
                 f"No request can be made of the log: no row has an impression_id, and none of {len(users):,} users has "
@@ -223,7 +224,7 @@ def _fates(rows: ir.Table, history: HistoryParams) -> dict[str, int]:
     return {"in a request": asked, "in a history only": history_only, "neither: unclicked, in no request": neither}
 
 
-def _write_requests(connection: Backend, scratch: Path, folder: Path) -> int:
+def _write_requests(connection: Backend, scratch: Path, contexts: ir.Table, folder: Path) -> int:
     """Number all requests by (time, user, name) and write requests.parquet and impressions.parquet."""
     rows = connection.read_parquet(str(scratch / "requests-*.parquet"))
     key = ["request_at", "user_index", "impression_id"]
@@ -231,12 +232,25 @@ def _write_requests(connection: Backend, scratch: Path, folder: Path) -> int:
     numbered = requests.mutate(request_index=ibis.row_number().over(ibis.window(order_by=key)))
     numbered = engine.keep(connection, "requests", numbered)
     num_requests = engine.write_sorted(
-        connection, numbered, ["request_index"], schema.REQUESTS, folder / "requests.parquet"
+        connection,
+        _with_contexts(connection, numbered, contexts),
+        ["request_index"],
+        schema.REQUESTS,
+        folder / "requests.parquet",
     )
     joined = rows.inner_join(numbered, key).rename(occurred_at="request_at")
     order = ["request_index", ibis.asc("position", nulls_first=False), "item_index", "event_id"]
     engine.write_sorted(connection, joined, order, schema.IMPRESSIONS, folder / "impressions.parquet")
     return num_requests
+
+
+def _with_contexts(connection: Backend, requests: ir.Table, contexts: ir.Table) -> ir.Table:
+    """Requests with what the log says of each besides its user and candidates."""
+    vocabulary = engine.kept(connection, "vocabulary").rename(reading_item_id="item_id")
+    told = requests.left_join(contexts, "impression_id").drop("impression_id_right")
+    told = told.left_join(vocabulary, "reading_item_id")
+    absent = ibis.ifelse(told.reading_item_id.isnull(), schema.PADDING_INDEX, schema.UNKNOWN_INDEX)
+    return told.mutate(reading_item_index=ibis.coalesce(told.item_index, absent).cast("int32"))
 
 
 if __name__ == "__main__":

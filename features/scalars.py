@@ -14,7 +14,8 @@ from contracts.errors import InputError
 from features.asked import NO_KEY, Asked
 from features.coclicks import Coclicks
 from features.convention import micros
-from features.counters import NEVER, AsOfCounter, Counters
+from features.as_of import NEVER, AsOfCounter
+from features.counters import Counters
 from features.encode import FeatureSpec
 
 Int64 = npt.NDArray[np.int64]

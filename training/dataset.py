@@ -1,6 +1,7 @@
 """Requests -> batches: each request's history encoded once, and all its candidates flat with a pointer to it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from contracts.schema import FIRST_INDEX
+from features.asked import Asked, recent_of_histories
 from features.counters import Counters
-from features.encode import FeatureSpec, encode_histories
+from features.convention import RECENT
+from features.encode import EncodedHistory, FeatureSpec, encode_histories
 from features.scalars import scalar_features
 from training.model.batch import Candidates, History, to_candidates, to_history
 from training.requests import Events, Requests, rows_of
+
+
+ENCODED_AT_ONCE = 65_536
 
 
 class Batch(NamedTuple):
@@ -49,25 +55,52 @@ class RequestDataset(Dataset[Batch]):
 
     def history(self, chosen: npt.NDArray[np.int64]) -> History:
         """The encoded histories of the requests at these positions."""
-        events, requests = self.events, self.requests
-        encoded = encode_histories(
-            self.spec,
-            events.item_index,
-            events.occurred_at,
-            events.label,
-            events.session,
-            requests.starts[chosen],
-            requests.ends[chosen],
-            requests.at[chosen],
-        )
-        return to_history(vars(encoded))
+        return to_history(vars(encode_requests(self.spec, self.events, self.requests, chosen)))
+
+
+def encode_requests(
+    spec: FeatureSpec, events: Events, requests: Requests, chosen: npt.NDArray[np.int64]
+) -> EncodedHistory:
+    """The histories of the requests at these positions."""
+    return encode_histories(
+        spec,
+        events.item_index,
+        events.occurred_at,
+        events.label,
+        events.session,
+        requests.starts[chosen],
+        requests.ends[chosen],
+        requests.at[chosen],
+    )
 
 
 def make_dataset(spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> RequestDataset:
     """Read the scalar features of all rows as of their request's time, then batch on demand."""
-    item_keys = requests.item_index - FIRST_INDEX
-    scalars = scalar_features(spec, counters, item_keys, requests.request_of_row, requests.user_index, requests.at)
-    return RequestDataset(spec, events, requests, scalars)
+    return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters))
+
+
+def read_scalars(
+    spec: FeatureSpec, events: Events, requests: Requests, counters: Counters
+) -> npt.NDArray[np.float32]:
+    """[N, S] the scalar features of all rows, each as of its request's time."""
+    asked = Asked(
+        user_keys=requests.user_index.astype(np.int64),
+        at=requests.at,
+        recent=_recent(spec, events, requests),
+        reading=requests.reading.astype(np.int64) - FIRST_INDEX,
+        is_subscriber=requests.is_subscriber,
+        device=requests.device,
+    )
+    return scalar_features(spec, counters, requests.item_index - FIRST_INDEX, requests.request_of_row, asked)
+
+
+def _recent(spec: FeatureSpec, events: Events, requests: Requests) -> npt.NDArray[np.int64]:
+    """[R, RECENT] the newest clicks before each request."""
+    short = replace(spec, history_length=RECENT)
+    made = [np.zeros((0, RECENT), np.int64)]
+    for chosen in positions_in_order(len(requests), ENCODED_AT_ONCE):
+        made.append(recent_of_histories(encode_requests(short, events, requests, chosen)))
+    return np.concatenate(made)
 
 
 def shuffled(dataset: RequestDataset, batch_requests: int, seed: int) -> DataLoader[Batch]:

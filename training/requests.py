@@ -6,6 +6,7 @@ All arrays; the histories stay memory-mapped.
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,9 @@ class Requests:
     row_starts: Ints  # [R + 1] request r's candidates are rows [row_starts[r], row_starts[r + 1])
     item_index: Ints  # [N]
     label: npt.NDArray[np.float32]  # [N]
+    reading: Ints  # [R] item_index of the page where the request was made; PADDING_INDEX where there was none
+    is_subscriber: npt.NDArray[np.bool_]  # [R]
+    device: npt.NDArray[np.str_]  # [R]; "" where unknown
 
     def __len__(self) -> int:
         return len(self.at)
@@ -71,6 +75,9 @@ class Requests:
             row_starts=row_starts,
             item_index=self.item_index[rows],
             label=self.label[rows],
+            reading=self.reading[chosen],
+            is_subscriber=self.is_subscriber[chosen],
+            device=self.device[chosen],
         )
 
 
@@ -134,8 +141,18 @@ def load_requests(data: Path, events: Events) -> Requests:
         row_starts=np.append(first, len(request_index)),
         item_index=columns["item_index"],
         label=columns["label"],
+        **_read_contexts(data, request_index[first]),
     )
     return requests if (order[1:] > order[:-1]).all() else requests.take(order)
+
+
+def _read_contexts(data: Path, request_index: Ints) -> dict[str, npt.NDArray[Any]]:
+    table = pq.read_table(data / "impressions" / "requests.parquet")  # request_index is dense: a row's place
+    return {
+        "reading": table["reading_item_index"].to_numpy()[request_index],
+        "is_subscriber": pc.fill_null(table["is_subscriber"], False).to_numpy(zero_copy_only=False)[request_index],
+        "device": pc.fill_null(table["device"], "").to_numpy(zero_copy_only=False).astype(np.str_)[request_index],
+    }
 
 
 def log_end(requests: Requests, events: Events) -> int:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.counters import AsOfCounter, Counters
+from features.as_of import AsOfCounter
+from features.counters import Counters
 from features.encode import FeatureSpec
 from features.scalars import (
     OLDEST_HOURS,

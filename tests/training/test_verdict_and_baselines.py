@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from features.counters import AsOfCounter, Counters
+from features.as_of import AsOfCounter
+from features.counters import Counters
 from training.baselines import fit_logistic, popularity, sigmoid
 from training.params import EvaluateParams
 from training.requests import Requests

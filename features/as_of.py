@@ -1,0 +1,109 @@
+"""Cumulative counts -> how many strictly before a time: the as-of read that everything in time rests on. numpy only.
+
+Negative and unseen keys read zero. Times are int64 microseconds, UTC.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+NEVER = np.iinfo(np.int64).max
+"""The time of what did not happen: first_seen, last_seen and last_clicked of a key that was not."""
+
+
+@dataclass(frozen=True)
+class AsOfCounter:
+    """One cumulative table, searchable. Exact in microseconds: rows are found by (key rank, time rank), both integers.
+
+    keys: distinct keys, ascending. times: distinct times, ascending.
+    packed: key rank x (len(times) + 1) + time rank of each row, ascending.
+    shows, clicks: the running counts of the row's key, that row's time included.
+    """
+
+    keys: Int64
+    times: Int64
+    packed: Int64
+    shows: Int64
+    clicks: Int64
+    clicked_at: Int64 = field(init=False, repr=False)
+    """The time of the newest row with a click of the row's key, that row included; NEVER where there is none yet."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clicked_at", self._clicked_at())
+
+    @classmethod
+    def from_rows(cls, keys: Int64, times: Int64, shows: Int64, clicks: Int64) -> "AsOfCounter":
+        """Build from rows in any order; counts are cumulative already and (key, time) is unique."""
+        distinct_keys, key_ranks = np.unique(keys, return_inverse=True)
+        distinct_times, time_ranks = np.unique(times, return_inverse=True)
+        packed = key_ranks.astype(np.int64) * (len(distinct_times) + 1) + time_ranks
+        order = np.argsort(packed, kind="stable")
+        return cls(
+            keys=distinct_keys.astype(np.int64),
+            times=distinct_times.astype(np.int64),
+            packed=packed[order],
+            shows=np.asarray(shows, np.int64)[order],
+            clicks=np.asarray(clicks, np.int64)[order],
+        )
+
+    def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
+        """(shows, clicks) of each key strictly before its time; keys and at_us broadcast against each other."""
+        row, found = self._newest_row(keys, at_us)
+        if not len(self.packed):
+            return np.zeros(row.shape, np.int64), np.zeros(row.shape, np.int64)
+        return np.where(found, self.shows[row], 0), np.where(found, self.clicks[row], 0)
+
+    def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
+        """The time of each key's newest row strictly before its time; NEVER where there is none."""
+        row, found = self._newest_row(keys, at_us)
+        if not len(self.packed):
+            return np.full(row.shape, NEVER)
+        return np.where(found, self.times[self.packed[row] % (len(self.times) + 1)], NEVER)
+
+    def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
+        """The time of each key's newest row with a click strictly before its time; NEVER where there is none."""
+        row, found = self._newest_row(keys, at_us)
+        return np.where(found, self.clicked_at[row], NEVER) if len(self.packed) else np.full(row.shape, NEVER)
+
+    def window(self, keys: npt.ArrayLike, at_us: npt.ArrayLike, lag_us: int, window_us: int) -> tuple[Int64, Int64]:
+        """(shows, clicks) in [t - lag - window, t - lag): the difference of two reads."""
+        upto = np.asarray(at_us, np.int64) - lag_us
+        new_shows, new_clicks = self.read(keys, upto)
+        old_shows, old_clicks = self.read(keys, upto - window_us)
+        return new_shows - old_shows, new_clicks - old_clicks
+
+    def first_seen(self, keys: npt.ArrayLike) -> Int64:
+        """The time of each key's first row; NEVER where it has none."""
+        keys = np.asarray(keys, np.int64)
+        if len(self.packed) == 0:
+            return np.full(keys.shape, NEVER)
+        first, known = self._first_slot(keys)
+        row = np.minimum(np.searchsorted(self.packed, first, side="left"), len(self.packed) - 1)
+        return np.where(known, self.times[np.where(known, self.packed[row] - first, 0)], NEVER)
+
+    def _newest_row(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, npt.NDArray[np.bool_]]:
+        """The row that is newest strictly before each time, and whether there is one."""
+        keys, at_us = np.asarray(keys, np.int64), np.asarray(at_us, np.int64)
+        if not len(self.packed):
+            shape = np.broadcast_shapes(keys.shape, at_us.shape)
+            return np.zeros(shape, np.int64), np.zeros(shape, bool)
+        first, known = self._first_slot(keys)
+        row = np.searchsorted(self.packed, first + np.searchsorted(self.times, at_us, side="left"), side="left") - 1
+        return row, known & (row >= 0) & (self.packed[row] >= first)
+
+    def _clicked_at(self) -> Int64:
+        if not len(self.packed):
+            return np.zeros(0, np.int64)
+        key, time = np.divmod(self.packed, len(self.times) + 1)
+        first_of_key = np.r_[True, key[1:] != key[:-1]]
+        clicked = self.clicks > np.where(first_of_key, 0, np.r_[0, self.clicks[:-1]])
+        newest = np.maximum.accumulate(np.where(clicked, np.arange(len(key)), -1))
+        own = (newest >= 0) & (key[newest] == key)
+        return np.where(own, self.times[time[newest]], NEVER)
+
+    def _first_slot(self, keys: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:
+        rank = np.minimum(np.searchsorted(self.keys, keys, side="left"), len(self.keys) - 1)
+        return rank.astype(np.int64) * (len(self.times) + 1), self.keys[rank] == keys
