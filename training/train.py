@@ -20,7 +20,7 @@ from features.params import HistoryParams, SplitParams, StatisticsParams
 from training.catalogue import ItemTables, count_items, fit_tables, load_counters, load_vocabulary
 from training.dataset import RequestDataset, make_dataset
 from training.fit import fit
-from training.model.build import MODELS, Model, build, describe, fit_buffers, save_weights
+from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
 from training.model.shape import ModelShape
 from training.params import ModelParams, TrainParams
 from training.record import Epoch, log_live, write_record
@@ -58,7 +58,7 @@ def run(
     torch.set_num_threads(train.num_threads)
     spec = feature_spec(history, model, statistics)
     prepared = prepare(data, spec, split, train, seed)
-    fitted = {name: _fit_one(name, model, prepared, train, seed) for name in MODELS}
+    fitted = {name: _fit_one(name, model, prepared, train, seed) for name in GRAPH_MODELS}
     record = [epoch for _, epochs, _ in fitted.values() for epoch in epochs]
     report = _report(prepared, fitted)
     with publish(data, "weights", "training_record") as staging:
