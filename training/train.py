@@ -17,7 +17,7 @@ from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encode import FeatureSpec
 from features.params import HistoryParams, SplitParams, StatisticsParams
-from training.catalogue import ItemTables, count_items, fit_tables, load_counters, load_vocabulary
+from training.catalogue import ItemTables, Vocabulary, count_items, fit_tables, load_counters, load_vocabulary
 from training.dataset import RequestDataset, make_dataset
 from training.fit import fit
 from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
@@ -58,7 +58,7 @@ def run(
     torch.set_num_threads(train.num_threads)
     spec = feature_spec(history, model, statistics)
     prepared = prepare(data, spec, split, train, seed)
-    fitted = {name: _fit_one(name, model, prepared, train, seed) for name in GRAPH_MODELS}
+    fitted = {name: fit_one(name, model, prepared, train, seed) for name in GRAPH_MODELS}
     record = [epoch for _, epochs, _ in fitted.values() for epoch in epochs]
     report = _report(prepared, fitted)
     with publish(data, "weights", "training_record") as staging:
@@ -113,21 +113,27 @@ def prepare(data: Path, spec: FeatureSpec, split: SplitParams, train: TrainParam
         train=make_dataset(spec, events, sample.requests, counters),
         validation=make_dataset(spec, events, validation, counters),
         tables=tables,
-        shape=ModelShape(
-            num_items=vocabulary.num_items,
-            num_categories=tables.num_categories,
-            max_categories=tables.item_categories.shape[1],
-            num_labels=spec.num_labels,
-            num_rank_buckets=spec.num_rank_buckets,
-            num_age_buckets=spec.num_age_buckets,
-            num_scalars=len(spec.scalars),
-        ),
+        shape=shape_of(spec, tables, vocabulary, len(spec.scalars)),
     )
 
 
-def _fit_one(
+def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_scalars: int) -> ModelShape:
+    """What the data decides of a model's size."""
+    return ModelShape(
+        num_items=vocabulary.num_items,
+        num_categories=tables.num_categories,
+        max_categories=tables.item_categories.shape[1],
+        num_labels=spec.num_labels,
+        num_rank_buckets=spec.num_rank_buckets,
+        num_age_buckets=spec.num_age_buckets,
+        num_scalars=num_scalars,
+    )
+
+
+def fit_one(
     name: str, params: ModelParams, prepared: Prepared, train: TrainParams, seed: int
 ) -> tuple[Model, list[Epoch], int]:
+    """A model fitted on the train part with the weights of its best epoch, the record, and that epoch."""
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
     scalars = prepared.train.scalars.astype(np.float64)
