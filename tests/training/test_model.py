@@ -204,3 +204,14 @@ def test_the_mixture_can_overfit_a_handful_of_requests(make_model, make_history,
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.02
+
+
+@pytest.mark.parametrize("name", ["mos", "din", "twin"])
+def test_dropout_acts_while_training_and_never_on_a_score(make_model, make_history, make_candidates, name):
+    dropped, whole = make_model(name, dropout=0.5), make_model(name)
+    assert dropped.state_dict().keys() == whole.state_dict().keys()
+    history, candidates = make_history(LENGTHS), make_candidates(4, 3)
+    expected = scores(whole.eval(), history, candidates)
+    assert torch.equal(scores(dropped.eval(), history, candidates), expected)
+    assert not torch.equal(scores(dropped.train(), history, candidates), expected)
+    assert torch.equal(scores(whole.train(), history, candidates), expected)

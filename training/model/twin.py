@@ -53,7 +53,7 @@ class TwoStageInterest(nn.Module):
         self.rank_bias = blank(shape.num_rank_buckets)
         self.age_bias = blank(shape.num_age_buckets)
         self.last_age = embedding(shape.num_age_buckets, width, std)
-        self.head = Head(4 * width, shape.num_scalars, params.hidden)
+        self.head = Head(4 * width, shape.num_scalars, params.hidden, params.dropout)
 
     def forward(self, history: History, candidates: Candidates) -> Float[Tensor, " impressions"]:
         """Both halves at once: the logits of all candidates."""
