@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.tracks import Part, Track
-from benchmarks.trees import Objective, fit, tune
+from benchmarks.trees import Objective, Trees
 from contracts.errors import InputError
 from training.baselines import fit_logistic, sigmoid
 from training.measure import Scored, bootstrap_iauc, measure, with_interval
@@ -76,25 +76,25 @@ def logistic(track: Track) -> Contender:
     return Contender("logistic", [Scored(logits, sigmoid(logits))], f"ridge {ridge:g}")
 
 
-def trees(track: Track, objective: Objective, seeds: list[int], num_threads: int) -> Contender:
-    """LightGBM on all scalars; settings chosen once, with the first seed."""
-    best = tune(track, objective, seeds[0], num_threads)
-    fitted = [best, *(fit(track, objective, seed, num_threads, best.settings) for seed in seeds[1:])]
+def trees(track: Track, objective: Objective, fitted: list[Trees]) -> Contender:
+    """LightGBM on all scalars, as fit_seeds fitted it."""
     scored = [
         calibrated(each.score(track.validation), each.score(track.test), track.validation.label) for each in fitted
     ]
     rounds = "/".join(str(each.booster.best_iteration) for each in fitted)
     name = "trees" if objective == "binary" else "trees_lambdarank"
-    return Contender(name, scored, f"{objective}, {best.settings['num_leaves']} leaves, {rounds} rounds")
+    return Contender(name, scored, f"{objective}, {fitted[0].settings['num_leaves']} leaves, {rounds} rounds")
 
 
-def blend(name: str, first: Contender, second: Contender) -> Contender:
-    """The mean of two log odds, seed by seed (a contender of one seed stands beside each)."""
-    number = max(len(first.scored), len(second.scored))
-    pairs = [[one.scored[seed % len(one.scored)] for one in (first, second)] for seed in range(number)]
-    logits = [np.mean([_log_odds(each.probability) for each in pair], axis=0) for pair in pairs]
+def blend(name: str, *contenders: Contender) -> Contender:
+    """The mean of their log odds, equal weights, seed by seed (a contender of one seed stands beside each)."""
+    number = max(len(each.scored) for each in contenders)
+    groups = [[one.scored[seed % len(one.scored)] for one in contenders] for seed in range(number)]
+    logits = [np.mean([log_odds(each.probability) for each in group], axis=0) for group in groups]
     return Contender(
-        name, [Scored(each, sigmoid(each)) for each in logits], f"mean log odds of {first.name}, {second.name}"
+        name,
+        [Scored(each, sigmoid(each)) for each in logits],
+        f"mean log odds of {', '.join(each.name for each in contenders)}",
     )
 
 
@@ -152,7 +152,7 @@ def against(
 
 def within_request(scored: Scored, requests: Requests) -> Scored:
     """Log odds soft-maxed among a request's candidates."""
-    logits, starts = _log_odds(scored.probability), requests.row_starts[:-1]
+    logits, starts = log_odds(scored.probability), requests.row_starts[:-1]
     if not len(logits):
         return scored
     weight = np.exp(logits - np.maximum.reduceat(logits, starts)[requests.request_of_row])
@@ -160,6 +160,6 @@ def within_request(scored: Scored, requests: Requests) -> Scored:
     return Scored(share, share)
 
 
-def _log_odds(probability: Floats) -> Floats:
+def log_odds(probability: Floats) -> Floats:
     p = np.clip(np.asarray(probability, np.float64), 1e-12, 1 - 1e-12)
     return np.log(p) - np.log1p(-p)

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from contracts.schema import FIRST_INDEX
 from features.counters import Counters
 from features.encode import FeatureSpec
 from training.catalogue import load_counters, load_vocabulary
-from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
+from training.dataset import read_scalars
+from training.requests import Events, Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.train import feature_spec
 
 log = logging.getLogger("leitmotif")
@@ -94,10 +94,7 @@ def read_track(source: Log, spec: FeatureSpec) -> Track:
     """Compute the scalars of all parts."""
     began = time.perf_counter()
     parts = {
-        name: Part(
-            part,
-            read_scalars(spec, source.events, part, source.counters),
-        )
+        name: Part(part, read_scalars(spec, source.events, part, source.counters))
         for name, part in source.parts.items()
     }
     num_rows = sum(len(part.scalars) for part in parts.values())

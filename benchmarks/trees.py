@@ -48,6 +48,12 @@ class Trees:
         return np.asarray(self.booster.predict(part.scalars, raw_score=True), np.float64)
 
 
+def fit_seeds(track: Track, objective: Objective, seeds: list[int], num_threads: int) -> list[Trees]:
+    """One fit a seed; settings chosen once, with the first seed."""
+    best = tune(track, objective, seeds[0], num_threads)
+    return [best, *(fit(track, objective, seed, num_threads, best.settings) for seed in seeds[1:])]
+
+
 def tune(track: Track, objective: Objective, seed: int, num_threads: int) -> Trees:
     """The best of GRID by validation iAUC."""
     fitted = [fit(track, objective, seed, num_threads, settings) for settings in GRID]

@@ -97,7 +97,7 @@ REQUESTS = pa.schema(
         _required("impression_id", pa.string()),  # the log's own name, or <user_id>/<ordinal> where it has none
         pa.field("device", pa.string()),
         pa.field("is_subscriber", pa.bool_()),
-        _required("reading_item_index", pa.int32()),  # of contexts' reading_item_id; PADDING_INDEX where there is none
+        pa.field("reading_item_id", pa.string()),  # as in contexts
     ]
 )
 """impressions/requests.parquet, sorted by request_index: a request's name and what contexts says of it."""
@@ -150,7 +150,7 @@ COCLICK_CLICKS = pa.schema(
 
 
 def coclick_factors(rank: int) -> pa.Schema:
-    """coclicks/factors.parquet: a user's factor from starts_at on, of clicks before it; sorted by (starts_at, user_id)."""
+    """coclicks/factors.parquet: a user's factor of clicks before starts_at; sorted by (starts_at, user_id)."""
     factor = pa.list_(pa.field("item", pa.int8(), nullable=False), rank)
     return pa.schema([_required("starts_at", TIME), _required("user_id", pa.string()), _required("factor", factor)])
 

@@ -1,4 +1,4 @@
-"""What the scalars know of requests besides their candidates: who asked, when, after which clicks, on which page. numpy only."""
+"""What scalars know of requests besides their candidates: who asked, when, after which clicks, where. numpy only."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,6 +26,9 @@ class Context(NamedTuple):
     reading_item_id: str | None = None  # the item on whose page the request was made
 
 
+NO_CONTEXT = Context()
+
+
 @dataclass(frozen=True)
 class Asked:
     """R requests. Keys are those of features/counters.py: an item's or a user's position, negative where unknown."""
@@ -46,7 +49,7 @@ class Asked:
 
     @classmethod
     def of_one(cls, user_key: int, at: int, recent: Int64, reading_key: int, context: Context) -> "Asked":
-        """R = 1. recent: [RECENT]. reading_key: of context.reading_item_id, negative where unknown; else not looked at."""
+        """R = 1. recent: [RECENT]. reading_key: of context.reading_item_id, negative where unknown."""
         reading = NO_KEY if context.reading_item_id is None else reading_key if reading_key >= 0 else UNKNOWN_KEY
         return cls(
             user_keys=np.array([user_key], np.int64),

@@ -34,11 +34,11 @@ LENGTH = 127
 """A factor's length, as int8."""
 
 
-def write_coclicks(rows: ir.Table, rank: int, period_s: float, lag_s: float, folder: Path) -> dict[str, int]:
+def write_coclicks(rows: ir.Table, rank: int, period_s: float, folder: Path) -> dict[str, int]:
     """Write clicks.parquet and factors.parquet. rows: validated interactions. Returns how many of each.
 
     Clicks that only extend a history make factors, but no item's readers: a log has them for some weeks and not for
-    others. A period's factors are of clicks strictly before its start - lag_s.
+    others. A period's factors are of clicks strictly before its start.
     """
     clicked = rows.filter(rows.label >= CLICKED)
     shown = clicked.filter(clicked.role == ROLE_IMPRESSION)
@@ -49,7 +49,7 @@ def write_coclicks(rows: ir.Table, rank: int, period_s: float, lag_s: float, fol
     pairs = pairs.order_by(["user_id", "item_id"]).to_pyarrow()
     schema, num_factors = coclick_factors(rank), 0
     with pq.ParquetWriter(folder / "factors.parquet", schema, compression="zstd") as writer:
-        for table in _factors(pairs, _starts(clicks, micros(period_s)), rank, micros(lag_s)):
+        for table in _factors(pairs, _starts(clicks, micros(period_s)), rank):
             writer.write_table(table.cast(schema))
             num_factors += len(table)
     return {"num_coclick_clicks": len(clicks), "num_coclick_factors": num_factors}
@@ -86,14 +86,14 @@ def _starts(clicks: pa.Table, period_us: int) -> Int64:
     return np.arange(first, last + 1, dtype=np.int64) * period_us
 
 
-def _factors(pairs: pa.Table, starts: Int64, rank: int, lag_us: int) -> Iterator[pa.Table]:
+def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
     """One table a period that has something to factorise."""
     at = pairs["occurred_at"].cast(pa.int64()).to_numpy()
     keys = [pairs[name].combine_chunks().dictionary_encode() for name in ("user_id", "item_id")]
     users, items = (each.indices.to_numpy().astype(np.int64) for each in keys)
     said_at = time.monotonic()
     for start in starts.tolist():
-        before = at < start - lag_us
+        before = at < start
         if not before.any():
             continue
         known, user_rank = np.unique(users[before], return_inverse=True)

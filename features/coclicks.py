@@ -2,8 +2,8 @@
 
 An item is what its readers are: its vector is the sum of the factors of the users who clicked it strictly before
 t - lag (fold-in), so that an item an hour old has one. Factors of users are made anew at the start of each period, of
-the clicks before it (features/coclick_factors.py), and hold until the next. Sums are of integers: exact, and what
-comes later changes none of them.
+the clicks before it (features/coclick_factors.py); a request reads those of the newest start that is not after
+t - lag. Sums are of integers: exact, and what comes later changes none of them.
 """
 
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from features.asked import Asked
-from features.convention import coclick_columns, COCLICK_SPANS
 from features.as_of import AsOfCounter
+from features.asked import Asked
+from features.convention import COCLICK_SPANS, coclick_columns
 
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
@@ -34,7 +34,7 @@ class Coclicks:
     items: Int64  # [C] item key of each click, ascending
     times: Int64  # [C] us, ascending within an item
     users: Int64  # [C] user key
-    starts: Int64  # [P] us; factors of period p hold from its start to the next one's
+    starts: Int64  # [P] us; factors of period p are of clicks before its start
     factors: npt.NDArray[np.int8]  # [P, U, rank] of length about 127; 0 for a user without a click before the period
     _clicks: AsOfCounter = field(init=False, repr=False)
     _sums: dict[int, npt.NDArray[np.int32]] = field(init=False, repr=False, default_factory=dict)
@@ -57,7 +57,7 @@ class Coclicks:
         items: [B] item keys. request_of: [B] positions in asked. lag_us: clicks younger than this at the request's
         time are not yet known. Returns coclick_columns(rank, context=True), each [B].
         """
-        period_of = np.searchsorted(self.starts, asked.at, side="right") - 1  # [R]
+        period_of = np.searchsorted(self.starts, asked.at - lag_us, side="right") - 1  # [R]
         names = coclick_columns(self.rank, context=True)
         made = np.zeros((len(names), len(items)))
         for period in np.unique(period_of[request_of]).tolist():

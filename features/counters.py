@@ -1,6 +1,6 @@
 """item_counters, user_counters, user_item_counters and co-clicks, over one numbering of items and users. numpy only.
 
-A key is an int64: the rank of an item in the vocabulary (item_index - FIRST_INDEX), a user_index, or `pair_key` of both.
+A key is an int64: the rank of an item in the vocabulary (item_index - FIRST_INDEX), a user_index, or pair_key of both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,8 @@ class Counters:
             held = {each.name: getattr(table, each.name) for each in fields(table) if each.init}
             np.savez(folder / f"{name}.npz", **held, num_items=np.int64(self.num_items))
         if self.coclicks is not None:
-            np.savez(folder / COCLICKS, **self.coclicks.arrays())
+            arrays: dict[str, Any] = self.coclicks.arrays()
+            np.savez(folder / COCLICKS, **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Counters":

@@ -233,7 +233,7 @@ def _write_requests(connection: Backend, scratch: Path, contexts: ir.Table, fold
     numbered = engine.keep(connection, "requests", numbered)
     num_requests = engine.write_sorted(
         connection,
-        _with_contexts(connection, numbered, contexts),
+        _with_contexts(numbered, contexts),
         ["request_index"],
         schema.REQUESTS,
         folder / "requests.parquet",
@@ -244,13 +244,9 @@ def _write_requests(connection: Backend, scratch: Path, contexts: ir.Table, fold
     return num_requests
 
 
-def _with_contexts(connection: Backend, requests: ir.Table, contexts: ir.Table) -> ir.Table:
+def _with_contexts(requests: ir.Table, contexts: ir.Table) -> ir.Table:
     """Requests with what the log says of each besides its user and candidates."""
-    vocabulary = engine.kept(connection, "vocabulary").rename(reading_item_id="item_id")
-    told = requests.left_join(contexts, "impression_id").drop("impression_id_right")
-    told = told.left_join(vocabulary, "reading_item_id")
-    absent = ibis.ifelse(told.reading_item_id.isnull(), schema.PADDING_INDEX, schema.UNKNOWN_INDEX)
-    return told.mutate(reading_item_index=ibis.coalesce(told.item_index, absent).cast("int32"))
+    return requests.left_join(contexts, "impression_id")
 
 
 if __name__ == "__main__":

@@ -53,17 +53,7 @@ def run(data: Path, history: HistoryParams, statistics: StatisticsParams, materi
 
 def parity_spec(history: HistoryParams, statistics: StatisticsParams) -> FeatureSpec:
     """The longest window that every request among a user's newest max_length / 2 events can be compared over."""
-    return FeatureSpec(
-        history_length=max(1, history.max_length // 2),
-        labels=history.labels,
-        history_lag_s=history.lag_s,
-        session_gap_s=history.session_gap_s,
-        windows_s=statistics.windows_s,
-        shows_lag_s=statistics.shows_lag_s,
-        clicks_lag_s=statistics.clicks_lag_s,
-        user_lag_s=statistics.user_lag_s,
-        in_list=statistics.in_list,
-    )
+    return FeatureSpec.of(history, statistics, max(1, history.max_length // 2))
 
 
 if __name__ == "__main__":

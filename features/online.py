@@ -136,6 +136,10 @@ class OnlineStore:
         """The counters' keys of items; -1 where the log never had them."""
         return np.array([self.item_positions.get(item_id, -1) for item_id in item_ids], np.int64)
 
+    def item_key(self, item_id: str | None) -> int:
+        """The key of one item; -1 where the log never had it, or where there is none."""
+        return -1 if item_id is None else self.item_positions.get(item_id, -1)
+
     def user_key(self, user_id: str) -> int:
         """The counters' key of a user; -1 where the log never had them."""
         return self.user_positions.get(user_id, -1)

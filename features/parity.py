@@ -1,7 +1,7 @@
 """An opened online store and the offline tables -> how many values differ between what training and serving read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
+from features.asked import Asked, Context, recent_clicks, recent_of_histories
+from features.convention import RECENT, micros
 from features.counters import Counters
 from features.encode import EncodedHistory, FeatureSpec, encode_histories, encode_one
 from features.history_reader import UserHistories
@@ -88,8 +90,10 @@ def compare_requests(
         candidates = request.item_index - FIRST_INDEX
         names = [item_ids[position] for position in candidates]
         pairs["scalars"] = (
-            scalars_of_one(spec, counters, candidates, request.user_index, request.at),
-            scalars_of_one(spec, store.counters, store.item_keys(names), store.user_key(user_id), request.at),
+            scalars_of_one(spec, counters, candidates, _asked_offline(spec, histories, request)),
+            scalars_of_one(
+                spec, store.counters, store.item_keys(names), _asked_online(spec, store, user_id, online, request)
+            ),
         )
         comparison.compare(f"{user_id} at {request.at} us", pairs)
     return comparison, left_out
@@ -101,6 +105,7 @@ class _Request:
     at: int
     end_offset: int
     item_index: npt.NDArray[np.int32]
+    context: Context
 
 
 def _sample(
@@ -117,8 +122,16 @@ def _sample(
     at = pc.cast(table["occurred_at"], pa.int64()).to_numpy()
     items = table["item_index"].to_numpy()
     last = np.r_[first[1:], len(index)]
+    contexts = pq.read_table(data / "impressions" / "requests.parquet", columns=list(Context._fields))
     made = (
-        _Request(int(user[row]), int(at[first[row]]), int(end[row]), items[first[row] : last[row]]) for row in chosen
+        _Request(
+            int(user[row]),
+            int(at[first[row]]),
+            int(end[row]),
+            items[first[row] : last[row]],
+            Context(**contexts.slice(int(index[first[row]]), 1).to_pylist()[0]),
+        )
+        for row in chosen
     )
     return made, int((~inside).sum())
 
@@ -128,6 +141,22 @@ def _offline(spec: FeatureSpec, histories: UserHistories, request: _Request) -> 
     start = histories.offsets[request.user_index]
     flat = (histories.item_index, histories.occurred_at, histories.label, histories.session)
     return encode_histories(spec, *flat, starts=[start], ends=[start + request.end_offset], at=[request.at])
+
+
+def _asked_offline(spec: FeatureSpec, histories: UserHistories, request: _Request) -> Asked:
+    """As training asks: what the flat arrays hold before the stored end_offset, by the vocabulary's numbers."""
+    recent = recent_of_histories(_offline(replace(spec, history_length=RECENT), histories, request))[0]
+    key = pc.index(histories.vocabulary["item_id"], request.context.reading_item_id).as_py()
+    return Asked.of_one(request.user_index, request.at, recent, key, request.context)
+
+
+def _asked_online(spec: FeatureSpec, store: OnlineStore, user_id: str, online: UserHistory, request: _Request) -> Asked:
+    """As the service asks: what the store holds before the request's time, by the store's numbers."""
+    end = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
+    newest = slice(max(0, end - RECENT), end)
+    recent = recent_clicks(store.item_keys(online.item_ids[newest]), online.label[newest])
+    reading = store.item_key(request.context.reading_item_id)
+    return Asked.of_one(store.user_key(user_id), request.at, recent, reading, request.context)
 
 
 def _encoded_pairs(offline: EncodedHistory, online: EncodedHistory) -> dict[str, tuple[Any, Any]]:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
+from features.as_of import NEVER, AsOfCounter
 from features.asked import NO_KEY, Asked
 from features.coclicks import Coclicks
 from features.convention import micros
-from features.as_of import NEVER, AsOfCounter
 from features.counters import Counters
 from features.encode import FeatureSpec
 
@@ -163,7 +163,9 @@ def _of_contexts(spec: FeatureSpec, asked: Asked) -> dict[str, Floats]:
 
 def _coclicks(counters: Counters) -> Coclicks:
     if counters.coclicks is None:
-        raise InputError("statistics.coclick_rank is set, but the statistics hold no co-clicks. `dvc repro statistics`.")
+        raise InputError(
+            "statistics.coclick_rank is set, but data/ holds no co-clicks. `dvc repro statistics`."
+        )
     return counters.coclicks
 
 

@@ -26,7 +26,7 @@ ITEM_PROFILE = pa.schema(
     ]
 )
 """item_profile.parquet, sorted by item_id."""
-COUNTERS = ("item_counters", "user_counters", "user_item_counters")
+COUNTERS = ("item_counters", "user_counters", "user_item_counters", "coclicks")
 USERS_AT_ONCE = 4096
 
 

@@ -23,6 +23,7 @@ from contracts.errors import InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
 from features import convention, counter_pieces, engine
+from features.coclick_factors import write_coclicks
 from features.convention import CLICKED, micros
 from features.counter_pieces import Piece, plan
 from features.params import StatisticsParams
@@ -51,7 +52,7 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
     check_times(files)
     bucket_us = micros(statistics.bucket_s)
     kept = data.parent.parent / ".cache" / "statistics" / data.name
-    with PartitionCache.open(kept) as cache, publish(data, *TABLES) as staging:
+    with PartitionCache.open(kept) as cache, publish(data, *TABLES, "coclicks") as staging:
         (staging / "scratch").mkdir()
         with engine.duckdb(staging / "scratch") as connection:
             connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
@@ -59,9 +60,17 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
             pieces = plan(files, bucket_us, lambda times: _stamp(connection, times, bucket_us), basis)
             for chunk, earlier in _missing(pieces, cache, num_rows):
                 _count(connection, cache, chunk, earlier, bucket_us)
+            coclicks = _write_coclicks(connection, data, statistics, staging / "coclicks")
         report = _assemble(cache, pieces, staging)
         cache.keep_only({piece.key for piece in pieces})
-    return report | {"num_interactions": sum(num_rows.values())}
+    return report | coclicks | {"num_interactions": sum(num_rows.values())}
+
+
+def _write_coclicks(connection: Backend, data: Path, statistics: StatisticsParams, folder: Path) -> dict[str, int]:
+    if not statistics.coclick_rank:
+        return {}
+    rows = engine.read(connection, data / "validated_interactions")
+    return write_coclicks(rows, statistics.coclick_rank, statistics.coclick_period_s, folder)
 
 
 def cumulative_counts(rows: ir.Table, keys: list[str]) -> ir.Table:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from features.convention import COCLICK_SPANS
 from features.encode import FeatureSpec
 from features.scalars import OLDEST_HOURS, PRIOR_RATE, PRIOR_SHOWS, TREND_S
 from serving.params import ServeParams
@@ -94,9 +95,12 @@ def _meaning(name: str, spec: FeatureSpec) -> str:
 def _special_meanings(spec: FeatureSpec) -> dict[str, str]:
     never = f"at most {OLDEST_HOURS:g} and that where it never was"
     trend = f"of the shortest window against the longest of at most {TREND_S:,} s"
+    alike = f"cosine of the factors of those who clicked the item, lag {spec.clicks_lag_s:g} s, and"
     of_user = f"lag {spec.user_lag_s:g} s"
     return {
         "item_age": f"log(1 + hours since the item was first shown), {never}, lag {spec.shows_lag_s:g} s",
+        "item_seen_age": f"log(1 + hours since the item was last shown), {never}, lag {spec.shows_lag_s:g} s",
+        "item_is_read": "1 where the candidate is the item on whose page the request was made",
         "item_click_age": f"log(1 + hours since the item's last click), {never}, lag {spec.clicks_lag_s:g} s",
         "item_click_trend": f"log(1 + clicks at the pace) {trend}",
         "item_rate_trend": f"log of the smoothed rate {trend}",
@@ -106,6 +110,14 @@ def _special_meanings(spec: FeatureSpec) -> dict[str, str]:
         "user_rate": f"{_rate('total')} of the user, in total, {of_user}",
         "user_age": f"log(1 + hours since the user's last event), {never}, {of_user}",
         "user_session_shows": f"log(1 + shows to the user in the trailing {spec.session_gap_s:g} s), {of_user}",
+        "hour_sin": "sine of the time of day, UTC",
+        "hour_cos": "cosine of the time of day, UTC",
+        "on_item_page": "1 where the request was made on the page of an item",
+        "is_subscriber": "1 where the request says that the user subscribes",
+        **{f"device_{name}": f"1 where the request's device is {name}" for name in spec.devices},
+        "coclick_user": f"{alike} the user's own factor",
+        "coclick_read": f"{alike} those of the item being read",
+        **{f"coclick_last_{span}": f"{alike} those of the user's last {span} clicks" for span in COCLICK_SPANS},
         "list_length": "log(1 + candidates of the list)",
     }
 

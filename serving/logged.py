@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX
+from features.asked import Context
 from features.history_reader import UserHistories
 from serving.scorer import Events
 
@@ -27,6 +28,7 @@ class LoggedRequest:
     user_key: int  # user_index
     at: int  # us
     candidates: Sequence[str]
+    context: Context
     events: Events  # all that is stored of the user, later events included
 
 
@@ -35,7 +37,7 @@ class RequestLog:
     """Requests of one history build."""
 
     impressions: pa.Table
-    names: pa.ChunkedArray
+    names: pa.Table  # contracts.schema.REQUESTS; a row's place is its request_index
     histories: UserHistories
 
     @classmethod
@@ -43,7 +45,7 @@ class RequestLog:
         """data: the source's folder."""
         return cls(
             pq.read_table(data / "impressions" / "impressions.parquet"),
-            pq.read_table(data / "impressions" / "requests.parquet")["impression_id"],
+            pq.read_table(data / "impressions" / "requests.parquet"),
             UserHistories.open(data / "user_histories"),
         )
 
@@ -59,20 +61,22 @@ class RequestLog:
             first, last = np.searchsorted(index_B, [index, index + 1])
             rows = self.impressions.slice(first, last - first)
             user = rows["user_index"][0].as_py()
+            told = self.names.slice(int(index), 1).to_pylist()[0]
             yield LoggedRequest(
                 index=int(index),
-                name=self.names[int(index)].as_py(),
+                name=told["impression_id"],
                 user_id=self.histories.user_ids[user].as_py(),
                 user_key=user,
                 at=pc.cast(rows["occurred_at"], pa.int64())[0].as_py(),
                 candidates=self._ids(rows["item_index"].to_numpy()),
+                context=Context(*(told[name] for name in Context._fields)),
                 events=self._events(user),
             )
 
-    def item_keys(self, item_ids: Sequence[str]) -> Int64:
-        """Positions in the vocabulary, as the counters number items."""
+    def item_keys(self, item_ids: Sequence[str | None]) -> Int64:
+        """Positions in the vocabulary, as the counters number items; -1 where it lacks the id."""
         rows = pc.index_in(pa.array(item_ids, pa.string()), value_set=self.item_ids)  # pyright: ignore
-        return rows.to_numpy().astype(np.int64)
+        return pc.fill_null(rows, -1).to_numpy().astype(np.int64)
 
     def _events(self, user: int) -> Events:
         stored = self.histories

@@ -15,6 +15,8 @@ import torch
 from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
+from features.asked import Asked, recent_clicks
+from features.convention import RECENT
 from features.counters import Counters
 from features.scalars import scalars_of_one
 from serving.bundle import (
@@ -104,7 +106,11 @@ def golden_requests(data: Path, scorer: Scorer, num: int) -> list[GoldenRequest]
     golden = []
     for request in requests.read(chosen):
         item_keys = requests.item_keys(request.candidates)
-        scalars = scalars_of_one(scorer.spec, counters, item_keys, request.user_key, request.at)
+        known = scorer.newest_events(request.events, request.at, RECENT)
+        clicks = recent_clicks(requests.item_keys(known.item_ids), known.label)
+        reading = requests.item_keys([request.context.reading_item_id])[0]
+        asked = Asked.of_one(request.user_key, request.at, clicks, reading, request.context)
+        scalars = scalars_of_one(scorer.spec, counters, item_keys, asked)
         kept = window(scorer, request.events, request.at)
         logits = scorer.score(
             scorer.user_side(kept, request.at), scorer.item_index(request.candidates), scalars

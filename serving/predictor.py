@@ -12,6 +12,8 @@ import torch
 
 from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
+from features.asked import NO_CONTEXT, Asked, Context, recent_clicks
+from features.convention import RECENT
 from features.encode import FeatureSpec
 from features.online import OnlineStore
 from features.scalars import scalars_of_one
@@ -72,7 +74,8 @@ class Predictor:
         at = self.clock() if request.at is None else to_microseconds(request.at)
         candidates = list(dict.fromkeys(request.candidates))
         events = self.events(request.user_id)
-        index_M, scores = self.score(request.user_id, events, candidates, at)
+        context = NO_CONTEXT if request.context is None else Context(**request.context.model_dump())
+        index_M, scores = self.score(request.user_id, events, candidates, at, context)
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
         cold_M = self.bundle.scorer.cold_N[index_M]
@@ -93,15 +96,18 @@ class Predictor:
         )
 
     def score(
-        self, user_id: str, events: Events | None, candidates: Sequence[str], at: int
+        self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
     ) -> tuple[np.ndarray, Scores]:
         """Embedding rows and scores of distinct candidates: the user's side once, then all candidates at once."""
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
-        scalars_MS = scalars_of_one(
-            scorer.spec, self.store.counters, self.store.item_keys(candidates), self.store.user_key(user_id), at
-        )
-        return index_M, scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+        events = events or NO_EVENTS
+        newest = scorer.newest_events(events, at, RECENT)
+        clicks = recent_clicks(self.store.item_keys(newest.item_ids), newest.label)
+        reading = self.store.item_key(context.reading_item_id)
+        asked = Asked.of_one(self.store.user_key(user_id), at, clicks, reading, context)
+        scalars_MS = scalars_of_one(scorer.spec, self.store.counters, self.store.item_keys(candidates), asked)
+        return index_M, scorer.score(scorer.user_side(events, at), index_M, scalars_MS)
 
     def events(self, user_id: str) -> Events | None:
         """All that the online store holds of a user; None where it does not know the id."""

@@ -45,6 +45,14 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class RequestContext(Message):
+    """What a request says of itself; features where the model was trained with statistics.context."""
+
+    device: str | None = None  # the log's own name of a kind of device
+    is_subscriber: Annotated[bool, Field(strict=True)] | None = None
+    reading_item_id: str | None = None  # the item on whose page the ranking will stand; null on a front page
+
+
 class RankRequest(Message):
     """Order `candidates` for a user. A candidate given twice is scored and answered once, at its first place."""
 
@@ -52,6 +60,7 @@ class RankRequest(Message):
     candidates: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     k: Annotated[int, Field(strict=True, ge=1)] | None = None  # answers wanted; null: all
     at: Annotated[str, BeforeValidator(check_time)] | None = None
+    context: RequestContext | None = None
 
 
 class ThemeShare(Message):
@@ -101,13 +110,17 @@ def check_limits(request: RankRequest, limits: ServeParams) -> None:
         raise _too_large("candidates", "at most {limit} candidates are ranked at once", limits.max_candidates)
     if len(request.user_id) > limits.max_id_length:
         raise _too_large("user_id", "an id has at most {limit} characters", limits.max_id_length)
+    told = request.context or RequestContext()
+    for name in ("device", "reading_item_id"):
+        if len(getattr(told, name) or "") > limits.max_id_length:
+            raise _too_large(f"context.{name}", "an id has at most {limit} characters", limits.max_id_length)
     if max(map(len, request.candidates)) > limits.max_id_length:
         raise _too_large("candidates", "an id has at most {limit} characters", limits.max_id_length)
 
 
 def max_body_bytes(limits: ServeParams) -> int:
     """The largest body that a request within the limits can have: every character escaped as a surrogate pair."""
-    return 12 * (limits.max_candidates + 1) * (limits.max_id_length + 4) + 4096
+    return 12 * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
 
 
 def _too_large(field: str, message: LiteralString, limit: int) -> ValidationError:

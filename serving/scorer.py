@@ -72,14 +72,18 @@ class Scorer:
         """How many of the events, from the oldest on, are known at a time: those strictly before at - history_lag_s."""
         return int(np.searchsorted(events.occurred_at, at - micros(self.spec.history_lag_s), side="left"))
 
+    def newest_events(self, events: Events, at: int, number: int) -> Events:
+        """The newest of the events that are known at a time."""
+        end = self.known_events(events, at)
+        return events.between(max(0, end - number), end)
+
     def item_index(self, item_ids: Sequence[str]) -> Int64:
         """Embedding rows; UNKNOWN_INDEX where the vocabulary lacks the id."""
         return np.array([self.index_of.get(item_id, UNKNOWN_INDEX) for item_id in item_ids], np.int64)
 
     def encode(self, events: Events, at: int) -> EncodedHistory:
         """The model's view of a user at a time. Only the newest L known events are looked up."""
-        end = self.known_events(events, at)
-        known = events.between(max(0, end - self.spec.history_length), end)
+        known = self.newest_events(events, at, self.spec.history_length)
         return encode_one(self.spec, self.item_index(known.item_ids), known.occurred_at, known.label, known.session, at)
 
     def user_side(self, events: Events, at: int) -> MixtureState:

@@ -12,13 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from contracts.schema import FIRST_INDEX
 from features.asked import Asked, recent_of_histories
-from features.counters import Counters
 from features.convention import RECENT
+from features.counters import Counters
 from features.encode import EncodedHistory, FeatureSpec, encode_histories
 from features.scalars import scalar_features
 from training.model.batch import Candidates, History, to_candidates, to_history
 from training.requests import Events, Requests, rows_of
-
 
 ENCODED_AT_ONCE = 65_536
 
@@ -79,9 +78,7 @@ def make_dataset(spec: FeatureSpec, events: Events, requests: Requests, counters
     return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters))
 
 
-def read_scalars(
-    spec: FeatureSpec, events: Events, requests: Requests, counters: Counters
-) -> npt.NDArray[np.float32]:
+def read_scalars(spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> npt.NDArray[np.float32]:
     """[N, S] the scalar features of all rows, each as of its request's time."""
     asked = Asked(
         user_keys=requests.user_index.astype(np.int64),

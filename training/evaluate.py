@@ -32,7 +32,7 @@ from training.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.dataset import make_dataset
 from training.measure import Scored, differences, measure, measure_slices
 from training.metrics import calibration, grouped_auc, normalised_mutual_information
-from training.model.build import MODELS, Model, load_model
+from training.model.build import GRAPH_MODELS, Model, load_model
 from training.model.mixture import MixtureOfSequence
 from training.params import EvaluateParams
 from training.requests import Requests, cut_times, iso, load_events, load_requests, log_end
@@ -127,7 +127,7 @@ def score_all(
     test, validation = cuts.part(requests, "test"), cuts.part(requests, "validation")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
-    models = {name: load_model(name, data / "weights" / f"{name}.safetensors", description) for name in MODELS}
+    models = {name: load_model(name, data / "weights" / f"{name}.safetensors", description) for name in GRAPH_MODELS}
     logits = {name: score_requests(name, model, dataset) for name, model in models.items()}
     scored = {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
     scored |= score_baselines(test, validation, counters, spec, evaluate, seed)

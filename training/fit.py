@@ -12,7 +12,9 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader
 
 from training.dataset import Batch, RequestDataset, in_order, shuffled
@@ -103,8 +105,12 @@ class ClickTraining(LightningModule):
         """The epoch whose weights are kept."""
         return best_epoch(self.record, listwise=self.params.loss == "listwise")
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.model.parameters(), self.params.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.Adam(self.model.parameters(), self.params.learning_rate)
+        if self.params.schedule == "constant":
+            return optimizer
+        falling = LinearLR(optimizer, 1.0, 0.0, total_iters=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
 
 
 class Progress(Callback):

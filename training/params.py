@@ -22,6 +22,7 @@ class ModelParams(Section):
     attention: Literal["din", "dot"]
     temperature: PositiveFloat
     hidden: tuple[PositiveInt, ...]
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # of the head's hidden layers, while training
 
     @model_validator(mode="after")
     def _enough_themes(self) -> "ModelParams":
@@ -40,6 +41,7 @@ class TrainParams(Section):
     min_history: NonNegativeInt  # requests with fewer events of history are not trained on
     batch_requests: PositiveInt
     learning_rate: PositiveFloat
+    schedule: Literal["constant", "linear"]  # of the learning rate; linear: falls to 0 over all epochs
     loss: Literal["pointwise", "listwise", "both"]  # of clicks: each alone, within its request, or the sum
     mutual_information: NonNegativeFloat  # weight of L_MI
     router_steps: NonNegativeInt  # L_MI-only steps before the first epoch

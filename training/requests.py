@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
+from contracts.schema import FIRST_INDEX, PADDING_INDEX, UNKNOWN_INDEX
 from features.convention import micros
 from features.params import LabelParams, SplitParams
 
@@ -148,8 +149,13 @@ def load_requests(data: Path, events: Events) -> Requests:
 
 def _read_contexts(data: Path, request_index: Ints) -> dict[str, npt.NDArray[Any]]:
     table = pq.read_table(data / "impressions" / "requests.parquet")  # request_index is dense: a row's place
+    read = table["reading_item_id"]
+    known = pq.read_table(data / "user_histories" / "vocabulary.parquet", columns=["item_id"])["item_id"]
+    place = pc.call_function("index_in", [read], pc.SetLookupOptions(value_set=known, skip_nulls=True))
+    place = pc.fill_null(place, UNKNOWN_INDEX - FIRST_INDEX).to_numpy() + FIRST_INDEX
+    reading = np.where(read.is_null().to_numpy(), PADDING_INDEX, place)
     return {
-        "reading": table["reading_item_index"].to_numpy()[request_index],
+        "reading": reading[request_index],
         "is_subscriber": pc.fill_null(table["is_subscriber"], False).to_numpy(zero_copy_only=False)[request_index],
         "device": pc.fill_null(table["device"], "").to_numpy(zero_copy_only=False).astype(np.str_)[request_index],
     }

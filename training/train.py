@@ -18,10 +18,10 @@ from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encode import FeatureSpec
 from features.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
-from training.catalogue import ItemTables, count_items, fit_tables, load_counters, load_vocabulary
+from training.catalogue import ItemTables, Vocabulary, count_items, fit_tables, load_counters, load_vocabulary
 from training.dataset import RequestDataset, make_dataset
 from training.fit import fit
-from training.model.build import MODELS, Model, build, describe, fit_buffers, save_weights
+from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
 from training.model.shape import ModelShape
 from training.params import ModelParams, TrainParams
 from training.record import Epoch, log_live, write_record
@@ -61,7 +61,7 @@ def run(
     torch.set_num_threads(train.num_threads)
     spec = feature_spec(history, model, statistics)
     prepared = prepare(data, spec, split, labels, train, seed)
-    fitted = {name: _fit_one(name, model, prepared, train, seed) for name in MODELS}
+    fitted = {name: fit_one(name, model, prepared, train, seed) for name in GRAPH_MODELS}
     record = [epoch for _, epochs, _ in fitted.values() for epoch in epochs]
     report = _report(prepared, fitted)
     with publish(data, "weights", "training_record") as staging:
@@ -80,17 +80,7 @@ def run(
 
 def feature_spec(history: HistoryParams, model: ModelParams, statistics: StatisticsParams) -> FeatureSpec:
     """What the params say of the features."""
-    return FeatureSpec(
-        history_length=model.history_length,
-        labels=history.labels,
-        history_lag_s=history.lag_s,
-        session_gap_s=history.session_gap_s,
-        windows_s=tuple(statistics.windows_s),
-        shows_lag_s=statistics.shows_lag_s,
-        clicks_lag_s=statistics.clicks_lag_s,
-        user_lag_s=statistics.user_lag_s,
-        in_list=statistics.in_list,
-    )
+    return FeatureSpec.of(history, statistics, model.history_length)
 
 
 def prepare(
@@ -119,21 +109,27 @@ def prepare(
         train=make_dataset(spec, events, sample.requests, counters),
         validation=make_dataset(spec, events, validation, counters),
         tables=tables,
-        shape=ModelShape(
-            num_items=vocabulary.num_items,
-            num_categories=tables.num_categories,
-            max_categories=tables.item_categories.shape[1],
-            num_labels=spec.num_labels,
-            num_rank_buckets=spec.num_rank_buckets,
-            num_age_buckets=spec.num_age_buckets,
-            num_scalars=len(spec.scalars),
-        ),
+        shape=shape_of(spec, tables, vocabulary, len(spec.scalars)),
     )
 
 
-def _fit_one(
+def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_scalars: int) -> ModelShape:
+    """What the data decides of a model's size."""
+    return ModelShape(
+        num_items=vocabulary.num_items,
+        num_categories=tables.num_categories,
+        max_categories=tables.item_categories.shape[1],
+        num_labels=spec.num_labels,
+        num_rank_buckets=spec.num_rank_buckets,
+        num_age_buckets=spec.num_age_buckets,
+        num_scalars=num_scalars,
+    )
+
+
+def fit_one(
     name: str, params: ModelParams, prepared: Prepared, train: TrainParams, seed: int
 ) -> tuple[Model, list[Epoch], int]:
+    """A model fitted on the train part with the weights of its best epoch, the record, and that epoch."""
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
     scalars = prepared.train.scalars.astype(np.float64)

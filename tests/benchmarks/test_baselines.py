@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,9 @@ pytest.importorskip("lightgbm", reason="pip install -e '.[benchmarks]'")
 
 from benchmarks import baselines, lag_curve
 from benchmarks.contenders import blend, calibrated, figures, floors, graph_models, logistic, trees, within_request
-from benchmarks.tracks import Log, Track, open_log, read_track
+from benchmarks.tracks import Log, Track, open_log
+from benchmarks.trees import fit_seeds
 from contracts.errors import InputError
-from contracts.params import PARAMS, load_params
-from features import histories, ingest, statistics
-from features.params import SimulatorParams
 from training.baselines import popularity
 from training.evaluate import PREDICTIONS
 from training.measure import Scored
@@ -27,36 +24,6 @@ from training.metrics import iauc
 from training.requests import Requests
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def sections() -> dict:
-    found = load_params(ROOT / PARAMS)
-    found["evaluate"] = found["evaluate"].model_copy(update={"num_bootstrap": 20})
-    return found
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, sections: dict) -> Path:
-    folder = tmp_path_factory.mktemp("benchmarks") / "data" / "simulator"
-    simulator = SimulatorParams(preference="item", num_users=60, num_items=60, num_themes=6, num_sessions=14)
-    ingest.run(folder, 1, simulator, sections["source"].model_copy(update={"name": "simulator"}))
-    shutil.copytree(folder / "interactions", folder / "validated_interactions")
-    (folder / "quarantine").mkdir()
-    pq.write_table(histories.schema.QUARANTINE.empty_table(), folder / "quarantine" / "quarantine.parquet")
-    histories.run(folder, sections["request"], sections["history"])
-    statistics.run(folder, sections["statistics"])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def source(data: Path, sections: dict) -> Log:
-    return open_log(data, sections, 2000)
-
-
-@pytest.fixture(scope="module")
-def track(source: Log) -> Track:
-    return read_track(source, replace(source.spec, in_list=True))
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +48,7 @@ def test_a_contender_never_sees_a_label_of_the_test_part(track: Track) -> None:
     flipped = replace(track, test=replace(track.test, requests=replace(requests, label=1 - requests.label)))
     for made, again in [
         (logistic(track), logistic(flipped)),
-        (trees(track, "binary", [1], 1), trees(flipped, "binary", [1], 1)),
+        tuple(trees(each, "binary", fit_seeds(each, "binary", [1], 1)) for each in (track, flipped)),
     ]:
         np.testing.assert_array_equal(made.scored[0].score, again.scored[0].score)
         np.testing.assert_array_equal(made.scored[0].probability, again.scored[0].probability)
@@ -90,7 +57,7 @@ def test_a_contender_never_sees_a_label_of_the_test_part(track: Track) -> None:
 @pytest.mark.parametrize("objective", ["binary", "lambdarank"])
 def test_trees_rank_above_chance_and_a_seed_repeats(track: Track, objective) -> None:
     requests = track.test.requests
-    first, again = (trees(track, objective, [1, 2], 1) for _ in range(2))
+    first, again = (trees(track, objective, fit_seeds(track, objective, [1, 2], 1)) for _ in range(2))
     for one, other in zip(first.scored, again.scored, strict=True):
         np.testing.assert_array_equal(one.score, other.score)
     assert not np.array_equal(first.scored[0].score, first.scored[1].score)

@@ -33,6 +33,7 @@ PARAMS = ModelParams(
     attention="din",
     temperature=0.2,
     hidden=(16, 8),
+    dropout=0.0,
 )
 
 

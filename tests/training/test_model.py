@@ -1,4 +1,4 @@
-"""What a correct implementation of the two models passes (MODEL.md)."""
+"""What a correct implementation of each model passes (MODEL.md)."""
 
 import itertools
 
@@ -48,7 +48,7 @@ def test_every_option_gives_finite_scores_and_gradients(make_model, make_history
 
 
 @pytest.mark.parametrize("changes", OPTIONS[:2] + OPTIONS[-2:], ids=str)
-@pytest.mark.parametrize("name", ["mos", "din"])
+@pytest.mark.parametrize("name", ["mos", "din", "twin"])
 def test_the_cached_user_side_equals_the_repeated_one(make_model, make_history, make_candidates, name, changes):
     model, history, candidates = make_model(name, **changes), make_history(LENGTHS), make_candidates(4, 3)
     repeated = rows(history, candidates.user_of_B)
@@ -64,14 +64,15 @@ def test_padding_never_changes_a_score(make_model, make_history, make_candidates
     )
 
 
-def test_padding_never_changes_a_score_of_din(make_model, make_history, make_candidates):
-    model, history, candidates = make_model("din"), make_history(LENGTHS), make_candidates(4, 3)
+@pytest.mark.parametrize("name", ["din", "twin"])
+def test_padding_never_changes_a_score_of_a_baseline(make_model, make_history, make_candidates, name):
+    model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     torch.testing.assert_close(
         scores(model, pad(history, 9), candidates), scores(model, history, candidates), rtol=0, atol=1e-8
     )
 
 
-@pytest.mark.parametrize("name", ["mos", "din"])
+@pytest.mark.parametrize("name", ["mos", "din", "twin"])
 def test_the_order_of_candidates_and_of_users_changes_no_score(make_model, make_history, make_candidates, name):
     model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     expected = scores(model, history, candidates)
@@ -113,7 +114,7 @@ def test_permuting_the_themes_changes_nothing(make_model, make_history, make_can
     torch.testing.assert_close(scores(model, history, candidates), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["mos", "din"])
+@pytest.mark.parametrize("name", ["mos", "din", "twin"])
 def test_the_exported_model_is_exact_for_any_number_of_candidates(
     make_model, make_history, make_candidates, name, monkeypatch
 ):
@@ -140,7 +141,7 @@ def test_the_exported_model_is_exact_for_any_number_of_candidates(
 
 
 def test_an_event_outside_the_mask_never_changes_a_score(make_model, make_history, make_candidates):
-    for name, route in [("mos", "item"), ("mos", "blend"), ("mos", "session"), ("din", "item")]:
+    for name, route in [("mos", "item"), ("mos", "blend"), ("mos", "session"), ("din", "item"), ("twin", "item")]:
         model, history, candidates = make_model(name, route=route), make_history(LENGTHS), make_candidates(4, 3)
         changed = [torch.where(history.mask_UL, field, 1) if field.ndim == 2 else field for field in history]
         changed = History(*changed)._replace(mask_UL=history.mask_UL)
@@ -167,7 +168,7 @@ def test_cold_and_unknown_items_share_one_score(make_model, make_history):
     assert torch.equal(logits, logits[:1].expand(3))
 
 
-@pytest.mark.parametrize("name", ["mos", "din"])
+@pytest.mark.parametrize("name", ["mos", "din", "twin"])
 def test_a_saved_model_comes_back_with_equal_scores_and_equal_bytes(
     make_model, make_history, make_candidates, params, shape, tmp_path, name
 ):
@@ -203,3 +204,14 @@ def test_the_mixture_can_overfit_a_handful_of_requests(make_model, make_history,
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.02
+
+
+@pytest.mark.parametrize("name", ["mos", "din", "twin"])
+def test_dropout_acts_while_training_and_never_on_a_score(make_model, make_history, make_candidates, name):
+    dropped, whole = make_model(name, dropout=0.5), make_model(name)
+    assert dropped.state_dict().keys() == whole.state_dict().keys()
+    history, candidates = make_history(LENGTHS), make_candidates(4, 3)
+    expected = scores(whole.eval(), history, candidates)
+    assert torch.equal(scores(dropped.eval(), history, candidates), expected)
+    assert not torch.equal(scores(dropped.train(), history, candidates), expected)
+    assert torch.equal(scores(whole.train(), history, candidates), expected)

@@ -20,6 +20,7 @@ TRAIN = TrainParams(
     batch_requests=4,
     loss="pointwise",
     learning_rate=0.005,
+    schedule="constant",
     mutual_information=0.3,
     router_steps=0,
     min_item_events=2,

@@ -85,6 +85,20 @@ def cuts_of(data, sections):
     return cut_times(sections["split"], sections["labels"], requests.at, log_end(requests, events))
 
 
+@pytest.mark.parametrize(("steps", "equal"), [(1, True), (4, False)])
+def test_a_linear_schedule_starts_at_the_learning_rate_and_falls(made, sections, steps, equal):
+    num_requests = sections["train"].max_requests
+    once = changed(sections["train"], epochs=1, batch_requests=-(-num_requests // steps), min_history=0)
+    spec = train.feature_spec(sections["history"], sections["model"], sections["statistics"])
+    prepared = train.prepare(made, spec, sections["split"], once, 1)
+    assert len(prepared.train) == num_requests
+    weights = [
+        train.fit_one("din", sections["model"], prepared, changed(once, schedule=schedule), 1)[0].state_dict()
+        for schedule in ("constant", "linear")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]) is equal
+
+
 def contents(data, *outs):
     return {str(path.relative_to(data)): path.read_bytes() for out in outs for path in sorted((data / out).iterdir())}
 

@@ -12,13 +12,17 @@ from contracts.errors import InputError
 from training.model.din import DeepInterestNetwork
 from training.model.mixture import MixtureOfSequence
 from training.model.shape import ModelShape
+from training.model.twin import TwoStageInterest
 from training.params import ModelParams
 
-Model = MixtureOfSequence | DeepInterestNetwork
-MODELS: dict[str, type[MixtureOfSequence] | type[DeepInterestNetwork]] = {
+Model = MixtureOfSequence | DeepInterestNetwork | TwoStageInterest
+MODELS: dict[str, type[MixtureOfSequence] | type[DeepInterestNetwork] | type[TwoStageInterest]] = {
     "mos": MixtureOfSequence,
     "din": DeepInterestNetwork,
+    "twin": TwoStageInterest,
 }
+GRAPH_MODELS = ("mos", "din")
+"""What the stages train and evaluate fit and measure; benchmarks build the others too."""
 
 
 def build(name: str, params: ModelParams, shape: ModelShape) -> Model:

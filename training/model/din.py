@@ -39,7 +39,7 @@ class DeepInterestNetwork(nn.Module):
         )
         self.attention = TargetAttention(width, ATTENTION_RATIO * width, params.attention)
         self.last_age = embedding(shape.num_age_buckets, width, EMBEDDING_STD)
-        self.head = Head(4 * width, shape.num_scalars, params.hidden)
+        self.head = Head(4 * width, shape.num_scalars, params.hidden, params.dropout)
 
     def forward(self, history: History, candidates: Candidates) -> Float[Tensor, " impressions"]:
         """Both halves at once: the logits of all candidates."""

@@ -18,14 +18,15 @@ class Head(nn.Module):
     mean_S: Tensor
     scale_S: Tensor
 
-    def __init__(self, num_features: int, num_scalars: int, hidden: tuple[int, ...]) -> None:
+    def __init__(self, num_features: int, num_scalars: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
         self.register_buffer("mean_S", torch.zeros(num_scalars))
         self.register_buffer("scale_S", torch.ones(num_scalars))
         widths = [num_features + num_scalars, *hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU()]
+            relu = nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) if dropout else nn.ReLU()
+            layers += [nn.Linear(before, after), relu]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def forward(

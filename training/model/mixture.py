@@ -64,7 +64,7 @@ class MixtureOfSequence(nn.Module):
         self.gate = nn.Embedding(shape.num_age_buckets, 1)
         nn.init.zeros_(self.gate.weight)
         self.last_age = embedding(shape.num_age_buckets, width, std)
-        self.head = Head(8 * width + params.num_themes + 2, shape.num_scalars, params.hidden)
+        self.head = Head(8 * width + params.num_themes + 2, shape.num_scalars, params.hidden, params.dropout)
 
     def forward(self, history: History, candidates: Candidates) -> Float[Tensor, " impressions"]:
         """Both halves at once: the logits of all candidates."""
