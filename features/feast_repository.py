@@ -48,7 +48,7 @@ def definitions(data: Path, snapshot: Path, statistics: StatisticsParams) -> lis
     data: data/<source>, where the counters are. snapshot: its feature_snapshot. statistics: how counters are read.
     """
     history, profile = _snapshot_views(snapshot)
-    counters = counter_views(data, statistics)
+    counters = _counter_views(data, statistics)
     ranking = FeatureService(
         name="ranking",
         features=[history],
@@ -66,7 +66,7 @@ def definitions(data: Path, snapshot: Path, statistics: StatisticsParams) -> lis
     return [user, item, history, profile, *counters, ranking, training]
 
 
-def counter_views(data: Path, statistics: StatisticsParams) -> list[FeatureView]:
+def _counter_views(data: Path, statistics: StatisticsParams) -> list[FeatureView]:
     """One view a table of cumulative counts, over the folder that the stage statistics writes; nothing of it online.
 
     A view answers with the newest row at or before event_timestamp. A request at t knows what happened strictly before
