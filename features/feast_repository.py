@@ -1,8 +1,8 @@
 """The feature snapshot and the counters of a source -> what Feast knows of them: entities, views, services.
 
-A request reads the service `ranking`, a user's newest events, online. Training reads the service `training`, counts as
-of a time: features/counters.py, by the same as-of join over the very Parquet that is registered here, and so does
-serving, in process; tests/features/test_feast_views.py holds it to Feast's own answer.
+A request reads the service `ranking` online: a user's newest events. The service `training` has counts as of a time.
+Training and serving read those in features/counters.py, by the same as-of join over the very Parquet that is registered
+here; tests/features/test_feast_views.py holds it to Feast's own answer.
 
 `python -m features.load` applies the definitions to registry.db in .state/<source>/feast. To see them, and to read them
 as of a time: features.load.offline_store over that folder gives Feast's own FeatureStore.

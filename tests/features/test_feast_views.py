@@ -57,7 +57,7 @@ class Log(NamedTuple):
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the stage materialize loads it. Times are whole seconds, so that rows stand at many of the cuts."""
     data = tmp_path_factory.mktemp("root") / "data" / "table"
-    build(data, [*random_log(3, num_requests=120), row("early", "i00", 0), row("u0", "late", 800 * DAY_S)])
+    build(data, [*random_log(3, num_requests=120), row("early", "i00", 0)])
     for name in NAMES:
         split(data / name, request.param)
     run(data, history(), small_log.statistics(), MaterializeParams(num_parity_requests=5))
@@ -73,7 +73,7 @@ def small(loaded: Path, tmp_path: Path) -> Iterator[Log]:
 @pytest.fixture
 def ebnerd(tmp_path: Path) -> Iterator[Log]:
     """EB-NeRD's counters, with nothing loaded."""
-    data = tmp_path / "data"
+    data = tmp_path / "data" / "ebnerd"
     ingest(data, real_data("ebnerd-demo"))
     (data / "validated_interactions").symlink_to(data / "interactions", target_is_directory=True)
     lags = {"shows_lag_s": 60, "clicks_lag_s": 300, "user_lag_s": 60}
