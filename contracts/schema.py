@@ -61,12 +61,13 @@ none."""
 REJECTED = pa.schema(
     [
         _required("file", pa.string()),
-        _required("line", pa.int64()),  # 1-based, the header counted; 0 where the format has no lines
+        _required("line", pa.int64()),  # from 1, a header counted; of Parquet, the row's number; 0 without a file
         _required("reason", pa.string()),
         _required("raw", pa.string()),
     ]
 )
-"""rejected/rejected.parquet: rows that could not be parsed."""
+"""rejected/rejected.parquet: rows of a log that could not be parsed. rejected/items.parquet: those of a file of items,
+which are no events and no part of the ledger. Both sorted by (file, line, reason)."""
 
 PROVENANCE = pa.schema(
     [_required("event_id", pa.string()), _required("file", pa.string()), _required("line", pa.int64())]

@@ -13,18 +13,24 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
 from features.counters import Counters
+from features.params import StatisticsParams
 from features.state import STAMP, read_stamp, state_of
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 log = logging.getLogger("leitmotif")
 
@@ -55,6 +61,26 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
         raise
     _sweep(state)
     return True
+
+
+@contextlib.contextmanager
+def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
+    """Feast over a state folder, to materialize and to read as of a time.
+
+    Feast reads through Ibis' default backend: within this context a DuckDB of ours, in UTC, that spills into a folder.
+    """
+    import ibis
+    from feast import FeatureStore
+
+    from features.engine import duckdb
+    from features.online import config
+
+    with duckdb(spill) as connection:
+        ibis.set_backend(connection)
+        try:
+            yield FeatureStore(config=config(state, offline="duckdb"))
+        finally:
+            ibis.options.default_backend = None
 
 
 def _read_snapshot(snapshot: Path) -> dict[str, Any]:
@@ -97,33 +123,35 @@ def _fill(folder: Path, data: Path, snapshot: Path, stamp: dict[str, Any]) -> No
     ids = {"items": items.to_pylist(), "users": users.to_pylist()}
     (folder / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     log.info("loading Feast: %s users, %s items", f"{stamp['num_users']:,}", f"{stamp['num_items']:,}")
-    _materialize(folder, snapshot, data / "feature_snapshot", stamp)
+    _materialize(folder, data, snapshot, stamp)
     write_json(folder / STAMP, stamp | {STORED: _digests(folder)})
 
 
-def _materialize(folder: Path, snapshot: Path, published: Path, stamp: dict[str, Any]) -> None:
-    """Apply the definitions and let Feast copy the snapshot from Parquet to SQLite.
+def _materialize(folder: Path, data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
+    """Apply the definitions and let Feast copy the snapshot from Parquet to SQLite. Counters stay where they are.
 
-    published: where the snapshot will be once the stage that makes it is done; Feast remembers that place.
+    Feast remembers the published snapshot: where this one will be once the stage that makes it is done.
     """
-    import ibis
-    from feast import FeatureStore
-
-    from features.engine import duckdb
     from features.feast_repository import definitions
-    from features.online import config
 
+    statistics = _statistics(snapshot, stamp)
     newest = datetime.fromtimestamp(stamp["log_end_us"] / 1e6, UTC)
-    with duckdb(folder / "spill") as connection:
-        ibis.set_backend(connection)  # Feast reads through Ibis' default backend: ours, in UTC, that can spill
-        try:
-            store = FeatureStore(config=config(folder, offline="duckdb"))
-            store.apply(definitions(snapshot))
-            with contextlib.redirect_stdout(io.StringIO()):  # coloured progress for a terminal
-                store.materialize(datetime(1900, 1, 1, tzinfo=UTC), newest + timedelta(days=1))
-            store.apply(definitions(published))
-        finally:
-            ibis.options.default_backend = None
+    with offline_store(folder, folder / "spill") as store:
+        store.apply(definitions(data, snapshot, statistics))
+        with contextlib.redirect_stdout(io.StringIO()):  # coloured progress for a terminal
+            store.materialize(datetime(1900, 1, 1, tzinfo=UTC), newest + timedelta(days=1))
+        store.apply(definitions(data, data / "feature_snapshot", statistics))
+
+
+def _statistics(snapshot: Path, stamp: dict[str, Any]) -> StatisticsParams:
+    """How the counters beside a snapshot are read: what Feast is told of lags and windows."""
+    try:
+        return StatisticsParams.model_validate(stamp["settings"]["statistics"])
+    except (KeyError, ValidationError) as error:
+        raise InputError(
+            f"{snapshot / 'snapshot.json'} does not say how counters are read ({type(error).__name__}: {error}): "
+            "another version made it. `make run` makes it again."
+        ) from error
 
 
 def _point(state: Path, folder: Path) -> None:

@@ -23,7 +23,7 @@ def run(data: Path, history: HistoryParams, statistics: StatisticsParams, materi
     with publish(data, "feature_snapshot") as staging:
         snapshot = staging / "feature_snapshot"
         histories = UserHistories.open(data / "user_histories")
-        settings = history.model_dump(mode="json")
+        settings = history.model_dump(mode="json") | {"statistics": statistics.model_dump(mode="json")}
         stamp = write_snapshot(data, histories, history.max_length, settings, snapshot)
         load(data, state_of(data), snapshot)
         store = OnlineStore.open(state_of(data))

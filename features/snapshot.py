@@ -35,7 +35,8 @@ def write_snapshot(
 ) -> dict:
     """Write user_history.parquet, item_profile.parquet and snapshot.json; returns what snapshot.json holds.
 
-    max_length: newest events kept of each user. settings: what the histories were made with, part of the identity.
+    max_length: newest events kept of each user. settings: what the histories were made with and, in `statistics`, how
+    the counters are read; part of the identity.
     The snapshot's id is a hash of all bytes that a loaded store is made of, the counters' among them.
     """
     num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")

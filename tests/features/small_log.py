@@ -35,6 +35,11 @@ def statistics(**changes: Any) -> StatisticsParams:
     return StatisticsParams(**{"bucket_s": 0, "windows_s": (60, 3600), "in_list": False} | lags | changes)
 
 
+def settings(**history_changes: Any) -> dict[str, Any]:
+    """What the stage materialize writes into a snapshot of how it was made."""
+    return history(**history_changes).model_dump(mode="json") | {"statistics": statistics().model_dump(mode="json")}
+
+
 def row(user: str, item: str, at_s: float, label: float = 1, **more: Any) -> Row:
     """One interaction, at_s seconds after START."""
     given = {"user_id": user, "item_id": item, "occurred_at": START + timedelta(seconds=at_s), "label": label}

@@ -16,7 +16,7 @@ from features.params import MaterializeParams
 from features.parity import compare_requests, compare_snapshot
 from features.snapshot import write_snapshot
 from features.state import state_of
-from tests.features.small_log import build, history, random_log, row, statistics
+from tests.features.small_log import build, history, random_log, row, settings, statistics
 
 pytestmark = pytest.mark.xdist_group("feast")
 PARITY = MaterializeParams(num_parity_requests=30)
@@ -63,7 +63,7 @@ def test_the_snapshot_holds_each_user_s_newest_events(data: Path, report: dict) 
 
 def test_the_same_input_gives_the_same_snapshot(data: Path, report: dict, tmp_path: Path) -> None:
     stored = UserHistories.open(data / "user_histories")
-    again = write_snapshot(data, stored, 20, history(lag_s=5, max_length=20).model_dump(mode="json"), tmp_path)
+    again = write_snapshot(data, stored, 20, settings(lag_s=5, max_length=20), tmp_path)
     assert again["snapshot_id"] == report["snapshot_id"]
     for name in ("user_history.parquet", "item_profile.parquet", "snapshot.json"):
         assert (tmp_path / name).read_bytes() == (data / "feature_snapshot" / name).read_bytes()

@@ -14,7 +14,7 @@ from features.load import load
 from features.online import OnlineStore
 from features.snapshot import write_snapshot
 from features.state import read_stamp, state_of
-from tests.features.small_log import START_US, build, random_log, row
+from tests.features.small_log import START_US, build, random_log, row, settings
 
 pytestmark = pytest.mark.xdist_group("feast")
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def loaded(data: Path, rows: list[dict], max_length: int = 50) -> OnlineStore:
     histories = build(data, rows)
     (data / "feature_snapshot").mkdir(exist_ok=True)
-    write_snapshot(data, histories, max_length, {}, data / "feature_snapshot")
+    write_snapshot(data, histories, max_length, settings(), data / "feature_snapshot")
     load(data, state_of(data))
     return OnlineStore.open(state_of(data))
 
@@ -132,7 +132,8 @@ def test_an_opened_store_stays_with_its_snapshot_when_a_newer_one_is_loaded(tmp_
     folder = tmp_path / "data" / "table"
     rows = random_log(2)
     first = loaded(folder, rows)
-    newer = write_snapshot(folder, build(folder, [*rows, row("u0", "i01", 9000)]), 50, {}, folder / "feature_snapshot")
+    longer = build(folder, [*rows, row("u0", "i01", 9000)])
+    newer = write_snapshot(folder, longer, 50, settings(), folder / "feature_snapshot")
     assert load(folder, state_of(folder))
     second = OnlineStore.open(state_of(folder))
     old, new = first.history("u0"), second.history("u0")
@@ -145,7 +146,7 @@ def test_an_opened_store_stays_with_its_snapshot_when_a_newer_one_is_loaded(tmp_
 def test_a_load_killed_midway_leaves_the_last_good_one_and_the_next_load_succeeds(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "table"
     store = loaded(folder, random_log(3))
-    newer = write_snapshot(folder, build(folder, random_log(4)), 9, {}, folder / "feature_snapshot")
+    newer = write_snapshot(folder, build(folder, random_log(4)), 9, settings(), folder / "feature_snapshot")
     script = f"from pathlib import Path; from features.load import *; d = Path({str(folder)!r}); load(d, state_of(d))"
     loading = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     while not list(state_of(folder).parent.glob(f".feast-{loading.pid}-*/online.db")):
