@@ -14,7 +14,7 @@ from features.counters import Counters
 from features.encode import FeatureSpec
 from training.catalogue import load_counters, load_vocabulary
 from training.dataset import read_scalars
-from training.requests import Events, Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
+from training.requests import Cuts, Events, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.train import feature_spec
 
 log = logging.getLogger("leitmotif")

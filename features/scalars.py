@@ -163,9 +163,7 @@ def _of_contexts(spec: FeatureSpec, asked: Asked) -> dict[str, Floats]:
 
 def _coclicks(counters: Counters) -> Coclicks:
     if counters.coclicks is None:
-        raise InputError(
-            "statistics.coclick_rank is set, but data/ holds no co-clicks. `dvc repro statistics`."
-        )
+        raise InputError("statistics.coclick_rank is set, but data/ holds no co-clicks. `dvc repro statistics`.")
     return counters.coclicks
 
 

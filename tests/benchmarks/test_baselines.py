@@ -17,6 +17,7 @@ from benchmarks.contenders import blend, calibrated, figures, floors, graph_mode
 from benchmarks.tracks import Log, Track, open_log
 from benchmarks.trees import fit_seeds
 from contracts.errors import InputError
+from tests.training.contexts import no_contexts
 from training.baselines import popularity
 from training.evaluate import PREDICTIONS
 from training.measure import Scored
@@ -24,12 +25,6 @@ from training.metrics import iauc
 from training.requests import Requests
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.trees.MAX_ROUNDS", 8)
-    monkeypatch.setattr("benchmarks.trees.GRID", ({"num_leaves": 7, "min_data_in_leaf": 20},) * 2)
 
 
 def test_the_floors_are_the_pipeline_s_own_popularity(source: Log, track: Track, sections: dict) -> None:
@@ -78,6 +73,7 @@ def small_requests() -> Requests:
         row_starts=np.array([0, 2, 5]),
         item_index=np.arange(2, 7),
         label=np.array([1, 0, 0, 1, 0], np.float32),
+        **no_contexts(2),
     )
 
 

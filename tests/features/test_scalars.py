@@ -32,6 +32,9 @@ SPEC = FeatureSpec(
     shows_lag_s=10.0,
     clicks_lag_s=30.0,
     user_lag_s=10.0,
+    context=False,
+    devices=(),
+    coclick_rank=0,
     in_list=False,
 )
 IN_LIST = replace(SPEC, in_list=True)

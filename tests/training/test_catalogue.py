@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.training.contexts import no_contexts
 from training.catalogue import Vocabulary, count_items, fit_tables
 from training.requests import Events, Requests
 
@@ -53,6 +54,7 @@ def test_items_count_as_seen_in_candidates_and_in_the_windows_of_histories_only(
         row_starts=np.array([0, 1, 2]),
         item_index=np.array([7, 7]),
         label=np.zeros(2, np.float32),
+        **no_contexts(2),
     )
     # windows of 2: events [1, 3) and [2, 4): items 2 3 4, once each; candidate 7 twice; 5 too old, 6 not yet
     assert count_items(requests, events, 2, 8).tolist() == [0, 0, 1, 1, 1, 0, 0, 2]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import InputError
 from features.params import LabelParams, SplitParams
+from tests.training.contexts import no_contexts
 from training.params import TrainParams
 from training.requests import Cuts, Events, Requests, cut_times, iso, log_end, rows_of
 from training.sample import sample_train, sample_validation
@@ -43,6 +44,7 @@ def requests(at, num_events=None, sizes=None):
         row_starts=np.concatenate([[0], np.cumsum(sizes)]),
         item_index=np.arange(2, 2 + rows),
         label=(np.arange(rows) % 2).astype(np.float32),
+        **no_contexts(len(at)),
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.training.contexts import no_contexts
 from training.measure import Scored, differences, measure, measure_slices
 from training.requests import Requests
 from training.slices import requests_since_shift, slice_masks
@@ -25,6 +26,7 @@ def requests(users, minutes, num_events=None):
         row_starts=np.arange(number + 1) * 2,
         item_index=np.tile([2, 3], number),
         label=np.tile([1.0, 0.0], number).astype(np.float32),
+        **no_contexts(number),
     )
 
 

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from features.as_of import AsOfCounter
 from features.counters import Counters
+from tests.training.contexts import no_contexts
 from training.baselines import fit_logistic, popularity, sigmoid
 from training.params import EvaluateParams
 from training.requests import Requests
@@ -84,7 +85,15 @@ def test_popularity_counts_clicks_in_the_window_strictly_before_the_lag():
     counters = Counters(of_item, of_item, of_item, num_items=1)
     at = np.array([30, 31, 40, 45]) * second
     requests = Requests(
-        np.arange(4), np.zeros(4, int), at, np.zeros(4, int), np.zeros(4, int), np.arange(5), np.full(4, 2), np.zeros(4)
+        np.arange(4),
+        np.zeros(4, int),
+        at,
+        np.zeros(4, int),
+        np.zeros(4, int),
+        np.arange(5),
+        np.full(4, 2),
+        np.zeros(4),
+        **no_contexts(4),
     )
     # lag 10: cuts at 20, 21, 30, 35: clicks strictly before; windows of 15 s begin at 5, 6, 15, 20 inclusive
     assert popularity(requests, counters, 10, None).tolist() == [1, 2, 2, 3]
