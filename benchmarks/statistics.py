@@ -7,6 +7,7 @@ Writes reports/benchmarks/statistics.json and .md.
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -54,6 +55,7 @@ def main() -> None:
         "log": f"{options.events:,} events in {options.days} days, {LIST_LENGTH} a request, and one day more; "
         f"{options.users:,} users, {options.items:,} items, both by Zipf's law; seed 0",
         "limits": LIMITS,
+        "load": f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes",
         "processes_use": f"{statistics.engine.NUM_THREADS} DuckDB threads, its memory_limit {statistics.MEMORY}",
     }
     options.reports.mkdir(parents=True, exist_ok=True)
@@ -83,17 +85,22 @@ def write_day(data: Path, day: int, num_events: int, num_users: int, num_items: 
     random = np.random.default_rng([0, day])
     num_requests = -(-num_events // LIST_LENGTH)
     request = np.repeat(np.arange(num_requests), LIST_LENGTH)[:num_events]
-    at = np.sort(random.integers(0, DAY_US, num_requests)) + int(FIRST_DAY.astype("datetime64[us]").astype(np.int64))
+    at = (
+        np.sort(random.integers(0, DAY_US, num_requests))
+        + day * DAY_US
+        + FIRST_DAY.astype("datetime64[us]").astype(int)
+    )
+    users = _zipf(random, num_users, 0.6, num_requests)[request]
     columns = {
-        "event_id": [f"{value:032x}" for value in random.integers(0, 1 << 62, num_events)],
-        "user_id": _names("u", _zipf(random, num_users, 0.6, num_requests), num_users)[request],
-        "item_id": _names("i", _zipf(random, num_items, 1.0, num_events), num_items),
-        "occurred_at": (at + day * DAY_US)[request].astype("datetime64[us]"),
+        "event_id": _digests(random, num_events),
+        "user_id": _names("u", num_users).take(users),
+        "item_id": _names("i", num_items).take(_zipf(random, num_items, 1.0, num_events)),
+        "occurred_at": at[request].astype("datetime64[us]"),
         "label": (random.random(num_events) < CLICK_RATE).astype(np.float32),
-        "impression_id": np.char.add(f"r{day}-", request.astype(str)),
+        "impression_id": pa.array([f"r{day}-{number}" for number in range(num_requests)]).take(request),
         "position": (np.arange(num_events) % LIST_LENGTH).astype(np.int32),
         "session_id": pa.nulls(num_events, pa.string()),
-        "role": np.full(num_events, ROLE_IMPRESSION),
+        "role": pa.repeat(ROLE_IMPRESSION, num_events),
     }
     arrays = [pa.array(columns[field.name]).cast(field.type) for field in INTERACTIONS]
     folder = data / "validated_interactions"
@@ -135,9 +142,14 @@ def _zipf(random: np.random.Generator, num: int, exponent: float, size: int) -> 
     return np.searchsorted(weights, random.random(size) * weights[-1], side="right").clip(max=num - 1)
 
 
-def _names(letter: str, chosen: npt.NDArray[np.int64], num: int) -> npt.NDArray[np.str_]:
+def _names(letter: str, num: int) -> pa.StringArray:
     # the popular ones are scattered over the alphabet, as real ids are
-    return np.char.add(letter, (np.random.default_rng(1).permutation(num)[chosen] + 10 * num).astype(str))
+    return pa.array([f"{letter}{number}" for number in np.random.default_rng(1).permutation(num) + 10 * num])
+
+
+def _digests(random: np.random.Generator, num: int) -> pa.Array:
+    offsets = pa.py_buffer(np.arange(0, 32 * num + 1, 32, dtype=np.int32))
+    return pa.StringArray.from_buffers(num, offsets, pa.py_buffer(random.bytes(16 * num).hex().encode()))
 
 
 if __name__ == "__main__":

