@@ -87,7 +87,7 @@ def open_log(data: Path, sections: dict[str, Any], max_requests: int) -> Log:
         raise InputError(f"{data} has no request in {', '.join(empty)} ({_say(cuts)}). Move params.yaml's split.")
     log.info("%s: %s", _say(cuts), ", ".join(f"{name} {len(part):,} requests" for name, part in parts.items()))
     spec = feature_spec(sections["history"], sections["model"], sections["statistics"])
-    return Log(data.name, parts, cuts, load_counters(data, load_vocabulary(data)), spec)
+    return Log(data.name, parts, cuts, load_counters(data, load_vocabulary(data)), events, spec)
 
 
 def read_track(source: Log, spec: FeatureSpec) -> Track:
