@@ -109,14 +109,14 @@ def before(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.less(rows["occurred_at"].cast(pa.int64()), LATER_US))
 
 
-def with_another_week(rows: pa.Table) -> pa.Table:
-    """Every impression once more, a week after the log's end, its clicks drawn anew."""
+def twice_as_long(rows: pa.Table) -> pa.Table:
+    """Every impression once more, from 1 us after the log's end on, its clicks drawn anew."""
     more = rows.filter(pc.is_valid(rows["impression_id"]))
     span = pc.subtract(pc.max(rows["occurred_at"]), pc.min(more["occurred_at"]))
     columns = {
         "event_id": pc.binary_join_element_wise(more["event_id"], "later", "-"),
         "impression_id": pc.binary_join_element_wise(more["impression_id"], "later", "-"),
-        "occurred_at": pc.add(pc.add(more["occurred_at"], span), pa.scalar(timedelta(days=7))),
+        "occurred_at": pc.add(pc.add(more["occurred_at"], span), pa.scalar(timedelta(microseconds=1))),
         "label": pa.array((np.random.default_rng(7).random(len(more)) < 0.2).astype(np.float32)),
     }
     for name, values in columns.items():
@@ -140,7 +140,7 @@ def score(data: Path, weights: Path, upto_us: int) -> tuple[list[Any], dict[str,
 
 
 @pytest.mark.parametrize(
-    ("change", "upto_us"), [(before, LATER_US), (with_another_week, None)], ids=["removed", "appended"]
+    ("change", "upto_us"), [(before, LATER_US), (twice_as_long, None)], ids=["removed", "appended"]
 )
 def test_later_events_change_no_logit_of_an_earlier_request(
     trained: tuple[Path, Report], sections: Sections, tmp_path: Path, change: Change, upto_us: int | None
