@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.schema import FIRST_INDEX, QUARANTINE
+from contracts.schema import FIRST_INDEX
 from features import histories, statistics
 from features.counters import Counters
 from features.history_reader import UserHistories
+from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features import small_log
-from tests.features.ebnerd_bundle import ingest
 
 pytestmark = pytest.mark.xdist_group("ebnerd")
 
@@ -45,42 +45,16 @@ def published() -> Published:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("ebnerd"), real_data("ebnerd-demo"))
+def made(ebnerd: Path) -> Path:
+    return ebnerd
 
 
 @pytest.fixture(scope="module")
 def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same log, three days later."""
     folder = tmp_path_factory.mktemp("later")
-    for part in PARTS:
-        (folder / "raw" / part).mkdir(parents=True)
-        for name, column in (("behaviors", "impression_time"), ("history", "impression_time_fixed")):
-            path = real_data("ebnerd-demo") / part / f"{name}.parquet"
-            pq.write_table(shift(pq.read_table(path), column), folder / "raw" / part / f"{name}.parquet")
-    return make(folder / "data", folder / "raw")
-
-
-def shift(table: pa.Table, column: str) -> pa.Table:
-    found = table[column].combine_chunks()
-    by = pa.scalar(DAYS * 86400 * SECOND, pa.duration("us"))
-    moved = (
-        pa.LargeListArray.from_arrays(found.offsets, pc.add(found.values, by))
-        if pa.types.is_large_list(found.type)
-        else pc.add(found, by)
-    )
-    return table.set_column(table.column_names.index(column), column, moved)
-
-
-def make(data: Path, raw: Path) -> Path:
-    """Ingest, histories and statistics; validate holds nothing of this log back."""
-    ingest(data, raw)
-    (data / "validated_interactions").symlink_to(data / "interactions", target_is_directory=True)
-    (data / "quarantine").mkdir()
-    pq.write_table(QUARANTINE.empty_table(), data / "quarantine" / "quarantine.parquet")
-    histories.run(data, small_log.request(), small_log.history(lag_s=60))
-    statistics.run(data, small_log.statistics(windows_s=(3600, 86400)))
-    return data
+    raw = ebnerd_log.shifted(real_data("ebnerd-demo"), folder / "raw", DAYS)
+    return ebnerd_log.make(folder / "data", ebnerd_log.sections_of(raw, folder / "params"))
 
 
 def read_slowly(folder: Path) -> Published:

@@ -1,0 +1,140 @@
+"""On EB-NeRD, all 50,080 requests and 583,054 candidates: what a model is given is what SQL finds in the files."""
+
+from bisect import bisect_left
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from contracts.schema import FIRST_INDEX
+from features.counters import Counters
+from features.encode import FeatureSpec, encode_histories
+from features.scalars import PRIOR_RATE, PRIOR_SHOWS, scalar_features
+from tests.clones import real_data
+from tests.ebnerd_log import sections_of
+from tests.features import published
+from training.requests import Requests, load_events, load_requests
+from training.train import feature_spec
+
+pytestmark = pytest.mark.xdist_group("ebnerd")
+
+NUM_REQUESTS, NUM_CANDIDATES = 50_080, 583_054
+AT_ONCE = 4096
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> FeatureSpec:
+    sections = sections_of(real_data("ebnerd-demo"), tmp_path_factory.mktemp("params"))
+    return feature_spec(sections["history"], sections["model"], sections["statistics"])
+
+
+@pytest.fixture(scope="module")
+def log() -> duckdb.DuckDBPyConnection:
+    return published.read_log(real_data("ebnerd-demo"))
+
+
+@pytest.fixture(scope="module")
+def requests(ebnerd: Path) -> Requests:
+    found = load_requests(ebnerd, load_events(ebnerd))
+    assert (len(found), len(found.item_index)) == (NUM_REQUESTS, NUM_CANDIDATES)
+    return found
+
+
+def ids(ebnerd: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray, pa.ChunkedArray]:
+    """Of request_index, item_index - FIRST_INDEX and user_index."""
+    names = pq.read_table(ebnerd / "impressions" / "requests.parquet")["impression_id"]
+    items = pq.read_table(ebnerd / "user_histories" / "vocabulary.parquet")["item_id"]
+    return names, items, pq.read_table(ebnerd / "user_histories" / "users.parquet")["user_id"]
+
+
+def slow_scalars(spec: FeatureSpec, log: duckdb.DuckDBPyConnection) -> dict[str, npt.NDArray]:
+    """Every column of the counters by its definition, by (request, item)."""
+    item = published.of_items(log, spec.windows_s, spec.shows_lag_s, spec.clicks_lag_s)
+    pair = published.of_pairs(log, spec.user_lag_s)
+    user = published.of_users(log, spec.windows_s, spec.user_lag_s, spec.session_gap_s)
+    for each in (pair, user):
+        assert (each["request"] == item["request"]).all()
+        assert (each["item_id"] == item["item_id"]).all()
+    at, found = item["t"], {}
+    shows, clicks = ({scope: np.ma.filled(item[f"{what}_{scope}"].astype(float), 0) for scope in spec.scopes}
+                     for what in ("shows", "clicks"))  # fmt: skip
+    total = (clicks["total"] + PRIOR_SHOWS * PRIOR_RATE) / (shows["total"] + PRIOR_SHOWS)
+    rate = {scope: (clicks[scope] + PRIOR_SHOWS * total) / (shows[scope] + PRIOR_SHOWS) for scope in spec.scopes}
+    rate["total"] = total
+    for scope in spec.scopes:
+        found[f"item_shows_{scope}"], found[f"item_clicks_{scope}"] = np.log1p(shows[scope]), np.log1p(clicks[scope])
+        found[f"item_rate_{scope}"] = rate[scope]
+        for what in ("shows", "clicks"):
+            found[f"user_{what}_{scope}"] = np.log1p(np.ma.filled(user[f"{what}_{scope}"].astype(float), 0))
+    found["item_age"] = published.log_hours(at, item["first_at"])
+    found["item_click_age"] = published.log_hours(at, item["clicked_at"])
+    found["item_click_trend"] = np.log1p(24 * clicks["3600s"]) - np.log1p(clicks["86400s"])
+    found["item_rate_trend"] = np.log(rate["3600s"] / rate["86400s"])
+    found["user_item_shows"], found["user_item_clicks"] = (np.log1p(np.ma.filled(pair[what].astype(float), 0))
+                                                           for what in ("shows", "clicks"))  # fmt: skip
+    found["user_item_seen_age"] = published.log_hours(at, pair["seen_at"])
+    of_user = [np.ma.filled(user[f"{what}_total"].astype(float), 0) for what in ("shows", "clicks")]
+    found["user_rate"] = (of_user[1] + PRIOR_SHOWS * PRIOR_RATE) / (of_user[0] + PRIOR_SHOWS)
+    found["user_age"] = published.log_hours(at, user["seen_at"])
+    found["user_session_shows"] = np.log1p(np.ma.filled(user["session_shows"].astype(float), 0))
+    return found
+
+
+def test_every_count_and_age_of_every_candidate_is_what_was_known_by_then(
+    ebnerd: Path, spec: FeatureSpec, log: duckdb.DuckDBPyConnection, requests: Requests
+) -> None:
+    names, item_ids, user_ids = ids(ebnerd)
+    counters = Counters.from_folder(ebnerd, item_ids, user_ids)
+    keys = requests.item_index - FIRST_INDEX
+    made = scalar_features(spec, counters, keys, requests.request_of_row, requests.user_index, requests.at)
+    rows = pa.table(
+        {
+            "request": names.take(pa.array(requests.request_index[requests.request_of_row])),
+            "item_id": item_ids.take(pa.array(keys)),
+            "row": np.arange(len(keys)),
+        }
+    )
+    order = rows.sort_by([("request", "ascending"), ("item_id", "ascending")])["row"].to_numpy()
+    slow = slow_scalars(spec, log)
+    assert slow.keys() == set(spec.scalars), "every column has its slow definition"
+    for name, wanted in slow.items():
+        found = made[order, spec.scalars.index(name)]
+        assert found.std() > 0, f"{name} never varies: nothing is shown"
+        np.testing.assert_allclose(found, wanted.astype(np.float32), rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_every_history_that_a_model_reads_ends_before_its_request_less_the_lag(
+    ebnerd: Path, spec: FeatureSpec, log: duckdb.DuckDBPyConnection, requests: Requests
+) -> None:
+    """Item by item and age by age, and the same where the offsets claim all that the user ever did."""
+    events = load_events(ebnerd)
+    names, item_ids, user_ids = ids(ebnerd)
+    names, user_ids = names.to_pylist(), user_ids.to_pylist()
+    index = {item: FIRST_INDEX + place for place, item in enumerate(item_ids.to_pylist())}
+    clicks = {user: (times, np.array([index[item] for item in items], np.int32))
+              for user, (times, items) in published.clicks_of_users(log).items()}  # fmt: skip
+    asked = {name: (user, at) for name, user, at in published.requests(log)}
+    lag_us, num_tied = round(spec.history_lag_s * 1e6), 0
+    for first in range(0, len(requests), AT_ONCE):
+        some = requests.take(np.arange(first, min(first + AT_ONCE, len(requests))))
+        flat = (events.item_index, events.occurred_at, events.label, events.session, some.starts)
+        encoded = encode_histories(spec, *flat, some.ends, some.at)
+        greedy = encode_histories(spec, *flat, np.asarray(events.offsets)[some.user_index + 1], some.at)
+        for name, held in vars(encoded).items():
+            np.testing.assert_array_equal(held, getattr(greedy, name), err_msg=name)
+        for row, request in enumerate(some.request_index):
+            user, at = asked[names[request]]
+            assert (user_ids[some.user_index[row]], some.at[row]) == (user, at)
+            times, items = clicks[user]
+            num_tied += bisect_left(times, at) < len(times) and times[bisect_left(times, at)] == at
+            end = bisect_left(times, at - lag_us)
+            newest = slice(max(end - spec.history_length, 0), end)
+            mask = encoded.mask[row]
+            assert encoded.item_index[row][mask].tolist() == items[newest].tolist()
+            units = 1 + (at - np.array(times[newest], np.int64)) // 30_000_000
+            assert encoded.age_bucket[row][mask].tolist() == np.minimum(np.log2(units).astype(int), 25).tolist()
+    assert num_tied == NUM_REQUESTS  # each request's own click stands at its time
