@@ -33,7 +33,7 @@ def rolling_trees(track: Track, fitted: list[Trees], seeds: list[int], delay_us:
     first_row = len(labels) - len(track.test.label)
     logits = [np.empty(len(track.test.label)) for _ in fitted]
     for begins in _days(at[first_row:]):
-        known = at + delay_us < begins
+        known = at + delay_us <= begins
         asked = np.flatnonzero((at >= begins) & (at < begins + DAY_US))
         asked = asked[asked >= first_row]
         began = time.perf_counter()

@@ -139,6 +139,7 @@ def prepare_variant(bench: Bench, variant: Variant, model: ModelParams, train: T
         spec=spec,
         cuts=bench.source.cuts,
         sample=Sample(requests, 0, []),
+        num_label_unknown=0,
         train=sets["train"],
         validation=sets["validation"],
         tables=tables,

@@ -90,7 +90,7 @@ def test_a_linear_schedule_starts_at_the_learning_rate_and_falls(made, sections,
     num_requests = sections["train"].max_requests
     once = changed(sections["train"], epochs=1, batch_requests=-(-num_requests // steps), min_history=0)
     spec = train.feature_spec(sections["history"], sections["model"], sections["statistics"])
-    prepared = train.prepare(made, spec, sections["split"], once, 1)
+    prepared = train.prepare(made, spec, sections["split"], sections["labels"], once, 1)
     assert len(prepared.train) == num_requests
     weights = [
         train.fit_one("din", sections["model"], prepared, changed(once, schedule=schedule), 1)[0].state_dict()
