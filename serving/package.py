@@ -41,11 +41,14 @@ from serving.themes import name_themes
 
 log = logging.getLogger("leitmotif")
 
-TRAINING_DATA = ("user_histories", "impressions", "item_counters", "user_counters", "user_item_counters")
+TRAINING_DATA = ("user_histories", "impressions", "item_counters", "user_counters", "user_item_counters", "coclicks")
 CODE = (
     "contracts/schema.py",
     "features/encode.py",
     "features/scalars.py",
+    "features/as_of.py",
+    "features/asked.py",
+    "features/coclicks.py",
     "features/counters.py",
     "training/model/*.py",
     "serving/scorer.py",
