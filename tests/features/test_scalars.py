@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.as_of import AsOfCounter
+from features.asked import NO_CONTEXT, NO_KEY, UNKNOWN_KEY, Asked, Context, recent_clicks
+from features.convention import RECENT
 from features.counters import Counters
 from features.encode import FeatureSpec
 from features.scalars import (
@@ -98,6 +100,7 @@ def slow_scalars(spec: FeatureSpec, log: list[Event], user: int, item: int, at: 
     recent = [row for row in by_user[0] if row[2] >= at - spec.user_lag_s - spec.session_gap_s]
     made = {
         "item_age": log_hours(at, [min(seen)] if seen else []),
+        "item_seen_age": log_hours(at, seen),
         "item_click_age": log_hours(at, clicked),
         "item_click_trend": math.log1p(60 * clicks[1]) - math.log1p(clicks[2]),  # 3600 s hold 60 s sixty times
         "item_rate_trend": math.log(rates[1] / rates[2]),
@@ -121,7 +124,19 @@ def of_requests(spec: FeatureSpec, log: list[Event], asked: list[tuple[int, int,
     items = [item for _, _, listed in asked for item in listed]
     owner = [number for number, (_, _, listed) in enumerate(asked) for _ in listed]
     at = [at * SECOND for _, at, _ in asked]
-    return scalar_features(spec, count(log), items, owner, [user for user, _, _ in asked], at)
+    users = np.array([user for user, _, _ in asked], np.int64)
+    return scalar_features(spec, count(log), items, owner, ask(users, np.array(at, np.int64)))
+
+
+def ask(users: np.ndarray, at: np.ndarray) -> Asked:
+    """Requests that say nothing of themselves, of users without a click."""
+    nothing = np.full(len(users), NO_KEY)
+    recent = np.full((len(users), RECENT), NO_KEY)
+    return Asked(users, at, recent, nothing, np.zeros(len(users), bool), np.full(len(users), ""))
+
+
+def ask_one(user: int, at: int, context: Context = NO_CONTEXT, reading: int = UNKNOWN_KEY) -> Asked:
+    return Asked.of_one(user, at, recent_clicks([], []), reading, context)
 
 
 def known(key: int, number: int) -> int:
@@ -148,7 +163,7 @@ def test_later_events_change_nothing(log, asked, later) -> None:
 def test_requests_read_alike_together_and_one_by_one(log, asked, spec) -> None:
     counters = count(log)
     together = of_requests(spec, log, asked)
-    alone = [scalars_of_one(spec, counters, listed, user, at * SECOND) for user, at, listed in asked]
+    alone = [scalars_of_one(spec, counters, listed, ask_one(user, at * SECOND)) for user, at, listed in asked]
     np.testing.assert_array_equal(together, np.concatenate([np.zeros((0, len(spec.scalars)), np.float32), *alone]))
     assert together.dtype == np.float32
 
@@ -197,11 +212,31 @@ def test_the_list_is_a_group_of_its_own_behind_the_others() -> None:
 def test_without_two_windows_there_is_no_trend() -> None:
     for windows in [(), (60,), (100_000, 200_000)]:
         spec = replace(SPEC, windows_s=windows)
-        row = scalars_of_one(spec, count([(0, 0, 5, True)]), [0], 0, 100 * SECOND)[0]
+        row = scalars_of_one(spec, count([(0, 0, 5, True)]), [0], ask_one(0, 100 * SECOND))[0]
         named = dict(zip(spec.scalars, row, strict=True))
         assert (named["item_click_trend"], named["item_rate_trend"]) == (0, 0)
 
 
+def test_what_a_request_says_of_itself_is_read() -> None:
+    spec = replace(SPEC, context=True, devices=("phone", "tv"))
+
+    def read(context: Context, reading: int = UNKNOWN_KEY) -> list[dict[str, float]]:
+        rows = scalars_of_one(spec, count([]), [0, 1, -1], ask_one(0, 6 * 3600 * SECOND, context, reading))
+        return [dict(zip(spec.scalars, row.tolist(), strict=True)) for row in rows]
+
+    silent = read(NO_CONTEXT)[0]
+    assert (silent["hour_sin"], silent["hour_cos"]) == pytest.approx((1, 0), abs=1e-6)  # six in the morning
+    assert [silent[name] for name in ("on_item_page", "is_subscriber", "device_phone", "device_tv")] == [0, 0, 0, 0]
+    told = read(Context("tv", True, "b"), reading=1)
+    assert [row["item_is_read"] for row in told] == [0, 1, 0]
+    assert [told[0][name] for name in ("on_item_page", "is_subscriber", "device_phone", "device_tv")] == [1, 1, 0, 1]
+    unheard = read(Context("car", False, "nowhere"))  # an unknown candidate is not the unknown page's item
+    assert [row["item_is_read"] for row in unheard] == [0, 0, 0]
+    assert [unheard[0][name] for name in ("on_item_page", "is_subscriber", "device_phone", "device_tv")] == [1, 0, 0, 0]
+
+
 def test_every_column_has_a_name_of_its_own() -> None:
+    full = replace(IN_LIST, context=True, devices=("phone",), coclick_rank=2)
+    assert len(set(full.scalars)) == len(full.scalars)
     assert len(set(IN_LIST.scalars)) == len(IN_LIST.scalars)
     assert all(one != other for one, other in pairwise(IN_LIST.scalars))

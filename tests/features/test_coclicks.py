@@ -1,0 +1,196 @@
+"""Candidates are compared by who clicked them before: against a slow definition, in time, together and alone."""
+
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.errors import InputError
+from contracts.schema import COCLICK_CLICKS, ROLE_HISTORY, ROLE_IMPRESSION, TIME, coclick_factors
+from features.asked import NO_KEY, Asked, recent_clicks
+from features.coclick_factors import LENGTH, user_factors, write_coclicks
+from features.coclicks import SHRINKAGE, Coclicks
+from features.convention import COCLICK_SPANS, RECENT, coclick_columns
+
+SECOND = 1_000_000
+NUM_ITEMS, NUM_USERS, RANK = 4, 3, 2
+STARTS = (0, 100)
+LAG = 10
+COLUMNS = coclick_columns(RANK, context=True)
+
+Click = tuple[int, int, int]  # item, second, user
+clicks = st.lists(
+    st.tuples(st.integers(0, NUM_ITEMS - 1), st.integers(0, 200), st.integers(0, NUM_USERS - 1)), max_size=20
+)
+factors = st.lists(st.integers(-127, 127), min_size=12, max_size=12).map(
+    lambda flat: np.array(flat, np.int8).reshape(len(STARTS), NUM_USERS, RANK)
+)
+item = st.integers(NO_KEY, NUM_ITEMS)
+requests = st.lists(
+    st.tuples(
+        st.integers(-1, NUM_USERS),
+        st.integers(-20, 250),
+        st.lists(item, min_size=RECENT, max_size=RECENT),
+        item,
+        st.lists(item, min_size=1, max_size=3),
+    ),
+    max_size=4,
+)
+
+
+def coclicks(log: list[Click], made: np.ndarray) -> Coclicks:
+    items, times, users = np.array(sorted(log), np.int64).reshape(-1, 3).T
+    return Coclicks(items, times * SECOND, users, np.array(STARTS, np.int64) * SECOND, made)
+
+
+def ask(asked: list) -> Asked:
+    users, at, recent, reading, _ = zip(*asked, strict=True) if asked else [()] * 5
+    return Asked(
+        np.array(users, np.int64),
+        np.array(at, np.int64) * SECOND,
+        np.array(recent, np.int64).reshape(-1, RECENT),
+        np.array(reading, np.int64),
+        np.zeros(len(users), bool),
+        np.full(len(users), ""),
+    )
+
+
+def read(log: list[Click], made: np.ndarray, asked: list) -> np.ndarray:
+    owner = np.array([number for number, each in enumerate(asked) for _ in each[4]], np.int64)
+    items = np.array([key for each in asked for key in each[4]], np.int64)
+    found = coclicks(log, made).columns(items, owner, ask(asked), LAG * SECOND)
+    return np.stack([found[name] for name in COLUMNS], axis=1)
+
+
+def slow(log: list[Click], made: np.ndarray, user: int, at: int, recent: list, reading: int, key: int) -> list[float]:
+    """The definition, one click at a time."""
+    periods = [number for number, start in enumerate(STARTS) if start <= at - LAG]
+    if not periods:
+        return [0.0] * len(COLUMNS)
+    of_user = made[periods[-1]].astype(float)
+
+    def vector(item: int) -> np.ndarray:
+        readers = [of_user[user] for other, second, user in log if other == item and second < at - LAG]
+        return np.sum(readers, axis=0) / (len(readers) + SHRINKAGE) if readers else np.zeros(RANK)
+
+    def cosine(one: np.ndarray, other: np.ndarray) -> float:
+        length = math.sqrt((one @ one) * (other @ other))
+        return float(one @ other / length) if length else 0.0
+
+    own = of_user[user] if 0 <= user < NUM_USERS else np.zeros(RANK)
+    spans = [np.sum([vector(each) for each in recent[-span:]], axis=0) for span in COCLICK_SPANS]
+    return [cosine(vector(key), other) for other in (own, *spans, vector(reading))]
+
+
+@given(clicks, factors, requests)
+def test_a_candidate_is_what_its_readers_are(log, made, asked) -> None:
+    found = iter(read(log, made, asked).tolist())
+    for user, at, recent, reading, listed in asked:
+        for key in listed:
+            assert next(found) == pytest.approx(slow(log, made, user, at, recent, reading, key), abs=1e-9)
+
+
+@given(clicks, factors, requests, st.integers(0, 50))
+def test_later_clicks_change_nothing(log, made, asked, later) -> None:
+    until = max((at for _, at, *_ in asked), default=0)
+    future = [(item, until - LAG + later, user) for item, _, user in log]
+    np.testing.assert_array_equal(read(log, made, asked), read(log + future, made, asked))
+
+
+@given(clicks, factors, requests)
+def test_requests_read_alike_together_and_one_by_one(log, made, asked) -> None:
+    alone = [read(log, made, [each]) for each in asked]
+    together = read(log, made, asked)
+    np.testing.assert_array_equal(together, np.concatenate([np.zeros((0, len(COLUMNS))), *alone]))
+
+
+def test_sums_that_wrap_have_the_same_differences() -> None:
+    log = [(0, second, 0) for second in range(20)] + [(1, 3, 1)]
+    made = np.zeros((len(STARTS), NUM_USERS, RANK), np.int8)
+    made[0] = [[127, 0], [60, 80], [0, 0]]
+    one = coclicks(log, made)
+    asked = [(1, 50, [NO_KEY] * RECENT, NO_KEY, [0, 1])]
+    wanted = read(log, made, asked)
+    one._sums[0] = one._running_sums(0) + np.int32(2**31 - 1 - 60)  # as after millions of clicks before these
+    owner, items = np.zeros(2, np.int64), np.array([0, 1])
+    found = one.columns(items, owner, ask(asked), LAG * SECOND)
+    np.testing.assert_array_equal(np.stack([found[name] for name in COLUMNS], axis=1), wanted)
+
+
+def test_users_of_one_taste_have_near_factors_and_others_far_ones() -> None:
+    users = np.repeat(np.arange(40), 6)
+    items = (users % 2) * 50 + np.random.default_rng(0).integers(0, 20, len(users))
+    pairs = np.unique(np.stack([users, items]), axis=1)
+    made = user_factors(pairs[0], np.unique(pairs[1], return_inverse=True)[1], 4).astype(float)
+    cosines = made @ made.T / LENGTH**2
+    same = (np.arange(40)[:, None] % 2) == (np.arange(40) % 2)
+    assert cosines[same].mean() > 0.5
+    assert abs(cosines[~same].mean()) < 0.05
+    assert np.linalg.norm(made, axis=1) == pytest.approx(LENGTH, rel=0.02)
+    assert not user_factors(np.array([0, 1]), np.array([0, 0]), 8)[:, 1:].any()
+
+
+def rows(log: list[tuple[str, str, float, float, str]]) -> pa.Table:
+    users, items, days, labels, roles = zip(*log, strict=True)
+    at = pa.array([round(day * 86_400 * SECOND) for day in days], pa.int64()).cast(TIME)
+    return pa.table({"user_id": users, "item_id": items, "occurred_at": at, "label": labels, "role": roles})
+
+
+LOG = [
+    ("u1", "a", 0.5, 1.0, ROLE_IMPRESSION),
+    ("u2", "a", 0.6, 1.0, ROLE_HISTORY),
+    ("u2", "b", 0.7, 0.0, ROLE_IMPRESSION),
+    ("u2", "b", 1.5, 1.0, ROLE_IMPRESSION),
+    ("u1", "b", 1.6, 1.0, ROLE_IMPRESSION),
+]
+
+
+def test_what_is_written_is_read_back_by_the_numbers_of_the_vocabulary(tmp_path: Path) -> None:
+    counts = write_coclicks(ibis.memtable(rows(LOG)), 2, 86_400, tmp_path)
+    assert counts == {"num_coclick_clicks": 3, "num_coclick_factors": 4}  # days 1 and 2; of day 0 nothing is before it
+    made = Coclicks.from_folder(tmp_path, ["a", "b", "c"], ["u1", "u2", "u3"])
+    assert made is not None
+    assert (made.items.tolist(), made.users.tolist()) == ([0, 1, 1], [0, 1, 0])  # the history's click is nobody's
+    assert [datetime.fromtimestamp(start / SECOND, UTC).day for start in made.starts] == [2, 3]
+    assert np.linalg.norm(made.factors[0, 1].astype(float)) == pytest.approx(LENGTH, rel=0.02)  # but makes a factor
+    assert not made.factors[:, 2].any()
+    assert pq.read_schema(tmp_path / "clicks.parquet").equals(COCLICK_CLICKS)
+    assert pq.read_schema(tmp_path / "factors.parquet").equals(coclick_factors(2))
+    assert Coclicks.from_folder(tmp_path / "nowhere", [], []) is None
+    with pytest.raises(InputError, match="item_id"):
+        Coclicks.from_folder(tmp_path, ["a"], ["u1", "u2"])
+
+
+def test_later_rows_change_no_earlier_factor_and_row_order_no_byte(tmp_path: Path) -> None:
+    later = [("u0", "0", 9.5, 1.0, ROLE_IMPRESSION), ("u1", "c", 9.6, 1.0, ROLE_IMPRESSION)]
+    for name, log in (("whole", LOG), ("more", later + LOG), ("turned", LOG[::-1])):
+        (tmp_path / name).mkdir()
+        write_coclicks(ibis.memtable(rows(log)), 2, 86_400, tmp_path / name)
+    whole, more = (pq.read_table(tmp_path / name / "factors.parquet") for name in ("whole", "more"))
+    assert more.slice(0, len(whole)).equals(whole)
+    assert (tmp_path / "whole/factors.parquet").read_bytes() == (tmp_path / "turned/factors.parquet").read_bytes()
+    assert (tmp_path / "whole/clicks.parquet").read_bytes() == (tmp_path / "turned/clicks.parquet").read_bytes()
+
+
+def test_a_period_too_short_for_the_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"coclick_period_s.*Raise it"):
+        write_coclicks(ibis.memtable(rows(LOG)), 2, 1, tmp_path)
+
+
+def test_only_clicks_are_recent() -> None:
+    assert recent_clicks([5, 6, 7], [1, 0, 1]).tolist() == [NO_KEY] * (RECENT - 3) + [5, NO_KEY, 7]
+    assert recent_clicks(range(20), np.ones(20)).tolist() == list(range(10, 20))
+
+
+def test_a_spec_without_the_item_being_read_has_no_column_of_it() -> None:
+    assert set(COLUMNS) - set(coclick_columns(RANK, context=False)) == {"coclick_read"}
+    assert coclick_columns(0, context=True) == ()
+    assert replace(ask([]), at=np.zeros(0, np.int64)).recent.shape == (0, RECENT)
