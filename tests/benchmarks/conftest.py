@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(data: Path, sections: dict) -> Log:
-    return open_log(data, sections, None, 2000)
+    return open_log(data, sections, 2000)
 
 
 @pytest.fixture(scope="module")

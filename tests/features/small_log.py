@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts.schema import INTERACTIONS, ITEMS, QUARANTINE, REJECTED
+from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
 from features import histories
 from features.history_reader import UserHistories
 from features.params import HistoryParams, RequestParams, StatisticsParams
@@ -32,7 +32,8 @@ def request(**changes: Any) -> RequestParams:
 
 def statistics(**changes: Any) -> StatisticsParams:
     lags = {"shows_lag_s": 10, "clicks_lag_s": 30, "user_lag_s": 10}
-    return StatisticsParams(**{"bucket_s": 0, "windows_s": (60, 3600), "in_list": False} | lags | changes)
+    groups = {"in_list": False, "context": False, "devices": (), "coclick_rank": 0, "coclick_period_s": 86_400}
+    return StatisticsParams(**{"bucket_s": 0, "windows_s": (60, 3600)} | lags | groups | changes)
 
 
 def settings(**history_changes: Any) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] 
         "interactions": pa.Table.from_pylist(named, INTERACTIONS),
         "validated_interactions": pa.Table.from_pylist(named, INTERACTIONS),
         "items": pa.Table.from_pylist(listed, ITEMS),
+        "contexts": CONTEXTS.empty_table(),
         "quarantine": QUARANTINE.empty_table(),
         "rejected": REJECTED.empty_table(),
     }
