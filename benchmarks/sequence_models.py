@@ -43,9 +43,14 @@ class Variant:
     what: str
     loss: str = "pointwise"
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the model section
+    fitted: Mapping[str, Any] = field(default_factory=dict)  # of the train section
     history: bool = True
     scalars: bool = True
 
+
+WITH_ROWS = {"min_item_events": 300, "epochs": 3}
+"""Routing needs items to route. Chosen on EB-NeRD's validation day."""
+OF_IDS = {"min_item_events": 2, "epochs": 2}
 
 VARIANTS = {
     "din": Variant("din", "DIN"),
@@ -53,9 +58,12 @@ VARIANTS = {
     "twin": Variant("twin", "TWIN-style: search the history, attend to the 50 found"),
     "mos": Variant("mos", "MoS"),
     "mos_listwise": Variant("mos", "MoS, softmax within the request", loss="listwise"),
-    "mos_random_routing": Variant("mos", "MoS, routing as drawn", changes={"router": "random"}),
+    "mos_item_rows": Variant("mos", "MoS, frequent items with rows of their own", fitted=WITH_ROWS),
+    "mos_random_routing": Variant(
+        "mos", "MoS, frequent items with rows, routing as drawn", changes={"router": "random"}, fitted=WITH_ROWS
+    ),
     "din_no_history": Variant("din", "DIN, every history empty", changes={"history_length": 1}, history=False),
-    "din_no_scalars": Variant("din", "DIN, ids and history alone", scalars=False),
+    "din_no_scalars": Variant("din", "DIN, ids and history alone", fitted=OF_IDS, scalars=False),
 }
 
 
@@ -89,7 +97,7 @@ def sequence_model(bench: Bench, name: str, seeds: list[int]) -> Contender:
     """One of VARIANTS, once a seed."""
     variant, label = VARIANTS[name], bench.track.validation.label
     model = bench.model.model_copy(update=dict(variant.changes))
-    train = bench.train.model_copy(update={"loss": variant.loss})
+    train = bench.train.model_copy(update={"loss": variant.loss, **variant.fitted})
     made = []
     for seed in seeds:
         made_from = {
