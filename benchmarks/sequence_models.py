@@ -58,6 +58,7 @@ VARIANTS = {
     "twin": Variant("twin", "TWIN-style: search the history, attend to the 50 found"),
     "mos": Variant("mos", "MoS"),
     "mos_listwise": Variant("mos", "MoS, softmax within the request", loss="listwise"),
+    "mos_both": Variant("mos", "MoS, the sum of both losses", loss="both"),
     "mos_item_rows": Variant("mos", "MoS, frequent items with rows of their own", fitted=WITH_ROWS),
     "mos_random_routing": Variant(
         "mos", "MoS, frequent items with rows, routing as drawn", changes={"router": "random"}, fitted=WITH_ROWS
