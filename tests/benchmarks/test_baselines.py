@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("lightgbm", reason="pip install -e '.[benchmarks]'")
 
 from benchmarks import baselines, lag_curve
+from benchmarks.ablation import BAR, GROUPS, blanked
 from benchmarks.contenders import blend, calibrated, figures, floors, graph_models, logistic, trees, within_request
 from benchmarks.tracks import Log, Track, open_log
 from benchmarks.trees import fit_seeds
@@ -136,3 +137,12 @@ def test_the_commands_write_a_table(
     page = (tmp_path / f"{name}.md").read_text()
     assert all(f"{row['iauc']:.4f}" in page for row in made["rows"])
     assert "iauc" in capsys.readouterr().out
+
+
+def test_an_ablation_blanks_its_group_and_nothing_else(track: Track) -> None:
+    for name, blank in GROUPS.items():
+        made = blanked(track, blank)
+        gone = np.array([blank(column) for column in track.spec.scalars])
+        assert not made.test.scalars[:, gone].any(), name
+        np.testing.assert_array_equal(made.test.scalars[:, ~gone], track.test.scalars[:, ~gone])
+        assert gone.any() == (name not in (BAR, "without co-clicks", "without context", "without windows below 1 h"))
