@@ -91,8 +91,9 @@ def _starts(clicks: pa.Table, period_us: int) -> Int64:
 def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
     """One table a period that has something to factorise."""
     at = pairs["occurred_at"].cast(pa.int64()).to_numpy()
-    keys = [pairs[name].combine_chunks().dictionary_encode() for name in ("user_id", "item_id")]
-    users, items = (each.indices.to_numpy().astype(np.int64) for each in keys)
+    # numbered in order of their ids: in order of appearance, a later click could renumber the items of earlier periods
+    ids = {name: pc.unique(pairs[name]).sort() for name in ("user_id", "item_id")}
+    users, items = (pc.index_in(pairs[name], value_set=each).to_numpy().astype(np.int64) for name, each in ids.items())
     said_at = time.monotonic()
     for start in starts.tolist():
         before = at < start
@@ -103,7 +104,7 @@ def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
         yield pa.table(
             {
                 "starts_at": pa.array(np.full(len(known), start)).cast(TIME),
-                "user_id": keys[0].dictionary.take(pa.array(known)),
+                "user_id": ids["user_id"].take(pa.array(known)),
                 "factor": pa.FixedSizeListArray.from_arrays(pa.array(factors.ravel()), rank),
             }
         )
