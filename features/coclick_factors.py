@@ -62,11 +62,12 @@ def user_factors(users: Int64, items: Int64, rank: int) -> npt.NDArray[np.int8]:
     weight = 1 / np.sqrt(np.bincount(users)[users] * np.bincount(items)[items])
     matrix = sparse.csr_matrix((weight, (users, items)), shape=shape)
     width = min(rank + OVERSAMPLING, *shape)
-    basis = np.random.default_rng(0).standard_normal((shape[1], width))
+    sketch = np.random.default_rng(0).standard_normal((shape[0], width))  # of users: items may have other names
     with threadpool_limits(1):  # equal bytes on any number of cores, and on a busy machine 10x faster
         for _ in range(POWER_STEPS):
-            basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
-        left, values, _ = np.linalg.svd(matrix @ basis, full_matrices=False)
+            basis, _ = np.linalg.qr(matrix.T @ sketch)
+            sketch = matrix @ basis
+        left, values, _ = np.linalg.svd(sketch, full_matrices=False)
     factors = (left * values)[:, :rank]
     length = np.linalg.norm(factors, axis=1, keepdims=True)
     made = np.zeros((shape[0], rank), np.int8)

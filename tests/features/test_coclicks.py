@@ -138,6 +138,15 @@ def test_users_of_one_taste_have_near_factors_and_others_far_ones() -> None:
     assert not user_factors(np.array([0, 1]), np.array([0, 0]), 8)[:, 1:].any()
 
 
+def test_other_names_of_items_change_no_factor_beyond_rounding() -> None:
+    draw = np.random.default_rng(0)
+    users, items = np.unique(np.stack([draw.integers(0, 60, 400), draw.integers(0, 90, 400)]), axis=1)
+    items = np.unique(items, return_inverse=True)[1]
+    dealt = draw.permutation(int(items.max()) + 1)
+    one, other = (user_factors(users, each, 16).astype(int) for each in (items, dealt[items]))
+    assert np.abs(one - other).max() <= 1
+
+
 def rows(log: list[tuple[str, str, float, float, str]]) -> pa.Table:
     users, items, days, labels, roles = zip(*log, strict=True)
     at = pa.array([round(day * 86_400 * SECOND) for day in days], pa.int64()).cast(TIME)
