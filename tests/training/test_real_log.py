@@ -97,7 +97,7 @@ def beside(data: Path, target: Path) -> Path:
 def with_events(data: Path, target: Path, sections: Sections, change: Change) -> Path:
     """The same catalogue and other interactions, counted anew."""
     target.mkdir()
-    for name in ("items", "rejected"):
+    for name in ("items", "contexts", "rejected"):
         (target / name).symlink_to(data / name, target_is_directory=True)
     (target / "interactions").mkdir()
     rows = pa.concat_tables(pq.read_table(path) for path in sorted((data / "interactions").iterdir()))
