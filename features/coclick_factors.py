@@ -62,11 +62,12 @@ def user_factors(users: Int64, items: Int64, rank: int) -> npt.NDArray[np.int8]:
     weight = 1 / np.sqrt(np.bincount(users)[users] * np.bincount(items)[items])
     matrix = sparse.csr_matrix((weight, (users, items)), shape=shape)
     width = min(rank + OVERSAMPLING, *shape)
-    basis = np.random.default_rng(0).standard_normal((shape[1], width))
+    sketch = np.random.default_rng(0).standard_normal((shape[0], width))  # of users: items may have other names
     with threadpool_limits(1):  # equal bytes on any number of cores, and on a busy machine 10x faster
         for _ in range(POWER_STEPS):
-            basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
-        left, values, _ = np.linalg.svd(matrix @ basis, full_matrices=False)
+            basis, _ = np.linalg.qr(matrix.T @ sketch)
+            sketch = matrix @ basis
+        left, values, _ = np.linalg.svd(sketch, full_matrices=False)
     factors = (left * values)[:, :rank]
     length = np.linalg.norm(factors, axis=1, keepdims=True)
     made = np.zeros((shape[0], rank), np.int8)
@@ -91,8 +92,9 @@ def _starts(clicks: pa.Table, period_us: int) -> Int64:
 def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
     """One table a period that has something to factorise."""
     at = pairs["occurred_at"].cast(pa.int64()).to_numpy()
-    keys = [pairs[name].combine_chunks().dictionary_encode() for name in ("user_id", "item_id")]
-    users, items = (each.indices.to_numpy().astype(np.int64) for each in keys)
+    # numbered in order of their ids: in order of appearance, a later click could renumber the items of earlier periods
+    ids = {name: pc.unique(pairs[name]).sort() for name in ("user_id", "item_id")}
+    users, items = (pc.index_in(pairs[name], value_set=each).to_numpy().astype(np.int64) for name, each in ids.items())
     said_at = time.monotonic()
     for start in starts.tolist():
         before = at < start
@@ -103,7 +105,7 @@ def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
         yield pa.table(
             {
                 "starts_at": pa.array(np.full(len(known), start)).cast(TIME),
-                "user_id": keys[0].dictionary.take(pa.array(known)),
+                "user_id": ids["user_id"].take(pa.array(known)),
                 "factor": pa.FixedSizeListArray.from_arrays(pa.array(factors.ravel()), rank),
             }
         )

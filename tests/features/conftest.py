@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
+from features.encode import FeatureSpec
 from tests import ebnerd_log
 from tests.clones import real_data
+from tests.features import published
+from training.requests import Requests, load_events, load_requests
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,20 @@ def ebnerd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ebnerd")
     sections = ebnerd_log.sections_of(real_data("ebnerd-demo"), folder / "params")
     return ebnerd_log.make(folder / "data", sections)
+
+
+@pytest.fixture(scope="session")
+def ebnerd_spec(tmp_path_factory: pytest.TempPathFactory) -> FeatureSpec:
+    sections = ebnerd_log.sections_of(real_data("ebnerd-demo"), tmp_path_factory.mktemp("params"))
+    return FeatureSpec.of(sections["history"], sections["statistics"], sections["model"].history_length)
+
+
+@pytest.fixture(scope="session")
+def published_log() -> duckdb.DuckDBPyConnection:
+    """The published files, for SQL."""
+    return published.read_log(real_data("ebnerd-demo"))
+
+
+@pytest.fixture(scope="session")
+def ebnerd_requests(ebnerd: Path) -> Requests:
+    return load_requests(ebnerd, load_events(ebnerd))

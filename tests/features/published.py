@@ -15,10 +15,14 @@ SECOND = 1_000_000
 SAME_CLICK_US = 600 * SECOND
 HOUR_US = 3600 * SECOND
 NEVER_HOURS = 24.0 * 365
+ENDS = (("min", "first_at"), ("max", "seen_at"))
 
 
 def read_log(folder: Path) -> duckdb.DuckDBPyConnection:
-    """shown: a row a candidate; visits: clicks of the histories that no impression holds; acts: both."""
+    """shown: a row a candidate; visits: clicks of the histories that no impression holds; acts: both.
+
+    asked: a row a request, what it says besides its user and its candidates.
+    """
     log = duckdb.connect()
     log.execute("SET threads = 1; SET enable_progress_bar = false")
     log.execute(f"""
@@ -27,6 +31,11 @@ def read_log(folder: Path) -> duckdb.DuckDBPyConnection:
             item::VARCHAR AS item_id, max(list_contains(article_ids_clicked, item))::INTEGER AS click
         FROM (SELECT *, unnest(article_ids_inview) AS item FROM read_parquet('{folder}/*/behaviors.parquet'))
         GROUP BY ALL""")
+    log.execute(f"""
+        CREATE TABLE asked AS
+        SELECT impression_id::VARCHAR AS request, device_type::VARCHAR AS device, is_subscriber,
+            article_id::VARCHAR AS reading, impression_time::TIME AS clock
+        FROM read_parquet('{folder}/*/behaviors.parquet')""")
     log.execute(f"""
         CREATE TABLE visits AS
         SELECT DISTINCT user_id::VARCHAR AS user_id, item::VARCHAR AS item_id, epoch_us(visited) AS t
@@ -44,13 +53,13 @@ def read_log(folder: Path) -> duckdb.DuckDBPyConnection:
 def of_items(
     log: duckdb.DuckDBPyConnection, windows_s: tuple[int, ...], shows_lag_s: float, clicks_lag_s: float
 ) -> Columns:
-    """By (request, item): the item's shows and clicks in all and in each window, its first show and its last click."""
+    """By (request, item): shows and clicks in all and in each window, the first show, the last, the last click."""
     late, early = _us(clicks_lag_s), _us(shows_lag_s)
     counts = [f"count(*) OVER {_frame('item_id', early, w)} AS shows_{n}" for n, w in _scopes(windows_s)]
     counts += [f"sum(click) OVER {_frame('item_id', late, w)} AS clicks_{n}" for n, w in _scopes(windows_s)]
-    first = f"min(t) OVER {_frame('item_id', early)} AS first_at"
+    ends = [f"{which}(t) OVER {_frame('item_id', early)} AS {name}" for which, name in ENDS]
     last = f"max(CASE WHEN click = 1 THEN t END) OVER {_frame('item_id', late)} AS clicked_at"
-    return _columns(log, f"SELECT request, item_id, t, {', '.join([*counts, first, last])} FROM shown")
+    return _columns(log, f"SELECT request, item_id, t, {', '.join([*counts, *ends, last])} FROM shown")
 
 
 def of_pairs(log: duckdb.DuckDBPyConnection, lag_s: float) -> Columns:
@@ -73,6 +82,37 @@ def of_users(log: duckdb.DuckDBPyConnection, windows_s: tuple[int, ...], lag_s: 
             SELECT user_id, t, {", ".join([*counts, session])}, max(t) OVER {_frame("user_id", lag)} AS seen_at
             FROM (SELECT user_id, t, count(*) AS shows, sum(click) AS clicks FROM acts GROUP BY user_id, t)
         ) AS known JOIN shown USING (user_id, t)""")  # fmt: skip
+
+
+def of_requests(log: duckdb.DuckDBPyConnection) -> Columns:
+    """By (request, item): what the request says of itself; its hour in parts of a day."""
+    return _columns(
+        log,
+        """
+        SELECT request, item_id, device, is_subscriber::INTEGER AS is_subscriber,
+            (reading IS NOT NULL)::INTEGER AS on_item_page, coalesce(reading = item_id, false)::INTEGER AS is_read,
+            (date_part('hour', clock) + date_part('minute', clock) / 60 + date_part('second', clock) / 3600) / 24 AS day
+        FROM shown JOIN asked USING (request)""",
+    )
+
+
+def readers(log: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[int, str]]]:
+    """Item -> (time in us, user) of every click on it where it was shown."""
+    rows = log.sql("SELECT item_id, list((t, user_id)) FROM shown WHERE click = 1 GROUP BY item_id").fetchall()
+    return dict(rows)
+
+
+def reading(log: duckdb.DuckDBPyConnection) -> dict[str, str | None]:
+    """Request -> the item on whose page it was made."""
+    return dict(log.sql("SELECT request, reading FROM asked").fetchall())
+
+
+def pairs_before(log: duckdb.DuckDBPyConnection, start: int) -> tuple[list[str], list[str]]:
+    """(users, items), each pair once, of clicks and visits strictly before a time; in order."""
+    rows = log.sql(f"""
+        SELECT DISTINCT user_id, item_id FROM acts WHERE click = 1 AND t < {start} ORDER BY ALL""").fetchall()
+    users, items = zip(*rows, strict=True)
+    return list(users), list(items)
 
 
 def clicks_of_users(log: duckdb.DuckDBPyConnection) -> dict[str, tuple[list[int], list[str]]]:

@@ -6,19 +6,17 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import FIRST_INDEX
+from features.convention import coclick_columns
 from features.counters import Counters
 from features.encode import FeatureSpec, encode_histories
-from features.scalars import PRIOR_RATE, PRIOR_SHOWS, scalar_features
-from tests.clones import real_data
-from tests.ebnerd_log import sections_of
+from features.scalars import PRIOR_RATE, PRIOR_SHOWS
 from tests.features import published
-from training.requests import Requests, load_events, load_requests
-from training.train import feature_spec
+from tests.features.ebnerd_ids import ids, in_published_order
+from training.dataset import read_scalars
+from training.requests import Requests, load_events
 
 pytestmark = pytest.mark.xdist_group("ebnerd")
 
@@ -26,37 +24,13 @@ NUM_REQUESTS, NUM_CANDIDATES = 50_080, 583_054
 AT_ONCE = 4096
 
 
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> FeatureSpec:
-    sections = sections_of(real_data("ebnerd-demo"), tmp_path_factory.mktemp("params"))
-    return feature_spec(sections["history"], sections["model"], sections["statistics"])
-
-
-@pytest.fixture(scope="module")
-def log() -> duckdb.DuckDBPyConnection:
-    return published.read_log(real_data("ebnerd-demo"))
-
-
-@pytest.fixture(scope="module")
-def requests(ebnerd: Path) -> Requests:
-    found = load_requests(ebnerd, load_events(ebnerd))
-    assert (len(found), len(found.item_index)) == (NUM_REQUESTS, NUM_CANDIDATES)
-    return found
-
-
-def ids(ebnerd: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray, pa.ChunkedArray]:
-    """Of request_index, item_index - FIRST_INDEX and user_index."""
-    names = pq.read_table(ebnerd / "impressions" / "requests.parquet")["impression_id"]
-    items = pq.read_table(ebnerd / "user_histories" / "vocabulary.parquet")["item_id"]
-    return names, items, pq.read_table(ebnerd / "user_histories" / "users.parquet")["user_id"]
-
-
 def slow_scalars(spec: FeatureSpec, log: duckdb.DuckDBPyConnection) -> dict[str, npt.NDArray]:
-    """Every column of the counters by its definition, by (request, item)."""
+    """Every column by its definition but those of co-clicks (test_all_coclicks.py), by (request, item)."""
     item = published.of_items(log, spec.windows_s, spec.shows_lag_s, spec.clicks_lag_s)
     pair = published.of_pairs(log, spec.user_lag_s)
     user = published.of_users(log, spec.windows_s, spec.user_lag_s, spec.session_gap_s)
-    for each in (pair, user):
+    said = published.of_requests(log)
+    for each in (pair, user, said):
         assert (each["request"] == item["request"]).all()
         assert (each["item_id"] == item["item_id"]).all()
     at, found = item["t"], {}
@@ -71,9 +45,10 @@ def slow_scalars(spec: FeatureSpec, log: duckdb.DuckDBPyConnection) -> dict[str,
         for what in ("shows", "clicks"):
             found[f"user_{what}_{scope}"] = np.log1p(np.ma.filled(user[f"{what}_{scope}"].astype(float), 0))
     found["item_age"] = published.log_hours(at, item["first_at"])
+    found["item_seen_age"] = published.log_hours(at, item["seen_at"])
     found["item_click_age"] = published.log_hours(at, item["clicked_at"])
-    found["item_click_trend"] = np.log1p(24 * clicks["3600s"]) - np.log1p(clicks["86400s"])
-    found["item_rate_trend"] = np.log(rate["3600s"] / rate["86400s"])
+    found["item_click_trend"] = np.log1p(288 * clicks["300s"]) - np.log1p(clicks["86400s"])
+    found["item_rate_trend"] = np.log(rate["300s"] / rate["86400s"])
     found["user_item_shows"], found["user_item_clicks"] = (np.log1p(np.ma.filled(pair[what].astype(float), 0))
                                                            for what in ("shows", "clicks"))  # fmt: skip
     found["user_item_seen_age"] = published.log_hours(at, pair["seen_at"])
@@ -81,43 +56,41 @@ def slow_scalars(spec: FeatureSpec, log: duckdb.DuckDBPyConnection) -> dict[str,
     found["user_rate"] = (of_user[1] + PRIOR_SHOWS * PRIOR_RATE) / (of_user[0] + PRIOR_SHOWS)
     found["user_age"] = published.log_hours(at, user["seen_at"])
     found["user_session_shows"] = np.log1p(np.ma.filled(user["session_shows"].astype(float), 0))
-    return found
+    found["item_is_read"] = said["is_read"]
+    found["on_item_page"], found["is_subscriber"] = said["on_item_page"], said["is_subscriber"]
+    found["hour_sin"], found["hour_cos"] = np.sin(2 * np.pi * said["day"]), np.cos(2 * np.pi * said["day"])
+    return found | {f"device_{name}": (said["device"] == name).astype(float) for name in ("1", "2", "3")}
 
 
-def test_every_count_and_age_of_every_candidate_is_what_was_known_by_then(
-    ebnerd: Path, spec: FeatureSpec, log: duckdb.DuckDBPyConnection, requests: Requests
+def test_every_count_age_and_context_of_every_candidate_is_what_was_known_by_then(
+    ebnerd: Path, ebnerd_spec: FeatureSpec, published_log: duckdb.DuckDBPyConnection, ebnerd_requests: Requests
 ) -> None:
-    names, item_ids, user_ids = ids(ebnerd)
+    assert (len(ebnerd_requests), len(ebnerd_requests.item_index)) == (NUM_REQUESTS, NUM_CANDIDATES)
+    _, item_ids, user_ids = ids(ebnerd)
     counters = Counters.from_folder(ebnerd, item_ids, user_ids)
-    keys = requests.item_index - FIRST_INDEX
-    made = scalar_features(spec, counters, keys, requests.request_of_row, requests.user_index, requests.at)
-    rows = pa.table(
-        {
-            "request": names.take(pa.array(requests.request_index[requests.request_of_row])),
-            "item_id": item_ids.take(pa.array(keys)),
-            "row": np.arange(len(keys)),
-        }
-    )
-    order = rows.sort_by([("request", "ascending"), ("item_id", "ascending")])["row"].to_numpy()
-    slow = slow_scalars(spec, log)
-    assert slow.keys() == set(spec.scalars), "every column has its slow definition"
+    made = read_scalars(ebnerd_spec, load_events(ebnerd), ebnerd_requests, counters)
+    order = in_published_order(ebnerd, ebnerd_requests)
+    slow = slow_scalars(ebnerd_spec, published_log)
+    alike = coclick_columns(ebnerd_spec.coclick_rank, ebnerd_spec.context)
+    assert len(alike) == 5
+    assert slow.keys() | set(alike) == set(ebnerd_spec.scalars), "every column has its slow definition"
     for name, wanted in slow.items():
-        found = made[order, spec.scalars.index(name)]
+        found = made[order, ebnerd_spec.scalars.index(name)]
         assert found.std() > 0, f"{name} never varies: nothing is shown"
         np.testing.assert_allclose(found, wanted.astype(np.float32), rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_every_history_that_a_model_reads_ends_before_its_request_less_the_lag(
-    ebnerd: Path, spec: FeatureSpec, log: duckdb.DuckDBPyConnection, requests: Requests
+    ebnerd: Path, ebnerd_spec: FeatureSpec, published_log: duckdb.DuckDBPyConnection, ebnerd_requests: Requests
 ) -> None:
     """Item by item and age by age, and the same where the offsets claim all that the user ever did."""
-    events = load_events(ebnerd)
+    spec, requests, events = ebnerd_spec, ebnerd_requests, load_events(ebnerd)
     names, item_ids, user_ids = ids(ebnerd)
     names, user_ids = names.to_pylist(), user_ids.to_pylist()
     index = {item: FIRST_INDEX + place for place, item in enumerate(item_ids.to_pylist())}
     clicks = {user: (times, np.array([index[item] for item in items], np.int32))
-              for user, (times, items) in published.clicks_of_users(log).items()}  # fmt: skip
-    asked = {name: (user, at) for name, user, at in published.requests(log)}
+              for user, (times, items) in published.clicks_of_users(published_log).items()}  # fmt: skip
+    asked = {name: (user, at) for name, user, at in published.requests(published_log)}
     lag_us, num_tied = round(spec.history_lag_s * 1e6), 0
     for first in range(0, len(requests), AT_ONCE):
         some = requests.take(np.arange(first, min(first + AT_ONCE, len(requests))))

@@ -138,6 +138,15 @@ def test_users_of_one_taste_have_near_factors_and_others_far_ones() -> None:
     assert not user_factors(np.array([0, 1]), np.array([0, 0]), 8)[:, 1:].any()
 
 
+def test_other_names_of_items_change_no_factor_beyond_rounding() -> None:
+    draw = np.random.default_rng(0)
+    users, items = np.unique(np.stack([draw.integers(0, 60, 400), draw.integers(0, 90, 400)]), axis=1)
+    items = np.unique(items, return_inverse=True)[1]
+    dealt = draw.permutation(int(items.max()) + 1)
+    one, other = (user_factors(users, each, 16).astype(int) for each in (items, dealt[items]))
+    assert np.abs(one - other).max() <= 1
+
+
 def rows(log: list[tuple[str, str, float, float, str]]) -> pa.Table:
     users, items, days, labels, roles = zip(*log, strict=True)
     at = pa.array([round(day * 86_400 * SECOND) for day in days], pa.int64()).cast(TIME)
@@ -169,15 +178,30 @@ def test_what_is_written_is_read_back_by_the_numbers_of_the_vocabulary(tmp_path:
         Coclicks.from_folder(tmp_path, ["a"], ["u1", "u2"])
 
 
-def test_later_rows_change_no_earlier_factor_and_row_order_no_byte(tmp_path: Path) -> None:
-    later = [("u0", "0", 9.5, 1.0, ROLE_IMPRESSION), ("u1", "c", 9.6, 1.0, ROLE_IMPRESSION)]
-    for name, log in (("whole", LOG), ("more", later + LOG), ("turned", LOG[::-1])):
+def test_later_rows_change_no_earlier_factor(tmp_path: Path) -> None:
+    """Nor do they where the first user clicks again what others clicked, which comes first in order of the ids then."""
+    draw = np.random.default_rng(0)
+
+    def clicks_from(day: float, number: int) -> list[tuple[str, str, float, float, str]]:
+        drawn = zip(draw.integers(40, size=number), draw.integers(50, size=number), draw.random(number), strict=True)
+        return [(f"u{user:02}", f"i{item:02}", day + part, 1.0, ROLE_IMPRESSION) for user, item, part in drawn]
+
+    log = clicks_from(0, 300)
+    later = [*clicks_from(1, 200), ("t", "i49", 1.5, 1.0, ROLE_IMPRESSION), ("u00", "h", 1.6, 1.0, ROLE_IMPRESSION)]
+    for name, each in (("whole", log), ("more", later + log)):
+        (tmp_path / name).mkdir()
+        write_coclicks(ibis.memtable(rows(each)), 8, 86_400, tmp_path / name)
+    whole, more = (pq.read_table(tmp_path / name / "factors.parquet") for name in ("whole", "more"))
+    assert len(more) > len(whole) >= 39
+    assert more.slice(0, len(whole)).equals(whole)
+
+
+def test_the_order_of_rows_changes_no_byte(tmp_path: Path) -> None:
+    for name, log in (("whole", LOG), ("turned", LOG[::-1])):
         (tmp_path / name).mkdir()
         write_coclicks(ibis.memtable(rows(log)), 2, 86_400, tmp_path / name)
-    whole, more = (pq.read_table(tmp_path / name / "factors.parquet") for name in ("whole", "more"))
-    assert more.slice(0, len(whole)).equals(whole)
-    assert (tmp_path / "whole/factors.parquet").read_bytes() == (tmp_path / "turned/factors.parquet").read_bytes()
-    assert (tmp_path / "whole/clicks.parquet").read_bytes() == (tmp_path / "turned/clicks.parquet").read_bytes()
+    for file in ("factors.parquet", "clicks.parquet"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "turned" / file).read_bytes()
 
 
 def test_a_period_too_short_for_the_log_is_refused(tmp_path: Path) -> None:

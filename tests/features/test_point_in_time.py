@@ -27,6 +27,9 @@ LAG_US = 60 * SECOND
 NEAR_US = 600 * SECOND
 DAYS = 3
 PARTS = ("train", "validation")
+COUNTED = ("item_counters", "user_counters", "user_item_counters")
+NUM_STARTS = 8
+"""Days of the train week, 18 to 25 May, at whose start co-click factors are made."""
 
 Event = tuple[int, str]
 """Time in microseconds, item."""
@@ -170,28 +173,31 @@ def test_a_log_some_days_later_makes_the_same_histories_and_counts(made: Path, l
     for name in ("offsets", "item_index", "label", "session"):
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name), name)
     np.testing.assert_array_equal(second.occurred_at, first.occurred_at + by)
-    for path in ("impressions/impressions.parquet", "item_counters", "user_counters", "user_item_counters"):
+    counted = (*COUNTED, "coclicks/clicks.parquet", "coclicks/factors.parquet")
+    for path in ("impressions/impressions.parquet", *counted):
+        time = "starts_at" if path.endswith("factors.parquet") else "occurred_at"
         tables = [pq.read_table(data / path) for data in (made, later)]
-        times = [table["occurred_at"].cast(pa.int64()).to_numpy() for table in tables]
+        times = [table[time].cast(pa.int64()).to_numpy() for table in tables]
         np.testing.assert_array_equal(times[1], times[0] + by, path)
-        assert tables[1].drop("occurred_at").equals(tables[0].drop("occurred_at")), path
+        assert tables[1].drop(time).equals(tables[0].drop(time)), path
 
 
 def test_events_that_come_later_change_nothing_before(made: Path, tmp_path: Path, published: Published) -> None:
-    """The train week alone gives its requests the histories and counts that it has within both weeks."""
+    """The train week alone gives its requests the histories, counts and factors that it has within both weeks."""
     cut = 1_684_998_000 * SECOND  # 2023-05-25T07:00:00Z
     table = pq.read_table(made / "impressions" / "impressions.parquet")
     assert bisect_left(sorted(at for _, at, _, _ in published.requests.values()), cut) == 24_724
-    for name in ("interactions", "items", "quarantine", "rejected"):
+    others = ("items", "contexts", "quarantine", "rejected")
+    for name in ("interactions", *others):
         (tmp_path / name).mkdir()
-    for name in ("items", "quarantine", "rejected"):
+    for name in others:
         (tmp_path / name / f"{name}.parquet").symlink_to(made / name / f"{name}.parquet")
     rows = pa.concat_tables(pq.read_table(path) for path in sorted((made / "interactions").iterdir()))
     before = rows.filter(pc.less(rows["occurred_at"].cast(pa.int64()), cut))
     pq.write_table(before, tmp_path / "interactions" / "2023.parquet")
     (tmp_path / "validated_interactions").symlink_to(tmp_path / "interactions", target_is_directory=True)
     histories.run(tmp_path, small_log.request(), small_log.history(lag_s=60))
-    statistics.run(tmp_path, small_log.statistics())
+    statistics.run(tmp_path, ebnerd_log.sections_of(real_data("ebnerd-demo"), tmp_path / "params")["statistics"])
     names = [
         pq.read_table(data / "user_histories" / "users.parquet")["user_id"].to_pylist() for data in (made, tmp_path)
     ]
@@ -202,7 +208,11 @@ def test_events_that_come_later_change_nothing_before(made: Path, tmp_path: Path
     kept = [pa.array(users).take(rows["user_index"].combine_chunks()) for users, rows in zip(names, (asked, alone),
             strict=True)]  # fmt: skip
     assert kept[0].equals(kept[1])
-    for name in ("item_counters", "user_counters", "user_item_counters"):
+    factors = [pq.read_table(data / "coclicks" / "factors.parquet") for data in (made, tmp_path)]
+    known = [table.filter(pc.less_equal(table["starts_at"].cast(pa.int64()), cut)) for table in factors]
+    assert pc.count_distinct(known[0]["starts_at"]).as_py() == NUM_STARTS
+    assert known[1].equals(known[0])
+    for name in (*COUNTED, "coclicks/clicks.parquet"):
         whole, part = (pq.read_table(data / name) for data in (made, tmp_path))
         earlier = whole.filter(pc.less(whole["occurred_at"].cast(pa.int64()), cut))
         order = [(key, "ascending") for key in part.column_names]

@@ -22,7 +22,7 @@ from tests.clones import real_data
 from training import evaluate, train
 from training.catalogue import load_counters, load_vocabulary
 from training.dataset import make_dataset
-from training.model.build import MODELS, load_model
+from training.model.build import GRAPH_MODELS, load_model
 from training.requests import load_events, load_requests
 from training.scoring import score_requests
 
@@ -97,11 +97,11 @@ def beside(data: Path, target: Path) -> Path:
 def with_events(data: Path, target: Path, sections: Sections, change: Change) -> Path:
     """The same catalogue and other interactions, counted anew."""
     target.mkdir()
-    for name in ("items", "rejected"):
+    for name in ("items", "contexts", "rejected"):
         (target / name).symlink_to(data / name, target_is_directory=True)
     (target / "interactions").mkdir()
     rows = pa.concat_tables(pq.read_table(path) for path in sorted((data / "interactions").iterdir()))
-    pq.write_table(change(rows), target / "interactions" / "all.parquet")
+    pq.write_table(change(rows), target / "interactions" / "2023.parquet")
     return ebnerd_log.count(target, sections)
 
 
@@ -135,7 +135,7 @@ def score(data: Path, weights: Path, upto_us: int) -> tuple[list[Any], dict[str,
     items = pa.array(vocabulary.item_ids).take(pa.array(requests.item_index - FIRST_INDEX))
     asked = [names.take(pa.array(requests.request_index)).to_pylist(), items.to_pylist(), requests.at.tolist()]
     dataset = make_dataset(spec, events, requests, load_counters(data, vocabulary))
-    models = {name: load_model(name, weights / f"{name}.safetensors", description) for name in MODELS}
+    models = {name: load_model(name, weights / f"{name}.safetensors", description) for name in GRAPH_MODELS}
     return asked, {name: score_requests(name, model, dataset) for name, model in models.items()}
 
 
@@ -198,7 +198,7 @@ def test_other_item_ids_leave_every_auc_within_the_noise_of_seeds(
         fitted += [fit(each, sections | {"seed": seed})["models"] for seed in SEEDS[len(fitted) :]]
     for figure, most in MOST_NOISE.items():
         assert models[0][0]["popularity"][figure] == models[1][0]["popularity"][figure]
-        for name in MODELS:
+        for name in GRAPH_MODELS:
             of_seeds = np.array([[report[name][figure] for report in reports] for reports in models])  # [2, seeds]
             noise = T_99 * np.sqrt(of_seeds.var(axis=1, ddof=1).mean() * 2 / len(SEEDS))
             difference = abs(np.subtract(*of_seeds.mean(axis=1)))
