@@ -186,8 +186,8 @@ def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: P
     differ = [
         f"{name} {stored.get(name)} (trained: {value})" for name, value in trained.items() if stored.get(name) != value
     ]
-    if stored.get("max_length", 0) < spec.history_length:
-        differ.append(f"max_length {stored.get('max_length')} (trained: {spec.history_length})")
+    if stored.get("max_length", 0) < spec.num_events_read:
+        differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")
     if differ:
         raise InputError(
             f"The online store in {state} holds other histories than the model was trained on: history."
