@@ -46,11 +46,13 @@ class Message(BaseModel):
 
 
 class RequestContext(Message):
-    """What a request says of itself; features where the model was trained with statistics.context."""
+    """What a request says of itself; features where the model was trained with statistics.context, else unused."""
 
-    device: str | None = None  # the log's own name of a kind of device
+    device: Annotated[str, Field(min_length=1)] | None = None  # the log's own name of a kind of device
     is_subscriber: Annotated[bool, Field(strict=True)] | None = None
-    reading_item_id: str | None = None  # the item on whose page the ranking will stand; null on a front page
+    reading_item_id: Annotated[str, Field(min_length=1)] | None = (
+        None  # the item on whose page the ranking will stand; null on a front page
+    )
 
 
 class RankRequest(Message):

@@ -23,9 +23,21 @@ def test_it_ranks_what_it_is_given(made: Path) -> None:
     assert told.count("(unknown item)") == 2
 
 
+def test_a_request_may_say_where_it_is_made(made: Path) -> None:
+    context = ("--context", '{"reading_item_id": "i00001", "device": "phone"}')
+    told = run(made, "python", "-m", "serving.ask", "--k", "5", *context).stdout
+    assert told == run(made, "python", "-m", "serving.ask", "--k", "5").stdout  # a model without contexts ignores it
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--url", "http://127.0.0.1:9"], "make serve"), (["--at", "soon"], "ISO 8601"), (["--k", "0"], "greater than")],
+    [
+        (["--url", "http://127.0.0.1:9"], "make serve"),
+        (["--at", "soon"], "ISO 8601"),
+        (["--k", "0"], "greater than"),
+        (["--context", "reading"], "is not JSON"),
+        (["--context", '{"reading": "i00001"}'], "Extra"),
+    ],
 )
 def test_what_goes_wrong_is_said_in_a_line(made: Path, arguments: list[str], says: str) -> None:
     done = run(made, "python", "-m", "serving.ask", *arguments, check=False)
