@@ -109,15 +109,15 @@ class RankReply(Message):
 def check_limits(request: RankRequest, limits: ServeParams) -> None:
     """Raise ValidationError where a request is larger than the bundle's limits."""
     if len(request.candidates) > limits.max_candidates:
-        raise _too_large("candidates", "at most {limit} candidates are ranked at once", limits.max_candidates)
+        raise _too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
     if len(request.user_id) > limits.max_id_length:
-        raise _too_large("user_id", "an id has at most {limit} characters", limits.max_id_length)
+        raise _too_large(("user_id",), "an id has at most {limit} characters", limits.max_id_length)
     told = request.context or RequestContext()
     for name in ("device", "reading_item_id"):
         if len(getattr(told, name) or "") > limits.max_id_length:
-            raise _too_large(f"context.{name}", "an id has at most {limit} characters", limits.max_id_length)
+            raise _too_large(("context", name), "an id has at most {limit} characters", limits.max_id_length)
     if max(map(len, request.candidates)) > limits.max_id_length:
-        raise _too_large("candidates", "an id has at most {limit} characters", limits.max_id_length)
+        raise _too_large(("candidates",), "an id has at most {limit} characters", limits.max_id_length)
 
 
 def max_body_bytes(limits: ServeParams) -> int:
@@ -125,8 +125,6 @@ def max_body_bytes(limits: ServeParams) -> int:
     return 12 * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
 
 
-def _too_large(field: str, message: LiteralString, limit: int) -> ValidationError:
-    detail = InitErrorDetails(
-        type=PydanticCustomError("too_large", message, {"limit": limit}), loc=(field,), input=None
-    )
+def _too_large(field: tuple[str, ...], message: LiteralString, limit: int) -> ValidationError:
+    detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
     return ValidationError.from_exception_data("RankRequest", [detail])

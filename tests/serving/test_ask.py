@@ -18,15 +18,10 @@ def test_it_picks_a_user_and_items_and_prints_a_ranking(made: Path, predictor: P
 
 
 def test_it_ranks_what_it_is_given(made: Path) -> None:
-    told = run(made, "python", "-m", "serving.ask", "--user", "nobody", "--candidates", "x", "y").stdout
+    given = ("--user", "nobody", "--candidates", "x", "y", "--context", '{"reading_item_id": "i00001"}')
+    told = run(made, "python", "-m", "serving.ask", *given).stdout
     assert "cold start" in told
     assert told.count("(unknown item)") == 2
-
-
-def test_a_request_may_say_where_it_is_made(made: Path) -> None:
-    context = ("--context", '{"reading_item_id": "i00001", "device": "phone"}')
-    told = run(made, "python", "-m", "serving.ask", "--k", "5", *context).stdout
-    assert told == run(made, "python", "-m", "serving.ask", "--k", "5").stdout  # a model without contexts ignores it
 
 
 @pytest.mark.parametrize(
@@ -36,7 +31,6 @@ def test_a_request_may_say_where_it_is_made(made: Path) -> None:
         (["--at", "soon"], "ISO 8601"),
         (["--k", "0"], "greater than"),
         (["--context", "reading"], "is not JSON"),
-        (["--context", '{"reading": "i00001"}'], "Extra"),
     ],
 )
 def test_what_goes_wrong_is_said_in_a_line(made: Path, arguments: list[str], says: str) -> None:
