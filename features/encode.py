@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from contracts.errors import InputError
 from contracts.schema import PADDING_INDEX
-from features.convention import CLICKED, coclick_columns, micros
+from features.convention import CLICKED, RECENT, coclick_columns, micros
 
 if TYPE_CHECKING:
     from features.params import HistoryParams, StatisticsParams
@@ -73,6 +73,11 @@ class FeatureSpec:
     def num_labels(self) -> int:
         """0 shown and not clicked, 1 clicked."""
         return 2
+
+    @property
+    def num_events_read(self) -> int:
+        """How many of the newest known events decide what a model or a scalar sees: a store holds at least these."""
+        return max(self.history_length, RECENT if self.coclick_rank else 0)
 
     @property
     def scopes(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def compare_requests(
     """
     histories = UserHistories.open(data / "user_histories")
     counters = Counters.from_folder(data, histories.vocabulary["item_id"], histories.user_ids)
-    requests, left_out = _sample(data, histories, spec.history_length, max_length, num_requests)
+    requests, left_out = _sample(data, histories, spec.num_events_read, max_length, num_requests)
     item_ids = histories.vocabulary["item_id"].to_pylist()
     index_of = {item_id: position + FIRST_INDEX for position, item_id in enumerate(item_ids)}
     comparison = Comparison()
@@ -89,12 +89,10 @@ def compare_requests(
         pairs = _encoded_pairs(_offline(spec, histories, request), encode_one(spec, *events, at=request.at))
         candidates = request.item_index - FIRST_INDEX
         names = [item_ids[position] for position in candidates]
-        pairs["scalars"] = (
-            scalars_of_one(spec, counters, candidates, _asked_offline(spec, histories, request)),
-            scalars_of_one(
-                spec, store.counters, store.item_keys(names), _asked_online(spec, store, user_id, online, request)
-            ),
-        )
+        asked = _asked_offline(spec, histories, request), _asked_online(spec, store, user_id, online, request)
+        offline = scalars_of_one(spec, counters, candidates, asked[0])
+        served = scalars_of_one(spec, store.counters, store.item_keys(names), asked[1])
+        pairs |= dict(zip(spec.scalars, zip(offline.T, served.T, strict=True), strict=True))
         comparison.compare(f"{user_id} at {request.at} us", pairs)
     return comparison, left_out
 

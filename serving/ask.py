@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=10, help="how many candidates to draw (default: 10)")
     parser.add_argument("--k", type=int, help="how many answers (default: all)")
     parser.add_argument("--at", help="ISO time with a time zone (default: the service's clock)")
+    parser.add_argument("--context", help='JSON of the request itself, such as \'{"reading_item_id": "i00001"}\'')
     options = parser.parse_args()
     try:
         snapshot = Path("data") / load_params()["source"].name / "feature_snapshot"
@@ -35,11 +36,20 @@ def main() -> None:
             "candidates": options.candidates or draw_candidates(snapshot, options.num),
         }
         request |= {name: value for name in ("k", "at") if (value := getattr(options, name)) is not None}
+        request |= {"context": parse_context(options.context)} if options.context is not None else {}
         reply = post(options.url, request) if options.url else rank_here(request)
         print(table(reply, titles(snapshot)))
     except InputError as error:
         print(f"No ranking: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def parse_context(text: str) -> Any:
+    """The request's `context`; what it may hold is the service's to say."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f'--context {text!r} is not JSON: {error}. Quote it: \'{{"device": "phone"}}\'.') from error
 
 
 def longest_history(snapshot: Path) -> str:

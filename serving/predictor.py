@@ -101,13 +101,19 @@ class Predictor:
         """Embedding rows and scores of distinct candidates: the user's side once, then all candidates at once."""
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
-        events = events or NO_EVENTS
-        newest = scorer.newest_events(events, at, RECENT)
+        scalars_MS = self.scalars(user_id, events, candidates, at, context)
+        return index_M, scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+
+    def scalars(
+        self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
+    ) -> np.ndarray:
+        """[M, S] what the store counts, and what the request says of itself, of each candidate."""
+        spec = self.bundle.scorer.spec
+        newest = self.bundle.scorer.newest_events(events or NO_EVENTS, at, RECENT)
         clicks = recent_clicks(self.store.item_keys(newest.item_ids), newest.label)
         reading = self.store.item_key(context.reading_item_id)
         asked = Asked.of_one(self.store.user_key(user_id), at, clicks, reading, context)
-        scalars_MS = scalars_of_one(scorer.spec, self.store.counters, self.store.item_keys(candidates), asked)
-        return index_M, scorer.score(scorer.user_side(events, at), index_M, scalars_MS)
+        return scalars_of_one(spec, self.store.counters, self.store.item_keys(candidates), asked)
 
     def events(self, user_id: str) -> Events | None:
         """All that the online store holds of a user; None where it does not know the id."""
@@ -186,8 +192,8 @@ def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: P
     differ = [
         f"{name} {stored.get(name)} (trained: {value})" for name, value in trained.items() if stored.get(name) != value
     ]
-    if stored.get("max_length", 0) < spec.history_length:
-        differ.append(f"max_length {stored.get('max_length')} (trained: {spec.history_length})")
+    if stored.get("max_length", 0) < spec.num_events_read:
+        differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")
     if differ:
         raise InputError(
             f"The online store in {state} holds other histories than the model was trained on: history."

@@ -46,11 +46,13 @@ class Message(BaseModel):
 
 
 class RequestContext(Message):
-    """What a request says of itself; features where the model was trained with statistics.context."""
+    """What a request says of itself; features where the model was trained with statistics.context, else unused."""
 
-    device: str | None = None  # the log's own name of a kind of device
+    device: Annotated[str, Field(min_length=1)] | None = None  # the log's own name of a kind of device
     is_subscriber: Annotated[bool, Field(strict=True)] | None = None
-    reading_item_id: str | None = None  # the item on whose page the ranking will stand; null on a front page
+    reading_item_id: Annotated[str, Field(min_length=1)] | None = (
+        None  # the item on whose page the ranking will stand; null on a front page
+    )
 
 
 class RankRequest(Message):
@@ -107,15 +109,15 @@ class RankReply(Message):
 def check_limits(request: RankRequest, limits: ServeParams) -> None:
     """Raise ValidationError where a request is larger than the bundle's limits."""
     if len(request.candidates) > limits.max_candidates:
-        raise _too_large("candidates", "at most {limit} candidates are ranked at once", limits.max_candidates)
+        raise _too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
     if len(request.user_id) > limits.max_id_length:
-        raise _too_large("user_id", "an id has at most {limit} characters", limits.max_id_length)
+        raise _too_large(("user_id",), "an id has at most {limit} characters", limits.max_id_length)
     told = request.context or RequestContext()
     for name in ("device", "reading_item_id"):
         if len(getattr(told, name) or "") > limits.max_id_length:
-            raise _too_large(f"context.{name}", "an id has at most {limit} characters", limits.max_id_length)
+            raise _too_large(("context", name), "an id has at most {limit} characters", limits.max_id_length)
     if max(map(len, request.candidates)) > limits.max_id_length:
-        raise _too_large("candidates", "an id has at most {limit} characters", limits.max_id_length)
+        raise _too_large(("candidates",), "an id has at most {limit} characters", limits.max_id_length)
 
 
 def max_body_bytes(limits: ServeParams) -> int:
@@ -123,8 +125,6 @@ def max_body_bytes(limits: ServeParams) -> int:
     return 12 * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
 
 
-def _too_large(field: str, message: LiteralString, limit: int) -> ValidationError:
-    detail = InitErrorDetails(
-        type=PydanticCustomError("too_large", message, {"limit": limit}), loc=(field,), input=None
-    )
+def _too_large(field: tuple[str, ...], message: LiteralString, limit: int) -> ValidationError:
+    detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
     return ValidationError.from_exception_data("RankRequest", [detail])

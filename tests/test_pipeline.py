@@ -10,7 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from serving.predictor import Predictor
+from serving.requests import RankRequest, RequestContext
 from tests.clones import SMALL, clone, real_data, run
+from tests.ebnerd_log import of_some_users
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
@@ -233,3 +236,27 @@ def test_a_real_impression_log_runs_from_its_published_files(tmp_path: Path) -> 
     assert report(repository, "ebnerd", "materialize")["parity"]["mismatches"] == 0
     assert pq.read_table(repository / "data/ebnerd/contexts").num_rows == 50_080
     assert report(repository, "ebnerd", "evaluate")["models"]["popularity"]["iauc"] > 0.7
+
+
+def test_some_users_of_a_real_impression_log_run_to_an_answer(tmp_path: Path) -> None:
+    log = of_some_users(real_data("ebnerd-demo"), tmp_path / "log", one_in=13)
+    repository = clone(tmp_path / "clone")
+    little = (*SMALL, "train.epochs=1", "statistics.coclick_rank=8")
+    run(repository, "python", "-m", "orchestration.reproduce", "--source", "ebnerd", "--data", str(log), *little)
+    assert_adds_up(repository, "ebnerd")
+    assert 100 < report(repository, "ebnerd", "histories")["num_users"] < 200
+    parity = report(repository, "ebnerd", "materialize")["parity"]
+    assert parity["checked"] > 100
+    assert parity["mismatches"] == 0
+    data, state = (repository / folder for folder in ("data/ebnerd", ".state/ebnerd/feast"))
+    predictor = Predictor.open(data / "bundle", state, data / "feature_snapshot")
+    golden = predictor.bundle.golden[-1]
+    request = {"user_id": golden.user_id, "candidates": golden.candidates}
+    reply, read = (
+        predictor.rank(RankRequest(**request, context=RequestContext(reading_item_id=item)))
+        for item in (None, golden.candidates[0])
+    )
+    assert not reply.cold_start_user
+    assert reply.history.length > 0
+    assert {item.item_id for item in reply.items} == set(golden.candidates)
+    assert [item.score for item in reply.items] != [item.score for item in read.items]

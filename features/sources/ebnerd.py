@@ -57,7 +57,7 @@ def read_ebnerd(source: SourceParams) -> Log:
         log.info("no articles.parquet: items have no title, categories or time of publication")
         return Log(events, ITEMS.empty_table(), rejected, num_files, contexts)
     items, nameless = _items(read_columns(files.articles, ARTICLES))
-    return Log(events, items, pa.concat_tables([rejected, nameless]), num_files + 1, contexts)
+    return Log(events, items, rejected, num_files + 1, contexts, rejected_items=nameless)
 
 
 def _items(articles: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -97,7 +97,7 @@ def ingest(data: Path, folder: Path) -> dict[str, Any]:
     assert report["rows_read"] == report["rows_written"] + sum(report["dropped"].values())
     assert (len(read(data / "provenance")), len(read(data / "rejected"))) == (
         report["rows_written"],
-        sum(report["dropped"].values()),
+        sum(report["dropped"].values()) + sum(report["items_dropped"].values()),
     )
     return report
 

@@ -32,8 +32,8 @@ def request(**changes: Any) -> RequestParams:
 
 def statistics(**changes: Any) -> StatisticsParams:
     lags = {"shows_lag_s": 10, "clicks_lag_s": 30, "user_lag_s": 10}
-    groups = {"in_list": False, "context": False, "devices": (), "coclick_rank": 0, "coclick_period_s": 86_400}
-    return StatisticsParams(**{"bucket_s": 0, "windows_s": (60, 3600)} | lags | groups | changes)
+    without = {"context": False, "devices": (), "coclick_rank": 0, "coclick_period_s": 600, "in_list": False}
+    return StatisticsParams(**{"bucket_s": 0, "windows_s": (60, 3600)} | without | lags | changes)
 
 
 def settings(**history_changes: Any) -> dict[str, Any]:
@@ -61,6 +61,21 @@ def random_log(seed: int, num_users: int = 5, num_requests: int = 60, num_items:
     return rows
 
 
+def contexts_of(rows: Sequence[Row]) -> list[Row]:
+    """What each named request says of itself: in turn nothing, all there is, and a page that the log does not have."""
+    named = sorted({each["impression_id"] for each in rows} - {None})
+    items = sorted({each["item_id"] for each in rows})
+    return [
+        {"impression_id": name}
+        | {
+            0: {},
+            1: {"device": "phone", "is_subscriber": True, "reading_item_id": items[number % len(items)]},
+            2: {"device": "car", "is_subscriber": False, "reading_item_id": "gone"},
+        }[number % 3]
+        for number, name in enumerate(named)
+    ]
+
+
 def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] | None = None) -> Path:
     """Write what histories and statistics read, in the order given; every item_id gets a category of its own."""
     named = [{**each, "event_id": each["event_id"] or f"e{number:05}"} for number, each in enumerate(rows)]
@@ -74,7 +89,7 @@ def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] 
         "interactions": pa.Table.from_pylist(named, INTERACTIONS),
         "validated_interactions": pa.Table.from_pylist(named, INTERACTIONS),
         "items": pa.Table.from_pylist(listed, ITEMS),
-        "contexts": CONTEXTS.empty_table(),
+        "contexts": pa.Table.from_pylist(contexts_of(rows), CONTEXTS),
         "quarantine": QUARANTINE.empty_table(),
         "rejected": REJECTED.empty_table(),
     }
@@ -84,9 +99,11 @@ def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] 
     return data
 
 
-def build(data: Path, rows: Sequence[Row], **history_changes: Any) -> UserHistories:
-    """Run histories and statistics over a log."""
+def build(
+    data: Path, rows: Sequence[Row], counted: StatisticsParams | None = None, **history_changes: Any
+) -> UserHistories:
+    """Run histories and statistics over a log. counted: how it is counted, where not as statistics() says."""
     write_log(data, rows)
     histories.run(data, request(), history(**history_changes))
-    run_statistics(data, statistics())
+    run_statistics(data, counted or statistics())
     return UserHistories.open(data / "user_histories")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from contracts.schema import USER_ITEM_COUNTERS, counters
 from features.as_of import NEVER, AsOfCounter
 from features.counters import Counters, from_parquet
+from tests.features.small_log import build, random_log, statistics
 
 events = st.lists(st.tuples(st.integers(0, 4), st.integers(-5, 20), st.booleans()), max_size=30)
 
@@ -109,6 +110,27 @@ def test_what_is_saved_is_loaded(tables: Path, tmp_path: Path) -> None:
     for name in ("item_counters", "user_counters", "user_item_counters"):
         for key, value in vars(getattr(made, name)).items():
             np.testing.assert_array_equal(value, vars(getattr(again, name))[key])
+
+
+def test_co_clicks_are_read_and_loaded_with_the_counters(tmp_path: Path) -> None:
+    stored = build(tmp_path / "log", random_log(2), statistics(coclick_rank=4))
+    made = Counters.from_folder(tmp_path / "log", stored.vocabulary["item_id"], stored.user_ids)
+    assert made.coclicks is not None
+    assert made.coclicks.rank == 4
+    assert made.coclicks.factors.any()
+    assert len(made.coclicks.times)
+    made.save(tmp_path)
+    again = Counters.load(tmp_path).coclicks
+    assert again is not None
+    for name, value in made.coclicks.arrays().items():
+        np.testing.assert_array_equal(value, again.arrays()[name])
+        assert value.dtype == again.arrays()[name].dtype
+
+
+def test_a_log_counted_without_co_clicks_has_none(tables: Path, tmp_path: Path) -> None:
+    made = Counters.from_folder(tables, ["a", "b", "c"], ["u", "v"])
+    made.save(tmp_path)
+    assert (made.coclicks, Counters.load(tmp_path).coclicks) == (None, None)
 
 
 def test_an_id_outside_the_vocabulary_is_named(tables: Path) -> None:

@@ -157,7 +157,8 @@ def test_articles_give_the_items_their_facts_and_none_of_their_totals(tmp_path: 
     }
     pq.write_table(pa.table(articles), folder / "articles.parquet")
     report = ingest(tmp_path / "data", folder)
-    assert report["dropped"] == {"no article_id": 1}
+    assert (report["dropped"], report["rows_read"]) == ({}, 4)  # an article is no event
+    assert (report["items_dropped"], report["items_read"]) == ({"no article_id": 1}, 4)
     items = {
         row["item_id"]: (row["title"], row["categories"], row["published_at"])
         for row in read(tmp_path / "data" / "items")

@@ -1,6 +1,7 @@
 """What Feast serves is what training reads: every user, every item, and requests encoded on both sides."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import USER_HISTORY_SNAPSHOT
+from features.convention import RECENT
 from features.history_reader import UserHistories
 from features.materialize import parity_spec, run
 from features.online import OnlineStore
@@ -109,4 +111,64 @@ def test_a_counter_that_differs_is_found_and_named(data: Path, store: OnlineStor
     spec = parity_spec(history(lag_s=5, max_length=20), statistics())
     requests, _ = compare_requests(replace(store, counters=wrong), data, spec, 20, 500)
     assert requests.mismatches > 0
-    assert {named["field"] for named in requests.first} == {"scalars"}
+    assert all(named["field"].startswith("user_") for named in requests.first)
+
+
+TOLD = statistics(context=True, devices=("phone", "tv"), coclick_rank=4)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log whose requests say something of themselves and whose clicks are factorised, in Feast."""
+    folder = tmp_path_factory.mktemp("told") / "data" / "table"
+    build(folder, random_log(5, num_requests=200), TOLD, lag_s=5)
+    assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY)["parity"]["mismatches"] == 0
+    return folder
+
+
+def differing(store: OnlineStore, data: Path) -> set[str]:
+    """The columns named first among all requests."""
+    spec = parity_spec(history(lag_s=5, max_length=20), TOLD)
+    return {named["field"] for named in compare_requests(store, data, spec, 20, 500)[0].first}
+
+
+def test_contexts_and_co_clicks_are_the_same_on_both_sides_and_not_empty(told: Path) -> None:
+    spec, store = parity_spec(history(lag_s=5, max_length=20), TOLD), OnlineStore.open(state_of(told))
+    requests, _ = compare_requests(store, told, spec, 20, 500)
+    assert requests.checked > 30
+    assert requests.mismatches == 0
+    assert {"coclick_user", "coclick_last_1", "coclick_read", "item_is_read", "device_phone"} <= set(spec.scalars)
+    assert store.counters.coclicks is not None
+    assert store.counters.coclicks.factors.any()
+    asked = pq.read_table(told / "impressions" / "requests.parquet")
+    assert set(asked["device"].to_pylist()) == {None, "phone", "car"}
+
+
+def test_requests_whose_recent_clicks_reach_beyond_what_is_kept_are_left_out(told: Path, tmp_path: Path) -> None:
+    few, folder = history(lag_s=5, max_length=12), tmp_path / "data" / "table"
+    assert parity_spec(few, TOLD).history_length < RECENT
+    shutil.copytree(told, folder)
+    report = run(folder, few, TOLD, MaterializeParams(num_parity_requests=500))
+    assert report["parity_by_part"]["requests"]["checked"] > 0
+    assert report["parity"]["mismatches"] == 0, report["first_mismatches"]
+
+
+def test_one_click_that_the_online_co_clicks_lack_is_found_and_named(told: Path) -> None:
+    store = OnlineStore.open(state_of(told))
+    whole = store.counters.coclicks
+    assert whole is not None
+    kept = np.arange(len(whole.times)) != np.argmin(whole.times)
+    without = replace(whole, items=whole.items[kept], times=whole.times[kept], users=whole.users[kept])
+    found = differing(replace(store, counters=replace(store.counters, coclicks=without)), told)
+    assert found
+    assert all(name.startswith("coclick_") for name in found)
+
+
+def test_a_context_that_reads_otherwise_online_is_found_and_named(told: Path) -> None:
+    class Misread(OnlineStore):
+        def item_key(self, item_id: str | None) -> int:
+            return super().item_key("i00" if item_id == "i01" else item_id)
+
+    found = differing(Misread(**vars(OnlineStore.open(state_of(told)))), told)
+    assert found
+    assert found <= {"item_is_read", "coclick_read"}

@@ -6,14 +6,15 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.snapshot import COUNTERS, write_snapshot
-from tests.features.small_log import build, random_log
+from features.counters import NAMES
+from features.snapshot import write_snapshot
+from tests.features.small_log import build, random_log, statistics
 
 
 def test_every_partition_of_every_table_is_named_and_changes_the_identity(tmp_path: Path) -> None:
     data = tmp_path / "data" / "table"
     histories = build(data, random_log(1))
-    for name in COUNTERS:  # two partitions, of the same names in all tables
+    for name in NAMES:  # two partitions, of the same names in all tables
         shutil.copy(data / name / "2024-01.parquet", data / name / "2024-02.parquet")
 
     def snapshot() -> dict:
@@ -21,7 +22,7 @@ def test_every_partition_of_every_table_is_named_and_changes_the_identity(tmp_pa
         return write_snapshot(data, histories, 50, {}, tmp_path / "snapshot")
 
     first = snapshot()
-    partitions = {f"{name}/2024-{month}.parquet" for name in COUNTERS for month in ("01", "02")}
+    partitions = {f"{name}/2024-{month}.parquet" for name in NAMES for month in ("01", "02")}
     assert first["files"].keys() == {"user_history.parquet", "item_profile.parquet"} | partitions
     seen = {first["snapshot_id"]}
     for name in sorted(partitions):
@@ -32,3 +33,20 @@ def test_every_partition_of_every_table_is_named_and_changes_the_identity(tmp_pa
         )
         seen.add(snapshot()["snapshot_id"])
     assert len(seen) == 1 + len(partitions)
+
+
+def test_the_co_clicks_are_named_and_change_the_identity(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "table"
+    histories = build(data, random_log(1), statistics(coclick_rank=2))
+
+    def snapshot() -> dict:
+        (tmp_path / "snapshot").mkdir(exist_ok=True)
+        return write_snapshot(data, histories, 50, {}, tmp_path / "snapshot")
+
+    seen = {snapshot()["snapshot_id"]}
+    for name in ("coclicks/clicks.parquet", "coclicks/factors.parquet"):
+        assert name in snapshot()["files"]
+        table = pq.read_table(data / name)
+        pq.write_table(table.slice(1), data / name)
+        seen.add(snapshot()["snapshot_id"])
+    assert len(seen) == 3

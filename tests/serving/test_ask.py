@@ -18,14 +18,20 @@ def test_it_picks_a_user_and_items_and_prints_a_ranking(made: Path, predictor: P
 
 
 def test_it_ranks_what_it_is_given(made: Path) -> None:
-    told = run(made, "python", "-m", "serving.ask", "--user", "nobody", "--candidates", "x", "y").stdout
+    given = ("--user", "nobody", "--candidates", "x", "y", "--context", '{"reading_item_id": "i00001"}')
+    told = run(made, "python", "-m", "serving.ask", *given).stdout
     assert "cold start" in told
     assert told.count("(unknown item)") == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--url", "http://127.0.0.1:9"], "make serve"), (["--at", "soon"], "ISO 8601"), (["--k", "0"], "greater than")],
+    [
+        (["--url", "http://127.0.0.1:9"], "make serve"),
+        (["--at", "soon"], "ISO 8601"),
+        (["--k", "0"], "greater than"),
+        (["--context", "reading"], "is not JSON"),
+    ],
 )
 def test_what_goes_wrong_is_said_in_a_line(made: Path, arguments: list[str], says: str) -> None:
     done = run(made, "python", "-m", "serving.ask", *arguments, check=False)

@@ -11,7 +11,6 @@ import torch
 from contracts.errors import InputError
 from contracts.params import load_params
 from features.encode import FeatureSpec
-from features.scalars import scalars_of_one
 from serving.logged import RequestLog
 from serving.predictor import Predictor
 from serving.requests import RankRequest, to_iso
@@ -145,8 +144,8 @@ def test_the_default_clock_sees_the_whole_log(predictor: Predictor) -> None:
 
 def test_the_online_scalars_are_those_of_the_golden_requests(predictor: Predictor) -> None:
     for golden in predictor.bundle.golden:
-        keys = predictor.store.item_keys(golden.candidates), predictor.store.user_key(golden.user_id)
-        scalars = scalars_of_one(predictor.bundle.scorer.spec, predictor.store.counters, *keys, golden.at)
+        events = predictor.events(golden.user_id)
+        scalars = predictor.scalars(golden.user_id, events, golden.candidates, golden.at)
         assert np.array_equal(scalars, np.array(golden.scalars, np.float32)), golden.request
 
 

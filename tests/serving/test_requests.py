@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from serving.params import ServeParams
-from serving.requests import RankRequest, check_limits, max_body_bytes, to_iso, to_microseconds
+from serving.requests import RankRequest, RequestContext, check_limits, max_body_bytes, to_iso, to_microseconds
 
 LIMITS = ServeParams(clock="log_end", num_golden_requests=1, max_candidates=3, max_id_length=5, num_threads=1)
 
@@ -45,12 +45,18 @@ def test_a_request_at_the_limits_passes_and_one_beyond_names_the_limit() -> None
         (RankRequest(user_id="u", candidates=["a", "b", "c", "d"]), "at most 3"),
         (RankRequest(user_id="u" * 6, candidates=["a"]), "at most 5"),
         (RankRequest(user_id="u", candidates=["a" * 6]), "at most 5"),
+        (RankRequest(user_id="u", candidates=["a"], context=RequestContext(device="a" * 6)), "at most 5"),
+        (RankRequest(user_id="u", candidates=["a"], context=RequestContext(reading_item_id="a" * 6)), "at most 5"),
     ):
         with pytest.raises(ValidationError, match=limit):
             check_limits(request, LIMITS)
 
 
 def test_every_request_within_the_limits_fits_into_a_body() -> None:
-    largest = RankRequest(user_id="\U0001f388" * 5, candidates=[f"{n}" + "\U0001f388" * 4 for n in range(3)], k=3)
+    longest = "\U0001f388" * 5
+    context = RequestContext(device=longest, is_subscriber=False, reading_item_id=longest)
+    candidates = [f"{n}" + longest[1:] for n in range(3)]
+    largest = RankRequest(user_id=longest, candidates=candidates, k=3, context=context)
+    check_limits(largest, LIMITS)
     escaped = largest.model_dump_json().encode("ascii", "backslashreplace").replace(b"\\U0001f388", b"\\ud83c\\udf88")
     assert len(escaped) <= max_body_bytes(LIMITS)

@@ -51,6 +51,28 @@ def test_any_text_within_the_limits_may_be_an_id(server: httpx.Client, text: str
     assert text in {item["item_id"] for item in answer.json()["items"]}
 
 
+@pytest.mark.parametrize(
+    "context",
+    [
+        None,
+        {},
+        {"device": None, "is_subscriber": None, "reading_item_id": None},
+        {"device": "📱", "is_subscriber": False, "reading_item_id": "nowhere\x00"},
+        {"device": "d" * 256, "is_subscriber": True, "reading_item_id": "𝔘" * 256},
+    ],
+    ids=["null", "empty", "of nulls", "unknown", "long"],
+)
+def test_any_context_within_the_limits_is_taken_and_a_model_trained_without_ignores_it(
+    server: httpx.Client, predictor: Predictor, context: dict | None
+) -> None:
+    assert not predictor.bundle.scorer.spec.context
+    golden = predictor.bundle.golden[0]
+    request = {"user_id": golden.user_id, "candidates": golden.candidates}
+    answer = server.post("/rank", json=request | {"context": context})
+    assert answer.status_code == 200
+    assert answer.json() == predictor.rank(RankRequest(**request)).model_dump()
+
+
 def test_a_full_list_of_candidates_is_ranked(server: httpx.Client, predictor: Predictor) -> None:
     candidates = [f"unknown {n}" for n in range(predictor.limits.max_candidates)]
     answer = server.post("/rank", json={"user_id": "u", "candidates": candidates, "k": 2 * len(candidates)})
