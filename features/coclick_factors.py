@@ -29,6 +29,8 @@ log = logging.getLogger("leitmotif")
 Int64 = npt.NDArray[np.int64]
 
 MAX_PERIODS = 2_000
+MAX_BYTES = 4 * 2**30
+"""Of the factors of all users in all periods, which training and each worker hold at once."""
 OVERSAMPLING = 8
 POWER_STEPS = 4
 LENGTH = 127
@@ -50,7 +52,7 @@ def write_coclicks(rows: ir.Table, rank: int, period_s: float, folder: Path) -> 
     pairs = pairs.order_by(["user_id", "item_id"]).to_pyarrow()
     schema, num_factors = coclick_factors(rank), 0
     with pq.ParquetWriter(folder / "factors.parquet", schema, compression="zstd") as writer:
-        for table in _factors(pairs, _starts(clicks, micros(period_s)), rank):
+        for table in _factors(pairs, _starts(clicks, micros(period_s), rank), rank):
             writer.write_table(table.cast(schema))
             num_factors += len(table)
     return {"num_coclick_clicks": len(clicks), "num_coclick_factors": num_factors}
@@ -75,7 +77,7 @@ def user_factors(users: Int64, items: Int64, rank: int) -> npt.NDArray[np.int8]:
     return made
 
 
-def _starts(clicks: pa.Table, period_us: int) -> Int64:
+def _starts(clicks: pa.Table, period_us: int, rank: int) -> Int64:
     """Starts of the periods from the first click to the one after the last, whole multiples of the period."""
     if not len(clicks):
         return np.zeros(0, np.int64)
@@ -85,6 +87,12 @@ def _starts(clicks: pa.Table, period_us: int) -> Int64:
         raise InputError(
             f"statistics.coclick_period_s is {period_us / 1e6:g}: the log's clicks span {last - first + 1:,} such "
             f"periods, and each is a factorisation; at most {MAX_PERIODS:,} are made. Raise it."
+        )
+    size = (last - first + 1) * pc.count_distinct(clicks["user_id"]).as_py() * rank
+    if size > MAX_BYTES:
+        raise InputError(
+            f"Factors of {rank} for all users in {last - first + 1:,} periods take {size / 2**30:.1f} GiB; "
+            f"{MAX_BYTES / 2**30:g} are held at most. Raise statistics.coclick_period_s or lower coclick_rank."
         )
     return np.arange(first, last + 1, dtype=np.int64) * period_us
 

@@ -8,6 +8,7 @@ t - lag. Sums are of integers: exact, and what comes later changes none of them.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Coclicks:
     starts: Int64  # [P] us; factors of period p are of clicks before its start
     factors: npt.NDArray[np.int8]  # [P, U, rank] of length about 127; 0 for a user without a click before the period
     _clicks: AsOfCounter = field(init=False, repr=False)
+    _lock: Lock = field(init=False, repr=False, default_factory=Lock)
     _sums: dict[int, npt.NDArray[np.int32]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,14 +91,14 @@ class Coclicks:
 
     def _running_sums(self, period: int) -> npt.NDArray[np.int32]:
         """[C + 1, rank] sums of the factors of all clicks before each; they may wrap, their differences do not."""
-        sums = self._sums.get(period)
-        if sums is None:
-            sums = np.zeros((len(self.users) + 1, self.rank), np.int32)
-            np.cumsum(self.factors[period][self.users], axis=0, dtype=np.int32, out=sums[1:])
-            while len(self._sums) >= KEPT_SUMS:
-                self._sums.pop(next(iter(self._sums)), None)
-            self._sums[period] = sums
-        return sums
+        with self._lock:
+            if period not in self._sums:
+                while len(self._sums) >= KEPT_SUMS:
+                    del self._sums[next(iter(self._sums))]
+                sums = np.zeros((len(self.users) + 1, self.rank), np.int32)
+                np.cumsum(self.factors[period][self.users], axis=0, dtype=np.int32, out=sums[1:])
+                self._sums[period] = sums
+            return self._sums[period]
 
     @classmethod
     def from_folder(cls, folder: Path, item_ids: Any, user_ids: Any) -> "Coclicks | None":

@@ -46,12 +46,13 @@ class FeatureSpec:
     context: bool  # what a request says of itself, and the hour
     devices: tuple[str, ...]  # kinds that are told apart
     coclick_rank: int  # 0: candidates are not compared with past clicks by who clicked them
+    coclick_period_s: float
     in_list: bool  # candidates are also compared with the others of their list; what is served alone has no list
 
     @classmethod
     def of(cls, history: "HistoryParams", statistics: "StatisticsParams", history_length: int) -> "FeatureSpec":
         """What the params say of the features. history_length: L."""
-        shared = statistics.model_dump(exclude={"bucket_s", "coclick_period_s"})
+        shared = statistics.model_dump(exclude={"bucket_s"})
         return cls(
             history_length=history_length,
             labels=history.labels,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
 from contracts.section import Section
 
@@ -126,8 +126,8 @@ class StatisticsParams(Section):
     user_lag_s: Seconds
     context: bool  # also read device, subscription, the item on whose page the request was made, and the hour
     devices: tuple[str, ...]  # the log's own names of the kinds of device that are told apart
-    coclick_rank: NonNegativeInt  # length of the users' factors of past clicks; 0: none are made
-    coclick_period_s: Duration  # how often they are made anew
+    coclick_rank: Annotated[int, Field(ge=0, le=1024)]  # length of the users' factors of past clicks; 0: none are made
+    coclick_period_s: Annotated[float, Field(ge=60, le=LONGEST_S)]  # how often they are made anew
     in_list: bool  # also compare a candidate with its list: offline only, a list served is not the one that was seen
 
 

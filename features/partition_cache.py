@@ -48,12 +48,11 @@ class PartitionCache:
 
     def holds(self, key: str) -> bool:
         """Whether the entry is there and every file is, byte for byte, what was put."""
-        if not (self._folder / key / ENTRY).is_file():
+        try:
+            held = self._entry(key)
+            return all(hash_file(self.file(key, table)) == entry["sha256"] for table, entry in held.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: it is made again
             return False
-        paths = {table: self.file(key, table) for table in self._entry(key)}
-        return all(path.is_file() for path in paths.values()) and all(
-            hash_file(path) == self._entry(key)[table]["sha256"] for table, path in paths.items()
-        )
 
     def file(self, key: str, table: str) -> Path:
         """Where one table of an entry lies: to be read, not written."""

@@ -1,6 +1,7 @@
 """Validated interactions -> cumulative shows and clicks per item, per user and per (user, item), read as of t - lag.
 
 A partition is counted once for its content: .cache/statistics/ keeps what was counted, so that a day more costs a day.
+Factors of co-clicks, where they are wanted, are made anew for all periods.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -22,7 +23,7 @@ from contracts import schema
 from contracts.errors import InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
-from features import convention, counter_pieces, engine
+from features import convention, counter_pieces, engine, partitions
 from features.coclick_factors import write_coclicks
 from features.convention import CLICKED, micros
 from features.counter_pieces import Piece, plan
@@ -182,7 +183,10 @@ def _assemble(cache: PartitionCache, pieces: Sequence[Piece], staging: Path) -> 
 
 def _code() -> list[str]:
     """What else the bytes depend on: these modules, and the libraries that count and write."""
-    modules = [Path(__file__), *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, schema))]
+    modules = [
+        Path(__file__),
+        *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, partitions, schema)),
+    ]
     return [*map(hash_file, modules), *(version(name) for name in ("duckdb", "ibis-framework", "pyarrow"))]
 
 

@@ -44,6 +44,7 @@ log = logging.getLogger("leitmotif")
 TRAINING_DATA = ("user_histories", "impressions", "item_counters", "user_counters", "user_item_counters", "coclicks")
 CODE = (
     "contracts/schema.py",
+    "features/convention.py",
     "features/encode.py",
     "features/scalars.py",
     "features/as_of.py",

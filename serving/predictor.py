@@ -194,6 +194,13 @@ def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: P
     ]
     if stored.get("max_length", 0) < spec.num_events_read:
         differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")
+    counted = {name: stored.get("statistics", {}).get(name) for name in ("coclick_rank", "coclick_period_s")}
+    if spec.coclick_rank and counted != {name: getattr(spec, name) for name in counted}:
+        raise InputError(
+            f"The online store in {state} holds co-clicks of rank {counted['coclick_rank']} every "
+            f"{counted['coclick_period_s']} s; the model was trained on rank {spec.coclick_rank} every "
+            f"{spec.coclick_period_s:g} s. Set params.yaml's statistics back and `make run`, or train on these."
+        )
     if differ:
         raise InputError(
             f"The online store in {state} holds other histories than the model was trained on: history."

@@ -1,6 +1,6 @@
 """Histories, impressions and counters -> weights of the Mixture of Sequence and of its DIN baseline.
 
-Reads user_histories, impressions, item_counters, user_counters and user_item_counters; writes weights and
+Reads user_histories, impressions, the three tables of counters and coclicks; writes weights and
 training_record. Trains on requests before split.validation, picks the epoch on those before split.test; each only
 where what became of it was known by then (labels.delay_s).
 """

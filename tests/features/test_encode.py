@@ -32,6 +32,7 @@ SPEC = FeatureSpec(
     context=False,
     devices=(),
     coclick_rank=0,
+    coclick_period_s=86_400.0,
     in_list=False,
 )
 

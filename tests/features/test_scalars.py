@@ -37,6 +37,7 @@ SPEC = FeatureSpec(
     context=False,
     devices=(),
     coclick_rank=0,
+    coclick_period_s=86_400.0,
     in_list=False,
 )
 IN_LIST = replace(SPEC, in_list=True)

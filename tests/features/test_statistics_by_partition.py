@@ -199,14 +199,15 @@ def test_writing_into_a_published_file_does_not_reach_what_is_kept(data: Path) -
     assert outs(data) == made
 
 
+@pytest.mark.parametrize("damaged", ["user_counters.parquet", "entry.json"])
 @pytest.mark.parametrize("harm", ["cut short", "changed", "missing"])
-def test_a_damaged_entry_is_made_again(data: Path, harm: str) -> None:
+def test_a_damaged_entry_is_made_again(data: Path, harm: str, damaged: str) -> None:
     for name, rows in random_days(6).items():
         arrive(data, name, rows)
     run(data, statistics())
     made = outs(data)
     folder = data.parent.parent / ".cache" / "statistics" / data.name
-    for path in folder.glob("*/user_counters.parquet"):
+    for path in folder.glob(f"*/{damaged}"):
         held = bytearray(path.read_bytes())
         held[len(held) // 2] ^= 1
         path.unlink()
