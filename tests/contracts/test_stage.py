@@ -119,8 +119,10 @@ def test_a_typo_in_params_stops_before_anything_is_touched(repository: Path) -> 
 
 def _start_slow(repository: Path) -> subprocess.Popen[str]:
     (repository / "mode").write_text("slow")
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's `&` turns it off
+    run = "import runpy; runpy.run_module('toy', run_name='__main__', alter_sys=True)"
     process = subprocess.Popen(
-        [sys.executable, "-m", "toy"], cwd=repository, env=_env(), stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", heard + run], cwd=repository, env=_env(), stderr=subprocess.PIPE, text=True
     )
     while not (repository / "started").exists():
         assert process.poll() is None
