@@ -43,10 +43,6 @@ class Asked:
     def __len__(self) -> int:
         return len(self.at)
 
-    def part(self, rows: slice) -> "Asked":
-        """The requests of a slice."""
-        return Asked(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
     @classmethod
     def of_one(cls, user_key: int, at: int, recent: Int64, reading_key: int, context: Context) -> "Asked":
         """R = 1. recent: [RECENT]. reading_key: of context.reading_item_id, negative where unknown."""
