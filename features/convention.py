@@ -1,4 +1,6 @@
-"""What a click is, how seconds become microseconds, what co-clicks are compared with: said once, for all sides."""
+"""What a click is, how seconds become microseconds, ids keys, what co-clicks are compared with: said for all sides."""
+
+import hashlib
 
 CLICKED = 0.5
 """A label at or above is a click."""
@@ -21,3 +23,11 @@ def coclick_columns(rank: int, context: bool) -> tuple[str, ...]:
         return ()
     of_spans = (f"coclick_last_{span}" for span in COCLICK_SPANS)
     return ("coclick_user", *of_spans, *(("coclick_read",) if context else ()))
+
+
+def key_of_text(text: str) -> int:
+    """The int64 that stands for an event_id or a session_id where histories are stored: the first 8 bytes of its MD5.
+
+    The same in SQL: the first 16 digits of md5(text), read as a signed big-endian number.
+    """
+    return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8], "big", signed=True)

@@ -113,6 +113,8 @@ class HistoryParams(Section):
     labels: Literal["clicked", "all"]
     lag_s: Seconds  # events younger than this at the request's time are not yet known
     session_gap_s: Duration
+    session_max_s: Duration | None  # a longer session is cut into pieces of this length; null: never
+    retention_s: Duration | None  # events older than this at the log's end are left out; null: all are kept
     max_length: PositiveInt  # newest events kept online
 
 
@@ -158,6 +160,9 @@ class AuditParams(Section):
 
 
 class MaterializeParams(Section):
-    """Reading back what Feast was given."""
+    """Reading back what Feast was given, and what it must hold."""
 
     num_parity_requests: PositiveInt
+    replay_share: Annotated[float, Field(gt=0, le=1)]  # of the log's requests, the latest: these are replayed live
+    max_lag_s: Duration  # how far a view's newest event may lie behind the log's
+    min_user_share: Share  # of the users with events, those that the online store must hold

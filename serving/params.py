@@ -1,8 +1,8 @@
 """The section of params.yaml that belongs to the service and its bundle."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from contracts.section import Section
 
@@ -14,4 +14,7 @@ class ServeParams(Section):
     num_golden_requests: PositiveInt
     max_candidates: PositiveInt
     max_id_length: PositiveInt
+    max_events: PositiveInt  # of one POST /events
+    max_future_s: Annotated[float, Field(ge=0)]  # how far ahead of the clock an event may be
+    log_exposures: bool  # remember what a ranking without `at` showed
     num_threads: PositiveInt

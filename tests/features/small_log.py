@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
 from features import histories
 from features.history_reader import UserHistories
-from features.params import HistoryParams, RequestParams, StatisticsParams
+from features.params import HistoryParams, MaterializeParams, RequestParams, StatisticsParams
 from features.statistics import run as run_statistics
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -23,6 +23,7 @@ Row = dict[str, Any]
 
 def history(**changes: Any) -> HistoryParams:
     values = {"labels": "clicked", "lag_s": 0, "session_gap_s": 1800, "max_length": 50}
+    values |= {"session_max_s": None, "retention_s": None}
     return HistoryParams(**values | changes)
 
 
@@ -34,6 +35,11 @@ def statistics(**changes: Any) -> StatisticsParams:
     lags = {"shows_lag_s": 10, "clicks_lag_s": 30, "user_lag_s": 10}
     without = {"context": False, "devices": (), "coclick_rank": 0, "coclick_period_s": 600, "in_list": False}
     return StatisticsParams(**{"bucket_s": 0, "windows_s": (60, 3600)} | without | lags | changes)
+
+
+def materialize(**changes: Any) -> MaterializeParams:
+    values = {"num_parity_requests": 30, "replay_share": 0.3, "max_lag_s": 86_400, "min_user_share": 1.0}
+    return MaterializeParams(**values | changes)
 
 
 def settings(**history_changes: Any) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from features.counters import NAMES, AsOfCounter, Counters
 from features.feast_repository import definitions
 from features.load import load, offline_store
 from features.materialize import run
-from features.params import MaterializeParams
 from features.snapshot import write_snapshot
 from features.state import state_of
 from tests.clones import real_data
@@ -60,7 +59,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     build(data, [*random_log(3, num_requests=120), row("early", "i00", 0)])
     for name in NAMES:
         split(data / name, request.param)
-    run(data, history(), small_log.statistics(), MaterializeParams(num_parity_requests=5))
+    run(data, history(), small_log.statistics(), small_log.materialize(num_parity_requests=5))
     return data
 
 

@@ -11,7 +11,6 @@ from contracts.schema import QUARANTINE
 from features import histories, statistics
 from features.materialize import run
 from features.online import ItemProfile, OnlineStore
-from features.params import MaterializeParams
 from features.state import state_of
 from tests.features import small_log
 from tests.features.ebnerd_bundle import START, at, clicks, ingest, write_bundle
@@ -42,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(QUARANTINE.empty_table(), data / "quarantine" / "quarantine.parquet")
     histories.run(data, small_log.request(), small_log.history())
     statistics.run(data, small_log.statistics())
-    run(data, small_log.history(), small_log.statistics(), MaterializeParams(num_parity_requests=2))
+    run(data, small_log.history(), small_log.statistics(), small_log.materialize(num_parity_requests=2))
     return data
 
 

@@ -14,14 +14,13 @@ from features.convention import RECENT
 from features.history_reader import UserHistories
 from features.materialize import parity_spec, run
 from features.online import OnlineStore
-from features.params import MaterializeParams
 from features.parity import compare_requests, compare_snapshot
 from features.snapshot import write_snapshot
 from features.state import state_of
-from tests.features.small_log import build, history, random_log, row, settings, statistics
+from tests.features.small_log import build, history, materialize, random_log, row, settings, statistics
 
 pytestmark = pytest.mark.xdist_group("feast")
-PARITY = MaterializeParams(num_parity_requests=30)
+PARITY = materialize(num_parity_requests=30)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +147,7 @@ def test_requests_whose_recent_clicks_reach_beyond_what_is_kept_are_left_out(tol
     few, folder = history(lag_s=5, max_length=12), tmp_path / "data" / "table"
     assert parity_spec(few, TOLD).history_length < RECENT
     shutil.copytree(told, folder)
-    report = run(folder, few, TOLD, MaterializeParams(num_parity_requests=500))
+    report = run(folder, few, TOLD, materialize(num_parity_requests=500))
     assert report["parity_by_part"]["requests"]["checked"] > 0
     assert report["parity"]["mismatches"] == 0, report["first_mismatches"]
 

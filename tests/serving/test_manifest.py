@@ -11,7 +11,16 @@ from contracts.errors import InputError
 from serving.manifest import MANIFEST, Manifest, hash_folder, read_manifest, write_manifest
 from serving.params import ServeParams
 
-LIMITS = ServeParams(clock="log_end", num_golden_requests=1, max_candidates=3, max_id_length=5, num_threads=1)
+LIMITS = ServeParams(
+    clock="log_end",
+    num_golden_requests=1,
+    max_candidates=3,
+    max_id_length=5,
+    max_events=3,
+    max_future_s=60,
+    log_exposures=False,
+    num_threads=1,
+)
 
 
 def write(folder: Path, **files: bytes) -> Manifest:

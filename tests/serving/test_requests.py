@@ -10,7 +10,16 @@ from pydantic import ValidationError
 from serving.params import ServeParams
 from serving.requests import RankRequest, RequestContext, check_limits, max_body_bytes, to_iso, to_microseconds
 
-LIMITS = ServeParams(clock="log_end", num_golden_requests=1, max_candidates=3, max_id_length=5, num_threads=1)
+LIMITS = ServeParams(
+    clock="log_end",
+    num_golden_requests=1,
+    max_candidates=3,
+    max_id_length=5,
+    max_events=3,
+    max_future_s=60,
+    log_exposures=False,
+    num_threads=1,
+)
 
 moments = st.datetimes(
     datetime(1901, 1, 1),

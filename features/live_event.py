@@ -1,0 +1,34 @@
+"""One live event as it is kept until a batch run holds it, and what became of it when it was appended."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+EVENT, OUTCOME = 0, 1
+"""Revisions. An outcome has the event_id of a show that is logged: its click counts, a second show does not."""
+
+
+class LiveEvent(NamedTuple):
+    """A row of contracts.schema.INTERACTIONS that came live, checked by its rules; named by (event_id, revision)."""
+
+    event_id: str
+    revision: int  # EVENT or OUTCOME
+    user_id: str
+    item_id: str
+    occurred_at: int  # microseconds since 1970, UTC
+    label: float
+    role: str
+    in_history: bool  # it extends its user's history: a click, or any event where history.labels is `all`
+    impression_id: str | None = None
+    position: int | None = None
+    session_id: str | None = None
+    device: str | None = None  # this and what follows: contracts.schema.CONTEXTS, of a show that we served
+    is_subscriber: bool | None = None
+    reading_item_id: str | None = None
+
+
+class Fate(IntEnum):
+    """What append did with an event."""
+
+    NEW = 0
+    REPEATED = 1  # (event_id, revision) was there already: nothing changed
+    FORGOTTEN = 2  # its user has asked to be forgotten: not kept

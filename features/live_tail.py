@@ -1,0 +1,60 @@
+"""What a store of live events can do: the contract of features/live_sqlite.py and features/live_redis.py.
+
+A tail is a log in order of acknowledgement (seq) and, for histories, the same events by user. It is shared by every
+process that appends or reads; what append has returned is durable.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from features.live_event import Fate, LiveEvent
+
+
+class LiveTail(Protocol):
+    """Raises contracts.errors.InputError, saying what to do, where its engine is down, locked too long or damaged."""
+
+    def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
+        """Keep events: all of them or, where this raises, none. A repeated (event_id, revision) changes nothing."""
+        ...
+
+    def newest_seq(self) -> int:
+        """The seq of the newest acknowledged event ever; 0 where there was none. One cheap read."""
+        ...
+
+    def since(self, seq: int, limit: int = 10_000) -> list[tuple[int, LiveEvent]]:
+        """Events with a greater seq, in that order, at most `limit`. Later acknowledgements never have a smaller seq.
+
+        A seq is at least the time of acknowledgement in microseconds since 1970, and greater than every one before.
+        """
+        ...
+
+    def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent]]:
+        """Of each user the newest `length` events with in_history, by (occurred_at, item_id, event_id), oldest first.
+
+        Of an event and its outcome, the outcome. Empty for a user without live events.
+        """
+        ...
+
+    def known(self, event_ids: Sequence[str]) -> list[bool]:
+        """Whether each event_id is in the log (as EVENT)."""
+        ...
+
+    def prune(self, upto_seq: int) -> int:
+        """Drop events with a seq up to this one, which a batch run holds. Returns how many. newest_seq stays."""
+        ...
+
+    def pruned_seq(self) -> int:
+        """The largest upto_seq that was pruned; 0 where nothing was. A reader that lacks some of those must reload."""
+        ...
+
+    def forget(self, user_ids: Sequence[str]) -> None:
+        """Drop these users' events and refuse those to come, from this moment on, in every process."""
+        ...
+
+    def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
+        """Whether each user has been forgotten."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        ...
