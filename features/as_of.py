@@ -3,7 +3,9 @@
 Negative and unseen keys read zero. Times are int64 microseconds, UTC.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,30 @@ Int64 = npt.NDArray[np.int64]
 
 NEVER = np.iinfo(np.int64).max
 """The time of what did not happen: first_seen, last_seen and last_clicked of a key that was not."""
+
+
+class AsOfCounts(Protocol):
+    """What can be asked of counts; keys and at_us broadcast against each other."""
+
+    def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
+        """(shows, clicks) of each key strictly before its time."""
+        ...
+
+    def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
+        """The time of each key's newest row strictly before its time; NEVER where there is none."""
+        ...
+
+    def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
+        """The time of each key's newest row with a click strictly before its time; NEVER where there is none."""
+        ...
+
+    def window(self, keys: npt.ArrayLike, at_us: npt.ArrayLike, lag_us: int, window_us: int) -> tuple[Int64, Int64]:
+        """(shows, clicks) in [t - lag - window, t - lag)."""
+        ...
+
+    def first_seen(self, keys: npt.ArrayLike) -> Int64:
+        """The time of each key's first row; NEVER where it has none."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -107,3 +133,43 @@ class AsOfCounter:
     def _first_slot(self, keys: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:
         rank = np.minimum(np.searchsorted(self.keys, keys, side="left"), len(self.keys) - 1)
         return rank.astype(np.int64) * (len(self.times) + 1), self.keys[rank] == keys
+
+
+@dataclass(frozen=True)
+class SummedCounts:
+    """Counts kept in parts, each of other rows: a log's and those that came since. Reads as one table of all would.
+
+    parts: at least one.
+    """
+
+    parts: Sequence[AsOfCounter]
+
+    def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
+        """As AsOfCounter.read: counts of parts add up."""
+        shows, clicks = self.parts[0].read(keys, at_us)
+        for part in self.parts[1:]:
+            more = part.read(keys, at_us)
+            shows, clicks = shows + more[0], clicks + more[1]
+        return shows, clicks
+
+    def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
+        """As AsOfCounter.last_seen: the newest of the parts."""
+        return _newest([part.last_seen(keys, at_us) for part in self.parts])
+
+    def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
+        """As AsOfCounter.last_clicked: the newest of the parts."""
+        return _newest([part.last_clicked(keys, at_us) for part in self.parts])
+
+    def window(self, keys: npt.ArrayLike, at_us: npt.ArrayLike, lag_us: int, window_us: int) -> tuple[Int64, Int64]:
+        """As AsOfCounter.window."""
+        pairs = [part.window(keys, at_us, lag_us, window_us) for part in self.parts]
+        return sum(shows for shows, _ in pairs), sum(clicks for _, clicks in pairs)  # pyright: ignore
+
+    def first_seen(self, keys: npt.ArrayLike) -> Int64:
+        """As AsOfCounter.first_seen: the oldest of the parts; NEVER is greater than any time."""
+        return np.minimum.reduce([part.first_seen(keys) for part in self.parts])
+
+
+def _newest(times: Sequence[Int64]) -> Int64:
+    newest = np.maximum.reduce([np.where(each == NEVER, -NEVER, each) for each in times])
+    return np.where(newest == -NEVER, NEVER, newest)

@@ -29,15 +29,13 @@ KEPT_SUMS = 2
 
 
 @dataclass(frozen=True)
-class Coclicks:
-    """Clicks in order of (item, time) and the factors of users in each period."""
+class Clicks:
+    """Who clicked what when, in order of (item, time)."""
 
     items: Int64  # [C] item key of each click, ascending
     times: Int64  # [C] us, ascending within an item
     users: Int64  # [C] user key
-    starts: Int64  # [P] us; factors of period p are of clicks before its start
-    factors: npt.NDArray[np.int8]  # [P, U, rank] of length about 127; 0 for a user without a click before the period
-    _clicks: AsOfCounter = field(init=False, repr=False)
+    _counter: AsOfCounter = field(init=False, repr=False)
     _lock: Lock = field(init=False, repr=False, default_factory=Lock)
     _sums: dict[int, npt.NDArray[np.int32]] = field(init=False, repr=False, default_factory=dict)
 
@@ -46,7 +44,67 @@ class Coclicks:
         upto = np.arange(len(self.items)) - first + 1
         last = np.flatnonzero(np.r_[(np.diff(self.items) != 0) | (np.diff(self.times) != 0), [True] * (len(upto) > 0)])
         counter = AsOfCounter.from_rows(self.items[last], self.times[last], upto[last], upto[last])
-        object.__setattr__(self, "_clicks", counter)
+        object.__setattr__(self, "_counter", counter)
+
+    @classmethod
+    def in_order(cls, items: Int64, times: Int64, users: Int64) -> "Clicks":
+        """Of clicks in any order."""
+        order = np.lexsort((users, times, items))
+        return cls(items[order], times[order], users[order])
+
+    def before(
+        self, period: int, factors: npt.NDArray[np.int8], items: Int64, upto: Int64
+    ) -> tuple[npt.NDArray[np.int32], Int64]:
+        """(sum of the factors of those who clicked each item strictly before [*shape, rank], how many [*shape]).
+
+        factors: [U, rank] of the period; a user beyond them has none and counts as a reader all the same.
+        """
+        counts = self._counter.read(items, upto)[0]
+        first = np.where(counts > 0, np.searchsorted(self.items, items, side="left"), 0)
+        sums = self._running_sums(period, factors)
+        return sums[first + counts] - sums[first], counts
+
+    def _running_sums(self, period: int, factors: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+        """[C + 1, rank] sums of the factors of all clicks before each; they may wrap, their differences do not."""
+        with self._lock:
+            if period not in self._sums:
+                while len(self._sums) >= KEPT_SUMS:
+                    del self._sums[next(iter(self._sums))]
+                sums = np.zeros((len(self.users) + 1, factors.shape[1]), np.int32)
+                known = self.users < len(factors)
+                if known.all():
+                    np.cumsum(factors[self.users], axis=0, dtype=np.int32, out=sums[1:])
+                else:
+                    own = np.where(known[:, None], factors[np.where(known, self.users, 0)], 0)
+                    np.cumsum(own, axis=0, dtype=np.int32, out=sums[1:])
+                self._sums[period] = sums
+            return self._sums[period]
+
+
+@dataclass(frozen=True)
+class Coclicks:
+    """Clicks in order of (item, time) and the factors of users in each period."""
+
+    items: Int64  # [C] item key of each click, ascending
+    times: Int64  # [C] us, ascending within an item
+    users: Int64  # [C] user key
+    starts: Int64  # [P] us; factors of period p are of clicks before its start
+    factors: npt.NDArray[np.int8]  # [P, U, rank] of length about 127; 0 for a user without a click before the period
+    live: tuple[
+        Clicks, ...
+    ] = ()  # clicks that came since: readers of items at once, factors of users with the next run
+    _logged: Clicks = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_logged", Clicks(self.items, self.times, self.users))
+
+    def with_live(self, live: tuple[Clicks, ...]) -> "Coclicks":
+        """These and the clicks that came live; what was computed of these is kept."""
+        made = object.__new__(Coclicks)
+        for name in ("items", "times", "users", "starts", "factors", "_logged"):
+            object.__setattr__(made, name, getattr(self, name))
+        object.__setattr__(made, "live", live)
+        return made
 
     @property
     def rank(self) -> int:
@@ -84,21 +142,11 @@ class Coclicks:
 
     def _fold(self, period: int, items: Int64, upto: Int64) -> Floats:
         """[*shape, rank] of each item: the shrunken mean of the factors of those who clicked it strictly before."""
-        counts = self._clicks.read(items, upto)[0]
-        first = np.where(counts > 0, np.searchsorted(self.items, items, side="left"), 0)
-        sums = self._running_sums(period)
-        return (sums[first + counts] - sums[first]) / (counts + SHRINKAGE)[..., None]
-
-    def _running_sums(self, period: int) -> npt.NDArray[np.int32]:
-        """[C + 1, rank] sums of the factors of all clicks before each; they may wrap, their differences do not."""
-        with self._lock:
-            if period not in self._sums:
-                while len(self._sums) >= KEPT_SUMS:
-                    del self._sums[next(iter(self._sums))]
-                sums = np.zeros((len(self.users) + 1, self.rank), np.int32)
-                np.cumsum(self.factors[period][self.users], axis=0, dtype=np.int32, out=sums[1:])
-                self._sums[period] = sums
-            return self._sums[period]
+        sums, counts = self._logged.before(period, self.factors[period], items, upto)
+        for clicks in self.live:
+            more = clicks.before(period, self.factors[period], items, upto)
+            sums, counts = sums + more[0], counts + more[1]
+        return sums / (counts + SHRINKAGE)[..., None]
 
     @classmethod
     def from_folder(cls, folder: Path, item_ids: Any, user_ids: Any) -> "Coclicks | None":

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.as_of import AsOfCounter
+from features.as_of import AsOfCounter, AsOfCounts
 from features.coclicks import Coclicks
 
 Int64 = npt.NDArray[np.int64]
 
+PAIR_RADIX = 1 << 31
+"""The key of (user, item) is user x PAIR_RADIX + item: items may be added without renumbering the pairs."""
 NAMES = ("item_counters", "user_counters", "user_item_counters")
 COCLICKS = "coclicks.npz"
 
@@ -24,17 +26,15 @@ COCLICKS = "coclicks.npz"
 class Counters:
     """What has been counted. The same object in training and in serving."""
 
-    item_counters: AsOfCounter
-    user_counters: AsOfCounter
-    user_item_counters: AsOfCounter
-    num_items: int  # the radix of pair_key
+    item_counters: AsOfCounts
+    user_counters: AsOfCounts
+    user_item_counters: AsOfCounts
     coclicks: Coclicks | None = None  # None where statistics.coclick_rank is 0
 
     def pair_key(self, user_keys: npt.ArrayLike, item_keys: npt.ArrayLike) -> Int64:
         """The key of (user, item) in user_item_counters; -1 where either is unknown."""
         users, items = np.asarray(user_keys, np.int64), np.asarray(item_keys, np.int64)
-        known = (users >= 0) & (items >= 0) & (items < self.num_items)
-        return np.where(known, users * self.num_items + items, -1)
+        return np.where((users >= 0) & (items >= 0), users * PAIR_RADIX + items, -1)
 
     @classmethod
     def from_folder(cls, data: Path, item_ids: Any, user_ids: Any) -> "Counters":
@@ -50,14 +50,14 @@ class Counters:
         }
         tables = {name: from_parquet(data / name, {key: ids[key] for key in keys[name]}) for name in NAMES}
         coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
-        return cls(**tables, num_items=len(item_ids), coclicks=coclicks)
+        return cls(**tables, coclicks=coclicks)
 
     def save(self, folder: Path) -> None:
         """Write one uncompressed .npz a table into folder."""
         for name in NAMES:
             table: AsOfCounter = getattr(self, name)
             held = {each.name: getattr(table, each.name) for each in fields(table) if each.init}
-            np.savez(folder / f"{name}.npz", **held, num_items=np.int64(self.num_items))
+            np.savez(folder / f"{name}.npz", **held)
         if self.coclicks is not None:
             arrays: dict[str, Any] = self.coclicks.arrays()
             np.savez(folder / COCLICKS, **arrays)
@@ -66,17 +66,15 @@ class Counters:
     def load(cls, folder: Path) -> "Counters":
         """Read what save wrote."""
         tables: dict[str, AsOfCounter] = {}
-        num_items = 0
         for name in NAMES:
             with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
                 held = {key: arrays[key] for key in arrays.files}
-            num_items = int(held.pop("num_items"))
             tables[name] = AsOfCounter(**held)
         coclicks = None
         if (folder / COCLICKS).exists():
             with np.load(folder / COCLICKS, allow_pickle=False) as arrays:
                 coclicks = Coclicks(**{key: arrays[key] for key in arrays.files})
-        return cls(**tables, num_items=num_items, coclicks=coclicks)
+        return cls(**tables, coclicks=coclicks)
 
 
 def from_parquet(folder: Path, ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:
@@ -99,6 +97,6 @@ def from_parquet(folder: Path, ids: Mapping[str, Sequence[str] | Any]) -> AsOfCo
             raise ValueError(
                 f"{folder}: {column} {bad!r} is not in the vocabulary. Run histories and statistics again."
             )
-        keys = keys * len(value_set) + position
+        keys = keys * PAIR_RADIX + position  # of one column, the position itself
     occurred_at = pc.cast(table["occurred_at"], pa.int64()).to_numpy()
     return AsOfCounter.from_rows(keys, occurred_at, table["shows"].to_numpy(), table["clicks"].to_numpy())

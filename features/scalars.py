@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from features.as_of import NEVER, AsOfCounter
+from features.as_of import NEVER, AsOfCounts
 from features.asked import NO_KEY, Asked
 from features.coclicks import Coclicks
 from features.convention import micros
@@ -107,7 +107,7 @@ def _mean_ranks(values: Float32, list_of: Int64) -> Floats:
     return ranks.reshape(num_columns, num_rows).T - np.arange(num_columns) * num_rows
 
 
-def _of_items(spec: FeatureSpec, table: AsOfCounter, items: Int64, at: Int64) -> dict[str, Floats]:
+def _of_items(spec: FeatureSpec, table: AsOfCounts, items: Int64, at: Int64) -> dict[str, Floats]:
     shows_at, clicks_at = at - micros(spec.shows_lag_s), at - micros(spec.clicks_lag_s)
     shows, clicks = _per_scope(spec, table, items, shows_at)[0], _per_scope(spec, table, items, clicks_at)[1]
     rates = _smoothed(shows, clicks)
@@ -137,7 +137,7 @@ def _of_pairs(spec: FeatureSpec, counters: Counters, users: Int64, items: Int64,
     }
 
 
-def _of_users(spec: FeatureSpec, table: AsOfCounter, users: Int64, at: Int64) -> dict[str, Floats]:
+def _of_users(spec: FeatureSpec, table: AsOfCounts, users: Int64, at: Int64) -> dict[str, Floats]:
     known_at = at - micros(spec.user_lag_s)
     shows, clicks = _per_scope(spec, table, users, known_at)
     session_shows, _ = table.window(users, at, micros(spec.user_lag_s), micros(spec.session_gap_s))
@@ -167,7 +167,7 @@ def _coclicks(counters: Counters) -> Coclicks:
     return counters.coclicks
 
 
-def _per_scope(spec: FeatureSpec, table: AsOfCounter, keys: Int64, upto: Int64) -> tuple[Floats, Floats]:
+def _per_scope(spec: FeatureSpec, table: AsOfCounts, keys: Int64, upto: Int64) -> tuple[Floats, Floats]:
     """(shows, clicks), each [1 + W, B]: strictly before `upto` in total, then in each window that ends there."""
     back = np.array([0, *(micros(window) for window in spec.windows_s)], np.int64)[:, None]
     shows, clicks = table.read(keys, upto - back)

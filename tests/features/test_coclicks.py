@@ -119,7 +119,10 @@ def test_sums_that_wrap_have_the_same_differences() -> None:
     one = coclicks(log, made)
     asked = [(1, 50, [NO_KEY] * RECENT, NO_KEY, [0, 1])]
     wanted = read(log, made, asked)
-    one._sums[0] = one._running_sums(0) + np.int32(2**31 - 1 - 60)  # as after millions of clicks before these
+    logged = one._logged
+    logged._sums[0] = logged._running_sums(0, made[0]) + np.int32(
+        2**31 - 1 - 60
+    )  # as after millions of clicks before these
     owner, items = np.zeros(2, np.int64), np.array([0, 1])
     found = one.columns(items, owner, ask(asked), LAG * SECOND)
     np.testing.assert_array_equal(np.stack([found[name] for name in COLUMNS], axis=1), wanted)

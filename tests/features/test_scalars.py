@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from features.as_of import AsOfCounter
 from features.asked import NO_CONTEXT, NO_KEY, UNKNOWN_KEY, Asked, Context, recent_clicks
 from features.convention import RECENT
-from features.counters import Counters
+from features.counters import PAIR_RADIX, Counters
 from features.encode import FeatureSpec
 from features.scalars import (
     OLDEST_HOURS,
@@ -66,8 +66,7 @@ def count(log: list[Event]) -> Counters:
     return Counters(
         cumulative([(item, at, hit) for _, item, at, hit in log]),
         cumulative([(user, at, hit) for user, _, at, hit in log]),
-        cumulative([(user * NUM_ITEMS + item, at, hit) for user, item, at, hit in log]),
-        num_items=NUM_ITEMS,
+        cumulative([(user * PAIR_RADIX + item, at, hit) for user, item, at, hit in log]),
     )
 
 

@@ -82,7 +82,7 @@ def test_popularity_counts_clicks_in_the_window_strictly_before_the_lag():
     second = 1_000_000
     times = np.array([10, 20, 30]) * second
     of_item = AsOfCounter.from_rows(np.zeros(3, np.int64), times, np.array([1, 2, 3]), np.array([1, 2, 3]))
-    counters = Counters(of_item, of_item, of_item, num_items=1)
+    counters = Counters(of_item, of_item, of_item)
     at = np.array([30, 31, 40, 45]) * second
     requests = Requests(
         np.arange(4),

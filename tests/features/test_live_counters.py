@@ -1,0 +1,144 @@
+"""Counters of a log and of live events read as counters of one log that holds both."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.schema import ROLE_HISTORY, ROLE_IMPRESSION
+from features.as_of import AsOfCounter
+from features.asked import NO_KEY, Asked
+from features.coclicks import Clicks, Coclicks
+from features.convention import RECENT
+from features.counters import NAMES, PAIR_RADIX, Counters
+from features.live_counters import LiveCounters, _count
+from features.live_event import EVENT, OUTCOME, LiveEvent
+
+USERS, ITEMS = ("u0", "u1", "u2"), ("i0", "i1", "i2", "i3")
+KNOWN_USERS, KNOWN_ITEMS = 2, 3  # the log's; the others come live
+RANK = 2
+STARTS = np.array([0, 20], np.int64)
+FACTORS = np.random.default_rng(0).integers(-127, 128, (len(STARTS), len(USERS), RANK)).astype(np.int8)
+FACTORS[:, KNOWN_USERS:] = 0  # of a user that the log never had
+
+logs = st.lists(
+    st.tuples(
+        st.integers(0, len(USERS) - 1),
+        st.integers(0, len(ITEMS) - 1),
+        st.integers(0, 40),
+        st.booleans(),
+        st.sampled_from([ROLE_IMPRESSION, ROLE_IMPRESSION, ROLE_HISTORY]),
+    ),
+    max_size=60,
+)
+
+
+def to_event(number: int, each: tuple, revision: int = EVENT, label: float | None = None) -> LiveEvent:
+    user, item, at, clicked, role = each
+    given_label = float(clicked) if label is None else label
+    return LiveEvent(f"e{number}", revision, USERS[user], ITEMS[item], at, given_label, role, in_history=clicked)
+
+
+def whole(log: list[tuple], users: int, items: int) -> Counters:
+    """Counted at once, keys as the positions in USERS and ITEMS."""
+    rows = np.array([each[:4] for each in log], np.int64).reshape(-1, 4)
+    shown = np.array([each[4] == ROLE_IMPRESSION for each in log], bool)
+    ones = np.ones(len(rows), np.int64)
+    user, item, at, clicked = rows.T
+    hit = shown & (clicked > 0)
+    clicks = Clicks.in_order(item[hit], at[hit], user[hit])
+    return Counters(
+        item_counters=_count(item[shown], at[shown], ones[shown], clicked[shown]),
+        user_counters=_count(user, at, ones, clicked),
+        user_item_counters=_count(user * PAIR_RADIX + item, at, ones, clicked),
+        coclicks=Coclicks(clicks.items, clicks.times, clicks.users, STARTS, FACTORS[:, :users]),
+    )
+
+
+def assert_same(one: Counters, other: Counters) -> None:
+    at = np.arange(-1, 45)
+    for name in NAMES:
+        keys = np.unique(np.r_[-1, np.arange(4), (np.arange(3)[:, None] * PAIR_RADIX + np.arange(4)).ravel()])[:, None]
+        a, b = getattr(one, name), getattr(other, name)
+        np.testing.assert_array_equal(a.read(keys, at), b.read(keys, at))
+        np.testing.assert_array_equal(a.window(keys, at, 2, 7), b.window(keys, at, 2, 7))
+        for read in ("last_seen", "last_clicked"):
+            np.testing.assert_array_equal(getattr(a, read)(keys, at), getattr(b, read)(keys, at))
+        np.testing.assert_array_equal(a.first_seen(keys), b.first_seen(keys))
+    assert one.coclicks is not None
+    assert other.coclicks is not None
+    asked = Asked(
+        user_keys=np.arange(-1, 4),
+        at=np.array([5, 20, 30, 45, 45], np.int64),
+        recent=np.full((5, RECENT), NO_KEY) + np.arange(RECENT) % 3,
+        reading=np.arange(-2, 3),
+        is_subscriber=np.zeros(5, bool),
+        device=np.full(5, ""),
+    )
+    items, owner = np.tile(np.arange(-1, 4), 5), np.repeat(np.arange(5), 5)
+    found, wanted = (each.coclicks.columns(items, owner, asked, 3) for each in (one, other))  # pyright: ignore
+    for name, column in wanted.items():
+        np.testing.assert_array_equal(found[name], column)
+
+
+def live(logged: list[tuple]) -> LiveCounters:
+    known_items, known_users = ({name: key for key, name in enumerate(names)} for names in (ITEMS, USERS))
+    return LiveCounters(
+        whole(logged, KNOWN_USERS, KNOWN_ITEMS),
+        {name: key for name, key in known_items.items() if key < KNOWN_ITEMS},
+        {name: key for name, key in known_users.items() if key < KNOWN_USERS},
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs, logs, st.lists(st.integers(1, 7), min_size=1))
+def test_the_log_and_live_events_read_as_one_log(logged: list[tuple], came: list[tuple], sizes: list[int]) -> None:
+    logged = [each for each in logged if each[0] < KNOWN_USERS and each[1] < KNOWN_ITEMS]
+    counters = live(logged)
+    counters.items.learn(ITEMS)  # so that keys are positions, whatever the order of arrival
+    counters.users.learn(USERS)
+    events = [to_event(number, each) for number, each in enumerate(came)]
+    place = 0
+    for number in range(len(events)):
+        size = sizes[number % len(sizes)]
+        counters.add(events[place : place + size])
+        place += size
+    assert_same(counters.now, whole([*logged, *came], len(USERS), len(ITEMS)))
+
+
+@given(logs)
+def test_an_outcome_counts_its_click_and_not_a_second_show(came: list[tuple]) -> None:
+    shows = [(*each[:3], False, ROLE_IMPRESSION) for each in came]
+    counters = live([])
+    counters.items.learn(ITEMS)
+    counters.users.learn(USERS)
+    counters.add([to_event(number, each) for number, each in enumerate(shows)])
+    counters.add([to_event(number, each, OUTCOME, 1.0) for number, each in enumerate(shows)])
+    clicked = [(*each[:3], True, ROLE_IMPRESSION) for each in came]
+    assert_same(counters.now, whole(clicked, len(USERS), len(ITEMS)))
+
+
+def test_new_ids_get_the_next_keys_and_keep_them() -> None:
+    counters = live([])
+    counters.add([to_event(0, (2, 3, 5, True, ROLE_IMPRESSION))])
+    assert (counters.users.key("u2"), counters.items.key("i3")) == (KNOWN_USERS, KNOWN_ITEMS)
+    assert (counters.users.key("nobody"), counters.items.keys(["i0", "nothing"]).tolist()) == (-1, [0, -1])
+    shows, clicks = counters.now.user_item_counters.read(counters.now.pair_key([2], [3]), 6)
+    assert (shows.tolist(), clicks.tolist()) == ([1], [1])
+
+
+def test_a_state_that_was_read_is_not_changed_by_events_that_come_later() -> None:
+    counters = live([(0, 0, 1, True, ROLE_IMPRESSION)])
+    before = counters.now
+    counters.add([to_event(number, (0, 0, number, True, ROLE_IMPRESSION)) for number in range(30)])
+    assert before.item_counters.read([0], 50)[0].tolist() == [1]
+    assert counters.now.item_counters.read([0], 50)[0].tolist() == [31]
+    assert isinstance(before.item_counters, AsOfCounter)
+
+
+def test_live_rows_lie_in_few_parts() -> None:
+    counters = live([])
+    for number in range(5_000):
+        counters.add([to_event(number, (number % 3, number % 4, number, False, ROLE_IMPRESSION))])
+    sizes = [len(part.rows.times) for part in counters._parts]
+    assert sum(sizes) == 5_000
+    assert len(sizes) <= 6
