@@ -1,6 +1,11 @@
-"""What a valid interaction is, said once: each rule as a DuckDB condition for bad rows and as GX's expectation."""
+"""What a valid interaction is, said once: a rule is a DuckDB condition, a GX expectation and a test of one value.
 
-from collections.abc import Mapping
+A log is judged by the first two (features/flaws.py, features/expectations.py), a live event by the third.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,6 +27,13 @@ class Rule:
     condition: str  # SQL over a row, true where it is bad, never null
     expectation: str  # the GX expectation whose unexpected rows are the same rows
     arguments: Mapping[str, Any]
+    breaks: Callable[[Any], bool]  # whether one value of the column (arguments["column"]) is bad; null is None
+
+
+def first_broken(values: Mapping[str, Any], rules: Sequence[Rule]) -> Rule | None:
+    """The first rule that one interaction breaks. values: by column; what others say of it (SEVERAL_USERS) is sound."""
+    sound = {SEVERAL_USERS: 1}
+    return next((rule for rule in rules if rule.breaks((sound | dict(values))[rule.arguments["column"]])), None)
 
 
 def rules(validate: ValidateParams) -> list[Rule]:
@@ -29,7 +41,13 @@ def rules(validate: ValidateParams) -> list[Rule]:
     roles = (ROLE_IMPRESSION, ROLE_HISTORY)
     return [
         *(_present(column) for column in ("user_id", "item_id", "occurred_at")),
-        Rule("label missing", "label IS NULL OR isnan(label)", "ExpectColumnValuesToNotBeNull", {"column": "label"}),
+        Rule(
+            "label missing",
+            "label IS NULL OR isnan(label)",
+            "ExpectColumnValuesToNotBeNull",
+            {"column": "label"},
+            lambda label: label is None or math.isnan(label),
+        ),
         *(_short(column, validate.max_id_length) for column in ("user_id", "item_id")),
         *(_printable(column) for column in ("user_id", "item_id")),
         _in_time(validate.earliest, validate.latest),
@@ -40,13 +58,20 @@ def rules(validate: ValidateParams) -> list[Rule]:
             f"role NOT IN {roles}",
             "ExpectColumnValuesToBeInSet",
             {"column": "role", "value_set": list(roles)},
+            lambda role: role not in roles,
         ),
         _between("impression of several users", SEVERAL_USERS, max_value=1),
     ]
 
 
 def _present(column: str) -> Rule:
-    return Rule(f"{column} missing", f"{column} IS NULL", "ExpectColumnValuesToNotBeNull", {"column": column})
+    return Rule(
+        f"{column} missing",
+        f"{column} IS NULL",
+        "ExpectColumnValuesToNotBeNull",
+        {"column": column},
+        lambda value: value is None,
+    )
 
 
 def _short(column: str, limit: int) -> Rule:
@@ -55,6 +80,7 @@ def _short(column: str, limit: int) -> Rule:
         f"coalesce(length({column}) NOT BETWEEN 1 AND {limit}, false)",
         "ExpectColumnValueLengthsToBeBetween",
         {"column": column, "min_value": 1, "max_value": limit},
+        lambda value: value is not None and not 1 <= len(value) <= limit,
     )
 
 
@@ -64,6 +90,7 @@ def _printable(column: str) -> Rule:
         f"coalesce(regexp_matches({column}, '{CONTROL_CHARACTERS}'), false)",
         "ExpectColumnValuesToNotMatchRegex",
         {"column": column, "regex": CONTROL_CHARACTERS},
+        lambda value: value is not None and re.search(CONTROL_CHARACTERS, value) is not None,
     )
 
 
@@ -74,6 +101,7 @@ def _in_time(earliest: datetime, latest: datetime) -> Rule:
         f"coalesce(occurred_at NOT BETWEEN {first} AND {last}, false)",
         "ExpectColumnValuesToBeBetween",
         {"column": "occurred_at", "min_value": earliest, "max_value": latest},
+        lambda at: at is not None and not earliest <= at <= latest,
     )
 
 
@@ -86,4 +114,8 @@ def _between(reason: str, column: str, **limits: int) -> Rule:
         f"coalesce({' OR '.join(tests)}, false)",
         "ExpectColumnValuesToBeBetween",
         {"column": column, **limits},
+        lambda value: (
+            value is not None
+            and (value < limits.get("min_value", -math.inf) or value > limits.get("max_value", math.inf))
+        ),
     )

@@ -1,0 +1,71 @@
+"""A ranking that was shown -> a name for it that says when and for whom, and the rows of the log that it becomes.
+
+An event that cites the name is the outcome of one of those rows, at the ranking's own time: as in any log of
+impressions, a click carries the time of its impression.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+
+from contracts.schema import ROLE_IMPRESSION
+from features.asked import Context
+from features.live_event import EVENT, LiveEvent
+
+PREFIX = "served"
+NUM_DIGITS = 16  # of a microsecond, hexadecimal
+CHECK_BYTES = 6
+
+
+def name_exposure(user_id: str, at: int) -> str:
+    """A new impression_id, never given twice: served-<time>-<nonce>-<check>. at: us since 1970."""
+    nonce = secrets.token_hex(8)
+    return f"{PREFIX}-{at:0{NUM_DIGITS}x}-{nonce}-{_check(user_id, at, nonce)}"
+
+
+def served_at(impression_id: str | None, user_id: str) -> int | None:
+    """When a ranking of ours was made for this user, us since 1970; None for any other name."""
+    parts = (impression_id or "").split("-")
+    if len(parts) != 4 or parts[0] != PREFIX or len(parts[1]) != NUM_DIGITS:
+        return None
+    try:
+        at = int(parts[1], 16)
+    except ValueError:
+        return None
+    return at if parts[3] == _check(user_id, at, parts[2]) else None
+
+
+def is_exposure(impression_id: str | None) -> bool:
+    """Whether a name looks like one of ours."""
+    return (impression_id or "").startswith(f"{PREFIX}-")
+
+
+def shown_event_id(impression_id: str, item_id: str) -> str:
+    """The event_id of an item's row in a ranking of ours."""
+    return hashlib.blake2b(f"{impression_id}\x1f{item_id}".encode(), digest_size=16).hexdigest()
+
+
+def shows(
+    impression_id: str, user_id: str, at: int, item_ids: Sequence[str], context: Context, in_history: bool
+) -> list[LiveEvent]:
+    """One row an item, best first, not clicked. in_history: whether a show that was not clicked extends a history."""
+    return [
+        LiveEvent(
+            event_id=shown_event_id(impression_id, item_id),
+            revision=EVENT,
+            user_id=user_id,
+            item_id=item_id,
+            occurred_at=at,
+            label=0.0,
+            role=ROLE_IMPRESSION,
+            in_history=in_history,
+            impression_id=impression_id,
+            position=position,
+            **context._asdict(),
+        )
+        for position, item_id in enumerate(item_ids)
+    ]
+
+
+def _check(user_id: str, at: int, nonce: str) -> str:
+    return hashlib.blake2b(f"{at}\x1f{nonce}\x1f{user_id}".encode(), digest_size=CHECK_BYTES).hexdigest()
