@@ -1,27 +1,34 @@
-""".state/<source>/feast -> a user's history and the counters, in process, for the service. No ibis, no duckdb."""
+""".state/<source>/feast and its live events -> histories and counters, in process, for the service. No ibis, no duckdb.
+
+What is appended is durable when append returns and is seen by the next read, in this process and in every other.
+"""
 
 import json
 import sqlite3
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from feast import FeatureStore, RepoConfig
+from feast import FeatureStore
 from feast.errors import FeastError
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
 from contracts.errors import InputError
 from features.counters import Counters
+from features.live_counters import LiveCounters
+from features.live_event import Fate, LiveEvent
+from features.live_tail import LiveTail
+from features.online_config import config, open_tail
 from features.state import read_stamp
 
 Int64 = npt.NDArray[np.int64]
 
-PROJECT = "leitmotif"
 HISTORY = tuple(f"user_history:{name}" for name in ("item_ids", "occurred_at", "labels", "sessions"))
 DAMAGE = (
     sqlite3.Error,
@@ -57,25 +64,38 @@ class ItemProfile(NamedTuple):
     embedding: list[float] | None
 
 
+@dataclass
+class _Progress:
+    """How much of the tail the counters hold."""
+
+    seq: int  # of the newest event counted, or held by the log
+    newest_at: int  # us, of the newest live event; 0 where there is none
+    lock: Lock = field(default_factory=Lock)
+
+
 @dataclass(frozen=True)
 class OnlineStore:
-    """What the service reads. Made by features.load; a newer load never changes an opened one."""
+    """What the service reads. Made by features.load; a newer load never changes an opened one, live events do."""
 
     feast: FeatureStore
     snapshot_id: str
-    log_end: int  # 1 us after the newest event, in microseconds: a request then sees all of the log
-    counters: Counters
-    item_positions: Mapping[str, int]
-    user_positions: Mapping[str, int]
+    settings: Mapping[str, Any]  # how the loaded snapshot was made: sections of params.yaml
+    logged_end: int  # 1 us after the log's newest event
+    absorbed_seq: int  # live events up to this one are in the log
+    live: LiveCounters
+    tail: LiveTail
+    progress: _Progress
 
     @classmethod
     def open(cls, state: Path) -> "OnlineStore":
-        """Raises InputError where nothing has been loaded there, or what was loaded is damaged."""
+        """Raises InputError where nothing has been loaded there, or what was loaded is damaged or does not answer."""
         state = state.resolve()  # the link moves with the next load; this store stays with what it opened
         try:
             stamp = read_stamp(state)
             if stamp is not None:
                 return cls._read_state(state, stamp)
+        except InputError:
+            raise
         except DAMAGE as error:
             raise InputError(
                 f"The online store in {state} cannot be read: {type(error).__name__}: {error}. "
@@ -86,16 +106,48 @@ class OnlineStore:
     @classmethod
     def _read_state(cls, state: Path, stamp: Mapping[str, Any]) -> "OnlineStore":
         ids = json.loads((state / "ids.json").read_text(encoding="utf-8"))
+        positions = ({name: position for position, name in enumerate(ids[kind])} for kind in ("items", "users"))
+        absorbed_seq = stamp["absorbed_seq"]
         store = cls(
             feast=FeatureStore(config=config(state, offline="file")),
             snapshot_id=stamp["snapshot_id"],
-            log_end=stamp["log_end_us"],
-            counters=Counters.load(state),
-            item_positions={item_id: position for position, item_id in enumerate(ids["items"])},
-            user_positions={user_id: position for position, user_id in enumerate(ids["users"])},
+            settings=stamp["settings"],
+            logged_end=stamp["log_end_us"],
+            absorbed_seq=absorbed_seq,
+            live=LiveCounters(Counters.load(state), *positions),
+            tail=open_tail(state),
+            progress=_Progress(absorbed_seq, 0),
         )
         store.history("")  # Feast opens its database at the first read: before a newer load removes the folder
+        store.refresh()
         return store
+
+    @property
+    def counters(self) -> Counters:
+        """Of the log and of the live events that refresh has seen."""
+        return self.live.now
+
+    @property
+    def log_end(self) -> int:
+        """1 us after the newest event, logged or live, in microseconds: a request then sees all of them."""
+        return max(self.logged_end, self.progress.newest_at + 1)
+
+    def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
+        """Keep live events durably, all or none; what became of each. Raises InputError where the tail fails."""
+        fates = self.tail.append(events)
+        self.refresh()
+        return fates
+
+    def refresh(self) -> None:
+        """Count the live events that came since, from any process. Histories need no refresh: reads merge them."""
+        if self.tail.newest_seq() <= self.progress.seq:
+            return
+        with self.progress.lock:
+            while rows := self.tail.since(self.progress.seq):
+                events = [event for _, event in rows]
+                self.live.add(events)
+                self.progress.newest_at = max(self.progress.newest_at, *(event.occurred_at for event in events))
+                self.progress.seq = rows[-1][0]
 
     def history(self, user_id: str) -> UserHistory | None:
         """All stored events of a user; None where Feast does not know the user."""
@@ -133,16 +185,20 @@ class OnlineStore:
         ]
 
     def item_keys(self, item_ids: Sequence[str]) -> Int64:
-        """The counters' keys of items; -1 where the log never had them."""
-        return np.array([self.item_positions.get(item_id, -1) for item_id in item_ids], np.int64)
+        """The counters' keys of items; -1 where neither the log nor a live event had them."""
+        return self.live.items.keys(item_ids)
 
     def item_key(self, item_id: str | None) -> int:
-        """The key of one item; -1 where the log never had it, or where there is none."""
-        return -1 if item_id is None else self.item_positions.get(item_id, -1)
+        """The key of one item; -1 where neither the log nor a live event had it, or there is none."""
+        return -1 if item_id is None else self.live.items.key(item_id)
 
     def user_key(self, user_id: str) -> int:
-        """The counters' key of a user; -1 where the log never had them."""
-        return self.user_positions.get(user_id, -1)
+        """The counters' key of a user; -1 where neither the log nor a live event had them."""
+        return self.live.users.key(user_id)
+
+    def is_forgotten(self, user_id: str) -> bool:
+        """Whether a user has asked to be forgotten: nothing is read of them, at once, whatever is still loaded."""
+        return self.tail.forgotten([user_id])[0]
 
     def _read(self, features: Sequence[str], key: str, ids: Sequence[str]) -> list[list[Value]]:
         """One list a feature, one value an id: Feast's own protobuf values, which are cheaper than its dicts."""
@@ -152,16 +208,3 @@ class OnlineStore:
         names = list(response.metadata.feature_names.val)
         wanted = [feature.split(":")[1] for feature in features]
         return [list(response.results[names.index(name)].values) for name in wanted]
-
-
-def config(state: Path, offline: str) -> RepoConfig:
-    """Feast's configuration over a state folder. offline: `file` to serve; `duckdb` to load (it imports ibis)."""
-    state = state.resolve()
-    return RepoConfig(
-        project=PROJECT,
-        provider="local",
-        registry={"path": str(state / "registry.db"), "cache_ttl_seconds": 0},  # 0: a loaded state never changes
-        online_store={"type": "sqlite", "path": str(state / "online.db")},
-        offline_store={"type": offline},
-        entity_key_serialization_version=3,
-    )

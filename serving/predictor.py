@@ -15,15 +15,19 @@ from contracts.schema import UNKNOWN_INDEX
 from features.asked import NO_CONTEXT, Asked, Context, recent_clicks
 from features.convention import RECENT
 from features.encode import FeatureSpec
+from features.intake import Intake
 from features.online import OnlineStore
 from features.scalars import scalars_of_one
 from features.state import STAMP
 from serving.bundle import Bundle, open_bundle
+from serving.feedback import intake_of, remember, take
 from serving.golden import check_golden
 from serving.locations import find_bundle, find_snapshot, find_state
 from serving.manifest import read_manifest
 from serving.params import ServeParams
 from serving.requests import (
+    EventsReply,
+    EventsRequest,
     HistoryView,
     RankedItem,
     RankReply,
@@ -45,6 +49,7 @@ class Predictor:
 
     bundle: Bundle
     store: OnlineStore
+    intake: Intake
 
     @classmethod
     def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
@@ -57,7 +62,7 @@ class Predictor:
         check_golden(opened.scorer, opened.golden)
         store = OnlineStore.open(state)
         _check_stamp(opened.scorer.spec, store, state, snapshot)
-        return cls(opened, store)
+        return cls(opened, store, intake_of(store))
 
     @property
     def limits(self) -> ServeParams:
@@ -71,6 +76,7 @@ class Predictor:
         Raises pydantic's ValidationError where the request is beyond the limits.
         """
         check_limits(request, self.limits)
+        self.store.refresh()
         at = self.clock() if request.at is None else to_microseconds(request.at)
         candidates = list(dict.fromkeys(request.candidates))
         events = self.events(request.user_id)
@@ -79,6 +85,7 @@ class Predictor:
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
         cold_M = self.bundle.scorer.cold_N[index_M]
+        shown = [candidates[row] for row in best]
         return RankReply.model_construct(
             user_id=request.user_id,
             at=to_iso(at),
@@ -91,9 +98,20 @@ class Predictor:
             ),
             cold_start_user=length == 0,
             cold_start_items=[candidates[row] for row in np.flatnonzero(cold_M)],
+            impression_id=self._remember(request, shown, at, context),
             model_version=self.bundle.manifest.model_version,
             snapshot_id=self.store.snapshot_id,
         )
+
+    def append(self, request: EventsRequest) -> EventsReply:
+        """Take events: durable on return, seen by the next rank. Raises ValidationError naming the first bad one."""
+        return take(self.store, self.intake, self.limits, request, self.clock())
+
+    def _remember(self, request: RankRequest, shown: Sequence[str], at: int, context: Context) -> str | None:
+        """Log what a ranking of now showed; its name, or None where it is not to be remembered."""
+        if request.at is not None or request.preview or not self.limits.log_exposures:
+            return None
+        return remember(self.store, self.intake, request.user_id, shown, at, context)
 
     def score(
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
@@ -112,7 +130,8 @@ class Predictor:
         newest = self.bundle.scorer.newest_events(events or NO_EVENTS, at, RECENT)
         clicks = recent_clicks(self.store.item_keys(newest.item_ids), newest.label)
         reading = self.store.item_key(context.reading_item_id)
-        asked = Asked.of_one(self.store.user_key(user_id), at, clicks, reading, context)
+        gone = events is None and self.store.is_forgotten(user_id)
+        asked = Asked.of_one(-1 if gone else self.store.user_key(user_id), at, clicks, reading, context)
         return scalars_of_one(spec, self.store.counters, self.store.item_keys(candidates), asked)
 
     def events(self, user_id: str) -> Events | None:

@@ -1,4 +1,4 @@
-"""The messages of POST /rank: RankRequest and RankReply. What cannot be used is a ValidationError, a 400."""
+"""The messages of POST /rank and POST /events. What cannot be used is a ValidationError, a 400."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, LiteralString
@@ -63,6 +63,7 @@ class RankRequest(Message):
     k: Annotated[int, Field(strict=True, ge=1)] | None = None  # answers wanted; null: all
     at: Annotated[str, BeforeValidator(check_time)] | None = None
     context: RequestContext | None = None
+    preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not remembered
 
 
 class ThemeShare(Message):
@@ -102,8 +103,42 @@ class RankReply(Message):
     history: HistoryView
     cold_start_user: bool  # nothing was known of the user
     cold_start_items: list[str]  # candidates that the model ranks without an embedding of their own
+    impression_id: str | None  # what events cite; null where the answer is not remembered (`at`, `preview`, params)
     model_version: str
     snapshot_id: str
+
+
+class EventIn(Message):
+    """Something that happened. With an impression_id that /rank gave it is the outcome of an item that was shown."""
+
+    user_id: Annotated[str, Field(min_length=1)]
+    item_id: Annotated[str, Field(min_length=1)]
+    occurred_at: Annotated[str, BeforeValidator(check_time)] | None = None  # null: now
+    label: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0  # 1 clicked, 0 shown and not
+    impression_id: Annotated[str, Field(min_length=1)] | None = None
+    position: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
+    session_id: Annotated[str, Field(min_length=1)] | None = None
+    event_id: Annotated[str, Field(min_length=1)] | None = None  # null: made of what the event says
+
+
+class EventsRequest(Message):
+    """Events, in any order. All of them are taken or, where one cannot be, none."""
+
+    events: Annotated[list[EventIn], Field(min_length=1)]
+
+
+class EventFate(Message):
+    """What became of one event."""
+
+    event_id: str
+    fate: str  # new | repeated | forgotten
+
+
+class EventsReply(Message):
+    """In the order given. Durable once this is received, and seen by the next /rank."""
+
+    events: list[EventFate]
+    num_new: int
 
 
 def check_limits(request: RankRequest, limits: ServeParams) -> None:
@@ -120,11 +155,29 @@ def check_limits(request: RankRequest, limits: ServeParams) -> None:
         raise _too_large(("candidates",), "an id has at most {limit} characters", limits.max_id_length)
 
 
+def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
+    """Raise ValidationError where there are more events than the bundle's limits allow."""
+    if len(request.events) > limits.max_events:
+        raise _too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
+
+
+def refused_event(error: Exception) -> ValidationError:
+    """The ValidationError of an event that a rule of the log refuses."""
+    detail = InitErrorDetails(
+        type=PydanticCustomError("refused_event", "{reason}", {"reason": str(error)}), loc=("events",), input=None
+    )
+    return ValidationError.from_exception_data("EventsRequest", [detail])
+
+
 def max_body_bytes(limits: ServeParams) -> int:
     """The largest body that a request within the limits can have: every character escaped as a surrogate pair."""
-    return 12 * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
+    rank = 12 * (limits.max_candidates + 3) * (limits.max_id_length + 4)
+    events = limits.max_events * (12 * 5 * (limits.max_id_length + 4) + 512)
+    return max(rank, events) + 4096
 
 
-def _too_large(field: tuple[str, ...], message: LiteralString, limit: int) -> ValidationError:
+def _too_large(
+    field: tuple[str, ...], message: LiteralString, limit: int, title: str = "RankRequest"
+) -> ValidationError:
     detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
-    return ValidationError.from_exception_data("RankRequest", [detail])
+    return ValidationError.from_exception_data(title, [detail])

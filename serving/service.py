@@ -4,20 +4,23 @@ import asyncio
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import bentoml
 import torch
+from bentoml.exceptions import ServiceUnavailable
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route
 
 from contracts.errors import InputError
 from serving.gate import Gate
 from serving.predictor import open_here
-from serving.requests import RankReply, RankRequest, max_body_bytes
+from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, max_body_bytes
 
 TIMEOUT_S = 3.0
 BODY_TIMEOUT_S = 0.5
@@ -25,17 +28,22 @@ MAX_IN_FLIGHT = 16
 """Requests answered at once: one computes, the others wait. So few that the last is in time on a busy machine too."""
 
 
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+MESSAGES = (RankRequest.__name__, EventsRequest.__name__)
+
+
 def body_limit() -> int:
     """Bytes of the largest request that the bundle's limits allow."""
     return max_body_bytes(bentoml.get_current_service().predictor.limits)
 
 
-async def info(_: Request) -> JSONResponse:
+async def info(_: HttpRequest) -> JSONResponse:
     """GET /info: what is being served."""
     return JSONResponse(bentoml.get_current_service().predictor.info())
 
 
-async def root(_: Request) -> RedirectResponse:
+async def root(_: HttpRequest) -> RedirectResponse:
     """GET /: to /info. BentoML's own page there loads a third party's script."""
     return RedirectResponse("info")
 
@@ -43,7 +51,7 @@ async def root(_: Request) -> RedirectResponse:
 def is_own_failure(record: logging.LogRecord) -> bool:
     """False for a refused request: its answer says why, /metrics counts it, and its traceback shows what was sent."""
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, ValidationError) and error.title.startswith(RankRequest.__name__))
+    return not (isinstance(error, ValidationError) and error.title.startswith(MESSAGES))
 
 
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
@@ -81,8 +89,20 @@ class Leitmotif:
 
     @bentoml.api
     async def rank(self, request: RankRequest, /) -> RankReply:
-        """POST /rank: the candidates in order. Computed beside the event loop, which keeps answering probes."""
-        return await asyncio.get_running_loop().run_in_executor(self.computing, self.predictor.rank, request)
+        """POST /rank: the candidates in order."""
+        return await self._in_turn(self.predictor.rank, request)
+
+    @bentoml.api
+    async def events(self, request: EventsRequest, /) -> EventsReply:
+        """POST /events: taken durably, seen by the next ranking."""
+        return await self._in_turn(self.predictor.append, request)
+
+    async def _in_turn(self, work: Callable[[Request], Reply], request: Request) -> Reply:
+        """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.computing, work, request)
+        except InputError as error:
+            raise ServiceUnavailable(str(error)) from error
 
 
 Leitmotif.add_asgi_middleware(

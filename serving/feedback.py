@@ -1,0 +1,70 @@
+"""POST /events and what rankings showed -> live events in the online store. No HTTP here."""
+
+import time
+from collections.abc import Sequence
+
+from contracts.errors import InputError
+from features.asked import Context
+from features.convention import micros
+from features.exposure import name_exposure, shows
+from features.intake import Intake, Posted, as_events_of_their_own
+from features.live_event import Fate
+from features.online import OnlineStore
+from features.params import ValidateParams
+from features.rules import rules
+from serving.params import ServeParams
+from serving.requests import (
+    EventFate,
+    EventIn,
+    EventsReply,
+    EventsRequest,
+    check_event_limits,
+    refused_event,
+    to_microseconds,
+)
+
+
+def intake_of(store: OnlineStore) -> Intake:
+    """Live events are judged as the log that was loaded."""
+    validate = ValidateParams.model_validate(store.settings["validate"])
+    return Intake(rules(validate), store.settings["labels"], validate.max_id_length)
+
+
+def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: EventsRequest, now: int) -> EventsReply:
+    """Append what was posted, all or none. now: us, the time of an event that tells none.
+
+    Raises ValidationError naming the first event that is refused, InputError where the store does not answer.
+    """
+    check_event_limits(request, limits)
+    latest = max(now, time.time_ns() // 1000) + micros(limits.max_future_s)
+    try:
+        events = intake.read([_posted(event) for event in request.events], now, latest)
+    except InputError as error:
+        raise refused_event(error) from error
+    events = as_events_of_their_own(events, store.tail.known([event.event_id for event in events]))
+    fates = store.append(events)
+    told = [
+        EventFate.model_construct(event_id=event.event_id, fate=fate.name.lower())
+        for event, fate in zip(events, fates, strict=True)
+    ]
+    return EventsReply.model_construct(events=told, num_new=fates.count(Fate.NEW))
+
+
+def remember(store: OnlineStore, intake: Intake, user_id: str, shown: Sequence[str], at: int, context: Context) -> str:
+    """Log what a ranking showed, one row an item, best first. Returns the impression_id that its outcomes cite."""
+    name = name_exposure(user_id, at)
+    store.append(shows(name, user_id, at, shown, context, in_history=intake.labels == "all"))
+    return name
+
+
+def _posted(event: EventIn) -> Posted:
+    return Posted(
+        user_id=event.user_id,
+        item_id=event.item_id,
+        occurred_at=None if event.occurred_at is None else to_microseconds(event.occurred_at),
+        label=event.label,
+        impression_id=event.impression_id,
+        position=event.position,
+        session_id=event.session_id,
+        event_id=event.event_id,
+    )
