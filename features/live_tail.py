@@ -4,10 +4,16 @@ A tail is a log in order of acknowledgement (seq) and, for histories, the same e
 process that appends or reads; what append has returned is durable.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
 from features.live_event import Fate, LiveEvent
+
+
+def name_of_forgotten(user_id: str) -> str:
+    """What a tail keeps of a user who asked to be forgotten: the SHA-256 of the id, in 64 hexadecimal digits."""
+    return hashlib.sha256(user_id.encode()).hexdigest()
 
 
 class LiveTail(Protocol):
@@ -28,10 +34,11 @@ class LiveTail(Protocol):
         """
         ...
 
-    def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent]]:
-        """Of each user the newest `length` events with in_history, by (occurred_at, item_id, event_id), oldest first.
+    def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent] | None]:
+        """Of each user the newest `length` events with in_history, oldest first; None for a forgotten user.
 
-        Of an event and its outcome, the outcome. Empty for a user without live events.
+        In order of (occurred_at, item_id, convention.key_of_text(event_id)). Of an event and its outcome where both
+        are in_history, the outcome. Empty for a user without live events.
         """
         ...
 
@@ -40,7 +47,10 @@ class LiveTail(Protocol):
         ...
 
     def prune(self, upto_seq: int) -> int:
-        """Drop events with a seq up to this one, which a batch run holds. Returns how many. newest_seq stays."""
+        """Drop events with a seq up to this one, which a batch run holds. Returns how many. newest_seq stays.
+
+        An event that is sent again after that is NEW: reads find it in the base by its key, counters count it.
+        """
         ...
 
     def pruned_seq(self) -> int:

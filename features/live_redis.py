@@ -1,0 +1,266 @@
+"""A Redis server -> the live events of a source: a tail for the processes of many machines."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from contracts.errors import InputError
+from features.convention import key_of_text
+from features.live_event import EVENT, Fate, LiveEvent
+from features.live_tail import name_of_forgotten
+
+T = TypeVar("T")
+
+WAIT_S = 1.0
+"""How long an answer is waited for."""
+PRUNED_AT_ONCE = 1_000
+START = "`redis-server --appendonly yes --appendfsync always`"
+KEEP = (
+    "local p = ARGV[1] "
+    "local function row(seq) local found = redis.call('XRANGE', p .. 'log', seq, seq)[1] "
+    "return found and {user = found[2][2], id = found[2][4], member = found[2][6], history = found[2][8] == '1'} end "
+)
+"""Keys: log, a stream of (user, id, member, history) by seq; ids, a hash of <revision>:<event_id> -> seq;
+events:<user>, a set of seqs; history:<user>, a sorted set of members by time; forgotten, a set; marks, a hash."""
+APPEND = (
+    KEEP
+    + """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local seq = tonumber(redis.call('HGET', p .. 'marks', 'newest') or '0')
+local fates = {}
+for at = 2, #ARGV, 7 do
+  local user, name, event, revision, history, occurred_at, member = unpack(ARGV, at, at + 6)
+  local id = revision .. ':' .. event
+  local fate = 0
+  if redis.call('SISMEMBER', p .. 'forgotten', name) == 1 then
+    fate = 2
+  elseif redis.call('HEXISTS', p .. 'ids', id) == 1 then
+    fate = 1
+  else
+    seq = math.max(seq + 1, now)
+    local text = string.format('%.0f', seq)
+    local twin = redis.call('HGET', p .. 'ids', (revision == '0' and '1:' or '0:') .. event)
+    local other = twin and row(twin)
+    redis.call('XADD', p .. 'log', text .. '-0', 'user', user, 'id', id, 'member', member, 'history', history)
+    redis.call('HSET', p .. 'ids', id, text)
+    redis.call('SADD', p .. 'events:' .. user, text)
+    if history == '1' and other and revision == '1' then
+      redis.call('ZREM', p .. 'history:' .. other.user, other.member)
+    end
+    if history == '1' and not (other and other.history and revision == '0') then
+      redis.call('ZADD', p .. 'history:' .. user, occurred_at, member)
+    end
+  end
+  fates[#fates + 1] = fate
+end
+redis.call('HSET', p .. 'marks', 'newest', string.format('%.0f', seq))
+return fates
+"""
+)
+PRUNE = """
+local p, upto, limit = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local function mark(name) return tonumber(redis.call('HGET', p .. 'marks', name) or '0') end
+upto = math.min(upto, mark('newest'))
+local last = string.format('%.0f', upto)
+if upto > mark('pruned') then redis.call('HSET', p .. 'marks', 'pruned', last) end
+local rows = redis.call('XRANGE', p .. 'log', '-', last, 'COUNT', limit)
+for _, found in ipairs(rows) do
+  local user, id, member = found[2][2], found[2][4], found[2][6]
+  redis.call('HDEL', p .. 'ids', id)
+  redis.call('SREM', p .. 'events:' .. user, (string.gsub(found[1], '-0$', '')))
+  redis.call('ZREM', p .. 'history:' .. user, member)
+  redis.call('XDEL', p .. 'log', found[1])
+end
+return #rows
+"""
+FORGET = (
+    KEEP
+    + """
+for at = 2, #ARGV, 2 do
+  local user, name = ARGV[at], ARGV[at + 1]
+  redis.call('SADD', p .. 'forgotten', name)
+  for _, seq in ipairs(redis.call('SMEMBERS', p .. 'events:' .. user)) do
+    redis.call('HDEL', p .. 'ids', row(seq).id)
+    redis.call('XDEL', p .. 'log', seq)
+  end
+  redis.call('DEL', p .. 'events:' .. user, p .. 'history:' .. user)
+end
+"""
+)
+
+
+class RedisTail:
+    """See features/live_tail.py. Every append is one script, so it is done wholly or not at all.
+
+    url: redis://[user:password@]host:port/database. prefix: what the names of its keys begin with.
+    wait_s: how long an answer is waited for, in seconds.
+    """
+
+    def __init__(self, url: str, prefix: str, wait_s: float = WAIT_S) -> None:
+        self._wait_s = wait_s
+        self._prefix = f"{prefix}:"
+        try:
+            self._client = Redis.from_url(
+                url, socket_timeout=wait_s, socket_connect_timeout=wait_s, retry=Retry(NoBackoff(), 0)
+            )
+        except ValueError as error:
+            raise InputError(
+                f"{url!r} does not name a Redis server: {error}. One is redis://127.0.0.1:6379/0."
+            ) from error
+        at = self._client.connection_pool.connection_kwargs
+        self._where = f"{at.get('host', at.get('path'))}:{at.get('port', 6379)}"
+        self._append = self._client.register_script(APPEND)
+        self._prune = self._client.register_script(PRUNE)
+        self._forget = self._client.register_script(FORGET)
+        self._is_durable = False  # not known yet
+
+    def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
+        """Where the server does not answer in time it may have kept them: appending them again is safe."""
+        if not events:
+            return []
+        arguments = [argument for event in events for argument in _arguments(event)]
+        return [Fate(fate) for fate in self._ask(lambda: self._append(args=[self._prefix, *arguments]))]
+
+    def newest_seq(self) -> int:
+        return self._mark("newest")
+
+    def pruned_seq(self) -> int:
+        return self._mark("pruned")
+
+    def since(self, seq: int, limit: int = 10_000) -> list[tuple[int, LiveEvent]]:
+        rows = self._ask(lambda: self._client.xrange(self._key("log"), f"{seq + 1}-0", "+", limit))
+        return [(int(name.split(b"-")[0]), _event(row[b"member"])) for name, row in rows]
+
+    def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent] | None]:
+        """One round trip."""
+
+        def read() -> list[Any]:
+            with self._client.pipeline(transaction=False) as pipe:
+                for user_id in user_ids:
+                    pipe.zrevrange(self._key(f"history:{user_id}"), 0, length - 1)
+                pipe.smismember(self._key("forgotten"), [name_of_forgotten(user_id) for user_id in user_ids])
+                return pipe.execute()
+
+        if not user_ids:
+            return []
+        *members, forgotten = self._ask(read)
+        return [
+            None if gone else [_event(member) for member in reversed(newest)]
+            for newest, gone in zip(members, forgotten, strict=True)
+        ]
+
+    def known(self, event_ids: Sequence[str]) -> list[bool]:
+        if not event_ids:
+            return []
+        names = [f"{EVENT}:{event_id}" for event_id in event_ids]
+        return [seq is not None for seq in self._ask(lambda: self._client.hmget(self._key("ids"), names))]
+
+    def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
+        if not user_ids:
+            return []
+        names = [name_of_forgotten(user_id) for user_id in user_ids]
+        return [bool(gone) for gone in self._ask(lambda: self._client.smismember(self._key("forgotten"), names))]
+
+    def prune(self, upto_seq: int) -> int:
+        """In small scripts; that they are gone is written before the first goes."""
+        arguments = [self._prefix, upto_seq, PRUNED_AT_ONCE]
+        dropped = 0
+        while gone := self._ask(lambda: self._prune(args=arguments)):
+            dropped += gone
+        return dropped
+
+    def forget(self, user_ids: Sequence[str]) -> None:
+        """The server's append-only file is written anew, without them, as soon as it gets to it."""
+        pairs = [value for user_id in user_ids for value in (user_id, name_of_forgotten(user_id))]
+        self._ask(lambda: self._forget(args=[self._prefix, *pairs]))
+        self._ask(self._rewrite)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _rewrite(self) -> None:
+        try:
+            self._client.bgrewriteaof()
+        except ResponseError as error:  # one is under way and will be followed by another, or it is not ours to order
+            if "in progress" not in str(error) and not _is_forbidden(error):
+                raise
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _mark(self, name: str) -> int:
+        return int(self._ask(lambda: self._client.hget(self._key("marks"), name)) or 0)
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        try:
+            if not self._is_durable:
+                self._check_durable()
+            return question()
+        except RedisError as error:
+            self._is_durable = False  # another server may answer next
+            raise self._refusal(error) from error
+
+    def _check_durable(self) -> None:
+        """Where the server lets us ask."""
+        held: dict[str, str] = {}
+        try:
+            for pattern in ("append*", "maxmemory*"):
+                held |= cast(dict[str, str], self._client.config_get(pattern))
+        except ResponseError as error:
+            if not _is_forbidden(error):
+                raise
+        if held and (held.get("appendonly"), held.get("appendfsync")) != ("yes", "always"):
+            raise InputError(
+                f"The Redis server at {self._where} has appendonly {held.get('appendonly')}, appendfsync "
+                f"{held.get('appendfsync')}: acknowledged events would be lost with it. Start it with {START}."
+            )
+        if held.get("maxmemory", "0") != "0" and held.get("maxmemory-policy", "").startswith("allkeys"):
+            raise InputError(
+                f"The Redis server at {self._where} has maxmemory-policy {held['maxmemory-policy']}: it would drop "
+                "live events. Start it with `--maxmemory-policy noeviction`."
+            )
+        self._is_durable = True
+
+    def _refusal(self, error: RedisError) -> InputError:
+        """What happened, and what to do."""
+        if isinstance(error, RedisTimeoutError):
+            return InputError(
+                f"The Redis server at {self._where} did not answer within {self._wait_s:g} s ({error}). Events that "
+                "were being appended may have been kept, all or none: append them again, none is kept twice."
+            )
+        if isinstance(error, RedisConnectionError):
+            return InputError(
+                f"The Redis server at {self._where} cannot be asked: {error}. Start it with {START}; events that were "
+                "being appended may have been kept, all or none: append them again, none is kept twice."
+            )
+        return InputError(
+            f"The Redis server at {self._where} refuses: {error}. Nothing of this call was kept; `redis-cli info` "
+            "says what it lacks."
+        )
+
+
+def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:
+    """What APPEND takes of an event. A member sorts by item and event key and ends with the whole event."""
+    key = key_of_text(event.event_id) + 2**63
+    whole = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # has no byte 0: JSON escapes it
+    member = f"{event.item_id}\0{key:016x}\0{whole}"
+    name = name_of_forgotten(event.user_id)
+    in_history = int(event.in_history)
+    return event.user_id, name, event.event_id, int(event.revision), in_history, int(event.occurred_at), member
+
+
+def _event(member: bytes) -> LiveEvent:
+    return LiveEvent(*json.loads(member[member.rindex(b"\0") + 1 :]))
+
+
+def _is_forbidden(error: ResponseError) -> bool:
+    """A server that others run may not let us ask for its settings."""
+    return any(word in str(error).lower() for word in ("unknown command", "permission", "no permissions", "noperm"))

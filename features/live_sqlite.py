@@ -1,0 +1,283 @@
+"""live/<source>.db -> the live events of a source in one SQLite file: a tail for the processes of one machine."""
+
+import contextlib
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from contracts.errors import InputError
+from features.convention import key_of_text
+from features.live_event import EVENT, OUTCOME, Fate, LiveEvent
+from features.live_tail import name_of_forgotten
+
+T = TypeVar("T")
+
+VERSION = 1
+WAIT_S = 5.0
+"""How long a lock of another process is waited for."""
+PAUSES_S = (0.0005, 0.02)
+"""The first and the longest pause between two tries."""
+PRUNED_AT_ONCE = 2_000
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS log (
+    seq INTEGER PRIMARY KEY, event_id TEXT NOT NULL, revision INTEGER NOT NULL, user_id TEXT NOT NULL,
+    item_id TEXT NOT NULL, occurred_at INTEGER NOT NULL, label REAL NOT NULL, role TEXT NOT NULL,
+    in_history INTEGER NOT NULL, impression_id TEXT, position INTEGER, session_id TEXT, device TEXT,
+    is_subscriber INTEGER, reading_item_id TEXT,
+    event_key INTEGER NOT NULL, current INTEGER NOT NULL, UNIQUE (event_id, revision)
+);
+CREATE INDEX IF NOT EXISTS by_user ON log (user_id, current, occurred_at, item_id, event_key);
+CREATE TABLE IF NOT EXISTS forgotten (user TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+"""
+"""current: the row is its user's history: in_history, and not a show whose outcome is. user: name_of_forgotten."""
+FIELDS = ", ".join(LiveEvent._fields)
+NEWEST = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'newest'"
+PRUNED = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'pruned'"
+MARK = "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq"
+INSERT = (
+    f"INSERT INTO log (seq, {FIELDS}, event_key, current) VALUES ({', '.join('?' * (len(LiveEvent._fields) + 3))}) "
+    "ON CONFLICT (event_id, revision) DO NOTHING"
+)
+OUTCOME_HELD = f"SELECT 1 FROM log WHERE event_id = ? AND revision = {OUTCOME} AND in_history"
+SUPERSEDE = f"UPDATE log SET current = 0 WHERE event_id = ? AND revision = {EVENT}"
+HISTORY = (
+    f"SELECT {FIELDS} FROM log WHERE user_id = ? AND current = 1 "
+    "ORDER BY occurred_at DESC, item_id DESC, event_key DESC LIMIT ?"
+)
+FORGOTTEN = "SELECT 1 FROM forgotten WHERE user = ?"
+BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
+NEXT_STEP = {
+    "SQLITE_FULL": "Free space on its disk; nothing of this call was kept.",
+    "SQLITE_READONLY": "Let this process write the file and its folder (`chmod u+w`).",
+    "SQLITE_PERM": "Let this process write the file and its folder (`chmod u+w`).",
+    "SQLITE_CANTOPEN": "Let this process make the file and write its folder (`ls -ld` shows what is in the way).",
+    "SQLITE_IOERR": "Look at its disk (full? a limit on file sizes? gone?); nothing of this call was kept.",
+    "SQLITE_CORRUPT": "Move it away; `sqlite3 FILE .recover` saves what can be read of events not yet absorbed.",
+    "SQLITE_NOTADB": "Move it away; `sqlite3 FILE .recover` saves what can be read of events not yet absorbed.",
+}
+
+
+class Opened(NamedTuple):
+    """A thread's connection, and which file it was opened on."""
+
+    connection: sqlite3.Connection
+    file: tuple[int, int] | None
+
+
+class SqliteTail:
+    """See features/live_tail.py. WAL, every acknowledgement on the disk before it is given, a connection a thread.
+
+    path: the file; made, with its folder, at the first use. wait_s: how long a locked file is tried, in seconds.
+    """
+
+    def __init__(self, path: Path, wait_s: float = WAIT_S) -> None:
+        self.path = path
+        self._wait_s = wait_s
+        # By process and thread: a fork never touches its parent's connections, not even to close them. A thread that
+        # is given the number of one that ended takes over its connection.
+        self._opened: dict[tuple[int, int], Opened] = {}
+
+    def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
+        """One transaction."""
+        return self._write(lambda connection: _append(connection, events)) if events else []
+
+    def newest_seq(self) -> int:
+        """A row of one page that is always in memory."""
+        return self._patiently(lambda connection: connection.execute(NEWEST).fetchone()[0])
+
+    def pruned_seq(self) -> int:
+        return self._patiently(lambda connection: connection.execute(PRUNED).fetchone()[0])
+
+    def since(self, seq: int, limit: int = 10_000) -> list[tuple[int, LiveEvent]]:
+        query = f"SELECT seq, {FIELDS} FROM log WHERE seq > ? ORDER BY seq LIMIT ?"
+        rows = self._patiently(lambda connection: connection.execute(query, (seq, limit)).fetchall())
+        return [(row[0], _event(row[1:])) for row in rows]
+
+    def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent] | None]:
+        def read(connection: sqlite3.Connection) -> list[list[LiveEvent] | None]:
+            found = []
+            for user_id in user_ids:
+                rows = connection.execute(HISTORY, (user_id, length)).fetchall()
+                gone = connection.execute(FORGOTTEN, (name_of_forgotten(user_id),)).fetchone()
+                found.append(None if gone else [_event(row) for row in reversed(rows)])
+            return found
+
+        return self._patiently(read)
+
+    def known(self, event_ids: Sequence[str]) -> list[bool]:
+        query = f"SELECT 1 FROM log WHERE event_id = ? AND revision = {EVENT}"
+        return self._each(query, event_ids)
+
+    def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
+        return self._each(FORGOTTEN, [name_of_forgotten(user_id) for user_id in user_ids])
+
+    def prune(self, upto_seq: int) -> int:
+        """In small transactions; that they are gone is written before the first goes."""
+
+        def mark(connection: sqlite3.Connection) -> int:
+            upto = min(upto_seq, connection.execute(NEWEST).fetchone()[0])
+            if upto > connection.execute(PRUNED).fetchone()[0]:
+                connection.execute(MARK, ("pruned", upto))
+            return upto
+
+        upto, dropped = self._write(mark), 0
+        query = "DELETE FROM log WHERE seq IN (SELECT seq FROM log WHERE seq <= ? ORDER BY seq LIMIT ?)"
+        while gone := self._write(lambda connection: connection.execute(query, (upto, PRUNED_AT_ONCE)).rowcount):
+            dropped += gone
+        return dropped
+
+    def forget(self, user_ids: Sequence[str]) -> None:
+        """Their bytes are overwritten, in the file at once, in its log where no reader holds that open."""
+
+        def drop(connection: sqlite3.Connection) -> None:
+            for user_id in user_ids:
+                connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (name_of_forgotten(user_id),))
+                connection.execute("DELETE FROM log WHERE user_id = ?", (user_id,))
+
+        self._patiently(lambda connection: connection.execute("PRAGMA secure_delete = ON").fetchone())
+        try:
+            self._write(drop)
+        finally:
+            self._patiently(lambda connection: connection.execute("PRAGMA secure_delete = OFF").fetchone())
+        self._patiently(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+
+    def close(self) -> None:
+        for key in [key for key in self._opened if key[0] == os.getpid()]:
+            self._opened.pop(key).connection.close()
+
+    def _each(self, query: str, values: Sequence[str]) -> list[bool]:
+        return self._patiently(
+            lambda connection: [connection.execute(query, (value,)).fetchone() is not None for value in values]
+        )
+
+    def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        def transaction(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = change(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+        return self._patiently(transaction)
+
+    def _patiently(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do it, again and again while the file is locked, and raise InputError for everything else that is wrong."""
+        deadline = time.monotonic() + self._wait_s
+        pause, longest = PAUSES_S
+        while True:
+            try:
+                return work(self._connection())
+            except sqlite3.Error as error:
+                if not _name(error).startswith(BUSY):
+                    self._let_go()
+                    raise self._refusal(error) from error
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"{self.path} has been locked by another process for {self._wait_s:g} s, which is the limit. "
+                        f"Nothing was written: send it again. `fuser {self.path}` names the process."
+                    ) from error
+            except OSError as error:
+                raise InputError(
+                    f"{self.path} cannot be made: {error}. Choose a folder that this process may write."
+                ) from error
+            time.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, longest)
+
+    def _refusal(self, error: sqlite3.Error) -> InputError:
+        name = "_".join(_name(error).split("_")[:2])
+        return InputError(
+            f"The live events in {self.path} cannot be used: {error} ({_name(error)}). "
+            + NEXT_STEP.get(name, "Nothing of this call was kept.").replace("FILE", str(self.path))
+        )
+
+    def _connection(self) -> sqlite3.Connection:
+        key = (os.getpid(), threading.get_ident())
+        opened = self._opened.get(key)
+        if opened is not None and opened.file == _file(self.path):
+            return opened.connection
+        self._let_go()  # the file was taken away: what is written must not go with it
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._opened[key] = Opened(connection, _file(self.path))
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == VERSION:
+            return
+        if version:
+            raise InputError(
+                f"{self.path} was written by another version (its format is {version}, ours {VERSION}). "
+                "`make absorb` with that version, then move the file away."
+            )
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+
+    def _let_go(self) -> None:
+        opened = self._opened.pop((os.getpid(), threading.get_ident()), None)
+        if opened is not None:
+            with contextlib.suppress(sqlite3.Error):
+                opened.connection.close()
+
+
+def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent]) -> list[Fate]:
+    seq = connection.execute(NEWEST).fetchone()[0]
+    now = time.time_ns() // 1_000
+    gone: dict[str, bool] = {}
+    fates, first = [], seq
+    for event in events:
+        user_id = event.user_id
+        if user_id not in gone:
+            gone[user_id] = connection.execute(FORGOTTEN, (name_of_forgotten(user_id),)).fetchone() is not None
+        if gone[user_id]:
+            fates.append(Fate.FORGOTTEN)
+            continue
+        current = event.in_history
+        if current and event.revision == EVENT:
+            current = connection.execute(OUTCOME_HELD, (event.event_id,)).fetchone() is None
+        row = (max(seq + 1, now), *event, key_of_text(event.event_id), current)
+        if not connection.execute(INSERT, row).rowcount:
+            fates.append(Fate.REPEATED)
+            continue
+        if current and event.revision == OUTCOME:
+            connection.execute(SUPERSEDE, (event.event_id,))
+        seq = row[0]
+        fates.append(Fate.NEW)
+    if seq != first:
+        connection.execute(MARK, ("newest", seq))
+    return fates
+
+
+def _event(row: Sequence) -> LiveEvent:
+    event = LiveEvent(*row)
+    subscriber = None if event.is_subscriber is None else bool(event.is_subscriber)
+    return event._replace(in_history=bool(event.in_history), is_subscriber=subscriber)
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _name(error: sqlite3.Error) -> str:
+    """SQLite's own name of an error, such as SQLITE_BUSY_SNAPSHOT."""
+    return getattr(error, "sqlite_errorname", None) or type(error).__name__

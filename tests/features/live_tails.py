@@ -1,0 +1,34 @@
+"""What tests of live events share: an event in few words, and a tail of either engine over files of a test's own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from features.live_event import EVENT, LiveEvent
+from features.live_redis import RedisTail
+from features.live_sqlite import SqliteTail
+from features.live_tail import LiveTail
+from tests.features.redis_server import RedisServer
+
+ENGINES = ("sqlite", "redis")
+START_US = 1_700_000_000_000_000
+
+
+def event(event_id: str, user: str = "u", item: str = "i", at: int = 0, **changes: Any) -> LiveEvent:
+    """A click. at: microseconds after START_US."""
+    values: dict[str, Any] = {"revision": EVENT, "label": 1.0, "role": "impression", "in_history": True}
+    return LiveEvent(event_id=event_id, user_id=user, item_id=item, occurred_at=START_US + at, **(values | changes))
+
+
+@contextmanager
+def tails_of(engine: str, folder: Path) -> Iterator[Callable[[], LiveTail]]:
+    """Makes tails over one store: each as another process would open it."""
+    made: list[LiveTail] = []
+    if engine == "sqlite":
+        yield lambda: made.append(SqliteTail(folder / "live" / "log.db")) or made[-1]
+    else:
+        with RedisServer(folder) as server:
+            yield lambda: made.append(RedisTail(server.url, "leitmotif:log")) or made[-1]
+    for tail in made:
+        tail.close()
