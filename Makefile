@@ -10,11 +10,14 @@ SOURCE ?=
 DATA ?=
 ARGS ?=
 PORT ?= 3000
+ONLINE ?= $(or $(LEITMOTIF_ONLINE),sqlite)
 
 export PATH := $(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(VENV)
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export BENTOML_HOME := $(CURDIR)/.bentoml
+# where histories and live events are kept online: sqlite, redis (on this machine) or host:port of a Redis
+export LEITMOTIF_ONLINE := $(ONLINE)
 # idle OpenMP threads sleep: spinning ones made a training step 7x slower where cores are shared
 export OMP_WAIT_POLICY := PASSIVE
 # the tools below report their use to their makers unless told not to
@@ -59,12 +62,16 @@ load: $(READY) ## bring Feast's online store to the newest snapshot
 	@python -m features.load
 
 .PHONY: serve
-serve: load ## the ranking service on PORT (3000)
+serve: load ## the ranking service on PORT (3000); ONLINE=redis or host:port: histories and live events in Redis
 	@exec bentoml serve serving.service:Leitmotif --port $(PORT)
 
 .PHONY: ask
 ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"
 	@python -m serving.ask --url http://127.0.0.1:$(PORT) $(ARGS)
+
+.PHONY: absorb
+absorb: $(READY) ## seal acknowledged live events for the next run
+	@python -m features.absorb
 
 .PHONY: docs
 docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted
