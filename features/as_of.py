@@ -75,6 +75,13 @@ class AsOfCounter:
             clicks=np.asarray(clicks, np.int64)[order],
         )
 
+    def before(self, at_us: int) -> "AsOfCounter":
+        """The rows strictly before a time alone: what was counted by then."""
+        key, time = np.divmod(self.packed, len(self.times) + 1)
+        kept = time < np.searchsorted(self.times, at_us, side="left")
+        rows = self.keys[key[kept]], self.times[time[kept]], self.shows[kept], self.clicks[kept]
+        return AsOfCounter.from_rows(*rows)
+
     def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
         """(shows, clicks) of each key strictly before its time; keys and at_us broadcast against each other."""
         row, found = self._newest_row(keys, at_us)

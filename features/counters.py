@@ -52,6 +52,12 @@ class Counters:
         coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
         return cls(**tables, coclicks=coclicks)
 
+    def before(self, at_us: int) -> "Counters":
+        """What had been counted strictly before a time. Of a log's own counters, not of live ones."""
+        tables: dict[str, AsOfCounter] = {name: getattr(self, name) for name in NAMES}
+        coclicks = None if self.coclicks is None else self.coclicks.before(at_us)
+        return Counters(**{name: table.before(at_us) for name, table in tables.items()}, coclicks=coclicks)
+
     def save(self, folder: Path) -> None:
         """Write one uncompressed .npz a table into folder."""
         for name in NAMES:

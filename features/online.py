@@ -87,13 +87,16 @@ class OnlineStore:
     progress: _Progress
 
     @classmethod
-    def open(cls, state: Path) -> "OnlineStore":
-        """Raises InputError where nothing has been loaded there, or what was loaded is damaged or does not answer."""
+    def open(cls, state: Path, tail_of: Path | None = None) -> "OnlineStore":
+        """Raises InputError where nothing has been loaded there, or what was loaded is damaged or does not answer.
+
+        tail_of: a state folder whose live events are read in place of its own.
+        """
         state = state.resolve()  # the link moves with the next load; this store stays with what it opened
         try:
             stamp = read_stamp(state)
             if stamp is not None:
-                return cls._read_state(state, stamp)
+                return cls._read_state(state, stamp, tail_of or state)
         except InputError:
             raise
         except DAMAGE as error:
@@ -104,18 +107,18 @@ class OnlineStore:
         raise InputError(f"{state} holds no loaded snapshot. `make load` loads Feast from the feature snapshot.")
 
     @classmethod
-    def _read_state(cls, state: Path, stamp: Mapping[str, Any]) -> "OnlineStore":
+    def _read_state(cls, state: Path, stamp: Mapping[str, Any], tail_of: Path) -> "OnlineStore":
         ids = json.loads((state / "ids.json").read_text(encoding="utf-8"))
         positions = ({name: position for position, name in enumerate(ids[kind])} for kind in ("items", "users"))
         absorbed_seq = stamp["absorbed_seq"]
         store = cls(
-            feast=FeatureStore(config=config(state, offline="file")),
+            feast=FeatureStore(config=config(state, "file", tail_of)),
             snapshot_id=stamp["snapshot_id"],
             settings=stamp["settings"],
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
             live=LiveCounters(Counters.load(state), *positions),
-            tail=open_tail(state),
+            tail=open_tail(tail_of),
             progress=_Progress(absorbed_seq, 0),
         )
         store.history("")  # Feast opens its database at the first read: before a newer load removes the folder

@@ -57,33 +57,34 @@ def open_tail(state: Path) -> LiveTail:
     return SqliteTail(live_path(state))
 
 
-def config(state: Path, offline: str | dict[str, Any]) -> RepoConfig:
+def config(state: Path, offline: str | dict[str, Any], tail_of: Path | None = None) -> RepoConfig:
     """Feast's configuration over a state folder.
 
     offline: `file` to serve, or the configuration of a store to load and to read as of a time (it imports ibis).
+    tail_of: a state folder whose live events are read in place of its own.
     """
     state = state.resolve()  # the link and the folder that it leads to lie side by side: both name the same tail
     return RepoConfig(
         project=_project(state),
         provider="local",
         registry={"path": str(state / "registry.db"), "cache_ttl_seconds": 0},  # 0: a loaded state never changes
-        online_store=_online_store(state),
+        online_store=_online_store(state, (tail_of or state).absolute()),
         offline_store={"type": offline} if isinstance(offline, str) else offline,
         entity_key_serialization_version=3,
     )
 
 
-def _online_store(state: Path) -> dict[str, Any]:
+def _online_store(state: Path, tail_of: Path) -> dict[str, Any]:
     if address := redis_address():
         return {
             "type": "features.feast_redis.LeitmotifRedisOnlineStore",
             "connection_string": address,
-            "tail_prefix": _prefix(state),
+            "tail_prefix": _prefix(tail_of),
         }
     return {
         "type": "features.feast_sqlite.LeitmotifSqliteOnlineStore",
         "path": str(state / "online.db"),
-        "tail_path": str(live_path(state)),
+        "tail_path": str(live_path(tail_of)),
     }
 
 

@@ -1,4 +1,4 @@
-"""An opened online store and the offline tables -> how many values differ between what training and serving read."""
+"""An online store, loaded or fed live, and the offline tables -> how many values differ between training and serving."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +18,7 @@ from features.counters import Counters
 from features.encode import EncodedHistory, FeatureSpec, encode_histories, encode_one
 from features.history_reader import UserHistories
 from features.online import ItemProfile, OnlineStore, UserHistory
+from features.replay import Replay
 from features.scalars import scalars_of_one
 
 USERS_AT_ONCE = 256
@@ -70,31 +71,57 @@ def compare_snapshot(store: OnlineStore, snapshot: Path) -> tuple[Comparison, Co
 def compare_requests(
     store: OnlineStore, data: Path, spec: FeatureSpec, max_length: int, num_requests: int
 ) -> tuple[Comparison, int]:
-    """Encode the same requests from the flat arrays and from the online store: are the tensors equal, bit by bit?
+    """Encode the same requests from the flat arrays and from a loaded store: are the tensors equal, bit by bit?
 
     Requests are spread evenly over the log. Those that look further back than the newest max_length events that the
     store keeps are left out; returns their number beside the comparison.
     """
-    histories = UserHistories.open(data / "user_histories")
-    counters = Counters.from_folder(data, histories.vocabulary["item_id"], histories.user_ids)
-    requests, left_out = _sample(data, histories, spec.num_events_read, max_length, num_requests)
-    item_ids = histories.vocabulary["item_id"].to_pylist()
-    index_of = {item_id: position + FIRST_INDEX for position, item_id in enumerate(item_ids)}
+    log = _Log.open(data)
+    total = np.diff(log.histories.offsets)[log.user]
+    inside = np.maximum(log.end - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
     comparison = Comparison()
-    for request in requests:
-        user_id = histories.user_ids[request.user_index].as_py()
-        online = store.history(user_id) or NO_HISTORY
-        indices = np.array([index_of.get(item_id, UNKNOWN_INDEX) for item_id in online.item_ids], np.int32)
-        events = (indices, online.occurred_at, online.label, online.session)
-        pairs = _encoded_pairs(_offline(spec, histories, request), encode_one(spec, *events, at=request.at))
-        candidates = request.item_index - FIRST_INDEX
-        names = [item_ids[position] for position in candidates]
-        asked = _asked_offline(spec, histories, request), _asked_online(spec, store, user_id, online, request)
-        offline = scalars_of_one(spec, counters, candidates, asked[0])
-        served = scalars_of_one(spec, store.counters, store.item_keys(names), asked[1])
-        pairs |= dict(zip(spec.scalars, zip(offline.T, served.T, strict=True), strict=True))
-        comparison.compare(f"{user_id} at {request.at} us", pairs)
-    return comparison, left_out
+    for request in log.requests(_spread(np.flatnonzero(inside), num_requests)):
+        _compare(comparison, spec, log, store, request)
+    return comparison, int((~inside).sum())
+
+
+def replay_from(data: Path, share: float) -> int:
+    """Where the latest share of a log's requests begins, in microseconds."""
+    at = _Log.open(data).at
+    return int(np.sort(at)[min(int((1 - share) * len(at)), len(at) - 1)])
+
+
+def replay_requests(replay: Replay, data: Path, spec: FeatureSpec, from_us: int, num_requests: int) -> Comparison:
+    """The same with a store that is fed live, up to each request's time: does it answer as the flat arrays then would?
+
+    Requests are spread evenly over those from from_us on, where the replay begins.
+    """
+    log, comparison = _Log.open(data), Comparison()
+    for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
+        replay.upto(request.at)
+        _compare(comparison, spec, log, replay.store, request)
+    return comparison
+
+
+def _compare(comparison: Comparison, spec: FeatureSpec, log: "_Log", store: OnlineStore, request: "_Request") -> None:
+    """One request, by the tensors of its history and the scalars of its candidates."""
+    user_id = log.histories.user_ids[request.user_index].as_py()
+    online = store.history(user_id) or NO_HISTORY
+    indices = np.array([log.index_of.get(item_id, UNKNOWN_INDEX) for item_id in online.item_ids], np.int32)
+    events = (indices, online.occurred_at, online.label, online.session)
+    pairs = _encoded_pairs(_offline(spec, log.histories, request), encode_one(spec, *events, at=request.at))
+    candidates = request.item_index - FIRST_INDEX
+    names = [log.item_ids[position] for position in candidates]
+    asked = _asked_offline(spec, log.histories, request), _asked_online(spec, store, user_id, online, request)
+    offline = scalars_of_one(spec, log.counters, candidates, asked[0])
+    served = scalars_of_one(spec, store.counters, store.item_keys(names), asked[1])
+    pairs |= dict(zip(spec.scalars, zip(offline.T, served.T, strict=True), strict=True))
+    comparison.compare(f"{user_id} at {request.at} us", pairs)
+
+
+def _spread(eligible: npt.NDArray[np.intp], number: int) -> npt.NDArray[np.int64]:
+    """At most so many of some positions, at even distances."""
+    return eligible[np.unique(np.linspace(0, len(eligible) - 1, min(number, len(eligible))).astype(np.int64))]
 
 
 @dataclass(frozen=True)
@@ -106,32 +133,51 @@ class _Request:
     context: Context
 
 
-def _sample(
-    data: Path, histories: UserHistories, length: int, max_length: int, num_requests: int
-) -> tuple[Iterator[_Request], int]:
-    table = pq.read_table(data / "impressions" / "impressions.parquet")
-    index = table["request_index"].to_numpy()
-    first = np.flatnonzero(np.r_[True, index[1:] != index[:-1]])
-    user, end = table["user_index"].to_numpy()[first], table["end_offset"].to_numpy()[first]
-    total = np.diff(histories.offsets)[user]
-    inside = np.maximum(end - length, 0) >= np.maximum(total - max_length, 0)
-    eligible = np.flatnonzero(inside)
-    chosen = eligible[np.unique(np.linspace(0, len(eligible) - 1, min(num_requests, len(eligible))).astype(np.int64))]
-    at = pc.cast(table["occurred_at"], pa.int64()).to_numpy()
-    items = table["item_index"].to_numpy()
-    last = np.r_[first[1:], len(index)]
-    contexts = pq.read_table(data / "impressions" / "requests.parquet", columns=list(Context._fields))
-    made = (
-        _Request(
-            int(user[row]),
-            int(at[first[row]]),
-            int(end[row]),
-            items[first[row] : last[row]],
-            Context(**contexts.slice(int(index[first[row]]), 1).to_pylist()[0]),
+@dataclass(frozen=True)
+class _Log:
+    """What training reads; a request's place is its request_index."""
+
+    histories: UserHistories
+    counters: Counters
+    item_ids: list[str]
+    index_of: dict[str, int]
+    first: npt.NDArray[np.int64]  # [R + 1] where each request's rows begin
+    user: npt.NDArray[np.int32]
+    at: npt.NDArray[np.int64]  # us, ascending
+    end: npt.NDArray[np.int32]  # end_offset
+    item_index: npt.NDArray[np.int32]  # of rows
+    contexts: pa.Table
+
+    @classmethod
+    def open(cls, data: Path) -> "_Log":
+        histories = UserHistories.open(data / "user_histories")
+        table = pq.read_table(data / "impressions" / "impressions.parquet")
+        index = table["request_index"].to_numpy()
+        first = np.flatnonzero(np.r_[True, index[1:] != index[:-1]])
+        item_ids = histories.vocabulary["item_id"].to_pylist()
+        return cls(
+            histories=histories,
+            counters=Counters.from_folder(data, histories.vocabulary["item_id"], histories.user_ids),
+            item_ids=item_ids,
+            index_of={item_id: position + FIRST_INDEX for position, item_id in enumerate(item_ids)},
+            first=np.r_[first, len(index)],
+            user=table["user_index"].to_numpy()[first],
+            at=pc.cast(table["occurred_at"], pa.int64()).to_numpy()[first],
+            end=table["end_offset"].to_numpy()[first],
+            item_index=table["item_index"].to_numpy(),
+            contexts=pq.read_table(data / "impressions" / "requests.parquet", columns=list(Context._fields)),
         )
-        for row in chosen
-    )
-    return made, int((~inside).sum())
+
+    def requests(self, chosen: npt.NDArray[np.int64]) -> Iterator[_Request]:
+        """Requests by their places, one by one."""
+        for row in chosen.tolist():
+            yield _Request(
+                user_index=int(self.user[row]),
+                at=int(self.at[row]),
+                end_offset=int(self.end[row]),
+                item_index=self.item_index[self.first[row] : self.first[row + 1]],
+                context=Context(**self.contexts.slice(row, 1).to_pylist()[0]),
+            )
 
 
 def _offline(spec: FeatureSpec, histories: UserHistories, request: _Request) -> EncodedHistory:
