@@ -37,6 +37,11 @@ class Intake:
     labels: str  # history.labels
     max_id_length: int
 
+    def takes(self, column: str, ids: Sequence[str]) -> list[bool]:
+        """Whether each id would pass the rules of its column, `user_id` or `item_id`."""
+        of_column = [rule for rule in self.rules if rule.arguments["column"] == column]
+        return [not any(rule.breaks(each) for rule in of_column) for each in ids]
+
     def read(self, posted: Sequence[Posted], now: int, latest: int) -> list[LiveEvent]:
         """Raises InputError naming the first event that breaks a rule, by its place from 0.
 

@@ -55,7 +55,9 @@ class Replay:
         rows = dict(zip(COLUMNS, columns, strict=True))
         rows["occurred_at"] = self.times[self.fed : end].tolist()
         rows["in_history"] = self.in_history[self.fed : end].tolist()
-        events = [LiveEvent(revision=EVENT, **dict(zip(rows, row, strict=True))) for row in zip(*rows.values())]
+        events = [
+            LiveEvent(revision=EVENT, **dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)
+        ]
         self.store.append(events)
         self.fed = end
 

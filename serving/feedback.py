@@ -50,10 +50,19 @@ def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: Event
     return EventsReply.model_construct(events=told, num_new=fates.count(Fate.NEW))
 
 
-def remember(store: OnlineStore, intake: Intake, user_id: str, shown: Sequence[str], at: int, context: Context) -> str:
-    """Log what a ranking showed, one row an item, best first. Returns the impression_id that its outcomes cite."""
+def remember(
+    store: OnlineStore, intake: Intake, user_id: str, shown: Sequence[str], at: int, context: Context
+) -> str | None:
+    """Log what a ranking showed, one row an item, best first. Returns the impression_id that its outcomes cite.
+
+    Ids that the log's rules would hold back are not logged: None where nothing is left.
+    """
+    taken = intake.takes("item_id", shown)
+    if not intake.takes("user_id", [user_id])[0] or not any(taken):
+        return None
     name = name_exposure(user_id, at)
-    store.append(shows(name, user_id, at, shown, context, in_history=intake.labels == "all"))
+    rows = shows(name, user_id, at, shown, context, in_history=intake.labels == "all")
+    store.append([row for row, sound in zip(rows, taken, strict=True) if sound])
     return name
 
 

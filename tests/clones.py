@@ -22,6 +22,7 @@ SMALL = (
     "evaluate.num_bootstrap=20",
     "evaluate.min_requests=100000",
     "materialize.num_parity_requests=50",
+    "serve.log_exposures=false",
 )
 """Overrides that make the whole pipeline a matter of start-up times. Too small to judge a model by: no verdict."""
 

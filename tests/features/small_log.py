@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
 from features import histories
 from features.history_reader import UserHistories
-from features.params import HistoryParams, MaterializeParams, RequestParams, StatisticsParams
+from features.params import HistoryParams, MaterializeParams, RequestParams, StatisticsParams, ValidateParams
 from features.statistics import run as run_statistics
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -42,9 +42,18 @@ def materialize(**changes: Any) -> MaterializeParams:
     return MaterializeParams(**values | changes)
 
 
+def validate(**changes: Any) -> ValidateParams:
+    shares = {"max_quarantined_share": 1, "max_duplicated_share": 1}
+    least = {"min_users": 1, "min_items": 1, "min_clicks": 1}
+    times = {"earliest": datetime(1990, 1, 1, tzinfo=UTC), "latest": datetime(2100, 1, 1, tzinfo=UTC)}
+    return ValidateParams(**times | shares | least | {"max_id_length": 64} | changes)
+
+
 def settings(**history_changes: Any) -> dict[str, Any]:
     """What the stage materialize writes into a snapshot of how it was made."""
-    return history(**history_changes).model_dump(mode="json") | {"statistics": statistics().model_dump(mode="json")}
+    sections = {"statistics": statistics(), "validate": validate()}
+    told = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    return history(**history_changes).model_dump(mode="json") | told
 
 
 def row(user: str, item: str, at_s: float, label: float = 1, **more: Any) -> Row:
