@@ -80,6 +80,22 @@ QUARANTINE = INTERACTIONS.append(_required("reason", pa.string()))
 LEDGER = pa.schema([_required("stage", pa.string()), _required("what", pa.string()), _required("rows", pa.int64())])
 """ledger/ledger.parquet: every row read, once: its fate by stage and reason."""
 
+LIVE = pa.schema(
+    [
+        _required("seq", pa.int64()),  # order of acknowledgement
+        _required("event_id", pa.string()),
+        _required("revision", pa.int8()),  # 0 an event; 1 the outcome of the show with this event_id
+        _required("user_id", pa.string()),
+        _required("item_id", pa.string()),
+        _required("occurred_at", TIME),
+        _required("label", pa.float32()),
+        _required("role", pa.string()),
+        *[INTERACTIONS.field(name) for name in ("impression_id", "position", "session_id")],
+        *[CONTEXTS.field(name) for name in ("device", "is_subscriber", "reading_item_id")],
+    ]
+)
+"""live/<source>/<day>.parquet: live events that `make absorb` sealed, by the day of acknowledgement, sorted by seq."""
+
 IMPRESSIONS = pa.schema(
     [
         _required("request_index", pa.int32()),  # dense, in order of (occurred_at, user_id, impression_id)

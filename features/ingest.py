@@ -3,6 +3,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,20 +13,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
-from contracts.publish import publish
+from contracts.publish import publish, write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from contracts.stage import Report, main
+from features.forgotten import Forgotten, read_forgotten
 from features.ledger import ITEM_ROWS, ROWS
+from features.live_files import live_of
 from features.params import SimulatorParams, SourceParams
 from features.sources.ebnerd import read_ebnerd
+from features.sources.live import Live, read_live
 from features.sources.log import Log
 from features.sources.movielens import read_movielens
 from features.sources.simulator import simulate
 from features.sources.table import read_table
+from features.sources.tombstones import REASON, leave_out
 
 log = logging.getLogger("leitmotif")
 
-OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance")
+OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance", "absorbed")
+ABSORBED = "absorbed.json"
+"""In absorbed/: {"seq": the newest seq that was ever sealed in live/<source>, 0 without}."""
 IDENTITY = ("user_id", "item_id", "occurred_at", "label", "impression_id", "position")
 """What an event is, where the source does not name it."""
 PARTITION_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
@@ -34,12 +41,14 @@ ROW_GROUP = 1 << 18
 
 
 def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams) -> Report:
-    """Read the source that source.name says and write it in the project's own form.
+    """Read the source that source.name says, and the live events sealed beside it, and write both in one form.
 
-    Every row read is written or rejected. Rows are events; those of a file of items are counted apart. Raises
-    InputError where the source cannot be read or holds no event.
+    Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text. Rows are
+    events; those of a file of items are counted apart. Raises InputError where the source or a sealed file cannot be
+    read, or no event is left.
     """
-    read = _read(source, simulator, seed)
+    forgotten, live = _live(data)
+    read = _with_live(leave_out(_read(source, simulator, seed, forgotten), forgotten), live)
     if not len(read.events):
         raise InputError(_nothing(source, read))
     events = _sort(_identify(read.events))
@@ -54,6 +63,11 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
         _write(_by(events, "event_id", "file", "line"), PROVENANCE, staging / "provenance" / "provenance.parquet")
         for name, table in read.truth.items():
             _write(table, table.schema, staging / "truth" / f"{name}.parquet")
+        write_json(staging / "absorbed" / ABSORBED, {"seq": live.newest_seq})
+    return _report(read, live, events, items, partitions)
+
+
+def _report(read: Log, live: Live, events: pa.Table, items: pa.Table, partitions: list[str]) -> Report:
     return {
         "rows_read": len(events) + len(read.rejected),
         "rows_written": len(events),
@@ -64,6 +78,7 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
         "num_users": pc.count_distinct(events["user_id"]).as_py(),
         "num_items": len(items),
         "num_files": read.num_files,
+        "num_live_events": len(live.events),
         "num_partitions": len(partitions),
         "first_event_at": _iso(events["occurred_at"][0].as_py()),
         "last_event_at": _iso(events["occurred_at"][-1].as_py()),
@@ -74,17 +89,46 @@ def _by_reason(rejected: pa.Table) -> dict[str, int]:
     return {row["values"]: row["counts"] for row in pc.value_counts(rejected["reason"]).to_pylist()}
 
 
-def _read(source: SourceParams, simulator: SimulatorParams, seed: int) -> Log:
+def _read(source: SourceParams, simulator: SimulatorParams, seed: int, forgotten: Forgotten) -> Log:
     if source.name == "simulator":
         return simulate(simulator, seed)
-    published = {"movielens": read_movielens, "ebnerd": read_ebnerd}
-    return published.get(source.name, read_table)(source)
+    if source.name == "table":
+        return read_table(source, forgotten)
+    return {"movielens": read_movielens, "ebnerd": read_ebnerd}[source.name](source)
+
+
+def _live(data: Path) -> tuple[Forgotten, Live]:
+    folder = live_of(data)
+    forgotten = read_forgotten(folder)
+    live = read_live(folder, forgotten)
+    if live.num_files:
+        log.info("read %s live events in %s sealed files", f"{len(live.events):,}", f"{live.num_files:,}")
+    return forgotten, live
+
+
+def _with_live(read: Log, live: Live) -> Log:
+    """Both as one log. Of a request that both know, the source's context holds."""
+    new = pc.invert(pc.is_in(live.contexts["impression_id"], value_set=read.contexts["impression_id"].combine_chunks()))
+    return replace(
+        read,
+        events=pa.concat_tables([read.events, live.events]),
+        contexts=pa.concat_tables([read.contexts, live.contexts.filter(new)]),
+        rejected=pa.concat_tables([read.rejected, live.rejected]),
+        num_files=read.num_files + live.num_files,
+    )
 
 
 def _nothing(source: SourceParams, read: Log) -> str:
     if not len(read.rejected):
         return f"source.path: {source.path} holds no rows. Point source.path at a log with events."
-    first = read.rejected.slice(0, 1).to_pylist()[0]
+    reasons = _by_reason(read.rejected)
+    if set(reasons) == {REASON}:
+        return (
+            f"source.path: all {len(read.rejected):,} rows in {source.path} are of users on live/{source.name}/"
+            "forgotten.txt, and none is left. Point source.path at a log with others."
+        )
+    unread = read.rejected.filter(pc.not_equal(read.rejected["reason"], REASON))
+    first = unread.slice(0, 1).to_pylist()[0]
     return (
         f"source.path: none of the {len(read.rejected):,} rows in {source.path} could be parsed. The first, "
         f"{first['file']} line {first['line']}: {first['reason']}: {first['raw'][:200]!r}. "

@@ -37,7 +37,7 @@ from training.model.mixture import MixtureOfSequence
 from training.params import EvaluateParams
 from training.requests import Requests, cut_times, iso, load_events, load_requests, log_end
 from training.scoring import score_requests
-from training.slices import requests_since_shift, slice_masks, true_item_themes
+from training.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
 from training.verdict import judge
 
 log = logging.getLogger("leitmotif")
@@ -157,6 +157,7 @@ def theme_recovery(data: Path, vocabulary: Vocabulary, model: Model) -> float:
     with torch.inference_mode():
         routed = model.themes(item_index).argmax(dim=1).numpy()
     trained = model.catalogue.row_of_N[item_index].numpy() != UNKNOWN_INDEX
+    trained &= truth != NO_THEME
     return normalised_mutual_information(routed[trained], truth[trained]) if trained.any() else math.nan
 
 

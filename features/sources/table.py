@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.schema import ITEMS, REJECTED, ROLE_IMPRESSION, TIME
+from features.forgotten import Forgotten, are_forgotten
 from features.params import ColumnParams, SourceParams
 from features.sources.delimited import WRONG_FIELDS, BadRow, read_delimited, read_header, read_lines
 from features.sources.files import PARQUET, READ_ERRORS, DataFile, find_files, open_bytes, unreadable
@@ -29,8 +30,11 @@ MAX_RAW_CHARACTERS = 10_000
 ABOUT_ITEMS = ("title", "categories", "published_us", "embedding")
 
 
-def read_table(source: SourceParams) -> Log:
-    """Read every file under source.path. Raises InputError for what stops the whole log, naming file and next step."""
+def read_table(source: SourceParams, forgotten: Forgotten = frozenset()) -> Log:
+    """Read every file under source.path. Raises InputError for what stops the whole log, naming file and next step.
+
+    forgotten: users whose rows say nothing about items.
+    """
     files = find_files(source.path)
     mapping = _mapping(source.columns)
     events, rejected = [], []
@@ -44,7 +48,8 @@ def read_table(source: SourceParams) -> Log:
         events.append(good)
         rejected.append(bad)
     parsed = pa.concat_tables(events)
-    return Log(parsed.select(EVENTS.names).cast(EVENTS), _items(parsed), pa.concat_tables(rejected), len(files))
+    of_others = parsed.filter(pa.array(~are_forgotten(parsed["user_id"], forgotten))) if forgotten else parsed
+    return Log(parsed.select(EVENTS.names).cast(EVENTS), _items(of_others), pa.concat_tables(rejected), len(files))
 
 
 def read_file(

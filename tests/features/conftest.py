@@ -1,5 +1,6 @@
-"""EB-NeRD taken up to train, once for all tests of features."""
+"""EB-NeRD taken up to train and a Redis server, once for all tests of features."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -9,6 +10,7 @@ from features.encode import FeatureSpec
 from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features import published
+from tests.features.redis_server import RedisServer
 from training.requests import Requests, load_events, load_requests
 
 
@@ -35,3 +37,10 @@ def published_log() -> duckdb.DuckDBPyConnection:
 @pytest.fixture(scope="session")
 def ebnerd_requests(ebnerd: Path) -> Requests:
     return load_requests(ebnerd, load_events(ebnerd))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Durable, never killed or paused: whoever writes takes a prefix or a database of its own."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server

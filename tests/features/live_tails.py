@@ -22,13 +22,14 @@ def event(event_id: str, user: str = "u", item: str = "i", at: int = 0, **change
 
 
 @contextmanager
-def tails_of(engine: str, folder: Path) -> Iterator[Callable[[], LiveTail]]:
-    """Makes tails over one store: each as another process would open it."""
+def tails_of(folder: Path, server: RedisServer | None) -> Iterator[Callable[[], LiveTail]]:
+    """Makes tails over one store: each as another process would open it. server: for Redis; no two folders meet."""
     made: list[LiveTail] = []
-    if engine == "sqlite":
-        yield lambda: made.append(SqliteTail(folder / "live" / "log.db")) or made[-1]
-    else:
-        with RedisServer(folder) as server:
-            yield lambda: made.append(RedisTail(server.url, "leitmotif:log")) or made[-1]
+
+    def open_tail() -> LiveTail:
+        made.append(RedisTail(server.url, str(folder)) if server else SqliteTail(folder / "live" / "log.db"))
+        return made[-1]
+
+    yield open_tail
     for tail in made:
         tail.close()

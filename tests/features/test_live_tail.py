@@ -17,7 +17,8 @@ NEW, REPEATED, FORGOTTEN = Fate.NEW, Fate.REPEATED, Fate.FORGOTTEN
 
 @pytest.fixture(params=ENGINES)
 def open_tail(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], LiveTail]]:
-    with tails_of(request.param, tmp_path) as opener:
+    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    with tails_of(tmp_path, server) as opener:
         yield opener
 
 

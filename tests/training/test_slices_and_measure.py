@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from tests.training.contexts import no_contexts
 from training.measure import Scored, differences, measure, measure_slices
 from training.requests import Requests
-from training.slices import requests_since_shift, slice_masks
+from training.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
 
 MINUTE = 60_000_000
 
@@ -50,6 +50,27 @@ def test_with_truth_a_shift_is_a_change_of_theme(tmp_path):
     )
     found = requests_since_shift(tmp_path, requests([0, 0, 0, 0], [0, 100, 200, 201]), 1800)
     assert found.tolist() == [0, 0, 1, 0]  # themes 4 5 5 4
+
+
+def test_a_request_without_truth_beside_others_is_told_by_the_gap_and_changes_no_theme(tmp_path):
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "impressions").mkdir()
+    names = ["a", "live 1", "live 2", "b", "c"]
+    pq.write_table(
+        pa.table({"request_index": pa.array(range(5), pa.int32()), "impression_id": names}),
+        tmp_path / "impressions" / "requests.parquet",
+    )
+    truth = pa.table({"impression_id": ["a", "b", "c"], "theme": pa.array([5, 5, 4], pa.int32())})
+    pq.write_table(truth, tmp_path / "truth" / "requests.parquet")
+    found = requests_since_shift(tmp_path, requests([0] * 5, [0, 1, 100, 101, 102]), 1800)
+    assert found.tolist() == [0, 1, 0, 1, 0]  # a gap of 99 minutes before live 2; the theme changes from b to c
+
+
+def test_an_item_that_the_simulator_did_not_draw_has_no_true_theme(tmp_path):
+    (tmp_path / "truth").mkdir()
+    truth = pa.table({"item_id": ["a", "b"], "theme": pa.array([3, 0], pa.int32())})
+    pq.write_table(truth, tmp_path / "truth" / "items.parquet")
+    assert true_item_themes(tmp_path, ["b", "live", "a"]).tolist() == [0, NO_THEME, 3]
 
 
 def test_shift_slices_and_history_slices_each_cover_every_row_once():

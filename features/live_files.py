@@ -1,0 +1,100 @@
+"""live/<source>/: the files in which live events were sealed, each whole or not there; all that ingest sees of them."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.errors import InputError
+from contracts.schema import LIVE
+
+NEWEST_SEQ = b"newest_seq"
+"""In a file's metadata: the newest seq ever sealed in it, whoever's rows have left since."""
+UNREADABLE = (OSError, EOFError, UnicodeError, pa.ArrowException)
+
+
+def live_of(data: Path) -> Path:
+    """data/<source> -> live/<source>, under the same root."""
+    return data.parent.parent / "live" / data.name
+
+
+def sealed_files(folder: Path) -> list[Path]:
+    """The sealed files in order of their days; none where the folder is not there."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def read_sealed(path: Path) -> pa.Table:
+    """A sealed file (contracts.schema.LIVE). Raises InputError where it is damaged or of another kind."""
+    try:
+        table = pq.read_table(path)
+    except UNREADABLE as error:
+        raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
+    if not table.schema.equals(LIVE, check_metadata=False):
+        wrong = [field.name for field in LIVE if field not in list(table.schema)]
+        extra = [name for name in table.column_names if name not in LIVE.names]
+        raise _damaged(path, f"columns that are missing or of another type: {wrong}; not known: {extra}")
+    if not (np.diff(table["seq"].to_numpy()) > 0).all():
+        raise _damaged(path, "seq does not increase from row to row")
+    return table
+
+
+def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None) -> None:
+    """Put a sealed file in place of the one before, on disk, whole or not at all.
+
+    events: contracts.schema.LIVE. newest_seq: of rows that the file has held, where it is not that of the last row.
+    """
+    events = events.select(LIVE.names).combine_chunks().cast(LIVE).sort_by("seq")
+    newest = max(newest_seq or 0, events["seq"][-1].as_py() if len(events) else 0)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as handle:
+            kept = events.replace_schema_metadata({NEWEST_SEQ: str(newest)})
+            pq.write_table(kept, handle, compression="zstd")
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def newest_seq(tables: Sequence[pa.Table]) -> int:
+    """The newest seq that was ever sealed in these files, as read_sealed gives them; 0 without any."""
+    of_rows = [table["seq"][-1].as_py() for table in tables if len(table)]
+    return max([0, *of_rows, *(int((table.schema.metadata or {}).get(NEWEST_SEQ, b"0")) for table in tables)])
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the only process that changes the files of live/<source>: another waits.
+
+    What a killed writer left under a temporary name is removed.
+    """
+    locks = folder.parent.parent / ".state" / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / f"live-{folder.name}.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in (*folder.glob(".*.parquet.*"), *folder.glob(".*.txt.*")):
+            left.unlink(missing_ok=True)
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _damaged(path: Path, said: str) -> InputError:
+    return InputError(
+        f"{path} is no whole file of sealed live events: {said}. Bring the file back from a copy; or move it away, "
+        "which gives up the live events in it, and run `dvc repro` again."
+    )

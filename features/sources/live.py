@@ -1,0 +1,104 @@
+"""live/<source>/<day>.parquet -> the events that came live, an outcome joined to its show, in the form of a log."""
+# pyright: reportAttributeAccessIssue=false
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from contracts.schema import CONTEXTS, LIVE, REJECTED
+from features.forgotten import Forgotten, are_forgotten
+from features.live_event import EVENT
+from features.live_files import newest_seq, read_sealed, sealed_files
+from features.sources.log import EVENTS
+from features.sources.tombstones import tombstones
+
+JOINED = "outcome joined to its show"
+REPEATED = "live event repeated"
+PLACE = (EVENTS.field("file"), EVENTS.field("line"))
+
+
+@dataclass(frozen=True)
+class Live:
+    """All sealed live events of a source."""
+
+    events: pa.Table  # EVENTS: one row an event_id
+    contexts: pa.Table  # CONTEXTS: one row an impression that said something of itself
+    rejected: pa.Table  # REJECTED: rows that became part of another's event, or whose user is forgotten
+    num_files: int
+    newest_seq: int  # of all that was ever sealed; 0 without
+
+
+def read_live(folder: Path, forgotten: Forgotten) -> Live:
+    """Read live/<source> whole. Every row is an event or is rejected. Raises InputError for a file that is damaged.
+
+    Of rows with one event_id (a show and its outcome, in whichever files) one event is made: the first acknowledged
+    row, a show before an outcome, with the largest label. An outcome whose show is nowhere is an event of its own.
+    """
+    files = sealed_files(folder)
+    tables = [read_sealed(path) for path in files]
+    rows = pa.concat_tables(
+        [_placed(table, f"live/{folder.name}/{path.name}") for table, path in zip(tables, files, strict=True)]
+        or [pa.schema([*LIVE, *PLACE]).empty_table()]
+    )
+    gone = are_forgotten(rows["user_id"], forgotten)
+    buried, rows = tombstones(rows.filter(pa.array(gone))), rows.filter(pa.array(~gone))
+    events, left_over = _join(rows)
+    rejected = pa.concat_tables([buried, left_over])
+    return Live(events, _contexts(rows), rejected, len(files), newest_seq(tables))
+
+
+def _placed(table: pa.Table, name: str) -> pa.Table:
+    """The file's rows with their place: its name, and their number from 1."""
+    columns = (pa.repeat(name, len(table)), pa.array(np.arange(1, len(table) + 1), pa.int64()))
+    return pa.table([*table.columns, *columns], schema=pa.schema([*LIVE, *PLACE]))
+
+
+def _join(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """One event (EVENTS) for each event_id, and the rows left over (REJECTED)."""
+    rows = rows.sort_by([("event_id", "ascending"), ("revision", "ascending"), ("seq", "ascending")])
+    if not len(rows):
+        return EVENTS.empty_table(), REJECTED.empty_table()
+    names = rows["event_id"].combine_chunks()
+    first = np.r_[True, pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)]
+    labels = np.maximum.reduceat(rows["label"].to_numpy(), np.flatnonzero(first))
+    events = rows.filter(pa.array(first))
+    events = events.set_column(events.column_names.index("label"), "label", pa.array(labels, pa.float32()))
+    return events.select(EVENTS.names).cast(EVENTS), _left_over(rows, np.flatnonzero(~first))
+
+
+def _left_over(rows: pa.Table, at: np.ndarray) -> pa.Table:
+    """The rows (at) that are no event of their own: the same as the row before, or the outcome of its show."""
+    revision = rows["revision"].to_numpy()
+    repeated = revision[at] == revision[at - 1]
+    left = rows.take(pa.array(at))
+    return pa.table(
+        {
+            "file": left["file"],
+            "line": left["line"],
+            "reason": np.where(repeated, REPEATED, JOINED).tolist(),
+            "raw": _texts(left.select(LIVE.names).to_pylist()),
+        },
+        schema=REJECTED,
+    )
+
+
+def _texts(rows: Sequence[dict]) -> list[str]:
+    return [json.dumps(row, default=str, ensure_ascii=False) for row in rows]
+
+
+def _contexts(rows: pa.Table) -> pa.Table:
+    """What the first acknowledged row of an impression says of its request, where it says anything."""
+    said = [pc.is_valid(rows[name]) for name in CONTEXTS.names[1:]]
+    anything = pc.and_(pc.is_valid(rows["impression_id"]), pc.or_(pc.or_(said[0], said[1]), said[2]))
+    shows = pc.equal(rows["revision"], EVENT)
+    told = rows.filter(pc.and_(anything, shows)).sort_by([("impression_id", "ascending"), ("seq", "ascending")])
+    if not len(told):
+        return CONTEXTS.empty_table()
+    names = told["impression_id"].combine_chunks()
+    first = np.r_[True, pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)]
+    return told.filter(pa.array(first)).select(CONTEXTS.names).cast(CONTEXTS)

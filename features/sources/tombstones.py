@@ -1,0 +1,79 @@
+"""A log and who has asked to be forgotten -> the log without them, and a line without content for each row left out."""
+# pyright: reportAttributeAccessIssue=false
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from contracts.schema import REJECTED
+from features.forgotten import Forgotten, are_forgotten, hash_of
+from features.sources.log import Log
+
+log = logging.getLogger("leitmotif")
+
+REASON = "user forgotten"
+FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")
+"""What may be a user_id in the text of a row that could not be parsed, beside the whole field of a separated line."""
+
+
+def leave_out(read: Log, forgotten: Forgotten) -> Log:
+    """The log without the events of these users, and without what only they bring: contexts, truth, raw text.
+
+    A row left out is rejected with its file and line and without its text. A row that could not be parsed has no user;
+    where a field of its text is the id of a forgotten one, its text is left out as well.
+    """
+    if not forgotten:
+        return read
+    gone = are_forgotten(read.events["user_id"], forgotten)
+    left, kept = read.events.filter(pa.array(gone)), read.events.filter(pa.array(~gone))
+    if len(left):
+        log.info("left out %s events of forgotten users", f"{len(left):,}")
+    buried = pa.concat_tables([_without_texts(read.rejected, forgotten), tombstones(left)])
+    impressions = pc.drop_null(pc.unique(left["impression_id"]))
+    only_theirs = impressions.filter(pc.invert(pc.is_in(impressions, value_set=pc.unique(kept["impression_id"]))))
+    contexts = read.contexts.filter(pc.invert(pc.is_in(read.contexts["impression_id"], value_set=only_theirs)))
+    truth = _truth_of_others(read.truth, left, only_theirs, forgotten)
+    return replace(read, events=kept, rejected=buried, contexts=contexts, truth=truth)
+
+
+def tombstones(left: pa.Table) -> pa.Table:
+    """A line of REJECTED for each row: where it was, and nothing of what it said. left: has `file` and `line`."""
+    columns = {"file": left["file"], "line": left["line"], "reason": pa.repeat(REASON, len(left))}
+    return pa.table(columns | {"raw": pa.repeat("", len(left))}, schema=REJECTED)
+
+
+def _without_texts(rejected: pa.Table, forgotten: Forgotten) -> pa.Table:
+    texts = [
+        "" if any(hash_of(field) in forgotten for field in _fields(text)) else text
+        for text in rejected["raw"].to_pylist()
+    ]
+    return rejected.set_column(
+        rejected.column_names.index("raw"), REJECTED.field("raw"), [pa.array(texts, pa.string())]
+    )
+
+
+def _fields(text: str) -> set[str]:
+    """Everything in a row's text that may be a user_id."""
+    cells = {cell.strip().strip('"') for separator in ",;\t|" for cell in text.split(separator)}
+    return cells | set(FIELD.findall(text))
+
+
+def _truth_of_others(
+    truth: Mapping[str, pa.Table], left: pa.Table, impressions: pa.Array, forgotten: Forgotten
+) -> dict[str, pa.Table]:
+    """A simulator's truth without these users, their requests and their events."""
+    kept = {}
+    for name, table in truth.items():
+        mask = None
+        if "user_id" in table.column_names:
+            mask = pa.array(are_forgotten(table["user_id"], forgotten))
+        elif "impression_id" in table.column_names:
+            mask = pc.is_in(table["impression_id"], value_set=impressions)
+        elif "event_id" in table.column_names:
+            mask = pc.is_in(table["event_id"], value_set=left["event_id"].combine_chunks())
+        kept[name] = table if mask is None else table.filter(pc.invert(mask))
+    return kept
