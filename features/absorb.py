@@ -16,9 +16,9 @@ from contracts.schema import LIVE
 from features.live_event import LiveEvent
 from features.live_files import live_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
 from features.live_tail import LiveTail
-from features.online_config import open_tail
 from features.partitions import Partition
 from features.state import state_of
+from features.tails import open_tail
 
 Sealing = list[tuple[int, LiveEvent]]
 

@@ -1,7 +1,6 @@
 """A source (simulator, MovieLens, EB-NeRD, any table) -> interactions by time partition, and what belongs to them."""
 # pyright: reportAttributeAccessIssue=false
 
-import hashlib
 import logging
 from dataclasses import replace
 from datetime import datetime
@@ -17,6 +16,7 @@ from contracts.publish import publish, write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from contracts.stage import Report, main
 from features.forgotten import Forgotten, read_forgotten
+from features.identity import event_ids
 from features.ledger import ITEM_ROWS, ROWS
 from features.live_files import live_of
 from features.params import SimulatorParams, SourceParams
@@ -33,8 +33,6 @@ log = logging.getLogger("leitmotif")
 OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance", "absorbed")
 ABSORBED = "absorbed.json"
 """In absorbed/: {"seq": the newest seq that was ever sealed in live/<source>, 0 without}."""
-IDENTITY = ("user_id", "item_id", "occurred_at", "label", "impression_id", "position")
-"""What an event is, where the source does not name it."""
 PARTITION_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 PRECISIONS = {"day": 10, "month": 7, "year": 4}
 ROW_GROUP = 1 << 18
@@ -141,12 +139,8 @@ def _identify(events: pa.Table) -> pa.Table:
     missing = pc.is_null(events["event_id"])
     if not pc.any(missing).as_py():
         return events
-    parts = [events[name].cast(pa.int64()) if name == "occurred_at" else events[name] for name in IDENTITY]
-    texts = [part.cast(pa.string()) for part in parts]
-    joined = pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace", null_replacement="\x00")
-    digests = pa.array([hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in joined.to_pylist()])
-    event_ids = pc.if_else(missing, pa.chunked_array([digests]), events["event_id"])
-    return events.set_column(0, "event_id", event_ids)
+    named = pc.if_else(missing, pa.chunked_array([event_ids(events)]), events["event_id"])
+    return events.set_column(0, "event_id", named)
 
 
 def _sort(events: pa.Table) -> pa.Table:

@@ -24,8 +24,9 @@ from features.counters import Counters
 from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
 from features.live_tail import LiveTail
-from features.online_config import config, open_tail
+from features.online_config import config
 from features.state import read_stamp
+from features.tails import open_tail
 
 Int64 = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""An online store, loaded or fed live, and the offline tables -> how many values training and serving read otherwise."""
+"""An online store, loaded or fed live, and the offline tables -> how many values the two sides read otherwise."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace

@@ -3,6 +3,7 @@
 What it reads at a time is what serving would have read then; features/parity.py and the stage package hold training's
 reads against it.
 """
+# pyright: reportAttributeAccessIssue=false
 
 import json
 import shutil
@@ -51,13 +52,11 @@ class Replay:
         end = int(np.searchsorted(self.times, at, side="right"))
         if end <= self.fed:
             return
-        columns = [self.events[name].slice(self.fed, end - self.fed).to_pylist() for name in COLUMNS]
-        rows = dict(zip(COLUMNS, columns, strict=True))
-        rows["occurred_at"] = self.times[self.fed : end].tolist()
-        rows["in_history"] = self.in_history[self.fed : end].tolist()
-        events = [
-            LiveEvent(revision=EVENT, **dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)
-        ]
+        here = slice(self.fed, end)
+        told = {name: self.events[name].slice(self.fed, end - self.fed).to_pylist() for name in COLUMNS}
+        told |= {"occurred_at": self.times[here].tolist(), "in_history": self.in_history[here].tolist()}
+        names, rows = list(told), zip(*told.values(), strict=True)
+        events = [LiveEvent(revision=EVENT, **dict(zip(names, row, strict=True))) for row in rows]
         self.store.append(events)
         self.fed = end
 
