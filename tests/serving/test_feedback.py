@@ -1,0 +1,214 @@
+"""Events that are posted change the next ranking, once; what was shown is remembered, and its outcomes belong to it."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from features.live_event import OUTCOME
+from serving.predictor import Predictor
+from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, RequestContext
+from tests.clones import run
+from tests.serving.conftest import serving
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+
+@pytest.fixture(scope="module")
+def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the clone whose bundle remembers what it shows."""
+    repository = tmp_path_factory.mktemp("live") / "clone"
+    shutil.copytree(made, repository, symlinks=True)
+    run(repository, "python", "-m", "contracts.configure", "serve.log_exposures=true")
+    run(repository, "python", "-m", "serving.package")
+    return repository
+
+
+@pytest.fixture
+def fresh(house: Path) -> Iterator[Predictor]:
+    """A predictor over the house, without live events."""
+    for left in (house / "live").glob("simulator.db*"):
+        left.unlink()
+    opened = opened_in(house)
+    yield opened
+    opened.store.tail.close()
+
+
+def opened_in(house: Path) -> Predictor:
+    data = house / "data" / "simulator"
+    return Predictor.open(data / "bundle", house / ".state" / "simulator" / "feast", data / "feature_snapshot")
+
+
+def rank(predictor: Predictor, preview: bool = True, **changes: object) -> RankReply:
+    golden = predictor.bundle.golden[0]
+    asked = {"user_id": golden.user_id, "candidates": golden.candidates, "preview": preview}
+    return predictor.rank(RankRequest.model_validate(asked | changes))
+
+
+def post(predictor: Predictor, *events: dict) -> EventsReply:
+    return predictor.append(EventsRequest.model_validate({"events": list(events)}))
+
+
+def scores(reply: RankReply) -> dict[str, float]:
+    return {item.item_id: item.score for item in reply.items}
+
+
+def test_a_click_changes_the_next_ranking_and_is_the_newest_event(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    before = rank(fresh)
+    reply = post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
+    assert reply.num_new == 1
+    after = rank(fresh)
+    assert after.history.length == before.history.length + 1
+    assert after.history.newest_event_at == before.at
+    assert scores(after) != scores(before)
+    assert rank(fresh, at=before.at).history.length == before.history.length
+
+
+def test_a_show_that_was_not_clicked_counts_and_extends_no_history(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    item = golden.candidates[0]
+    before = rank(fresh)
+    post(fresh, {"user_id": golden.user_id, "item_id": item, "label": 0})
+    assert rank(fresh).history.length == before.history.length
+    key, end = fresh.store.item_key(item), fresh.store.log_end
+    shows, clicks = fresh.store.counters.item_counters.read([key], end)
+    logged = fresh.store.live._logged.item_counters.read([key], end)
+    assert (shows[0] - logged[0][0], clicks[0] - logged[1][0]) == (1, 0)
+
+
+def test_an_event_sent_twice_counts_once(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    event = {"user_id": golden.user_id, "item_id": golden.candidates[0], "event_id": "e1"}
+    first, second = post(fresh, event, event), post(fresh, event)
+    assert [each.fate for each in first.events] == ["new", "repeated"]
+    assert (second.num_new, second.events[0].fate) == (0, "repeated")
+    assert rank(fresh).history.length == rank(fresh, at=first_at(fresh)).history.length + 1
+
+
+def first_at(predictor: Predictor) -> str:
+    """The time before any live event."""
+    return datetime.fromtimestamp(predictor.store.logged_end / 1e6, UTC).isoformat()
+
+
+def test_a_bad_event_is_named_and_none_of_its_request_is_kept(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    good = {"user_id": golden.user_id, "item_id": golden.candidates[0]}
+    future = f"{datetime.fromtimestamp(time.time() + 10**6, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    for bad, said in (
+        ({"occurred_at": "1980-01-01T00:00:00Z"}, "events.1: occurred_at"),
+        ({"occurred_at": future}, "lies in the future"),
+        ({"item_id": "a\tb"}, "item_id has control characters"),
+        ({"impression_id": "served-0-0-0"}, "is of another user than"),
+    ):
+        with pytest.raises(ValidationError) as error:
+            post(fresh, good, good | bad)
+        assert said in str(error.value)
+    assert fresh.store.tail.newest_seq() == 0
+    limits = fresh.limits.max_events
+    with pytest.raises(ValidationError, match=f"at most {limits} events"):
+        post(fresh, *[good] * (limits + 1))
+
+
+def test_users_and_items_that_the_log_never_had_are_taken(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    assert rank(fresh, user_id="newcomer").cold_start_user
+    post(fresh, *[{"user_id": "newcomer", "item_id": item} for item in (golden.candidates[0], "new item")])
+    reply = rank(fresh, user_id="newcomer", candidates=[*golden.candidates, "new item"])
+    assert (reply.cold_start_user, reply.history.length) == (False, 2)
+    assert not next(item for item in reply.items if item.item_id == "new item").known
+    key = fresh.store.item_key("new item")
+    assert fresh.store.counters.item_counters.read([key], fresh.store.log_end)[0].tolist() == [1]
+
+
+def test_a_late_event_lands_in_its_place(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    history = fresh.store.history(golden.user_id)
+    assert history is not None
+    between = int(history.occurred_at[-2:].mean())
+    at = datetime.fromtimestamp(between / 1e6, UTC).isoformat()
+    post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0], "occurred_at": at})
+    now = fresh.store.history(golden.user_id)
+    assert now is not None
+    assert now.item_ids[-2] == golden.candidates[0]
+    assert now.item_ids[-3:-2] + now.item_ids[-1:] == history.item_ids[-2:]
+    assert (now.occurred_at[1:] >= now.occurred_at[:-1]).all()
+
+
+def test_what_was_shown_is_remembered_and_its_outcome_is_one_row(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    reply = rank(fresh, preview=False, k=3, context=RequestContext(device="phone").model_dump())
+    assert reply.impression_id is not None
+    rows = [event for _, event in fresh.store.tail.since(0)]
+    assert [row.item_id for row in rows] == [item.item_id for item in reply.items]
+    assert {(row.impression_id, row.label, row.device) for row in rows} == {(reply.impression_id, 0.0, "phone")}
+    shown = rows[1]
+    outcome = {"user_id": golden.user_id, "item_id": shown.item_id, "impression_id": reply.impression_id}
+    assert post(fresh, outcome).events[0].event_id == shown.event_id
+    assert post(fresh, outcome).num_new == 0
+    last = fresh.store.tail.since(0)[-1][1]
+    assert (last.event_id, last.revision, last.occurred_at) == (shown.event_id, OUTCOME, shown.occurred_at)
+    key, end = fresh.store.item_key(shown.item_id), fresh.store.log_end
+    logged = fresh.store.live._logged.item_counters.read([key], end)
+    now = fresh.store.counters.item_counters.read([key], end)
+    assert (now[0][0] - logged[0][0], now[1][0] - logged[1][0]) == (1, 1)
+    history = fresh.store.history(golden.user_id)
+    assert history is not None
+    assert (history.item_ids[-1], history.label[-1]) == (shown.item_id, 1.0)
+
+
+def test_previews_and_rankings_of_another_time_are_not_remembered(fresh: Predictor) -> None:
+    assert rank(fresh, preview=True).impression_id is None
+    assert rank(fresh, preview=False, at="2024-01-01T00:00:00Z").impression_id is None
+    assert rank(fresh, preview=False, user_id="tab\t").impression_id is None
+    assert fresh.store.tail.newest_seq() == 0
+
+
+def test_another_process_s_events_are_seen_by_the_next_ranking(fresh: Predictor, house: Path) -> None:
+    other = opened_in(house)
+    golden = fresh.bundle.golden[0]
+    post(other, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
+    assert scores(rank(fresh)) == scores(rank(other))
+    assert rank(fresh).history.length == rank(fresh, at=first_at(fresh)).history.length + 1
+
+
+def test_a_predictor_that_is_opened_again_ranks_as_before(fresh: Predictor, house: Path) -> None:
+    golden = fresh.bundle.golden[0]
+    post(fresh, *[{"user_id": golden.user_id, "item_id": item} for item in golden.candidates])
+    assert rank(opened_in(house)) == rank(fresh)
+
+
+def test_a_forgotten_user_is_unknown_at_once_and_taken_no_more(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
+    fresh.store.tail.forget([golden.user_id])
+    reply, stranger = rank(fresh), rank(fresh, user_id="a stranger")
+    assert reply.cold_start_user
+    assert not reply.history.known
+    assert scores(reply) == scores(stranger)
+    assert post(fresh, {"user_id": golden.user_id, "item_id": "x"}).events[0].fate == "forgotten"
+    assert [event for _, event in fresh.store.tail.since(0)] == []
+
+
+def test_the_server_takes_events_and_says_what_is_wrong(house: Path, fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    ask = {"user_id": golden.user_id, "candidates": golden.candidates}
+    with serving(house) as client:
+        before = client.post("/rank", json=ask | {"preview": True}).json()
+        shown = client.post("/rank", json=ask).json()
+        event = {"user_id": golden.user_id, "item_id": golden.candidates[0], "impression_id": shown["impression_id"]}
+        answer = client.post("/events", json={"events": [event]})
+        assert (answer.status_code, answer.json()["num_new"]) == (200, 1)
+        after = client.post("/rank", json=ask | {"preview": True}).json()
+        assert after["history"]["length"] == before["history"]["length"] + 1
+        for bad in ({}, {"events": []}, {"events": [{"user_id": "u"}]}, {"events": [event | {"label": 3}]}):
+            assert client.post("/events", json=bad).status_code == 400
+        refused = client.post("/events", json={"events": [event, event | {"user_id": "other"}]})
+        assert refused.status_code == 400
+        assert "events.1" in refused.text
+    with serving(house) as client:
+        assert client.post("/rank", json=ask | {"preview": True}).json() == after
