@@ -1,0 +1,234 @@
+"""Feast's Redis online store, whose views tagged `sequence` are read together with the live events of a RedisTail.
+
+Of Feast 0.67 it uses, beside what is public: `RedisOnlineStore._get_client`, `_parse_connection_string`,
+`_read_features_per_fv` and its async twin (they read past `online_read`), and of its modules `_versioned_fv_name`,
+`_redis_key` and `_mmh3`, in which form it names keys and fields.
+"""
+
+import asyncio
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from feast import FeatureView, RepoConfig
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.utils import make_tzaware
+from google.protobuf.timestamp_pb2 import Timestamp
+from redis import Redis
+from redis.exceptions import RedisError
+
+from contracts.errors import InputError
+from features.live_event import Fate, LiveEvent
+from features.live_redis import START, WAIT_S, RedisTail
+from features.sequence_view import Row, SequenceView, Written, user_ids
+
+WRITTEN_AT_ONCE = 200
+"""Users of one pipeline."""
+REPLACE = """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+return 1
+"""
+"""Write an entity's fields if its timestamp is still the one that was read."""
+
+
+class LeitmotifRedisOnlineStoreConfig(RedisOnlineStoreConfig):
+    """connection_string: of one server; base and live events share it. tail_prefix: what the tail's keys begin with."""
+
+    type: Literal["features.feast_redis.LeitmotifRedisOnlineStore"] = (  # type: ignore[assignment]
+        "features.feast_redis.LeitmotifRedisOnlineStore"
+    )
+    tail_prefix: str
+
+
+class LeitmotifRedisOnlineStore(RedisOnlineStore):
+    """Views without the tag are Feast's own, unchanged, but that no answer is waited for longer than WAIT_S."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tails: dict[tuple[str, str], RedisTail] = {}
+
+    def tail(self, config: RepoConfig) -> RedisTail:
+        """The live events that this store reads."""
+        settings = _settings(config)
+        where = (settings.connection_string, settings.tail_prefix)
+        return self._tails.get(where) or self._tails.setdefault(where, RedisTail(_url(config), where[1]))
+
+    def append(self, config: RepoConfig, table: FeatureView, events: Sequence[LiveEvent]) -> list[Fate]:
+        """Make events part of the sequences of a view, from the next read on. See LiveTail.append."""
+        SequenceView.required(table)
+        return self.tail(config).append(events)
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Row]:
+        """The tail first, then the base: an event that moves from one to the other meanwhile is in at least one."""
+        sequence = SequenceView.of(table)
+        asked = None if requested_features is None else list(requested_features)  # Feast's own read adds to the list
+        if sequence is None:
+            return super().online_read(config, table, entity_keys, requested_features)
+        live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
+        try:
+            rows = super().online_read(config, table, entity_keys, None if any(live) else asked)
+        except RedisError as error:
+            raise _refusal(config, error) from error
+        return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Row]:
+        if SequenceView.of(table) is None:
+            return await super().online_read_async(config, table, entity_keys, requested_features)
+        return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
+
+    def _read_features_per_fv(self, config: RepoConfig, grouped_refs: Any, *more: Any) -> None:
+        """Feast's own reads past online_read: sequences take the way of every other store."""
+        if not any(SequenceView.of(table) for table, _ in grouped_refs):
+            super()._read_features_per_fv(config, grouped_refs, *more)
+            return
+        for ref in grouped_refs:
+            if SequenceView.of(ref[0]):
+                OnlineStore._read_features_per_fv(self, config, [ref], *more)
+            else:
+                super()._read_features_per_fv(config, [ref], *more)
+
+    async def _read_features_per_fv_async(self, config: RepoConfig, grouped_refs: Any, *more: Any) -> None:
+        if not any(SequenceView.of(table) for table, _ in grouped_refs):
+            await super()._read_features_per_fv_async(config, grouped_refs, *more)
+            return
+        for ref in grouped_refs:
+            if SequenceView.of(ref[0]):
+                await OnlineStore._read_features_per_fv_async(self, config, [ref], *more)
+            else:
+                await super()._read_features_per_fv_async(config, [ref], *more)
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Written],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Of a sequence, rows that are not older than what is stored; each row wholly or not at all."""
+        if SequenceView.of(table) is None:
+            super().online_write_batch(config, table, data, progress)
+            return
+        for first in range(0, len(data), WRITTEN_AT_ONCE):
+            rows = data[first : first + WRITTEN_AT_ONCE]
+            try:
+                self._write_newer(config, table, rows)
+            except RedisError as error:
+                raise _refusal(config, error) from error
+            if progress:
+                progress(len(rows))
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Written],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        if SequenceView.of(table) is None:
+            await super().online_write_batch_async(config, table, data, progress)
+        else:
+            await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def _write_newer(self, config: RepoConfig, table: FeatureView, rows: Sequence[Written]) -> None:
+        """Read what is stored, write what is not older; again for those that another writer changed in between."""
+        client: Redis = self._get_client(config.online_store)  # type: ignore[assignment]
+        name = _versioned_fv_name(table, config)
+        stamp = f"_ts:{name}"
+        seconds_to_live = _settings(config).key_ttl_seconds
+        replace = client.register_script(REPLACE)
+        waiting = _newest_of_each(config, rows)
+        while waiting:
+            with client.pipeline(transaction=False) as pipe:
+                for key in waiting:
+                    pipe.hmget(key, stamp)  # type: ignore[arg-type]
+                stored = {key: found[0] for key, found in zip(waiting, pipe.execute(), strict=True)}
+            waiting = {key: row for key, row in waiting.items() if _order(row[2]) >= _order_of(stored[key])}
+            with client.pipeline(transaction=False) as pipe:
+                for key, row in waiting.items():
+                    fields: list[Any] = [stamp, _timestamp(row[2]).SerializeToString()]
+                    for feature, value in row[1].items():
+                        fields += [_mmh3(f"{name}:{feature}"), value.SerializeToString()]
+                    replace(keys=[key], args=[stamp, stored[key] or b"", *fields], client=pipe)
+                done = pipe.execute()
+                if seconds_to_live:
+                    for key in waiting:
+                        pipe.expire(key, seconds_to_live)
+                    pipe.execute()
+            waiting = {key: row for (key, row), wrote in zip(waiting.items(), done, strict=True) if not wrote}
+
+    @staticmethod
+    def _parse_connection_string(connection_string: str) -> tuple[list, dict[str, Any]]:
+        """Feast's, with a limit on every wait where the string says none."""
+        nodes, params = RedisOnlineStore._parse_connection_string(connection_string)
+        return nodes, {"socket_timeout": WAIT_S, "socket_connect_timeout": WAIT_S} | params
+
+
+def _settings(config: RepoConfig) -> LeitmotifRedisOnlineStoreConfig:
+    settings = config.online_store
+    assert isinstance(settings, LeitmotifRedisOnlineStoreConfig)
+    return settings
+
+
+def _newest_of_each(config: RepoConfig, rows: Sequence[Written]) -> dict[bytes, Written]:
+    """By Redis key; of equal timestamps the later row."""
+    version = config.entity_key_serialization_version
+    newest: dict[bytes, Written] = {}
+    for row in rows:
+        key = _redis_key(config.project, row[0], entity_key_serialization_version=version)
+        if key not in newest or _order(row[2]) >= _order(newest[key][2]):
+            newest[key] = row
+    return newest
+
+
+def _timestamp(at: Any) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(make_tzaware(at))
+    return timestamp
+
+
+def _order(at: Any) -> tuple[int, int]:
+    timestamp = _timestamp(at)
+    return timestamp.seconds, timestamp.nanos
+
+
+def _order_of(stored: bytes | None) -> tuple[int, int]:
+    timestamp = Timestamp.FromString(stored) if stored else None
+    return (timestamp.seconds, timestamp.nanos) if timestamp else (-(2**63), 0)
+
+
+def _url(config: RepoConfig) -> str:
+    """The connection string, as redis-py's own address of a server."""
+    if _settings(config).redis_type != RedisType.redis:
+        raise InputError(
+            f"redis_type is {_settings(config).redis_type.value}: live events lie on one Redis server. "
+            "Set redis_type: redis and name that server in connection_string."
+        )
+    (node, *_), params = RedisOnlineStore._parse_connection_string(_settings(config).connection_string)
+    user, password = (urllib.parse.quote(str(params.get(name, "")), safe="") for name in ("username", "password"))
+    known = f"{user}:{password}@" if user or password else ""
+    scheme = "rediss" if params.get("ssl") else "redis"
+    return f"{scheme}://{known}{node['host']}:{node['port']}/{params.get('db', 0)}"
+
+
+def _refusal(config: RepoConfig, error: RedisError) -> InputError:
+    server = _settings(config).connection_string.split(",")[0]
+    return InputError(
+        f"Feast's online store on the Redis server at {server} cannot be used ({type(error).__name__}: {error}). "
+        f"Start it with {START}, then `make load`; a batch that stopped midway is loaded again whole."
+    )

@@ -1,0 +1,139 @@
+"""Feast's SQLite online store, whose views tagged `sequence` are read together with the live events of a SqliteTail.
+
+Of Feast 0.67 it uses, beside what is public: `SqliteOnlineStore._get_conn` and `_get_db_path`, and of its module
+`_initialize_conn`, `_quote_id`, `_table_id` and `adapt_datetime_epoch`, in which form it keeps timestamps.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from feast import FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.sqlite import (
+    SqliteOnlineStore,
+    SqliteOnlineStoreConfig,
+    _initialize_conn,
+    _quote_id,
+    _table_id,
+    adapt_datetime_epoch,
+)
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.utils import to_naive_utc
+
+from features.live_event import Fate, LiveEvent
+from features.live_sqlite import SqliteTail
+from features.sequence_view import Row, SequenceView, Written, newest_of, user_ids
+
+WRITTEN_AT_ONCE = 200
+"""Users of one transaction: no reader waits for more."""
+
+
+class LeitmotifSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+    """path: the base, which Feast materializes. tail_path: live events; `feast apply` and teardown leave them be."""
+
+    type: Literal["features.feast_sqlite.LeitmotifSqliteOnlineStore"] = (  # type: ignore[assignment]
+        "features.feast_sqlite.LeitmotifSqliteOnlineStore"
+    )
+    tail_path: str
+
+
+class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
+    """Views without the tag are Feast's own, unchanged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tails: dict[Path, SqliteTail] = {}
+        self._own = threading.local()  # the connection with which this thread writes
+
+    def tail(self, config: RepoConfig) -> SqliteTail:
+        """The live events that this store reads."""
+        settings = config.online_store
+        assert isinstance(settings, LeitmotifSqliteOnlineStoreConfig)
+        path = Path(settings.tail_path)
+        if config.repo_path and not path.is_absolute():
+            path = config.repo_path / path
+        return self._tails.get(path) or self._tails.setdefault(path, SqliteTail(path))
+
+    def append(self, config: RepoConfig, table: FeatureView, events: Sequence[LiveEvent]) -> list[Fate]:
+        """Make events part of the sequences of a view, from the next read on. See LiveTail.append."""
+        SequenceView.required(table)
+        return self.tail(config).append(events)
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Row]:
+        """The tail first, then the base: an event that moves from one to the other meanwhile is in at least one."""
+        sequence = SequenceView.of(table)
+        if sequence is None:
+            return super().online_read(config, table, entity_keys, requested_features)
+        live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
+        rows = super().online_read(config, table, entity_keys, requested_features)
+        return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Written],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Of a sequence, small transactions of rows that are not older than what is stored."""
+        if SequenceView.of(table) is None:
+            super().online_write_batch(config, table, data, progress)
+            return
+        with self._writing(config) as connection:
+            for first in range(0, len(data), WRITTEN_AT_ONCE):
+                rows = data[first : first + WRITTEN_AT_ONCE]
+                connection.execute("BEGIN IMMEDIATE")  # Feast's write commits it
+                newer = self._newer(connection, config, table, rows)
+                super().online_write_batch(config, table, newer, None)
+                if progress:
+                    progress(len(rows))
+
+    def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
+        return getattr(self._own, "connection", None) or super()._get_conn(config)
+
+    @contextmanager
+    def _writing(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:
+        """A connection of its own: other threads read through the shared one, and never what is half written."""
+        connection = _initialize_conn(self._get_db_path(config))
+        self._own.connection = connection
+        try:
+            yield connection
+        finally:
+            del self._own.connection
+            connection.close()
+
+    def _newer(
+        self, connection: sqlite3.Connection, config: RepoConfig, table: FeatureView, rows: Sequence[Written]
+    ) -> list[Written]:
+        """Of each entity the newest of the rows that is not older than the stored one.
+
+        Feast keeps whole seconds of a timestamp; within one second the newest events are compared.
+        """
+        version = config.entity_key_serialization_version
+        keys = [serialize_entity_key(row[0], entity_key_serialization_version=version) for row in rows]
+        name = _table_id(
+            config.project, table, getattr(config.registry, "enable_online_feature_view_versioning", False)
+        )
+        stored = connection.execute(
+            f"SELECT entity_key, CAST(event_ts AS INTEGER), value FROM {_quote_id(name)} "
+            f"WHERE feature_name = 'occurred_at' AND entity_key IN ({','.join('?' * len(keys))})",
+            keys,
+        )
+        newest = {key: (at, newest_of({"occurred_at": Value.FromString(value)})) for key, at, value in stored}
+        kept: dict[bytes, Written] = {}
+        for key, row in zip(keys, rows, strict=True):
+            at = (adapt_datetime_epoch(to_naive_utc(row[2])), newest_of(row[1]))
+            if key not in newest or at >= newest[key]:
+                newest[key], kept[key] = at, row
+        return list(kept.values())

@@ -1,0 +1,149 @@
+"""A user's stored history and live events -> the history that is read: each event once, newest kept. numpy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features.convention import key_of_text
+from features.live_event import LiveEvent
+from features.sessions import NO_SESSION, SessionRule, number_sessions
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of one user by (occurred_at, item_id, event_key), each key once. All of one length."""
+
+    item_ids: list[str]
+    occurred_at: Int64  # us
+    labels: Float32
+    event_keys: Int64  # convention.key_of_text of the event_id
+    session_keys: Int64  # of the source's session id; NO_SESSION without
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def take(self, rows: Int64) -> "Events":
+        """Some rows, in another order."""
+        return Events(
+            [self.item_ids[row] for row in rows.tolist()],
+            self.occurred_at[rows],
+            self.labels[rows],
+            self.event_keys[rows],
+            self.session_keys[rows],
+        )
+
+    def cut(self, rows: slice) -> "Events":
+        """A run of rows."""
+        return Events(
+            self.item_ids[rows],
+            self.occurred_at[rows],
+            self.labels[rows],
+            self.event_keys[rows],
+            self.session_keys[rows],
+        )
+
+    def then(self, later: "Events") -> "Events":
+        """These, and behind them those."""
+        return Events(
+            self.item_ids + later.item_ids,
+            np.concatenate([self.occurred_at, later.occurred_at]),
+            np.concatenate([self.labels, later.labels]),
+            np.concatenate([self.event_keys, later.event_keys]),
+            np.concatenate([self.session_keys, later.session_keys]),
+        )
+
+    def place(self, row: int) -> tuple[int, str, int]:
+        """What an event is ordered by."""
+        return int(self.occurred_at[row]), self.item_ids[row], int(self.event_keys[row])
+
+
+@dataclass(frozen=True)
+class History:
+    """A user's newest events and their sessions."""
+
+    events: Events  # at least one
+    sessions: Int64  # numbered within the user, from 0 at the oldest event there ever was
+    session_started_at: int  # us: where the uncut session of the first event began
+
+
+def live_events(events: Sequence[LiveEvent]) -> Events:
+    """Of one user, as a tail's histories() gives them."""
+    return Events(
+        [event.item_id for event in events],
+        np.array([event.occurred_at for event in events], np.int64),
+        np.array([event.label for event in events], np.float32),
+        np.array([key_of_text(event.event_id) for event in events], np.int64),
+        np.array([NO_SESSION if e.session_id is None else key_of_text(e.session_id) for e in events], np.int64),
+    )
+
+
+def merge(base: History | None, live: Events, rule: SessionRule, max_length: int) -> History | None:
+    """Both as one history of at most max_length events; base itself where live adds nothing to it.
+
+    An event on both sides has the larger of its labels: an outcome that is not in the base yet, or no longer live.
+    Sessions go on from the base's number. Where older events were cut from the base, live ones from before its first
+    are cut too: the base is full, and what lay between is not known. A live part of max_length events may be cut as
+    well: sessions are numbered from what is there.
+    """
+    if base is None:
+        return _numbered(live, rule, max_length, 0, None) if len(live) else None
+    stored = base.events
+    first_at, first_session = int(stored.occurred_at[0]), int(base.sessions[0])
+    if first_session > 0 or base.session_started_at < first_at:
+        live = live.cut(slice(_rank(live, stored.place(0)), None))
+    stored, live = _each_once(stored, live)
+    if not len(live):
+        return base
+    both = _in_order(stored, live)
+    started_at = base.session_started_at if int(both.occurred_at[0]) >= first_at else None
+    return _numbered(both, rule, max_length, first_session, started_at)
+
+
+def _numbered(
+    events: Events, rule: SessionRule, max_length: int, first_session: int, started_at: int | None
+) -> History:
+    first = np.zeros(len(events), bool)
+    first[0] = True
+    begun = None if started_at is None else np.array([started_at], np.int64)
+    sessions, started = number_sessions(rule, first, events.occurred_at, events.session_keys, begun)
+    kept = slice(max(len(events) - max_length, 0), None)
+    return History(events.cut(kept), sessions[kept] + first_session, int(started[kept][0]))
+
+
+def _rank(events: Events, place: tuple[int, str, int]) -> int:
+    """How many of them come before a place."""
+    row, end = np.searchsorted(events.occurred_at, place[0], "left"), len(events)
+    while row < end and events.place(int(row)) < place:
+        row += 1
+    return int(row)
+
+
+def _each_once(stored: Events, live: Events) -> tuple[Events, Events]:
+    """Without what both hold: of such an event the side with the larger label keeps it, of equals the stored one."""
+    shared = np.flatnonzero(np.isin(live.event_keys, stored.event_keys))
+    if not len(shared):
+        return stored, live
+    by_key = np.argsort(stored.event_keys, kind="stable")
+    twins = by_key[np.searchsorted(stored.event_keys, live.event_keys[shared], sorter=by_key)]
+    is_larger = live.labels[shared] > stored.labels[twins]
+    live = live.take(np.delete(np.arange(len(live)), shared[~is_larger]))
+    if is_larger.any():
+        stored = stored.take(np.delete(np.arange(len(stored)), twins[is_larger]))
+    return stored, live
+
+
+def _in_order(stored: Events, live: Events) -> Events:
+    """The union of two runs that are in order. What is older than all that is live stays as it is."""
+    older = int(np.searchsorted(stored.occurred_at, live.occurred_at[0], "left"))
+    newer = stored.cut(slice(older, None))
+    if not len(newer):
+        return stored.then(live)
+    mixed = newer.then(live)
+    places = list(zip(mixed.occurred_at.tolist(), mixed.item_ids, mixed.event_keys.tolist(), strict=True))
+    order = np.array(sorted(range(len(places)), key=places.__getitem__), np.int64)
+    return stored.cut(slice(0, older)).then(mixed.take(order))

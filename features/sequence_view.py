@@ -1,0 +1,130 @@
+"""A Feast view tagged `sequence`, its stored row and live events -> the row that is read: protobuf, arrays and back."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from feast import FeatureView
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, StringList, Value
+
+from contracts.errors import InputError
+from features.live_event import LiveEvent
+from features.merge import Events, History, live_events, merge
+from features.sessions import SessionRule
+
+Row = tuple[datetime | None, dict[str, Value] | None]
+"""What Feast reads of one entity: the row's event timestamp and its features; (None, None) where it has none."""
+Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+"""What Feast writes of one entity: key, features, event timestamp, created."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ENCODE: dict[str, Callable[[History], Value]] = {
+    "item_ids": lambda history: Value(string_list_val=StringList(val=history.events.item_ids)),
+    "occurred_at": lambda history: Value(int64_list_val=Int64List(val=history.events.occurred_at.tolist())),
+    "labels": lambda history: Value(float_list_val=FloatList(val=history.events.labels.tolist())),
+    "sessions": lambda history: Value(int64_list_val=Int64List(val=history.sessions.tolist())),
+    "event_keys": lambda history: Value(int64_list_val=Int64List(val=history.events.event_keys.tolist())),
+    "session_keys": lambda history: Value(int64_list_val=Int64List(val=history.events.session_keys.tolist())),
+    "session_started_at": lambda history: Value(int64_val=history.session_started_at),
+}
+"""The features of a sequence view, all of them, by name."""
+
+
+@dataclass(frozen=True)
+class SequenceView:
+    """What the tags of a view say of its sequences."""
+
+    name: str
+    rule: SessionRule
+    max_length: int
+
+    @classmethod
+    def of(cls, view: FeatureView) -> "SequenceView | None":
+        """None for a view that is not tagged. Raises InputError where a tag is missing or no number."""
+        tags = view.tags or {}
+        if tags.get("sequence") != "true":
+            return None
+        try:
+            longest = tags["session_max_s"]
+            rule = SessionRule.of(float(tags["session_gap_s"]), float(longest) if longest else None)
+            return cls(view.name, rule, int(tags["max_length"]))
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"The view {view.name} is tagged as a sequence, but its tags do not say how it is read "
+                f"({type(error).__name__}: {error}); they are session_gap_s, session_max_s and max_length. "
+                "`feast apply` with those of features/feast_repository.py."
+            ) from error
+
+    @classmethod
+    def required(cls, view: FeatureView) -> "SequenceView":
+        """The same of a view that must be tagged."""
+        sequence = cls.of(view)
+        if sequence is None:
+            raise InputError(
+                f"The view {view.name} is not a sequence: events cannot be appended to it. Append to one whose tag "
+                "`sequence` is `true`, as user_history in features/feast_repository.py."
+            )
+        return sequence
+
+    def unite(self, row: Row, live: list[LiveEvent] | None, requested: Sequence[str] | None) -> Row:
+        """The stored row with a user's live events; the row itself where there are none.
+
+        live: as a tail gives them; None for a forgotten user, who has no row.
+        requested: the features to return; None for all.
+        """
+        if live is None:
+            return None, None
+        stored_at, values = row
+        if not live:
+            return row
+        base = self._decode(values)
+        history = merge(base, live_events(live), self.rule, self.max_length)
+        names = list(ENCODE) if requested is None else requested
+        if history is base or history is None:
+            return stored_at, {name: value for name, value in (values or {}).items() if name in names}
+        at = EPOCH + timedelta(microseconds=int(history.events.occurred_at[-1]))
+        return at, {name: ENCODE[name](history) for name in names if name in ENCODE}
+
+    def _decode(self, values: dict[str, Value] | None) -> History | None:
+        """None where nothing is stored. Raises InputError where a list is missing or of another length."""
+        if not values or not any(value.WhichOneof("val") for value in values.values()):
+            return None
+        item_ids = list(values["item_ids"].string_list_val.val) if "item_ids" in values else []
+        events = Events(
+            item_ids,
+            _integers(values, "occurred_at"),
+            np.array(list(values["labels"].float_list_val.val) if "labels" in values else [], np.float32),
+            _integers(values, "event_keys"),
+            _integers(values, "session_keys"),
+        )
+        sessions = _integers(values, "sessions")
+        columns = (events.occurred_at, events.labels, events.event_keys, events.session_keys, sessions)
+        lengths = [len(item_ids), *map(len, columns)]
+        if "session_started_at" not in values or len(set(lengths)) > 1:
+            raise InputError(
+                f"The view {self.name} holds a history whose lists have the lengths {lengths}, which should be one: "
+                "another version wrote it. `make load` loads it again."
+            )
+        return History(events, sessions, values["session_started_at"].int64_val) if item_ids else None
+
+
+def user_ids(view: SequenceView, keys: Sequence[EntityKey]) -> list[str]:
+    """The users that Feast asks for."""
+    if any(len(key.entity_values) != 1 or not key.entity_values[0].HasField("string_val") for key in keys):
+        raise InputError(
+            f"The view {view.name} was asked by {list(keys[0].join_keys)} for something other than one user_id, a "
+            "string. Ask by the entity that features/feast_repository.py declares."
+        )
+    return [key.entity_values[0].string_val for key in keys]
+
+
+def newest_of(values: dict[str, Value]) -> int:
+    """The time of a row's newest event, us; 0 of one without events."""
+    occurred_at = values["occurred_at"].int64_list_val.val if "occurred_at" in values else ()
+    return occurred_at[-1] if occurred_at else 0
+
+
+def _integers(values: dict[str, Value], name: str) -> np.ndarray:
+    return np.array(list(values[name].int64_list_val.val) if name in values else [], np.int64)

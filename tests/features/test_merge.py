@@ -1,0 +1,140 @@
+"""Base and live events as one history: what a rebuild of everything would give, whatever came when."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.merge import Events, History, merge
+from features.sessions import NO_SESSION, SessionRule
+
+RULE = SessionRule(gap_us=10, max_us=25)
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    at: int
+    item: str
+    key: int
+    label: float = 1.0
+    session: int = NO_SESSION
+
+
+def events_of(rows: list[Row]) -> Events:
+    return Events(
+        [row.item for row in rows],
+        np.array([row.at for row in rows], np.int64),
+        np.array([row.label for row in rows], np.float32),
+        np.array([row.key for row in rows], np.int64),
+        np.array([row.session for row in rows], np.int64),
+    )
+
+
+def rebuilt(rows: list[Row], rule: SessionRule, length: int) -> tuple[list[Row], list[int], int]:
+    """Slow and obvious: every row by the rule of sessions, one after the other, then the newest of them."""
+    ordered = sorted(rows)
+    sessions, starts = [], []
+    for before, row in zip([None, *ordered], ordered, strict=False):
+        if before is None:
+            sessions.append(0)
+            starts.append(row.at)
+            continue
+        stated = NO_SESSION not in (row.session, before.session)
+        opens = row.session != before.session if stated else row.at - before.at > rule.gap_us
+        started = row.at if opens else starts[-1]
+        piece = [(at - started) // rule.max_us if rule.max_us else 0 for at in (before.at, row.at)]
+        sessions.append(sessions[-1] + (opens or (not stated and piece[0] != piece[1])))
+        starts.append(started)
+    return ordered[-length:], sessions[-length:], starts[-length:][0]
+
+
+def history_of(rows: list[Row], rule: SessionRule, length: int) -> History | None:
+    if not rows:
+        return None
+    kept, sessions, started_at = rebuilt(rows, rule, length)
+    return History(events_of(kept), np.array(sessions, np.int64), started_at)
+
+
+def seen(history: History | None) -> tuple[list[Row], list[int], int] | None:
+    if history is None:
+        return None
+    events = history.events
+    columns = (events.occurred_at.tolist(), events.item_ids, events.event_keys.tolist(), events.labels.tolist())
+    rows = [Row(*values) for values in zip(*columns, events.session_keys.tolist(), strict=True)]
+    return rows, history.sessions.tolist(), history.session_started_at
+
+
+KEYS = st.integers(-3, 40)
+ROWS = st.dictionaries(
+    KEYS,
+    st.tuples(st.integers(0, 60), st.sampled_from("ab"), st.sampled_from([0.0, 1.0]), st.sampled_from([0, 0, 7, 8])),
+    max_size=25,
+)
+RULES = st.builds(SessionRule, st.integers(0, 15), st.none() | st.integers(1, 30))
+
+
+@settings(max_examples=400, deadline=None)
+@given(ROWS, st.sets(KEYS), st.sets(KEYS), RULES, st.integers(1, 12))
+def test_a_merge_is_the_rebuild_of_all_events(
+    truth: dict[int, tuple[int, str, float, int]], stored: set[int], sent: set[int], rule: SessionRule, length: int
+) -> None:
+    rows = [Row(at, item, key, label, session) for key, (at, item, label, session) in truth.items()]
+    base = history_of([row for row in rows if row.key in stored], rule, length)
+    live = sorted(row for row in rows if row.key not in stored or row.key in sent)
+    cut = base is not None and (base.sessions[0] > 0 or base.session_started_at < base.events.occurred_at[0])
+    if base is not None and cut:  # what is older than a base that was cut is unknown, and would be cut in any case
+        live = [row for row in live if (row.at, row.item, row.key) >= base.events.place(0)]
+    everything = [row for row in rows if row.key in stored or row in live]
+    expected = rebuilt(everything, rule, length) if everything else None
+    merged = seen(merge(base, events_of(live[-length:]), rule, length))
+    if len(live) <= length:
+        assert merged == expected
+    else:  # a tail gives at most `length`: the rows are those, their numbers begin anew at a cut that it does not know
+        assert merged is not None
+        assert expected is not None
+        assert merged[0] == expected[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, RULES, st.integers(1, 12), st.data())
+def test_events_that_come_in_any_order_end_in_the_history_of_those_that_came_in_time(
+    truth: dict[int, tuple[int, str, float, int]], rule: SessionRule, length: int, data: st.DataObject
+) -> None:
+    rows = [Row(at, item, key, label, session) for key, (at, item, label, session) in truth.items()][:length]
+    history = None
+    for row in data.draw(st.permutations(rows)):
+        history = merge(history, events_of([row]), rule, length)
+    assert seen(history) == (rebuilt(rows, rule, length) if rows else None)
+
+
+def test_an_outcome_takes_the_place_of_its_show_in_the_base() -> None:
+    shown = [Row(0, "a", 1, 1.0), Row(5, "b", 2, 0.0), Row(9, "c", 3, 1.0)]
+    base = history_of(shown, RULE, 10)
+    merged = seen(merge(base, events_of([Row(5, "b", 2, 1.0)]), RULE, 10))
+    assert merged == rebuilt([shown[0], Row(5, "b", 2, 1.0), shown[2]], RULE, 10)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_a_base_that_holds_every_live_event_is_returned_itself(label: float) -> None:
+    base = history_of([Row(0, "a", 1, 1.0), Row(5, "b", 2, 1.0)], RULE, 10)
+    assert merge(base, events_of([Row(5, "b", 2, label)]), RULE, 10) is base
+
+
+def test_nothing_stored_and_nothing_live_is_no_history() -> None:
+    assert merge(None, events_of([]), RULE, 10) is None
+
+
+def test_sessions_go_on_from_the_number_and_the_start_of_a_base_that_was_cut() -> None:
+    # Sessions of 25 us at most: the uncut one began at 0; 24 | 26 are its pieces 0 and 1, 47 is 21 after 26: its own.
+    rows = [Row(at, "a", at) for at in (0, 8, 16, 24)]
+    base = history_of(rows, RULE, 2)
+    assert seen(base) == (rows[2:], [0, 0], 0)
+    merged = merge(base, events_of([Row(26, "a", 26), Row(47, "a", 47)]), RULE, 4)
+    assert seen(merged) == ([*rows[2:], Row(26, "a", 26), Row(47, "a", 47)], [0, 0, 1, 2], 0)
+
+
+def test_an_event_older_than_a_full_base_changes_nothing() -> None:
+    base = history_of([Row(at, "a", at) for at in (0, 8, 16, 24)], RULE, 2)
+    assert merge(base, events_of([Row(9, "a", 9)]), RULE, 2) is base
