@@ -66,6 +66,23 @@ def write_sorted(connection: Backend, table: ir.Table, keys: list[str], schema: 
     return num_rows
 
 
+def write_arrow(connection: Backend, table: ir.Table, path: Path) -> int:
+    """Stream a table in its own order to a file in Arrow's format, which read_arrow maps. Returns its rows."""
+    batches = connection.con.sql(str(ibis.to_sql(table, dialect="duckdb"))).to_arrow_reader(ROW_GROUP)
+    num_rows = 0
+    with pa.ipc.new_file(str(path), batches.schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            num_rows += batch.num_rows
+    return num_rows
+
+
+def read_arrow(path: Path) -> pa.Table:
+    """A file in Arrow's format, mapped into memory: nothing is read until it is touched."""
+    with pa.memory_map(str(path)) as handle:
+        return pa.ipc.open_file(handle).read_all()
+
+
 @contextmanager
 def row_groups(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
     """Append tables to one Parquet file whose row groups have one size, however the pieces fall."""

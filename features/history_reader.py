@@ -1,5 +1,6 @@
 """user_histories/ -> flat, memory-mapped events with each user's offsets; and the writer that fills them."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from contracts.publish import write_json
+
 ARRAYS: dict[str, type[np.generic]] = {
     "item_index": np.int32,
     "occurred_at": np.int64,  # microseconds
     "label": np.float32,
     "session": np.int32,  # per user, from 0
+    "event_key": np.int64,  # convention.key_of_text of the event_id
+    "session_key": np.int64,  # of the source's session_id; 0 where it has none
 }
+RETENTION = "retention.json"
+"""log_end_us: the newest valid row's time. keep_from_us: events before are left out; null where all are kept."""
+HEADER = 128
+"""Bytes before the data of a flat .npy file: numpy leaves room for any length."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,12 @@ class UserHistories:
     occurred_at: npt.NDArray[np.int64]
     label: npt.NDArray[np.float32]
     session: npt.NDArray[np.int32]
+    event_key: npt.NDArray[np.int64]
+    session_key: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]  # [num_users + 1]
     user_ids: pa.ChunkedArray  # position = user_index
     vocabulary: pa.Table  # contracts.schema.VOCABULARY; position = item_index - FIRST_INDEX
+    keep_from_us: int | None  # events before were left out (history.retention_s); None where all were kept
 
     @classmethod
     def open(cls, folder: Path) -> "UserHistories":
@@ -38,35 +50,44 @@ class UserHistories:
             offsets=np.load(folder / "offsets.npy"),
             user_ids=pq.read_table(folder / "users.parquet")["user_id"],
             vocabulary=pq.read_table(folder / "vocabulary.parquet"),
+            keep_from_us=json.loads((folder / RETENTION).read_text(encoding="utf-8"))["keep_from_us"],
         )
 
 
 class HistoryWriter:
-    """Fills the arrays user by user. Their sizes are known beforehand, so memory holds one piece at a time."""
+    """Fills the arrays user by user, as files that grow: memory holds one piece at a time."""
 
-    def __init__(self, folder: Path, lengths: npt.NDArray[np.int64]) -> None:
-        """lengths: [num_users] events of each user."""
-        self.offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
-        self._filled = 0
-        np.save(folder / "offsets.npy", self.offsets)
-        self._arrays = {
-            name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (int(self.offsets[-1]),))
-            for name, dtype in ARRAYS.items()
-            if self.offsets[-1]
-        }
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._num_events = 0
+        self._lengths: list[npt.NDArray[np.int64]] = []
+        self._files = {name: (folder / f"{name}.npy").open("w+b") for name in ARRAYS}
+        for name in ARRAYS:
+            self._write_header(name)
+
+    def append(self, lengths: npt.NDArray[np.int64], events: dict[str, npt.NDArray[Any]]) -> None:
+        """Add the next users. lengths: events of each; events: theirs, in order of (user, time)."""
+        self._lengths.append(lengths)
+        self._num_events += int(lengths.sum())
         for name, dtype in ARRAYS.items():
-            if not self.offsets[-1]:  # an empty file cannot be mapped
-                np.save(folder / f"{name}.npy", np.zeros(0, dtype))
+            assert len(events[name]) == lengths.sum(), name
+            events[name].astype(dtype, copy=False).tofile(self._files[name])
 
-    def append(self, events: dict[str, npt.NDArray[Any]]) -> None:
-        """Add the events of the next users, in order of (user, time)."""
-        end = self._filled + len(events["occurred_at"])
-        for name, array in self._arrays.items():
-            array[self._filled : end] = events[name]
-        self._filled = end
+    def close(self, retention: dict[str, int | None]) -> npt.NDArray[np.int64]:
+        """Write the offsets and what was left out (RETENTION); returns each user's number of events."""
+        for name, file in self._files.items():
+            file.flush()
+            self._write_header(name)  # as long as the one before, whatever the number
+            file.close()
+        lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
+        np.save(self._folder / "offsets.npy", np.r_[0, np.cumsum(lengths)].astype(np.int64))
+        write_json(self._folder / RETENTION, retention)
+        return lengths
 
-    def close(self) -> None:
-        """Write out what is still in memory; every event announced must have come."""
-        assert self._filled == self.offsets[-1], (self._filled, self.offsets[-1])
-        for array in self._arrays.values():
-            array.flush()
+    def _write_header(self, name: str) -> None:
+        file, dtype = self._files[name], np.dtype(ARRAYS[name])
+        file.seek(0)
+        described = {"descr": dtype.str, "fortran_order": False, "shape": (self._num_events,)}
+        np.lib.format.write_array_header_1_0(file, described)
+        assert file.tell() == HEADER, (name, file.tell())
+        file.flush()

@@ -31,8 +31,16 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def file_name(table: str) -> str:
+    """What a table's file is called."""
+    return table if "." in table else f"{table}.parquet"
+
+
 class PartitionCache:
-    """Entries by key. An entry is a folder of <table>.parquet, with entry.json: their rows and hashes."""
+    """Entries by key. An entry is a folder of <table>.parquet, with entry.json: their rows and hashes.
+
+    A table whose name has a suffix, as rows.arrow, is a file of that name.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,7 +64,7 @@ class PartitionCache:
 
     def file(self, key: str, table: str) -> Path:
         """Where one table of an entry lies: to be read, not written."""
-        return self._folder / key / f"{table}.parquet"
+        return self._folder / key / file_name(table)
 
     def num_rows(self, key: str) -> dict[str, int]:
         """Rows of each table of an entry."""
@@ -74,8 +82,8 @@ class PartitionCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, key: str, made: Path, num_rows: Mapping[str, int]) -> None:
-        """Take a folder of <table>.parquet as an entry, in one step. num_rows: of each table."""
-        hashes = {table: hash_file(made / f"{table}.parquet") for table in num_rows}
+        """Take a folder with a file a table as an entry, in one step. num_rows: of each table."""
+        hashes = {table: hash_file(made / file_name(table)) for table in num_rows}
         write_json(made / ENTRY, {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()})
         shutil.rmtree(self._folder / key, ignore_errors=True)
         os.replace(made, self._folder / key)

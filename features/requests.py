@@ -1,67 +1,65 @@
-"""Events without an impression -> blocks that stand for requests; rows of requests -> the offset that each may see."""
-# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
+"""Whole users' rows in order of time -> blocks that stand for requests, and how many events each request may see. numpy."""
 
-import ibis
-import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+
+Int64 = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.integer]
 
 
-def block_starts(
-    user_index: npt.NDArray[np.integer], occurred_at: npt.NDArray[np.integer], size: int, span_us: int
-) -> npt.NDArray[np.int64]:
+def first_not_before(occurred_at: Ints, low: Ints, high: Ints, at: Ints) -> Int64:
+    """[R] the first row of [low, high) whose time is at or after `at`; high where there is none.
+
+    occurred_at: ascending within each [low, high). All R are bisected together.
+    """
+    low, high = np.array(low, np.int64), np.array(high, np.int64)
+    open_ = np.flatnonzero(low < high)
+    while len(open_):
+        middle = (low[open_] + high[open_]) // 2
+        before = occurred_at[middle] < at[open_]
+        low[open_[before]] = middle[before] + 1
+        high[open_[~before]] = middle[~before]
+        open_ = open_[low[open_] < high[open_]]
+    return low
+
+
+def end_offsets(occurred_at: Ints, offsets: Ints, user: Ints, at: Ints) -> Int64:
+    """[R] how many of a user's events are strictly before `at`; ties are never among them.
+
+    user: [R] whose. offsets: user u's events are rows offsets[u] to offsets[u + 1] of occurred_at, oldest first.
+    """
+    starts = offsets[user]
+    return first_not_before(occurred_at, starts, offsets[user + 1], at) - starts
+
+
+def block_starts(user_index: Ints, occurred_at: Ints, size: int, span_us: int) -> Int64:
     """Where each block begins: up to `size` events of one user, none later than `span_us` after the block's first.
 
     user_index, occurred_at (us): events sorted by (user, time).
     """
     num_events = len(user_index)
-    length = np.ones(num_events, np.int64)
-    for ahead in range(1, min(size, num_events)):
-        same = user_index[ahead:] == user_index[:-ahead]
-        length[:-ahead] += same & (occurred_at[ahead:] - occurred_at[:-ahead] <= span_us)
-    starts, position = [], 0
-    steps = length.tolist()
-    while position < num_events:
-        starts.append(position)
-        position += steps[position]
-    return np.array(starts, np.int64)
+    if not num_events:
+        return np.zeros(0, np.int64)
+    opens = np.flatnonzero(np.r_[True, user_index[1:] != user_index[:-1]])
+    ends = np.r_[opens[1:], num_events]
+    places = np.arange(num_events)
+    user_end = np.repeat(ends, ends - opens)
+    after = first_not_before(occurred_at, places + 1, np.minimum(places + size, user_end), occurred_at + span_us + 1)
+    return _reached(after, opens, int((ends - opens).max()))
 
 
-def name_blocks(events: pa.Table, user_ids: pa.Array, size: int, span_us: int) -> pa.Table:
-    """Events (user_index, occurred_at, event_id) in order -> (event_id, block): "<user_id>/<ordinal>", from 0."""
-    users = events["user_index"].to_numpy()
-    starts = block_starts(users, pc.cast(events["occurred_at"], pa.int64()).to_numpy(), size, span_us)
-    starts_user = users[starts]
-    first = np.searchsorted(starts_user, starts_user, side="left")
-    ordinals = pa.array(np.arange(len(starts)) - first).cast(pa.string())
-    names = pc.binary_join_element_wise(user_ids.take(pa.array(starts_user)), ordinals, "/")
-    block_of = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(users)]))
-    return pa.table({"event_id": events["event_id"], "block": names.take(pa.array(block_of))})
+def _reached(after: Int64, opens: Int64, longest: int) -> Int64:
+    """Every block begins where the one before ends: all places reached from `opens` by following `after`.
 
-
-def group_requests(rows: ir.Table) -> ir.Table:
-    """Rows with an impression_id -> one row a request: its user and its time t, the earliest of its rows."""
-    return rows.group_by(["user_index", "impression_id"]).agg(request_at=rows.occurred_at.min())
-
-
-def with_end_offset(requests: ir.Table, events: ir.Table, lag_us: int) -> ir.Table:
-    """Add end_offset: how many of the user's events are strictly before request_at - lag; ties are never among them."""
-    cuts = requests.mutate(
-        at=requests.request_at - ibis.interval(microseconds=lag_us),
-        is_event=ibis.literal(0, "int64"),
-    )
-    marks = events.select(
-        "user_index",
-        impression_id=ibis.literal(None, "string"),
-        request_at=events.occurred_at,
-        at=events.occurred_at,
-        is_event=ibis.literal(1, "int64"),
-    )
-    both = cuts.select(marks.columns).union(marks)
-    in_order = ibis.cumulative_window(group_by="user_index", order_by="at")
-    running = both.mutate(before=both.is_event.sum().over(in_order) - both.is_event)
-    tied = ibis.window(group_by=["user_index", "at"])
-    counted = running.mutate(end_offset=running.before.min().over(tied))
-    return counted.filter(counted.is_event == 0).select("user_index", "impression_id", "request_at", "end_offset")
+    By doubling: after k rounds all places within 2^k steps are marked, and `after` leads 2^k steps ahead.
+    """
+    num_places = len(after)
+    marked = np.zeros(num_places + 1, bool)
+    marked[opens] = True
+    after = np.r_[after, num_places]
+    reached = 1
+    while reached < longest:
+        marked[after[marked]] = True
+        after = after[after]
+        reached *= 2
+    return np.flatnonzero(marked[:-1])

@@ -1,0 +1,106 @@
+"""One time partition of the log -> what a piece holds, as Ibis expressions: numbered, joined, in order. No engine here.
+
+A tie in time goes by item, then by event_key: an event_id made of the event's time would order it otherwise on another
+day. Ids are numbered by their rank within the partition, so that an order by number is one by id, here and in the log.
+"""
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+import ibis
+import ibis.expr.types as ir
+
+from contracts import schema
+from features.convention import CLICKED
+
+IN_REQUEST, MAY_BE_IN_BLOCK, HISTORY_ONLY = 0, 1, 2
+"""The kind of a row: it has a request's name; it may stand in a block; it only extends a history."""
+NO_POSITION = 2**31 - 1
+"""Where the log has no position: after all that it has."""
+HEX_DIGITS = 16
+
+LOG = "log_rows"
+"""The table that all of this is made from: one partition of validated_interactions."""
+
+OPEN = ["user_code", "occurred_at", "item_code", "key_not_negative", "event_hex"]
+IN_REQUEST_ORDER = ["place", "position", "item_code", "key_not_negative", "event_hex"]
+
+
+def tables() -> dict[str, ir.Table]:
+    """Tables to hold one after the other, each made from LOG and those before: users, items, requests, rows."""
+    log = ibis.table(ibis.Schema.from_pyarrow(schema.INTERACTIONS), name=LOG)
+    users, items = _users(log), _items(log)
+    held_users = ibis.table(users.schema(), name="users")
+    requests = _requests(log, held_users)
+    held = [held_users, ibis.table(items.schema(), name="items"), ibis.table(requests.schema(), name="requests")]
+    return {"users": users, "items": items, "requests": requests, "rows": _rows(log, *held)}
+
+
+def contents() -> dict[str, ir.Table]:
+    """What is written, made from the held tables."""
+    held = {table: ibis.table(expression.schema(), name=table) for table, expression in tables().items()}
+    users, items, requests, rows = held["users"], held["items"], held["requests"], held["rows"]
+    return {
+        "users": users.select("user_code", "user_id", "num_rows", "num_clicks").order_by("user_code"),
+        "items": items.select("item_code", "item_id").order_by("item_code"),
+        "rows": rows.order_by(OPEN).drop("user_code", "place", "key_not_negative"),
+        "requests": requests.order_by("place").select("user_code", "impression_id", "request_at", "num_rows"),
+        "by_user": requests.order_by(["user_code", "place"]).select("user_code", "place", "request_at", "name_hex"),
+        "asked": rows.filter(rows.kind == IN_REQUEST)
+        .order_by(IN_REQUEST_ORDER)
+        .select("item_code", "label", "position", "event_hex"),
+    }
+
+
+def _users(log: ir.Table) -> ir.Table:
+    clicks = (log.label >= CLICKED).cast("int64").sum()
+    counted = log.group_by("user_id").agg(num_rows=log.count(), num_clicks=clicks)
+    return counted.mutate(user_code=_rank("user_id"))
+
+
+def _items(log: ir.Table) -> ir.Table:
+    return log.select("item_id").distinct().mutate(item_code=_rank("item_id"))
+
+
+def _requests(log: ir.Table, users: ir.Table) -> ir.Table:
+    """Named requests by (time, user, name); the time is that of the earliest row that this partition has of it."""
+    named = log.filter(_has_name(log))
+    grouped = named.group_by(["user_id", "impression_id"]).agg(
+        request_at=named.occurred_at.min(), num_rows=named.count().cast("int32")
+    )
+    coded = grouped.inner_join(users.select("user_id", "user_code"), "user_id")
+    return coded.select(
+        *(coded[name] for name in ("user_id", "user_code", "impression_id", "request_at", "num_rows")),
+        name_hex=_hex(coded.impression_id),
+        place=_rank("request_at", "user_code", "impression_id"),
+    )
+
+
+def _rows(log: ir.Table, users: ir.Table, items: ir.Table, requests: ir.Table) -> ir.Table:
+    may_be_asked = ibis.ifelse(log.role == schema.ROLE_IMPRESSION, MAY_BE_IN_BLOCK, HISTORY_ONLY)
+    named = log.mutate(
+        name=ibis.ifelse(_has_name(log), log.impression_id, ibis.null(str)),
+        kind=ibis.ifelse(_has_name(log), IN_REQUEST, may_be_asked).cast("int8"),
+        event_hex=_hex(log.event_id),
+        session_hex=_hex(log.session_id),
+    )
+    joined = named.inner_join(users.select("user_id", "user_code"), "user_id").inner_join(items, "item_id")
+    asked = requests.select("user_code", "place", name="impression_id")
+    joined = joined.left_join(asked, ["user_code", "name"])
+    return joined.select(
+        *(joined[name] for name in ("user_code", "item_code", "occurred_at", "label", "kind", "place")),
+        *(joined[name] for name in ("event_hex", "session_hex")),
+        position=ibis.coalesce(joined.position, NO_POSITION).cast("int32"),
+        key_not_negative=joined.event_hex < "8",
+    )
+
+
+def _has_name(log: ir.Table) -> ir.BooleanValue:
+    return (log.role == schema.ROLE_IMPRESSION) & log.impression_id.notnull()
+
+
+def _hex(text: ir.StringValue) -> ir.StringValue:
+    """convention.key_of_text as 16 hexadecimal digits: they sort as its numbers do, but for the negative ones."""
+    return text.hexdigest("md5").left(HEX_DIGITS)
+
+
+def _rank(*keys: str) -> ir.IntegerColumn:
+    return ibis.row_number().over(ibis.window(order_by=list(keys))).cast("int32")

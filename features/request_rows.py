@@ -1,0 +1,141 @@
+"""A range of users -> its requests, named or made of blocks, each with its end_offset: kept until all are numbered.
+
+A named request whose rows lie in several partitions is one: that of its earliest row, which then has the rows of all.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from features import engine
+from features.convention import micros
+from features.history_queries import MAY_BE_IN_BLOCK, NO_POSITION
+from features.history_users import NamedRequests, Rows, UserLog
+from features.params import RequestParams
+from features.requests import block_starts, end_offsets
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Named requests that go on in a later partition: row i of a request at `from_` belongs to the one at `to`."""
+
+    from_piece: Int64
+    from_place: Int64
+    to_piece: Int64
+    to_place: Int64
+
+    @classmethod
+    def of(cls, requests: NamedRequests) -> "Moved":
+        """Those of whole users: requests of one user with one name, by the piece that has it first."""
+        names = np.sort(requests.name_key)
+        twice = names[1:][names[1:] == names[:-1]]
+        some = np.flatnonzero(np.isin(requests.name_key, twice)) if len(twice) else np.zeros(0, np.int64)
+        order = some[np.lexsort((requests.piece[some], requests.name_key[some], requests.user_index[some]))]
+        user, name = requests.user_index[order], requests.name_key[order]
+        leads = np.r_[True, (user[1:] != user[:-1]) | (name[1:] != name[:-1])][: len(order)]
+        leader = order[np.flatnonzero(leads)[np.cumsum(leads) - 1]]
+        later = ~leads
+        sides = (order[later], leader[later])
+        columns = [each[side].astype(np.int64) for side in sides for each in (requests.piece, requests.place)]
+        return cls(*columns)
+
+    @classmethod
+    def all_of(cls, parts: list["Moved"]) -> "Moved":
+        """Several together."""
+        columns = zip(
+            *((each.from_piece, each.from_place, each.to_piece, each.to_place) for each in parts), strict=True
+        )
+        return cls(*(np.concatenate(column) for column in columns))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """B blocks of a range of users in order of time, ties by user; and their rows, each block's in a request's order."""
+
+    requests: pa.Table  # request_at, user_index, ordinal, end_offset, num_rows, first_row
+    rows: pa.Table  # item_index, label
+
+    def write(self, folder: Path, number: int) -> None:
+        """Keep the blocks of range `number`."""
+        for name in ("requests", "rows"):
+            table: pa.Table = getattr(self, name)
+            with pa.ipc.new_file(str(folder / f"block-{name}-{number:06}.arrow"), table.schema) as writer:
+                writer.write_table(table)
+
+    @classmethod
+    def read(cls, folder: Path, number: int) -> "Blocks":
+        """What write kept, mapped into memory."""
+        return cls(*(engine.read_arrow(folder / f"block-{name}-{number:06}.arrow") for name in ("requests", "rows")))
+
+
+def find_blocks(
+    rows: Rows, num_rows: Int64, params: RequestParams, lag_us: int, at: Int64, offsets: Int64
+) -> tuple[Blocks, Bool]:
+    """Blocks of the rows that may be in one, of users with enough rows; and which rows [N] are in a block.
+
+    num_rows: of each user of the range. at, offsets: times of the range's events and where each user's begin.
+    """
+    nameless = (rows.kind == MAY_BE_IN_BLOCK) & np.repeat(num_rows >= params.min_user_events, num_rows)
+    place = np.flatnonzero(nameless)
+    user, occurred_at = rows.user_index[place], rows.occurred_at[place]
+    starts = block_starts(user, occurred_at, params.block_size, micros(params.block_s))
+    counts = np.diff(np.r_[starts, len(place)])
+    first = np.searchsorted(user[starts], user[starts], side="left")
+    request_at = occurred_at[starts]
+    ends = end_offsets(at, offsets, user[starts] - rows.first, request_at - lag_us)
+    order = np.argsort(request_at, kind="stable")
+    requests = {
+        "request_at": request_at[order],
+        "user_index": user[starts][order],
+        "ordinal": (np.arange(len(starts)) - first)[order],
+        "end_offset": ends[order].astype(np.int32),
+        "num_rows": counts[order].astype(np.int32),
+        "first_row": np.cumsum(counts[order]) - counts[order],
+    }
+    inside = place[_within_blocks(rows, place, np.repeat(np.arange(len(starts)), counts))]
+    inside = inside[spread(starts[order], counts[order])]
+    kept = {"item_index": rows.item_index[inside], "label": rows.label[inside]}
+    return Blocks(pa.table(requests), pa.table(kept)), nameless
+
+
+END_OFFSETS = "end_offsets.i32"
+"""In scratch: int32 of every named request, in the order of by_user through all pieces."""
+
+
+def write_end_offsets(users: UserLog, number: int, ends: Int64) -> None:
+    """Keep the end_offset of each request of users.requests(number)."""
+    path = users.scratch / END_OFFSETS
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        for inner, outer in users.request_slices(number):
+            if inner.stop > inner.start:
+                file.seek(int(outer.start) * np.dtype(np.int32).itemsize)
+                file.write(ends[inner].astype(np.int32).tobytes())
+
+
+def read_end_offsets(users: UserLog, place: int) -> npt.NDArray[np.int32]:
+    """What was kept of a piece's requests, in the order of its by_user."""
+    first, end = users.request_offsets[place : place + 2]
+    if first == end:
+        return np.zeros(0, np.int32)
+    start = int(first) * np.dtype(np.int32).itemsize
+    return np.fromfile(users.scratch / END_OFFSETS, np.int32, int(end - first), offset=start)
+
+
+def spread(starts: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]) -> Int64:
+    """starts[0], starts[0] + 1, ... counts[0] of them, then the same of starts[1], and so on."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
+
+
+def _within_blocks(rows: Rows, place: Int64, block: Int64) -> Int64:
+    """The order of a request's rows: by position, item and event_key."""
+    position, item = rows.position[place], rows.item_index[place]
+    if (position == NO_POSITION).all():
+        return np.lexsort((rows.event_key[place], block << 32 | item))
+    return np.lexsort((rows.event_key[place], position.astype(np.int64) << 32 | item, block))
