@@ -1,12 +1,12 @@
 """data/<source>/feature_snapshot and the counters -> .state/<source>/feast, ready to be served. All of it or none.
 
 `python -m features.load` loads where the stamp differs from the snapshot, or a loaded file from what the stamp says of
-it; otherwise it says so.
+it; otherwise it says so. Only users and items whose row changed since the last load are written; after damage, all are.
 """
 
 import contextlib
+import fcntl
 import hashlib
-import io
 import json
 import logging
 import os
@@ -14,19 +14,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
-from features.counters import Counters
-from features.params import StatisticsParams
+from features.fill import DEFINED, Held, fill
 from features.state import STAMP, read_stamp, state_of
 
 if TYPE_CHECKING:
@@ -45,21 +39,25 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
 
     state: becomes a link to a folder beside it, moved in one step; until then what was there stays.
     snapshot: the folder feature_snapshot; None for the published one.
+    Of several processes one loads at a time; the others wait, and find it done.
     """
     snapshot = snapshot or data / "feature_snapshot"
     stamp = _read_snapshot(snapshot)
-    _sweep(state)
-    if _holds(state, stamp):
-        return False
     state.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
-    try:
-        _fill(building, data, snapshot, stamp)
-        _point(state, building)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    _sweep(state)
+    with _alone(state.parent):
+        _sweep(state)
+        held = _held(state)
+        if held is not None and _without_ours(held.stamp) == stamp:
+            return False
+        building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
+        try:
+            defined = fill(building, held, data, snapshot, stamp)
+            write_json(building / STAMP, stamp | {STORED: _digests(building, held), DEFINED: defined})
+            _point(state, building)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        _sweep(state)
     return True
 
 
@@ -92,66 +90,51 @@ def _read_snapshot(snapshot: Path) -> dict[str, Any]:
         ) from None
 
 
-def _holds(state: Path, stamp: dict[str, Any]) -> bool:
-    """Whether state was loaded from that snapshot and its files are still, byte for byte, what was loaded."""
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which a killed process lets go of."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        held = read_stamp(state)
-        if held is None or {key: value for key, value in held.items() if key != STORED} != stamp:
-            return False
-        if held.get(STORED) == _digests(state):
-            return True
-        log.info("a file in %s is not what was loaded: loading again", state)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process loads into %s: waiting for it", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _held(state: Path) -> Held | None:
+    """What state holds; None where nothing was loaded, or not all of it is still, byte for byte, what was loaded."""
+    try:
+        stamp = read_stamp(state)
+        if stamp is None:
+            return None
+        if stamp.get(STORED) == _digests(state):
+            return Held(state.resolve(), stamp)
+        log.info("a file in %s is not what was loaded: loading all of it again", state)
     except (OSError, ValueError) as error:
-        log.info("%s cannot be read (%s): loading again", state, error)
-    return False
+        log.info("%s cannot be read (%s): loading all of it again", state, error)
+    return None
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _without_ours(stamp: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stamp.items() if key not in (STORED, DEFINED)}
+
+
+def _digests(folder: Path, held: Held | None = None) -> dict[str, str]:
+    """The hash of every file. held: a state whose hashes are known; a file that is one of its own is not read again."""
     digests = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != STAMP and not path.name.endswith(SIDECARS):
-            with path.open("rb") as handle:
-                digests[path.name] = hashlib.file_digest(handle, "sha256").hexdigest()
+        if not path.is_file() or path.name == STAMP or path.name.endswith(SIDECARS):
+            continue
+        if held is not None and (held.folder / path.name).exists() and path.samefile(held.folder / path.name):
+            digests[path.name] = held.stamp[STORED][path.name]
+            continue
+        with path.open("rb") as handle:
+            digests[path.name] = hashlib.file_digest(handle, "sha256").hexdigest()
     return digests
-
-
-def _fill(folder: Path, data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
-    """Write registry.db, online.db, the counters and, last, the stamp."""
-    users = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["user_id"])["user_id"].unique()
-    items = pq.read_table(snapshot / "item_profile.parquet", columns=["item_id"])["item_id"]
-    Counters.from_folder(data, items, users).save(folder)
-    ids = {"items": items.to_pylist(), "users": users.to_pylist()}
-    (folder / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
-    log.info("loading Feast: %s users, %s items", f"{stamp['num_users']:,}", f"{stamp['num_items']:,}")
-    _materialize(folder, data, snapshot, stamp)
-    write_json(folder / STAMP, stamp | {STORED: _digests(folder)})
-
-
-def _materialize(folder: Path, data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
-    """Apply the definitions and let Feast copy the snapshot from Parquet to SQLite. Counters stay where they are.
-
-    Feast remembers the published snapshot: where this one will be once the stage that makes it is done.
-    """
-    from features.feast_repository import definitions
-
-    statistics = _statistics(snapshot, stamp)
-    newest = datetime.fromtimestamp(stamp["log_end_us"] / 1e6, UTC)
-    with offline_store(folder, folder / "spill") as store:
-        store.apply(definitions(data, snapshot, statistics))
-        with contextlib.redirect_stdout(io.StringIO()):  # coloured progress for a terminal
-            store.materialize(datetime(1900, 1, 1, tzinfo=UTC), newest + timedelta(days=1))
-        store.apply(definitions(data, data / "feature_snapshot", statistics))
-
-
-def _statistics(snapshot: Path, stamp: dict[str, Any]) -> StatisticsParams:
-    """How the counters beside a snapshot are read: what Feast is told of lags and windows."""
-    try:
-        return StatisticsParams.model_validate(stamp["settings"]["statistics"])
-    except (KeyError, ValidationError) as error:
-        raise InputError(
-            f"{snapshot / 'snapshot.json'} does not say how counters are read ({type(error).__name__}: {error}): "
-            "another version made it. `make run` makes it again."
-        ) from error
 
 
 def _point(state: Path, folder: Path) -> None:

@@ -1,0 +1,168 @@
+"""A snapshot, the counters and what was loaded before -> the files of a new state, made of what changed.
+
+Of the views that are online, only rows that changed are written. The definitions are applied only where they changed,
+and counters are counted only where their tables changed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from contracts.errors import InputError
+from features.counters import COCLICKS, NAMES, Counters
+from features.params import StatisticsParams
+from features.row_changes import Difference, Rows
+from features.snapshot import COUNTERS
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+log = logging.getLogger("leitmotif")
+
+DEFINED = "defined"
+"""The stamp's key for what Feast was told: a hash of all definitions, and one of the columns that are online."""
+VIEWS = {"user_history": "user_id", "item_profile": "item_id"}
+"""The views that are online, each loaded from the snapshot's file of its name, and the column of its ids."""
+EVENT_TIME = "event_timestamp"
+LONG_AGO = datetime(1900, 1, 1, tzinfo=UTC)
+IDS = "ids.json"
+
+
+class Held(NamedTuple):
+    """A loaded state, complete and undamaged."""
+
+    folder: Path
+    stamp: dict[str, Any]
+
+
+def fill(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]) -> dict[str, Any]:
+    """Write registry.db, online.db, the counters and their ids. Returns what the stamp is to say of the definitions.
+
+    held: what may be copied; None: everything is made anew. A file of held is never written to: where it stays as it
+        is, the new state has the same file by another link.
+    """
+    _count(folder, held, data, snapshot, stamp)
+    with _feast(folder, held, data, snapshot, stamp) as (feast, defined, comparable):
+        for name in VIEWS:
+            _load_view(feast, name, held if comparable else None, snapshot)
+    return defined
+
+
+def _count(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
+    """Write the counters, and the ids whose positions are their keys."""
+    items = pq.read_table(snapshot / "item_profile.parquet", columns=["item_id"])["item_id"].to_pylist()
+    if held is not None and _tables(held.stamp) == _tables(stamp) and _read_ids(held.folder)["items"] == items:
+        for name in (IDS, COCLICKS, *(f"{name}.npz" for name in NAMES)):
+            if (held.folder / name).exists():
+                os.link(held.folder / name, folder / name)
+        return
+    users = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["user_id"])["user_id"].unique()
+    Counters.from_folder(data, pa.array(items, pa.string()), users).save(folder)
+    ids = {"items": items, "users": users.to_pylist()}
+    (folder / IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+
+
+def _read_ids(folder: Path) -> dict[str, list[str]]:
+    return json.loads((folder / IDS).read_text(encoding="utf-8"))
+
+
+def _tables(stamp: dict[str, Any]) -> dict[str, str]:
+    """The counters' files of a snapshot and their hashes."""
+    return {name: digest for name, digest in stamp["files"].items() if name.split("/")[0] in COUNTERS}
+
+
+@contextmanager
+def _feast(
+    folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]
+) -> Iterator[tuple["FeatureStore", dict[str, str], bool]]:
+    """Feast over a folder, with the definitions applied; their hashes; whether held's rows were copied.
+
+    Feast remembers the published snapshot: where this one will be once the stage that makes it is done.
+    """
+    from feast import FeatureStore
+
+    from features.feast_repository import definitions
+    from features.online import config
+
+    wanted = definitions(data, data / "feature_snapshot", _statistics(snapshot, stamp))
+    defined = _hashes(wanted)
+    before = held.stamp.get(DEFINED, {}) if held is not None else {}
+    comparable = before.get("online") == defined["online"]
+    if held is not None and comparable:
+        shutil.copyfile(held.folder / "online.db", folder / "online.db")
+    if held is not None and before == defined:
+        shutil.copyfile(held.folder / "registry.db", folder / "registry.db")
+    feast = FeatureStore(config=config(folder, offline="file"))
+    if before != defined:
+        feast.apply(wanted)
+    yield feast, defined, comparable
+    until = datetime.fromtimestamp(stamp["log_end_us"] / 1e6, UTC) + timedelta(days=1)
+    for name in VIEWS:
+        feast.registry.apply_materialization(feast.get_feature_view(name), feast.project, LONG_AGO, until)
+
+
+def _hashes(wanted: list[Any]) -> dict[str, str]:
+    """A hash of all definitions and one of the columns of the views that are online, for this version of Feast."""
+    import feast
+
+    specs = [each.to_proto().spec.SerializeToString(deterministic=True) for each in wanted]
+    views = [each for each in wanted if getattr(each, "name", None) in VIEWS]
+    columns = [[view.name, *view.entities, *(f"{field.name} {field.dtype}" for field in view.schema)] for view in views]
+    said = {"all": b"".join(hashlib.sha256(spec).digest() for spec in specs), "online": json.dumps(columns).encode()}
+    return {name: hashlib.sha256(feast.__version__.encode() + text).hexdigest() for name, text in said.items()}
+
+
+def _load_view(feast: "FeatureStore", name: str, held: Held | None, snapshot: Path) -> None:
+    """Bring the rows of one view from what held has to what the snapshot has."""
+    from features import online_rows
+
+    folder, rows_file = Path(feast.config.online_store.path).parent, f"{name}.rows.parquet"
+    view, key = feast.get_feature_view(name), VIEWS[name]
+    difference = Difference(Rows.read(held.folder / rows_file) if held is not None else Rows.none())
+    num_written = 0
+    for piece in _row_groups(snapshot / f"{name}.parquet"):
+        written, restamped = difference.changed(Rows.of(piece, key, EVENT_TIME))
+        online_rows.write(feast, view, piece.filter(pa.array(written)))
+        late = piece.select([key, EVENT_TIME]).filter(pa.array(restamped))
+        online_rows.restamp(feast, view, late[key].to_pylist(), late[EVENT_TIME].cast(pa.int64()).to_pylist())
+        num_written += int(written.sum())
+    gone = difference.gone()
+    online_rows.remove(feast, view, gone)
+    rows = difference.rows()
+    rows.write(folder / rows_file)
+    counts = [f"{count:,}" for count in (num_written, len(rows.table), len(gone))]
+    log.info("loading Feast: of %s %s of %s rows written, %s removed", name, *counts)
+
+
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    try:
+        with pq.ParquetFile(path) as parquet:
+            for number in range(parquet.num_row_groups):
+                yield parquet.read_row_group(number)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}. `make run` makes it again, `make pull` fetches it."
+        ) from error
+
+
+def _statistics(snapshot: Path, stamp: dict[str, Any]) -> StatisticsParams:
+    """How the counters beside a snapshot are read: what Feast is told of lags and windows."""
+    try:
+        return StatisticsParams.model_validate(stamp["settings"]["statistics"])
+    except (KeyError, ValidationError) as error:
+        raise InputError(
+            f"{snapshot / 'snapshot.json'} does not say how counters are read ({type(error).__name__}: {error}): "
+            "another version made it. `make run` makes it again."
+        ) from error

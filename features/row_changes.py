@@ -1,0 +1,134 @@
+"""Rows of a snapshot, and what was loaded before -> which rows to write, which to remove. Knows no store.
+
+A row is named by its id and stood for by a digest of its features: 16 bytes of SHA-256 over the bytes of its Arrow
+buffers, lengths and nulls included.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+DIGEST_BYTES = 16
+SCHEMA = pa.schema([("id", pa.string()), ("digest", pa.binary(DIGEST_BYTES)), ("at", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a view holds, without the features themselves."""
+
+    table: pa.Table  # SCHEMA; at: the row's event_timestamp in microseconds
+
+    @classmethod
+    def of(cls, table: pa.Table, key: str, stamp: str) -> "Rows":
+        """table: a piece of a snapshot. key: its column of ids, each once. stamp: its column of times."""
+        features = table.drop_columns([key, stamp])
+        digests = pa.array(_digests(features), pa.binary(DIGEST_BYTES))
+        at = table[stamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+        return cls(pa.table([table[key], digests, at], schema=SCHEMA))
+
+    @classmethod
+    def none(cls) -> "Rows":
+        """Before the first load."""
+        return cls(SCHEMA.empty_table())
+
+    @classmethod
+    def read(cls, path: Path) -> "Rows":
+        """Read what write wrote."""
+        return cls(pq.read_table(path, schema=SCHEMA))
+
+    def write(self, path: Path) -> None:
+        """Write one Parquet file."""
+        pq.write_table(self.table, path, use_dictionary=False, compression="none")
+
+
+class Difference:
+    """A snapshot that comes in pieces, compared with the rows that were loaded before."""
+
+    def __init__(self, before: Rows) -> None:
+        self._before = before.table.combine_chunks()
+        self._seen = np.zeros(len(self._before), bool)
+        self._pieces: list[pa.Table] = []
+
+    def changed(self, rows: Rows) -> tuple[Bool, Bool]:
+        """(written, restamped), each [rows]: new or with other features; the same features, but of another time."""
+        self._pieces.append(rows.table)
+        place = pc.call_function("index_in", [rows.table["id"]], pc.SetLookupOptions(value_set=self._before["id"]))
+        place = place.fill_null(-1).to_numpy().astype(np.int64)
+        known = place >= 0
+        self._seen[place[known]] = True
+        same, timely = known.copy(), known.copy()
+        same[known] = _equal(rows.table["digest"], self._before["digest"], known, place)
+        timely[known] = _equal(rows.table["at"], self._before["at"], known, place)
+        return ~same, same & ~timely
+
+    def gone(self) -> list[str]:
+        """Ids that were loaded and that no piece had."""
+        return self._before["id"].filter(pa.array(~self._seen)).to_pylist()
+
+    def rows(self) -> Rows:
+        """What all pieces hold. Raises ValueError where an id came twice."""
+        table = pa.concat_tables(self._pieces or [SCHEMA.empty_table()])
+        distinct = pc.count_distinct(table["id"]).as_py()
+        if distinct != len(table):
+            raise ValueError(
+                f"A snapshot has {len(table):,} rows for {distinct:,} ids; a view has one row an id. `make run` makes "
+                "the snapshot again."
+            )
+        return Rows(table)
+
+
+def _equal(new: pa.ChunkedArray, before: pa.ChunkedArray, known: Bool, place: Int64) -> Bool:
+    ours, theirs = new.filter(pa.array(known)), before.take(pa.array(place[known]))
+    return pc.call_function("equal", [ours, theirs]).to_numpy().astype(bool)
+
+
+def _digests(table: pa.Table) -> list[bytes]:
+    """One digest a row."""
+    pieces = []
+    for column in table.columns:
+        whole = column.combine_chunks()
+        whole = pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
+        pieces += _pieces(whole, np.arange(len(table) + 1))
+    digests = []
+    for row in range(len(table)):
+        digest = hashlib.sha256(usedforsecurity=False)
+        for view, bounds in pieces:
+            digest.update(view[bounds[row] : bounds[row + 1]])
+        digests.append(digest.digest()[:DIGEST_BYTES])
+    return digests
+
+
+def _pieces(array: pa.Array, bounds: Int64) -> Iterator[tuple[memoryview, list[int]]]:
+    """The buffers of a column, each with the byte at which every row begins and, last, at which the last one ends.
+
+    bounds: the same in the array's elements. A list's lengths go before its elements, so that no two rows look alike.
+    """
+    if array.null_count:
+        yield _fixed(array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8), bounds)
+    if pa.types.is_list(array.type):
+        offsets = array.offsets.to_numpy()
+        yield _fixed(np.diff(offsets), bounds)
+        yield from _pieces(array.values, offsets[bounds].astype(np.int64))
+    elif pa.types.is_string(array.type):
+        _, ends, text = array.buffers()
+        offsets = np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1] if ends else np.zeros(1)
+        yield _fixed(np.diff(offsets), bounds)
+        yield memoryview(text or b""), offsets[bounds].tolist()
+    else:
+        values: Any = array.fill_null(0) if array.null_count else array
+        yield _fixed(values.to_numpy(zero_copy_only=False), bounds)
+
+
+def _fixed(values: npt.NDArray[Any], bounds: Int64) -> tuple[memoryview, list[int]]:
+    return memoryview(np.ascontiguousarray(values)).cast("B"), (bounds * values.itemsize).tolist()
