@@ -73,6 +73,10 @@ ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"
 absorb: $(READY) ## seal acknowledged live events for the next run
 	@python -m features.absorb
 
+.PHONY: forget
+forget: $(READY) ## forget users for good: USER="u1 u2"; lists what still holds them and what removes it
+	@python -m features.forget $(ARGS) -- $(if $(filter command line,$(origin USER)),$(USER))
+
 .PHONY: docs
 docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted
 	@dvc repro --quiet validate && dvc repro --force --single-item validate

@@ -16,6 +16,7 @@ from contracts.errors import InputError
 from features.live_files import writing
 
 NAME = "forgotten.txt"
+FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Forgotten = frozenset[str]
@@ -69,3 +70,9 @@ def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArra
     distinct = pc.drop_null(pc.unique(user_ids))
     listed = pa.array([user_id for user_id in distinct.to_pylist() if hash_of(user_id) in forgotten], pa.string())
     return pc.is_in(user_ids, value_set=listed).to_numpy(zero_copy_only=False).astype(bool)
+
+
+def fields_of(text: str) -> set[str]:
+    """All that may be a user_id in the text of a row that could not be parsed: fields, and words within them."""
+    cells = {cell.strip().strip('"') for separator in ",;\t|" for cell in text.split(separator)}
+    return cells | set(FIELD.findall(text))

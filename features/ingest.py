@@ -18,7 +18,7 @@ from contracts.stage import Report, main
 from features.forgotten import Forgotten, read_forgotten
 from features.identity import event_ids
 from features.ledger import ITEM_ROWS, ROWS
-from features.live_files import live_of
+from features.live_files import live_of, reading
 from features.params import SimulatorParams, SourceParams
 from features.sources.ebnerd import read_ebnerd
 from features.sources.live import Live, read_live
@@ -97,8 +97,9 @@ def _read(source: SourceParams, simulator: SimulatorParams, seed: int, forgotten
 
 def _live(data: Path) -> tuple[Forgotten, Live]:
     folder = live_of(data)
-    forgotten = read_forgotten(folder)
-    live = read_live(folder, forgotten)
+    with reading(folder):
+        forgotten = read_forgotten(folder)
+        live = read_live(folder, forgotten)
     if live.num_files:
         log.info("read %s live events in %s sealed files", f"{len(live.events):,}", f"{live.num_files:,}")
     return forgotten, live

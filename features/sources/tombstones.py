@@ -2,7 +2,6 @@
 # pyright: reportAttributeAccessIssue=false
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,14 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.schema import REJECTED
-from features.forgotten import Forgotten, are_forgotten, hash_of
+from features.forgotten import Forgotten, are_forgotten, fields_of, hash_of
 from features.sources.log import Log
 
 log = logging.getLogger("leitmotif")
 
 REASON = "user forgotten"
-FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")
-"""What may be a user_id in the text of a row that could not be parsed, beside the whole field of a separated line."""
 
 
 def leave_out(read: Log, forgotten: Forgotten) -> Log:
@@ -48,18 +45,12 @@ def tombstones(left: pa.Table) -> pa.Table:
 
 def _without_texts(rejected: pa.Table, forgotten: Forgotten) -> pa.Table:
     texts = [
-        "" if any(hash_of(field) in forgotten for field in _fields(text)) else text
+        "" if any(hash_of(field) in forgotten for field in fields_of(text)) else text
         for text in rejected["raw"].to_pylist()
     ]
     return rejected.set_column(
         rejected.column_names.index("raw"), REJECTED.field("raw"), [pa.array(texts, pa.string())]
     )
-
-
-def _fields(text: str) -> set[str]:
-    """Everything in a row's text that may be a user_id."""
-    cells = {cell.strip().strip('"') for separator in ",;\t|" for cell in text.split(separator)}
-    return cells | set(FIELD.findall(text))
 
 
 def _truth_of_others(

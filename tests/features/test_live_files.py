@@ -113,7 +113,7 @@ def test_what_a_log_repeats_of_the_live_events_is_one_event_after_validate(tmp_p
 
 @pytest.mark.parametrize("name", ["simulator", "movielens", "ebnerd"])
 def test_live_events_stand_beside_every_source(tmp_path: Path, name: str) -> None:
-    paths = {"simulator": None, "movielens": "ml-latest-small", "ebnerd": "ebnerd-demo"}
+    paths = {"simulator": None, "movielens": "movielens-small", "ebnerd": "ebnerd-demo"}
     path = real_data(paths[name]) if paths[name] else None
     data, live = data_of(tmp_path, name)
     seal(live / "2026-11-24.parquet", show(5, "a", device="1"), event(6, event_id="a", revision=1))

@@ -1,0 +1,150 @@
+"""Forget users, a person's right: put them on the list that ingest and service honour, and say what still holds them.
+
+`make forget USER="u1 u2"`. From then on: no run of ingest takes their rows, live events of theirs are refused, those
+sealed in live/<source>/ are gone. What was made before still names them; it is listed with the commands that remove it.
+"""
+# pyright: reportAttributeAccessIssue=false
+
+import argparse
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from contracts.errors import InputError
+from contracts.params import load_params
+from features.forgotten import NAME, add_forgotten, read_forgotten
+from features.holdings import CACHE, WORKSPACE, Found, Holding, find_holdings
+from features.live_files import newest_seq, read_sealed, sealed_files, write_sealed, writing
+from features.live_tail import LiveTail
+
+log = logging.getLogger("leitmotif")
+
+
+def forget(live: Path, user_ids: Sequence[str], tail: LiveTail | None) -> tuple[int, int]:
+    """Record these users and drop their live events, those of the tail and those sealed in live/<source>.
+
+    Returns how many users were not on the list before, and how many sealed rows are gone. The list comes first: an end
+    halfway leaves whole files, a user whose rows no run takes, and what a second call finishes. Raises InputError for
+    a list, a tail or a sealed file that cannot be used.
+    """
+    num_new = add_forgotten(live, user_ids)
+    if tail is not None:
+        tail.forget(user_ids)
+    gone, num_rows = pa.array(user_ids, pa.string()), 0
+    with writing(live):
+        for path in sealed_files(live):
+            table = read_sealed(path)
+            theirs = pc.is_in(table["user_id"], value_set=gone)
+            if pc.any(theirs).as_py():
+                kept = table.filter(pc.invert(theirs))
+                write_sealed(path, kept, newest_seq([table]))
+                num_rows += len(table) - len(kept)
+    return num_new, num_rows
+
+
+def describe(found: Found, user_ids: Sequence[str], source: str, raw_log: str) -> str:
+    """What still holds the users, version by version, and what removes it."""
+    lines = [f"{found.num_files:,} files looked into, {len(found.holdings):,} of them name a user:"]
+    for place in (WORKSPACE, CACHE):
+        held = [each for each in found.holdings if each.place == place]
+        if held:
+            total = sum(each.num_bytes for each in held)
+            lines += ["", f"{place}: {len(held):,} files, {total:,} bytes", *(_line(each, user_ids) for each in held)]
+    unknown = [user for user in user_ids if not any(user in each.users for each in found.holdings)]
+    if unknown:
+        lines += ["", f"Nowhere found: {', '.join(unknown)}. Check the spelling; on the list all the same."]
+    if found.not_read:
+        lines += [
+            "",
+            "Could not be read, so that what they hold is not known:",
+            *(f"  {each}" for each in found.not_read),
+        ]
+    lines += ["", *_commands(found, source), "", *_limits(found, source, raw_log)]
+    return "\n".join(lines)
+
+
+def _line(held: Holding, user_ids: Sequence[str]) -> str:
+    who = f" [{', '.join(sorted(held.users))}]" if len(user_ids) > 1 else ""
+    versions = f"  {'; '.join(held.versions) or 'no dvc.lock names it'}" if held.place == CACHE else ""
+    return f"  {held.path}  {held.num_bytes:,} bytes{who}{versions}"
+
+
+def _commands(found: Found, source: str) -> list[str]:
+    """The commands to run, in order, and what each does."""
+    paths = [each.path for each in found.holdings if each.place == WORKSPACE]
+    steps = [("dvc repro", "make every table, model and bundle again without the users, and load Feast")]
+    if any(path.startswith("champions/") for path in paths):
+        steps.append(("make promote ARGS=--force", "let the new bundle take the champion's place, which gc would keep"))
+    if any(path.startswith(".bentoml/") for path in paths):
+        steps.append(("bentoml list", "then `bentoml delete <tag>` for each, and `make bento` for a new one"))
+    by_hand = sorted({"/".join(path.split("/")[:2]) for path in paths if path.startswith(("attempts/", "dist/"))})
+    if by_hand:
+        steps.append((f"rm -r {' '.join(by_hand)}", "what failed runs and builds left"))
+    steps += [
+        (
+            "dvc gc --workspace",
+            "remove from DVC's cache every version that the workspace does not use: all older ones,",
+        ),
+        ("", "those of other sources too; what is asked for again is made again. --dry shows it first"),
+        ("dvc gc --workspace --cloud", "the same in the remote as well, where `make push` was used: whoever shares it"),
+        ("", "loses those versions too"),
+    ]
+    width = max(len(command) for command, _ in steps)
+    return ["To remove them:", *(f"  {command:<{width}}  {meaning}" for command, meaning in steps)]
+
+
+def _limits(found: Found, source: str, raw_log: str) -> list[str]:
+    return [
+        f"Not looked into: the raw log ({raw_log}) is yours, its rows of these users are skipped, not removed; other "
+        f"clones, backups, the remote; {found.num_other:,} files of kinds that hold no text (weights, say), which were "
+        "fitted to what they did and go with the versions above; deleted rows that a database has not overwritten.",
+        "A row that could not be parsed belongs to no user: ingest leaves out its text where one field of it is the id "
+        "of a forgotten user, and cannot know of an id that is written otherwise.",
+        f"Keep live/{source}/{NAME}: without it the next run takes the rows again. It holds hashes, no names.",
+    ]
+
+
+def main() -> None:
+    """Parse, forget, list. Exits 0, or 2 for what a person gave that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m features.forget",
+        description=inspect.getdoc(sys.modules[__name__]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("users", nargs="*", metavar="USER", help="a user_id, exactly as the log has it")
+    parser.add_argument("--list", action="store_true", help="say how many users of this source are forgotten, and end")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO)
+    try:
+        print(_run(Path.cwd(), arguments.users, arguments.list))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
+    source = load_params()["source"]
+    live = root / "live" / source.name
+    if only_list:
+        num = len(read_forgotten(live))
+        return f"{num:,} user{'' if num == 1 else 's'} of {source.name} forgotten (live/{source.name}/{NAME})."
+    user_ids = list(dict.fromkeys(users))
+    if not user_ids or not all(user_ids):
+        raise InputError('No user_id was given, or an empty one. Name at least 1: make forget USER="u1 u2".')
+    num_new, num_rows = forget(live, user_ids, tail=None)
+    print(
+        f"{num_new:,} of {len(user_ids):,} added to live/{source.name}/{NAME}, the others were on it; "
+        f"{num_rows:,} sealed live events of theirs removed.",
+        flush=True,
+    )
+    return describe(find_holdings(root, source.name, user_ids), user_ids, source.name, source.path)
+
+
+if __name__ == "__main__":
+    main()
