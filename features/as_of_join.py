@@ -32,7 +32,7 @@ class Facts:
         by_arrival: a fact is not known before it was created either; one of unknown creation is never known.
         """
         self._connection = connection.cursor()  # a temporary table is its own
-        held = {"k": pa.array(keys), "at": pa.array(at), "fact": pa.array(np.arange(len(keys)))}
+        held = {"k": pa.array(keys), "us": pa.array(at), "fact": pa.array(np.arange(len(keys)))}
         held["created"] = pa.nulls(len(keys), pa.int64()) if created is None else created
         facts = pa.table(held)
         self._connection.register("facts", facts)
@@ -42,9 +42,9 @@ class Facts:
     def newest(self, keys: Int64, at: Int64) -> Int64:
         """[E] the newest fact of each key at or before its time, NO_FACT without."""
         asking = np.flatnonzero(keys != UNKNOWN_KEY)
-        self._connection.register("asking", pa.table({"k": keys[asking], "at": at[asking], "row": asking}))
+        self._connection.register("asking", pa.table({"k": keys[asking], "us": at[asking], "row": asking}))
         joined = self._connection.execute(
-            'SELECT "row", fact FROM asking ASOF JOIN known ON asking.k = known.k AND asking.at >= known.at'
+            'SELECT "row", fact FROM asking ASOF JOIN known ON asking.k = known.k AND asking.us >= known.us'
         ).fetchnumpy()
         self._connection.unregister("asking")
         found = np.full(len(keys), NO_FACT, np.int64)
@@ -57,16 +57,16 @@ class Facts:
 
 
 _BY_TIME = """
-CREATE TEMP TABLE known AS SELECT k, at, fact FROM facts WHERE k >= 0
-QUALIFY row_number() OVER (PARTITION BY k, at ORDER BY created DESC NULLS LAST, fact DESC) = 1
+CREATE TEMP TABLE known AS SELECT k, us, fact FROM facts WHERE k >= 0
+QUALIFY row_number() OVER (PARTITION BY k, us ORDER BY created DESC NULLS LAST, fact DESC) = 1
 """
-# what was newest by (at, created) among all that had arrived; peers of one arrival see each other
+# what was newest by (us, created) among all that had arrived; those that arrive together see each other
 _BY_ARRIVAL = """
 CREATE TEMP TABLE known AS
-SELECT k, arrived AS at, newest.fact FROM (
-    SELECT k, arrived, max({'at': at, 'created': created, 'fact': fact}) OVER (
+SELECT k, arrived AS us, newest.fact AS fact FROM (
+    SELECT k, arrived, max({'us': us, 'created': created, 'fact': fact}) OVER (
         PARTITION BY k ORDER BY arrived RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS newest
-    FROM (SELECT *, greatest(at, created) AS arrived FROM facts WHERE k >= 0 AND created IS NOT NULL))
+    FROM (SELECT *, greatest(us, created) AS arrived FROM facts WHERE k >= 0 AND created IS NOT NULL))
 QUALIFY row_number() OVER (PARTITION BY k, arrived) = 1
 """
 
