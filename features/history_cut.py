@@ -43,7 +43,8 @@ def cut_histories(
             "Ask the online store, or add it to features/history_cut.py."
         )
     stored = UserHistories.open(folder)
-    found = pc.call_function("index_in", [user_ids], pc.SetLookupOptions(value_set=stored.user_ids, skip_nulls=True))
+    ids = user_ids.cast(stored.user_ids.type)
+    found = pc.call_function("index_in", [ids], pc.SetLookupOptions(value_set=stored.user_ids, skip_nulls=True))
     known = found.is_valid().to_numpy() & (len(stored.occurred_at) > 0)
     users = found.fill_null(0).to_numpy().astype(np.int64)
     starts, ends = np.zeros((2, len(users)), np.int64)

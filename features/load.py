@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
 from features.counters import Counters
-from features.params import StatisticsParams
 from features.state import STAMP, read_stamp, state_of
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
     with duckdb(spill) as connection:
         ibis.set_backend(connection)
         try:
-            yield FeatureStore(config=config(state, offline="duckdb"))
+            yield FeatureStore(config=config(state, offline="features.feast_offline.LeitmotifOfflineStore"))
         finally:
             ibis.options.default_backend = None
 
@@ -132,26 +130,15 @@ def _materialize(folder: Path, data: Path, snapshot: Path, stamp: dict[str, Any]
 
     Feast remembers the published snapshot: where this one will be once the stage that makes it is done.
     """
-    from features.feast_repository import definitions
+    from features.feast_repository import definitions, read_settings
 
-    statistics = _statistics(snapshot, stamp)
+    settings = read_settings(snapshot, stamp)
     newest = datetime.fromtimestamp(stamp["log_end_us"] / 1e6, UTC)
     with offline_store(folder, folder / "spill") as store:
-        store.apply(definitions(data, snapshot, statistics))
+        store.apply(definitions(data, snapshot, *settings))
         with contextlib.redirect_stdout(io.StringIO()):  # coloured progress for a terminal
             store.materialize(datetime(1900, 1, 1, tzinfo=UTC), newest + timedelta(days=1))
-        store.apply(definitions(data, data / "feature_snapshot", statistics))
-
-
-def _statistics(snapshot: Path, stamp: dict[str, Any]) -> StatisticsParams:
-    """How the counters beside a snapshot are read: what Feast is told of lags and windows."""
-    try:
-        return StatisticsParams.model_validate(stamp["settings"]["statistics"])
-    except (KeyError, ValidationError) as error:
-        raise InputError(
-            f"{snapshot / 'snapshot.json'} does not say how counters are read ({type(error).__name__}: {error}): "
-            "another version made it. `make run` makes it again."
-        ) from error
+        store.apply(definitions(data, data / "feature_snapshot", *settings))
 
 
 def _point(state: Path, folder: Path) -> None:

@@ -155,7 +155,7 @@ class OnlineStore:
 
 
 def config(state: Path, offline: str) -> RepoConfig:
-    """Feast's configuration over a state folder. offline: `file` to serve; `duckdb` to load (it imports ibis)."""
+    """Feast's configuration over a state folder. offline: `file` to serve; any other imports ibis."""
     state = state.resolve()
     return RepoConfig(
         project=PROJECT,

@@ -54,7 +54,7 @@ def facts(seed: int, num_rows: int = 400, **more: Callable[[np.random.Generator]
 
 
 def asking(seed: int, num_rows: int = 300) -> pd.DataFrame:
-    """Rows that ask, some twice, some of keys that no table has, some before and after all facts; `row` is the order."""
+    """Rows that ask, some of keys that no table has, some before or after all facts; `row` is the order."""
     random = np.random.default_rng(seed)
     seconds = random.integers(-5, 70, num_rows)
     return pd.DataFrame(
