@@ -177,7 +177,7 @@ def encode_histories(
     """
     starts, at = np.asarray(starts, np.int64), np.asarray(at, np.int64)
     cut = at - micros(spec.history_lag_s)
-    ends = _cut(occurred_at, starts, np.asarray(ends, np.int64), cut)
+    ends = ends_before(occurred_at, starts, np.asarray(ends, np.int64), cut)
     slots = ends[:, None] + np.arange(-spec.history_length, 0)  # [U, L]
     mask = slots >= starts[:, None]
     rows = np.where(mask, slots, 0) if len(occurred_at) else np.zeros_like(slots)
@@ -215,17 +215,7 @@ def encode_one(
     return encode_histories(spec, item_index, occurred_at, label, session, [0], [end], [at])
 
 
-def age_bucket(age_us: npt.ArrayLike) -> Int32:
-    """floor(log2(1 + age / 30 s)), exact in integers; ages beyond the last bucket stay in it."""
-    units = np.maximum(np.asarray(age_us, np.int64), 0) // AGE_UNIT_US
-    return np.minimum(_floor_log2(1 + units), NUM_AGE_BUCKETS - 1)
-
-
-def _floor_log2(positive: npt.NDArray[Any]) -> Int32:
-    return np.frexp(positive.astype(np.float64))[1].astype(np.int32) - 1  # exact below 2**53
-
-
-def _cut(occurred_at: npt.NDArray[Any], starts: Int64, ends: Int64, cut: Int64) -> Int64:
+def ends_before(occurred_at: npt.NDArray[Any], starts: Int64, ends: Int64, cut: Int64) -> Int64:
     """Move an end back to the first event that is not strictly before the cut. Free where ends are right already."""
     nonempty = ends > starts
     late = np.zeros(len(ends), bool)
@@ -240,3 +230,13 @@ def _cut(occurred_at: npt.NDArray[Any], starts: Int64, ends: Int64, cut: Int64) 
     ends = ends.copy()
     ends[late] = low
     return ends
+
+
+def age_bucket(age_us: npt.ArrayLike) -> Int32:
+    """floor(log2(1 + age / 30 s)), exact in integers; ages beyond the last bucket stay in it."""
+    units = np.maximum(np.asarray(age_us, np.int64), 0) // AGE_UNIT_US
+    return np.minimum(_floor_log2(1 + units), NUM_AGE_BUCKETS - 1)
+
+
+def _floor_log2(positive: npt.NDArray[Any]) -> Int32:
+    return np.frexp(positive.astype(np.float64))[1].astype(np.int32) - 1  # exact below 2**53

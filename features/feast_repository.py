@@ -1,14 +1,15 @@
 """The feature snapshot and the counters of a source -> what Feast knows of them: entities, views, services.
 
-A request reads the service `ranking` online: a user's newest events. The service `training` has counts as of a time.
-Training and serving read those in features/counters.py, by the same as-of join over the very Parquet that is registered
-here; tests/features/test_feast_views.py holds it to Feast's own answer.
+A request reads the service `ranking` online: a user's newest events. The service `training` is everything that a row
+of training data knows in numbers, each as of the row's time: read it with features/retrieve.py, through the offline
+store of features/feast_offline.py, whose tags (lag_s, strict, sequence) the views carry.
 
-`python -m features.load` applies the definitions to registry.db in .state/<source>/feast. To see them, and to read them
-as of a time: features.load.offline_store over that folder gives Feast's own FeatureStore.
+`python -m features.load` applies the definitions to registry.db in .state/<source>/feast, as does
+`feast -c features/repo apply`. features/counters.py reads the very Parquet that is registered here;
+tests/features/test_feast_views.py and test_retrieve.py hold it to Feast's own answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from typing import Any
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.types import Array, Float32, Int64, String
+from pydantic import ValidationError
 
-from features.params import StatisticsParams
+from contracts.errors import InputError
+from features.event_counts import USER_EVENTS
+from features.params import HistoryParams, StatisticsParams
 
 PROJECT = "leitmotif"
 OWNER = "leitmotif"
@@ -41,39 +45,56 @@ item = Entity(
     owner=OWNER,
 )
 
+COUNTS = [
+    Field(name="shows", dtype=Int64, description="Shows, from the log's start."),
+    Field(name="clicks", dtype=Int64, description="Those of the shows that were clicked."),
+]
 
-def definitions(data: Path, snapshot: Path, statistics: StatisticsParams) -> list[Any]:
+
+def definitions(data: Path, snapshot: Path, history: HistoryParams, statistics: StatisticsParams) -> list[Any]:
     """Everything to apply. Feast stores absolute paths.
 
-    data: data/<source>, where the counters are. snapshot: its feature_snapshot. statistics: how counters are read.
+    data: data/<source>, where counters and histories are. snapshot: its feature_snapshot. history, statistics: how
+    these were made and are read, as read_settings finds them in the snapshot.
     """
-    history, profile = _snapshot_views(snapshot)
+    sequence, profile = _snapshot_views(data, snapshot, history)
     counters = _counter_views(data, statistics)
+    scalars = [*_windows(counters, history, statistics), _event_counts(snapshot, history)]
     ranking = FeatureService(
         name="ranking",
-        features=[history],
+        features=[sequence],
         description="What a ranking request reads of its user.",
         tags=TAGS,
         owner=OWNER,
     )
     training = FeatureService(
         name="training",
-        features=[*counters],
-        description="Counts as of a time, of a candidate, its user and both; a history is read by its end_offset.",
+        features=[*scalars],
+        description="What a training row knows in numbers as of its time: all counts, and where its history ends.",
         tags={"stage": "train"},
         owner=OWNER,
     )
-    return [user, item, history, profile, *counters, ranking, training]
+    return [user, item, sequence, profile, *counters, *scalars, ranking, training]
+
+
+def read_settings(snapshot: Path, stamp: Mapping[str, Any]) -> tuple[HistoryParams, StatisticsParams]:
+    """How a snapshot's histories were made and its counters are read. stamp: what its snapshot.json holds."""
+    try:
+        settings = stamp["settings"]
+        made = {name: settings[name] for name in HistoryParams.model_fields}
+        return HistoryParams.model_validate(made), StatisticsParams.model_validate(settings["statistics"])
+    except (KeyError, ValidationError) as error:
+        raise InputError(
+            f"{snapshot / 'snapshot.json'} does not say how counters are read ({type(error).__name__}: {error}): "
+            "another version made it. `make run` makes it again."
+        ) from error
 
 
 def _counter_views(data: Path, statistics: StatisticsParams) -> list[FeatureView]:
     """One view a table of cumulative counts, over the folder that the stage statistics writes; nothing of it online.
 
-    A view answers with the newest row at or before event_timestamp. A request at t knows what happened strictly before
-    t - lag, so its event_timestamp is t - lag - 1 us; a key without a row is null, a count of 0. What happened within a
-    trailing window is a difference of two such reads, the older one another window earlier: two rows of one entity
-    frame. There is no view a window, for it would be the same view again: Feast's join knows no lag, and gives all
-    views of a call one time. Lags and windows are tags, which Feast carries and does not apply.
+    Without lag: the newest row at or before event_timestamp, as any Feast store reads it. A key without a row is null,
+    a count of 0. Lags and scopes are tags that _windows turns into views.
     """
     of_item = {"shows_lag_s": statistics.shows_lag_s, "clicks_lag_s": statistics.clicks_lag_s}
     of_user = {"shows_lag_s": statistics.user_lag_s, "clicks_lag_s": statistics.user_lag_s}
@@ -94,21 +115,70 @@ def _counters(
         name=folder.name,
         entities=entities,
         ttl=FOREVER,
-        schema=[
-            *keys,
-            Field(name="shows", dtype=Int64, description="Shows up to and with the row's time, from the log's start."),
-            Field(name="clicks", dtype=Int64, description="Those of the shows that were clicked."),
-        ],
+        schema=[*keys, *COUNTS],
         source=_parquet(folder, "occurred_at", "statistics"),
         online=False,
-        description=f"{description} Cumulative: read as of t - lag - 1 us.",
+        description=f"{description} Cumulative, up to and with event_timestamp.",
         tags={"stage": "statistics", "scopes": ",".join(scopes)} | {name: str(lag) for name, lag in lags.items()},
         owner=OWNER,
     )
 
 
-def _snapshot_views(snapshot: Path) -> tuple[FeatureView, FeatureView]:
-    history = FeatureView(
+def _windows(
+    counters: list[FeatureView], history: HistoryParams, statistics: StatisticsParams
+) -> Iterator[FeatureView]:
+    """One view for each count that a trailing window is a difference of, each over the Parquet of its table.
+
+    `item_shows__total` is what was counted strictly before t - lag, `item_shows__3600s` strictly before t - lag -
+    3600 s, so the window's count is the first less the second. `user_counts__session` goes back by session_gap_s.
+    """
+    of_item, of_user, of_pair = counters
+    scopes = {"total": 0.0} | {f"{window}s": float(window) for window in statistics.windows_s}
+    for scope, window_s in scopes.items():
+        yield _window(of_item, "item_shows", scope, COUNTS[:1], statistics.shows_lag_s, window_s)
+        yield _window(of_item, "item_clicks", scope, COUNTS[1:], statistics.clicks_lag_s, window_s)
+        yield _window(of_user, "user_counts", scope, COUNTS, statistics.user_lag_s, window_s)
+    yield _window(of_user, "user_counts", "session", COUNTS[:1], statistics.user_lag_s, history.session_gap_s)
+    yield _window(of_pair, "user_item_counts", "total", COUNTS, statistics.user_lag_s, 0.0)
+
+
+def _window(
+    table: FeatureView, name: str, scope: str, counts: list[Field], lag_s: float, window_s: float
+) -> FeatureView:
+    columns = {column.name for column in table.entity_columns}
+    return FeatureView(
+        name=f"{name}__{scope}",
+        entities=[entity for entity in (user, item) if entity.join_key in columns],
+        ttl=FOREVER,
+        schema=[*(Field(name=column, dtype=String) for column in sorted(columns)), *counts],
+        source=table.batch_source,
+        online=False,
+        description=f"{table.name} as counted strictly before t - {lag_s:g} s - {window_s:g} s.",
+        tags={"stage": "statistics", "of": name.rsplit("_", 1)[0], "scope": scope}
+        | {"lag_s": repr(lag_s + window_s), "strict": "true"},
+        owner=OWNER,
+    )
+
+
+def _event_counts(snapshot: Path, history: HistoryParams) -> FeatureView:
+    return FeatureView(
+        name="user_events",
+        entities=[user],
+        ttl=FOREVER,
+        schema=[
+            Field(name="user_id", dtype=String),
+            Field(name="end_offset", dtype=Int64, description="Events of the user's history; null: none."),
+        ],
+        source=_parquet(snapshot / USER_EVENTS, "occurred_at", "materialize"),
+        online=False,
+        description="Where a history ends in data/<source>/user_histories: its events strictly before t - lag_s.",
+        tags=TAGS | {"lag_s": repr(history.lag_s), "strict": "true"},
+        owner=OWNER,
+    )
+
+
+def _snapshot_views(data: Path, snapshot: Path, history: HistoryParams) -> tuple[FeatureView, FeatureView]:
+    sequence = FeatureView(
         name="user_history",
         entities=[user],
         ttl=FOREVER,
@@ -121,7 +191,7 @@ def _snapshot_views(snapshot: Path) -> tuple[FeatureView, FeatureView]:
         ],
         source=_parquet(snapshot / "user_history.parquet", "event_timestamp", "materialize"),
         description="A user's newest events, at most history.max_length; the newest event's time is the row's.",
-        tags=TAGS,
+        tags=TAGS | _sequence_tags(data, history),
         owner=OWNER,
     )
     profile = FeatureView(
@@ -140,7 +210,21 @@ def _snapshot_views(snapshot: Path) -> tuple[FeatureView, FeatureView]:
         tags=TAGS,
         owner=OWNER,
     )
-    return history, profile
+    return sequence, profile
+
+
+def _sequence_tags(data: Path, history: HistoryParams) -> dict[str, str]:
+    """What stores need to know: online to merge live events in, offline to cut the histories as of a time."""
+    return {
+        "sequence": "true",
+        "labels": history.labels,
+        "max_length": str(history.max_length),
+        "session_gap_s": repr(history.session_gap_s),
+        "session_max_s": "" if history.session_max_s is None else repr(history.session_max_s),
+        "histories": str((data / "user_histories").resolve()),
+        "lag_s": repr(history.lag_s),
+        "strict": "true",
+    }
 
 
 def _parquet(path: Path, timestamp_field: str, stage: str) -> FileSource:

@@ -76,7 +76,7 @@ def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
     with duckdb(spill) as connection:
         ibis.set_backend(connection)
         try:
-            yield FeatureStore(config=config(state, offline="duckdb"))
+            yield FeatureStore(config=config(state, offline="features.feast_offline.LeitmotifOfflineStore"))
         finally:
             ibis.options.default_backend = None
 

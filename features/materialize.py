@@ -7,6 +7,7 @@ from pathlib import Path
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encode import FeatureSpec
+from features.event_counts import USER_EVENTS, write_event_counts
 from features.history_reader import UserHistories
 from features.load import load
 from features.online import OnlineStore
@@ -25,6 +26,7 @@ def run(data: Path, history: HistoryParams, statistics: StatisticsParams, materi
         histories = UserHistories.open(data / "user_histories")
         settings = history.model_dump(mode="json") | {"statistics": statistics.model_dump(mode="json")}
         stamp = write_snapshot(data, histories, history.max_length, settings, snapshot)
+        write_event_counts(histories, snapshot / USER_EVENTS)
         load(data, state_of(data), snapshot)
         store = OnlineStore.open(state_of(data))
         users, items = compare_snapshot(store, snapshot)

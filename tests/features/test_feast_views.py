@@ -79,7 +79,7 @@ def ebnerd(tmp_path: Path) -> Iterator[Log]:
     reading = small_log.statistics(windows_s=(3600, DAY_S, 7 * DAY_S), **lags)
     statistics.run(data, reading)
     with offline_store(tmp_path, tmp_path / "spill") as feast:
-        feast.apply(definitions(data, data / "feature_snapshot", reading))
+        feast.apply(definitions(data, data / "feature_snapshot", history(), reading))
         yield Log(data, feast)
 
 
@@ -190,9 +190,8 @@ def test_a_key_that_has_been_quiet_for_years_keeps_its_counts(small: Log) -> Non
 def test_what_happened_at_the_cut_itself_is_not_known(small: Log) -> None:
     """Feast's join is inclusive: hence the microsecond before."""
     cut = np.array([[START_US], [START_US - 1]])  # `early` clicked at START_US, and never again
-    service = small.feast.get_feature_service("training")
-    found = ask_feast(small.feast, service, [("early", "i00", 0)], cut)
-    assert sorted(found) == sorted(f"{name}__{what}" for name in NAMES for what in ("shows", "clicks"))
+    every = [f"{name}:{what}" for name in NAMES for what in ("shows", "clicks")]
+    found = ask_feast(small.feast, every, [("early", "i00", 0)], cut)
     np.testing.assert_array_equal(found["user_counters__clicks"], [[1], [np.nan]])
     np.testing.assert_array_equal(found["user_item_counters__shows"], [[1], [np.nan]])
     compare(small, [("early", "i00", START_US + lag_s * 1_000_000) for lag_s in (10, 30)])  # at t - lag itself

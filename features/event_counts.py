@@ -1,0 +1,48 @@
+"""Histories -> user_events.parquet: how many events each user has had, cumulatively, to be read as of a time.
+
+Read strictly before t - history.lag_s it is an impression's end_offset: where the history ends that a request may see.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.schema import TIME
+from features.history_reader import UserHistories
+
+USER_EVENTS = "user_events.parquet"
+SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("occurred_at", TIME, nullable=False),
+        pa.field("end_offset", pa.int64(), nullable=False),  # the user's events up to and with that time
+    ]
+)
+"""user_events.parquet, one row a user and time, sorted by both. Valid with the user_histories that it was made of."""
+EVENTS_AT_ONCE = 1 << 20
+
+
+def write_event_counts(histories: UserHistories, path: Path) -> int:
+    """Write user_events.parquet; about EVENTS_AT_ONCE events are in memory at a time. Returns its rows."""
+    offsets, num_rows = histories.offsets, 0
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        first = 0
+        while first < len(offsets) - 1:
+            end = int(np.searchsorted(offsets, offsets[first] + EVENTS_AT_ONCE, side="right")) - 1
+            end = max(end, first + 1)  # one user at least
+            table = _count(histories, first, end)
+            writer.write_table(table)
+            num_rows, first = num_rows + len(table), end
+    return num_rows
+
+
+def _count(histories: UserHistories, first: int, end: int) -> pa.Table:
+    bounds = histories.offsets[first : end + 1]
+    at = np.asarray(histories.occurred_at[bounds[0] : bounds[-1]])
+    users = np.repeat(np.arange(first, end), np.diff(bounds))
+    count = np.arange(len(at)) + bounds[0] - histories.offsets[users] + 1
+    last = np.r_[(at[1:] != at[:-1]) | (users[1:] != users[:-1]), True][: len(at)]  # of those at the same time
+    names = histories.user_ids.take(pa.array(users[last]))
+    return pa.table([names, pa.array(at[last]).cast(TIME), pa.array(count[last])], schema=SCHEMA)
