@@ -77,6 +77,11 @@ def definitions(data: Path, snapshot: Path, history: HistoryParams, statistics: 
     return [user, item, sequence, profile, *counters, *scalars, ranking, training]
 
 
+def sequence_definitions(data: Path, snapshot: Path, history: HistoryParams) -> list[Any]:
+    """What a store needs to hold histories alone: the entity and its view. Arguments as for definitions."""
+    return [user, _snapshot_views(data, snapshot, history)[0]]
+
+
 def read_settings(snapshot: Path, stamp: Mapping[str, Any]) -> tuple[HistoryParams, StatisticsParams]:
     """How a snapshot's histories were made and its counters are read. stamp: what its snapshot.json holds."""
     try:

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from contracts.errors import InputError
 from features.counters import COCLICKS, NAMES, Counters
-from features.params import StatisticsParams
 from features.row_changes import Difference, Rows
 from features.snapshot import COUNTERS
 
@@ -93,10 +91,10 @@ def _feast(
     """
     from feast import FeatureStore
 
-    from features.feast_repository import definitions
-    from features.online import config
+    from features.feast_repository import definitions, read_settings
+    from features.online_config import config
 
-    wanted = definitions(data, data / "feature_snapshot", _statistics(snapshot, stamp))
+    wanted = definitions(data, data / "feature_snapshot", *read_settings(snapshot, stamp))
     defined = _hashes(wanted)
     before = held.stamp.get(DEFINED, {}) if held is not None else {}
     comparable = before.get("online") == defined["online"]
@@ -154,15 +152,4 @@ def _row_groups(path: Path) -> Iterator[pa.Table]:
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
             f"{path} cannot be read: {error}. `make run` makes it again, `make pull` fetches it."
-        ) from error
-
-
-def _statistics(snapshot: Path, stamp: dict[str, Any]) -> StatisticsParams:
-    """How the counters beside a snapshot are read: what Feast is told of lags and windows."""
-    try:
-        return StatisticsParams.model_validate(stamp["settings"]["statistics"])
-    except (KeyError, ValidationError) as error:
-        raise InputError(
-            f"{snapshot / 'snapshot.json'} does not say how counters are read ({type(error).__name__}: {error}): "
-            "another version made it. `make run` makes it again."
         ) from error

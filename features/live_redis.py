@@ -1,6 +1,7 @@
 """A Redis server -> the live events of a source: a tail for the processes of many machines."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -183,6 +184,14 @@ class RedisTail:
         self._ask(lambda: self._forget(args=[self._prefix, *pairs]))
         self._ask(self._rewrite)
 
+    def drop(self) -> None:
+        def unlink() -> None:
+            for key in self._client.scan_iter(match=f"{glob_escape(self._prefix)}*", count=1_000):
+                self._client.unlink(key)
+
+        self._ask(unlink)
+        self.close()
+
     def close(self) -> None:
         self._client.close()
 
@@ -245,6 +254,11 @@ class RedisTail:
             f"The Redis server at {self._where} refuses: {error}. Nothing of this call was kept; `redis-cli info` "
             "says what it lacks."
         )
+
+
+def glob_escape(text: str) -> str:
+    """Text as a pattern of Redis that matches it alone."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:

@@ -147,6 +147,11 @@ class SqliteTail:
             self._patiently(lambda connection: connection.execute("PRAGMA secure_delete = OFF").fetchone())
         self._patiently(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
 
+    def drop(self) -> None:
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
     def close(self) -> None:
         for key in [key for key in self._opened if key[0] == os.getpid()]:
             self._opened.pop(key).connection.close()

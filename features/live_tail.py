@@ -65,6 +65,10 @@ class LiveTail(Protocol):
         """Whether each user has been forgotten."""
         ...
 
+    def drop(self) -> None:
+        """Remove everything, as if nothing had ever been appended: the end of a scratch tail. Others must not use it."""
+        ...
+
     def close(self) -> None:
         """Let go of connections and files."""
         ...

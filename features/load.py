@@ -71,7 +71,7 @@ def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
     from feast import FeatureStore
 
     from features.engine import duckdb
-    from features.online import config
+    from features.online_config import config
 
     with duckdb(spill) as connection:
         ibis.set_backend(connection)

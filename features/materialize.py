@@ -1,8 +1,13 @@
 """Histories and counters -> the snapshot that Feast serves; Feast loaded from it; proof that online equals offline."""
 
 import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
@@ -11,31 +16,37 @@ from features.event_counts import USER_EVENTS, write_event_counts
 from features.history_reader import UserHistories
 from features.load import load
 from features.online import OnlineStore
-from features.params import HistoryParams, MaterializeParams, StatisticsParams
-from features.parity import compare_requests, compare_snapshot
+from features.params import HistoryParams, MaterializeParams, StatisticsParams, ValidateParams
+from features.parity import Comparison, compare_requests, compare_snapshot, replay_from, replay_requests
+from features.replay import replaying
 from features.snapshot import write_snapshot
 from features.state import state_of
 
 log = logging.getLogger("leitmotif")
 
+REPLAY = ".replay-"
+LOADED_SHARE = 4
+"""One in so many parity requests is also asked of the loaded store, as of its own time."""
 
-def run(data: Path, history: HistoryParams, statistics: StatisticsParams, materialize: MaterializeParams) -> Report:
+
+def run(
+    data: Path,
+    history: HistoryParams,
+    statistics: StatisticsParams,
+    materialize: MaterializeParams,
+    validate: ValidateParams,
+) -> Report:
     """Differences are counted and named here; the stage package refuses a snapshot that has one."""
     with publish(data, "feature_snapshot") as staging:
         snapshot = staging / "feature_snapshot"
         histories = UserHistories.open(data / "user_histories")
-        settings = history.model_dump(mode="json") | {"statistics": statistics.model_dump(mode="json")}
+        sections = {"statistics": statistics, "validate": validate}  # live events are judged as the log was
+        told = {name: section.model_dump(mode="json") for name, section in sections.items()}
+        settings = history.model_dump(mode="json") | told
         stamp = write_snapshot(data, histories, history.max_length, settings, snapshot)
         write_event_counts(histories, snapshot / USER_EVENTS)
         load(data, state_of(data), snapshot)
-        store = OnlineStore.open(state_of(data))
-        users, items = compare_snapshot(store, snapshot)
-        log.info("read %s users and %s items back from Feast", f"{users.checked:,}", f"{items.checked:,}")
-        requests, left_out = compare_requests(
-            store, data, parity_spec(history, statistics), history.max_length, materialize.num_parity_requests
-        )
-        log.info("encoded %s requests on both sides", f"{requests.checked:,}")
-        parts = {"users": users, "items": items, "requests": requests}
+        parts, left_out = _prove(data, snapshot, stamp, parity_spec(history, statistics), materialize)
         parity = {
             "checked": sum(part.checked for part in parts.values()),
             "mismatches": sum(part.mismatches for part in parts.values()),
@@ -51,6 +62,27 @@ def run(data: Path, history: HistoryParams, statistics: StatisticsParams, materi
         "parity_requests_left_out": left_out,
         "first_mismatches": [named for part in parts.values() for named in part.first],
     }
+
+
+def _prove(
+    data: Path, snapshot: Path, stamp: Mapping[str, Any], spec: FeatureSpec, materialize: MaterializeParams
+) -> tuple[dict[str, Comparison], int]:
+    """Read back what was loaded, and replay the latest requests live. Returns comparisons and requests left out."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{REPLAY}{os.getpid()}-", dir=state_of(data).parent))
+    try:
+        store = OnlineStore.open(state_of(data), tail_of=folder / "nothing" / "feast")  # as loaded, nothing live
+        users, items = compare_snapshot(store, snapshot)
+        log.info("read %s users and %s items back from Feast", f"{users.checked:,}", f"{items.checked:,}")
+        number = materialize.num_parity_requests
+        requests, left_out = compare_requests(store, data, spec, stamp["max_length"], -(-number // LOADED_SHARE))
+        store.tail.close()
+        from_us = replay_from(data, materialize.replay_share)
+        with replaying(data, stamp, from_us, folder / "replay") as replay:
+            replayed = replay_requests(replay, data, spec, from_us, number)
+            log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"users": users, "items": items, "requests": requests, "replay": replayed}, left_out
 
 
 def parity_spec(history: HistoryParams, statistics: StatisticsParams) -> FeatureSpec:

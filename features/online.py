@@ -153,6 +153,11 @@ class OnlineStore:
                 self.progress.newest_at = max(self.progress.newest_at, *(event.occurred_at for event in events))
                 self.progress.seq = rows[-1][0]
 
+    def drop(self) -> None:
+        """Remove all that this store and its tail hold: the end of a scratch store."""
+        self.tail.drop()
+        self.feast.teardown()
+
     def history(self, user_id: str) -> UserHistory | None:
         """All stored events of a user; None where Feast does not know the user."""
         return self.histories([user_id])[0]

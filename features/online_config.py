@@ -28,16 +28,18 @@ def config(state: Path, offline: str | dict[str, Any], tail_of: Path | None = No
 
 def _online_store(state: Path, tail_of: Path) -> dict[str, Any]:
     if address := redis_address():
-        return {
-            "type": "features.feast_redis.LeitmotifRedisOnlineStore",
-            "connection_string": address,
-            "tail_prefix": prefix_of(tail_of),
-        }
-    return {
-        "type": "features.feast_sqlite.LeitmotifSqliteOnlineStore",
-        "path": str(state / "online.db"),
-        "tail_path": str(live_path(tail_of)),
-    }
+        from features.feast_redis import LeitmotifRedisOnlineStore
+
+        told = {"connection_string": address, "tail_prefix": prefix_of(tail_of)}
+        return {"type": _path(LeitmotifRedisOnlineStore)} | told
+    from features.feast_sqlite import LeitmotifSqliteOnlineStore
+
+    told = {"path": str(state / "online.db"), "tail_path": str(live_path(tail_of))}
+    return {"type": _path(LeitmotifSqliteOnlineStore)} | told
+
+
+def _path(store: type) -> str:
+    return f"{store.__module__}.{store.__qualname__}"
 
 
 def _project(state: Path) -> str:

@@ -25,15 +25,15 @@ from contracts.schema import ROLE_HISTORY, TIME
 from features import online_rows
 from features.convention import CLICKED
 from features.counters import Counters
-from features.feast_repository import history_definitions
+from features.feast_repository import read_settings, sequence_definitions
 from features.history_reader import UserHistories
 from features.live_event import EVENT, LiveEvent
 from features.online import OnlineStore
 from features.online_config import config
+from features.sessions import SessionRule
 from features.snapshot import user_history_rows
 from features.state import STAMP
 
-USERS_AT_ONCE = 4096
 COLUMNS = ("event_id", "user_id", "item_id", "occurred_at", "label", "role", "impression_id", "position", "session_id")
 
 
@@ -91,11 +91,11 @@ def _load(state: Path, data: Path, histories: UserHistories, snapshot: Mapping[s
     ids = {"items": items.to_pylist(), "users": users.to_pylist()}
     (state / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     feast = FeatureStore(config=config(state, offline="file"))
-    definitions = history_definitions(data / "feature_snapshot", snapshot["settings"])
-    feast.apply(definitions)
+    history, _ = read_settings(data / "feature_snapshot", snapshot)
+    feast.apply(sequence_definitions(data, data / "feature_snapshot", history))
     view = feast.get_feature_view("user_history")
-    for first in range(0, len(users), USERS_AT_ONCE):
-        rows = user_history_rows(histories, first, first + USERS_AT_ONCE, snapshot["max_length"], before_us=from_us)
+    rule = SessionRule.of(history.session_gap_s, history.session_max_s)
+    for rows in user_history_rows(histories, rule, history.max_length, before_us=from_us):
         online_rows.write(feast, view, rows)
     stamp = {"snapshot_id": "replay", "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": 0}
     write_json(state / STAMP, stamp)

@@ -55,6 +55,7 @@ def write_snapshot(
         "log_end_us": newest + 1,  # a request at log_end sees every event
         "max_length": max_length,
         "keep_from_us": histories.keep_from_us,
+        "absorbed_seq": absorbed_seq(data),
         "num_users": num_users,
         "num_items": num_items,
         "settings": settings,
@@ -65,33 +66,59 @@ def write_snapshot(
     return stamp
 
 
+def absorbed_seq(data: Path) -> int:
+    """The seq of the newest live event that the log of data/<source> holds."""
+    return json.loads((data / "absorbed" / "absorbed.json").read_text(encoding="utf-8"))["seq"]
+
+
 def _write_user_history(histories: UserHistories, rule: SessionRule, max_length: int, path: Path) -> int:
     """Users without an event are left out. Returns how many are in."""
     num_users = 0
-    item_ids = histories.vocabulary["item_id"].combine_chunks()
     with pq.ParquetWriter(path, USER_HISTORY_SNAPSHOT, compression="zstd") as writer:
-        for first, last in _users_at_once(histories.offsets):
-            ends = histories.offsets[first + 1 : last + 1]
-            lengths = ends - histories.offsets[first:last]
-            users = np.flatnonzero(lengths)
-            kept = np.minimum(lengths, max_length)[users]
-            bounds = np.r_[0, np.cumsum(kept)]
-            rows = np.arange(bounds[-1]) + np.repeat(ends[users] - bounds[1:], kept)
-            columns = {
-                "item_ids": item_ids.take(pa.array(histories.item_index[rows] - FIRST_INDEX)),
-                "occurred_at": pa.array(histories.occurred_at[rows]),
-                "labels": pa.array(histories.label[rows]),
-                "sessions": pa.array(histories.session[rows].astype(np.int64)),
-                "event_keys": pa.array(histories.event_key[rows]),
-                "session_keys": pa.array(histories.session_key[rows]),
-            }
-            lists = [pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), column) for column in columns.values()]
-            newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
-            names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
-            started = pa.array(_started_at(histories, rule, first, last)[rows[bounds[:-1]] - histories.offsets[first]])
-            writer.write_table(pa.table([names, newest, *lists, started], schema=USER_HISTORY_SNAPSHOT))
-            num_users += len(users)
+        for rows in user_history_rows(histories, rule, max_length):
+            writer.write_table(rows)
+            num_users += len(rows)
     return num_users
+
+
+def user_history_rows(
+    histories: UserHistories, rule: SessionRule, max_length: int, before_us: int | None = None
+) -> Iterator[pa.Table]:
+    """The newest max_length events of every user who has one (USER_HISTORY_SNAPSHOT), some users at a time.
+
+    before_us: as these histories stood then: events strictly before a time alone, in microseconds; None: all.
+    """
+    item_ids = histories.vocabulary["item_id"].combine_chunks()
+    for first, last in _users_at_once(histories.offsets):
+        starts, ends = histories.offsets[first:last], histories.offsets[first + 1 : last + 1]
+        if before_us is not None:
+            ends = _ends_before(histories, starts, ends, before_us)
+        lengths = ends - starts
+        users = np.flatnonzero(lengths)
+        kept = np.minimum(lengths, max_length)[users]
+        bounds = np.r_[0, np.cumsum(kept)]
+        rows = np.arange(bounds[-1]) + np.repeat(ends[users] - bounds[1:], kept)
+        columns = {
+            "item_ids": item_ids.take(pa.array(histories.item_index[rows] - FIRST_INDEX)),
+            "occurred_at": pa.array(histories.occurred_at[rows]),
+            "labels": pa.array(histories.label[rows]),
+            "sessions": pa.array(histories.session[rows].astype(np.int64)),
+            "event_keys": pa.array(histories.event_key[rows]),
+            "session_keys": pa.array(histories.session_key[rows]),
+        }
+        lists = [pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), column) for column in columns.values()]
+        newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
+        names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
+        started = pa.array(_started_at(histories, rule, first, last)[rows[bounds[:-1]] - histories.offsets[first]])
+        yield pa.table([names, newest, *lists, started], schema=USER_HISTORY_SNAPSHOT)
+
+
+def _ends_before(
+    histories: UserHistories, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], at_us: int
+) -> npt.NDArray[np.int64]:
+    """Where each user's events strictly before a time end."""
+    earlier = np.r_[0, np.cumsum(histories.occurred_at[starts[0] : ends[-1]] < at_us)]
+    return starts + earlier[ends - starts[0]] - earlier[starts - starts[0]]
 
 
 def _users_at_once(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:

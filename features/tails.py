@@ -6,6 +6,7 @@ LEITMOTIF_ONLINE=redis, or host:port, chooses Redis; LEITMOTIF_LIVE names anothe
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from contracts.errors import InputError
 from features.live_tail import LiveTail
@@ -17,15 +18,28 @@ REDIS_DEFAULT = "127.0.0.1:6379"
 
 
 def redis_address() -> str | None:
-    """host:port of the Redis that LEITMOTIF_ONLINE names; None: SQLite."""
+    """The Redis that LEITMOTIF_ONLINE names, as Feast writes it (host:port,password=...); None: SQLite."""
     told = os.environ.get(ENGINE_VARIABLE, "").strip()
     if told in ("", "sqlite"):
         return None
     if told == "redis":
         return REDIS_DEFAULT
-    if re.fullmatch(r"[^\s:/]+:\d+(,.*)?", told):
+    if re.fullmatch(r"[^\s:/,]+:\d+(,(username|password|db|ssl)=[^,]*)*", told):
         return told
-    raise InputError(f"{ENGINE_VARIABLE} is {told!r}; it is sqlite (default), redis or host:port of a Redis.")
+    raise InputError(
+        f"{ENGINE_VARIABLE} is {told!r}; it is sqlite (default), redis, or host:port of a Redis, with ,password=... "
+        "(username, db, ssl) where it wants them."
+    )
+
+
+def _url(address: str) -> str:
+    """Feast's address of a Redis as redis-py writes it."""
+    server, *told = address.split(",")
+    settings = dict(each.split("=", 1) for each in told)
+    user, password = (quote(settings.get(name, ""), safe="") for name in ("username", "password"))
+    known = f"{user}:{password}@" if user or password else ""
+    scheme = "rediss" if settings.get("ssl", "").lower() == "true" else "redis"
+    return f"{scheme}://{known}{server}/{settings.get('db', '0')}"
 
 
 def source_of(state: Path) -> str:
@@ -48,7 +62,7 @@ def open_tail(state: Path) -> LiveTail:
     if address := redis_address():
         from features.live_redis import RedisTail
 
-        return RedisTail(address, prefix_of(state))
+        return RedisTail(_url(address), prefix_of(state))
     from features.live_sqlite import SqliteTail
 
     return SqliteTail(live_path(state))
