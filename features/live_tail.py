@@ -66,7 +66,7 @@ class LiveTail(Protocol):
         ...
 
     def drop(self) -> None:
-        """Remove everything, as if nothing had ever been appended: the end of a scratch tail. Others must not use it."""
+        """Remove everything, as if nothing had ever been appended: the end of a scratch tail that no one else uses."""
         ...
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from contracts.params import load_params
 from contracts.publish import write_json
 from features.fill import DEFINED, Held, fill
 from features.state import STAMP, read_stamp, state_of
+from features.tails import open_tail
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -58,7 +59,17 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
             shutil.rmtree(building, ignore_errors=True)
             raise
         _sweep(state)
+        _prune(state, held, stamp)
     return True
+
+
+def _prune(state: Path, held: Held | None, stamp: dict[str, Any]) -> None:
+    """Drop live events that this load and the one before it hold: a process that still serves that one needs the rest."""
+    upto = 0 if held is None else min(held.stamp["absorbed_seq"], stamp["absorbed_seq"])
+    if upto:
+        tail = open_tail(state)
+        log.info("%s live events are in the log for good and have left the tail", f"{tail.prune(upto):,}")
+        tail.close()
 
 
 @contextlib.contextmanager

@@ -65,6 +65,10 @@ class ItemProfile(NamedTuple):
     embedding: list[float] | None
 
 
+class StaleStoreError(InputError):
+    """What is open has been replaced so long ago that live events are missing between it and the tail."""
+
+
 @dataclass
 class _Progress:
     """How much of the tail the counters hold."""
@@ -143,9 +147,17 @@ class OnlineStore:
         return fates
 
     def refresh(self) -> None:
-        """Count the live events that came since, from any process. Histories need no refresh: reads merge them."""
+        """Count the live events that came since, from any process. Histories need no refresh: reads merge them.
+
+        Raises StaleStoreError where a newer load must be opened.
+        """
         if self.tail.newest_seq() <= self.progress.seq:
             return
+        if self.tail.pruned_seq() > self.absorbed_seq:
+            raise StaleStoreError(
+                f"Live events that snapshot {self.snapshot_id[:12]} lacks have left the tail: a newer load holds them. "
+                "Open the store again; where that says the same, `dvc repro` and `make load` bring it up to date."
+            )
         with self.progress.lock:
             while rows := self.tail.since(self.progress.seq):
                 events = [event for _, event in rows]

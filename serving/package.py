@@ -5,6 +5,7 @@ A model that failed its verdict, or whose scores here are not those of evaluate,
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from contracts.stage import Report, main
 from features.asked import Asked, recent_clicks
 from features.convention import RECENT
 from features.counters import Counters
+from features.online import OnlineStore
+from features.replay import replaying
 from features.scalars import scalars_of_one
 from serving.bundle import (
     GOLDEN,
@@ -33,10 +36,11 @@ from serving.bundle import (
 )
 from serving.card import write_card, write_dictionary
 from serving.golden import TOLERANCE, GoldenRequest, check_golden, window, write_golden
-from serving.logged import RequestLog
+from serving.logged import LoggedRequest, RequestLog
 from serving.manifest import hash_file, hash_folder, write_manifest
 from serving.params import ServeParams
-from serving.scorer import Scorer
+from serving.reading import read_events, read_scalars
+from serving.scorer import NO_EVENTS, Scorer
 from serving.themes import name_themes
 
 log = logging.getLogger("leitmotif")
@@ -69,7 +73,7 @@ def run(data: Path, serve: ServeParams) -> Report:
         scorer = load_scorer(bundle)
         vocabulary = pq.read_table(bundle / VOCABULARY)
         write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary)})
-        golden = golden_requests(data, scorer, serve.num_golden_requests)
+        golden = golden_requests(data, scorer, serve.num_golden_requests, staging / "replay")
         write_golden(bundle / GOLDEN, golden)
         write_json(bundle / METRICS, metrics)
         write_card(bundle, data.name, scorer, metrics, serve)
@@ -97,8 +101,12 @@ def run(data: Path, serve: ServeParams) -> Report:
     }
 
 
-def golden_requests(data: Path, scorer: Scorer, num: int) -> list[GoldenRequest]:
-    """Test requests at even distances in time, scored here; evaluate must have given them the same scores."""
+def golden_requests(data: Path, scorer: Scorer, num: int, scratch: Path) -> list[GoldenRequest]:
+    """Test requests at even distances in time, scored here.
+
+    evaluate must have given them the same scores, and so must a scratch online store that the log is replayed into,
+    event by event, up to each request's time.
+    """
     requests = RequestLog.open(data)
     predictions = pq.read_table(data / "predictions", columns=["request_index", "item_index", "mos"])
     index_B = predictions["request_index"].to_numpy()
@@ -107,34 +115,38 @@ def golden_requests(data: Path, scorer: Scorer, num: int) -> list[GoldenRequest]
         raise InputError(f"{data / 'predictions'} holds no test request: none can be golden. Move split.test earlier.")
     counters = Counters.from_folder(data, requests.item_ids, requests.histories.user_ids)
     chosen = distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
-    golden = []
-    for request in requests.read(chosen):
-        item_keys = requests.item_keys(request.candidates)
-        known = scorer.newest_events(request.events, request.at, RECENT)
-        clicks = recent_clicks(requests.item_keys(known.item_ids), known.label)
-        reading = requests.item_keys([request.context.reading_item_id])[0]
-        asked = Asked.of_one(request.user_key, request.at, clicks, reading, request.context)
-        scalars = scalars_of_one(scorer.spec, counters, item_keys, asked)
-        kept = window(scorer, request.events, request.at)
-        logits = scorer.score(
-            scorer.user_side(kept, request.at), scorer.item_index(request.candidates), scalars
-        ).logit_M
-        _require_same(request.name, logits, predictions["mos"].to_numpy()[index_B == request.index])
-        golden.append(
-            GoldenRequest(
-                request=request.name,
-                user_id=request.user_id,
-                at=request.at,
-                item_ids=list(kept.item_ids),
-                occurred_at=kept.occurred_at.tolist(),
-                labels=kept.label.tolist(),
-                sessions=kept.session.tolist(),
-                candidates=list(request.candidates),
-                scalars=scalars.tolist(),
-                logits=logits.tolist(),
-            )
-        )
+    logged = list(requests.read(chosen))
+    golden, snapshot = [], read_json(data / "feature_snapshot" / "snapshot.json")
+    with replaying(data, snapshot, logged[0].at, scratch) as replay:
+        for request in logged:
+            golden.append(_golden(request, requests, scorer, counters))
+            _require_same(request.name, golden[-1].logits, predictions["mos"].to_numpy()[index_B == request.index])
+            replay.upto(request.at)
+            _require_online(request, golden[-1], scorer, replay.store)
+    log.info("%d golden requests score the same by the log and by what %s live events left", len(golden), replay.fed)
     return golden
+
+
+def _golden(request: LoggedRequest, requests: RequestLog, scorer: Scorer, counters: Counters) -> GoldenRequest:
+    known = scorer.newest_events(request.events, request.at, RECENT)
+    clicks = recent_clicks(requests.item_keys(known.item_ids), known.label)
+    reading = requests.item_keys([request.context.reading_item_id])[0]
+    asked = Asked.of_one(request.user_key, request.at, clicks, reading, request.context)
+    scalars = scalars_of_one(scorer.spec, counters, requests.item_keys(request.candidates), asked)
+    kept = window(scorer, request.events, request.at)
+    state = scorer.user_side(kept, request.at)
+    return GoldenRequest(
+        request=request.name,
+        user_id=request.user_id,
+        at=request.at,
+        item_ids=list(kept.item_ids),
+        occurred_at=kept.occurred_at.tolist(),
+        labels=kept.label.tolist(),
+        sessions=kept.session.tolist(),
+        candidates=list(request.candidates),
+        scalars=scalars.tolist(),
+        logits=scorer.score(state, scorer.item_index(request.candidates), scalars).logit_M.tolist(),
+    )
 
 
 def _copy_model(data: Path, bundle: Path) -> None:
@@ -155,11 +167,26 @@ def _require_verdict(metrics: dict[str, Any]) -> None:
         )
 
 
-def _require_same(name: str, logits: np.ndarray, evaluated: np.ndarray) -> None:
+def _require_online(request: LoggedRequest, golden: GoldenRequest, scorer: Scorer, store: OnlineStore) -> None:
+    """Bit for bit: the same lines on the same machine read the same."""
+    events = read_events(store, request.user_id)
+    scalars = read_scalars(scorer, store, request.user_id, events, golden.candidates, request.at, request.context)
+    state = scorer.user_side(events or NO_EVENTS, request.at)
+    logits = scorer.score(state, scorer.item_index(golden.candidates), scalars).logit_M.tolist()
+    if logits != golden.logits:
+        raise CheckFailed(
+            f"User {request.user_id!r}, request {request.name!r}: logits {logits} by an online store that saw the log "
+            f"event by event, {golden.logits} by the log's tables. `dvc repro materialize` names the feature that "
+            "differs; if none does, it is a defect of ours."
+        )
+
+
+def _require_same(name: str, scored: Sequence[float], evaluated: np.ndarray) -> None:
+    logits = np.array(scored)
     off = np.abs(logits - evaluated) / (1 + np.abs(evaluated))
     if not (off <= TOLERANCE).all():
         raise CheckFailed(
-            f"Request {name!r} scores {logits.tolist()} by the bundle and {evaluated.tolist()} by evaluate: serving "
+            f"Request {name!r} scores {scored} by the bundle and {evaluated.tolist()} by evaluate: serving "
             "and training read one request differently. `dvc repro package`; if it stays, it is a defect of ours."
         )
 

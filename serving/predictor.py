@@ -12,12 +12,10 @@ import torch
 
 from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
-from features.asked import NO_CONTEXT, Asked, Context, recent_clicks
-from features.convention import RECENT
+from features.asked import NO_CONTEXT, Context
 from features.encode import FeatureSpec
 from features.intake import Intake
 from features.online import OnlineStore
-from features.scalars import scalars_of_one
 from features.state import STAMP
 from serving.bundle import Bundle, open_bundle
 from serving.feedback import intake_of, remember, take
@@ -25,6 +23,7 @@ from serving.golden import check_golden
 from serving.locations import find_bundle, find_snapshot, find_state
 from serving.manifest import read_manifest
 from serving.params import ServeParams
+from serving.reading import read_events, read_scalars
 from serving.requests import (
     EventsReply,
     EventsRequest,
@@ -126,20 +125,11 @@ class Predictor:
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
     ) -> np.ndarray:
         """[M, S] what the store counts, and what the request says of itself, of each candidate."""
-        spec = self.bundle.scorer.spec
-        newest = self.bundle.scorer.newest_events(events or NO_EVENTS, at, RECENT)
-        clicks = recent_clicks(self.store.item_keys(newest.item_ids), newest.label)
-        reading = self.store.item_key(context.reading_item_id)
-        gone = events is None and self.store.is_forgotten(user_id)
-        asked = Asked.of_one(-1 if gone else self.store.user_key(user_id), at, clicks, reading, context)
-        return scalars_of_one(spec, self.store.counters, self.store.item_keys(candidates), asked)
+        return read_scalars(self.bundle.scorer, self.store, user_id, events, candidates, at, context)
 
     def events(self, user_id: str) -> Events | None:
         """All that the online store holds of a user; None where it does not know the id."""
-        history = self.store.history(user_id)
-        return (
-            None if history is None else Events(history.item_ids, history.occurred_at, history.label, history.session)
-        )
+        return read_events(self.store, user_id)
 
     def clock(self) -> int:
         """The time of a request that states none, in us."""

@@ -18,8 +18,9 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route
 
 from contracts.errors import InputError
+from features.online import StaleStoreError
 from serving.gate import Gate
-from serving.predictor import open_here
+from serving.predictor import Predictor, open_here
 from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, max_body_bytes
 
 TIMEOUT_S = 3.0
@@ -90,19 +91,27 @@ class Leitmotif:
     @bentoml.api
     async def rank(self, request: RankRequest, /) -> RankReply:
         """POST /rank: the candidates in order."""
-        return await self._in_turn(self.predictor.rank, request)
+        return await self._in_turn(Predictor.rank, request)
 
     @bentoml.api
     async def events(self, request: EventsRequest, /) -> EventsReply:
         """POST /events: taken durably, seen by the next ranking."""
-        return await self._in_turn(self.predictor.append, request)
+        return await self._in_turn(Predictor.append, request)
 
-    async def _in_turn(self, work: Callable[[Request], Reply], request: Request) -> Reply:
+    async def _in_turn(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
         """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.computing, work, request)
+            return await asyncio.get_running_loop().run_in_executor(self.computing, self._work, work, request)
         except InputError as error:
             raise ServiceUnavailable(str(error)) from error
+
+    def _work(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
+        """With the newest load, where live events have left the tail for it."""
+        try:
+            return work(self.predictor, request)
+        except StaleStoreError:
+            self.predictor = open_here()
+            return work(self.predictor, request)
 
 
 Leitmotif.add_asgi_middleware(

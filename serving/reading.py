@@ -1,0 +1,36 @@
+"""An online store and a request -> what a scorer reads of user and candidates: for the service and for package."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from features.asked import Asked, Context, recent_clicks
+from features.convention import RECENT
+from features.online import OnlineStore
+from features.scalars import scalars_of_one
+from serving.scorer import NO_EVENTS, Events, Scorer
+
+
+def read_events(store: OnlineStore, user_id: str) -> Events | None:
+    """All that the store holds of a user, live events included; None where it does not know the id."""
+    history = store.history(user_id)
+    return None if history is None else Events(history.item_ids, history.occurred_at, history.label, history.session)
+
+
+def read_scalars(
+    scorer: Scorer,
+    store: OnlineStore,
+    user_id: str,
+    events: Events | None,
+    candidates: Sequence[str],
+    at: int,
+    context: Context,
+) -> npt.NDArray[np.float32]:
+    """[M, S] what the store counts, and what the request says of itself, of each candidate. events: of read_events."""
+    newest = scorer.newest_events(events or NO_EVENTS, at, RECENT)
+    clicks = recent_clicks(store.item_keys(newest.item_ids), newest.label)
+    reading = store.item_key(context.reading_item_id)
+    gone = events is None and store.is_forgotten(user_id)
+    asked = Asked.of_one(-1 if gone else store.user_key(user_id), at, clicks, reading, context)
+    return scalars_of_one(scorer.spec, store.counters, store.item_keys(candidates), asked)
