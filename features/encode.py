@@ -23,7 +23,7 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
-VERSION = 3
+VERSION = 4
 """Raised when the meaning of a tensor changes, so that an older bundle is refused."""
 NUM_AGE_BUCKETS = 26
 """floor(log2(1 + age / 30 s)) up to 31 years."""
@@ -39,6 +39,7 @@ class FeatureSpec:
     labels: str  # history.labels: which events a history holds
     history_lag_s: float
     session_gap_s: float
+    session_max_s: float | None
     windows_s: tuple[int, ...]
     shows_lag_s: float
     clicks_lag_s: float
@@ -58,6 +59,7 @@ class FeatureSpec:
             labels=history.labels,
             history_lag_s=history.lag_s,
             session_gap_s=history.session_gap_s,
+            session_max_s=history.session_max_s,
             **shared,
         )
 

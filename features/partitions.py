@@ -65,8 +65,9 @@ def check_times(files: Mapping[Partition, Path]) -> None:
     for partition, path in files.items():
         metadata = pq.read_metadata(path)
         place = metadata.schema.names.index("occurred_at")
-        spans = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
-        for first, last in ((_us(span.min), _us(span.max)) for span in spans if span.num_values):
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        spans = [group.column(place).statistics for group in groups if group.num_rows]
+        for first, last in ((_us(span.min), _us(span.max)) for span in spans):
             if first < partition.first_us or last > partition.last_us:
                 raise InputError(
                     f"{path} holds events from {np.datetime64(first, 'us')} to {np.datetime64(last, 'us')}, which are "

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
 from features.history_reader import UserHistories
+from features.sessions import SessionRule, number_sessions
 
 ITEM_PROFILE = pa.schema(
     [
@@ -28,6 +31,7 @@ ITEM_PROFILE = pa.schema(
 """item_profile.parquet, sorted by item_id."""
 COUNTERS = ("item_counters", "user_counters", "user_item_counters", "coclicks")
 USERS_AT_ONCE = 4096
+EVENTS_AT_ONCE = 2_000_000
 
 
 def write_snapshot(
@@ -37,9 +41,11 @@ def write_snapshot(
 
     max_length: newest events kept of each user. settings: what the histories were made with and, in `statistics`, how
     the counters are read; part of the identity.
+    keep_from_us, beside them: events before it are in no history; null without history.retention_s.
     The snapshot's id is a hash of all bytes that a loaded store is made of, the counters' among them.
     """
-    num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")
+    rule = SessionRule.of(settings["session_gap_s"], settings["session_max_s"])
+    num_users = _write_user_history(histories, rule, max_length, folder / "user_history.parquet")
     newest = _newest(data, histories)
     num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
     files = {name: folder / name for name in ("user_history.parquet", "item_profile.parquet")}
@@ -48,6 +54,7 @@ def write_snapshot(
         "log_end": datetime.fromtimestamp((newest + 1) / 1e6, UTC).isoformat(timespec="microseconds"),
         "log_end_us": newest + 1,  # a request at log_end sees every event
         "max_length": max_length,
+        "keep_from_us": histories.keep_from_us,
         "num_users": num_users,
         "num_items": num_items,
         "settings": settings,
@@ -58,14 +65,14 @@ def write_snapshot(
     return stamp
 
 
-def _write_user_history(histories: UserHistories, max_length: int, path: Path) -> int:
+def _write_user_history(histories: UserHistories, rule: SessionRule, max_length: int, path: Path) -> int:
     """Users without an event are left out. Returns how many are in."""
     num_users = 0
     item_ids = histories.vocabulary["item_id"].combine_chunks()
     with pq.ParquetWriter(path, USER_HISTORY_SNAPSHOT, compression="zstd") as writer:
-        for first in range(0, len(histories.user_ids), USERS_AT_ONCE):
-            ends = histories.offsets[first + 1 : first + USERS_AT_ONCE + 1]
-            lengths = ends - histories.offsets[first : first + len(ends)]
+        for first, last in _users_at_once(histories.offsets):
+            ends = histories.offsets[first + 1 : last + 1]
+            lengths = ends - histories.offsets[first:last]
             users = np.flatnonzero(lengths)
             kept = np.minimum(lengths, max_length)[users]
             bounds = np.r_[0, np.cumsum(kept)]
@@ -75,13 +82,35 @@ def _write_user_history(histories: UserHistories, max_length: int, path: Path) -
                 "occurred_at": pa.array(histories.occurred_at[rows]),
                 "labels": pa.array(histories.label[rows]),
                 "sessions": pa.array(histories.session[rows].astype(np.int64)),
+                "event_keys": pa.array(histories.event_key[rows]),
+                "session_keys": pa.array(histories.session_key[rows]),
             }
             lists = [pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), column) for column in columns.values()]
             newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
             names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
-            writer.write_table(pa.table([names, newest, *lists], schema=USER_HISTORY_SNAPSHOT))
+            started = pa.array(_started_at(histories, rule, first, last)[rows[bounds[:-1]] - histories.offsets[first]])
+            writer.write_table(pa.table([names, newest, *lists, started], schema=USER_HISTORY_SNAPSHOT))
             num_users += len(users)
     return num_users
+
+
+def _users_at_once(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Users [first, last), at most USERS_AT_ONCE, and with EVENTS_AT_ONCE events or one user."""
+    first = 0
+    while first < len(offsets) - 1:
+        full = int(np.searchsorted(offsets, offsets[first] + EVENTS_AT_ONCE, side="right")) - 1
+        last = min(first + USERS_AT_ONCE, len(offsets) - 1, max(full, first + 1))
+        yield first, last
+        first = last
+
+
+def _started_at(histories: UserHistories, rule: SessionRule, first: int, last: int) -> npt.NDArray[np.int64]:
+    """Of every event of users [first, last): when its session began, if history.session_max_s cut none. us."""
+    bounds = histories.offsets[first : last + 1]
+    own = slice(bounds[0], bounds[-1])
+    opens = np.zeros(bounds[-1] - bounds[0] + 1, bool)
+    opens[bounds[:-1] - bounds[0]] = True
+    return number_sessions(rule, opens[:-1], histories.occurred_at[own], histories.session_key[own])[1]
 
 
 def _write_item_profile(data: Path, newest: int, path: Path) -> int:

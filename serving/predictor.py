@@ -188,7 +188,7 @@ def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: P
                 f"{wanted[:12]}. `make load` brings it up to date."
             )
     stored = _read(state / STAMP, "settings", "Remove the folder and `make load` fills it again.")
-    trained = {"labels": spec.labels, "session_gap_s": spec.session_gap_s}
+    trained = {name: getattr(spec, name) for name in ("labels", "session_gap_s", "session_max_s")}
     differ = [
         f"{name} {stored.get(name)} (trained: {value})" for name, value in trained.items() if stored.get(name) != value
     ]

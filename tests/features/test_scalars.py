@@ -30,6 +30,7 @@ SPEC = FeatureSpec(
     labels="clicked",
     history_lag_s=0.0,
     session_gap_s=40.0,
+    session_max_s=None,
     windows_s=(60, 3600),
     shows_lag_s=10.0,
     clicks_lag_s=30.0,
