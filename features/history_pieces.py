@@ -11,6 +11,7 @@ asked.arrow       rows of the named requests: item_code, label, position, event_
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,17 +48,16 @@ class Piece:
         return engine.read_arrow(self.files[f"{name}.arrow"])
 
 
-def pieces_of(connection: Backend, cache: PartitionCache, files: Mapping[Partition, Path]) -> list[Piece]:
-    """The pieces in order of time; makes those that the cache lacks."""
-    code, pieces, queries = _code(), [], None
+def pieces_of(connection: Backend, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[Piece]:
+    """The pieces in order of time; makes those that `kept` lacks."""
+    code, pieces = _code(), []
     for partition, path in files.items():
         key = key_of(code, partition.name, hash_file(path))
-        if not cache.holds(key):
-            queries = queries or _compiled()
+        if not kept.holds(key):
             log.info("sorting %s", partition.name)
-            _make(connection, cache, key, partition, path, *queries)
+            _make(connection, kept, key, partition, path)
         pieces.append(
-            Piece(partition, path, key, cache.num_rows(key), {table: cache.file(key, table) for table in TABLES})
+            Piece(partition, path, key, kept.num_rows(key), {table: kept.file(key, table) for table in TABLES})
         )
     return pieces
 
@@ -79,6 +79,7 @@ _NIBBLES = np.zeros(256, np.uint8)
 _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
+@cache
 def _compiled() -> tuple[dict[str, str], dict[str, str]]:
     """The queries as text, once for all partitions: compiling takes longer than a small partition."""
     made = (history_queries.tables(), history_queries.contents())
@@ -86,20 +87,13 @@ def _compiled() -> tuple[dict[str, str], dict[str, str]]:
     return held, written
 
 
-def _make(
-    connection: Backend,
-    cache: PartitionCache,
-    key: str,
-    partition: Partition,
-    path: Path,
-    held: dict[str, str],
-    written: dict[str, str],
-) -> None:
+def _make(connection: Backend, kept: PartitionCache, key: str, partition: Partition, path: Path) -> None:
+    held, written = _compiled()
     read = str(ibis.to_sql(connection.read_parquet(str(path)), dialect="duckdb"))
     for name, query in {history_queries.LOG: read, **held}.items():
         connection.raw_sql(f'CREATE OR REPLACE TEMP TABLE "{name}" AS {query}')
     num_rows = {}
-    with cache.making() as making:
+    with kept.making() as making:
         (making / key).mkdir()
         for name, query in written.items():
             # Ibis 12's to_pyarrow_batches calls what DuckDB 2 no longer has
@@ -108,7 +102,7 @@ def _make(
                 num_rows[name] = _write_ids(batches, partition, making / key / f"{name}.parquet")
             else:
                 num_rows[f"{name}.arrow"] = _write_arrow(batches, making / key / f"{name}.arrow")
-        cache.put(key, making / key, num_rows)
+        kept.put(key, making / key, num_rows)
     for name in [history_queries.LOG, *held]:
         connection.raw_sql(f'DROP TABLE "{name}"')
 

@@ -76,7 +76,7 @@ def test_a_changed_count_changes_the_snapshot_s_identity(tmp_path: Path) -> None
         folder = tmp_path / name
         stored = build(folder, [row("u", "a", 0), row("v", "a", 0), row("v", "a", 5, label)])
         (folder / "made").mkdir()
-        ids.append(write_snapshot(folder, stored, 5, {}, folder / "made")["snapshot_id"])
+        ids.append(write_snapshot(folder, stored, 5, settings(), folder / "made")["snapshot_id"])
     assert ids[0] != ids[1]
 
 

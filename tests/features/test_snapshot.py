@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from features.counters import NAMES
 from features.snapshot import write_snapshot
-from tests.features.small_log import build, random_log, statistics
+from tests.features.small_log import build, random_log, settings, statistics
 
 
 def test_every_partition_of_every_table_is_named_and_changes_the_identity(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_every_partition_of_every_table_is_named_and_changes_the_identity(tmp_pa
 
     def snapshot() -> dict:
         (tmp_path / "snapshot").mkdir(exist_ok=True)
-        return write_snapshot(data, histories, 50, {}, tmp_path / "snapshot")
+        return write_snapshot(data, histories, 50, settings(), tmp_path / "snapshot")
 
     first = snapshot()
     partitions = {f"{name}/2024-{month}.parquet" for name in NAMES for month in ("01", "02")}
@@ -41,7 +41,7 @@ def test_the_co_clicks_are_named_and_change_the_identity(tmp_path: Path) -> None
 
     def snapshot() -> dict:
         (tmp_path / "snapshot").mkdir(exist_ok=True)
-        return write_snapshot(data, histories, 50, {}, tmp_path / "snapshot")
+        return write_snapshot(data, histories, 50, settings(), tmp_path / "snapshot")
 
     seen = {snapshot()["snapshot_id"]}
     for name in ("coclicks/clicks.parquet", "coclicks/factors.parquet"):

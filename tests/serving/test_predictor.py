@@ -176,7 +176,9 @@ def test_a_state_of_another_snapshot_is_refused(data: Path, state: Path, tmp_pat
         Predictor.open(data / "bundle", state, snapshot)
 
 
-@pytest.mark.parametrize(("name", "value"), [("labels", "all"), ("session_gap_s", 60.0), ("max_length", 10)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("labels", "all"), ("session_gap_s", 60.0), ("session_max_s", 60.0), ("max_length", 10)]
+)
 def test_a_state_of_other_histories_is_refused(
     data: Path, state: Path, tmp_path: Path, name: str, value: object
 ) -> None:
