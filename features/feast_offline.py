@@ -41,7 +41,7 @@ from pydantic import StrictStr
 
 from contracts.errors import InputError
 from contracts.schema import TIME
-from features.as_of_join import NO_FACT, Facts, number_keys, take
+from features.as_of_join import NO_FACT, UNKNOWN_KEY, AsOfJoin, number_keys, take
 from features.convention import micros
 from features.history_cut import cut_histories
 
@@ -192,16 +192,16 @@ def _join(
     )
     fact_at = facts["at"].to_numpy()
     created = facts["created"] if source.created_timestamp_column else None
-    known = Facts(backend.con, keys, fact_at, created, by_arrival and created is not None)
+    join = AsOfJoin(backend.con, keys, fact_at, created, by_arrival and created is not None)
+    join.ask(np.where(at == NEVER, UNKNOWN_KEY, asking), at)
     columns: dict[str, pa.ChunkedArray] = {}
     for each in views:
-        upto = np.where(at == NEVER, NEVER, at - each.back_us)
-        chosen = known.newest(asking, upto)
-        if each.view.ttl:
-            expired = fact_at[chosen] + micros(each.view.ttl.total_seconds()) < upto
+        chosen = join.newest(each.back_us)
+        if each.view.ttl and len(fact_at):
+            expired = fact_at[chosen] + micros(each.view.ttl.total_seconds()) < at - each.back_us
             chosen = np.where(expired, NO_FACT, chosen)
         columns |= zip(each.names, take(facts, [f"feature_{name}" for name in each.features], chosen), strict=True)
-    known.close()
+    join.close()
     return columns
 
 

@@ -1,0 +1,48 @@
+"""The source that params.yaml names -> where Feast's command line finds its data, registry and online store.
+
+feature_store.yaml cannot say it itself: Feast reads paths from it as they are.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
+from feast.infra.registry.file import FileRegistryStore
+from feast.repo_config import RegistryConfig
+from pydantic import Field, StrictStr
+
+from contracts.errors import InputError
+from contracts.params import load_params
+from features.state import state_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def source_folder() -> Path:
+    """data/<source>. Raises InputError where the source has no feature snapshot."""
+    data = ROOT / "data" / load_params(ROOT / "params.yaml")["source"].name
+    if not (data / "feature_snapshot" / "snapshot.json").exists():
+        raise InputError(f"There is no feature snapshot in {data}. `make run` makes one, `make pull` fetches one.")
+    return data
+
+
+def _path(name: str) -> str:
+    return str(state_of(source_folder()) / name)
+
+
+class SourceRegistryStore(FileRegistryStore):
+    """A registry in a file of the source's state; `path` is the file's name."""
+
+    def __init__(self, registry_config: RegistryConfig, repo_path: Path) -> None:
+        super().__init__(registry_config.model_copy(update={"path": _path(registry_config.path)}), repo_path)
+
+
+class SourceSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+    """`path` follows the source where it is not given."""
+
+    type: Any = "features.feast_source.SourceSqliteOnlineStore"
+    path: StrictStr = Field(default_factory=lambda: _path("online.db"))
+
+
+class SourceSqliteOnlineStore(SqliteOnlineStore):  # the one line that names the base, with its config above
+    """The online store that the service reads."""
