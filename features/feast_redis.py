@@ -18,7 +18,9 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from contracts.errors import InputError
 from features.live_event import Fate, LiveEvent
@@ -171,6 +173,15 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
                         pipe.expire(key, seconds_to_live)
                     pipe.execute()
             waiting = {key: row for (key, row), wrote in zip(waiting.items(), done, strict=True) if not wrote}
+
+    def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> Any:
+        """Feast's, that says at once when the server is gone: redis-py tries again for ten seconds."""
+        if self._client:
+            return self._client
+        client = super()._get_client(online_store_config)
+        if isinstance(client, Redis):
+            client.set_retry(Retry(NoBackoff(), 0))
+        return client
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list, dict[str, Any]]:

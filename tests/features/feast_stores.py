@@ -13,6 +13,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Float32, Int64, String
 from feast.value_type import ValueType
 
+from features.convention import key_of_text
 from features.live_event import LiveEvent
 from features.merge import History, live_events, merge
 from features.sequence_view import ENCODE, EPOCH, Written
@@ -27,14 +28,18 @@ LISTS |= {"event_keys": Int64, "session_keys": Int64}
 NAMES = tuple(ENCODE)
 
 
-def views(folder: Path) -> list[Any]:
-    """The entity and both views."""
+def views(folder: Path, length: int = LENGTH) -> list[Any]:
+    """The entity and both views. length: the events that a sequence keeps."""
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
     source = FileSource(name="history", path=str(folder / "history.parquet"), timestamp_field="event_timestamp")
     lists = [Field(name=name, dtype=Array(kind)) for name, kind in LISTS.items()]
     schema = [Field(name="user_id", dtype=String), *lists, Field(name="session_started_at", dtype=Int64)]
     given: dict[str, Any] = {"entities": [user], "schema": schema, "source": source, "ttl": timedelta(0)}
-    return [user, FeatureView(name="user_history", tags=TAGS, **given), FeatureView(name="plain", **given)]
+    return [
+        user,
+        FeatureView(name="user_history", tags=TAGS | {"max_length": str(length)}, **given),
+        FeatureView(name="plain", **given),
+    ]
 
 
 def settings(engine: str, ours: bool, folder: Path, server: RedisServer | None) -> dict[str, Any]:
@@ -49,7 +54,9 @@ def settings(engine: str, ours: bool, folder: Path, server: RedisServer | None) 
     return stock | own if ours else stock
 
 
-def open_feast(engine: str, folder: Path, server: RedisServer | None, ours: bool = True) -> FeatureStore:
+def open_feast(
+    engine: str, folder: Path, server: RedisServer | None, ours: bool = True, length: int = LENGTH
+) -> FeatureStore:
     """Applied already. A folder of its own is a store of its own, in Redis too."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("user_id", pa.string()), ("event_timestamp", pa.timestamp("us", tz="UTC"))])
@@ -63,8 +70,18 @@ def open_feast(engine: str, folder: Path, server: RedisServer | None, ours: bool
         entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
-    store.apply(views(folder))
+    store.apply(views(folder, length))
     return store
+
+
+def close(store: FeatureStore) -> None:
+    """Let go of files and connections."""
+    online = online_of(store)
+    if hasattr(online, "tail"):
+        online.tail(store.config).close()
+    for held in (getattr(online, "_conn", None), getattr(online, "_client", None)):
+        if held is not None:
+            held.close()
 
 
 def key_of(user: str) -> EntityKey:
@@ -73,8 +90,8 @@ def key_of(user: str) -> EntityKey:
 
 def history_of(events: Sequence[LiveEvent], length: int = LENGTH) -> History:
     """As a rebuild would make it."""
-    ordered = live_events(sorted(events, key=lambda each: each.occurred_at))
-    history = merge(None, ordered, RULE, length)
+    ordered = sorted(events, key=lambda each: (each.occurred_at, each.item_id, key_of_text(each.event_id)))
+    history = merge(None, live_events(ordered), RULE, length)
     assert history is not None
     return history
 

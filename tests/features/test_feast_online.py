@@ -15,6 +15,7 @@ from tests.features.feast_stores import (
     LENGTH,
     NAMES,
     append,
+    close,
     history_of,
     key_of,
     newest_at,
@@ -47,12 +48,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
 
     yield open_one
     for store in made:
-        online = online_of(store)
-        if hasattr(online, "tail"):
-            online.tail(store.config).close()
-        for held in (getattr(online, "_conn", None), getattr(online, "_client", None)):
-            if held is not None:
-                held.close()
+        close(store)
 
 
 @pytest.fixture

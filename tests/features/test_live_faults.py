@@ -1,0 +1,290 @@
+"""What goes wrong with the engines of live events, done to real ones: a bounded error that says what to do."""
+
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import InputError
+from features.live_event import Fate
+from features.live_redis import RedisTail
+from features.live_sqlite import SqliteTail
+from tests.clones import ROOT
+from tests.features.feast_stores import append, close, history_of, open_feast, read, row_of, seen, write
+from tests.features.live_tails import event
+from tests.features.redis_server import DURABLE, RedisServer
+
+pytestmark = pytest.mark.xdist_group("redis")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "live" / "log.db"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """One that may be killed and paused."""
+    with RedisServer(tmp_path / "redis") as started:
+        yield started
+
+
+def test_sqlite_locked_by_another_connection_is_a_bounded_error_and_then_works(path: Path) -> None:
+    tail = SqliteTail(path, wait_s=0.2)
+    tail.append([event("a")])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"locked by another process for 0\.2 s"):
+        tail.append([event("b")])
+    assert time.monotonic() - started < 5
+    assert tail.histories(["u"], 5) == [[event("a")]]
+    other.execute("ROLLBACK")
+    other.close()
+    assert tail.append([event("b")]) == [Fate.NEW]
+    tail.close()
+
+
+def test_sqlite_is_waited_for_while_it_is_locked_for_a_moment(path: Path) -> None:
+    tail = SqliteTail(path)
+    tail.newest_seq()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    timer.start()
+    assert tail.append([event("a")]) == [Fate.NEW]
+    timer.join()
+    other.close()
+    tail.close()
+
+
+@pytest.mark.parametrize("where", ["start", "middle"])
+def test_a_damaged_sqlite_file_is_an_error_that_says_how_to_save_what_can_be_read(path: Path, where: str) -> None:
+    tail = SqliteTail(path)
+    tail.append([event(f"e{number:04}", at=number) for number in range(2000)])
+    tail.close()
+    size = path.stat().st_size
+    with path.open("r+b") as handle:
+        handle.seek(0 if where == "start" else 8192)
+        handle.write(b"\xff" * (100 if where == "start" else size - 8192))
+    with pytest.raises(InputError, match=rf"{path.name}.*sqlite3 {path} \.recover"):
+        SqliteTail(path).since(0)
+    path.rename(path.with_suffix(".damaged"))
+    again = SqliteTail(path)
+    assert again.append([event("a")]) == [Fate.NEW]
+    again.close()
+
+
+def test_a_file_of_another_format_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA user_version = 7")
+    other.close()
+    with pytest.raises(InputError, match="its format is 7, ours 1"):
+        SqliteTail(path).newest_seq()
+
+
+def test_a_file_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        SqliteTail(tmp_path / "file" / "log.db").newest_seq()
+    with pytest.raises(InputError, match="SQLITE_CANTOPEN"):
+        SqliteTail(tmp_path).newest_seq()
+
+
+def test_a_file_taken_away_while_it_is_open_is_made_anew(path: Path) -> None:
+    tail = SqliteTail(path)
+    tail.append([event("a")])
+    before = tail.newest_seq()
+    for each in path.parent.iterdir():
+        each.unlink()
+    assert tail.append([event("b")]) == [Fate.NEW]
+    assert SqliteTail(path).since(0) == [(tail.newest_seq(), event("b"))]
+    assert tail.newest_seq() > before
+    tail.close()
+
+
+def test_a_full_disk_keeps_nothing_of_the_call_and_says_so(path: Path) -> None:
+    """A limit on file sizes stands for the end of a disk."""
+    code = """if True:
+        import resource, sys
+        from pathlib import Path
+        from contracts.errors import InputError
+        from features.live_sqlite import SqliteTail
+        from tests.features.live_tails import event
+        tail = SqliteTail(Path(sys.argv[1]))
+        tail.append([event("a")])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        kept = 0
+        try:
+            while True:
+                tail.append([event(f"{kept}-{number}") for number in range(50)])
+                kept += 1
+        except InputError as error:
+            print(kept, error)
+        """
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept, message = done.stdout.split(" ", 1)
+    assert "Look at its disk" in message
+    tail = SqliteTail(path)
+    assert len(tail.since(0)) == 1 + 50 * int(kept)
+    assert tail.append([event("more")]) == [Fate.NEW]
+    tail.close()
+
+
+def test_a_forked_process_writes_through_connections_of_its_own(path: Path) -> None:
+    tail = SqliteTail(path)
+    tail.append([event("parent")])
+    child = multiprocessing.get_context("fork").Process(target=lambda: tail.append([event("child")]) and tail.close())
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert tail.append([event("parent again"), event("child")]) == [Fate.NEW, Fate.REPEATED]
+    tail.close()
+
+
+def test_many_threads_that_come_and_go_leave_few_connections(path: Path) -> None:
+    tail = SqliteTail(path)
+    for number in range(50):
+        thread = threading.Thread(target=tail.append, args=([event(f"{number}")],))
+        thread.start()
+        thread.join()
+    assert len(tail.since(0)) == 50
+    assert len(os.listdir("/proc/self/fd")) < 200
+    tail.close()
+
+
+def test_forgotten_users_leave_no_bytes_in_the_file(path: Path) -> None:
+    tail = SqliteTail(path)
+    tail.append([event(f"e{number}", user="reader-of-secrets", item=f"film{number}") for number in range(100)])
+    tail.append([event("kept", user="v")])
+    tail.forget(["reader-of-secrets"])
+    for each in path.parent.iterdir():
+        assert b"reader-of-secrets" not in each.read_bytes()
+        assert b"film" not in each.read_bytes()
+    tail.close()
+
+
+def test_redis_that_is_down_is_an_error_that_says_how_to_start_it(server: RedisServer) -> None:
+    server.kill()
+    tail = RedisTail(server.url, "p")
+    with pytest.raises(InputError, match="redis-server --appendonly yes --appendfsync always"):
+        tail.append([event("a")])
+    server.start()
+    assert tail.append([event("a")]) == [Fate.NEW]
+    tail.close()
+
+
+def test_redis_killed_and_started_again_has_all_that_was_acknowledged(server: RedisServer) -> None:
+    tail = RedisTail(server.url, "p")
+    acknowledged: list[str] = []
+
+    def write_on() -> None:
+        try:
+            while True:
+                name = f"e{len(acknowledged)}"
+                tail.append([event(name, at=len(acknowledged))])
+                acknowledged.append(name)
+        except InputError:
+            pass
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    while len(acknowledged) < 100:
+        time.sleep(0.01)
+    server.kill()
+    writer.join()
+    server.start()
+    kept = [each.event_id for _, each in tail.since(0, limit=100_000)]
+    assert kept[: len(acknowledged)] == acknowledged
+    assert len(kept) <= len(acknowledged) + 1
+    assert tail.append([event(name) for name in kept]) == [Fate.REPEATED] * len(kept)
+    tail.close()
+
+
+def test_redis_that_does_not_answer_is_a_bounded_error_and_sending_again_is_safe(server: RedisServer) -> None:
+    tail = RedisTail(server.url, "p", wait_s=0.3)
+    tail.append([event("a")])
+    server.pause()
+    started = time.monotonic()
+    try:
+        with pytest.raises(InputError, match=r"did not answer within 0\.3 s"):
+            tail.append([event("b")])
+        assert time.monotonic() - started < 3
+    finally:
+        server.resume()
+    assert tail.append([event("b")]) in ([Fate.NEW], [Fate.REPEATED])
+    assert [each.event_id for _, each in tail.since(0)] == ["a", "b"]
+    tail.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--appendonly", "no"), "has appendonly no"),
+        (("--appendonly", "yes", "--appendfsync", "everysec"), "appendfsync everysec"),
+        (
+            (
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--maxmemory",
+                "50mb",
+                "--maxmemory-policy",
+                "allkeys-lru",
+            ),
+            "noeviction",
+        ),
+    ],
+)
+def test_redis_that_would_lose_events_is_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    with RedisServer(tmp_path, *options) as server:
+        tail = RedisTail(server.url, "p")
+        with pytest.raises(InputError, match=message):
+            tail.append([event("a")])
+        tail.close()
+
+
+def test_redis_whose_settings_are_not_ours_to_read_is_used(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--appendonly", "no", "--rename-command", "CONFIG", "") as server:
+        tail = RedisTail(server.url, "p")
+        assert tail.append([event("a")]) == [Fate.NEW]
+        tail.close()
+
+
+def test_redis_that_is_out_of_memory_keeps_none_of_a_call(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, *DURABLE, "--maxmemory", "1500kb") as server:
+        tail = RedisTail(server.url, "p")
+        with pytest.raises(InputError, match=r"refuses.*Nothing of this call was kept"):
+            for number in range(1000):
+                tail.append([event(f"{number}-{part}") for part in range(100)])
+        assert len(tail.since(0, limit=10**6)) == 100 * number
+        tail.close()
+
+
+def test_an_address_that_names_no_redis_is_an_error() -> None:
+    with pytest.raises(InputError, match="does not name a Redis server"):
+        RedisTail("localhost:6379", "p")
+
+
+def test_feast_over_a_redis_that_dies_says_so_and_goes_on_after_it_is_back(tmp_path: Path, server: RedisServer) -> None:
+    store = open_feast("redis", tmp_path / "feast", server)
+    base, live = [event("a")], [event("b", at=1)]
+    write(store, [row_of("u", base)])
+    append(store, live)
+    server.kill()
+    with pytest.raises(InputError, match="redis-server --appendonly yes"):
+        read(store, ["u"])
+    with pytest.raises(InputError, match="make load"):
+        write(store, [row_of("u", base)])
+    server.start()
+    assert read(store, ["u"]) == [seen(history_of(base + live))]
+    close(store)
