@@ -58,6 +58,10 @@ ui: $(READY) ## Dagster's web page on port 3001
 load: $(READY) ## bring Feast's online store to the newest snapshot
 	@python -m features.load
 
+.PHONY: freshness
+freshness: $(READY) ## freshness and completeness of each view, live events included
+	@python -m features.freshness
+
 .PHONY: serve
 serve: load ## the ranking service on PORT (3000)
 	@exec bentoml serve serving.service:Leitmotif --port $(PORT)

@@ -7,6 +7,7 @@ from pathlib import Path
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encode import FeatureSpec
+from features.freshness import measure
 from features.history_reader import UserHistories
 from features.load import load
 from features.online import OnlineStore
@@ -38,12 +39,14 @@ def run(data: Path, history: HistoryParams, statistics: StatisticsParams, materi
             "checked": sum(part.checked for part in parts.values()),
             "mismatches": sum(part.mismatches for part in parts.values()),
         }
+        views = measure(store, data, materialize)
         write_json(snapshot / "parity.json", parity | {name: asdict(part) for name, part in parts.items()})
     return {
         "num_users": stamp["num_users"],
         "num_items": stamp["num_items"],
         "snapshot_id": stamp["snapshot_id"],
         "log_end": stamp["log_end"],
+        "views": views,
         "parity": parity,
         "parity_by_part": {name: {"checked": p.checked, "mismatches": p.mismatches} for name, p in parts.items()},
         "parity_requests_left_out": left_out,
