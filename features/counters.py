@@ -4,19 +4,21 @@ A key is an int64: the rank of an item in the vocabulary (item_index - FIRST_IND
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from features import counter_layers
 from features.as_of import AsOfCounter
 from features.coclicks import Coclicks
 
 Int64 = npt.NDArray[np.int64]
 
 NAMES = ("item_counters", "user_counters", "user_item_counters")
+KEYS = {"item_counters": ("item_id",), "user_counters": ("user_id",), "user_item_counters": ("user_id", "item_id")}
 COCLICKS = "coclicks.npz"
 
 
@@ -43,12 +45,7 @@ class Counters:
         item_ids: the vocabulary's item_id column; user_ids: users.parquet's user_id column.
         """
         ids = {"item_id": item_ids, "user_id": user_ids}
-        keys = {
-            "item_counters": ["item_id"],
-            "user_counters": ["user_id"],
-            "user_item_counters": ["user_id", "item_id"],
-        }
-        tables = {name: from_parquet(data / name, {key: ids[key] for key in keys[name]}) for name in NAMES}
+        tables = {name: from_parquet(data / name, {key: ids[key] for key in KEYS[name]}) for name in NAMES}
         coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
         return cls(**tables, num_items=len(item_ids), coclicks=coclicks)
 
@@ -64,7 +61,7 @@ class Counters:
 
     @classmethod
     def load(cls, folder: Path) -> "Counters":
-        """Read what save wrote."""
+        """Read what save wrote, and what counter_layers.save wrote beside it."""
         tables: dict[str, AsOfCounter] = {}
         num_items = 0
         for name in NAMES:
@@ -72,6 +69,12 @@ class Counters:
                 held = {key: arrays[key] for key in arrays.files}
             num_items = int(held.pop("num_items"))
             tables[name] = AsOfCounter(**held)
+        if later := counter_layers.load(NAMES, folder):
+            added, num_now = later
+            pairs = tables["user_item_counters"]
+            wide = counter_layers.widened(pairs.keys, num_items, num_now)
+            tables["user_item_counters"], num_items = replace(pairs, keys=wide), num_now
+            tables = {name: counter_layers.extended(table, added[name]) for name, table in tables.items()}
         coclicks = None
         if (folder / COCLICKS).exists():
             with np.load(folder / COCLICKS, allow_pickle=False) as arrays:
@@ -79,16 +82,20 @@ class Counters:
         return cls(**tables, num_items=num_items, coclicks=coclicks)
 
 
-def from_parquet(folder: Path, ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:
+def from_parquet(folder: Path | Sequence[Path], ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:
     """Read one counters table (contracts.schema.counters).
 
-    folder: holds its partitions. ids: key column -> ids whose positions number it; several make a pair_key.
+    folder: holds its partitions; or these themselves. ids: key column -> ids whose positions number it; several make a
+        pair_key.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    table = ds.dataset(folder, format="parquet").to_table()
+    from contracts.schema import counters
+
+    files = folder if isinstance(folder, Path) else [str(path) for path in folder]
+    table = ds.dataset(files, format="parquet").to_table() if files else counters(*ids).empty_table()
     keys = np.zeros(table.num_rows, np.int64)
     for column, known in ids.items():
         value_set = known if isinstance(known, pa.Array | pa.ChunkedArray) else pa.array(known, pa.string())

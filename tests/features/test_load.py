@@ -15,18 +15,33 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import USER_HISTORY_SNAPSHOT
 from features.counters import NAMES
 from features.fill import VIEWS
+from features.histories import run as run_histories
+from features.history_reader import UserHistories
 from features.load import load
 from features.online import OnlineStore
 from features.row_changes import Difference, Rows
 from features.snapshot import ITEM_PROFILE, write_snapshot
 from features.state import read_stamp, state_of
-from tests.features.small_log import START, START_US, build, random_log, row, settings
+from features.statistics import run as run_statistics
+from tests.features.small_log import (
+    START,
+    START_US,
+    build,
+    history,
+    random_log,
+    request,
+    row,
+    settings,
+    statistics,
+    write_log,
+)
 
 pytestmark = pytest.mark.xdist_group("feast")
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +68,23 @@ class Source:
             table = random_rows(schema, VIEWS[name], ids, random)
             pq.write_table(table, self.snapshot / f"{name}.parquet", row_group_size=int(random.integers(1, 6)))
         self.publish()
+
+    def take_up(self, rows: list[dict[str, Any]]) -> None:
+        """Histories, counters and the snapshot of a log, in monthly partitions."""
+        write_log(self.data, rows)
+        for name in ("interactions", "validated_interactions"):
+            (path,) = (self.data / name).glob("2024-01.parquet")
+            table = pq.read_table(path)
+            month = pc.call_function("month", [table["occurred_at"]])
+            for number in pc.call_function("unique", [month]).to_pylist():
+                kept = table.filter(pc.call_function("equal", [month, pa.scalar(number)]))
+                pq.write_table(kept, path.with_name(f"2024-{number:02}.parquet"))
+        run_histories(self.data, request(), history())
+        run_statistics(self.data, statistics())
+        stored = UserHistories.open(self.data / "user_histories")
+        self.snapshot.mkdir(exist_ok=True)
+        self.number += 1
+        write_snapshot(self.data, stored, 9 + self.number, settings(), self.snapshot)
 
     def change(self, name: str, rows: dict[str, dict[str, Any]]) -> None:
         """Give some rows other features."""
@@ -153,16 +185,29 @@ def test_only_rows_that_changed_are_written(tmp_path: Path, caplog: pytest.LogCa
     assert_as_from_nothing(source)
 
 
+MONTH_S = 31 * 86_400
+
+
 def test_a_log_that_goes_on_is_counted_as_from_nothing(tmp_path: Path) -> None:
-    rows = random_log(7, num_requests=40)
+    """New partitions with new users and items, some between known ones; then a row of the first, long past."""
+    rows = random_log(7, num_requests=300)
     source = Source(tmp_path, rows)
-    for more in ([], [row("u0", "i01", 9000)], [row("new", "a new item", 9001)], [row("u1", "i02", 1)]):
+    linked = []
+    for more in (
+        [],
+        [row("u0", "i01", MONTH_S), row("u1", "i02", MONTH_S + 1, 0)],
+        [row("a new user", "i00 and a half", MONTH_S + 40 * 86_400), row("u0", "i03", MONTH_S + 40 * 86_400)],
+        [],
+        [row("u1", "i02", 1)],
+    ):
         rows += more
-        histories = build(source.data, rows)
-        source.snapshot.mkdir(exist_ok=True)
-        write_snapshot(source.data, histories, 9, settings(), source.snapshot)
+        source.take_up(rows)
+        before = source.state.resolve() / "user_counters.npz"
+        inode = before.stat().st_ino if before.exists() else None
         assert load(source.data, source.state)
+        linked.append((source.state / "user_counters.npz").stat().st_ino == inode)
         assert_as_from_nothing(source)
+    assert linked == [False, True, True, True, False]
 
 
 def test_other_lags_of_counters_reach_feast_and_rows_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
