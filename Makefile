@@ -61,6 +61,10 @@ ui: $(READY) ## Dagster's web page on port 3001
 load: $(READY) ## bring Feast's online store to the newest snapshot
 	@python -m features.load
 
+.PHONY: freshness
+freshness: $(READY) ## freshness and completeness of each view, live events included
+	@python -m features.freshness
+
 .PHONY: serve
 serve: load ## the ranking service on PORT (3000); ONLINE=redis or host:port: histories and live events in Redis
 	@exec bentoml serve serving.service:Leitmotif --port $(PORT)

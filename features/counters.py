@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features import counter_layers
 from features.as_of import AsOfCounter, AsOfCounts
 from features.coclicks import Coclicks
 
@@ -19,6 +20,7 @@ Int64 = npt.NDArray[np.int64]
 PAIR_RADIX = 1 << 31
 """The key of (user, item) is user x PAIR_RADIX + item: items may be added without renumbering the pairs."""
 NAMES = ("item_counters", "user_counters", "user_item_counters")
+KEYS = {"item_counters": ("item_id",), "user_counters": ("user_id",), "user_item_counters": ("user_id", "item_id")}
 COCLICKS = "coclicks.npz"
 
 
@@ -43,12 +45,7 @@ class Counters:
         item_ids: the vocabulary's item_id column; user_ids: users.parquet's user_id column.
         """
         ids = {"item_id": item_ids, "user_id": user_ids}
-        keys = {
-            "item_counters": ["item_id"],
-            "user_counters": ["user_id"],
-            "user_item_counters": ["user_id", "item_id"],
-        }
-        tables = {name: from_parquet(data / name, {key: ids[key] for key in keys[name]}) for name in NAMES}
+        tables = {name: from_parquet(data / name, {key: ids[key] for key in KEYS[name]}) for name in NAMES}
         coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
         return cls(**tables, coclicks=coclicks)
 
@@ -70,12 +67,14 @@ class Counters:
 
     @classmethod
     def load(cls, folder: Path) -> "Counters":
-        """Read what save wrote."""
+        """Read what save wrote, and what counter_layers.save wrote beside it."""
         tables: dict[str, AsOfCounter] = {}
         for name in NAMES:
             with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
                 held = {key: arrays[key] for key in arrays.files}
             tables[name] = AsOfCounter(**held)
+        if later := counter_layers.load(NAMES, folder):
+            tables = {name: counter_layers.extended(table, later[name]) for name, table in tables.items()}
         coclicks = None
         if (folder / COCLICKS).exists():
             with np.load(folder / COCLICKS, allow_pickle=False) as arrays:
@@ -83,16 +82,20 @@ class Counters:
         return cls(**tables, coclicks=coclicks)
 
 
-def from_parquet(folder: Path, ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:
+def from_parquet(folder: Path | Sequence[Path], ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:
     """Read one counters table (contracts.schema.counters).
 
-    folder: holds its partitions. ids: key column -> ids whose positions number it; several make a pair_key.
+    folder: holds its partitions; or these themselves. ids: key column -> ids whose positions number it; several make a
+        pair_key.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    table = ds.dataset(folder, format="parquet").to_table()
+    from contracts.schema import counters
+
+    files = folder if isinstance(folder, Path) else [str(path) for path in folder]
+    table = ds.dataset(files, format="parquet").to_table() if files else counters(*ids).empty_table()
     keys = np.zeros(table.num_rows, np.int64)
     for column, known in ids.items():
         value_set = known if isinstance(known, pa.Array | pa.ChunkedArray) else pa.array(known, pa.string())

@@ -20,7 +20,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
-from features.counters import COCLICKS, NAMES, Counters
+from features import counter_layers
+from features.counters import COCLICKS, KEYS, NAMES, Counters, from_parquet
 from features.row_changes import Difference, Rows
 from features.snapshot import COUNTERS
 
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("leitmotif")
 
 DEFINED = "defined"
-"""The stamp's key for what Feast was told: a hash of all definitions, and one of the columns that are online."""
+"""The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and COUNTED."""
+COUNTED = "counted"
+"""In it, the counters' files that are in the first layer: name -> hash. Others are in features.counter_layers' file."""
+MAX_LATER = 0.1
+"""Of the first layer's size, what later partitions may reach before all are counted as the first."""
+BYTES_A_ROW = 24
 VIEWS = {"user_history": "user_id", "item_profile": "item_id"}
 """The views that are online, each loaded from the snapshot's file of its name, and the column of its ids."""
 EVENT_TIME = "event_timestamp"
@@ -46,39 +52,68 @@ class Held(NamedTuple):
 
 
 def fill(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]) -> dict[str, Any]:
-    """Write registry.db, online.db, the counters and their ids. Returns what the stamp is to say of the definitions.
+    """Write registry.db, online.db, the counters and their ids. Returns what the stamp is to say of it.
 
     held: what may be copied; None: everything is made anew. A file of held is never written to: where it stays as it
         is, the new state has the same file by another link.
     """
-    _count(folder, held, data, snapshot, stamp)
+    counted = _count(folder, held, data, snapshot, stamp)
     with _feast(folder, held, data, snapshot, stamp) as (feast, defined, comparable):
         for name in VIEWS:
             _load_view(feast, name, held if comparable else None, snapshot)
-    return defined
+    return {**defined, COUNTED: counted}
 
 
-def _count(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
-    """Write the counters, and the ids whose positions are their keys."""
+def _count(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]) -> dict[str, str]:
+    """Write the counters, and the ids whose positions are their keys. Returns the files that are counted as the first.
+
+    Where held has counted all but some new partitions, and these are few, what it counted stays, and they are later.
+    """
+    files = {name: digest for name, digest in stamp["files"].items() if name.split("/")[0] in COUNTERS}
     items = pq.read_table(snapshot / "item_profile.parquet", columns=["item_id"])["item_id"].to_pylist()
-    if held is not None and _tables(held.stamp) == _tables(stamp) and _read_ids(held.folder)["items"] == items:
-        for name in (IDS, COCLICKS, *(f"{name}.npz" for name in NAMES)):
-            if (held.folder / name).exists():
-                os.link(held.folder / name, folder / name)
-        return
+    if held is not None and (counted := held.stamp[DEFINED][COUNTED]).items() <= files.items():
+        later = sorted(files.keys() - counted.keys())
+        if _count_later(folder, held, data, later, items):
+            return counted
     users = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["user_id"])["user_id"].unique()
     Counters.from_folder(data, pa.array(items, pa.string()), users).save(folder)
     ids = {"items": items, "users": users.to_pylist()}
     (folder / IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    return files
 
 
-def _read_ids(folder: Path) -> dict[str, list[str]]:
-    return json.loads((folder / IDS).read_text(encoding="utf-8"))
+def _count_later(folder: Path, held: Held, data: Path, later: list[str], items: list[str]) -> bool:
+    """Link what held counted first and count the rest beside it. False, and nothing done, where that will not do."""
+    files = {name: [data / each for each in later if each.split("/")[0] == name] for name in NAMES}
+    ids = json.loads((held.folder / IDS).read_text(encoding="utf-8"))
+    new_items = _new(items, ids["items"])
+    moved = len(items) - len(new_items) != len(ids["items"])
+    if moved or (later and (held.folder / COCLICKS).exists()) or _large(files, held.folder):
+        return False
+    for name in (COCLICKS, *(f"{name}.npz" for name in NAMES)):
+        if (held.folder / name).exists():
+            os.link(held.folder / name, folder / name)
+    ids["items"] += new_items  # at the end: a key is a position
+    if acted := files["user_counters"]:
+        users = ds.dataset([str(path) for path in acted], format="parquet").to_table(columns=["user_id"])["user_id"]
+        ids["users"] += _new(users.unique().to_pylist(), ids["users"])
+    if later or new_items:
+        known = {"item_id": pa.array(ids["items"], pa.string()), "user_id": pa.array(ids["users"], pa.string())}
+        tables = {name: from_parquet(files[name], {key: known[key] for key in KEYS[name]}) for name in NAMES}
+        counter_layers.save(tables, folder)
+    (folder / IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    return True
 
 
-def _tables(stamp: dict[str, Any]) -> dict[str, str]:
-    """The counters' files of a snapshot and their hashes."""
-    return {name: digest for name, digest in stamp["files"].items() if name.split("/")[0] in COUNTERS}
+def _new(ids: list[str], known: list[str]) -> list[str]:
+    before = set(known)
+    return [name for name in ids if name not in before]
+
+
+def _large(files: dict[str, list[Path]], held: Path) -> bool:
+    """Whether later partitions have so many rows that merging them at every opening costs more than it saves here."""
+    rows = sum(pq.read_metadata(path).num_rows for paths in files.values() for path in paths)
+    return rows * BYTES_A_ROW > MAX_LATER * sum((held / f"{name}.npz").stat().st_size for name in NAMES)
 
 
 @contextmanager
@@ -96,7 +131,7 @@ def _feast(
 
     wanted = definitions(data, data / "feature_snapshot", *read_settings(snapshot, stamp))
     defined = _hashes(wanted)
-    before = held.stamp.get(DEFINED, {}) if held is not None else {}
+    before = {key: value for key, value in (held.stamp[DEFINED] if held else {}).items() if key != COUNTED}
     comparable = before.get("online") == defined["online"]
     if held is not None and comparable:
         shutil.copyfile(held.folder / "online.db", folder / "online.db")

@@ -72,7 +72,7 @@ class LiveCounters:
     def __init__(self, logged: Counters, items: Mapping[str, int], users: Mapping[str, int]) -> None:
         self.items, self.users = Ids(items), Ids(users)
         self.now = logged
-        self._logged = logged
+        self.logged = logged
         self._parts: list[_Part] = []
 
     def add(self, events: Sequence[LiveEvent]) -> None:
@@ -106,15 +106,15 @@ class LiveCounters:
             _count(rows.users, rows.times, rows.shows, rows.clicks),
             _count(pairs, rows.times, rows.shows, rows.clicks),
             None
-            if self._logged.coclicks is None
+            if self.logged.coclicks is None
             else Clicks.in_order(rows.items[clicked], rows.times[clicked], rows.users[clicked]),
         )
 
     def _sum(self) -> Counters:
         def summed(name: str) -> AsOfCounts:
-            return SummedCounts([getattr(self._logged, name), *(getattr(part, name) for part in self._parts)])
+            return SummedCounts([getattr(self.logged, name), *(getattr(part, name) for part in self._parts)])
 
-        logged = self._logged.coclicks
+        logged = self.logged.coclicks
         live = tuple(part.coclicks for part in self._parts if part.coclicks is not None)
         return Counters(
             item_counters=summed("item_counters"),

@@ -122,6 +122,8 @@ def _held(state: Path) -> Held | None:
         stamp = read_stamp(state)
         if stamp is None:
             return None
+        if DEFINED not in stamp:  # another version loaded it
+            return None
         if stamp.get(STORED) == _digests(state):
             return Held(state.resolve(), stamp)
         log.info("a file in %s is not what was loaded: loading all of it again", state)

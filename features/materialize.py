@@ -13,6 +13,7 @@ from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encode import FeatureSpec
 from features.event_counts import USER_EVENTS, write_event_counts
+from features.freshness import measure
 from features.history_reader import UserHistories
 from features.load import load
 from features.online import OnlineStore
@@ -46,7 +47,7 @@ def run(
         stamp = write_snapshot(data, histories, history.max_length, settings, snapshot)
         write_event_counts(histories, snapshot / USER_EVENTS)
         load(data, state_of(data), snapshot)
-        parts, left_out = _prove(data, snapshot, stamp, parity_spec(history, statistics), materialize)
+        parts, left_out, views = _prove(data, snapshot, stamp, parity_spec(history, statistics), materialize)
         parity = {
             "checked": sum(part.checked for part in parts.values()),
             "mismatches": sum(part.mismatches for part in parts.values()),
@@ -57,6 +58,7 @@ def run(
         "num_items": stamp["num_items"],
         "snapshot_id": stamp["snapshot_id"],
         "log_end": stamp["log_end"],
+        "views": views,
         "parity": parity,
         "parity_by_part": {name: {"checked": p.checked, "mismatches": p.mismatches} for name, p in parts.items()},
         "parity_requests_left_out": left_out,
@@ -66,8 +68,11 @@ def run(
 
 def _prove(
     data: Path, snapshot: Path, stamp: Mapping[str, Any], spec: FeatureSpec, materialize: MaterializeParams
-) -> tuple[dict[str, Comparison], int]:
-    """Read back what was loaded, and replay the latest requests live. Returns comparisons and requests left out."""
+) -> tuple[dict[str, Comparison], int, dict[str, dict[str, Any]]]:
+    """Read back what was loaded, and replay the latest requests live.
+
+    Returns comparisons, requests left out of that with the loaded store, and the loaded views' freshness.
+    """
     folder = Path(tempfile.mkdtemp(prefix=f"{REPLAY}{os.getpid()}-", dir=state_of(data).parent))
     try:
         store = OnlineStore.open(state_of(data), tail_of=folder / "nothing" / "feast")  # as loaded, nothing live
@@ -75,6 +80,7 @@ def _prove(
         log.info("read %s users and %s items back from Feast", f"{users.checked:,}", f"{items.checked:,}")
         number = materialize.num_parity_requests
         requests, left_out = compare_requests(store, data, spec, stamp["max_length"], -(-number // LOADED_SHARE))
+        views = measure(store, data, materialize)
         store.tail.close()
         from_us = replay_from(data, materialize.replay_share)
         with replaying(data, stamp, from_us, folder / "replay") as replay:
@@ -82,7 +88,7 @@ def _prove(
             log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"users": users, "items": items, "requests": requests, "replay": replayed}, left_out
+    return {"users": users, "items": items, "requests": requests, "replay": replayed}, left_out, views
 
 
 def parity_spec(history: HistoryParams, statistics: StatisticsParams) -> FeatureSpec:

@@ -31,26 +31,26 @@ def write(feast: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
 
 def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
     """Give rows another event time, in microseconds; their features stay."""
-    changes = [(_seconds(time), key_bytes(view, name)) for time, name in zip(at, ids, strict=True)]
+    changes = list(zip(map(_seconds, at), _keys(view, ids), strict=True))
     _execute(feast, f"UPDATE {_quoted(feast, view)} SET event_ts = ? WHERE entity_key = ?", changes)
 
 
 def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
     """Remove rows; a read of them then answers as for an id that never was."""
-    keys = [(key_bytes(view, name),) for name in ids]
+    keys = [(key,) for key in _keys(view, ids)]
     _execute(feast, f"DELETE FROM {_quoted(feast, view)} WHERE entity_key = ?", keys)
 
 
 def stored_ids(feast: FeatureStore, view: FeatureView) -> pa.Array:
     """The ids of all rows, as the store itself has them."""
-    begins = len(key_bytes(view, "")) + 1  # an id's text ends its key
+    begins = len(_key(view.join_keys, "")) + 1  # an id's text ends its key
     select = f"SELECT CAST(substr(entity_key, ?) AS TEXT) FROM {_quoted(feast, view)} WHERE feature_name = ?"
     return pa.array([name for (name,) in _select(feast, select, (begins, _lightest(view)))], pa.string())
 
 
 def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None, list[str]]:
     """The newest event time of all rows, in whole seconds as Feast's SQLite keeps it, and whose it is."""
-    begins = len(key_bytes(view, "")) + 1
+    begins = len(_key(view.join_keys, "")) + 1
     table, lightest = _quoted(feast, view), _lightest(view)
     ((newest,),) = _select(feast, f"SELECT max(event_ts) FROM {table} WHERE feature_name = ?", (lightest,))
     if newest is None:
@@ -60,11 +60,14 @@ def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None,
     return datetime.fromtimestamp(newest).replace(tzinfo=UTC), ids
 
 
-def key_bytes(view: FeatureView, name: str) -> bytes:
-    """An id as the store's key of its row."""
-    (join_key,) = view.join_keys
-    key = EntityKey(join_keys=[join_key], entity_values=[Value(string_val=name)])
-    return serialize_entity_key(key, KEY_VERSION)
+def _keys(view: FeatureView, ids: Sequence[str]) -> list[bytes]:
+    """Ids as the store's keys of their rows."""
+    join_keys = view.join_keys
+    return [_key(join_keys, name) for name in ids]
+
+
+def _key(join_keys: list[str], name: str) -> bytes:
+    return serialize_entity_key(EntityKey(join_keys=join_keys, entity_values=[Value(string_val=name)]), KEY_VERSION)
 
 
 def _pieces(rows: pa.Table) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from contracts.views import incomplete, stale
+
 Report = Mapping[str, Any]
 
 
@@ -43,6 +45,16 @@ def _online_equals_offline(report: Report) -> Verdict:
     return Verdict(mismatches == 0 and checked > 0, f"{mismatches:,} mismatches in {checked:,} requests read back")
 
 
+def _fresh(report: Report) -> Verdict:
+    reasons = stale(report["views"])
+    return Verdict(not reasons, "; ".join(reasons) or "no view is further behind the log's end than its limit")
+
+
+def _complete(report: Report) -> Verdict:
+    reasons = incomplete(report["views"])
+    return Verdict(not reasons, "; ".join(reasons) or "every view holds the keys that the log has")
+
+
 def _verdict_passed(report: Report) -> Verdict:
     verdict = report["verdict"]
     return Verdict(bool(verdict["passed"]), "; ".join(verdict["reasons"]) or "every rule holds")
@@ -64,6 +76,12 @@ CHECKS = (
         "What Feast answers online is what training read.",
         _online_equals_offline,
     ),
+    # users that are missing online are answered as if they were new: nothing must be built on that
+    Check(
+        "feature_snapshot", "complete", True, "The online store holds the users and items that the log has.", _complete
+    ),
+    # a warning: a log may be quiet, no click for a day, and what is online is then as new as it can be
+    Check("feature_snapshot", "fresh", False, "No view lies further behind the log's end than its limit.", _fresh),
     Check("metrics", "model_is_good_enough", True, "The absolute rules of evaluate.", _verdict_passed),
 )
 

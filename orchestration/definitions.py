@@ -1,10 +1,11 @@
-"""dvc.yaml in, everything that Dagster shows out: assets, checks, one job, one schedule, one sensor."""
+"""dvc.yaml in, everything that Dagster shows out: assets, checks, two jobs, their schedules, one sensor."""
 
 import warnings
 from pathlib import Path
 
 import dagster as dg
 
+from orchestration.absorb import build_absorb
 from orchestration.assets import build_assets
 from orchestration.graph import read_graph
 from orchestration.sensors import build_sensor
@@ -22,13 +23,21 @@ def build_definitions(root: Path) -> dg.Definitions:
         execution_timezone="UTC",
         description="The whole pipeline every night; off until switched on here.",
     )
+    absorb = build_absorb(root)
+    hourly = dg.ScheduleDefinition(
+        name="hourly_absorb",
+        job=absorb,
+        cron_schedule="0 * * * *",
+        execution_timezone="UTC",
+        description="Live events sealed every hour, for the next run to ingest; off until switched on here.",
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster's own, about observable_source_asset
         assets = build_assets(read_graph(root))
     return dg.Definitions(
         assets=assets,
-        jobs=[everything],
-        schedules=[nightly],
+        jobs=[everything, absorb],
+        schedules=[nightly, hourly],
         sensors=[build_sensor(root)],
         executor=dg.in_process_executor,  # a process a step costs seconds; the stages are processes of their own
     )

@@ -39,5 +39,5 @@ def test_the_code_location_loads_without_the_heavy_libraries_and_fast() -> None:
     loaded = json.loads(done.stdout.splitlines()[-1])
     assert loaded["cpu_s"] < 3
     assert loaded["sensors"] == {"dvc_lock": "RUNNING"}
-    assert loaded["schedules"] == {"nightly": "STOPPED"}
+    assert loaded["schedules"] == {"nightly": "STOPPED", "hourly_absorb": "STOPPED"}
     assert loaded["executor"] == "in_process"

@@ -77,7 +77,7 @@ def test_a_show_that_was_not_clicked_counts_and_extends_no_history(fresh: Predic
     assert rank(fresh).history.length == before.history.length
     key, end = fresh.store.item_key(item), fresh.store.log_end
     shows, clicks = fresh.store.counters.item_counters.read([key], end)
-    logged = fresh.store.live._logged.item_counters.read([key], end)
+    logged = fresh.store.live.logged.item_counters.read([key], end)
     assert (shows[0] - logged[0][0], clicks[0] - logged[1][0]) == (1, 0)
 
 
@@ -153,7 +153,7 @@ def test_what_was_shown_is_remembered_and_its_outcome_is_one_row(fresh: Predicto
     last = fresh.store.tail.since(0)[-1][1]
     assert (last.event_id, last.revision, last.occurred_at) == (shown.event_id, OUTCOME, shown.occurred_at)
     key, end = fresh.store.item_key(shown.item_id), fresh.store.log_end
-    logged = fresh.store.live._logged.item_counters.read([key], end)
+    logged = fresh.store.live.logged.item_counters.read([key], end)
     now = fresh.store.counters.item_counters.read([key], end)
     assert (now[0][0] - logged[0][0], now[1][0] - logged[1][0]) == (1, 1)
     history = fresh.store.history(golden.user_id)

@@ -1,0 +1,65 @@
+"""Counts of a log's first partitions, and of later ones -> one table, the same as if all had been counted at once.
+
+A partition holds a range of time, so a row of a later one has a time that no earlier row has; counts are cumulative
+over all of them. So a log that went on by a day costs a load that day, and whoever opens the store a merge.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from features.as_of import AsOfCounter
+
+Int64 = npt.NDArray[np.int64]
+
+LATER = "later.npz"
+
+
+def extended(first: AsOfCounter, later: AsOfCounter) -> AsOfCounter:
+    """Both in one. No (key, time) may be in both."""
+    keys, first_key, later_key = _union(first.keys, later.keys)
+    times, first_time, later_time = _union(first.times, later.times)
+    radix = len(times) + 1
+    packed, added = _packed(first, first_key, first_time, radix), _packed(later, later_key, later_time, radix)
+    at = np.searchsorted(packed, added)
+    return AsOfCounter(
+        keys=keys,
+        times=times,
+        packed=np.insert(packed, at, added),
+        shows=np.insert(first.shows, at, later.shows),
+        clicks=np.insert(first.clicks, at, later.clicks),
+    )
+
+
+def save(tables: dict[str, AsOfCounter], folder: Path) -> None:
+    """Write the later rows of all tables into one file."""
+    arrays = {
+        f"{name}.{each.name}": getattr(table, each.name)
+        for name, table in tables.items()
+        for each in fields(table)
+        if each.init
+    }
+    np.savez(folder / LATER, **arrays)
+
+
+def load(names: tuple[str, ...], folder: Path) -> dict[str, AsOfCounter] | None:
+    """What save wrote; None where there is nothing later."""
+    if not (folder / LATER).exists():
+        return None
+    columns = [each.name for each in fields(AsOfCounter) if each.init]
+    with np.load(folder / LATER, allow_pickle=False) as arrays:
+        return {name: AsOfCounter(**{column: arrays[f"{name}.{column}"] for column in columns}) for name in names}
+
+
+def _union(first: Int64, later: Int64) -> tuple[Int64, Int64, Int64]:
+    """(all distinct values, the place of each of the first among them, that of each of the later). Both ascend."""
+    known = np.isin(later, first, assume_unique=True)
+    both = np.insert(first, np.searchsorted(first, later[~known]), later[~known])
+    return both, np.searchsorted(both, first), np.searchsorted(both, later)
+
+
+def _packed(counter: AsOfCounter, key_rank: Int64, time_rank: Int64, radix: int) -> Int64:
+    key, time = np.divmod(counter.packed, len(counter.times) + 1)
+    return key_rank[key] * radix + time_rank[time]

@@ -1,0 +1,169 @@
+"""The loaded online store, and the log that it stands for -> how fresh and how complete each view is.
+
+`python -m features.freshness` prints it and exits 3 where a view is past its limit, 2 where nothing is loaded: for a
+schedule that watches what is served, apart from the stage materialize, which reports the same of what it has loaded.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from contracts.errors import CheckFailed, InputError
+from contracts.params import load_params
+from contracts.views import incomplete, stale
+from features import online_rows
+from features.as_of import AsOfCounter
+from features.counters import NAMES, PAIR_RADIX
+from features.history_reader import UserHistories
+from features.online import OnlineStore
+from features.params import MaterializeParams
+from features.state import state_of
+
+Bool = npt.NDArray[np.bool_]
+
+ALL = 1.0
+"""The share of items that a view must hold: the snapshot has the whole catalogue, the counters every item shown."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the log asks of the views: the time of its newest row, in microseconds, and who and what is in it."""
+
+    end: int
+    users_with_events: pa.Array
+    items: pa.Array
+    counted_users: pa.Array
+    counted_items: pa.Array
+    paired_users: pa.Array
+
+    @classmethod
+    def of(cls, data: Path) -> "Log":
+        """Read the stages' outs in data/<source>, not the snapshot."""
+        histories = UserHistories.open(data / "user_histories")
+        counted = _columns(data / "user_counters", "user_id", "occurred_at")
+        newest = pc.call_function("max", [counted["occurred_at"].cast(pa.int64())]).as_py()
+        return cls(
+            end=max(newest or 0, int(histories.occurred_at.max(initial=0))),
+            users_with_events=histories.user_ids.filter(pa.array(np.diff(histories.offsets) > 0)).combine_chunks(),
+            items=_columns(data / "items", "item_id")["item_id"].unique(),
+            counted_users=counted["user_id"].unique(),
+            counted_items=_columns(data / "item_counters", "item_id")["item_id"].unique(),
+            paired_users=_columns(data / "user_item_counters", "user_id")["user_id"].unique(),
+        )
+
+
+def measure(store: OnlineStore, data: Path, limits: MaterializeParams) -> dict[str, dict[str, Any]]:
+    """Each view as contracts.views describes it, of what is in the store; what should be there is read from the log."""
+    log = Log.of(data)
+    user, item = (limits.max_lag_s, limits.min_user_share), (limits.max_lag_s, ALL)
+    views = {
+        "user_history": view(log.end, *_of_rows(store, "user_history", log.users_with_events), *user),
+        "item_profile": view(log.end, *_of_rows(store, "item_profile", log.items), *item),
+    }
+    logged: dict[str, AsOfCounter] = {name: getattr(store.live.logged, name) for name in NAMES}
+    items, users = store.live.items.known, store.live.users.known
+    pairs = logged["user_item_counters"]
+    paired = np.unique(pairs.keys // PAIR_RADIX)
+    for name, counter, keys, ids, positions, allowed in (
+        ("item_counters", logged["item_counters"], None, log.counted_items, items, item),
+        ("user_counters", logged["user_counters"], None, log.counted_users, users, user),
+        ("user_item_counters", pairs, paired, log.paired_users, users, user),
+    ):
+        held = counter.keys if keys is None else keys
+        views[name] = view(log.end, *_of_counter(counter), _counted(held, ids, list(positions)), *allowed)
+    return views
+
+
+def view(
+    log_end: int, newest: int | None, num_keys: int, present: Bool, max_lag_s: float, min_share: float
+) -> dict[str, Any]:
+    """One view of contracts.views. log_end, newest: us. present: [keys that the log asks for]."""
+    return {
+        "newest": None if newest is None else datetime.fromtimestamp(newest / 1e6, UTC).isoformat(),
+        "lag_s": None if newest is None else max(0.0, (log_end - newest) / 1e6),
+        "max_lag_s": max_lag_s,
+        "num_keys": num_keys,
+        "share": float(present.mean()) if len(present) else 1.0,
+        "min_share": min_share,
+    }
+
+
+def _of_rows(store: OnlineStore, name: str, ids: pa.Array) -> tuple[int | None, int, Bool]:
+    """(newest event, number of keys, which ids are there), of a view whose rows Feast has."""
+    feature_view = store.feast.get_feature_view(name)
+    stored = online_rows.stored_ids(store.feast, feature_view)
+    newest, whose = online_rows.newest_ids(store.feast, feature_view)
+    at = None if newest is None else round(newest.timestamp() * 1e6)
+    if name == "user_history" and whose:  # Feast keeps whole seconds, the histories themselves microseconds
+        at = max(int(each.occurred_at.max()) for each in store.histories(whose) if each is not None)
+    return at, len(stored), _is_in(ids, stored)
+
+
+def _of_counter(counter: AsOfCounter) -> tuple[int | None, int]:
+    return (int(counter.times[-1]) if len(counter.times) else None), len(counter.keys)
+
+
+def _counted(keys: npt.NDArray[np.int64], ids: pa.Array, known: list[str]) -> Bool:
+    """Which ids have a key. known: id at each key."""
+    place = pc.call_function("index_in", [ids], pc.SetLookupOptions(value_set=pa.array(known, pa.string())))
+    return np.isin(place.fill_null(-1).to_numpy(), keys)
+
+
+def _is_in(ids: pa.Array, stored: pa.Array) -> Bool:
+    return pc.call_function("is_in", [ids], pc.SetLookupOptions(value_set=stored)).to_numpy(zero_copy_only=False)
+
+
+def _columns(folder: Path, *names: str) -> pa.Table:
+    return ds.dataset(folder, format="parquet").to_table(columns=list(names))
+
+
+def table(views: dict[str, dict[str, Any]]) -> str:
+    """Lines for a terminal, one a view."""
+    heads = list(next(iter(views.values())))
+    cells = [["view", *heads], *([name, *(_cell(each[head]) for head in heads)] for name, each in views.items())]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def watch(data: Path, limits: MaterializeParams) -> str:
+    """What is loaded now, as a table. Raises CheckFailed where a view is past its limit, the table before the reasons.
+
+    Events that came live belong here as rows of their own, made by view: they are not in the loaded store.
+    """
+    views = measure(OnlineStore.open(state_of(data)), data, limits)
+    reasons = [*stale(views), *incomplete(views)]
+    if reasons:
+        raise CheckFailed(
+            "\n".join([table(views), *reasons, "`make run` brings the log up to date, `make load` Feast."])
+        )
+    return table(views)
+
+
+def main() -> None:
+    """Watch the source that params.yaml names."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        sections = load_params()
+        print(watch(Path("data") / sections["source"].name, sections["materialize"]))
+    except (InputError, CheckFailed) as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

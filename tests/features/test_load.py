@@ -1,0 +1,316 @@
+"""A load over what was loaded before gives what a load from nothing gives; and nothing but a whole one is ever seen."""
+
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from contracts.schema import USER_HISTORY_SNAPSHOT
+from features.counters import NAMES
+from features.fill import VIEWS
+from features.histories import run as run_histories
+from features.history_reader import UserHistories
+from features.load import load
+from features.online import OnlineStore
+from features.row_changes import Difference, Rows
+from features.snapshot import ITEM_PROFILE, write_snapshot
+from features.state import read_stamp, state_of
+from features.statistics import run as run_statistics
+from tests.features.small_log import (
+    START,
+    START_US,
+    build,
+    history,
+    random_log,
+    request,
+    row,
+    settings,
+    statistics,
+    write_log,
+)
+
+pytestmark = pytest.mark.xdist_group("feast")
+ROOT = Path(__file__).resolve().parents[2]
+LOAD = "from pathlib import Path; from features.load import *; d = Path({!r}); print(load(d, state_of(d)))"
+
+
+class Source:
+    """data/<source> with a log that goes on, and its snapshot."""
+
+    def __init__(self, root: Path, rows: list[dict[str, Any]]) -> None:
+        self.data, self.rows = root / "data" / "table", rows
+        self.state = state_of(self.data)
+        build(self.data, rows)
+        self.snapshot = self.data / "feature_snapshot"
+        self.number = 0
+
+    def write(self, random: np.random.Generator, users: Sequence[str], items: Sequence[str]) -> None:
+        """A snapshot of random rows, in row groups of random size; the counters are the log's."""
+        self.snapshot.mkdir(exist_ok=True)
+        for schema, name, ids in (
+            (USER_HISTORY_SNAPSHOT, "user_history", users),
+            (ITEM_PROFILE, "item_profile", items),
+        ):
+            table = random_rows(schema, VIEWS[name], ids, random)
+            pq.write_table(table, self.snapshot / f"{name}.parquet", row_group_size=int(random.integers(1, 6)))
+        self.publish()
+
+    def take_up(self, rows: list[dict[str, Any]]) -> None:
+        """Histories, counters and the snapshot of a log, in monthly partitions."""
+        write_log(self.data, rows)
+        for name in ("interactions", "validated_interactions"):
+            (path,) = (self.data / name).glob("2024-01.parquet")
+            table = pq.read_table(path)
+            month = pc.call_function("month", [table["occurred_at"]])
+            for number in pc.call_function("unique", [month]).to_pylist():
+                kept = table.filter(pc.call_function("equal", [month, pa.scalar(number)]))
+                pq.write_table(kept, path.with_name(f"2024-{number:02}.parquet"))
+        run_histories(self.data, request(), history())
+        run_statistics(self.data, statistics())
+        stored = UserHistories.open(self.data / "user_histories")
+        self.snapshot.mkdir(exist_ok=True)
+        self.number += 1
+        write_snapshot(self.data, stored, 9 + self.number, settings(), self.snapshot)
+
+    def change(self, name: str, rows: dict[str, dict[str, Any]]) -> None:
+        """Give some rows other features."""
+        path = self.snapshot / f"{name}.parquet"
+        table = pq.read_table(path)
+        changed = [each | rows.get(each[VIEWS[name]], {}) for each in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(changed, table.schema), path)
+        self.publish()
+
+    def publish(self) -> None:
+        """Another snapshot_id."""
+        self.number += 1
+        stamp = {"snapshot_id": f"number {self.number}", "log_end_us": START_US, "settings": settings()}
+        (self.snapshot / "snapshot.json").write_text(json.dumps(stamp | {"files": {}, "number": self.number}))
+
+
+def random_rows(schema: pa.Schema, key: str, ids: Sequence[str], random: np.random.Generator) -> pa.Table:
+    """Rows of few different values, so that some stay as they were by chance; nulls where the schema has them."""
+
+    def value(kind: pa.DataType) -> Any:
+        if pa.types.is_list(kind):
+            return [value(kind.value_type) for _ in range(random.integers(0, 4))]
+        number = int(random.integers(0, 3))
+        return {"string": ["", "é🎬", "a"][number], "float": number / 2}.get(str(kind), number)
+
+    def cell(field: pa.Field) -> Any:
+        if field.name == "event_timestamp":
+            return START.replace(second=int(random.integers(0, 2)))
+        return None if field.nullable and random.random() < 0.3 else value(field.type)
+
+    columns = [field for field in schema if field.name != key]
+    rows = [{key: name} | {field.name: cell(field) for field in columns} for name in ids]
+    return pa.Table.from_pylist(rows, schema)
+
+
+def content(state: Path) -> dict[str, Any]:
+    """Every row of every table that Feast has online, and every count by id."""
+    with closing(sqlite3.connect(state / "online.db")) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        held: dict[str, Any] = {name: sorted(database.execute(f'SELECT * FROM "{name}"')) for name in sorted(tables)}
+    store = OnlineStore.open(state)
+    for name in NAMES:
+        held[name] = counts(store, name)
+    return held
+
+
+def counts(store: OnlineStore, name: str) -> list[tuple[Any, ...]]:
+    """(item, user, time, shows, clicks) of every row of one table."""
+    items, users = list(store.item_positions), list(store.user_positions)
+    counter = getattr(store.counters, name)
+    key, moment = np.divmod(counter.packed, len(counter.times) + 1)
+    user, item = {
+        "item_counters": (None, counter.keys[key]),
+        "user_counters": (counter.keys[key], None),
+        "user_item_counters": np.divmod(counter.keys[key], store.counters.num_items),
+    }[name]
+    columns = [
+        [""] * len(key) if ids is None else [known[position] for position in ids]
+        for ids, known in ((user, users), (item, items))
+    ]
+    return sorted(
+        zip(*columns, counter.times[moment].tolist(), counter.shows.tolist(), counter.clicks.tolist(), strict=True)
+    )
+
+
+def assert_as_from_nothing(source: Source) -> None:
+    anew = source.state.parent.parent / "anew" / "feast"
+    shutil.rmtree(anew.parent, ignore_errors=True)
+    assert load(source.data, anew)
+    assert content(source.state) == content(anew)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_successive_random_snapshots_end_where_a_load_from_nothing_does(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    source = Source(tmp_path, random_log(seed, num_requests=20))
+    items = [f"i{number:02}" for number in range(12)]
+    for _ in range(4):
+        users = [f"u{number}" for number in np.flatnonzero(random.random(9) < 0.7)]
+        source.write(random, users, [*items, *(f"x{number}" for number in np.flatnonzero(random.random(4) < 0.5))])
+        assert load(source.data, source.state)
+        assert not load(source.data, source.state)
+        assert_as_from_nothing(source)
+
+
+def test_only_rows_that_changed_are_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    source = Source(tmp_path, random_log(0, num_requests=20))
+    source.write(random, [f"u{number}" for number in range(7)], [f"i{number:02}" for number in range(12)])
+    caplog.set_level("INFO", "leitmotif")
+    load(source.data, source.state)
+    assert "user_history 7 of 7 rows written, 0 removed" in caplog.text
+    caplog.clear()
+    source.change("user_history", {"u3": {"item_ids": ["another"]}})
+    load(source.data, source.state)
+    assert "user_history 1 of 7 rows written, 0 removed" in caplog.text
+    assert "item_profile 0 of 12 rows written, 0 removed" in caplog.text
+    assert_as_from_nothing(source)
+
+
+MONTH_S = 31 * 86_400
+
+
+def test_a_log_that_goes_on_is_counted_as_from_nothing(tmp_path: Path) -> None:
+    """New partitions with new users and items, some between known ones; then a row of the first, long past."""
+    rows = random_log(7, num_requests=300)
+    source = Source(tmp_path, rows)
+    linked = []
+    for more in (
+        [],
+        [row("u0", "i01", MONTH_S), row("u1", "i02", MONTH_S + 1, 0)],
+        [row("a new user", "i00 and a half", MONTH_S + 40 * 86_400), row("u0", "i03", MONTH_S + 40 * 86_400)],
+        [],
+        [row("u1", "i02", 1)],
+    ):
+        rows += more
+        source.take_up(rows)
+        before = source.state.resolve() / "user_counters.npz"
+        inode = before.stat().st_ino if before.exists() else None
+        assert load(source.data, source.state)
+        linked.append((source.state / "user_counters.npz").stat().st_ino == inode)
+        assert_as_from_nothing(source)
+    assert linked == [False, True, True, True, False]
+
+
+def test_other_lags_of_counters_reach_feast_and_rows_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(tmp_path, random_log(1, num_requests=20))
+    source.write(np.random.default_rng(1), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
+    load(source.data, source.state)
+    stamp = json.loads((source.snapshot / "snapshot.json").read_text())
+    stamp["settings"]["statistics"]["user_lag_s"] = 77
+    (source.snapshot / "snapshot.json").write_text(json.dumps(stamp | {"snapshot_id": "other lags"}))
+    caplog.set_level("INFO", "leitmotif")
+    assert load(source.data, source.state)
+    assert "user_history 0 of 2 rows written, 0 removed" in caplog.text
+    feast = OnlineStore.open(source.state).feast
+    assert feast.get_feature_view("user_counters").tags["shows_lag_s"] == "77.0"
+    assert_as_from_nothing(source)
+
+
+def test_after_damage_everything_is_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(tmp_path, random_log(2, num_requests=20))
+    source.write(np.random.default_rng(2), ["u0", "u1", "u2"], [f"i{number:02}" for number in range(12)])
+    load(source.data, source.state)
+    with closing(sqlite3.connect(source.state / "online.db")) as database, database:
+        database.execute("UPDATE leitmotif_user_history SET value = x'00'")
+    source.change("user_history", {"u1": {"item_ids": ["another"]}})
+    caplog.set_level("INFO", "leitmotif")
+    assert load(source.data, source.state)
+    assert "user_history 3 of 3 rows written" in caplog.text
+    assert_as_from_nothing(source)
+
+
+def test_an_opened_store_reads_on_while_a_newer_one_is_loaded_over_it(tmp_path: Path) -> None:
+    source = Source(tmp_path, random_log(3, num_requests=20))
+    source.write(np.random.default_rng(3), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
+    source.change("user_history", {"u0": {"item_ids": ["old"]}})
+    load(source.data, source.state)
+    opened = OnlineStore.open(source.state)
+    source.change("user_history", {"u0": {"item_ids": ["new"]}})
+    load(source.data, source.state)
+    old, new = opened.history("u0"), OnlineStore.open(source.state).history("u0")
+    assert old is not None
+    assert new is not None
+    assert (old.item_ids, new.item_ids) == (["old"], ["new"])
+
+
+@pytest.mark.parametrize("after", ["online.db", "registry.db", "user_history.rows.parquet"])
+def test_a_kill_in_the_middle_of_a_load_over_another_leaves_that_one(tmp_path: Path, after: str) -> None:
+    source = Source(tmp_path, random_log(4, num_requests=20))
+    users = [f"u{number}" for number in range(9)]
+    source.write(np.random.default_rng(4), users, [f"i{number:02}" for number in range(12)])
+    load(source.data, source.state)
+    before, stamp = content(source.state), read_stamp(source.state)
+    source.write(np.random.default_rng(5), users, [f"i{number:02}" for number in range(12)])
+    loading = subprocess.Popen([sys.executable, "-c", LOAD.format(str(source.data))], cwd=ROOT, stdout=subprocess.PIPE)
+    while not list(source.state.parent.glob(f".feast-{loading.pid}-*/{after}")):
+        assert loading.poll() is None, "ended before it could be killed"
+        time.sleep(0.0005)
+    loading.kill()
+    loading.communicate()
+    assert read_stamp(source.state) == stamp
+    assert content(source.state) == before
+    assert load(source.data, source.state)
+    assert_as_from_nothing(source)
+    assert len([left for left in source.state.parent.iterdir() if left.name.startswith(".feast-")]) == 1
+
+
+def test_of_loaders_at_once_one_loads_and_the_others_wait_and_find_it_done(tmp_path: Path) -> None:
+    source = Source(tmp_path, random_log(6, num_requests=20))
+    source.write(np.random.default_rng(6), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
+    source.state.parent.mkdir(parents=True)
+    lock = os.open(source.state.parent, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    command = [sys.executable, "-c", LOAD.format(str(source.data))]
+    loaders = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    time.sleep(0.5)
+    assert not source.state.exists()
+    os.close(lock)
+    said = [loader.communicate()[0].strip() for loader in loaders]
+    assert sorted(said) == ["False", "False", "True"]
+    assert_as_from_nothing(source)
+
+
+def test_rows_that_differ_only_in_where_a_list_ends_or_in_a_null_are_told_apart() -> None:
+    kinds = pa.schema(
+        [("id", pa.string()), ("at", pa.timestamp("us", "UTC")), ("words", pa.list_(pa.string())), ("x", pa.int64())]
+    )
+    words = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], [], None, [None], ["abc"]]
+    rows = [{"id": str(n), "at": START, "words": each, "x": 0} for n, each in enumerate(words)]
+    rows[-1]["x"] = None
+    digests = Rows.of(pa.Table.from_pylist(rows, kinds), "id", "at").table["digest"].to_pylist()
+    assert len(set(digests)) == len(rows)
+
+
+def test_a_row_s_digest_does_not_depend_on_its_neighbours() -> None:
+    table = random_rows(USER_HISTORY_SNAPSHOT, "user_id", [f"u{n}" for n in range(50)], np.random.default_rng(0))
+    whole = Rows.of(table, "user_id", "event_timestamp").table["digest"].to_pylist()
+    for first, length in ((0, 1), (7, 20), (49, 1)):
+        piece = Rows.of(table.slice(first, length), "user_id", "event_timestamp").table["digest"].to_pylist()
+        assert piece == whole[first : first + length]
+
+
+def test_an_id_that_comes_twice_is_refused() -> None:
+    table = random_rows(USER_HISTORY_SNAPSHOT, "user_id", ["u", "u"], np.random.default_rng(0))
+    difference = Difference(Rows.none())
+    difference.changed(Rows.of(table, "user_id", "event_timestamp"))
+    with pytest.raises(ValueError, match="2 rows for 1 ids"):
+        difference.rows()
