@@ -176,7 +176,7 @@ def _in_sql_column(connection: sqlite3.Connection, table: str, column: str, want
         if connection.execute(equal, forms).fetchone():
             found.add(user_id)
         elif column == "entity_key":
-            whole = re.compile(rb"(?<![\w\-])" + re.escape(forms[1]) + rb"(?![\w\-])")
+            whole = re.compile(rb"(?<![\w\-\x80-\xff])" + re.escape(forms[1]) + rb"(?![\w\-\x80-\xff])")
             rows = connection.execute(within, forms[1:])
             if any(whole.search(key if isinstance(key, bytes) else key.encode()) for (key,) in rows):
                 found.add(user_id)
