@@ -6,7 +6,6 @@ Writes reports/benchmarks/histories.json and .md.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
