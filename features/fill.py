@@ -161,7 +161,7 @@ def _load_view(feast: "FeatureStore", name: str, held: Held | None, snapshot: Pa
     """Bring the rows of one view from what held has to what the snapshot has."""
     from features import online_rows
 
-    folder, rows_file = Path(feast.config.online_store.path).parent, f"{name}.rows.parquet"
+    folder, rows_file = Path(online_rows.path_of(feast)).parent, f"{name}.rows.parquet"
     view, key = feast.get_feature_view(name), VIEWS[name]
     difference = Difference(Rows.read(held.folder / rows_file) if held is not None else Rows.none())
     num_written = 0

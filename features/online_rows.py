@@ -60,6 +60,12 @@ def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None,
     return datetime.fromtimestamp(newest).replace(tzinfo=UTC), ids
 
 
+def path_of(feast: FeatureStore) -> str:
+    """The file of the online store."""
+    store: Any = feast.config.online_store
+    return store.path
+
+
 def _keys(view: FeatureView, ids: Sequence[str]) -> list[bytes]:
     """Ids as the store's keys of their rows."""
     join_keys = view.join_keys
@@ -95,17 +101,17 @@ def _seconds(at: int) -> int:
 
 
 def _quoted(feast: FeatureStore, view: FeatureView) -> str:
-    versioned = feast.config.registry.enable_online_feature_view_versioning
-    return f'"{compute_table_id(feast.project, view, versioned)}"'
+    registry: Any = feast.config.registry
+    return f'"{compute_table_id(feast.project, view, registry.enable_online_feature_view_versioning)}"'
 
 
 def _execute(feast: FeatureStore, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
     if not values:
         return
-    with closing(sqlite3.connect(feast.config.online_store.path)) as database, database:
+    with closing(sqlite3.connect(path_of(feast))) as database, database:
         database.executemany(statement, values)
 
 
 def _select(feast: FeatureStore, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(feast.config.online_store.path)) as database:
+    with closing(sqlite3.connect(path_of(feast))) as database:
         return database.execute(statement, values).fetchall()

@@ -79,7 +79,7 @@ class Difference:
     def rows(self) -> Rows:
         """What all pieces hold. Raises ValueError where an id came twice."""
         table = pa.concat_tables(self._pieces or [SCHEMA.empty_table()])
-        distinct = pc.count_distinct(table["id"]).as_py()
+        distinct = pc.call_function("count_distinct", [table["id"]]).as_py()
         if distinct != len(table):
             raise ValueError(
                 f"A snapshot has {len(table):,} rows for {distinct:,} ids; a view has one row an id. `make run` makes "
@@ -131,4 +131,5 @@ def _pieces(array: pa.Array, bounds: Int64) -> Iterator[tuple[memoryview, list[i
 
 
 def _fixed(values: npt.NDArray[Any], bounds: Int64) -> tuple[memoryview, list[int]]:
-    return memoryview(np.ascontiguousarray(values)).cast("B"), (bounds * values.itemsize).tolist()
+    contiguous: Any = np.ascontiguousarray(values)
+    return memoryview(contiguous).cast("B"), (bounds * values.itemsize).tolist()
