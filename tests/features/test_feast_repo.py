@@ -44,8 +44,7 @@ def test_what_was_loaded_is_what_feast_apply_finds_in_the_repository(clone: Path
     loaded = OnlineStore.open(state_of(clone / "data" / "table")).feast
     before = {view.name: view for view in loaded.list_feature_views()}
     assert {"user_history", "item_shows__total", "user_events"} <= before.keys()
-    said = feast(clone, "apply")
-    assert "No changes to registry" in said
+    feast(clone, "apply")
     listed = feast(clone, "feature-views", "list")
     assert all(name in listed for name in before)
     again = OnlineStore.open(state_of(clone / "data" / "table")).feast
