@@ -1,6 +1,6 @@
-"""A seeded log -> what the stage histories costs beside hand-written DuckDB SQL that makes the same arrays and offsets.
+"""A seeded log -> what the stage histories costs beside hand-written DuckDB SQL that makes the same output.
 
-`python -m benchmarks.histories --rows 1000000 10000000`: for each size, in processes of their own and in turn, our stage
+`python -m benchmarks.histories --rows 1000000 10000000`: for each size, each in a process of its own, our stage
 from an empty cache, the SQL, and our stage with one day more. The two must agree on every array and every end_offset.
 Writes reports/benchmarks/histories.json and .md.
 """
@@ -54,7 +54,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.folder) as root:
             rows += measure(Path(root), num_rows, options.days)
     about = {
-        "log": f"{options.days} partitions of lists of 5, {ROWS_A_USER} rows a user, users and items by Zipf's law; seed 0",
+        "log": f"{options.days} partitions, lists of 5, {ROWS_A_USER} rows a user, both sides by Zipf; seed 0",
         "limits": LIMITS,
         "load": f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes",
         "processes_use": f"{histories.engine.NUM_THREADS} DuckDB threads; ours gives it {histories.MEMORY}",

@@ -30,7 +30,8 @@ WITH marked AS (
     SELECT *, max(CASE WHEN opens IS NULL OR opens THEN t END) OVER u AS started_at FROM marked
     WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING)
 ), cut AS (
-    SELECT *, coalesce(opens OR (t - started_at) // {longest} <> lag((t - started_at) // {longest}) OVER w, false) AS new
+    SELECT *,
+           coalesce(opens OR (t - started_at) // {longest} <> lag((t - started_at) // {longest}) OVER w, false) AS new
     FROM begun WINDOW w AS (PARTITION BY user_index ORDER BY t, item_index, event_key)
 )
 SELECT user_index, item_index, t, label, event_key, session_key, sum(new::INTEGER) OVER u AS session

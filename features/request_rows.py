@@ -56,7 +56,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Blocks:
-    """B blocks of a range of users in order of time, ties by user; and their rows, each block's in a request's order."""
+    """B blocks of a range of users in order of time, ties by user; and their rows, each in a request's order."""
 
     requests: pa.Table  # request_at, user_index, ordinal, end_offset, num_rows, first_row
     rows: pa.Table  # item_index, label

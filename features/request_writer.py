@@ -1,12 +1,13 @@
 """Named requests of all pieces and the blocks of all ranges -> impressions/, numbered by (time, user, name).
 
-Goes through the log in order of time, in spans of about SPAN_ROWS rows, each of one piece: nothing is sorted as a whole.
+Goes through the log in order of time, in spans of about SPAN_ROWS rows of one piece: nothing is sorted as a whole.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import ibis
@@ -79,7 +80,7 @@ def _spans(piece: Piece) -> Iterator[tuple[int, int]]:
     inner = {at for at, rows, earlier in zip(first_us[1:], before[1:], before[:-1], strict=True)
              if rows // SPAN_ROWS != earlier // SPAN_ROWS}  # fmt: skip
     bounds = [piece.partition.first_us, *sorted(inner), piece.partition.last_us + 1]
-    yield from zip(bounds[:-1], bounds[1:], strict=True)
+    yield from pairwise(bounds)
 
 
 def _us(at: object) -> int:

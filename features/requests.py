@@ -1,4 +1,4 @@
-"""Whole users' rows in order of time -> blocks that stand for requests, and how many events each request may see. numpy."""
+"""Whole users' rows in order of time -> blocks that stand for requests, and what each request may see. numpy."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Partitions come late, change and go: what is made is what the whole log gives, byte for byte, and as counted slowly."""
+"""Partitions come late, change and go: what is made is what the whole log gives, byte for byte."""
 
 import hashlib
 import re
@@ -172,3 +172,39 @@ def test_any_arrival_of_any_log_gives_the_bytes_of_a_rebuild_and_the_slow_defini
                 continue
             assert digests(here) == rebuilt(here, *params)
             assert_made_as_slowly(here, [each for rows in there.values() for each in rows], *params)
+
+
+def test_a_day_more_makes_one_piece_and_a_day_that_goes_leaves_none(tmp_path: Path) -> None:
+    data, log = tmp_path / "data" / "log", {day: [] for day in DAYS[:3]}
+    folder = tmp_path / ".cache" / "histories" / "log"
+
+    def entries() -> dict[str, int]:
+        surround(data, log)
+        stage.run(data, request(), history())
+        return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_dir()}
+
+    for day in log:
+        log[day] = [row(f"u{n % 2}", ITEM_IDS[n % 6], OFFSET_S[day] + n, event_id=f"{day}/{n}") for n in range(9)]
+    arrive(data, DAYS[0], log[DAYS[0]])
+    arrive(data, DAYS[1], log[DAYS[1]])
+    first = entries()
+    arrive(data, DAYS[2], log[DAYS[2]])
+    second = entries()
+    assert first.items() < second.items()
+    assert len(second) == 3
+    (data / "validated_interactions" / f"{DAYS[0]}.parquet").unlink()
+    assert len(entries()) == 2
+
+
+def test_keys_decoded_from_digits_are_those_of_the_convention_and_a_null_is_no_session() -> None:
+    texts = [f"event {number}" for number in range(100)]
+    digits = [hashlib.md5(text.encode()).hexdigest()[:16] for text in texts]
+    assert decode_keys(pa.array(digits)).tolist() == [key_of_text(text) for text in texts]
+    assert decode_keys(pa.array([None, *digits, None]).slice(1)).tolist() == [*map(key_of_text, texts), 0]
+    assert decode_keys(pa.array([None, None], pa.string())).tolist() == [0, 0]
+
+
+def test_the_same_expressions_compile_for_spark() -> None:
+    ibis.pyspark  # noqa: B018  # registers the dialect's options; no Spark is started
+    for expression in [*history_queries.tables().values(), *history_queries.contents().values()]:
+        assert "SELECT" in str(ibis.to_sql(expression, dialect="pyspark"))
