@@ -6,14 +6,15 @@ feature_store.yaml cannot say it itself: Feast reads paths from it as they are.
 from pathlib import Path
 from typing import Any
 
-from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
 from feast.infra.registry.file import FileRegistryStore
 from feast.repo_config import RegistryConfig
 from pydantic import Field, StrictStr
 
 from contracts.errors import InputError
 from contracts.params import load_params
+from features.feast_sqlite import LeitmotifSqliteOnlineStore, LeitmotifSqliteOnlineStoreConfig
 from features.state import state_of
+from features.tails import live_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,12 +38,13 @@ class SourceRegistryStore(FileRegistryStore):
         super().__init__(registry_config.model_copy(update={"path": _path(registry_config.path)}), repo_path)
 
 
-class SourceSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
-    """`path` follows the source where it is not given."""
+class SourceSqliteOnlineStoreConfig(LeitmotifSqliteOnlineStoreConfig):
+    """`path` and `tail_path` follow the source where they are not given."""
 
     type: Any = "features.feast_source.SourceSqliteOnlineStore"
     path: StrictStr = Field(default_factory=lambda: _path("online.db"))
+    tail_path: str = Field(default_factory=lambda: str(live_path(state_of(source_folder()))))
 
 
-class SourceSqliteOnlineStore(SqliteOnlineStore):  # the one line that names the base, with its config above
-    """The online store that the service reads."""
+class SourceSqliteOnlineStore(LeitmotifSqliteOnlineStore):
+    """The online store that the service reads, live events included."""

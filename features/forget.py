@@ -21,6 +21,8 @@ from features.forgotten import NAME, add_forgotten, read_forgotten
 from features.holdings import CACHE, WORKSPACE, Found, Holding, find_holdings
 from features.live_files import newest_seq, read_sealed, sealed_files, write_sealed, writing
 from features.live_tail import LiveTail
+from features.state import state_of
+from features.tails import open_tail
 
 log = logging.getLogger("leitmotif")
 
@@ -137,7 +139,9 @@ def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
     user_ids = list(dict.fromkeys(users))
     if not user_ids or not all(user_ids):
         raise InputError('No user_id was given, or an empty one. Name at least 1: make forget USER="u1 u2".')
-    num_new, num_rows = forget(live, user_ids, tail=None)
+    tail = open_tail(state_of(root / "data" / source.name))
+    num_new, num_rows = forget(live, user_ids, tail)
+    tail.close()
     print(
         f"{num_new:,} of {len(user_ids):,} added to live/{source.name}/{NAME}, the others were on it; "
         f"{num_rows:,} sealed live events of theirs removed.",

@@ -64,7 +64,7 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
 
 
 def _prune(state: Path, held: Held | None, stamp: dict[str, Any]) -> None:
-    """Drop live events that this load and the one before it hold: a process that still serves that one needs the rest."""
+    """Drop live events that this load and the one before hold: a process that still serves that one needs the rest."""
     upto = 0 if held is None else min(held.stamp["absorbed_seq"], stamp["absorbed_seq"])
     if upto:
         tail = open_tail(state)
