@@ -130,10 +130,20 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
             f"WHERE feature_name = 'occurred_at' AND entity_key IN ({','.join('?' * len(keys))})",
             keys,
         )
-        newest = {key: (at, newest_of({"occurred_at": Value.FromString(value)})) for key, at, value in stored}
+        newest: dict[bytes, tuple[int, bytes | dict[str, Value]]] = {}
+        for key, at, value in stored:
+            newest[key] = at, value
         kept: dict[bytes, Written] = {}
         for key, row in zip(keys, rows, strict=True):
-            at = (adapt_datetime_epoch(to_naive_utc(row[2])), newest_of(row[1]))
-            if key not in newest or at >= newest[key]:
-                newest[key], kept[key] = at, row
+            at = adapt_datetime_epoch(to_naive_utc(row[2]))
+            if key not in newest or _is_as_new(at, row, *newest[key]):
+                newest[key], kept[key] = (at, row[1]), row
         return list(kept.values())
+
+
+def _is_as_new(at: int, row: Written, stored_at: int, stored: bytes | dict[str, Value]) -> bool:
+    """stored: the feature occurred_at as it lies in the database, or the features of a row of the same batch."""
+    if at != stored_at:
+        return at > stored_at
+    held = {"occurred_at": Value.FromString(stored)} if isinstance(stored, bytes) else stored
+    return newest_of(row[1]) >= newest_of(held)

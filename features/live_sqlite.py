@@ -270,9 +270,8 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent]) -> list
 
 
 def _event(row: Sequence) -> LiveEvent:
-    event = LiveEvent(*row)
-    subscriber = None if event.is_subscriber is None else bool(event.is_subscriber)
-    return event._replace(in_history=bool(event.in_history), is_subscriber=subscriber)
+    subscriber = None if row[12] is None else bool(row[12])
+    return LiveEvent._make((*row[:7], bool(row[7]), *row[8:12], subscriber, row[13]))
 
 
 def _file(path: Path) -> tuple[int, int] | None:

@@ -125,9 +125,9 @@ def _rank(events: Events, place: tuple[int, str, int]) -> int:
 
 def _each_once(stored: Events, live: Events) -> tuple[Events, Events]:
     """Without what both hold: of such an event the side with the larger label keeps it, of equals the stored one."""
-    shared = np.flatnonzero(np.isin(live.event_keys, stored.event_keys))
-    if not len(shared):
+    if set(stored.event_keys.tolist()).isdisjoint(live.event_keys.tolist()):
         return stored, live
+    shared = np.flatnonzero(np.isin(live.event_keys, stored.event_keys))
     by_key = np.argsort(stored.event_keys, kind="stable")
     twins = by_key[np.searchsorted(stored.event_keys, live.event_keys[shared], sorter=by_key)]
     is_larger = live.labels[shared] > stored.labels[twins]
