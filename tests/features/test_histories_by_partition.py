@@ -146,7 +146,7 @@ ASKED = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(log=logs(), kept=PARAMS, asked=ASKED, order=st.permutations(DAYS), changed=st.sampled_from(DAYS), data=st.data())
 def test_any_arrival_of_any_log_gives_the_bytes_of_a_rebuild_and_the_slow_definition(
     log: dict[str, list[Row]],
