@@ -3,7 +3,7 @@
 A tie in time goes by item, then by event_key: an event_id made of the event's time would order it otherwise on another
 day. Ids are numbered by their rank within the partition, so that an order by number is one by id, here and in the log.
 """
-# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportArgumentType=false
 
 import ibis
 import ibis.expr.types as ir
@@ -102,5 +102,5 @@ def _hex(text: ir.StringValue) -> ir.StringValue:
     return text.hexdigest("md5").left(HEX_DIGITS)
 
 
-def _rank(*keys: str) -> ir.IntegerColumn:
+def _rank(*keys: str) -> ir.IntegerValue:
     return ibis.row_number().over(ibis.window(order_by=list(keys))).cast("int32")

@@ -143,7 +143,7 @@ ASKED = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(log=logs(), kept=PARAMS, asked=ASKED, order=st.permutations(DAYS), changed=st.sampled_from(DAYS), data=st.data())
 def test_any_arrival_of_any_log_gives_the_bytes_of_a_rebuild_and_the_slow_definition(
     log: dict[str, list[Row]],
@@ -204,7 +204,7 @@ def test_keys_decoded_from_digits_are_those_of_the_convention_and_a_null_is_no_s
     assert decode_keys(pa.array([None, None], pa.string())).tolist() == [0, 0]
 
 
-def test_the_same_expressions_compile_for_spark() -> None:
-    ibis.pyspark  # noqa: B018  # registers the dialect's options; no Spark is started
+def test_the_same_expressions_compile_to_the_sql_of_spark() -> None:
+    """As Ibis writes it for Databricks: its compiler for PySpark needs that package, which is not among ours."""
     for expression in [*history_queries.tables().values(), *history_queries.contents().values()]:
-        assert "SELECT" in str(ibis.to_sql(expression, dialect="pyspark"))
+        assert "SELECT" in str(ibis.to_sql(expression, dialect="databricks"))
