@@ -167,7 +167,10 @@ def _load_view(feast: "FeatureStore", name: str, held: Held | None, snapshot: Pa
     num_written = 0
     for piece in _row_groups(snapshot / f"{name}.parquet"):
         written, restamped = difference.changed(Rows.of(piece, key, EVENT_TIME))
-        online_rows.write(feast, view, piece.filter(pa.array(written)))
+        changed = piece.filter(pa.array(written))
+        if held is not None:  # a write keeps what is newer than itself; a snapshot may well be of older events
+            online_rows.remove(feast, view, changed[key].to_pylist())
+        online_rows.write(feast, view, changed)
         late = piece.select([key, EVENT_TIME]).filter(pa.array(restamped))
         online_rows.restamp(feast, view, late[key].to_pylist(), late[EVENT_TIME].cast(pa.int64()).to_pylist())
         num_written += int(written.sum())

@@ -141,17 +141,23 @@ def _cell(value: object) -> str:
 
 
 def watch(data: Path, limits: MaterializeParams) -> str:
-    """What is loaded now, as a table. Raises CheckFailed where a view is past its limit, the table before the reasons.
-
-    Events that came live belong here as rows of their own, made by view: they are not in the loaded store.
-    """
-    views = measure(OnlineStore.open(state_of(data)), data, limits)
+    """What is loaded now and what has come live since. Raises CheckFailed where a view is past its limit."""
+    store = OnlineStore.open(state_of(data))
+    views = measure(store, data, limits)
+    told = [table(views), _live(store)]
+    store.tail.close()
     reasons = [*stale(views), *incomplete(views)]
     if reasons:
-        raise CheckFailed(
-            "\n".join([table(views), *reasons, "`make run` brings the log up to date, `make load` Feast."])
-        )
-    return table(views)
+        raise CheckFailed("\n".join([*told, *reasons, "`make run` brings the log up to date, `make load` Feast."]))
+    return "\n".join(told)
+
+
+def _live(store: OnlineStore) -> str:
+    """What the service reads beside what is loaded."""
+    if not store.live.num_events:
+        return "no live event has come since"
+    newest = datetime.fromtimestamp(store.progress.newest_at / 1e6, UTC).isoformat()
+    return f"{store.live.num_events:,} live events since, the newest of {newest}; `make absorb` seals them for a run"
 
 
 def main() -> None:

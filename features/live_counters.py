@@ -75,6 +75,11 @@ class LiveCounters:
         self.logged = logged
         self._parts: list[_Part] = []
 
+    @property
+    def num_events(self) -> int:
+        """How many live events are counted."""
+        return sum(len(part.rows.times) for part in self._parts)
+
     def add(self, events: Sequence[LiveEvent]) -> None:
         """Count more events, in any order of time; each once."""
         if not events:

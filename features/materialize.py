@@ -71,7 +71,7 @@ def _prove(
 ) -> tuple[dict[str, Comparison], int, dict[str, dict[str, Any]]]:
     """Read back what was loaded, and replay the latest requests live.
 
-    Returns comparisons, requests left out of that with the loaded store, and the loaded views' freshness.
+    Returns comparisons, requests that were left out of them, and the loaded views' freshness.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{REPLAY}{os.getpid()}-", dir=state_of(data).parent))
     try:
@@ -84,11 +84,11 @@ def _prove(
         store.tail.close()
         from_us = replay_from(data, materialize.replay_share)
         with replaying(data, stamp, from_us, folder / "replay") as replay:
-            replayed = replay_requests(replay, data, spec, from_us, number)
+            replayed, more = replay_requests(replay, data, spec, from_us, number)
             log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"users": users, "items": items, "requests": requests, "replay": replayed}, left_out, views
+    return {"users": users, "items": items, "requests": requests, "replay": replayed}, left_out + more, views
 
 
 def parity_spec(history: HistoryParams, statistics: StatisticsParams) -> FeatureSpec:

@@ -91,16 +91,25 @@ def replay_from(data: Path, share: float) -> int:
     return int(np.sort(at)[min(int((1 - share) * len(at)), len(at) - 1)])
 
 
-def replay_requests(replay: Replay, data: Path, spec: FeatureSpec, from_us: int, num_requests: int) -> Comparison:
+def replay_requests(
+    replay: Replay, data: Path, spec: FeatureSpec, from_us: int, num_requests: int
+) -> tuple[Comparison, int]:
     """The same with a store that is fed live, up to each request's time: does it answer as the flat arrays then would?
 
-    Requests are spread evenly over those from from_us on, where the replay begins.
+    Requests are spread evenly over those from from_us on, where the replay begins. Left out, and counted, are those of
+    which the store's newest max_length events are too young to be known by then, so that older ones lack.
     """
-    log, comparison = _Log.open(data), Comparison()
+    log, comparison, left_out = _Log.open(data), Comparison(), 0
     for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
         replay.upto(request.at)
-        _compare(comparison, spec, log, replay.store, request)
-    return comparison
+        online = replay.store.history(log.histories.user_ids[request.user_index].as_py()) or NO_HISTORY
+        known = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
+        full = len(online.item_ids) == replay.max_length
+        if full and known < min(request.end_offset, spec.num_events_read):
+            left_out += 1
+        else:
+            _compare(comparison, spec, log, replay.store, request)
+    return comparison, left_out
 
 
 def _compare(comparison: Comparison, spec: FeatureSpec, log: "_Log", store: OnlineStore, request: "_Request") -> None:

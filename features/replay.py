@@ -45,6 +45,7 @@ class Replay:
     events: pa.Table  # COLUMNS, in order of time: what is still to come, from `fed` on
     times: npt.NDArray[np.int64]  # [E] us
     in_history: npt.NDArray[np.bool_]  # [E]
+    max_length: int  # of a user's events, how many the store keeps
     fed: int = 0
 
     def upto(self, at: int) -> None:
@@ -76,7 +77,7 @@ def replaying(data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Pat
         events = _events(data, from_us)
         times = pc.cast(events["occurred_at"], pa.int64()).to_numpy()
         try:
-            yield Replay(store, events, times, _in_history(events, times, snapshot))
+            yield Replay(store, events, times, _in_history(events, times, snapshot), snapshot["max_length"])
         finally:
             store.drop()
     finally:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from contracts.publish import write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
 from features import histories
 from features.history_reader import UserHistories
@@ -111,6 +112,7 @@ def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] 
     for name, table in tables.items():
         (data / name).mkdir(parents=True, exist_ok=True)
         pq.write_table(table, data / name / "2024-01.parquet")
+    write_json(data / "absorbed" / "absorbed.json", {"seq": 0})
     return data
 
 

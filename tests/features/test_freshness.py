@@ -21,7 +21,7 @@ from features.snapshot import COUNTERS
 from features.state import state_of
 from orchestration.checks import CHECKS, Verdict, judge
 from orchestration.figures import figures
-from tests.features.small_log import build, history, materialize, random_log, row, statistics
+from tests.features.small_log import build, history, materialize, random_log, row, statistics, validate
 from tests.features.test_online import loaded
 
 pytestmark = pytest.mark.xdist_group("feast")
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(data: Path) -> dict:
-    made = run(data, history(), statistics(), materialize())
+    made = run(data, history(), statistics(), materialize(), validate())
     return json.loads(json.dumps(made))  # as the stage leaves it
 
 
@@ -72,7 +72,7 @@ def test_what_is_fresh_and_complete_passes_and_dagster_shows_a_table_and_plots(r
 def test_clicks_that_stopped_a_day_ago_fail_the_check_that_names_view_figure_and_limit(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "table"
     build(folder, [*random_log(2), row("u0", "i00", 2 * DAY_S, label=0, impression_id="last", position=0)])
-    made = json.loads(json.dumps(run(folder, history(), statistics(), materialize())))
+    made = json.loads(json.dumps(run(folder, history(), statistics(), materialize(), validate())))
     judged = verdict("fresh", made)
     assert not judged.passed
     assert judged.description.startswith("user_history: its newest event, 2024-01-01T01:0")
@@ -128,7 +128,7 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(tmp
     folder = tmp_path / "data" / "table"
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "presets").symlink_to(ROOT / "presets")
-    configure({"source.name": "table", "materialize.max_lag_s": 60}, tmp_path / "params.yaml")
+    configure({"source.name": "table", "source.path": "log.csv", "materialize.max_lag_s": 60}, tmp_path / "params.yaml")
 
     def command() -> "subprocess.CompletedProcess[str]":
         path = {"PYTHONPATH": str(ROOT)}
@@ -147,7 +147,9 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(tmp
         "item_counters",
         "user_counters",
         "user_item_counters",
+        "no",
     ]
+    assert done.stdout.endswith("no live event has come since\n")
     build(folder, [*rows, row("u0", "i00", 4000), row("u1", "i00", 4100)])
     done = command()
     assert done.returncode == 3

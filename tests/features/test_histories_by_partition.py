@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 from contracts.errors import InputError
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
 from features import histories as stage
-from features import request_writer
+from features import history_queries, request_writer
+from features.convention import key_of_text
+from features.history_pieces import decode_keys
 from features.history_reader import UserHistories
 from features.params import HistoryParams, RequestParams
 from tests.features.slow_histories import slowly

@@ -41,7 +41,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(QUARANTINE.empty_table(), data / "quarantine" / "quarantine.parquet")
     histories.run(data, small_log.request(), small_log.history())
     statistics.run(data, small_log.statistics())
-    run(data, small_log.history(), small_log.statistics(), small_log.materialize(num_parity_requests=2))
+    run(
+        data,
+        small_log.history(),
+        small_log.statistics(),
+        small_log.materialize(num_parity_requests=2),
+        small_log.validate(),
+    )
     return data
 
 

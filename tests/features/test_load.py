@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import USER_HISTORY_SNAPSHOT
-from features.counters import NAMES
+from features.counters import NAMES, PAIR_RADIX
 from features.fill import VIEWS
 from features.histories import run as run_histories
 from features.history_reader import UserHistories
@@ -98,6 +98,7 @@ class Source:
         """Another snapshot_id."""
         self.number += 1
         stamp = {"snapshot_id": f"number {self.number}", "log_end_us": START_US, "settings": settings()}
+        stamp["absorbed_seq"] = 0
         (self.snapshot / "snapshot.json").write_text(json.dumps(stamp | {"files": {}, "number": self.number}))
 
 
@@ -133,13 +134,13 @@ def content(state: Path) -> dict[str, Any]:
 
 def counts(store: OnlineStore, name: str) -> list[tuple[Any, ...]]:
     """(item, user, time, shows, clicks) of every row of one table."""
-    items, users = list(store.item_positions), list(store.user_positions)
-    counter = getattr(store.counters, name)
+    items, users = list(store.live.items.known), list(store.live.users.known)
+    counter = getattr(store.live.logged, name)
     key, moment = np.divmod(counter.packed, len(counter.times) + 1)
     user, item = {
         "item_counters": (None, counter.keys[key]),
         "user_counters": (counter.keys[key], None),
-        "user_item_counters": np.divmod(counter.keys[key], store.counters.num_items),
+        "user_item_counters": np.divmod(counter.keys[key], PAIR_RADIX),
     }[name]
     columns = [
         [""] * len(key) if ids is None else [known[position] for position in ids]

@@ -11,13 +11,15 @@ import pytest
 
 from contracts.schema import USER_HISTORY_SNAPSHOT
 from features.convention import RECENT
+from features.counters import Counters
 from features.history_reader import UserHistories
+from features.live_counters import LiveCounters
 from features.materialize import parity_spec, run
 from features.online import OnlineStore
 from features.parity import compare_requests, compare_snapshot
 from features.snapshot import write_snapshot
 from features.state import state_of
-from tests.features.small_log import build, history, materialize, random_log, row, settings, statistics
+from tests.features.small_log import build, history, materialize, random_log, row, settings, statistics, validate
 
 pytestmark = pytest.mark.xdist_group("feast")
 PARITY = materialize(num_parity_requests=30)
@@ -32,13 +34,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(data: Path) -> dict:
-    return dict(run(data, history(lag_s=5, max_length=20), statistics(), PARITY))
+    return dict(run(data, history(lag_s=5, max_length=20), statistics(), PARITY, validate()))
 
 
 def test_online_equals_offline(data: Path, report: dict) -> None:
     parts = report["parity_by_part"]
     assert report["parity"] == {"checked": sum(part["checked"] for part in parts.values()), "mismatches": 0}
-    assert (parts["users"]["checked"], parts["items"]["checked"], parts["requests"]["checked"]) == (5, 12, 30)
+    assert (parts["users"]["checked"], parts["items"]["checked"], parts["requests"]["checked"]) == (5, 12, 8)
+    assert parts["replay"]["checked"] == 30
     assert json.loads((data / "feature_snapshot" / "parity.json").read_text())["mismatches"] == 0
 
 
@@ -104,11 +107,15 @@ def test_a_history_that_differs_by_one_event_is_found_and_named(data: Path, stor
     assert {named["field"] for named in requests.first} == {"label"}
 
 
+def with_counters(store: OnlineStore, counters: Counters) -> OnlineStore:
+    return replace(store, live=LiveCounters(counters, store.live.items.known, store.live.users.known))
+
+
 def test_a_counter_that_differs_is_found_and_named(data: Path, store: OnlineStore) -> None:
-    users = store.counters.user_counters
+    users = store.live.logged.user_counters
     wrong = replace(store.counters, user_counters=replace(users, clicks=users.clicks + 1))
     spec = parity_spec(history(lag_s=5, max_length=20), statistics())
-    requests, _ = compare_requests(replace(store, counters=wrong), data, spec, 20, 500)
+    requests, _ = compare_requests(with_counters(store, wrong), data, spec, 20, 500)
     assert requests.mismatches > 0
     assert all(named["field"].startswith("user_") for named in requests.first)
 
@@ -121,7 +128,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log whose requests say something of themselves and whose clicks are factorised, in Feast."""
     folder = tmp_path_factory.mktemp("told") / "data" / "table"
     build(folder, random_log(5, num_requests=200), TOLD, lag_s=5)
-    assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY)["parity"]["mismatches"] == 0
+    assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY, validate())["parity"]["mismatches"] == 0
     return folder
 
 
@@ -147,7 +154,7 @@ def test_requests_whose_recent_clicks_reach_beyond_what_is_kept_are_left_out(tol
     few, folder = history(lag_s=5, max_length=12), tmp_path / "data" / "table"
     assert parity_spec(few, TOLD).history_length < RECENT
     shutil.copytree(told, folder)
-    report = run(folder, few, TOLD, materialize(num_parity_requests=500))
+    report = run(folder, few, TOLD, materialize(num_parity_requests=500), validate())
     assert report["parity_by_part"]["requests"]["checked"] > 0
     assert report["parity"]["mismatches"] == 0, report["first_mismatches"]
 
@@ -158,7 +165,7 @@ def test_one_click_that_the_online_co_clicks_lack_is_found_and_named(told: Path)
     assert whole is not None
     kept = np.arange(len(whole.times)) != np.argmin(whole.times)
     without = replace(whole, items=whole.items[kept], times=whole.times[kept], users=whole.users[kept])
-    found = differing(replace(store, counters=replace(store.counters, coclicks=without)), told)
+    found = differing(with_counters(store, replace(store.counters, coclicks=without)), told)
     assert found
     assert all(name.startswith("coclick_") for name in found)
 
