@@ -42,6 +42,7 @@ VIEWS = {"user_history": "user_id", "item_profile": "item_id"}
 EVENT_TIME = "event_timestamp"
 LONG_AGO = datetime(1900, 1, 1, tzinfo=UTC)
 IDS = "ids.json"
+ONLINE = "online.db"
 
 
 class Held(NamedTuple):
@@ -60,7 +61,7 @@ def fill(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dic
     counted = _count(folder, held, data, snapshot, stamp)
     with _feast(folder, held, data, snapshot, stamp) as (feast, defined, comparable):
         for name in VIEWS:
-            _load_view(feast, name, held if comparable else None, snapshot)
+            _load_view(feast, folder, name, held if comparable else None, snapshot)
     return {**defined, COUNTED: counted}
 
 
@@ -126,6 +127,7 @@ def _feast(
     """
     from feast import FeatureStore
 
+    from features import online_rows
     from features.feast_repository import definitions, read_settings
     from features.online_config import config
 
@@ -133,14 +135,16 @@ def _feast(
     defined = _hashes(wanted)
     before = {key: value for key, value in (held.stamp[DEFINED] if held else {}).items() if key != COUNTED}
     comparable = before.get("online") == defined["online"]
-    if held is not None and comparable:
-        shutil.copyfile(held.folder / "online.db", folder / "online.db")
+    if held is not None and comparable and (held.folder / ONLINE).exists():
+        shutil.copyfile(held.folder / ONLINE, folder / ONLINE)
     if held is not None and before == defined:
         shutil.copyfile(held.folder / "registry.db", folder / "registry.db")
     feast = FeatureStore(config=config(folder, offline="file"))
     if before != defined:
         feast.apply(wanted)
+    online_rows.mark(feast, "")
     yield feast, defined, comparable
+    online_rows.mark(feast, stamp["snapshot_id"])
     until = datetime.fromtimestamp(stamp["log_end_us"] / 1e6, UTC) + timedelta(days=1)
     for name in VIEWS:
         feast.registry.apply_materialization(feast.get_feature_view(name), feast.project, LONG_AGO, until)
@@ -157,19 +161,21 @@ def _hashes(wanted: list[Any]) -> dict[str, str]:
     return {name: hashlib.sha256(feast.__version__.encode() + text).hexdigest() for name, text in said.items()}
 
 
-def _load_view(feast: "FeatureStore", name: str, held: Held | None, snapshot: Path) -> None:
-    """Bring the rows of one view from what held has to what the snapshot has."""
+def _load_view(feast: "FeatureStore", folder: Path, name: str, held: Held | None, snapshot: Path) -> None:
+    """Bring the rows of one view from what held has to what the snapshot has; folder remembers them."""
     from features import online_rows
 
-    folder, rows_file = Path(online_rows.path_of(feast)).parent, f"{name}.rows.parquet"
+    rows_file = f"{name}.rows.parquet"
     view, key = feast.get_feature_view(name), VIEWS[name]
     difference = Difference(Rows.read(held.folder / rows_file) if held is not None else Rows.none())
+    if held is None and not online_rows.is_file(feast):  # a server may have rows of which nothing is known
+        online_rows.remove(feast, view, online_rows.stored_ids(feast, view).to_pylist())
     num_written = 0
     for piece in _row_groups(snapshot / f"{name}.parquet"):
         written, restamped = difference.changed(Rows.of(piece, key, EVENT_TIME))
         changed = piece.filter(pa.array(written))
-        if held is not None:  # a write keeps what is newer than itself; a snapshot may well be of older events
-            online_rows.remove(feast, view, changed[key].to_pylist())
+        if held is not None:
+            online_rows.let_older_in(feast, view, changed[key].to_pylist())
         online_rows.write(feast, view, changed)
         late = piece.select([key, EVENT_TIME]).filter(pa.array(restamped))
         online_rows.restamp(feast, view, late[key].to_pylist(), late[EVENT_TIME].cast(pa.int64()).to_pylist())

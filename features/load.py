@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
-from features.fill import DEFINED, Held, fill
+from features.fill import DEFINED, ONLINE, Held, fill
 from features.state import STAMP, read_stamp, state_of
-from features.tails import open_tail
+from features.tails import open_tail, redis_address
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -124,12 +124,24 @@ def _held(state: Path) -> Held | None:
             return None
         if DEFINED not in stamp:  # another version loaded it
             return None
-        if stamp.get(STORED) == _digests(state):
+        if stamp.get(STORED) == _digests(state) and _has_rows(state, stamp):
             return Held(state.resolve(), stamp)
         log.info("a file in %s is not what was loaded: loading all of it again", state)
     except (OSError, ValueError) as error:
         log.info("%s cannot be read (%s): loading all of it again", state, error)
     return None
+
+
+def _has_rows(state: Path, stamp: dict[str, Any]) -> bool:
+    """Whether the online store that is chosen now is what was loaded: the file here, or a Redis with its mark."""
+    if redis_address() is None:
+        return (state / ONLINE).exists()
+    from feast import FeatureStore
+
+    from features import online_rows
+    from features.online_config import config
+
+    return online_rows.is_of(FeatureStore(config=config(state, offline="file")), stamp["snapshot_id"])
 
 
 def _without_ours(stamp: dict[str, Any]) -> dict[str, Any]:

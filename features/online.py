@@ -20,13 +20,14 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
 from contracts.errors import InputError
+from features import online_rows
 from features.counters import Counters
 from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
 from features.live_tail import LiveTail
 from features.online_config import config
 from features.state import read_stamp
-from features.tails import open_tail
+from features.tails import open_tail, redis_address
 
 Int64 = npt.NDArray[np.int64]
 
@@ -126,6 +127,11 @@ class OnlineStore:
             tail=open_tail(tail_of),
             progress=_Progress(absorbed_seq, 0),
         )
+        if not online_rows.is_of(store.feast, stamp["snapshot_id"]):
+            raise InputError(
+                f"The Redis at {redis_address()} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
+                "`make load` with the same ONLINE loads it."
+            )
         store.history("")  # Feast opens its database at the first read: before a newer load removes the folder
         store.refresh()
         return store
@@ -168,7 +174,7 @@ class OnlineStore:
     def drop(self) -> None:
         """Remove all that this store and its tail hold: the end of a scratch store."""
         self.tail.drop()
-        self.feast.teardown()
+        online_rows.drop(self.feast)
 
     def history(self, user_id: str) -> UserHistory | None:
         """All stored events of a user; None where Feast does not know the user."""

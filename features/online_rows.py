@@ -1,4 +1,7 @@
-"""Rows of a snapshot -> Feast's SQLite online store: written by Feast's own path, restamped and removed beside it."""
+"""Rows of a snapshot -> Feast's online store: written by Feast's own path, restamped, removed and listed beside it.
+
+SQLite's are here, Redis' in features/redis_rows.py.
+"""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,13 +14,12 @@ import pyarrow as pa
 from feast import FeatureStore, FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _convert_arrow_to_proto
+
+from features.entity_keys import KEY_VERSION, entity_key
 
 ELEMENTS_AT_ONCE = 1 << 19
 """Of list elements, as many become Python objects at once: about 100 MB."""
-KEY_VERSION = 3
 
 
 def write(feast: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
@@ -31,18 +33,37 @@ def write(feast: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
 
 def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
     """Give rows another event time, in microseconds; their features stay."""
+    if not is_file(feast):
+        redis_rows().restamp(feast, view, ids, at)
+        return
     changes = list(zip(map(_seconds, at), _keys(view, ids), strict=True))
     _execute(feast, f"UPDATE {_quoted(feast, view)} SET event_ts = ? WHERE entity_key = ?", changes)
 
 
 def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
     """Remove rows; a read of them then answers as for an id that never was."""
+    if not is_file(feast):
+        redis_rows().remove(feast, view, ids)
+        return
     keys = [(key,) for key in _keys(view, ids)]
     _execute(feast, f"DELETE FROM {_quoted(feast, view)} WHERE entity_key = ?", keys)
 
 
+def let_older_in(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
+    """Before a write that may be of older events: our stores keep what is newer than what is written.
+
+    Nobody reads the file of a load yet; a server's rows are read all the while, so they stay until they are replaced.
+    """
+    if is_file(feast):
+        remove(feast, view, ids)
+    else:
+        restamp(feast, view, ids, [0] * len(ids))
+
+
 def stored_ids(feast: FeatureStore, view: FeatureView) -> pa.Array:
     """The ids of all rows, as the store itself has them."""
+    if not is_file(feast):
+        return pa.array(list(redis_rows().stored(feast, view)), pa.string())
     begins = len(_key(view.join_keys, "")) + 1  # an id's text ends its key
     select = f"SELECT CAST(substr(entity_key, ?) AS TEXT) FROM {_quoted(feast, view)} WHERE feature_name = ?"
     return pa.array([name for (name,) in _select(feast, select, (begins, _lightest(view)))], pa.string())
@@ -50,6 +71,12 @@ def stored_ids(feast: FeatureStore, view: FeatureView) -> pa.Array:
 
 def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None, list[str]]:
     """The newest event time of all rows, in whole seconds as Feast's SQLite keeps it, and whose it is."""
+    if not is_file(feast):
+        stored = redis_rows().stored(feast, view)
+        seconds = {name: time // 1_000_000 for name, time in stored.items()}
+        last = max(seconds.values(), default=None)
+        at = None if last is None else datetime.fromtimestamp(last, UTC)
+        return at, [name for name, second in seconds.items() if second == last]
     begins = len(_key(view.join_keys, "")) + 1
     table, lightest = _quoted(feast, view), _lightest(view)
     ((newest,),) = _select(feast, f"SELECT max(event_ts) FROM {table} WHERE feature_name = ?", (lightest,))
@@ -58,6 +85,36 @@ def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None,
     select = f"SELECT CAST(substr(entity_key, ?) AS TEXT) FROM {table} WHERE feature_name = ? AND event_ts = ?"
     ids = [name for (name,) in _select(feast, select, (begins, lightest, newest))]
     return datetime.fromtimestamp(newest).replace(tzinfo=UTC), ids
+
+
+def mark(feast: FeatureStore, snapshot_id: str) -> None:
+    """Say which snapshot the rows are of, where they are not in a file of their own; "" while they are written."""
+    if not is_file(feast):
+        redis_rows().mark(feast, snapshot_id)
+
+
+def is_of(feast: FeatureStore, snapshot_id: str) -> bool:
+    """Whether the rows are those of a snapshot. A file is what its stamp says."""
+    return is_file(feast) or redis_rows().marked(feast) == snapshot_id
+
+
+def drop(feast: FeatureStore) -> None:
+    """Remove all rows of all views: the end of a scratch store."""
+    feast.teardown()
+    if not is_file(feast):
+        redis_rows().unmark(feast)
+
+
+def is_file(feast: FeatureStore) -> bool:
+    """Whether the online store is a SQLite file, new for each load, and not a server whose rows change in place."""
+    return hasattr(feast.config.online_store, "path")
+
+
+def redis_rows() -> Any:
+    """What the rows of a Redis are handled by; needs its client."""
+    from features import redis_rows
+
+    return redis_rows
 
 
 def path_of(feast: FeatureStore) -> str:
@@ -73,7 +130,7 @@ def _keys(view: FeatureView, ids: Sequence[str]) -> list[bytes]:
 
 
 def _key(join_keys: list[str], name: str) -> bytes:
-    return serialize_entity_key(EntityKey(join_keys=join_keys, entity_values=[Value(string_val=name)]), KEY_VERSION)
+    return serialize_entity_key(entity_key(join_keys, name), KEY_VERSION)
 
 
 def _pieces(rows: pa.Table) -> Iterator[pa.RecordBatch]:

@@ -34,6 +34,8 @@ from features.sessions import SessionRule
 from features.snapshot import user_history_rows
 from features.state import STAMP
 
+REPLAY = "replay"
+"""The snapshot_id of a scratch store."""
 COLUMNS = ("event_id", "user_id", "item_id", "occurred_at", "label", "role", "impression_id", "position", "session_id")
 
 
@@ -98,7 +100,8 @@ def _load(state: Path, data: Path, histories: UserHistories, snapshot: Mapping[s
     rule = SessionRule.of(history.session_gap_s, history.session_max_s)
     for rows in user_history_rows(histories, rule, history.max_length, before_us=from_us):
         online_rows.write(feast, view, rows)
-    stamp = {"snapshot_id": "replay", "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": 0}
+    online_rows.mark(feast, REPLAY)
+    stamp = {"snapshot_id": REPLAY, "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": 0}
     write_json(state / STAMP, stamp)
 
 

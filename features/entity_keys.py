@@ -1,0 +1,11 @@
+"""An id -> Feast's key of its row."""
+
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+KEY_VERSION = 3
+
+
+def entity_key(join_keys: list[str], name: str) -> EntityKey:
+    """The key of an entity of one id."""
+    return EntityKey(join_keys=join_keys, entity_values=[Value(string_val=name)])

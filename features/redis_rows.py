@@ -1,0 +1,110 @@
+"""Rows of a view in Feast's Redis online store: stamped and removed in place, listed, and a mark of what was loaded.
+
+What a load writes there is seen at once, row by row; a row is a user's whole history, so each is right at any time.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from feast import FeatureStore, FeatureView
+from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix
+from feast.infra.online_stores.redis import _versioned_fv_name
+from google.protobuf.timestamp_pb2 import Timestamp
+from redis.exceptions import RedisError
+
+from contracts.errors import InputError
+from features.entity_keys import KEY_VERSION, entity_key
+
+AT_ONCE = 1_000
+
+
+def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
+    """Give rows another event time, in microseconds."""
+    field = _time_field(feast, view)
+    for first in range(0, len(ids), AT_ONCE):
+        with _pipeline(feast) as pipe:
+            for name, time in zip(ids[first : first + AT_ONCE], at[first : first + AT_ONCE], strict=True):
+                stamp = Timestamp()
+                stamp.FromMicroseconds(int(time))
+                pipe.hset(_key(feast, view, name), field, stamp.SerializeToString())
+            pipe.execute()
+
+
+def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
+    """Remove rows of the view; what other views have of the same entity stays."""
+    fields = [_time_field(feast, view), *(_mmh3(f"{view.name}:{feature.name}") for feature in view.features)]
+    for first in range(0, len(ids), AT_ONCE):
+        with _pipeline(feast) as pipe:
+            for name in ids[first : first + AT_ONCE]:
+                pipe.hdel(_key(feast, view, name), *fields)
+            pipe.execute()
+
+
+def stored(feast: FeatureStore, view: FeatureView) -> dict[str, int]:
+    """The ids of all rows and their event times, in microseconds."""
+    field, project = _time_field(feast, view), feast.project.encode()
+    begins = len(_key(feast, view, "")) - len(project)
+    found: dict[str, int] = {}
+    for keys in _batches(_client(feast).scan_iter(_redis_key_prefix(view.join_keys) + b"*" + project, count=AT_ONCE)):
+        with _pipeline(feast) as pipe:
+            for key in keys:
+                pipe.hget(key, field)
+            for key, stamp in zip(keys, pipe.execute(), strict=True):
+                if stamp is not None:
+                    found[key[begins : -len(project)].decode()] = Timestamp.FromString(stamp).ToMicroseconds()
+    return found
+
+
+def mark(feast: FeatureStore, snapshot_id: str) -> None:
+    """Say which snapshot all rows are of; "" while they are being written."""
+    _ask(lambda: _client(feast).set(_mark(feast), snapshot_id))
+
+
+def marked(feast: FeatureStore) -> str | None:
+    """Which snapshot all rows are of; None where the server does not know."""
+    told = _ask(lambda: _client(feast).get(_mark(feast)))
+    return None if told is None else told.decode()
+
+
+def unmark(feast: FeatureStore) -> None:
+    """Forget the mark: the end of a scratch store."""
+    _ask(lambda: _client(feast).delete(_mark(feast)))
+
+
+def _ask(question: Any) -> Any:
+    try:
+        return question()
+    except RedisError as error:
+        raise InputError(f"Redis cannot be asked: {error}. Start it with `redis-server --appendonly yes`.") from error
+
+
+def _client(feast: FeatureStore) -> Any:
+    store: Any = feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
+    return store._get_client(feast.config.online_store)
+
+
+def _pipeline(feast: FeatureStore) -> Any:
+    return _client(feast).pipeline(transaction=False)
+
+
+def _key(feast: FeatureStore, view: FeatureView, name: str) -> bytes:
+    return _redis_key(feast.project, entity_key(view.join_keys, name), entity_key_serialization_version=KEY_VERSION)
+
+
+def _time_field(feast: FeatureStore, view: FeatureView) -> str:
+    return f"_ts:{_versioned_fv_name(view, feast.config)}"
+
+
+def _mark(feast: FeatureStore) -> str:
+    return f"{feast.project}:loaded"
+
+
+def _batches(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    for key in keys:
+        batch.append(key)
+        if len(batch) == AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
