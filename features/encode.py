@@ -180,28 +180,39 @@ def encode_histories(
     starts, at = np.asarray(starts, np.int64), np.asarray(at, np.int64)
     cut = at - micros(spec.history_lag_s)
     ends = ends_before(occurred_at, starts, np.asarray(ends, np.int64), cut)
-    slots = ends[:, None] + np.arange(-spec.history_length, 0)  # [U, L]
-    mask = slots >= starts[:, None]
-    rows = np.where(mask, slots, 0) if len(occurred_at) else np.zeros_like(slots)
-    if not len(occurred_at):
-        item_index, occurred_at, label, session = (
-            np.zeros(1, a.dtype) for a in (item_index, occurred_at, label, session)
-        )
-    age = np.where(mask, age_bucket(at[:, None] - occurred_at[rows]), 0).astype(np.int32)
-    ranks = np.arange(spec.history_length, 0, -1)
-    sessions = session[rows].astype(np.int64)
+    length = spec.history_length
+    mask = np.arange(-length, 0) >= (starts - ends)[:, None]  # [U, L]
+    times, sessions = newest(occurred_at, ends, length), newest(session, ends, length).astype(np.int64)
+    age = np.where(mask, age_bucket(at[:, None] - times), 0).astype(np.int32)
+    ranks = np.arange(length, 0, -1)
     known = mask[:, -1]
     return EncodedHistory(
-        item_index=np.where(mask, item_index[rows], PADDING_INDEX).astype(np.int32),
-        label=(mask & (label[rows] >= CLICKED)).astype(np.int32),
+        item_index=np.where(mask, newest(item_index, ends, length), PADDING_INDEX).astype(np.int32),
+        label=(mask & (newest(label, ends, length) >= CLICKED)).astype(np.int32),
         rank_bucket=np.where(mask, _floor_log2(ranks), 0).astype(np.int32),
         age_bucket=age,
         session=np.where(mask, sessions[:, -1:] - sessions, PADDING_SESSION).astype(np.int32),
         mask=mask,
         length=mask.sum(axis=1).astype(np.int32),
         last_age_bucket=np.where(known, age[:, -1], NUM_AGE_BUCKETS - 1).astype(np.int32),
-        session_open=known & (at - occurred_at[rows[:, -1]] <= micros(spec.session_gap_s)),
+        session_open=known & (at - times[:, -1] <= micros(spec.session_gap_s)),
     )
+
+
+def newest(values: npt.NDArray[Any], ends: Int64, length: int) -> npt.NDArray[Any]:
+    """[U, length] the values in the `length` places before each end, whosever they are: whole rows are copied at once.
+
+    values: flat; may be a memory map. Before its start lies its first value, and nothing but 0 where it is empty.
+    """
+    values = np.asarray(values) if len(values) else np.zeros(1, values.dtype)
+    firsts = ends - length
+    if len(values) < length:
+        return values[np.minimum(np.maximum(firsts[:, None] + np.arange(length), 0), len(values) - 1)]
+    made = np.lib.stride_tricks.sliding_window_view(values, length)[np.maximum(firsts, 0)]
+    early = np.flatnonzero(firsts < 0)
+    if len(early):
+        made[early] = values[np.maximum(firsts[early, None] + np.arange(length), 0)]
+    return made
 
 
 def encode_one(

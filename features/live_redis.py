@@ -133,6 +133,10 @@ class RedisTail:
     def newest_seq(self) -> int:
         return self._mark("newest")
 
+    def marks(self) -> tuple[int, int]:
+        newest, pruned = self._ask(lambda: self._client.hmget(self._key("marks"), ["newest", "pruned"]))
+        return int(newest or 0), int(pruned or 0)
+
     def pruned_seq(self) -> int:
         return self._mark("pruned")
 

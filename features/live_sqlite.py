@@ -91,6 +91,10 @@ class SqliteTail:
         """A row of one page that is always in memory."""
         return self._patiently(lambda connection: connection.execute(NEWEST).fetchone()[0])
 
+    def marks(self) -> tuple[int, int]:
+        rows = self._patiently(lambda connection: connection.execute("SELECT name, seq FROM marks").fetchall())
+        return dict(rows).get("newest", 0), dict(rows).get("pruned", 0)
+
     def pruned_seq(self) -> int:
         return self._patiently(lambda connection: connection.execute(PRUNED).fetchone()[0])
 

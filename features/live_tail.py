@@ -53,6 +53,10 @@ class LiveTail(Protocol):
         """
         ...
 
+    def marks(self) -> tuple[int, int]:
+        """(newest_seq, pruned_seq) in one cheap read: what a reader looks at before it answers."""
+        ...
+
     def pruned_seq(self) -> int:
         """The largest upto_seq that was pruned; 0 where nothing was. A reader that lacks some of those must reload."""
         ...

@@ -157,13 +157,14 @@ class OnlineStore:
 
         Raises StaleStoreError where a newer load must be opened.
         """
-        if self.tail.newest_seq() <= self.progress.seq:
-            return
-        if self.tail.pruned_seq() > self.absorbed_seq:
+        newest, pruned = self.tail.marks()
+        if pruned > self.absorbed_seq:
             raise StaleStoreError(
                 f"Live events that snapshot {self.snapshot_id[:12]} lacks have left the tail: a newer load holds them. "
                 "Open the store again; where that says the same, `dvc repro` and `make load` bring it up to date."
             )
+        if newest <= self.progress.seq:
+            return
         with self.progress.lock:
             while rows := self.tail.since(self.progress.seq):
                 events = [event for _, event in rows]
