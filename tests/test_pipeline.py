@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from serving.predictor import Predictor
 from serving.requests import RankRequest, RequestContext
 from tests.clones import SMALL, clone, real_data, run
 from tests.ebnerd_log import of_some_users
+from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
@@ -113,6 +115,50 @@ def test_the_report_table_names_what_was_made_and_where_to_look(made: Path) -> N
         assert stage in told
     assert "make serve" in told
     assert "data_docs" in told
+
+
+def test_posted_events_stay_through_a_run_and_a_restart_and_then_come_from_the_log(made: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "clone"
+    shutil.copytree(made, repository, symlinks=True)
+    predictor = opened(repository)
+    users = [golden.user_id for golden in {each.user_id: each for each in predictor.bundle.golden}.values()][:5]
+    items = predictor.bundle.golden[0].candidates
+    ask = [{"user_id": user, "candidates": items, "preview": True} for user in users]
+    with serving(repository) as client:
+        before = [client.post("/rank", json=each).json() for each in ask]
+        for number in range(50):
+            event = {"user_id": users[number % len(users)], "item_id": items[number % len(items)]}
+            answer = client.post("/events", json={"events": [event | {"event_id": f"posted {number}"}]})
+            assert (answer.status_code, answer.json()["num_new"]) == (200, 1)
+        live = [client.post("/rank", json=each).json() for each in ask]
+    for one, other in zip(before, live, strict=True):
+        assert other["history"]["length"] == one["history"]["length"] + 10
+        assert other["items"] != one["items"]
+    run(repository, "python", "-m", "orchestration.reproduce")
+    assert "up to date" in run(repository, "dvc", "status").stdout
+    with serving(repository) as client:
+        assert [client.post("/rank", json=each).json() for each in ask] == live
+    histories = [opened(repository).store.history(user) for user in users]
+    assert "sealed 50 in live/simulator/" in run(repository, "python", "-m", "features.absorb").stdout
+    run(repository, "python", "-m", "orchestration.reproduce")
+    assert "up to date" in run(repository, "dvc", "status").stdout
+    assert_adds_up(repository, "simulator")
+    again = opened(repository)
+    assert again.store.live.num_events == 0
+    for user, held, reply in zip(users, histories, live, strict=True):
+        now = again.store.history(user)
+        assert held is not None
+        assert now is not None
+        assert now.item_ids == held.item_ids
+        for name in ("occurred_at", "label", "session"):
+            assert getattr(now, name).tolist() == getattr(held, name).tolist()
+        told = again.rank(RankRequest(user_id=user, candidates=items, preview=True))
+        assert told.history.model_dump() == reply["history"]
+
+
+def opened(repository: Path) -> Predictor:
+    data, state = (repository / folder for folder in ("data/simulator", ".state/simulator/feast"))
+    return Predictor.open(data / "bundle", state, data / "feature_snapshot")
 
 
 def write_table(folder: Path, rows: list[list[str]]) -> Path:
