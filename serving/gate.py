@@ -20,12 +20,14 @@ CLOSE = (b"connection", b"close")  # what is left of the body would be read as t
 
 
 class Gate:
-    """ASGI middleware over POST: UTF-8 JSON only, whole within body_timeout_s, at most max_body_bytes().
+    """ASGI middleware over POST: UTF-8 JSON only, whole within body_timeout_s, at most max_body_bytes(path).
 
     max_in_flight: requests being answered at once, the one that computes and those that wait for it. One more is 429.
     """
 
-    def __init__(self, app: App, max_body_bytes: Callable[[], int], body_timeout_s: float, max_in_flight: int) -> None:
+    def __init__(
+        self, app: App, max_body_bytes: Callable[[str], int], body_timeout_s: float, max_in_flight: int
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
@@ -38,7 +40,7 @@ class Gate:
             return await self._app(scope, receive, send)
         if reason := _unreadable(scope["headers"]):
             return await _refuse(send, 415, reason, CLOSE)
-        limit = self._max_body_bytes()
+        limit = self._max_body_bytes(scope["path"])
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 body = await _read(receive, limit)

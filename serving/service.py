@@ -21,7 +21,7 @@ from contracts.errors import InputError
 from features.online import StaleStoreError
 from serving.gate import Gate
 from serving.predictor import Predictor, open_here
-from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, max_body_bytes
+from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, max_body_bytes, max_events_bytes
 
 TIMEOUT_S = 3.0
 BODY_TIMEOUT_S = 0.5
@@ -34,9 +34,10 @@ Reply = TypeVar("Reply")
 MESSAGES = (RankRequest.__name__, EventsRequest.__name__)
 
 
-def body_limit() -> int:
-    """Bytes of the largest request that the bundle's limits allow."""
-    return max_body_bytes(bentoml.get_current_service().predictor.limits)
+def body_limit(path: str) -> int:
+    """Bytes of the largest request to a path that the bundle's limits allow."""
+    limits = bentoml.get_current_service().predictor.limits
+    return max_events_bytes(limits) if path.endswith("/events") else max_body_bytes(limits)
 
 
 async def info(_: HttpRequest) -> JSONResponse:

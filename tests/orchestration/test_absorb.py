@@ -37,7 +37,7 @@ def test_a_program_that_fails_fails_the_op_with_its_last_line_and_its_status(tmp
     )
     result, _ = execute(tmp_path, script)
     (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    assert failure.user_failure_data.description == "absorb: absorb failed: locked"
+    assert failure.user_failure_data.description == "absorb: absorb failed: the live log is locked"
     assert failure.user_failure_data.metadata["exit_code"].value == status
 
 

@@ -42,7 +42,7 @@ class Held:
 
 
 def gated(app: Any) -> Gate:
-    return Gate(app, max_body_bytes=lambda: 100, body_timeout_s=0.05, max_in_flight=2)
+    return Gate(app, max_body_bytes=lambda _: 100, body_timeout_s=0.05, max_in_flight=2)
 
 
 def test_a_body_that_does_not_end_is_a_408_and_the_connection_closes() -> None:

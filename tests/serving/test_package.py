@@ -29,7 +29,7 @@ def repackaged(bundle: Path) -> Manifest:
 def copied(data: Path, tmp_path: Path) -> Path:
     """A copy of what package reads."""
     target = tmp_path / "simulator"
-    shutil.copytree(data, target, ignore=shutil.ignore_patterns("interactions", "validated_interactions", "provenance"))
+    shutil.copytree(data, target, ignore=shutil.ignore_patterns("interactions", "provenance"))
     return target
 
 
