@@ -1,5 +1,6 @@
 """What a click is, how seconds become microseconds, ids keys, what co-clicks are compared with: said for all sides."""
 
+import functools
 import hashlib
 
 CLICKED = 0.5
@@ -25,6 +26,7 @@ def coclick_columns(rank: int, context: bool) -> tuple[str, ...]:
     return ("coclick_user", *of_spans, *(("coclick_read",) if context else ()))
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def key_of_text(text: str) -> int:
     """The int64 that stands for an event_id or a session_id where histories are stored: the first 8 bytes of its MD5.
 

@@ -42,18 +42,19 @@ def number_sessions(
     """
     if not len(occurred_at):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    stated = ~first
-    stated[1:] &= (session_key[1:] != NO_SESSION) & (session_key[:-1] != NO_SESSION)
-    differs = np.r_[True, session_key[1:] != session_key[:-1]]
-    gap = np.r_[True, np.diff(occurred_at) > rule.gap_us]
-    opens = first | np.where(stated, differs, gap)
+    both_stated = (session_key[1:] != NO_SESSION) & (session_key[:-1] != NO_SESSION)
+    opens = first.copy()
+    opens[0] = True
+    is_over = occurred_at[1:] - occurred_at[:-1] > rule.gap_us
+    opens[1:] |= np.where(both_stated, session_key[1:] != session_key[:-1], is_over)
     starts = np.flatnonzero(opens)
-    begun = occurred_at[starts].copy()
+    begun = occurred_at[starts]
     if started_at is not None:
         begun[first[starts]] = started_at
-    started = np.repeat(begun, np.diff(np.r_[starts, len(occurred_at)]))
+    number = np.cumsum(opens)
+    started = begun[number - 1]
     if rule.max_us is not None:
         piece = (occurred_at - started) // rule.max_us
-        opens |= ~stated & np.r_[True, piece[1:] != piece[:-1]]
-    number = np.cumsum(opens)
+        opens[1:] |= ~both_stated & (piece[1:] != piece[:-1])
+        number = np.cumsum(opens)
     return number - np.maximum.accumulate(np.where(first, number, 0)), started
