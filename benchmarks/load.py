@@ -8,6 +8,7 @@ in a hundred users acts again on the day after, and that is loaded, over the fir
 import argparse
 import contextlib
 import io
+import json
 import logging
 import os
 import shutil
@@ -21,15 +22,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from feast import FeatureStore, RepoConfig
 
 from benchmarks.table import write_table
 from contracts.params import PARAMS, load_params
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED, ROLE_HISTORY, ROLE_IMPRESSION
 from features import histories, statistics
-from features.feast_repository import definitions
+from features.feast_repository import definitions, read_settings
 from features.fill import VIEWS
 from features.history_reader import UserHistories
-from features.load import load, offline_store
+from features.load import load
 from features.online import OnlineStore
 from features.snapshot import write_snapshot
 from features.state import state_of
@@ -68,6 +70,8 @@ def main() -> None:
 def measure(data: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a case."""
     state = state_of(data)
+    (data / "absorbed").mkdir(parents=True)
+    (data / "absorbed" / "absorbed.json").write_text('{"seq": 0}', encoding="utf-8")
     for day in range(options.days):
         write_day(data, day, options.users, options.events // options.days, options.items)
     snapshot(data)
@@ -96,11 +100,24 @@ def timed(case: str, act: Callable[[], Any]) -> dict[str, Any]:
 
 
 def feast_alone(data: Path, folder: Path) -> None:
-    """Apply the same definitions and materialize the two views, as `feast apply` and `feast materialize` do."""
+    """Apply the views and materialize them as `feast apply` and `feast materialize` do, with Feast's own stores."""
     folder.mkdir()
-    counted = load_params(ROOT / PARAMS)["statistics"]
-    with offline_store(folder, folder / "spill") as store, contextlib.redirect_stdout(io.StringIO()):
-        store.apply(definitions(data, data / "feature_snapshot", counted))
+    stores = {
+        "online_store": {"type": "sqlite", "path": str(folder / "online.db")},
+        "offline_store": {"type": "duckdb"},
+    }
+    config = RepoConfig(
+        project="stock",
+        provider="local",
+        registry=str(folder / "registry.db"),
+        entity_key_serialization_version=3,
+        **stores,
+    )
+    taken = data / "feature_snapshot"
+    settings = read_settings(taken, json.loads((taken / "snapshot.json").read_text(encoding="utf-8")))
+    store = FeatureStore(config=config)
+    with contextlib.redirect_stdout(io.StringIO()):
+        store.apply(definitions(data, taken, *settings))
         store.materialize(datetime(1900, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1), list(VIEWS))
 
 
