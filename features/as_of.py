@@ -4,7 +4,8 @@ Negative and unseen keys read zero. Times are int64 microseconds, UTC.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -54,11 +55,6 @@ class AsOfCounter:
     packed: Int64
     shows: Int64
     clicks: Int64
-    clicked_at: Int64 = field(init=False, repr=False)
-    """The time of the newest row with a click of the row's key, that row included; NEVER where there is none yet."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "clicked_at", self._clicked_at())
 
     @classmethod
     def from_rows(cls, keys: Int64, times: Int64, shows: Int64, clicks: Int64) -> "AsOfCounter":
@@ -127,7 +123,9 @@ class AsOfCounter:
         row = np.searchsorted(self.packed, first + np.searchsorted(self.times, at_us, side="left"), side="left") - 1
         return row, known & (row >= 0) & (self.packed[row] >= first)
 
-    def _clicked_at(self) -> Int64:
+    @cached_property
+    def clicked_at(self) -> Int64:
+        """The time of the newest row with a click of the row's key, that row included; NEVER: none yet. One a row."""
         if not len(self.packed):
             return np.zeros(0, np.int64)
         key, time = np.divmod(self.packed, len(self.times) + 1)

@@ -36,10 +36,7 @@ def extended(first: AsOfCounter, later: AsOfCounter) -> AsOfCounter:
 def save(tables: dict[str, AsOfCounter], folder: Path) -> None:
     """Write the later rows of all tables into one file."""
     arrays = {
-        f"{name}.{each.name}": getattr(table, each.name)
-        for name, table in tables.items()
-        for each in fields(table)
-        if each.init
+        f"{name}.{each.name}": getattr(table, each.name) for name, table in tables.items() for each in fields(table)
     }
     np.savez(folder / LATER, **arrays)
 
@@ -48,18 +45,26 @@ def load(names: tuple[str, ...], folder: Path) -> dict[str, AsOfCounter] | None:
     """What save wrote; None where there is nothing later."""
     if not (folder / LATER).exists():
         return None
-    columns = [each.name for each in fields(AsOfCounter) if each.init]
+    columns = [each.name for each in fields(AsOfCounter)]
     with np.load(folder / LATER, allow_pickle=False) as arrays:
         return {name: AsOfCounter(**{column: arrays[f"{name}.{column}"] for column in columns}) for name in names}
 
 
 def _union(first: Int64, later: Int64) -> tuple[Int64, Int64, Int64]:
     """(all distinct values, the place of each of the first among them, that of each of the later). Both ascend."""
-    known = np.isin(later, first, assume_unique=True)
-    both = np.insert(first, np.searchsorted(first, later[~known]), later[~known])
-    return both, np.searchsorted(both, first), np.searchsorted(both, later)
+    place = np.searchsorted(first, later)
+    known = np.zeros(len(later), bool)
+    inside = place < len(first)
+    known[inside] = first[place[inside]] == later[inside]
+    at = place[~known]
+    both = np.insert(first, at, later[~known])
+    moved = np.repeat(np.arange(len(at) + 1), np.diff(np.r_[0, at, len(first)]))
+    return both, np.arange(len(first)) + moved, np.searchsorted(both, later)
 
 
 def _packed(counter: AsOfCounter, key_rank: Int64, time_rank: Int64, radix: int) -> Int64:
-    key, time = np.divmod(counter.packed, len(counter.times) + 1)
-    return key_rank[key] * radix + time_rank[time]
+    before = len(counter.times) + 1
+    key = counter.packed // before
+    if len(key_rank) and key_rank[-1] == len(key_rank) - 1 and time_rank[-1] == len(time_rank) - 1:
+        return counter.packed + key * (radix - before)  # every key and time has the rank it had
+    return key_rank[key] * radix + time_rank[counter.packed - key * before]

@@ -59,7 +59,7 @@ class Counters:
         """Write one uncompressed .npz a table into folder."""
         for name in NAMES:
             table: AsOfCounter = getattr(self, name)
-            held = {each.name: getattr(table, each.name) for each in fields(table) if each.init}
+            held = {each.name: getattr(table, each.name) for each in fields(table)}
             np.savez(folder / f"{name}.npz", **held)
         if self.coclicks is not None:
             arrays: dict[str, Any] = self.coclicks.arrays()
@@ -75,6 +75,7 @@ class Counters:
             tables[name] = AsOfCounter(**held)
         if later := counter_layers.load(NAMES, folder):
             tables = {name: counter_layers.extended(table, later[name]) for name, table in tables.items()}
+        _ = tables["item_counters"].clicked_at  # now: the first request shall not wait for it
         coclicks = None
         if (folder / COCLICKS).exists():
             with np.load(folder / COCLICKS, allow_pickle=False) as arrays:

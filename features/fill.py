@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from google.protobuf.message import Message
 
 from contracts.errors import InputError
 from features import counter_layers
@@ -154,11 +155,22 @@ def _hashes(wanted: list[Any]) -> dict[str, str]:
     """A hash of all definitions and one of the columns of the views that are online, for this version of Feast."""
     import feast
 
-    specs = [each.to_proto().spec.SerializeToString(deterministic=True) for each in wanted]
+    specs = [_timeless(each.to_proto().spec).SerializeToString(deterministic=True) for each in wanted]
     views = [each for each in wanted if getattr(each, "name", None) in VIEWS]
     columns = [[view.name, *view.entities, *(f"{field.name} {field.dtype}" for field in view.schema)] for view in views]
     said = {"all": b"".join(hashlib.sha256(spec).digest() for spec in specs), "online": json.dumps(columns).encode()}
     return {name: hashlib.sha256(feast.__version__.encode() + text).hexdigest() for name, text in said.items()}
+
+
+def _timeless(message: Any) -> Any:
+    """A definition without when it was made, which Feast writes into its sources and views, however deep."""
+    for field, value in message.ListFields():
+        if field.name in ("created_timestamp", "last_updated_timestamp"):
+            message.ClearField(field.name)
+        elif field.message_type and not field.message_type.GetOptions().map_entry:
+            for each in [value] if isinstance(value, Message) else value:
+                _timeless(each)
+    return message
 
 
 def _load_view(feast: "FeatureStore", folder: Path, name: str, held: Held | None, snapshot: Path) -> None:

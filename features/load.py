@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contracts.errors import InputError
 from contracts.params import load_params
@@ -31,8 +31,17 @@ log = logging.getLogger("leitmotif")
 
 BUILDING = ".feast-"
 STORED = "stored"
-"""The stamp's key for the loaded files: name -> sha256. SQLite's -wal and -shm are left out: readers may make them."""
+"""The stamp's key for the loaded files: name -> Stored. SQLite's -wal and -shm are left out: readers may make them."""
 SIDECARS = ("-wal", "-shm", "-journal")
+
+
+class Stored(NamedTuple):
+    """A loaded file."""
+
+    sha256: str
+    size: int  # bytes; this and what follows tell, as in git's and DVC's caches, whether it was written to since
+    mtime_ns: int
+    inode: int
 
 
 def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
@@ -53,7 +62,8 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
         building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
         try:
             defined = fill(building, held, data, snapshot, stamp)
-            write_json(building / STAMP, stamp | {STORED: _digests(building, held), DEFINED: defined})
+            stored = _stored(building, held.stamp[STORED] if held is not None else {})
+            write_json(building / STAMP, stamp | {STORED: stored, DEFINED: defined})
             _point(state, building)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
@@ -124,10 +134,10 @@ def _held(state: Path) -> Held | None:
             return None
         if DEFINED not in stamp:  # another version loaded it
             return None
-        if stamp.get(STORED) == _digests(state) and _has_rows(state, stamp):
+        if _is_undamaged(state, stamp) and _has_rows(state, stamp):
             return Held(state.resolve(), stamp)
         log.info("a file in %s is not what was loaded: loading all of it again", state)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         log.info("%s cannot be read (%s): loading all of it again", state, error)
     return None
 
@@ -148,18 +158,26 @@ def _without_ours(stamp: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in stamp.items() if key not in (STORED, DEFINED)}
 
 
-def _digests(folder: Path, held: Held | None = None) -> dict[str, str]:
-    """The hash of every file. held: a state whose hashes are known; a file that is one of its own is not read again."""
-    digests = {}
+def _is_undamaged(state: Path, stamp: dict[str, Any]) -> bool:
+    """Whether every file has the bytes that were loaded. A file that nobody wrote to since is not read again."""
+    said = stamp[STORED]
+    return {name: file[0] for name, file in _stored(state, said).items()} == {name: said[name][0] for name in said}
+
+
+def _stored(folder: Path, known: dict[str, Any]) -> dict[str, Stored]:
+    """Every file. known: those whose hashes are known."""
+    stored = {}
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name == STAMP or path.name.endswith(SIDECARS):
             continue
-        if held is not None and (held.folder / path.name).exists() and path.samefile(held.folder / path.name):
-            digests[path.name] = held.stamp[STORED][path.name]
+        status = path.stat()
+        version = (status.st_size, status.st_mtime_ns, status.st_ino)
+        if path.name in known and version == (*known[path.name][1:],):
+            stored[path.name] = Stored(*known[path.name])
             continue
         with path.open("rb") as handle:
-            digests[path.name] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return digests
+            stored[path.name] = Stored(hashlib.file_digest(handle, "sha256").hexdigest(), *version)
+    return stored
 
 
 def _point(state: Path, folder: Path) -> None:

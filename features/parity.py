@@ -1,5 +1,6 @@
 """An online store, loaded or fed live, and the offline tables -> how many values the two sides read otherwise."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,8 +22,11 @@ from features.online import ItemProfile, OnlineStore, UserHistory
 from features.replay import Replay
 from features.scalars import scalars_of_one
 
+logger = logging.getLogger("leitmotif")
+
 USERS_AT_ONCE = 256
 NUM_NAMED = 5
+SAID_EVERY = 2_000
 NO_HISTORY = UserHistory([], np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
@@ -81,7 +85,7 @@ def compare_requests(
     inside = np.maximum(log.end - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
     comparison = Comparison()
     for request in log.requests(_spread(np.flatnonzero(inside), num_requests)):
-        _compare(comparison, spec, log, store, request)
+        _compare(comparison, spec, log, store, request, store.history(log.user_id(request)) or NO_HISTORY)
     return comparison, int((~inside).sum())
 
 
@@ -100,22 +104,26 @@ def replay_requests(
     which the store's newest max_length events are too young to be known by then, so that older ones lack.
     """
     log, comparison, left_out = _Log.open(data), Comparison(), 0
-    for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
+    chosen = _spread(np.flatnonzero(log.at >= from_us), num_requests)
+    for number, request in enumerate(log.requests(chosen)):
+        if number and number % SAID_EVERY == 0:
+            logger.info("replayed %s of %s requests", f"{number:,}", f"{len(chosen):,}")
         replay.upto(request.at)
-        online = replay.store.history(log.histories.user_ids[request.user_index].as_py()) or NO_HISTORY
+        online = replay.store.history(log.user_id(request)) or NO_HISTORY
         known = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
         full = len(online.item_ids) == replay.max_length
         if full and known < min(request.end_offset, spec.num_events_read):
             left_out += 1
         else:
-            _compare(comparison, spec, log, replay.store, request)
+            _compare(comparison, spec, log, replay.store, request, online)
     return comparison, left_out
 
 
-def _compare(comparison: Comparison, spec: FeatureSpec, log: "_Log", store: OnlineStore, request: "_Request") -> None:
-    """One request, by the tensors of its history and the scalars of its candidates."""
-    user_id = log.histories.user_ids[request.user_index].as_py()
-    online = store.history(user_id) or NO_HISTORY
+def _compare(
+    comparison: Comparison, spec: FeatureSpec, log: "_Log", store: OnlineStore, request: "_Request", online: UserHistory
+) -> None:
+    """One request, by the tensors of its history and the scalars of its candidates. online: its user's, as read."""
+    user_id = log.user_id(request)
     indices = np.array([log.index_of.get(item_id, UNKNOWN_INDEX) for item_id in online.item_ids], np.int32)
     events = (indices, online.occurred_at, online.label, online.session)
     pairs = _encoded_pairs(_offline(spec, log.histories, request), encode_one(spec, *events, at=request.at))
@@ -176,6 +184,10 @@ class _Log:
             item_index=table["item_index"].to_numpy(),
             contexts=pq.read_table(data / "impressions" / "requests.parquet", columns=list(Context._fields)),
         )
+
+    def user_id(self, request: _Request) -> str:
+        """Whose it is."""
+        return self.histories.user_ids[request.user_index].as_py()
 
     def requests(self, chosen: npt.NDArray[np.int64]) -> Iterator[_Request]:
         """Requests by their places, one by one."""
