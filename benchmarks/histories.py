@@ -119,7 +119,8 @@ def _run_apart(which: str, data: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.histories", "--once", which, str(data)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    said = child.stdout.read()
+    with child.stdout as printed:
+        said = printed.read()
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = status
     if status:

@@ -132,6 +132,7 @@ def definitions(folder: Path, length: int) -> list[Any]:
 
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
     sequence = {"sequence": "true", "histories": str(folder / "user_histories"), "max_length": str(length)}
+    sequence |= {"session_gap_s": "1800", "session_max_s": ""}
     strict = {"strict": "true", "lag_s": "0"}
 
     def view(name: str, path: str, feature: Field, tags: dict[str, str]) -> FeatureView:

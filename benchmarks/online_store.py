@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def main() -> None:
         report["sqlite"] = compare(
             open_feast(folder / "ours", {"path": str(folder / "ours.db"), "tail_path": str(folder / "live.db")} | OURS),
             open_feast(folder / "stock", {"type": "sqlite", "path": str(folder / "stock.db")}),
+            folder,
             options,
         )
         if shutil.which("redis-server"):
@@ -63,6 +65,7 @@ def main() -> None:
                 report["redis"] = compare(
                     open_feast(folder / "redis_ours", where | {"tail_prefix": "live"} | OURS_REDIS),
                     open_feast(folder / "redis_stock", where | {"type": "redis"}),
+                    folder,
                     options,
                 )
     print(json.dumps(report, indent=2))
@@ -72,7 +75,7 @@ OURS = {"type": "features.feast_sqlite.LeitmotifSqliteOnlineStore"}
 OURS_REDIS = {"type": "features.feast_redis.LeitmotifRedisOnlineStore"}
 
 
-def compare(ours: FeatureStore, stock: FeatureStore, options: argparse.Namespace) -> dict[str, Any]:
+def compare(ours: FeatureStore, stock: FeatureStore, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One engine: materialize, then reads without and with live events, then appends."""
     batch = [row_of(f"u{number}") for number in range(options.users)]
     loads = measure({"ours": lambda n: load(ours, batch, n), "stock": lambda n: load(stock, batch, n)}, 5)
@@ -89,7 +92,8 @@ def compare(ours: FeatureStore, stock: FeatureStore, options: argparse.Namespace
     tail = online.tail(ours.config)
     appends = measure({"ours": lambda n: tail.append([event(f"w{n % 20}", f"a{n}", n)])}, options.reads)
     pushes = measure({"stock": lambda n: read_append_push(stock, n)}, options.pushes)
-    floor = measure({"disk": durable_write(Path(ours.config.registry.path).with_name("floor"))}, options.reads)
+    with (folder / "floor").open("ab", buffering=0) as handle:
+        floor = measure({"disk": lambda _: durable_write(handle)}, options.reads)
     tail.close()
     return {
         "materialize_users_per_s": {name: round(options.users / statistics.median(t)) for name, t in loads.items()},
@@ -186,15 +190,10 @@ def read_append_push(store: FeatureStore, number: int) -> None:
     online_of(store).online_write_batch(store.config, view, [(key, values, at + timedelta(seconds=1), None)], None)
 
 
-def durable_write(path: Path) -> Callable[[int], None]:
+def durable_write(handle: FileIO) -> None:
     """What the disk alone takes for an acknowledgement that survives a power cut."""
-    handle = path.open("ab", buffering=0)
-
-    def write(_: int) -> None:
-        handle.write(b"x" * 100)
-        os.fdatasync(handle.fileno())
-
-    return write
+    handle.write(b"x" * 100)
+    os.fdatasync(handle.fileno())
 
 
 def open_feast(folder: Path, online_store: dict[str, Any]) -> FeatureStore:

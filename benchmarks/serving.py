@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import numpy as np
 import torch
 
-from features.scalars import scalars_of_one
 from serving.predictor import Predictor, open_here
 from serving.requests import RankRequest
 from serving.scorer import NO_EVENTS
@@ -46,7 +46,7 @@ def main() -> None:
             "http_floor": lambda _: client.get("/livez").raise_for_status(),
         }
         timings = measure(cases, bodies)
-    report = {name: summarise(times) for name, times in timings.items()}
+    report: dict[str, Any] = {name: summarise(times) for name, times in timings.items()}
     p50 = {name: figures["p50_ms"] for name, figures in report.items()}
     report["ratios_of_p50"] = {
         "http_over_in_process": round(p50["http"] / p50["in_process"], 2),
@@ -67,13 +67,17 @@ def main() -> None:
 
 
 def draw_requests(predictor: Predictor, users: list[str] | None, num_candidates: int, num: int) -> list[dict]:
-    """Known users in turn, each with items of the catalogue drawn at random, seeded."""
+    """Known users in turn, each with items of the catalogue drawn at random, seeded. Nothing is logged as shown."""
     users = users or sorted({golden.user_id for golden in predictor.bundle.golden})
     items = sorted(predictor.bundle.scorer.index_of)
     rng = np.random.default_rng(0)
     size = min(num_candidates, len(items))
     return [
-        {"user_id": users[n % len(users)], "candidates": [items[row] for row in rng.choice(len(items), size, False)]}
+        {
+            "user_id": users[n % len(users)],
+            "candidates": [items[row] for row in rng.choice(len(items), size, False)],
+            "preview": True,
+        }
         for n in range(num)
     ]
 
@@ -85,8 +89,7 @@ def rank_repeating_the_user_side(predictor: Predictor, body: dict) -> None:
     encoded = scorer.encode(events, at)
     num = len(body["candidates"])
     repeated = to_history({name: np.repeat(value, num, axis=0) for name, value in vars(encoded).items()})
-    keys = predictor.store.item_keys(body["candidates"]), predictor.store.user_key(body["user_id"])
-    scalars = scalars_of_one(scorer.spec, predictor.store.counters, *keys, at)
+    scalars = predictor.scalars(body["user_id"], events, body["candidates"], at)
     with torch.inference_mode():
         candidates = to_candidates(scorer.item_index(body["candidates"]), np.arange(num), scalars)
         state = scorer.model.user_side(History(*(column.to(scorer.device) for column in repeated)))

@@ -104,10 +104,7 @@ def replay_requests(
     which the store's newest max_length events are too young to be known by then, so that older ones lack.
     """
     log, comparison, left_out = _Log.open(data), Comparison(), 0
-    chosen = _spread(np.flatnonzero(log.at >= from_us), num_requests)
-    for number, request in enumerate(log.requests(chosen)):
-        if number and number % SAID_EVERY == 0:
-            logger.info("replayed %s of %s requests", f"{number:,}", f"{len(chosen):,}")
+    for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
         replay.upto(request.at)
         online = replay.store.history(log.user_id(request)) or NO_HISTORY
         known = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
@@ -190,8 +187,10 @@ class _Log:
         return self.histories.user_ids[request.user_index].as_py()
 
     def requests(self, chosen: npt.NDArray[np.int64]) -> Iterator[_Request]:
-        """Requests by their places, one by one."""
-        for row in chosen.tolist():
+        """Requests by their places, one by one. Says how far it is."""
+        for number, row in enumerate(chosen.tolist()):
+            if number and number % SAID_EVERY == 0:
+                logger.info("%s of %s requests compared", f"{number:,}", f"{len(chosen):,}")
             yield _Request(
                 user_index=int(self.user[row]),
                 at=int(self.at[row]),

@@ -1,0 +1,54 @@
+"""Every benchmark of the feature store still runs, on a log of a few thousand events, and compares what it says."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> str:
+    """What the command prints."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    importlib.import_module(f"benchmarks.{name}").main()
+    return capsys.readouterr().out
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """The cells of a Markdown table, without its head."""
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(monkeypatch, capsys, "histories", "--rows", "5000", "--days", "3", "--reports", str(tmp_path))
+    assert [row[1] for row in rows_of(printed)] == [
+        "ours, empty cache",
+        "DuckDB SQL",
+        "ours, one day more",
+        "ours, nothing new",
+    ]
+
+
+def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--users", "40", "--events", "30", "--items", "50", "--days", "3", "--changed", "0.1")
+    rows = rows_of(run(monkeypatch, capsys, "load", *small, "--reports", str(tmp_path)))
+    assert rows[1][0] == "4 of 40 users changed"
+    assert len(rows) == 6
+
+
+def test_offline_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--impressions", "200", "--rows", "300", "--users", "20", "--snapshots", "3", "--length", "5")
+    rows = rows_of(run(monkeypatch, capsys, "offline_store", *small, "--reports", str(tmp_path)))
+    assert len({row[0] for row in rows}) == len(rows) > 3
+
+
+def test_loader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--events", "3000", "--length", "20", "--batch", "16", "--seconds", "0.01")
+    assert "ours: encoded for the model" in run(monkeypatch, capsys, "loader", *small)
+
+
+def test_online_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads(run(monkeypatch, capsys, "online_store", "--reads", "10", "--pushes", "2", "--users", "20"))
+    assert report["sqlite"]["ratios_of_p50"].keys() == report.get("redis", report["sqlite"])["ratios_of_p50"].keys()
