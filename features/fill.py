@@ -15,7 +15,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from google.protobuf.message import Message
@@ -25,6 +27,7 @@ from features import counter_layers
 from features.counters import COCLICKS, KEYS, NAMES, Counters, from_parquet
 from features.row_changes import Difference, Rows
 from features.snapshot import COUNTERS
+from features.tails import engine
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -33,6 +36,8 @@ log = logging.getLogger("leitmotif")
 
 DEFINED = "defined"
 """The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and COUNTED."""
+ENGINE = "engine"
+"""In it, which online store was loaded: Feast's registry is of one."""
 COUNTED = "counted"
 """In it, the counters' files that are in the first layer: name -> hash. Others are in features.counter_layers' file."""
 MAX_LATER = 0.1
@@ -90,12 +95,13 @@ def _count_later(folder: Path, held: Held, data: Path, later: list[str], items: 
     ids = json.loads((held.folder / IDS).read_text(encoding="utf-8"))
     new_items = _new(items, ids["items"])
     moved = len(items) - len(new_items) != len(ids["items"])
-    if moved or (later and (held.folder / COCLICKS).exists()) or _large(files, held.folder):
+    if moved or _large(files, held.folder) or _have_coclicks(later, held.folder):
         return False
     for name in (COCLICKS, *(f"{name}.npz" for name in NAMES)):
         if (held.folder / name).exists():
             os.link(held.folder / name, folder / name)
     ids["items"] += new_items  # at the end: a key is a position
+    ids["users"] = ids["users"][: _num_counted_users(held.folder)]  # later ones may be forgotten since
     if acted := files["user_counters"]:
         users = ds.dataset([str(path) for path in acted], format="parquet").to_table(columns=["user_id"])["user_id"]
         ids["users"] += _new(users.unique().to_pylist(), ids["users"])
@@ -110,6 +116,18 @@ def _count_later(folder: Path, held: Held, data: Path, later: list[str], items: 
 def _new(ids: list[str], known: list[str]) -> list[str]:
     before = set(known)
     return [name for name in ids if name not in before]
+
+
+def _have_coclicks(later: list[str], held: Path) -> bool:
+    """Whether new partitions change or bring co-clicks, which are factorised anew, all at once."""
+    return bool(later) and ((held / COCLICKS).exists() or any(name.split("/")[0] == "coclicks" for name in later))
+
+
+def _num_counted_users(held: Path) -> int:
+    """The users of the first layer, each of whom has a row in it."""
+    with np.load(held / "user_counters.npz", allow_pickle=False) as arrays:
+        keys = arrays["keys"]
+    return int(keys[-1]) + 1 if len(keys) else 0
 
 
 def _large(files: dict[str, list[Path]], held: Path) -> bool:
@@ -152,14 +170,18 @@ def _feast(
 
 
 def _hashes(wanted: list[Any]) -> dict[str, str]:
-    """A hash of all definitions and one of the columns of the views that are online, for this version of Feast."""
+    """A hash of all definitions and one of the columns of the views that are online, for this version of Feast.
+
+    Beside them, the online store's engine.
+    """
     import feast
 
     specs = [_timeless(each.to_proto().spec).SerializeToString(deterministic=True) for each in wanted]
     views = [each for each in wanted if getattr(each, "name", None) in VIEWS]
     columns = [[view.name, *view.entities, *(f"{field.name} {field.dtype}" for field in view.schema)] for view in views]
     said = {"all": b"".join(hashlib.sha256(spec).digest() for spec in specs), "online": json.dumps(columns).encode()}
-    return {name: hashlib.sha256(feast.__version__.encode() + text).hexdigest() for name, text in said.items()}
+    hashes = {name: hashlib.sha256(feast.__version__.encode() + text).hexdigest() for name, text in said.items()}
+    return {**hashes, ENGINE: engine()}
 
 
 def _timeless(message: Any) -> Any:
@@ -180,21 +202,26 @@ def _load_view(feast: "FeatureStore", folder: Path, name: str, held: Held | None
     rows_file = f"{name}.rows.parquet"
     view, key = feast.get_feature_view(name), VIEWS[name]
     difference = Difference(Rows.read(held.folder / rows_file) if held is not None else Rows.none())
-    if held is None and not online_rows.is_file(feast):  # a server may have rows of which nothing is known
-        online_rows.remove(feast, view, online_rows.stored_ids(feast, view).to_pylist())
+    # A server may have rows of which nothing is known; they are read all the while, so they go last.
+    unknown = pa.array([], pa.string())
+    if held is None and not online_rows.is_file(feast):
+        unknown = online_rows.stored_ids(feast, view)
     num_written = 0
     for piece in _row_groups(snapshot / f"{name}.parquet"):
         written, restamped = difference.changed(Rows.of(piece, key, EVENT_TIME))
         changed = piece.filter(pa.array(written))
         if held is not None:
             online_rows.let_older_in(feast, view, changed[key].to_pylist())
+        elif len(unknown):
+            there = pc.call_function("is_in", [changed[key]], pc.SetLookupOptions(value_set=unknown))
+            online_rows.let_older_in(feast, view, changed[key].filter(there).to_pylist())
         online_rows.write(feast, view, changed)
         late = piece.select([key, EVENT_TIME]).filter(pa.array(restamped))
         online_rows.restamp(feast, view, late[key].to_pylist(), late[EVENT_TIME].cast(pa.int64()).to_pylist())
         num_written += int(written.sum())
-    gone = difference.gone()
-    online_rows.remove(feast, view, gone)
     rows = difference.rows()
+    gone = [*difference.gone(), *_new(unknown.to_pylist(), rows.table["id"].to_pylist())]
+    online_rows.remove(feast, view, gone)
     rows.write(folder / rows_file)
     counts = [f"{count:,}" for count in (num_written, len(rows.table), len(gone))]
     log.info("loading Feast: of %s %s of %s rows written, %s removed", name, *counts)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
-from features.fill import DEFINED, ONLINE, Held, fill
+from features.fill import DEFINED, ENGINE, ONLINE, Held, fill
 from features.state import STAMP, read_stamp, state_of
-from features.tails import open_tail, redis_address
+from features.tails import engine, open_tail, redis_address
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -133,6 +133,9 @@ def _held(state: Path) -> Held | None:
         if stamp is None:
             return None
         if DEFINED not in stamp:  # another version loaded it
+            return None
+        if stamp[DEFINED].get(ENGINE) != engine():
+            log.info("%s is of another online store than %s, which is chosen: loading all of it", state, engine())
             return None
         if _is_undamaged(state, stamp) and _has_rows(state, stamp):
             return Held(state.resolve(), stamp)

@@ -32,6 +32,11 @@ def redis_address() -> str | None:
     )
 
 
+def engine() -> str:
+    """Which online store is chosen: sqlite or redis."""
+    return "sqlite" if redis_address() is None else "redis"
+
+
 def _url(address: str) -> str:
     """Feast's address of a Redis as redis-py writes it."""
     server, *told = address.split(",")

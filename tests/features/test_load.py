@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import USER_HISTORY_SNAPSHOT
+from features import online_rows
 from features.counters import NAMES, PAIR_RADIX
 from features.fill import VIEWS
 from features.histories import run as run_histories
@@ -30,6 +31,7 @@ from features.row_changes import Difference, Rows
 from features.snapshot import ITEM_PROFILE, write_snapshot
 from features.state import read_stamp, state_of
 from features.statistics import run as run_statistics
+from tests.features.redis_server import RedisServer
 from tests.features.small_log import (
     START,
     START_US,
@@ -209,6 +211,68 @@ def test_a_log_that_goes_on_is_counted_as_from_nothing(tmp_path: Path) -> None:
         linked.append((source.state / "user_counters.npz").stat().st_ino == inode)
         assert_as_from_nothing(source)
     assert linked == [False, True, True, True, False]
+
+
+def test_a_user_who_is_forgotten_leaves_the_ids_of_the_next_load(tmp_path: Path) -> None:
+    rows = random_log(7, num_requests=300)
+    source = Source(tmp_path, rows)
+    later = [row("u0", "i01", MONTH_S, role="history")]
+    for more, known in (([], False), ([*later, row("eve", "i02", MONTH_S + 1, role="history")], True), (later, False)):
+        source.take_up(rows + more)
+        assert load(source.data, source.state)
+        assert ("eve" in (source.state / "ids.json").read_text()) == known
+        assert_as_from_nothing(source)
+
+
+def test_coclicks_that_are_switched_on_are_loaded(tmp_path: Path) -> None:
+    source = Source(tmp_path, rows := random_log(7, num_requests=300))
+    source.take_up(rows)
+    load(source.data, source.state)
+    assert OnlineStore.open(source.state).counters.coclicks is None
+    counted = statistics(coclick_rank=4)
+    run_statistics(source.data, counted)
+    told = settings() | {"statistics": counted.model_dump(mode="json")}
+    write_snapshot(source.data, UserHistories.open(source.data / "user_histories"), 10, told, source.snapshot)
+    assert load(source.data, source.state)
+    assert OnlineStore.open(source.state).counters.coclicks is not None
+    assert_as_from_nothing(source)
+
+
+def test_engines_take_turns_over_one_snapshot(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(tmp_path, rows := random_log(7, num_requests=300))
+    for more in ([], [row("u1", "i03", 5000, role="history")]):
+        source.take_up(rows + more)
+        for engine in ("sqlite", f"127.0.0.1:{redis_server.port},db=11") * 2:
+            monkeypatch.setenv("LEITMOTIF_ONLINE", engine)
+            assert load(source.data, source.state)
+            assert not load(source.data, source.state)
+            store = OnlineStore.open(source.state)
+            history = store.history("u1")
+            assert history is not None
+            assert (5000 + START_US // 1_000_000) * 1_000_000 in history.occurred_at.tolist() or not more
+
+
+def test_a_load_of_everything_into_redis_takes_no_row_from_who_reads(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(tmp_path, rows := random_log(7, num_requests=300))
+    monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{redis_server.port},db=12")
+    source.take_up([*rows, row("leaves", "i03", 6000, role="history")])
+    load(source.data, source.state)
+    serving, seen, write = OnlineStore.open(source.state), [], online_rows.write
+
+    def look_and_write(*arguments: Any) -> None:
+        seen.append(serving.history("u1"))
+        write(*arguments)
+
+    shutil.rmtree(source.state.parent)
+    source.take_up(rows)
+    monkeypatch.setattr(online_rows, "write", look_and_write)
+    load(source.data, source.state)
+    assert None not in seen
+    assert (serving.history("leaves"), serving.history("u1") is None) == (None, False)
 
 
 def test_other_lags_of_counters_reach_feast_and_rows_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
