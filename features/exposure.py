@@ -1,10 +1,12 @@
 """A ranking that was shown -> a name for it that says when and for whom, and the rows of the log that it becomes.
 
 An event that cites the name is the outcome of one of those rows, at the ranking's own time: as in any log of
-impressions, a click carries the time of its impression.
+impressions, a click carries the time of its impression. The name ends with a check that only who knows the tail's
+secret can make.
 """
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Sequence
 
@@ -14,25 +16,26 @@ from features.live_event import EVENT, LiveEvent
 
 PREFIX = "served"
 NUM_DIGITS = 16  # of a microsecond, hexadecimal
-CHECK_BYTES = 6
+CHECK_DIGITS = 16
+END = 7_258_118_400_000_000  # us since 1970: the year 2200, after which no ranking is ours
 
 
-def name_exposure(user_id: str, at: int) -> str:
-    """A new impression_id, never given twice: served-<time>-<nonce>-<check>. at: us since 1970."""
-    nonce = secrets.token_hex(8)
-    return f"{PREFIX}-{at:0{NUM_DIGITS}x}-{nonce}-{_check(user_id, at, nonce)}"
+def name_exposure(user_id: str, at: int, secret: bytes) -> str:
+    """A new impression_id, never given twice: served-<time>-<nonce>-<check>. at: us since 1970. secret: the tail's."""
+    stem = f"{PREFIX}-{at:0{NUM_DIGITS}x}-{secrets.token_hex(8)}"
+    return f"{stem}-{_check(user_id, stem, secret)}"
 
 
-def served_at(impression_id: str | None, user_id: str) -> int | None:
-    """When a ranking of ours was made for this user, us since 1970; None for any other name."""
-    parts = (impression_id or "").split("-")
-    if len(parts) != 4 or parts[0] != PREFIX or len(parts[1]) != NUM_DIGITS:
+def served_at(impression_id: str | None, user_id: str, secret: bytes) -> int | None:
+    """When a ranking of ours was made for this user, us since 1970; None for any other name or secret."""
+    stem, _, check = (impression_id or "").rpartition("-")
+    parts = stem.split("-")
+    if len(parts) != 3 or parts[0] != PREFIX or len(parts[1]) != NUM_DIGITS:
         return None
-    try:
-        at = int(parts[1], 16)
-    except ValueError:
+    if not hmac.compare_digest(check.encode(), _check(user_id, stem, secret).encode()):
         return None
-    return at if parts[3] == _check(user_id, at, parts[2]) else None
+    at = int(parts[1], 16)
+    return at if 0 <= at < END else None
 
 
 def is_exposure(impression_id: str | None) -> bool:
@@ -67,5 +70,5 @@ def shows(
     ]
 
 
-def _check(user_id: str, at: int, nonce: str) -> str:
-    return hashlib.blake2b(f"{at}\x1f{nonce}\x1f{user_id}".encode(), digest_size=CHECK_BYTES).hexdigest()
+def _check(user_id: str, stem: str, secret: bytes) -> str:
+    return hmac.digest(secret, f"{stem}\x1f{user_id}".encode(), "sha256").hex()[:CHECK_DIGITS]

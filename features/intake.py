@@ -1,9 +1,13 @@
 """What a caller posts -> live events, judged by the same rules as a log. All of them, or one error that says which."""
 
+import hashlib
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+
+import numpy as np
 
 from contracts.errors import InputError
 from contracts.schema import ROLE_IMPRESSION
@@ -23,7 +27,7 @@ class Posted(NamedTuple):
     item_id: str
     occurred_at: int | None = None  # us since 1970; None: now, or the time of the ranking that impression_id names
     label: float = 1.0
-    impression_id: str | None = None
+    impression_id: str | None = None  # a ranking of ours, or any name that groups the rows of one request of this user
     position: int | None = None
     session_id: str | None = None
     event_id: str | None = None
@@ -31,11 +35,12 @@ class Posted(NamedTuple):
 
 @dataclass(frozen=True)
 class Intake:
-    """How events are judged and read: as the loaded histories were."""
+    """How events are judged and read: as the loaded histories were. secret: the tail's, by which rankings are named."""
 
     rules: Sequence[Rule]
     labels: str  # history.labels
     max_id_length: int
+    secret: bytes = field(repr=False)
 
     def takes(self, column: str, ids: Sequence[str]) -> list[bool]:
         """Whether each id would pass the rules of its column, `user_id` or `item_id`."""
@@ -47,6 +52,7 @@ class Intake:
 
         now: us, the time of an event that tells none. latest: us, the newest time that an event may have.
         An event that cites a ranking of ours is the outcome of the row that it showed, and takes its time and name.
+        Any other impression_id is its user's own: that of another user, or of the log, is another request.
         """
         read = []
         for place, each in enumerate(posted):
@@ -57,20 +63,22 @@ class Intake:
         return read
 
     def _read(self, posted: Posted, now: int, latest: int) -> LiveEvent:
-        cited = served_at(posted.impression_id, posted.user_id)
+        cited = served_at(posted.impression_id, posted.user_id, self.secret)
         if cited is None and is_exposure(posted.impression_id):
             raise InputError(
                 f"impression_id {posted.impression_id!r} is of another user than {posted.user_id!r}, or not one that "
                 "/rank gave. Send it as it was given, with the user it was given for."
             )
         at = cited if cited is not None else now if posted.occurred_at is None else posted.occurred_at
+        time = _time(at)
         if at > latest:
             raise InputError(
-                f"occurred_at {_iso(at)} lies in the future: the newest that is taken now is {_iso(latest)} "
+                f"occurred_at {_iso(time)} lies in the future: the newest that is taken now is {_iso(_time(latest))} "
                 "(serve.max_future_s). Check the caller's clock and time zone."
             )
-        told = posted._replace(occurred_at=at)._asdict()
-        values = told | {"occurred_at": EPOCH + timedelta(microseconds=at), "role": ROLE_IMPRESSION}
+        dated = posted._replace(occurred_at=at, label=_as_logged(posted.label))
+        told = dated._asdict()
+        values = told | {"occurred_at": time, "role": ROLE_IMPRESSION}
         if broken := first_broken(values, self.rules):
             column = broken.arguments["column"]
             raise InputError(f"{column} {values[column]!r}: {broken.reason}. The log's own rules: section validate.")
@@ -79,17 +87,24 @@ class Intake:
                 raise InputError(
                     f"{name} has {len(told[name]):,} characters; at most {self.max_id_length:,} are taken."
                 )
-        return self._event(posted, at, cited is not None)
+        if cited is not None:
+            return self._outcome(dated, at)
+        return self._event(dated, at, is_timed=posted.occurred_at is not None)
 
-    def _event(self, posted: Posted, at: int, is_outcome: bool) -> LiveEvent:
-        if is_outcome:
-            assert posted.impression_id is not None
-            name = shown_event_id(posted.impression_id, posted.item_id)
-        else:
-            name = posted.event_id or event_id(**(posted._asdict() | {"occurred_at": at}))
+    def _outcome(self, posted: Posted, at: int) -> LiveEvent:
+        assert posted.impression_id is not None
+        revision = OUTCOME if posted.label >= CLICKED else EVENT  # no click: the show says that
+        return self._row(posted, at, shown_event_id(posted.impression_id, posted.item_id), revision)
+
+    def _event(self, posted: Posted, at: int, is_timed: bool) -> LiveEvent:
+        """is_timed: it told its time; where it did not, it is another event than the same sent again."""
+        name = posted.event_id or (event_id(**posted._asdict()) if is_timed else secrets.token_hex(16))
+        return self._row(posted._replace(impression_id=_own_request(posted)), at, name, EVENT)
+
+    def _row(self, posted: Posted, at: int, name: str, revision: int) -> LiveEvent:
         return LiveEvent(
             event_id=name,
-            revision=OUTCOME if is_outcome and posted.label >= CLICKED else EVENT,  # no click: the show says that
+            revision=revision,
             user_id=posted.user_id,
             item_id=posted.item_id,
             occurred_at=at,
@@ -102,13 +117,57 @@ class Intake:
         )
 
 
-def as_events_of_their_own(events: Sequence[LiveEvent], known: Sequence[bool]) -> list[LiveEvent]:
-    """Outcomes whose show is not logged (any more) become events that count as a show too. known: whether it is."""
-    return [
-        event if event.revision == EVENT or shown else event._replace(revision=EVENT)
-        for event, shown in zip(events, known, strict=True)
-    ]
+def refuse_names_of_others(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> None:
+    """Raise InputError naming the first event whose event_id another user's event has. held: by each event_id.
+
+    Of two users who send one event_id at the same moment, to two processes, the second is told that it is repeated.
+    """
+    users: dict[str, str] = {}
+    for place, (event, there) in enumerate(zip(events, held, strict=True)):
+        if users.setdefault(event.event_id, (there or event).user_id) != event.user_id:
+            raise InputError(
+                f"events.{place}: event_id {event.event_id!r} is that of another user's event. Events have names of "
+                "their own across users: begin them with the user_id, say, or leave event_id out."
+            )
 
 
-def _iso(at: int) -> str:
-    return (EPOCH + timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
+def as_events_of_their_own(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> list[LiveEvent]:
+    """As if they came one by one: a click whose show is nowhere (any more) becomes an event that is a show too.
+
+    held: what is held by each event_id. The same click once more is then that event again.
+    """
+    before = {event.event_id: event for event in held if event is not None}
+    made = []
+    for event in events:
+        show = before.get(event.event_id)
+        is_outcome = show is not None and (show.revision == OUTCOME or show.label < CLICKED)
+        made.append(event if is_outcome else event._replace(revision=EVENT))
+        before.setdefault(event.event_id, made[-1])
+    return made
+
+
+def _own_request(posted: Posted) -> str | None:
+    """A request's name as its caller gave it -> one that no other user, no ranking and no block of events has."""
+    if posted.impression_id is None:
+        return None
+    told = f"{posted.user_id}\x1f{posted.impression_id}"
+    return f"posted-{hashlib.blake2b(told.encode(), digest_size=16).hexdigest()}"
+
+
+def _as_logged(label: float) -> float:
+    """As the log's float32 has it, so that both sides call the same labels clicks; 0 has no sign."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(label)) + 0.0
+
+
+def _time(at: int) -> datetime:
+    try:
+        return EPOCH + timedelta(microseconds=at)
+    except OverflowError:
+        raise InputError(
+            f"occurred_at {at:,} us lies outside the years 1 to 9999. It is told in microseconds since 1970."
+        ) from None
+
+
+def _iso(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")

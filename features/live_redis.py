@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -14,7 +15,7 @@ from redis.retry import Retry
 
 from contracts.errors import InputError
 from features.convention import key_of_text
-from features.live_event import EVENT, Fate, LiveEvent
+from features.live_event import EVENT, OUTCOME, Fate, LiveEvent
 from features.live_tail import name_of_forgotten
 
 T = TypeVar("T")
@@ -29,7 +30,8 @@ KEEP = (
     "return found and {user = found[2][2], id = found[2][4], member = found[2][6], history = found[2][8] == '1'} end "
 )
 """Keys: log, a stream of (user, id, member, history) by seq; ids, a hash of <revision>:<event_id> -> seq;
-events:<user>, a set of seqs; history:<user>, a sorted set of members by time; forgotten, a set; marks, a hash."""
+events:<user>, a set of seqs; history:<user>, a sorted set of members by time; forgotten, a set; marks, a hash;
+secret, a string."""
 APPEND = (
     KEEP
     + """
@@ -160,11 +162,32 @@ class RedisTail:
         *members, forgotten = self._ask(read)
         return [None if gone else _events(newest[::-1]) for newest, gone in zip(members, forgotten, strict=True)]
 
-    def known(self, event_ids: Sequence[str]) -> list[bool]:
+    def held(self, event_ids: Sequence[str]) -> list[LiveEvent | None]:
+        """One round trip, and a second where there are some."""
         if not event_ids:
             return []
-        names = [f"{EVENT}:{event_id}" for event_id in event_ids]
-        return [seq is not None for seq in self._ask(lambda: self._client.hmget(self._key("ids"), names))]
+
+        def read() -> list[Any]:
+            names = [f"{revision}:{event_id}" for event_id in event_ids for revision in (EVENT, OUTCOME)]
+            seqs = cast(list[bytes | None], self._client.hmget(self._key("ids"), names))
+            found = [show or outcome for show, outcome in zip(seqs[::2], seqs[1::2], strict=True)]
+            with self._client.pipeline(transaction=False) as pipe:
+                for seq in found:
+                    if seq is not None:
+                        pipe.xrange(self._key("log"), f"{seq.decode()}-0", f"{seq.decode()}-0")
+                rows = iter(pipe.execute())
+            return [None if seq is None else next(rows) for seq in found]
+
+        return [_events([rows[0][1][b"member"]])[0] if rows else None for rows in self._ask(read)]
+
+    def secret(self) -> bytes:
+        """Whoever is first sets it."""
+
+        def read() -> bytes | None:
+            self._client.set(self._key("secret"), secrets.token_bytes(32), nx=True)
+            return cast(bytes | None, self._client.get(self._key("secret")))
+
+        return self._ask(read)
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
         if not user_ids:

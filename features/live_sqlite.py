@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import secrets
 import sqlite3
 import threading
 import time
@@ -51,6 +52,8 @@ HISTORY = (
     "ORDER BY occurred_at DESC, item_id DESC, event_key DESC LIMIT ?"
 )
 FORGOTTEN = "SELECT 1 FROM forgotten WHERE user = ?"
+HELD = f"SELECT {FIELDS} FROM log WHERE event_id = ? ORDER BY revision LIMIT 1"
+SECRETS = "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 NEXT_STEP = {
     "SQLITE_FULL": "Free space on its disk; nothing of this call was kept.",
@@ -114,12 +117,28 @@ class SqliteTail:
 
         return self._patiently(read)
 
-    def known(self, event_ids: Sequence[str]) -> list[bool]:
-        query = f"SELECT 1 FROM log WHERE event_id = ? AND revision = {EVENT}"
-        return self._each(query, event_ids)
+    def held(self, event_ids: Sequence[str]) -> list[LiveEvent | None]:
+        def read(connection: sqlite3.Connection) -> list[LiveEvent | None]:
+            rows = [connection.execute(HELD, (event_id,)).fetchone() for event_id in event_ids]
+            return [None if row is None else _event(row) for row in rows]
+
+        return self._patiently(read)
+
+    def secret(self) -> bytes:
+        """In a table of its own, so that files from before there was one get it too."""
+
+        def read(connection: sqlite3.Connection) -> bytes:
+            connection.execute(SECRETS)
+            connection.execute("INSERT OR IGNORE INTO secrets VALUES ('tail', ?)", (secrets.token_bytes(32),))
+            return connection.execute("SELECT value FROM secrets WHERE name = 'tail'").fetchone()[0]
+
+        return self._write(read)
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
-        return self._each(FORGOTTEN, [name_of_forgotten(user_id) for user_id in user_ids])
+        names = [(name_of_forgotten(user_id),) for user_id in user_ids]
+        return self._patiently(
+            lambda connection: [connection.execute(FORGOTTEN, name).fetchone() is not None for name in names]
+        )
 
     def prune(self, upto_seq: int) -> int:
         """In small transactions; that they are gone is written before the first goes."""
@@ -159,11 +178,6 @@ class SqliteTail:
     def close(self) -> None:
         for key in [key for key in self._opened if key[0] == os.getpid()]:
             self._opened.pop(key).connection.close()
-
-    def _each(self, query: str, values: Sequence[str]) -> list[bool]:
-        return self._patiently(
-            lambda connection: [connection.execute(query, (value,)).fetchone() is not None for value in values]
-        )
 
     def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         def transaction(connection: sqlite3.Connection) -> T:

@@ -42,8 +42,12 @@ class LiveTail(Protocol):
         """
         ...
 
-    def known(self, event_ids: Sequence[str]) -> list[bool]:
-        """Whether each event_id is in the log (as EVENT)."""
+    def held(self, event_ids: Sequence[str]) -> list[LiveEvent | None]:
+        """What the tail holds by each event_id, a show (EVENT) before its OUTCOME; None where it holds neither."""
+        ...
+
+    def secret(self) -> bytes:
+        """32 random bytes, made at the first use and the same for every process from then on; drop ends them."""
         ...
 
     def prune(self, upto_seq: int) -> int:

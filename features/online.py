@@ -151,9 +151,13 @@ class OnlineStore:
         return max(self.logged_end, self.progress.newest_at + 1)
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
-        """Keep live events durably, all or none; what became of each. Raises InputError where the tail fails."""
-        fates = self.tail.append(events)
+        """Keep live events durably, all or none; what became of each. Raises InputError where the tail fails.
+
+        Raises StaleStoreError before anything is kept, never after.
+        """
         self.refresh()
+        fates = self.tail.append(events)
+        self._count()
         return fates
 
     def refresh(self) -> None:
@@ -167,8 +171,11 @@ class OnlineStore:
                 f"Live events that snapshot {self.snapshot_id[:12]} lacks have left the tail: a newer load holds them. "
                 "Open the store again; where that says the same, `dvc repro` and `make load` bring it up to date."
             )
-        if newest <= self.progress.seq:
-            return
+        if newest > self.progress.seq:
+            self._count()
+
+    def _count(self) -> None:
+        """All that the tail holds and the counters do not."""
         with self.progress.lock:
             while rows := self.tail.since(self.progress.seq):
                 events = [event for _, event in rows]

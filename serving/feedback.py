@@ -1,13 +1,14 @@
 """POST /events and what rankings showed -> live events in the online store. No HTTP here."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from contracts.errors import InputError
 from features.asked import Context
 from features.convention import micros
 from features.exposure import name_exposure, shows
-from features.intake import Intake, Posted, as_events_of_their_own
+from features.intake import Intake, Posted, as_events_of_their_own, refuse_names_of_others
 from features.live_event import Fate
 from features.online import OnlineStore
 from features.params import ValidateParams
@@ -27,7 +28,7 @@ from serving.requests import (
 def intake_of(store: OnlineStore) -> Intake:
     """Live events are judged as the log that was loaded."""
     validate = ValidateParams.model_validate(store.settings["validate"])
-    return Intake(rules(validate), store.settings["labels"], validate.max_id_length)
+    return Intake(rules(validate), store.settings["labels"], validate.max_id_length, store.tail.secret())
 
 
 def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: EventsRequest, now: int) -> EventsReply:
@@ -37,11 +38,12 @@ def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: Event
     """
     check_event_limits(request, limits)
     latest = max(now, time.time_ns() // 1000) + micros(limits.max_future_s)
-    try:
+    with _refusing():
         events = intake.read([_posted(event) for event in request.events], now, latest)
-    except InputError as error:
-        raise refused_event(error) from error
-    events = as_events_of_their_own(events, store.tail.known([event.event_id for event in events]))
+    held = store.tail.held([event.event_id for event in events])
+    with _refusing():
+        refuse_names_of_others(events, held)
+    events = as_events_of_their_own(events, held)
     fates = store.append(events)
     told = [
         EventFate.model_construct(event_id=event.event_id, fate=fate.name.lower())
@@ -60,10 +62,19 @@ def remember(
     taken = intake.takes("item_id", shown)
     if not intake.takes("user_id", [user_id])[0] or not any(taken):
         return None
-    name = name_exposure(user_id, at)
+    name = name_exposure(user_id, at, intake.secret)
     rows = shows(name, user_id, at, shown, context, in_history=intake.labels == "all")
     store.append([row for row, sound in zip(rows, taken, strict=True) if sound])
     return name
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What is wrong with an event is the caller's: a ValidationError."""
+    try:
+        yield
+    except InputError as error:
+        raise refused_event(error) from error
 
 
 def _posted(event: EventIn) -> Posted:

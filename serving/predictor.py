@@ -104,6 +104,7 @@ class Predictor:
 
     def append(self, request: EventsRequest) -> EventsReply:
         """Take events: durable on return, seen by the next rank. Raises ValidationError naming the first bad one."""
+        self.store.refresh()
         return take(self.store, self.intake, self.limits, request, self.clock())
 
     def _remember(self, request: RankRequest, shown: Sequence[str], at: int, context: Context) -> str | None:

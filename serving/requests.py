@@ -109,7 +109,10 @@ class RankReply(Message):
 
 
 class EventIn(Message):
-    """Something that happened. With an impression_id that /rank gave it is the outcome of an item that was shown."""
+    """Something that happened. With an impression_id that /rank gave it is the outcome of an item that was shown.
+
+    Any other impression_id groups the rows of one request of this user. An event_id names an event among all users.
+    """
 
     user_id: Annotated[str, Field(min_length=1)]
     item_id: Annotated[str, Field(min_length=1)]

@@ -107,7 +107,7 @@ class Leitmotif:
             raise ServiceUnavailable(str(error)) from error
 
     def _work(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
-        """With the newest load, where live events have left the tail for it."""
+        """With the newest load, where live events have left the tail for it: said before the work keeps anything."""
         try:
             return work(self.predictor, request)
         except StaleStoreError:

@@ -15,8 +15,9 @@ from features.asked import Context
 from features.exposure import is_exposure, name_exposure, served_at, shown_event_id, shows
 from features.flaws import find_flaws
 from features.identity import event_id, event_ids
-from features.intake import Intake, Posted, as_events_of_their_own
-from features.live_event import EVENT, OUTCOME
+from features.intake import Intake, Posted, as_events_of_their_own, refuse_names_of_others
+from features.live_event import EVENT, OUTCOME, Fate, LiveEvent
+from features.live_sqlite import SqliteTail
 from features.params import ValidateParams
 from features.rules import first_broken, rules
 
@@ -30,7 +31,9 @@ PARAMS = ValidateParams(
     min_items=1,
     min_clicks=1,
 )
-INTAKE = Intake(rules(PARAMS), "clicked", 40)
+SECRET = bytes(32)
+INTAKE = Intake(rules(PARAMS), "clicked", 40, SECRET)
+INTAKE_OF_LONG_IDS = Intake(rules(PARAMS), "clicked", 80, SECRET)
 NOW = 1_700_000_000_000_000
 
 ids = st.one_of(st.none(), st.sampled_from(["u", "", "9 letters", "tab\t", "\x7f", "\x85", "ü🎬", "12345678"]))
@@ -97,40 +100,154 @@ def test_a_bad_event_is_named_by_its_place_and_takes_the_others_with_it(bad: Pos
 
 def test_an_outcome_has_the_name_and_time_of_what_was_shown() -> None:
     context = Context("phone", True, "page")
-    intake = Intake(rules(PARAMS), "clicked", 80)
-    name = name_exposure("u", NOW - 5)
+    name = name_exposure("u", NOW - 5, SECRET)
     shown = shows(name, "u", NOW - 5, ["a", "b"], context, in_history=False)
     assert [(row.item_id, row.position, row.label, row.occurred_at) for row in shown] == [
         ("a", 0, 0.0, NOW - 5),
         ("b", 1, 0.0, NOW - 5),
     ]
     assert (shown[0].device, shown[0].is_subscriber, shown[0].reading_item_id) == context
-    (outcome,) = intake.read([Posted("u", "b", NOW, impression_id=name)], NOW, NOW)
+    (outcome,) = INTAKE_OF_LONG_IDS.read([Posted("u", "b", NOW, impression_id=name)], NOW, NOW)
     assert (outcome.event_id, outcome.occurred_at, outcome.revision) == (shown[1].event_id, NOW - 5, OUTCOME)
     assert outcome.in_history
     assert not shown[1].in_history
-    assert as_events_of_their_own([outcome], [True]) == [outcome]
-    assert as_events_of_their_own([outcome], [False]) == [outcome._replace(revision=EVENT)]
+    assert as_events_of_their_own([outcome], [shown[1]]) == [outcome]
+    assert as_events_of_their_own([outcome], [None]) == [outcome._replace(revision=EVENT)]
 
 
 def test_a_ranking_s_name_says_when_and_for_whom() -> None:
-    name = name_exposure("ü", NOW)
-    assert served_at(name, "ü") == NOW
-    assert served_at(name, "u") is None
-    assert served_at(f"{name[:-1]}{'0' if name[-1] != '0' else '1'}", "ü") is None
-    assert [served_at(other, "u") for other in (None, "", "r1", "served-x-y-z")] == [None] * 4
+    name = name_exposure("ü", NOW, SECRET)
+    assert served_at(name, "ü", SECRET) == NOW
+    assert served_at(name, "u", SECRET) is None
+    assert served_at(f"{name[:-1]}{'0' if name[-1] != '0' else '1'}", "ü", SECRET) is None
+    assert served_at(name, "ü", b"of another tail") is None
+    assert [served_at(other, "u", SECRET) for other in (None, "", "r1", "served-x-y-z", f"{name[:-1]}é")] == [None] * 5
     assert is_exposure(name)
     assert not is_exposure("r1")
-    assert name_exposure("ü", NOW) != name
+    assert name_exposure("ü", NOW, SECRET) != name
     assert shown_event_id(name, "a") != shown_event_id(name, "b")
 
 
 def test_another_user_s_ranking_cannot_be_cited() -> None:
     with pytest.raises(InputError, match="is of another user than 'v'"):
-        Intake(rules(PARAMS), "clicked", 80).read([Posted("v", "i", impression_id=name_exposure("u", NOW))], NOW, NOW)
+        INTAKE_OF_LONG_IDS.read([Posted("v", "i", impression_id=name_exposure("u", NOW, SECRET))], NOW, NOW)
+
+
+def again_of(event: LiveEvent) -> str:
+    assert event.impression_id is not None
+    return event.impression_id
 
 
 def test_a_caller_s_own_impression_is_a_request_of_the_log_like_any_other() -> None:
     (event,) = INTAKE.read([Posted("u", "i", NOW, 0.0, impression_id="r1", position=1)], NOW, NOW)
-    assert (event.impression_id, event.revision, event.in_history) == ("r1", EVENT, False)
-    assert Intake(rules(PARAMS), "all", 40).read([Posted("u", "i", NOW, 0.0)], NOW, NOW)[0].in_history
+    assert (event.revision, event.in_history) == (EVENT, False)
+    again, other, twice = INTAKE.read(
+        [
+            Posted("u", "j", NOW, 1.0, "r1"),
+            Posted("u", "i", NOW, 1.0, "r2"),
+            Posted("u", "i", NOW, 1.0, again_of(event)),
+        ],
+        NOW,
+        NOW,
+    )
+    assert again.impression_id == event.impression_id
+    assert len({event.impression_id, other.impression_id, twice.impression_id, "r1", "r2"}) == 5
+    assert Intake(rules(PARAMS), "all", 40, SECRET).read([Posted("u", "i", NOW, 0.0)], NOW, NOW)[0].in_history
+
+
+def test_whatever_impression_a_caller_names_no_row_of_another_user_or_of_the_log_is_held_back(tmp_path: Path) -> None:
+    """A quarantine tells of an impression of several users; names of blocks of events are <user_id>/<number>."""
+    logged = {"event_id": "l", "user_id": "v", "item_id": "i", "occurred_at": datetime(2023, 1, 1, tzinfo=UTC)}
+    ours = name_exposure("v", NOW, SECRET)
+    rows: list[dict] = [
+        logged | {"label": 0.0, "role": ROLE_IMPRESSION, "event_id": f"l{number}", "impression_id": name}
+        for number, name in enumerate(["home-feed", "of-v", ours])
+    ]
+    taken = INTAKE_OF_LONG_IDS.read(
+        [
+            *(Posted(user, "i", NOW, impression_id="home-feed") for user in ("u1", "u2", "u3")),
+            Posted("u1", "i", NOW, impression_id="of-v"),
+            Posted("u1", "i", NOW, impression_id="u2/0"),
+            Posted("v", "i", impression_id=ours),
+        ],
+        NOW,
+        NOW,
+    )
+    assert "u2/0" not in {event.impression_id for event in taken}
+    times = [{"occurred_at": datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=e.occurred_at)} for e in taken]
+    rows += [event._asdict() | time for event, time in zip(taken, times, strict=True)]
+    names = INTERACTIONS.names
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], INTERACTIONS), path)
+    assert find_flaws([path], rules(PARAMS)).reason.tolist() == []
+
+
+def test_a_ranking_of_no_time_that_could_be_is_none_of_ours_and_no_time_overflows() -> None:
+    for at in (0x7FFFFFFFFFFFFFFF, 10**16):
+        name = name_exposure("u", at, SECRET)
+        assert served_at(name, "u", SECRET) is None
+        with pytest.raises(InputError, match="is of another user than 'u', or not one that /rank gave"):
+            INTAKE_OF_LONG_IDS.read([Posted("u", "i", impression_id=name)], NOW, NOW)
+    for at in (2**63 - 1, -(2**63)):
+        with pytest.raises(InputError, match=r"events.0: occurred_at .* lies outside the years 1 to 9999"):
+            INTAKE.read([Posted("u", "i", at)], NOW, NOW)
+
+
+def test_a_ranking_s_name_cannot_be_made_without_the_secret() -> None:
+    with pytest.raises(InputError, match="not one that /rank gave"):
+        INTAKE_OF_LONG_IDS.read([Posted("u", "i", impression_id=name_exposure("u", NOW, b"guessed"))], NOW, NOW)
+
+
+@pytest.mark.parametrize(("told", "kept", "clicked"), [(0.49999999999, 0.5, True), (-0.0, 0.0, False)])
+def test_a_label_is_a_click_live_where_it_is_one_in_the_log(told: float, kept: float, clicked: bool) -> None:
+    (event,) = INTAKE.read([Posted("u", "i", NOW, told)], NOW, NOW)
+    assert (str(event.label), event.in_history) == (str(kept), clicked)
+    assert event.label == pa.scalar(event.label, INTERACTIONS.field("label").type).as_py()
+    assert event.event_id == INTAKE.read([Posted("u", "i", NOW, kept)], NOW, NOW)[0].event_id
+
+
+def test_the_same_event_without_a_time_is_another_each_time_unless_it_is_named() -> None:
+    first, second = INTAKE.read([Posted("u", "i"), Posted("u", "i")], NOW, NOW)
+    assert first.event_id != second.event_id
+    first, second = INTAKE.read([Posted("u", "i", NOW), Posted("u", "i", NOW)], NOW, NOW)
+    assert first.event_id == second.event_id
+
+
+def test_an_event_id_of_another_user_s_event_is_refused_by_its_place() -> None:
+    mine, theirs = INTAKE.read([Posted(user, "i", NOW, event_id="e1") for user in ("u", "v")], NOW, NOW)
+    refuse_names_of_others([mine, mine], [None, mine])
+    for events, held in (
+        ([mine, theirs], [None, None]),
+        ([mine, theirs], [mine, mine]),
+        ([mine, theirs], [None, mine]),
+    ):
+        with pytest.raises(InputError, match=r"^events\.1: event_id 'e1' is that of another user's event"):
+            refuse_names_of_others(events, held)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0]), max_size=4), st.booleans(), st.booleans())
+def test_outcomes_in_one_request_are_what_they_are_one_by_one_and_each_click_counts_once(
+    tmp_path_factory: pytest.TempPathFactory, labels: list[float], is_shown: bool, is_clicked: bool
+) -> None:
+    name = name_exposure("u", NOW, SECRET)
+    before = shows(name, "u", NOW, ["i"], Context(), in_history=False) if is_shown else []
+    before += INTAKE_OF_LONG_IDS.read([Posted("u", "i", impression_id=name)], NOW, NOW) if is_clicked else []
+    posted = [Posted("u", "i", label=label, impression_id=name) for label in labels]
+    requests = [[each] for each in posted]
+    one, other = (SqliteTail(tmp_path_factory.mktemp("tail") / "live.db") for _ in range(2))
+    for tail in (one, other):
+        tail.append(before)
+    together, each_alone = take(one, posted), [fate for request in requests for fate in take(other, request)]
+    kept = [[event for _, event in tail.since(0)] for tail in (one, other)]
+    histories = [tail.histories(["u"], 9) for tail in (one, other)]
+    one.close()
+    other.close()
+    assert (together, kept[0], histories[0]) == (each_alone, kept[1], histories[1])
+    assert sum(event.label for event in kept[0]) == (is_clicked or 1.0 in labels)
+    assert len(histories[0][0] or []) == (is_clicked or 1.0 in labels)
+
+
+def take(tail: SqliteTail, posted: list[Posted]) -> list[Fate]:
+    events = INTAKE_OF_LONG_IDS.read(posted, NOW, NOW)
+    return tail.append(as_events_of_their_own(events, tail.held([event.event_id for event in events])))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,8 @@ def test_an_event_comes_back_as_it_was_appended(tail: LiveTail) -> None:
 def test_an_empty_tail_knows_nothing(tail: LiveTail) -> None:
     assert (tail.newest_seq(), tail.pruned_seq(), tail.marks(), tail.since(0)) == (0, 0, (0, 0), [])
     assert tail.histories(["u"], 5) == [[]]
-    assert tail.known(["e"]) == tail.forgotten(["u"]) == [False]
-    assert tail.append([]) == tail.known([]) == tail.forgotten([]) == tail.histories([], 5) == []
+    assert (tail.held(["e"]), tail.forgotten(["u"])) == ([None], [False])
+    assert tail.append([]) == tail.held([]) == tail.forgotten([]) == tail.histories([], 5) == []
     assert tail.prune(10**18) == 0
 
 
@@ -64,7 +65,7 @@ def test_a_repeated_event_changes_nothing_within_a_call_or_later(tail: LiveTail)
     assert tail.append([event("a", user="v"), event("b")]) == [REPEATED, NEW]
     assert [each for _, each in tail.since(0)] == [event("a"), event("b")]
     assert tail.since(newest) == [(tail.newest_seq(), event("b"))]
-    assert tail.known(["a", "b", "c"]) == [True, True, False]
+    assert tail.held(["a", "b", "c", "a"]) == [event("a"), event("b"), None, event("a")]
 
 
 def test_a_seq_is_greater_than_every_one_before_and_than_the_clock_at_that_time(
@@ -117,9 +118,26 @@ def test_an_outcome_alone_extends_a_history_where_shows_do_not(tail: LiveTail) -
     assert [each.event_id for each in (tail.histories(["u"], 10)[0] or [])] == ["a", "b"]
 
 
-def test_an_outcome_alone_is_not_known_as_an_event(tail: LiveTail) -> None:
+def test_of_an_event_id_the_show_is_held_and_its_outcome_where_that_is_alone(tail: LiveTail) -> None:
     tail.append([event("a", revision=OUTCOME)])
-    assert tail.known(["a"]) == [False]
+    assert tail.held(["a"]) == [event("a", revision=OUTCOME)]
+    tail.append([event("a", label=0.0)])
+    assert tail.held(["a"]) == [event("a", label=0.0)]
+
+
+def test_a_tail_s_secret_is_one_for_every_process_and_outlives_what_it_holds(
+    tail: LiveTail, open_tail: Callable[[], LiveTail]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = set(pool.map(lambda other: other.secret(), [open_tail() for _ in range(4)]))
+    assert made == {tail.secret()}
+    assert len(tail.secret()) == 32
+    tail.append([event("a")])
+    tail.forget(["u"])
+    tail.prune(2**60)
+    assert open_tail().secret() == tail.secret()
+    tail.drop()
+    assert open_tail().secret() not in made
 
 
 def test_pruning_drops_what_a_batch_holds_and_says_so(tail: LiveTail, open_tail: Callable[[], LiveTail]) -> None:
@@ -132,7 +150,7 @@ def test_pruning_drops_what_a_batch_holds_and_says_so(tail: LiveTail, open_tail:
     assert other.newest_seq() == rows[-1][0]
     assert other.since(0) == rows[2500:]
     assert other.histories(["u"], 10_000) == [[each for _, each in rows[2500:]]]
-    assert other.known(["0000", "2999"]) == [False, True]
+    assert other.held(["0000", "2999"]) == [None, rows[-1][1]]
     assert other.prune(upto) == 0
     assert other.prune(rows[0][0]) == 0
     assert other.pruned_seq() == upto
@@ -155,7 +173,7 @@ def test_a_forgotten_user_has_no_events_and_gets_none(tail: LiveTail, open_tail:
     assert other.forgotten(["u", "v", "never seen"]) == [True, False, True]
     assert other.histories(["u", "v"], 10) == [None, [event("c", user="v"), event("e", user="v", at=1)]]
     assert [each.user_id for _, each in other.since(0)] == ["v", "v"]
-    assert other.known(["a", "b", "c"]) == [False, False, True]
+    assert other.held(["a", "b", "c"]) == [None, None, event("c", user="v")]
     assert other.newest_seq() > newest
 
 

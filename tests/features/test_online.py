@@ -11,9 +11,10 @@ import pytest
 
 from contracts.errors import InputError
 from features.load import load
-from features.online import OnlineStore
+from features.online import OnlineStore, StaleStoreError
 from features.snapshot import write_snapshot
 from features.state import read_stamp, state_of
+from tests.features.live_tails import event
 from tests.features.small_log import START_US, build, random_log, row, settings
 
 pytestmark = pytest.mark.xdist_group("feast")
@@ -185,3 +186,12 @@ def test_a_service_that_reads_does_not_make_the_next_load_do_it_again(data: Path
     for sidecar in ("online.db-wal", "online.db-shm"):
         (state_of(data) / sidecar).write_bytes(b"")
     assert not load(data, state_of(data))
+
+
+def test_a_store_that_must_be_opened_again_says_so_before_it_keeps_anything(tmp_path: Path) -> None:
+    store = loaded(tmp_path / "data" / "table", [row(f"u{number}", f"i{number}", number) for number in range(3)])
+    store.append([event("absorbed")])
+    store.tail.prune(store.tail.newest_seq())
+    with pytest.raises(StaleStoreError, match="have left the tail"):
+        store.append([event("sent")])
+    assert store.tail.since(0) == []

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from features.live_event import OUTCOME
+from features.online import StaleStoreError
 from serving.predictor import Predictor
 from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, RequestContext
 from tests.clones import run
@@ -105,6 +106,7 @@ def test_a_bad_event_is_named_and_none_of_its_request_is_kept(fresh: Predictor) 
         ({"occurred_at": future}, "lies in the future"),
         ({"item_id": "a\tb"}, "item_id has control characters"),
         ({"impression_id": "served-0-0-0"}, "is of another user than"),
+        ({"impression_id": "served-7fffffffffffffff-0-0"}, "is of another user than"),
     ):
         with pytest.raises(ValidationError) as error:
             post(fresh, good, good | bad)
@@ -113,6 +115,36 @@ def test_a_bad_event_is_named_and_none_of_its_request_is_kept(fresh: Predictor) 
     limits = fresh.limits.max_events
     with pytest.raises(ValidationError, match=f"at most {limits} events"):
         post(fresh, *[good] * (limits + 1))
+
+
+def test_an_event_without_a_time_or_a_name_is_another_each_time_it_is_sent(fresh: Predictor) -> None:
+    event = {"user_id": fresh.bundle.golden[0].user_id, "item_id": fresh.bundle.golden[0].candidates[0]}
+    assert post(fresh, event, event).num_new == 2
+    assert post(fresh, event).num_new == 1
+
+
+def test_two_users_may_name_a_request_alike_but_no_event(fresh: Predictor) -> None:
+    item = fresh.bundle.golden[0].candidates[0]
+    events = [{"user_id": user, "item_id": item, "impression_id": "home-feed"} for user in ("u1", "u2")]
+    assert post(fresh, *events).num_new == 2
+    assert len({event.impression_id for _, event in fresh.store.tail.since(0)}) == 2
+    named = [event | {"event_id": "e1"} for event in events]
+    assert post(fresh, named[0]).num_new == 1
+    for request in ([events[0], named[1]], [named[0], named[1]]):
+        with pytest.raises(ValidationError, match=r"events\.1: event_id 'e1' is that of another user's event"):
+            post(fresh, *request)
+    assert len(fresh.store.tail.since(0)) == 3
+
+
+def test_an_outdated_predictor_takes_and_shows_nothing_before_it_says_so(fresh: Predictor) -> None:
+    golden = fresh.bundle.golden[0]
+    post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
+    fresh.store.tail.prune(fresh.store.tail.newest_seq())
+    with pytest.raises(StaleStoreError):
+        post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
+    with pytest.raises(StaleStoreError):
+        rank(fresh, preview=False)
+    assert fresh.store.tail.since(0) == []
 
 
 def test_users_and_items_that_the_log_never_had_are_taken(fresh: Predictor) -> None:
