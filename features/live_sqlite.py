@@ -6,14 +6,14 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from contracts.errors import InputError
 from features.convention import key_of_text
-from features.live_event import EVENT, OUTCOME, Fate, LiveEvent
-from features.live_tail import name_of_forgotten
+from features.live_event import EVENT, OUTCOME, SQLITE, Fate, LiveEvent
+from features.live_tail import Listed, name_of_forgotten, nobody
 
 T = TypeVar("T")
 
@@ -76,8 +76,11 @@ class SqliteTail:
     path: the file; made, with its folder, at the first use. wait_s: how long a locked file is tried, in seconds.
     """
 
-    def __init__(self, path: Path, wait_s: float = WAIT_S) -> None:
+    engine = SQLITE
+
+    def __init__(self, path: Path, wait_s: float = WAIT_S, listed: Listed = nobody) -> None:
         self.path = path
+        self._listed = listed
         self._wait_s = wait_s
         # By process and thread: a fork never touches its parent's connections, not even to close them. A thread that
         # is given the number of one that ended takes over its connection.
@@ -139,10 +142,20 @@ class SqliteTail:
     def forget(self, user_ids: Sequence[str]) -> None:
         """Their bytes are overwritten, in the file at once, in its log where no reader holds that open."""
 
+        self._forget([name_of_forgotten(user_id) for user_id in user_ids], lambda _: user_ids)
+
+    def forget_hashes(self, digests: Iterable[str]) -> int:
+        """One look where it has forgotten them all."""
+        told = list(digests)
+        lacking = [digest for digest, held in zip(told, self._each(FORGOTTEN, told), strict=True) if not held]
+        if lacking:
+            self._forget(lacking, lambda connection: _users(connection, frozenset(lacking)))
+        return len(lacking)
+
+    def _forget(self, digests: Sequence[str], users_of: Callable[[sqlite3.Connection], Sequence[str]]) -> None:
         def drop(connection: sqlite3.Connection) -> None:
-            for user_id in user_ids:
-                connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (name_of_forgotten(user_id),))
-                connection.execute("DELETE FROM log WHERE user_id = ?", (user_id,))
+            connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in digests])
+            connection.executemany("DELETE FROM log WHERE user_id = ?", [(user,) for user in users_of(connection)])
 
         self._patiently(lambda connection: connection.execute("PRAGMA secure_delete = ON").fetchone())
         try:
@@ -223,6 +236,11 @@ class SqliteTail:
             connection.close()
             raise
         self._opened[key] = Opened(connection, _file(self.path))
+        try:
+            self.forget_hashes(self._listed())
+        except BaseException:
+            self._let_go()
+            raise
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -271,6 +289,12 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent]) -> list
     if seq != first:
         connection.execute(MARK, ("newest", seq))
     return fates
+
+
+def _users(connection: sqlite3.Connection, digests: frozenset[str]) -> list[str]:
+    """Those who have events here, of these."""
+    users = connection.execute("SELECT DISTINCT user_id FROM log").fetchall()
+    return [user for (user,) in users if name_of_forgotten(user) in digests]
 
 
 def _event(row: Sequence) -> LiveEvent:
