@@ -141,7 +141,6 @@ class SqliteTail:
 
     def forget(self, user_ids: Sequence[str]) -> None:
         """Their bytes are overwritten, in the file at once, in its log where no reader holds that open."""
-
         self._forget([name_of_forgotten(user_id) for user_id in user_ids], lambda _: user_ids)
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
