@@ -121,7 +121,7 @@ def _read_snapshot(snapshot: Path) -> dict[str, Any]:
     if not is_current(stamp):
         raise InputError(
             f"The feature snapshot in {snapshot} was made by another version: its absorbed_seq is "
-            f"{stamp['absorbed_seq']!r}, not one seq an engine. `make run` makes it anew."
+            f"{stamp.get('absorbed_seq')!r}, not one seq an engine. `make run` makes it anew."
         )
     return stamp
 

@@ -17,7 +17,7 @@ def state_of(data: Path) -> Path:
 
 def is_current(stamp: dict[str, Any]) -> bool:
     """Whether absorbed_seq, of a stamp or of snapshot.json, is one seq an engine; before, it was one for both."""
-    absorbed = stamp["absorbed_seq"]
+    absorbed = stamp.get("absorbed_seq") if isinstance(stamp, dict) else None
     return isinstance(absorbed, dict) and absorbed.keys() <= set(ENGINES)
 
 
