@@ -71,7 +71,7 @@ def measure(data: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a case."""
     state = state_of(data)
     (data / "absorbed").mkdir(parents=True)
-    (data / "absorbed" / "absorbed.json").write_text('{"seq": 0}', encoding="utf-8")
+    (data / "absorbed" / "absorbed.json").write_text("{}", encoding="utf-8")
     for day in range(options.days):
         write_day(data, day, options.users, options.events // options.days, options.items)
     snapshot(data)

@@ -94,7 +94,8 @@ LIVE = pa.schema(
         *[CONTEXTS.field(name) for name in ("device", "is_subscriber", "reading_item_id")],
     ]
 )
-"""live/<source>/<day>.parquet: live events that `make absorb` sealed, by the day of acknowledgement, sorted by seq."""
+"""live/<source>/<day>.parquet (of SQLite) and <day>.redis.parquet: live events that `make absorb` sealed, by the day of
+acknowledgement, sorted by seq."""
 
 IMPRESSIONS = pa.schema(
     [

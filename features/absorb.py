@@ -1,43 +1,63 @@
-"""Live events that are acknowledged -> live/<source>/<day>.parquet, the form that ingest reads. `make absorb`.
+"""Live events that are acknowledged -> files in live/<source>/, a day and an engine each, for ingest. `make absorb`.
 
-Each is sealed once: what the files hold says what is sealed, so a run that was killed is simply run again. The events
-stay in the tail, and in every ranking, until a load after the next holds them.
+Each is sealed once: what the files of its engine hold says what is sealed, so a run that was killed is simply run
+again. The events stay in the tail, and in every ranking, until a load after the next holds them.
 """
+# pyright: reportAttributeAccessIssue=false
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.schema import LIVE
-from features.live_event import LiveEvent
-from features.live_files import live_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
+from features.forgotten import Forgotten, are_forgotten, read_forgotten
+from features.live_event import REDIS, SQLITE, LiveEvent
+from features.live_files import live_of, newest_seq, read_sealed, sealed_name, sealed_seq, write_sealed, writing
 from features.live_tail import LiveTail
 from features.partitions import Partition
 from features.state import state_of
-from features.tails import open_tail
+from features.tails import live_path, open_sqlite, open_tail, place_of
 
 Sealing = list[tuple[int, LiveEvent]]
 
 
 def absorb(tail: LiveTail, folder: Path) -> dict[str, int]:
-    """Seal what the tail holds and the files of folder (live/<source>) do not. Returns new events by file name.
+    """Seal what the tail holds and its files in folder (live/<source>) do not. Returns new events by file name.
 
-    A file holds the events acknowledged on one day, UTC, in order of seq.
+    A file holds the events that one engine acknowledged on one day, UTC, in order of seq. Those of users on the list of
+    the forgotten are passed over, for good.
     """
     made: dict[str, int] = {}
     with writing(folder):
-        sealed = newest_seq([read_sealed(path) for path in sealed_files(folder)])
-        for day, events in _by_day(tail, sealed):
-            path = folder / f"{day}.parquet"
-            new = _table(events)
+        forgotten = read_forgotten(folder)
+        for day, events in _by_day(tail, sealed_seq(folder, tail.engine)):
+            path = folder / sealed_name(day, tail.engine)
+            new = _of_others(_table(events), forgotten)
             held = [read_sealed(path)] if path.exists() else []
-            write_sealed(path, pa.concat_tables([*(each.cast(LIVE) for each in held), new]), newest_seq([*held, new]))
-            made[path.name] = made.get(path.name, 0) + len(new)
+            passed = max(newest_seq(held), events[-1][0])
+            write_sealed(path, pa.concat_tables([*(each.cast(LIVE) for each in held), new]), passed)
+            if len(new):
+                made[path.name] = made.get(path.name, 0) + len(new)
     return made
+
+
+def left_in_sqlite(state: Path, folder: Path) -> bool:
+    """Whether the SQLite file of a source, if there is one, holds live events that are not sealed in folder."""
+    if not live_path(state).exists():
+        return False
+    tail = open_sqlite(state)
+    left = tail.since(sealed_seq(folder, SQLITE), limit=1)
+    tail.close()
+    return bool(left)
+
+
+def _of_others(events: pa.Table, forgotten: Forgotten) -> pa.Table:
+    return events.filter(pc.invert(pa.array(are_forgotten(events["user_id"], forgotten))))
 
 
 def _by_day(tail: LiveTail, sealed: int) -> Iterator[tuple[str, Sealing]]:
@@ -74,14 +94,22 @@ def main() -> None:
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     try:
         data = Path("data") / load_params()["source"].name
-        tail = open_tail(state_of(data))
-        made = absorb(tail, live_of(data))
+        state, folder = state_of(data), live_of(data)
+        tail = open_tail(state)
+        made = absorb(tail, folder)
         tail.close()
+        elsewhere = tail.engine == REDIS and left_in_sqlite(state, folder)
     except InputError as error:
         print(f"absorb failed: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    told = ", ".join(f"{number:,} in {live_of(data) / name}" for name, number in made.items())
-    print(f"sealed {told}; `dvc repro` brings them into histories" if made else "no live event is left to seal")
+    told = ", ".join(f"{number:,} in {folder / name}" for name, number in made.items())
+    if elsewhere:
+        print(f"{live_path(state)} (SQLite) holds live events too, not sealed: `make absorb ONLINE=sqlite` seals them")
+    print(
+        f"sealed {told}; `dvc repro` brings them into histories"
+        if made
+        else f"no live event is left to seal in {place_of(state)}"
+    )
 
 
 if __name__ == "__main__":

@@ -19,23 +19,24 @@ from contracts.errors import InputError
 from contracts.params import load_params
 from features.forgotten import NAME, add_forgotten, read_forgotten
 from features.holdings import CACHE, WORKSPACE, Found, Holding, find_holdings
-from features.live_files import newest_seq, read_sealed, sealed_files, write_sealed, writing
+from features.live_event import REDIS
+from features.live_files import engine_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
 from features.live_tail import LiveTail
-from features.state import state_of
-from features.tails import open_tail
+from features.state import read_stamp, state_of
+from features.tails import live_path, open_sqlite, open_tail
 
 log = logging.getLogger("leitmotif")
 
 
-def forget(live: Path, user_ids: Sequence[str], tail: LiveTail | None) -> tuple[int, int]:
-    """Record these users and drop their live events, those of the tail and those sealed in live/<source>.
+def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail]) -> tuple[int, int]:
+    """Record these users and drop their live events, those of the tails and those sealed in live/<source>.
 
     Returns how many users were not on the list before, and how many sealed rows are gone. The list comes first: an end
     halfway leaves whole files, a user whose rows no run takes, and what a second call finishes. Raises InputError for
     a list, a tail or a sealed file that cannot be used.
     """
     num_new = add_forgotten(live, user_ids)
-    if tail is not None:
+    for tail in tails:
         tail.forget(user_ids)
     gone, num_rows = pa.array(user_ids, pa.string()), 0
     with writing(live):
@@ -139,15 +140,40 @@ def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
     user_ids = list(dict.fromkeys(users))
     if not user_ids or not all(user_ids):
         raise InputError('No user_id was given, or an empty one. Name at least 1: make forget USER="u1 u2".')
-    tail = open_tail(state_of(root / "data" / source.name))
-    num_new, num_rows = forget(live, user_ids, tail)
-    tail.close()
+    tails = _tails(state_of(root / "data" / source.name), live)
+    num_new, num_rows = forget(live, user_ids, tails)
+    for tail in tails:
+        tail.close()
     print(
         f"{num_new:,} of {len(user_ids):,} added to live/{source.name}/{NAME}, the others were on it; "
         f"{num_rows:,} sealed live events of theirs removed.",
         flush=True,
     )
     return describe(find_holdings(root, source.name, user_ids), user_ids, source.name, source.path)
+
+
+def _tails(state: Path, live: Path) -> list[LiveTail]:
+    """The tails to forget users in: the chosen one, and the SQLite file where it is there. Refuses to miss a Redis."""
+    tail = open_tail(state)
+    if tail.engine == REDIS:
+        return [tail, open_sqlite(state)] if live_path(state).exists() else [tail]
+    if read_stamp(state) is not None and not _is_in_sqlite(state):
+        raise InputError(
+            f"{state} was loaded into a Redis, and ONLINE is sqlite: live events there would stay. Nothing is done; "
+            "run `make forget ONLINE=redis USER=...` (or ONLINE=host:port), which reaches SQLite as well."
+        )
+    if any(engine_of(path) == REDIS for path in sealed_files(live)):
+        log.info(
+            "live events of this source were sealed from a Redis too: one that serves now knows the users until "
+            "it is opened again. `make forget ONLINE=redis USER=...` (or ONLINE=host:port) makes it forget at once"
+        )
+    return [tail]
+
+
+def _is_in_sqlite(state: Path) -> bool:
+    from features.fill import ONLINE  # Feast takes seconds to import, and most runs get here without a loaded state
+
+    return (state / ONLINE).exists()
 
 
 if __name__ == "__main__":

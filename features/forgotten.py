@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import InputError
-from features.live_files import writing
+from features.live_files import sync_folder, writing
 
 NAME = "forgotten.txt"
 FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")
@@ -60,6 +60,7 @@ def add_forgotten(folder: Path, user_ids: Iterable[str]) -> int:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, folder / NAME)
+        sync_folder(folder)
         return len(wanted) - len(known)
 
 

@@ -21,7 +21,7 @@ from features.ledger import ITEM_ROWS, ROWS
 from features.live_files import live_of, reading
 from features.params import SimulatorParams, SourceParams
 from features.sources.ebnerd import read_ebnerd
-from features.sources.live import Live, read_live
+from features.sources.live import Live, read_live, without_logged
 from features.sources.log import Log
 from features.sources.movielens import read_movielens
 from features.sources.simulator import simulate
@@ -32,7 +32,7 @@ log = logging.getLogger("leitmotif")
 
 OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance", "absorbed")
 ABSORBED = "absorbed.json"
-"""In absorbed/: {"seq": the newest seq that was ever sealed in live/<source>, 0 without}."""
+"""In absorbed/: {engine: the newest seq that was ever sealed of its live events in live/<source>, 0 without}."""
 PARTITION_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 PRECISIONS = {"day": 10, "month": 7, "year": 4}
 ROW_GROUP = 1 << 18
@@ -46,10 +46,13 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
     read, or no event is left.
     """
     forgotten, live = _live(data)
-    read = _with_live(leave_out(_read(source, simulator, seed, forgotten), forgotten), live)
+    logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)
+    logged = replace(logged, events=_identify(logged.events))
+    live = without_logged(live, logged.events["event_id"])
+    read = _with_live(logged, live)
     if not len(read.events):
         raise InputError(_nothing(source, read))
-    events = _sort(_identify(read.events))
+    events = _sort(read.events)
     items = _complete(read.items, events)
     _check_embeddings(items)
     with publish(data, *OUTS) as staging:
@@ -61,7 +64,7 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
         _write(_by(events, "event_id", "file", "line"), PROVENANCE, staging / "provenance" / "provenance.parquet")
         for name, table in read.truth.items():
             _write(table, table.schema, staging / "truth" / f"{name}.parquet")
-        write_json(staging / "absorbed" / ABSORBED, {"seq": live.newest_seq})
+        write_json(staging / "absorbed" / ABSORBED, dict(live.newest_seq))
     return _report(read, live, events, items, partitions)
 
 

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 EVENT, OUTCOME = 0, 1
 """Revisions. An outcome has the event_id of a show that is logged: its click counts, a second show does not."""
+SQLITE, REDIS = "sqlite", "redis"
+ENGINES = (SQLITE, REDIS)
+"""What keeps live events. A seq is of one engine: those of two are never compared."""
 
 
 class LiveEvent(NamedTuple):

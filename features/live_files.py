@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.schema import LIVE
+from features.live_event import REDIS, SQLITE
 
 log = logging.getLogger("leitmotif")
 
 WAIT_S = 0.5
 NEWEST_SEQ = b"newest_seq"
 """In a file's metadata: the newest seq ever sealed in it, whoever's rows have left since."""
+OF_REDIS = f".{REDIS}.parquet"
 UNREADABLE = (OSError, EOFError, UnicodeError, pa.ArrowException)
 
 
@@ -33,6 +35,21 @@ def live_of(data: Path) -> Path:
 def sealed_files(folder: Path) -> list[Path]:
     """The sealed files in order of their days; none where the folder is not there."""
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def sealed_name(day: str, engine: str) -> str:
+    """The name of the file of a day: <day>.parquet of SQLite's events, <day>.redis.parquet of those of Redis."""
+    return day + (OF_REDIS if engine == REDIS else ".parquet")
+
+
+def engine_of(path: Path) -> str:
+    """Whose events a sealed file holds, one of ENGINES."""
+    return REDIS if path.name.endswith(OF_REDIS) else SQLITE
+
+
+def sealed_seq(folder: Path, engine: str) -> int:
+    """The newest seq of an engine that was ever sealed in live/<source>; 0 without."""
+    return newest_seq([read_sealed(path) for path in sealed_files(folder) if engine_of(path) == engine])
 
 
 def read_sealed(path: Path) -> pa.Table:
@@ -66,15 +83,24 @@ def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None) ->
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def newest_seq(tables: Sequence[pa.Table]) -> int:
-    """The newest seq that was ever sealed in these files, as read_sealed gives them; 0 without any."""
+    """The newest seq that was ever sealed in these files of one engine, as read_sealed gives them; 0 without any."""
     of_rows = [table["seq"][-1].as_py() for table in tables if len(table)]
     return max([0, *of_rows, *(int((table.schema.metadata or {}).get(NEWEST_SEQ, b"0")) for table in tables)])
+
+
+def sync_folder(folder: Path) -> None:
+    """Put on the disk which names a folder holds: a rename is not there before."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -123,14 +149,6 @@ def _reader(folder: Path) -> dict[str, Any] | None:
         return None
     readers = noted.get("read", {}).get(str(folder.resolve()), [])
     return next((reader for reader in readers if Path("/proc", str(reader["pid"])).exists()), None)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _damaged(path: Path, said: str) -> InputError:

@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from redis import Redis
@@ -15,8 +15,8 @@ from redis.retry import Retry
 
 from contracts.errors import InputError
 from features.convention import key_of_text
-from features.live_event import EVENT, OUTCOME, Fate, LiveEvent
-from features.live_tail import name_of_forgotten
+from features.live_event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
+from features.live_tail import Listed, name_of_forgotten, nobody
 
 T = TypeVar("T")
 
@@ -107,8 +107,11 @@ class RedisTail:
     wait_s: how long an answer is waited for, in seconds.
     """
 
-    def __init__(self, url: str, prefix: str, wait_s: float = WAIT_S) -> None:
+    engine = REDIS
+
+    def __init__(self, url: str, prefix: str, wait_s: float = WAIT_S, listed: Listed = nobody) -> None:
         self._wait_s = wait_s
+        self._listed = listed
         self._prefix = f"{prefix}:"
         try:
             self._client = Redis.from_url(
@@ -209,6 +212,29 @@ class RedisTail:
         self._ask(lambda: self._forget(args=[self._prefix, *pairs]))
         self._ask(self._rewrite)
 
+    def forget_hashes(self, digests: Iterable[str]) -> int:
+        """Looks for their events again once they are refused: one may have come between."""
+        told = list(digests)
+        if not told:
+            return 0
+        held = self._ask(lambda: self._client.smismember(self._key("forgotten"), told))
+        lacking = frozenset(digest for digest, gone in zip(told, held, strict=True) if not gone)
+        if lacking:
+            self._drop_events(lacking)
+            self._ask(lambda: self._client.sadd(self._key("forgotten"), *lacking))
+            self._drop_events(lacking)
+        return len(lacking)
+
+    def _drop_events(self, digests: frozenset[str]) -> None:
+        prefix = self._key("events:")
+
+        def users() -> list[str]:
+            keys = self._client.scan_iter(match=f"{glob_escape(prefix)}*", count=1_000)
+            return [cast(bytes, key).decode().removeprefix(prefix) for key in keys]
+
+        if theirs := [user for user in self._ask(users) if name_of_forgotten(user) in digests]:
+            self.forget(theirs)
+
     def drop(self) -> None:
         def unlink() -> None:
             for key in self._client.scan_iter(match=f"{glob_escape(self._prefix)}*", count=1_000):
@@ -237,6 +263,7 @@ class RedisTail:
         try:
             if not self._is_durable:
                 self._check_durable()
+                self._copy_list()
             return question()
         except RedisError as error:
             self._is_durable = False  # another server may answer next
@@ -262,6 +289,14 @@ class RedisTail:
                 "live events. Start it with `--maxmemory-policy noeviction`."
             )
         self._is_durable = True
+
+    def _copy_list(self) -> None:
+        """Another server, or an emptied one, may answer now."""
+        try:
+            self.forget_hashes(self._listed())
+        except BaseException:
+            self._is_durable = False
+            raise
 
     def _refusal(self, error: RedisError) -> InputError:
         """What happened, and what to do."""

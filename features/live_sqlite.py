@@ -7,14 +7,14 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from contracts.errors import InputError
 from features.convention import key_of_text
-from features.live_event import EVENT, OUTCOME, Fate, LiveEvent
-from features.live_tail import name_of_forgotten
+from features.live_event import EVENT, OUTCOME, SQLITE, Fate, LiveEvent
+from features.live_tail import Listed, name_of_forgotten, nobody
 
 T = TypeVar("T")
 
@@ -79,8 +79,11 @@ class SqliteTail:
     path: the file; made, with its folder, at the first use. wait_s: how long a locked file is tried, in seconds.
     """
 
-    def __init__(self, path: Path, wait_s: float = WAIT_S) -> None:
+    engine = SQLITE
+
+    def __init__(self, path: Path, wait_s: float = WAIT_S, listed: Listed = nobody) -> None:
         self.path = path
+        self._listed = listed
         self._wait_s = wait_s
         # By process and thread: a fork never touches its parent's connections, not even to close them. A thread that
         # is given the number of one that ended takes over its connection.
@@ -135,10 +138,7 @@ class SqliteTail:
         return self._write(read)
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
-        names = [(name_of_forgotten(user_id),) for user_id in user_ids]
-        return self._patiently(
-            lambda connection: [connection.execute(FORGOTTEN, name).fetchone() is not None for name in names]
-        )
+        return self._are_forgotten([name_of_forgotten(user_id) for user_id in user_ids])
 
     def prune(self, upto_seq: int) -> int:
         """In small transactions; that they are gone is written before the first goes."""
@@ -157,11 +157,20 @@ class SqliteTail:
 
     def forget(self, user_ids: Sequence[str]) -> None:
         """Their bytes are overwritten, in the file at once, in its log where no reader holds that open."""
+        self._forget([name_of_forgotten(user_id) for user_id in user_ids], lambda _: user_ids)
 
+    def forget_hashes(self, digests: Iterable[str]) -> int:
+        """One look where it has forgotten them all."""
+        told = list(digests)
+        lacking = [digest for digest, known in zip(told, self._are_forgotten(told), strict=True) if not known]
+        if lacking:
+            self._forget(lacking, lambda connection: _users(connection, frozenset(lacking)))
+        return len(lacking)
+
+    def _forget(self, digests: Sequence[str], users_of: Callable[[sqlite3.Connection], Sequence[str]]) -> None:
         def drop(connection: sqlite3.Connection) -> None:
-            for user_id in user_ids:
-                connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (name_of_forgotten(user_id),))
-                connection.execute("DELETE FROM log WHERE user_id = ?", (user_id,))
+            connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in digests])
+            connection.executemany("DELETE FROM log WHERE user_id = ?", [(user,) for user in users_of(connection)])
 
         self._patiently(lambda connection: connection.execute("PRAGMA secure_delete = ON").fetchone())
         try:
@@ -178,6 +187,11 @@ class SqliteTail:
     def close(self) -> None:
         for key in [key for key in self._opened if key[0] == os.getpid()]:
             self._opened.pop(key).connection.close()
+
+    def _are_forgotten(self, names: Sequence[str]) -> list[bool]:
+        return self._patiently(
+            lambda connection: [connection.execute(FORGOTTEN, (name,)).fetchone() is not None for name in names]
+        )
 
     def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         def transaction(connection: sqlite3.Connection) -> T:
@@ -237,6 +251,11 @@ class SqliteTail:
             connection.close()
             raise
         self._opened[key] = Opened(connection, _file(self.path))
+        try:
+            self.forget_hashes(self._listed())
+        except BaseException:
+            self._let_go()
+            raise
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -285,6 +304,12 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent]) -> list
     if seq != first:
         connection.execute(MARK, ("newest", seq))
     return fates
+
+
+def _users(connection: sqlite3.Connection, digests: frozenset[str]) -> list[str]:
+    """Those who have events here, of these."""
+    users = connection.execute("SELECT DISTINCT user_id FROM log").fetchall()
+    return [user for (user,) in users if name_of_forgotten(user) in digests]
 
 
 def _event(row: Sequence) -> LiveEvent:

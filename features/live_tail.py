@@ -5,7 +5,7 @@ process that appends or reads; what append has returned is durable.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from features.live_event import Fate, LiveEvent
@@ -16,8 +16,22 @@ def name_of_forgotten(user_id: str) -> str:
     return hashlib.sha256(user_id.encode()).hexdigest()
 
 
+Listed = Callable[[], Iterable[str]]
+"""Reads the list of the forgotten: each as name_of_forgotten."""
+
+
+def nobody() -> tuple[str, ...]:
+    """The list of a scratch tail."""
+    return ()
+
+
 class LiveTail(Protocol):
-    """Raises contracts.errors.InputError, saying what to do, where its engine is down, locked too long or damaged."""
+    """Raises contracts.errors.InputError, saying what to do, where its engine is down, locked too long or damaged.
+
+    Before it answers anything over a new connection it has forgotten who is on the list: the store may be a new one.
+    """
+
+    engine: str  # of features.live_event.ENGINES: whose seqs these are
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """Keep events: all of them or, where this raises, none. A repeated (event_id, revision) changes nothing."""
@@ -67,6 +81,10 @@ class LiveTail(Protocol):
 
     def forget(self, user_ids: Sequence[str]) -> None:
         """Drop these users' events and refuse those to come, from this moment on, in every process."""
+        ...
+
+    def forget_hashes(self, digests: Iterable[str]) -> int:
+        """The same for those of these users (as name_of_forgotten) whom it has not forgotten. Returns how many."""
         ...
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:

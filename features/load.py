@@ -21,8 +21,8 @@ from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
 from features.fill import DEFINED, ENGINE, ONLINE, Held, fill
-from features.state import STAMP, read_stamp, state_of
-from features.tails import engine, open_tail, redis_address
+from features.state import STAMP, absorbed_upto, is_current, read_stamp, state_of
+from features.tails import engine, forgotten_of, open_tail, redis_address
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -56,6 +56,7 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
     state.parent.mkdir(parents=True, exist_ok=True)
     with _alone(state.parent):
         _sweep(state)
+        _honour_list(state)
         held = _held(state)
         if held is not None and _without_ours(held.stamp) == stamp:
             return False
@@ -75,10 +76,18 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
 
 def _prune(state: Path, held: Held | None, stamp: dict[str, Any]) -> None:
     """Drop live events that this load and the one before hold: a process that still serves that one needs the rest."""
-    upto = 0 if held is None else min(held.stamp["absorbed_seq"], stamp["absorbed_seq"])
+    tail = open_tail(state)
+    upto = 0 if held is None else min(absorbed_upto(each, tail.engine) for each in (held.stamp, stamp))
     if upto:
-        tail = open_tail(state)
         log.info("%s live events are in the log for good and have left the tail", f"{tail.prune(upto):,}")
+    tail.close()
+
+
+def _honour_list(state: Path) -> None:
+    """A tail that is opened forgets who is on the list: so that a new one does, whether or not anything is loaded."""
+    if forgotten_of(state):
+        tail = open_tail(state)
+        tail.marks()
         tail.close()
 
 
@@ -104,11 +113,17 @@ def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
 
 def _read_snapshot(snapshot: Path) -> dict[str, Any]:
     try:
-        return json.loads((snapshot / "snapshot.json").read_text(encoding="utf-8"))
+        stamp = json.loads((snapshot / "snapshot.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"There is no feature snapshot in {snapshot}. `make run` makes one, `make pull` fetches one."
         ) from None
+    if not is_current(stamp):
+        raise InputError(
+            f"The feature snapshot in {snapshot} was made by another version: its absorbed_seq is "
+            f"{stamp.get('absorbed_seq')!r}, not one seq an engine. `make run` makes it anew."
+        )
+    return stamp
 
 
 @contextlib.contextmanager
@@ -132,7 +147,7 @@ def _held(state: Path) -> Held | None:
         stamp = read_stamp(state)
         if stamp is None:
             return None
-        if DEFINED not in stamp:  # another version loaded it
+        if DEFINED not in stamp or not is_current(stamp):  # another version loaded it
             return None
         if stamp[DEFINED].get(ENGINE) != engine():
             log.info("%s is of another online store than %s, which is chosen: loading all of it", state, engine())

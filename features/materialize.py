@@ -83,7 +83,7 @@ def _prove(
         views = measure(store, data, materialize)
         store.tail.close()
         from_us = replay_from(data, materialize.replay_share)
-        with replaying(data, stamp, from_us, folder / "replay") as replay:
+        with replaying(data, stamp, from_us, folder / folder.name.strip(".")) as replay:
             replayed, more = replay_requests(replay, data, spec, from_us, number)
             log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
     finally:

@@ -27,7 +27,7 @@ from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
 from features.live_tail import LiveTail
 from features.online_config import config
-from features.state import read_stamp
+from features.state import absorbed_upto, is_current, read_stamp
 from features.tails import open_tail, redis_address
 
 Int64 = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ class OnlineStore:
     snapshot_id: str
     settings: Mapping[str, Any]  # how the loaded snapshot was made: sections of params.yaml
     logged_end: int  # 1 us after the log's newest event
-    absorbed_seq: int  # live events up to this one are in the log
+    absorbed_seq: int  # the tail's live events up to this one are in the log
     live: LiveCounters
     tail: LiveTail
     progress: _Progress
@@ -103,6 +103,8 @@ class OnlineStore:
         state = state.resolve()  # the link moves with the next load; this store stays with what it opened
         try:
             stamp = read_stamp(state)
+            if stamp is not None and not is_current(stamp):
+                raise InputError(f"{state} was loaded by another version. `make load` loads it again.")
             if stamp is not None:
                 return cls._read_state(state, stamp, tail_of or state)
         except InputError:
@@ -118,7 +120,8 @@ class OnlineStore:
     def _read_state(cls, state: Path, stamp: Mapping[str, Any], tail_of: Path) -> "OnlineStore":
         ids = json.loads((state / "ids.json").read_text(encoding="utf-8"))
         positions = ({name: position for position, name in enumerate(ids[kind])} for kind in ("items", "users"))
-        absorbed_seq = stamp["absorbed_seq"]
+        tail = open_tail(tail_of)
+        absorbed_seq = absorbed_upto(stamp, tail.engine)
         feast = FeatureStore(config=config(state, "file", tail_of))
         store = cls(
             feast=feast,
@@ -128,7 +131,7 @@ class OnlineStore:
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
             live=LiveCounters(Counters.load(state), *positions),
-            tail=open_tail(tail_of),
+            tail=tail,
             progress=_Progress(absorbed_seq, 0),
         )
         if not online_rows.is_of(store.feast, stamp["snapshot_id"]):

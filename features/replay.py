@@ -101,7 +101,7 @@ def _load(state: Path, data: Path, histories: UserHistories, snapshot: Mapping[s
     for rows in user_history_rows(histories, rule, history.max_length, before_us=from_us):
         online_rows.write(feast, view, rows)
     online_rows.mark(feast, REPLAY)
-    stamp = {"snapshot_id": REPLAY, "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": 0}
+    stamp = {"snapshot_id": REPLAY, "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": {}}
     write_json(state / STAMP, stamp)
 
 

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from contracts.errors import InputError
 from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
 from features.history_reader import UserHistories
+from features.live_event import ENGINES
 from features.sessions import SessionRule, number_sessions
 
 ITEM_PROFILE = pa.schema(
@@ -66,9 +68,13 @@ def write_snapshot(
     return stamp
 
 
-def absorbed_seq(data: Path) -> int:
-    """The seq of the newest live event that the log of data/<source> holds."""
-    return json.loads((data / "absorbed" / "absorbed.json").read_text(encoding="utf-8"))["seq"]
+def absorbed_seq(data: Path) -> dict[str, int]:
+    """Of each engine the seq of the newest live event that the log of data/<source> holds; 0 without."""
+    path = data / "absorbed" / "absorbed.json"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if unknown := held.keys() - set(ENGINES):
+        raise InputError(f"{path} names {sorted(unknown)}, not engines {ENGINES}. `dvc repro ingest` writes it anew.")
+    return {engine: held.get(engine, 0) for engine in ENGINES}
 
 
 def _write_user_history(histories: UserHistories, rule: SessionRule, max_length: int, path: Path) -> int:

@@ -1,8 +1,11 @@
 """Where a source's online state lies, and the stamp that says which snapshot it was loaded from."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from features.live_event import ENGINES
 
 STAMP = "stamp.json"
 
@@ -10,6 +13,17 @@ STAMP = "stamp.json"
 def state_of(data: Path) -> Path:
     """data/<source> -> .state/<source>/feast, under the same root."""
     return data.parent.parent / ".state" / data.name / "feast"
+
+
+def is_current(stamp: dict[str, Any]) -> bool:
+    """Whether absorbed_seq, of a stamp or of snapshot.json, is one seq an engine; before, it was one for both."""
+    absorbed = stamp.get("absorbed_seq") if isinstance(stamp, dict) else None
+    return isinstance(absorbed, dict) and absorbed.keys() <= set(ENGINES)
+
+
+def absorbed_upto(stamp: Mapping[str, Any], engine: str) -> int:
+    """The seq up to which the log holds the live events of an engine; 0 where it never held any."""
+    return stamp["absorbed_seq"].get(engine, 0)
 
 
 def read_stamp(state: Path) -> dict[str, Any] | None:

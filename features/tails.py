@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from contracts.errors import InputError
+from features.forgotten import Forgotten, read_forgotten
+from features.live_event import REDIS, SQLITE
 from features.live_tail import LiveTail
 
 PROJECT = "leitmotif"
@@ -20,7 +22,7 @@ REDIS_DEFAULT = "127.0.0.1:6379"
 def redis_address() -> str | None:
     """The Redis that LEITMOTIF_ONLINE names, as Feast writes it (host:port,password=...); None: SQLite."""
     told = os.environ.get(ENGINE_VARIABLE, "").strip()
-    if told in ("", "sqlite"):
+    if told in ("", SQLITE):
         return None
     if told == "redis":
         return REDIS_DEFAULT
@@ -34,7 +36,7 @@ def redis_address() -> str | None:
 
 def engine() -> str:
     """Which online store is chosen: sqlite or redis."""
-    return "sqlite" if redis_address() is None else "redis"
+    return SQLITE if redis_address() is None else REDIS
 
 
 def _url(address: str) -> str:
@@ -53,24 +55,49 @@ def source_of(state: Path) -> str:
 
 
 def live_path(state: Path) -> Path:
-    """The SQLite file of live events: live/<source>.db beside .state/, so that deleting .state/ loses none of them."""
+    """The SQLite file of live events: live/<source>.db beside .state/, so that deleting .state/ loses none of them.
+
+    A scratch state, which is not in .state/, has a file of its own, whatever LEITMOTIF_LIVE names.
+    """
+    folder = state.absolute().parent
+    if folder.parent.name != ".state":
+        return folder / "live.db"
     if told := os.environ.get(LIVE_VARIABLE):
         return Path(told).resolve()
+    return folder.parent.parent / "live" / f"{folder.name}.db"
+
+
+def forgotten_of(state: Path) -> Forgotten:
+    """The list live/<source>/forgotten.txt; empty for a scratch state, which is not in .state/."""
     folder = state.absolute().parent
-    if folder.parent.name == ".state":
-        return folder.parent.parent / "live" / f"{folder.name}.db"
-    return folder / "live.db"
+    return (
+        read_forgotten(folder.parent.parent / "live" / folder.name) if folder.parent.name == ".state" else frozenset()
+    )
+
+
+def place_of(state: Path) -> str:
+    """Where open_tail looks, for a person; without passwords."""
+    address = redis_address()
+    return f"{live_path(state)} (SQLite)" if address is None else f"the Redis at {address.split(',')[0]}"
 
 
 def open_tail(state: Path) -> LiveTail:
-    """The live events that belong to a state folder. Raises InputError where their store does not answer."""
+    """The live events that belong to a state folder, without those of users on its list, which are refused.
+
+    Raises InputError, at the first use, where their store does not answer or the list cannot be read.
+    """
     if address := redis_address():
         from features.live_redis import RedisTail
 
-        return RedisTail(_url(address), prefix_of(state))
+        return RedisTail(_url(address), prefix_of(state), listed=lambda: forgotten_of(state))
+    return open_sqlite(state)
+
+
+def open_sqlite(state: Path) -> LiveTail:
+    """The same of the SQLite file, whichever engine is chosen."""
     from features.live_sqlite import SqliteTail
 
-    return SqliteTail(live_path(state))
+    return SqliteTail(live_path(state), listed=lambda: forgotten_of(state))
 
 
 def prefix_of(state: Path) -> str:

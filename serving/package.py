@@ -4,6 +4,7 @@ A model that failed its verdict, or whose scores here are not those of evaluate,
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def run(data: Path, serve: ServeParams) -> Report:
         scorer = load_scorer(bundle)
         vocabulary = pq.read_table(bundle / VOCABULARY)
         write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary)})
-        golden = golden_requests(data, scorer, serve.num_golden_requests, staging / "replay")
+        golden = golden_requests(data, scorer, serve.num_golden_requests, staging / f"replay-{os.getpid()}")
         write_golden(bundle / GOLDEN, golden)
         write_json(bundle / METRICS, metrics)
         write_card(bundle, data.name, scorer, metrics, serve)

@@ -1,9 +1,9 @@
-"""live/<source>/<day>.parquet -> the events that came live, an outcome joined to its show, in the form of a log."""
+"""The sealed files of live/<source>/ -> the events that came live, outcomes joined to their shows, as a log's."""
 # pyright: reportAttributeAccessIssue=false
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 
 from contracts.schema import CONTEXTS, LIVE, REJECTED
 from features.forgotten import Forgotten, are_forgotten
-from features.live_event import EVENT
-from features.live_files import newest_seq, read_sealed, sealed_files
+from features.live_event import ENGINES, EVENT
+from features.live_files import engine_of, newest_seq, read_sealed, sealed_files
 from features.sources.log import EVENTS
 from features.sources.tombstones import tombstones
 
 JOINED = "outcome joined to its show"
 REPEATED = "live event repeated"
+LOGGED = "live event that the log has"
 PLACE = (EVENTS.field("file"), EVENTS.field("line"))
 
 
@@ -28,9 +29,9 @@ class Live:
 
     events: pa.Table  # EVENTS: one row an event_id
     contexts: pa.Table  # CONTEXTS: one row an impression that said something of itself
-    rejected: pa.Table  # REJECTED: rows that became part of another's event, or whose user is forgotten
+    rejected: pa.Table  # REJECTED: part of another's event, of a user forgotten, or in the log
     num_files: int
-    newest_seq: int  # of all that was ever sealed; 0 without
+    newest_seq: Mapping[str, int]  # of each engine, of all that was ever sealed; 0 without
 
 
 def read_live(folder: Path, forgotten: Forgotten) -> Live:
@@ -49,7 +50,33 @@ def read_live(folder: Path, forgotten: Forgotten) -> Live:
     buried, rows = tombstones(rows.filter(pa.array(gone))), rows.filter(pa.array(~gone))
     events, left_over = _join(rows)
     rejected = pa.concat_tables([buried, left_over])
-    return Live(events, _contexts(rows), rejected, len(files), newest_seq(tables))
+    newest = {
+        engine: newest_seq([table for table, path in zip(tables, files, strict=True) if engine_of(path) == engine])
+        for engine in ENGINES
+    }
+    return Live(events, _contexts(rows), rejected, len(files), newest)
+
+
+def without_logged(live: Live, logged: pa.ChunkedArray) -> Live:
+    """The live events without those whose event_id the log has, and without the contexts that only these bring.
+
+    logged: the log's event_ids. Its row stands, whatever a live row of its name says: of whom, of what, when.
+    """
+    if not len(live.events):
+        return live
+    known = logged.filter(pc.is_in(logged, value_set=live.events["event_id"].combine_chunks())).combine_chunks()
+    theirs = pc.is_in(live.events["event_id"], value_set=known)
+    left, kept = live.events.filter(theirs), live.events.filter(pc.invert(theirs))
+    only_theirs = left["impression_id"].filter(
+        pc.invert(pc.is_in(left["impression_id"], value_set=kept["impression_id"].combine_chunks()))
+    )
+    said = pc.is_in(live.contexts["impression_id"], value_set=only_theirs.combine_chunks())
+    return replace(
+        live,
+        events=kept,
+        contexts=live.contexts.filter(pc.invert(said)),
+        rejected=pa.concat_tables([live.rejected, tombstones(left, LOGGED)]),
+    )
 
 
 def _placed(table: pa.Table, name: str) -> pa.Table:
@@ -65,16 +92,22 @@ def _join(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         return EVENTS.empty_table(), REJECTED.empty_table()
     names = rows["event_id"].combine_chunks()
     first = np.r_[True, pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)]
-    labels = np.maximum.reduceat(rows["label"].to_numpy(), np.flatnonzero(first))
+    starts = np.flatnonzero(first)
+    users = rows["user_id"].combine_chunks()
+    own = pc.equal(users, users.take(pa.array(starts[np.cumsum(first) - 1]))).to_numpy(zero_copy_only=False)
+    labels = np.maximum.reduceat(np.where(own, rows["label"].to_numpy(), -np.inf), starts)
     events = rows.filter(pa.array(first))
     events = events.set_column(events.column_names.index("label"), "label", pa.array(labels, pa.float32()))
-    return events.select(EVENTS.names).cast(EVENTS), _left_over(rows, np.flatnonzero(~first))
+    return events.select(EVENTS.names).cast(EVENTS), _left_over(rows, np.flatnonzero(~first), own)
 
 
-def _left_over(rows: pa.Table, at: np.ndarray) -> pa.Table:
-    """The rows (at) that are no event of their own: the same as the row before, or the outcome of its show."""
+def _left_over(rows: pa.Table, at: np.ndarray, own: np.ndarray) -> pa.Table:
+    """The rows (at) that are no event of their own: the same as the row before, or the outcome of its show.
+
+    own: [rows] whether a row is of the user whose event it would be; of another it says nothing.
+    """
     revision = rows["revision"].to_numpy()
-    repeated = revision[at] == revision[at - 1]
+    repeated = (revision[at] == revision[at - 1]) | ~own[at]
     left = rows.take(pa.array(at))
     return pa.table(
         {

@@ -37,9 +37,9 @@ def leave_out(read: Log, forgotten: Forgotten) -> Log:
     return replace(read, events=kept, rejected=buried, contexts=contexts, truth=truth)
 
 
-def tombstones(left: pa.Table) -> pa.Table:
+def tombstones(left: pa.Table, reason: str = REASON) -> pa.Table:
     """A line of REJECTED for each row: where it was, and nothing of what it said. left: has `file` and `line`."""
-    columns = {"file": left["file"], "line": left["line"], "reason": pa.repeat(REASON, len(left))}
+    columns = {"file": left["file"], "line": left["line"], "reason": pa.repeat(reason, len(left))}
     return pa.table(columns | {"raw": pa.repeat("", len(left))}, schema=REJECTED)
 
 

@@ -112,7 +112,7 @@ def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] 
     for name, table in tables.items():
         (data / name).mkdir(parents=True, exist_ok=True)
         pq.write_table(table, data / name / "2024-01.parquet")
-    write_json(data / "absorbed" / "absorbed.json", {"seq": 0})
+    write_json(data / "absorbed" / "absorbed.json", {})
     return data
 
 

@@ -114,22 +114,22 @@ def test_forgetting_drops_sealed_rows_of_these_users_alone_and_twice_is_once(tmp
     seal(live / "2026-11-25.parquet", event(9))
     seal(live / "2026-11-26.parquet", event(8, user_id="u10"))
     untouched = (live / "2026-11-26.parquet").stat().st_mtime_ns
-    assert forget(live, ["u1", "nobody"], tail=None) == (2, 3)
+    assert forget(live, ["u1", "nobody"], tails=[]) == (2, 3)
     rows = [row["seq"] for path in sealed_files(live) for row in read_sealed(path).to_pylist()]
     assert rows == [2, 8]
     assert (live / "2026-11-26.parquet").stat().st_mtime_ns == untouched
     assert b"live-9" not in (live / "2026-11-25.parquet").read_bytes()
     before = {path: path.read_bytes() for path in live.iterdir()}
-    assert forget(live, ["nobody", "u1"], tail=None) == (0, 0)
+    assert forget(live, ["nobody", "u1"], tails=[]) == (0, 0)
     assert {path: path.read_bytes() for path in live.iterdir()} == before
 
 
 def test_what_was_absorbed_stays_said_when_the_newest_row_is_gone(tmp_path: Path) -> None:
     data = tmp_path / "data" / "simulator"
     seal(live_of(data) / "2026-11-24.parquet", event(7, user_id=OTHER), event(9, user_id=USER))
-    forget(live_of(data), [USER], tail=None)
+    forget(live_of(data), [USER], tails=[])
     ingest(data, 1, SMALL, source("simulator"))
-    assert (data / "absorbed" / "absorbed.json").read_text() == '{\n  "seq": 9\n}\n'
+    assert (data / "absorbed" / "absorbed.json").read_text() == '{\n  "redis": 0,\n  "sqlite": 9\n}\n'
 
 
 def test_killed_at_any_moment_it_leaves_whole_files_and_a_second_call_finishes(repository: Path) -> None:

@@ -1,5 +1,7 @@
 """Sealed live events come in through the same door as any log: each row is an event, or rejected with its reason."""
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from contracts.schema import CONTEXTS, LIVE
 from features.forgotten import add_forgotten
 from features.ingest import run
 from features.live_event import LiveEvent
-from features.live_files import newest_seq, read_sealed, sealed_files, writing
+from features.live_files import newest_seq, read_sealed, sealed_files, sealed_name, writing
 from features.live_files import write_sealed as write
 from features.sources.live import read_live
 from features.validate import run as validate
@@ -37,7 +39,7 @@ def test_a_log_without_live_events_is_read_as_before_and_says_seq_0(tmp_path: Pa
     data, live = data_of(tmp_path)
     report = ingest_table(data, write_table(tmp_path / "log.csv"))
     assert (report["rows_read"], report["num_live_events"], report["num_files"]) == (60, 0, 1)
-    assert (data / "absorbed" / "absorbed.json").read_text() == '{\n  "seq": 0\n}\n'
+    assert (data / "absorbed" / "absorbed.json").read_text() == '{\n  "redis": 0,\n  "sqlite": 0\n}\n'
     before = digest(data)
     live.mkdir(parents=True)
     ingest_table(data, tmp_path / "log.csv")
@@ -57,7 +59,7 @@ def test_live_events_become_interactions_with_the_sealed_file_as_their_place(tmp
     row = named(data, "interactions", "event_id")["live-7"]
     assert (row["item_id"], row["session_id"], row["position"]) == ("only live", "s", 3)
     assert "only live" in named(data, "items", "item_id")
-    assert (data / "absorbed" / "absorbed.json").read_text() == '{\n  "seq": 11\n}\n'
+    assert (data / "absorbed" / "absorbed.json").read_text() == '{\n  "redis": 0,\n  "sqlite": 11\n}\n'
 
 
 def test_an_outcome_joins_its_show_in_whichever_file_and_the_rows_add_up(tmp_path: Path) -> None:
@@ -87,6 +89,13 @@ def test_an_outcome_that_was_sealed_before_its_show_joins_it_all_the_same(tmp_pa
     assert [(row["event_id"], row["label"], row["position"]) for row in events] == [("a", 1.0, 2)]
 
 
+def test_a_row_of_another_user_says_nothing_of_an_event(tmp_path: Path) -> None:
+    seal(tmp_path / "2026-11-24.parquet", show(5, "a", user_id="hers"), event(6, event_id="a", user_id="thief"))
+    live = read_live(tmp_path, frozenset())
+    assert [(row["event_id"], row["user_id"], row["label"]) for row in live.events.to_pylist()] == [("a", "hers", 0.0)]
+    assert live.rejected["reason"].to_pylist() == ["live event repeated"]
+
+
 def test_a_served_request_has_one_context_and_one_that_said_nothing_has_none(tmp_path: Path) -> None:
     data, live = data_of(tmp_path)
     said = {"device": "2", "is_subscriber": False}
@@ -99,16 +108,44 @@ def test_a_served_request_has_one_context_and_one_that_said_nothing_has_none(tmp
     ]
 
 
-def test_what_a_log_repeats_of_the_live_events_is_one_event_after_validate(tmp_path: Path) -> None:
+def test_of_an_event_that_log_and_tail_have_the_log_s_row_stands(tmp_path: Path) -> None:
     data, live = data_of(tmp_path)
     (tmp_path / "log.csv").write_text(
         "id,user,item,at,click\nlive-5,u1,i1,2024-01-03T00:00:05,1\nx,u2,i2,2024-01-01,1\n"
     )
-    seal(live / "2026-11-24.parquet", event(5))
+    earlier = {"occurred_at": datetime(2023, 1, 1, tzinfo=UTC), "user_id": "thief", "impression_id": "r", "device": "1"}
+    seal(live / "2026-11-24.parquet", event(5, **earlier), event(6, impression_id="s", device="1"))
     columns = {"event_id": "id", "user_id": "user", "item_id": "item", "occurred_at": "at", "label": "click"}
-    assert ingest_table(data, tmp_path / "log.csv", columns)["rows_written"] == 3
+    made = ingest_table(data, tmp_path / "log.csv", columns)
+    assert (made["rows_read"], made["rows_written"], made["num_live_events"]) == (4, 3, 1)
+    assert made["dropped"] == {"live event that the log has": 1}
+    assert [(row["file"], row["line"]) for row in read(data / "rejected")] == [("live/table/2026-11-24.parquet", 1)]
+    assert [row["impression_id"] for row in read(data / "contexts")] == ["s"]
     report = validate(data, limits())
-    assert (report["rows_valid"], report["rows_duplicated"]) == (2, 1)
+    assert (report["rows_valid"], report["rows_duplicated"]) == (3, 0)
+    rows = {row["event_id"]: row["user_id"] for row in read(data / "validated_interactions")}
+    assert rows == {"live-5": "u1", "x": "u2", "live-6": "u1"}
+
+
+def test_a_live_event_with_the_name_that_ingest_gave_a_logged_row_is_left_out_too(tmp_path: Path) -> None:
+    data, live = data_of(tmp_path)
+    ingest_table(data, write_table(tmp_path / "log.csv"))
+    logged = read(data / "interactions")
+    seal(live / "2026-11-24.parquet", event(5, event_id=logged[0]["event_id"], user_id="thief"))
+    assert ingest_table(data, tmp_path / "log.csv")["dropped"] == {"live event that the log has": 1}
+    assert read(data / "interactions") == logged
+
+
+def test_each_engine_has_its_own_files_and_its_own_newest_seq(tmp_path: Path) -> None:
+    data, live = data_of(tmp_path)
+    seal(live / sealed_name("2026-11-24", "redis"), event(9), event(11))
+    seal(live / sealed_name("2026-11-24", "sqlite"), event(5))
+    report = ingest_table(data, write_table(tmp_path / "log.csv"))
+    assert (report["num_live_events"], report["num_files"]) == (3, 3)
+    assert json.loads((data / "absorbed" / "absorbed.json").read_text()) == {"sqlite": 5, "redis": 11}
+    places = {row["event_id"]: (row["file"], row["line"]) for row in read(data / "provenance")}
+    assert places["live-11"] == ("live/table/2026-11-24.redis.parquet", 2)
+    assert places["live-5"] == ("live/table/2026-11-24.parquet", 1)
 
 
 @pytest.mark.parametrize("name", ["simulator", "movielens", "ebnerd"])
@@ -153,7 +190,7 @@ def test_the_newest_seq_survives_the_rows_that_had_it(tmp_path: Path) -> None:
     write(path, table.slice(0, 1), newest_seq=newest_seq([table]))
     write(path, read_sealed(path).slice(0, 0), newest_seq=newest_seq([read_sealed(path)]))
     assert len(read_sealed(path)) == 0
-    assert read_live(tmp_path, frozenset()).newest_seq == 9
+    assert read_live(tmp_path, frozenset()).newest_seq == {"sqlite": 9, "redis": 0}
 
 
 def test_what_a_killed_writer_left_is_no_sealed_file_and_goes_with_the_next_one(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class Source:
         """Another snapshot_id."""
         self.number += 1
         stamp = {"snapshot_id": f"number {self.number}", "log_end_us": START_US, "settings": settings()}
-        stamp["absorbed_seq"] = 0
+        stamp["absorbed_seq"] = {}
         (self.snapshot / "snapshot.json").write_text(json.dumps(stamp | {"files": {}, "number": self.number}))
 
 

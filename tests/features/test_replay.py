@@ -165,10 +165,10 @@ def test_live_events_change_what_is_loaded_and_a_later_load_holds_them(tmp_path:
     assert store.log_end == at + 1
     seq = store.tail.newest_seq()
     build(data, [*rows, row("u1", "new", 5_000, event_id="live")], statistics())
-    write_json(data / "absorbed" / "absorbed.json", {"seq": seq})
+    write_json(data / "absorbed" / "absorbed.json", {store.tail.engine: seq})
     write_snapshot(data, UserHistories.open(data / "user_histories"), 50, settings(), data / "feature_snapshot")
     assert load(data, state)
-    assert (read_stamp(state) or {})["absorbed_seq"] == seq
+    assert (read_stamp(state) or {})["absorbed_seq"][store.tail.engine] == seq
     again = OnlineStore.open(state)
     held = again.history("u1")
     assert held is not None
