@@ -27,6 +27,7 @@ from features import counter_layers
 from features.counters import COCLICKS, KEYS, NAMES, Counters, from_parquet
 from features.row_changes import Difference, Rows
 from features.snapshot import COUNTERS
+from features.state import DEFINED, ENGINE
 from features.tails import engine
 
 if TYPE_CHECKING:
@@ -34,12 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("leitmotif")
 
-DEFINED = "defined"
-"""The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and COUNTED."""
-ENGINE = "engine"
-"""In it, which online store was loaded: Feast's registry is of one."""
 COUNTED = "counted"
-"""In it, the counters' files that are in the first layer: name -> hash. Others are in features.counter_layers' file."""
+"""In the stamp's DEFINED, the counters' files of the first layer: name -> hash. Others are in counter_layers' file."""
 MAX_LATER = 0.1
 """Of the first layer's size, what later partitions may reach before all are counted as the first."""
 BYTES_A_ROW = 24

@@ -22,7 +22,7 @@ from features.holdings import CACHE, WORKSPACE, Found, Holding, find_holdings
 from features.live_event import REDIS
 from features.live_files import engine_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
 from features.live_tail import LiveTail
-from features.state import read_stamp, state_of
+from features.state import loaded_into, read_stamp, state_of
 from features.tails import live_path, open_sqlite, open_tail
 
 log = logging.getLogger("leitmotif")
@@ -157,7 +157,7 @@ def _tails(state: Path, live: Path) -> list[LiveTail]:
     tail = open_tail(state)
     if tail.engine == REDIS:
         return [tail, open_sqlite(state)] if live_path(state).exists() else [tail]
-    if read_stamp(state) is not None and not _is_in_sqlite(state):
+    if loaded_into(read_stamp(state) or {}) == REDIS:
         raise InputError(
             f"{state} was loaded into a Redis, and ONLINE is sqlite: live events there would stay. Nothing is done; "
             "run `make forget ONLINE=redis USER=...` (or ONLINE=host:port), which reaches SQLite as well."
@@ -168,12 +168,6 @@ def _tails(state: Path, live: Path) -> list[LiveTail]:
             "it is opened again. `make forget ONLINE=redis USER=...` (or ONLINE=host:port) makes it forget at once"
         )
     return [tail]
-
-
-def _is_in_sqlite(state: Path) -> bool:
-    from features.fill import ONLINE  # Feast takes seconds to import, and most runs get here without a loaded state
-
-    return (state / ONLINE).exists()
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
-from features.fill import DEFINED, ENGINE, ONLINE, Held, fill
-from features.state import STAMP, absorbed_upto, is_current, read_stamp, state_of
+from features.fill import ONLINE, Held, fill
+from features.state import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
 from features.tails import engine, forgotten_of, open_tail, redis_address
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _held(state: Path) -> Held | None:
             return None
         if DEFINED not in stamp or not is_current(stamp):  # another version loaded it
             return None
-        if stamp[DEFINED].get(ENGINE) != engine():
+        if loaded_into(stamp) != engine():
             log.info("%s is of another online store than %s, which is chosen: loading all of it", state, engine())
             return None
         if _is_undamaged(state, stamp) and _has_rows(state, stamp):

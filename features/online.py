@@ -27,8 +27,8 @@ from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
 from features.live_tail import LiveTail
 from features.online_config import config
-from features.state import absorbed_upto, is_current, read_stamp
-from features.tails import open_tail, redis_address
+from features.state import absorbed_upto, is_current, loaded_into, read_stamp
+from features.tails import engine, open_tail, redis_address
 
 Int64 = npt.NDArray[np.int64]
 
@@ -105,6 +105,11 @@ class OnlineStore:
             stamp = read_stamp(state)
             if stamp is not None and not is_current(stamp):
                 raise InputError(f"{state} was loaded by another version. `make load` loads it again.")
+            if stamp is not None and loaded_into(stamp) not in (None, engine()):
+                raise InputError(
+                    f"{state} was loaded into {loaded_into(stamp)}, and ONLINE (LEITMOTIF_ONLINE) is {engine()}. "
+                    "Choose that one, or `make load` loads this one."
+                )
             if stamp is not None:
                 return cls._read_state(state, stamp, tail_of or state)
         except InputError:

@@ -8,6 +8,10 @@ from typing import Any
 from features.live_event import ENGINES
 
 STAMP = "stamp.json"
+DEFINED = "defined"
+"""The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and more."""
+ENGINE = "engine"
+"""In it, which online store was loaded: Feast's registry is of one."""
 
 
 def state_of(data: Path) -> Path:
@@ -24,6 +28,11 @@ def is_current(stamp: dict[str, Any]) -> bool:
 def absorbed_upto(stamp: Mapping[str, Any], engine: str) -> int:
     """The seq up to which the log holds the live events of an engine; 0 where it never held any."""
     return stamp["absorbed_seq"].get(engine, 0)
+
+
+def loaded_into(stamp: Mapping[str, Any]) -> str | None:
+    """The engine of the online store that was loaded, one of ENGINES; None for a scratch state, which has one."""
+    return stamp.get(DEFINED, {}).get(ENGINE)
 
 
 def read_stamp(state: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.publish import write_json
 from features.absorb import absorb
 from features.forgotten import add_forgotten, hash_of
 from features.live_event import Fate
@@ -15,13 +16,12 @@ from features.live_files import live_of, read_sealed, sealed_files, sealed_seq
 from features.live_tail import LiveTail, name_of_forgotten
 from features.load import load
 from features.online import OnlineStore
-from features.state import state_of
+from features.state import DEFINED, ENGINE, STAMP, state_of
 from features.tails import ENGINE_VARIABLE, live_path, open_sqlite, open_tail
 from tests import clones
 from tests.features.live_tails import ENGINES, event, tails_of
 from tests.features.redis_server import RedisServer
-from tests.features.small_log import build, random_log, statistics
-from tests.features.test_two_tails import take
+from tests.features.small_source import make
 
 pytestmark = pytest.mark.xdist_group("redis")
 
@@ -46,10 +46,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """data/<source> of a small log with its snapshot; the source's name is of this test alone."""
-    data = tmp_path / "data" / tmp_path.name
-    build(data, random_log(3), statistics())
-    take(data, {})
-    return data
+    return make(tmp_path)
 
 
 def test_the_list_and_the_tails_name_a_user_alike() -> None:
@@ -181,11 +178,11 @@ def test_make_forget_over_sqlite_refuses_where_a_redis_was_loaded(
 ) -> None:
     state = state_of(repository / "data" / "simulator")
     state.mkdir(parents=True)
-    (state / "stamp.json").write_text("{}")
+    write_json(state / STAMP, {DEFINED: {ENGINE: "redis"}})
     status, said = forgetting("sqlite", "u1")
     assert status == 2
     assert "make forget ONLINE=redis" in said
     assert not sealed_files(live_of(repository / "data" / "simulator"))
     assert not (repository / "live" / "simulator" / "forgotten.txt").exists()
-    (state / "online.db").touch()
+    write_json(state / STAMP, {DEFINED: {ENGINE: "sqlite"}})
     assert forgetting("sqlite", "u1")[0] == 0

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from contracts.errors import InputError
 from contracts.schema import USER_HISTORY_SNAPSHOT
 from features import online_rows
 from features.counters import NAMES, PAIR_RADIX
@@ -252,6 +253,18 @@ def test_engines_take_turns_over_one_snapshot(
             history = store.history("u1")
             assert history is not None
             assert (5000 + START_US // 1_000_000) * 1_000_000 in history.occurred_at.tolist() or not more
+
+
+def test_a_store_of_another_engine_than_was_loaded_does_not_open_empty(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(tmp_path, rows := random_log(7, num_requests=300))
+    source.take_up(rows)
+    monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{redis_server.port},db=13")
+    load(source.data, source.state)
+    monkeypatch.setenv("LEITMOTIF_ONLINE", "sqlite")
+    with pytest.raises(InputError, match=r"loaded into redis, and ONLINE .* is sqlite"):
+        OnlineStore.open(source.state)
 
 
 def test_a_load_of_everything_into_redis_takes_no_row_from_who_reads(

@@ -13,17 +13,16 @@ import pytest
 from contracts.errors import InputError
 from contracts.publish import write_json
 from features.absorb import absorb
-from features.history_reader import UserHistories
 from features.live_files import live_of, read_sealed, sealed_files, sealed_seq
 from features.live_tail import LiveTail
 from features.load import load
 from features.online import OnlineStore
-from features.snapshot import absorbed_seq, write_snapshot
+from features.snapshot import absorbed_seq
 from features.state import STAMP, read_stamp, state_of
 from features.tails import ENGINE_VARIABLE, live_path, open_tail
 from tests.features.live_tails import event, tails_of
 from tests.features.redis_server import RedisServer
-from tests.features.small_log import build, random_log, settings, statistics
+from tests.features.small_source import make, take
 
 pytestmark = pytest.mark.xdist_group("redis")
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,18 +37,7 @@ def tails(tmp_path: Path, redis_server: RedisServer) -> Iterator[dict[str, LiveT
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """data/<source> of a small log with its snapshot; the source's name is of this test alone."""
-    data = tmp_path / "data" / tmp_path.name
-    build(data, random_log(3), statistics())
-    take(data, {})
-    return data
-
-
-def take(data: Path, absorbed: dict[str, int]) -> None:
-    """A snapshot of a log that holds live events up to these."""
-    write_json(data / "absorbed" / "absorbed.json", absorbed)
-    (data / "feature_snapshot").mkdir(exist_ok=True)
-    histories = UserHistories.open(data / "user_histories")
-    write_snapshot(data, histories, 50, settings(), data / "feature_snapshot")
+    return make(tmp_path)
 
 
 def absorbing(root: Path, online: str) -> str:
