@@ -178,7 +178,7 @@ def log_here(params: ModelParams, device: str, small: bool) -> Iterator[dict[str
     sections = load_params(ROOT / PARAMS)
     source = sections["source"].name
     data, told = ROOT / "data" / source, ROOT / "reports" / source / "train.json"
-    if small or not (data / "coclicks").is_dir():
+    if small or not (data / "user_histories").is_dir():
         yield {"skipped": "--small" if small else f"{data} holds no log: make run"}
         return
     from training.train import feature_spec, fit_one, prepare
