@@ -11,6 +11,7 @@ from pathlib import Path
 
 from contracts.errors import InputError
 from contracts.params import load_params
+from orchestration.dvc_lock import holder_of, wait_for
 from orchestration.graph import read_graph
 from orchestration.group import run_group, undisturbed
 from orchestration.versions import read_made
@@ -49,25 +50,30 @@ def repro(
     *,
     single: bool = False,
     say: Callable[[str], None],
+    tell: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Attempt:
     """Run `dvc repro`, restore the outs of a stage that failed or was interrupted, and say why.
 
     stages: none means all. single: these stages only, not what they depend on.
-    say: gets every line that DVC and the stages print.
+    say: gets every line that DVC and the stages print; tell: for whom we wait, where another DVC command works.
     """
     attempt, said, began = Attempt(), [], time.time()
 
     def listen(line: str) -> None:
         said.append(line)
         for pattern, fate in _FATES.items():
-            if match := pattern.match(line):
+            if (match := pattern.match(line)) and attempt.fates.get(match[1]) in (None, "unchanged"):
                 attempt.fates[match[1]] = fate
         say(line)
 
     command = [*DVC, "repro", *(["--single-item"] if single else []), *stages]
     try:
-        status = run_group(command, cwd=root, say=listen, env=env)
+        while status := run_group(command, cwd=root, say=listen, env=env):
+            if (holder := holder_of(root, said)) is None:
+                break
+            said.clear()
+            wait_for(root, holder, tell or say)
     except BaseException:
         with undisturbed():
             restore(root, _last(attempt), say)
@@ -83,7 +89,12 @@ def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool:
     if stage is None or not _was_made(root, stage):
         return False
     said: list[str] = []
-    if run_group([*DVC, "checkout", "--force", stage], cwd=root, say=said.append):
+    while status := run_group([*DVC, "checkout", "--force", stage], cwd=root, say=said.append):
+        if (holder := holder_of(root, said)) is None:
+            break
+        said.clear()
+        wait_for(root, holder, say)
+    if status:
         say(f"The last good output of {stage} could not be restored: {' '.join(said)} Try: dvc checkout {stage}")
     _restore_report(root, stage)
     return True

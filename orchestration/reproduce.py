@@ -13,6 +13,7 @@ from contracts.configure import configure, parse_assignments
 from contracts.errors import InputError
 from orchestration.attempt import Attempt, repro
 from orchestration.graph import Graph, Stage, read_graph
+from orchestration.timing import took
 
 INTERRUPTED = 130
 _QUIET = ("To track the changes with git", "To enable auto staging", "\tgit add", "\tdvc config", "Use `dvc push`")
@@ -98,8 +99,8 @@ def _summary(graph: Graph, attempt: Attempt, elapsed_s: float) -> str:
     rows = [("stage", "this time", "made in", "what it made")]
     for stage in graph.stages:
         report = _read(graph.root, stage.report)
-        timing = _read(graph.root, (stage.report or "").removesuffix(".json") + ".timing.json")
-        made_in = f"{timing['wall_s']:.1f} s" if "wall_s" in timing else ""
+        seconds = None if attempt.fates.get(stage.name) == "from cache" else took(graph.root, stage.report)
+        made_in = f"{seconds:.1f} s" if seconds is not None else "restored" if report else ""
         rows.append((stage.name, attempt.fates.get(stage.name, "not asked"), made_in, _figures(stage, report)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
@@ -112,12 +113,15 @@ def _where(graph: Graph) -> list[str]:
     """The next places to look at; those that are files, only where they are."""
     outs = {out.key: out.path for out in graph.outs}
     source = Path(graph.outs[0].path).parent.name
+    docs = f".state/{source}/data_docs/index.html"
     places = [
         ("reports", f"reports/{source}/"),
-        ("data quality", f".state/{source}/data_docs/index.html"),
+        ("data quality", docs),
         ("the model", outs.get("bundle", "")),
     ]
     there = [f"  {name:13} {path}" for name, path in places if path and (graph.root / path).exists()]
+    if not (graph.root / docs).exists():  # a stage restored from the cache brings its tables back, not its pages
+        there.append(f"  {'data quality':13} make docs")
     return ["", "Where to look", *there, f"  {'graph':13} make ui", f"  {'ranked answer':13} make serve, then make ask"]
 
 

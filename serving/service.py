@@ -18,8 +18,10 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route
 
 from contracts.errors import InputError
+from contracts.parent import end_with_parent
 from features.online import StaleStoreError
 from serving.gate import Gate
+from serving.locations import where_commands_run
 from serving.predictor import Predictor, open_here
 from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, max_body_bytes, max_events_bytes
 
@@ -75,7 +77,7 @@ class Leitmotif:
         try:
             open_here()
         except InputError as error:
-            print(f"Not serving: {error}", file=sys.stderr)
+            print(f"Not serving: {error}{where_commands_run()}", file=sys.stderr)
             sys.exit(error.exit_code)
 
     def __init__(self) -> None:
@@ -85,7 +87,8 @@ class Leitmotif:
 
     @bentoml.on_startup
     def freeze(self) -> None:
-        """Keep the garbage collector away from what lives as long as the process."""
+        """Keep the garbage collector away from what lives as long as the process, which is as long as who started it."""
+        end_with_parent()
         gc.collect()
         gc.freeze()
 
