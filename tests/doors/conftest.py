@@ -7,11 +7,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.clones import run, surroundings
@@ -34,9 +33,10 @@ def typed(
 class Started:
     """A program that was started, and what it has said."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, mark: str) -> None:
         self.process = process
         self._log = log
+        self._mark = mark
 
     @property
     def said(self) -> str:
@@ -58,52 +58,53 @@ class Started:
                 pytest.fail(f"still not after {seconds} s\n{self.said[-4000:]}")
             time.sleep(0.2)
 
+    def family(self) -> dict[int, str]:
+        """Every living process that came of it, wherever it went since: process id and command line."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if self._mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                    found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ").strip()
+            except OSError:
+                continue  # it ended, or is a zombie
+        return {pid: command for pid, command in found.items() if command}
+
+    def gone(self, seconds: float) -> bool:
+        """Whether all of it has ended within some seconds."""
+        limit = time.monotonic() + seconds
+        while self.family():
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.2)
+        return True
+
 
 @contextmanager
 def started(house: Path, command: str, *words: str, **environment: str) -> Iterator[Started]:
     """Start a command line as the README has it; at the end one Ctrl-C must end every process of it."""
-    log = house / f"{shlex.split(command)[1]}-{time.monotonic_ns()}.log"
-    with log.open("w") as output:
+    name = f"{shlex.split(command)[1]}-{time.monotonic_ns()}"
+    with (house / f"{name}.log").open("w") as output:
         process = subprocess.Popen(
             [*shlex.split(command), *words],
             cwd=house,
-            env=surroundings(house) | environment,
+            env=surroundings(house) | environment | {"DOOR": name},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+    program = Started(process, house / f"{name}.log", f"DOOR={name}")
     try:
-        yield Started(process, log)
-    finally:
+        yield program
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
-        try:
             process.wait(40)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        finally:
-            left = leftover(house)
-            for each in left:
-                each.kill()
-        assert not left, f"{command} left {[' '.join(each.cmdline()) for each in left]}"
-
-
-def leftover(house: Path, seconds: float = 0) -> list[psutil.Process]:
-    """Living processes that work in a repository, once they have had some seconds to end."""
-    limit = time.monotonic() + seconds
-    while True:
-        found = []
-        for each in psutil.process_iter():
-            try:
-                if each.status() != psutil.STATUS_ZOMBIE and Path(each.cwd()).is_relative_to(house):
-                    found.append(each)
-            except psutil.Error:
-                continue
-        if not found or time.monotonic() > limit:
-            return found
-        time.sleep(0.1)
+        assert program.gone(20), f"{command} left {program.family()}"
+    finally:
+        for pid in program.family():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(10)
 
 
 def free_port() -> int:

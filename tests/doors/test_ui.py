@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from contracts.params import load_params
-from tests.doors.conftest import Started, free_port, leftover, started, typed
+from tests.doors.conftest import Started, free_port, started, typed
 
 pytestmark = pytest.mark.xdist_group("door-ui")
 
@@ -143,18 +143,8 @@ def test_a_second_one_on_the_port_is_one_line(dagster: Dagster, house: Path) -> 
     assert "make ui PORT=" in lines[0]
 
 
-@pytest.mark.parametrize("killed", ["make", "dagster dev"])
-def test_killed_it_leaves_no_process(house: Path, killed: str) -> None:
-    port = free_port()
-    with started(house, "make ui", f"PORT={port}") as program:
-        Dagster(program, port).load()
-        (victim,) = [
-            each for each in leftover(house) if each.pid == program.process.pid or _is_dagster_dev(each.cmdline())
-        ][killed != "make" :][:1]
-        os.kill(victim.pid, signal.SIGKILL)
-        program.process.wait(30)
-        assert not leftover(house, seconds=40)
-
-
-def _is_dagster_dev(command: list[str]) -> bool:
-    return [Path(word).name for word in command[1:3]] == ["dagster", "dev"]
+def test_killed_it_leaves_no_process(dagster: Dagster) -> None:
+    program = dagster.program
+    (server,) = [pid for pid, said in program.family().items() if "/dagster dev --port" in said and "door" not in said]
+    os.kill(server, signal.SIGKILL)
+    assert program.gone(40), program.family()
