@@ -124,7 +124,9 @@ def _repro(context: dg.AssetExecutionContext, root: Path, stage: str) -> Attempt
                     message_reader=dg.PipesTempFileMessageReader(),
                 )
             )
-        attempt = repro(root, [stage], single=True, say=print, tell=context.log.info, env=session.get_bootstrap_env_vars())
+        attempt = repro(
+            root, [stage], single=True, say=print, tell=context.log.info, env=session.get_bootstrap_env_vars()
+        )
         messages = Path(session.message_reader_params["path"])
         if os.path.getsize(messages) == 0:
             messages.write_text(_SKIPPED, encoding="utf-8")

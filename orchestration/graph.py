@@ -80,7 +80,9 @@ def _load(root: Path) -> list[Stage]:
         with Repo(str(root)) as repo:
             return [_read_stage(root, stage) for stage in repo.stage.load_all(str(root / "dvc.yaml"))]
     except (YAMLSyntaxError, YAMLValidationError) as error:  # DVC is writing dvc.lock, or a merge left its marks
-        raise LockBusy(f"{' '.join(str(error).split())}. If nothing writes there now, mend it or `git checkout` it") from error
+        raise LockBusy(
+            f"{' '.join(str(error).split())}. If nothing writes there now, mend it or `git checkout` it"
+        ) from error
 
 
 def _read_stage(root: Path, stage: Any) -> Stage:

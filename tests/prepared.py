@@ -45,4 +45,3 @@ def add_environment(repository: Path) -> Path:
             (environment / name).symlink_to(Path(sys.prefix) / name)
     (environment / ".ready").touch()
     return repository
-

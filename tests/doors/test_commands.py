@@ -41,9 +41,10 @@ def test_a_parameter_is_set_run_as_an_experiment_and_compared(house: Path) -> No
     who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     subprocess.run(["git", *who, "commit", "-qm", "run"], cwd=house, check=True)
     before = audit(house)
-    assert f"audit.min_session_events: {before} -> {before + 1}" in typed(
-        house, "make set", f"ARGS=audit.min_session_events={before + 1}"
-    ).stdout
+    assert (
+        f"audit.min_session_events: {before} -> {before + 1}"
+        in typed(house, "make set", f"ARGS=audit.min_session_events={before + 1}").stdout
+    )
     ran = typed(house, "dvc exp run -S", f"audit.min_session_events={before + 2}")
     assert "Running stage 'audit'" in ran.stdout + ran.stderr
     assert audit(house) == before + 2
@@ -117,3 +118,9 @@ def test_other_logs_run_by_the_readmes_words_and_the_way_back_is_a_checkout(hous
     assert "rows_read 2, rows_written 2" in told
     told = typed(house, "make run SOURCE=simulator", "ARGS=audit.min_session_events=2 ingest").stdout
     assert "0 of 9 stages ran" in told
+
+
+def test_the_service_is_measured(house: Path) -> None:
+    told = json.loads(typed(house, "python -m benchmarks.serving", "--requests", "3", "--candidates", "5").stdout)
+    assert told["setting"]["requests"] == 3
+    assert told["http"]["p50_ms"] > 0

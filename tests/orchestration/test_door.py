@@ -74,7 +74,9 @@ def test_the_programs_own_status_is_ours() -> None:
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 7
 
 
-@pytest.mark.parametrize(("port", "says"), [("0", "not a number from 1"), ("x", "not a number from 1"), ("", "PORT is")])
+@pytest.mark.parametrize(
+    ("port", "says"), [("0", "not a number from 1"), ("x", "not a number from 1"), ("", "PORT is")]
+)
 def test_what_is_no_port_is_one_line(port: str, says: str) -> None:
     done = subprocess.run([*DOOR, f"--port={port}"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
