@@ -16,6 +16,7 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.schema import INTERACTIONS, QUARANTINE
 from contracts.stage import ATTEMPTS, Report, main
+from features.docs_note import held_back, put_on_top
 from features.expectations import Judgement
 from features.flaws import Flaws, find_flaws
 from features.params import ValidateParams
@@ -48,9 +49,11 @@ def run(data: Path, validate: ValidateParams) -> Report:
             _decide(report, validate)
         except (InputError, CheckFailed):
             judgement.publish(root / ATTEMPTS / "validate" / "data_docs")
+            put_on_top(root / ATTEMPTS / "validate" / "data_docs", held_back(report))
             raise
         judgement.publish(docs)
-        log.info("Great Expectations judged; see %s", docs / "index.html")
+        put_on_top(docs, held_back(report))
+        log.info("%s See %s", held_back(report), docs / "index.html")
     return report
 
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import psutil
 
@@ -28,7 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main() -> None:
-    """Start the program that follows `--`; its exit status is ours. Without a program the port is looked at, no more."""
+    """Start the program that follows `--`; its exit status is ours. Without a program only the port is looked at."""
     parser = argparse.ArgumentParser(prog="python -m orchestration.door", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", required=True, help="where it will listen")
@@ -78,7 +77,7 @@ def keep(program: Sequence[str]) -> int:
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def _as_child(parent: int):  # noqa: ANN202
+def _as_child(parent: int):
     """What the program does before it starts: it gets SIGINT when we are killed, even where a shell had it ignored."""
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 

@@ -87,7 +87,7 @@ class Leitmotif:
 
     @bentoml.on_startup
     def freeze(self) -> None:
-        """Keep the garbage collector away from what lives as long as the process, which is as long as who started it."""
+        """Keep the garbage collector away from what lives as long as the process: as long as who started it."""
         end_with_parent()
         gc.collect()
         gc.freeze()

@@ -26,7 +26,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def typed(
     house: Path, command: str, *words: str, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command line as the README has it; words are added to its end. tests/doors/test_readme.py reads the calls."""
+    """Run a command line as the README has it, words added to its end. test_readme.py reads these calls."""
     return run(house, *shlex.split(command), *words, check=check, **environment)
 
 

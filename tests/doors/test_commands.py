@@ -100,7 +100,7 @@ def test_feast_shows_what_was_loaded(house: Path) -> None:
     typed(house, "feast -c features/repo materialize-incremental", stamp["log_end"][:19])
     port = free_port()
     with started(house, "feast -c features/repo ui", "--port", str(port), "--host", "127.0.0.1") as program:
-        program.until(lambda: httpx.get(f"http://127.0.0.1:{port}/").status_code == 200, 60)
+        program.until(lambda: httpx.get(f"http://127.0.0.1:{port}/").status_code == 200, 200)
     assert "loaded snapshot" in typed(house, "make load").stdout
 
 

@@ -55,7 +55,7 @@ class Dagster:
             }
             return True
 
-        self.program.until(loaded, 120)
+        self.program.until(loaded, 300)
 
     def launch(self, job: str, config: dict[str, Any] | None = None, *assets: str) -> str:
         """Launch a job as the page does, its Launchpad's config given; its run id."""
@@ -69,7 +69,7 @@ class Dagster:
     def ends(self, run_id: str, status: str = "SUCCESS") -> None:
         """Wait for a run's end."""
         over = ("SUCCESS", "FAILURE", "CANCELED")
-        self.program.until(lambda: self.status(run_id) in over, 240)
+        self.program.until(lambda: self.status(run_id) in over, 600)
         assert self.status(run_id) == status, self.failures(run_id) or self.program.said[-4000:]
 
     def status(self, run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Two doors at once: who waits for whom, what is said of it, and what Dagster shows of what the other door has mended."""
+"""Two doors at once: who waits for whom, what is said of it, and what Dagster shows of what the other mended."""
 
 import json
 import os
@@ -37,7 +37,8 @@ import sys, time
 from pathlib import Path
 from dvc.fs import localfs
 from dvc.rwlock import rwlock
-with rwlock(str(Path(".dvc/tmp").resolve()), localfs, "dvc status", [str(Path("data/simulator/totals").resolve())], [], False):
+read = [str(Path("data/simulator/totals").resolve())]
+with rwlock(str(Path(".dvc/tmp").resolve()), localfs, "dvc status", read, [], False):
     print("held", flush=True)
     time.sleep(float(sys.argv[1]))
 """
