@@ -17,6 +17,9 @@ from tests.clones import run, surroundings
 from tests.prepared import copied, prepared
 
 
+# PYTHONPATH: in a clone of one's own `pip install -e` leads to it; the shared virtual environment's leads to ours
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of one's own in which `make run` has run once."""
@@ -27,7 +30,7 @@ def typed(
     house: Path, command: str, *words: str, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command line as the README has it, words added to its end. test_readme.py reads these calls."""
-    return run(house, *shlex.split(command), *words, check=check, **environment)
+    return run(house, *shlex.split(command), *words, check=check, **{"PYTHONPATH": str(house)} | environment)
 
 
 class Started:
@@ -87,7 +90,7 @@ def started(house: Path, command: str, *words: str, **environment: str) -> Itera
         process = subprocess.Popen(
             [*shlex.split(command), *words],
             cwd=house,
-            env=surroundings(house) | environment | {"DOOR": name},
+            env=surroundings(house) | {"PYTHONPATH": str(house)} | environment | {"DOOR": name},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
