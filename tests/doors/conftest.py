@@ -17,9 +17,6 @@ from tests.clones import run, surroundings
 from tests.prepared import copied, prepared
 
 
-# PYTHONPATH: in a clone of one's own `pip install -e` leads to it; the shared virtual environment's leads to ours
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of one's own in which `make run` has run once."""
@@ -30,6 +27,7 @@ def typed(
     house: Path, command: str, *words: str, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command line as the README has it, words added to its end. test_readme.py reads these calls."""
+    # in a clone of one's own `pip install -e` leads to it; that of the shared environment leads to ours
     return run(house, *shlex.split(command), *words, check=check, **{"PYTHONPATH": str(house)} | environment)
 
 
