@@ -145,6 +145,7 @@ def test_a_second_one_on_the_port_is_one_line(dagster: Dagster, house: Path) -> 
 
 def test_killed_it_leaves_no_process(dagster: Dagster) -> None:
     program = dagster.program
-    (server,) = [pid for pid, said in program.family().items() if "/dagster dev --port" in said and "door" not in said]
+    commands = program.family().items()
+    (server,) = [pid for pid, said in commands if "dagster dev --port" in said and "orchestration.door" not in said]
     os.kill(server, signal.SIGKILL)
     assert program.gone(40), program.family()
