@@ -18,10 +18,14 @@ from ruamel.yaml.error import YAMLError
 
 from contracts.errors import InputError
 from contracts.params import PARAMS, check_params, load_params
+from contracts.source_id import default_id, fingerprint
 
 PRESETS = Path("presets")
 SOURCE = "source.name"
 PATH = "source.path"
+ID = "source.id"
+SAME_AS = "source.same_as"
+COLUMNS = "source.columns."
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def configure(changes: Mapping[str, Any], path: Path = PARAMS) -> list[Change]:
 
     changes: values by section.name; a nested mapping means its leaves. Where source.name changes,
         presets/<source>.yaml is applied first: it replaces what the source that is left had preset, a value of
-        one's own stays, and the given values win over both.
+        one's own stays, and the given values win over both. Where another log is named, it gets an id of its own.
     Raises InputError for an unknown key (with the closest known one) and for a value that its section refuses.
     """
     load_params(path)  # a file that is already broken is reported as such, with its own keys
@@ -84,6 +88,7 @@ def configure(changes: Mapping[str, Any], path: Path = PARAMS) -> list[Change]:
         )
     if PATH in wanted:
         wanted[PATH] = os.path.expanduser(str(wanted[PATH]))  # DVC takes ~ for a folder's name
+    wanted = {**_identity(known, wanted), **wanted}
     unknown = [_unknown(key, known) for key in wanted if key not in known]
     if unknown:
         raise InputError(f"{path}: " + "; ".join(unknown) + ".")
@@ -118,6 +123,21 @@ def _switch(folder: Path, known: Mapping[str, Any], source: object) -> dict[str,
     if known[SOURCE] != "simulator":
         own -= {PATH}  # the path of a log that is left
     return {key: value for key, value in new.items() if key not in own}
+
+
+def _identity(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """source.id and same_as, where another log is named. An id of one's own stays with its source, whatever the path."""
+    before, after = _log(known), _log({**known, **wanted})
+    if fingerprint(*before) == fingerprint(*after):
+        return {}
+    own = before[0] == after[0] and known[ID] not in (before[0], default_id(*before))
+    return {SAME_AS: None} if own else {SAME_AS: None, ID: default_id(*after)}
+
+
+def _log(values: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Name, path and columns, as contracts.source_id takes them."""
+    columns = {key.removeprefix(COLUMNS): value for key, value in values.items() if key.startswith(COLUMNS)}
+    return str(values[SOURCE]), str(values[PATH]), columns
 
 
 def _preset(folder: Path, source: object) -> dict[str, Any]:

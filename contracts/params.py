@@ -85,7 +85,8 @@ def _explain(section: str, raw: object, kind: Any, detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{key}: no such parameter{_guess(keys[-1], _fields(kind, keys[:-1]))}"
     if detail["type"] == "missing":
-        return f"{key}: missing"
+        field = getattr(kind, "model_fields", {}).get(keys[-1]) if len(keys) == 1 else None
+        return f"{key}: missing" + (f" ({field.description})" if field and field.description else "")
     return f"{key}: {detail['msg'].lower()}, got {detail['input']!r}"
 
 

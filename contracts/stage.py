@@ -34,7 +34,7 @@ class StageBusyError(InputError):
 def main(run: Callable[..., Report]) -> None:
     """Run one stage as a program and exit: 0 done, 2 bad input, 3 a check blocks, 1 a defect of ours.
 
-    run: takes `data` (the source's folder, data/<source.name>) and sections of params.yaml by name.
+    run: takes `data` (the source's folder, data/<source.id>) and sections of params.yaml by name.
     """
     stage = sys.modules["__main__"].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     if len(sys.argv) > 1:
@@ -58,7 +58,7 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
     source = None
     try:
         sections = load_params()
-        source = sections["source"].name
+        source = sections["source"].id
         with _lock(stage):
             shutil.rmtree(ATTEMPTS / stage, ignore_errors=True)
             data = Path("data") / source

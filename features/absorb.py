@@ -93,7 +93,7 @@ def main() -> None:
         print(f"{__doc__}\nRun it by `make absorb`; it takes no arguments.")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     try:
-        data = Path("data") / load_params()["source"].name
+        data = Path("data") / load_params()["source"].id
         state, folder = state_of(data), live_of(data)
         tail = open_tail(state)
         made = absorb(tail, folder)

@@ -133,23 +133,23 @@ def main() -> None:
 
 def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
     source = load_params()["source"]
-    live = root / "live" / source.name
+    live = root / "live" / source.id
     if only_list:
         num = len(read_forgotten(live))
-        return f"{num:,} user{'' if num == 1 else 's'} of {source.name} forgotten (live/{source.name}/{NAME})."
+        return f"{num:,} user{'' if num == 1 else 's'} of {source.id} forgotten (live/{source.id}/{NAME})."
     user_ids = list(dict.fromkeys(users))
     if not user_ids or not all(user_ids):
         raise InputError('No user_id was given, or an empty one. Name at least 1: make forget USER="u1 u2".')
-    tails = _tails(state_of(root / "data" / source.name), live)
+    tails = _tails(state_of(root / "data" / source.id), live)
     num_new, num_rows = forget(live, user_ids, tails)
     for tail in tails:
         tail.close()
     print(
-        f"{num_new:,} of {len(user_ids):,} added to live/{source.name}/{NAME}, the others were on it; "
+        f"{num_new:,} of {len(user_ids):,} added to live/{source.id}/{NAME}, the others were on it; "
         f"{num_rows:,} sealed live events of theirs removed.",
         flush=True,
     )
-    return describe(find_holdings(root, source.name, user_ids), user_ids, source.name, source.path)
+    return describe(find_holdings(root, source.id, user_ids), user_ids, source.id, source.path)
 
 
 def _tails(state: Path, live: Path) -> list[LiveTail]:

@@ -126,7 +126,7 @@ def _nothing(source: SourceParams, read: Log) -> str:
     reasons = _by_reason(read.rejected)
     if set(reasons) == {REASON}:
         return (
-            f"source.path: all {len(read.rejected):,} rows in {source.path} are of users on live/{source.name}/"
+            f"source.path: all {len(read.rejected):,} rows in {source.path} are of users on live/{source.id}/"
             "forgotten.txt, and none is left. Point source.path at a log with others."
         )
     unread = read.rejected.filter(pc.not_equal(read.rejected["reason"], REASON))

@@ -28,6 +28,18 @@ Moment = Annotated[datetime, AfterValidator(_in_utc), BeforeValidator(_no_number
 """A time; without a zone it is UTC."""
 
 
+BUILT_IN = ("simulator", "movielens", "ebnerd")
+"""Sources whose id is their name where nothing says otherwise."""
+FINGERPRINT = "[0-9a-f]{12}"
+LOCKS = "locks"
+SAY_ID = (
+    "since a log is more than the word `table`, it has a short name of its own: write `id: <name>` below `name:`; the "
+    "value of source.name there keeps the folders and live events that were made before"
+)
+LogId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""A folder's name on any system, a file's, and part of a key in Redis."""
+
+
 class ColumnParams(Section):
     """Which column of a table is which; null where the table has none. `label` null means that every row is a click."""
 
@@ -49,11 +61,21 @@ class SourceParams(Section):
     """Where the raw interactions come from."""
 
     name: Literal["simulator", "movielens", "ebnerd", "table"]
+    id: Annotated[LogId, Field(description=SAY_ID)]  # names the log's folders, in data/, live/, .state/ and others
     path: str  # a file or folder; the simulator's is its own program
+    same_as: Annotated[str, Field(pattern=f"^{FINGERPRINT}-{FINGERPRINT}$")] | None  # of features.log_identity
     columns: ColumnParams  # table only
     time_unit: Literal["s", "ms", "us", "iso"]  # table only
     label_threshold: float  # table and movielens: clicked = label >= this
     partition: Literal["day", "month", "year"]
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> "SourceParams":
+        if self.id in BUILT_IN and self.id != self.name:
+            raise ValueError(f"id {self.id!r} is the source {self.id}'s own; call this log otherwise")
+        if self.id == LOCKS:
+            raise ValueError(f"id {LOCKS!r} is taken: .state/{LOCKS}/ holds locks; call this log otherwise")
+        return self
 
 
 class SimulatorParams(Section):

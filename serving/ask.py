@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--context", help='JSON of the request itself, such as \'{"reading_item_id": "i00001"}\'')
     options = parser.parse_args()
     try:
-        snapshot = Path("data") / load_params()["source"].name / "feature_snapshot"
+        snapshot = Path("data") / load_params()["source"].id / "feature_snapshot"
         request = {
             "user_id": options.user or longest_history(snapshot),
             "candidates": options.candidates or draw_candidates(snapshot, options.num),

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="promote the newest bundle whatever the comparison says")
     options = parser.parse_args()
     try:
-        source = load_params()["source"].name
+        source = load_params()["source"].id
         report = promote(source, options.force)
     except InputError as error:
         print(f"Not promoted: {error}", file=sys.stderr)

@@ -138,3 +138,77 @@ def test_the_command_says_one_thing_and_exits_2(params: Path) -> None:
     assert done.returncode == 2
     assert "did you mean 'model.width'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _id(params: Path) -> str:
+    return YAML(typ="safe").load(params)["source"]["id"]
+
+
+def _table(path: str, **columns: str) -> dict[str, str]:
+    return {"source.name": "table", "source.path": path} | {
+        f"source.columns.{ours}": of for ours, of in columns.items()
+    }
+
+
+def test_each_table_has_an_id_of_its_own_by_its_path_and_mapping_and_finds_it_again(params: Path) -> None:
+    logs = [
+        _table("a/Shop log.csv.gz", user_id="u", item_id="i"),
+        _table("b/Shop log.csv.gz", user_id="u", item_id="i"),
+        _table("b/Shop log.csv.gz", user_id="i", item_id="u"),
+        _table("b/日誌.parquet", user_id="u", item_id="i"),
+    ]
+    ids = []
+    for changes in (*logs, *logs):
+        changed = configure(changes, params)
+        assert "source.id" in {change.key for change in changed}
+        ids.append(_id(params))
+    assert len(set(ids)) == 4
+    assert ids[:4] == ids[4:]
+    assert re.fullmatch(r"shop-log-[0-9a-f]{6}", ids[0])
+    assert re.fullmatch(r"log-[0-9a-f]{6}", ids[3])
+    configure({"source.name": "simulator"}, params)
+    assert _id(params) == "simulator"
+
+
+def test_more_columns_of_a_log_are_no_other_log(params: Path) -> None:
+    configure(_table("log.csv", user_id="u", item_id="i"), params)
+    before = _id(params)
+    configure({"source.columns.label": "liked", "source.columns.position": "slot", "source.time_unit": "ms"}, params)
+    configure({"source.path": "./log.csv"}, params)
+    assert _id(params) == before
+
+
+def test_an_id_of_ones_own_stays_until_the_source_changes(params: Path) -> None:
+    configure(_table("log.csv", user_id="u") | {"source.id": "shop"}, params)
+    configure({"source.path": "moved.csv"}, params)
+    assert _id(params) == "shop"
+    configure({"source.name": "movielens", "source.path": "ml"}, params)
+    assert _id(params) == "movielens"
+    configure({"source.path": "ml-25m"}, params)
+    assert _id(params) == "movielens"
+    configure({"source.path": "ml-small", "source.id": "ml-small"}, params)
+    assert _id(params) == "ml-small"
+
+
+def test_same_as_is_said_of_one_path(params: Path) -> None:
+    configure(_table("log.csv", user_id="u") | {"source.id": "shop"}, params)
+    configure({"source.same_as": "0123456789ab-ba9876543210"}, params)
+    configure({"source.path": "moved.csv"}, params)
+    assert YAML(typ="safe").load(params)["source"]["same_as"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["../data", "a/b", "Shop", ".hidden", "", "locks", "movielens", "x" * 64, "log 1", "-x", "é", "shop.db"]
+)
+def test_an_id_that_is_no_safe_folder_of_its_own_is_refused(params: Path, name: str) -> None:
+    before = params.read_text()
+    with pytest.raises(InputError, match=r"source"):
+        configure({"source.id": name}, params)
+    assert params.read_text() == before
+
+
+def test_params_from_before_say_which_key_is_missing_and_what_to_write(params: Path) -> None:
+    text = "".join(line for line in params.read_text().splitlines(keepends=True) if not line.startswith("  id:"))
+    params.write_text(text)
+    with pytest.raises(InputError, match=r"source.id: missing \(.*write `id: <name>` below `name:`"):
+        configure({"seed": 2}, params)

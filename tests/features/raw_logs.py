@@ -20,7 +20,7 @@ COLUMNS = {"user_id": "user", "item_id": "item", "occurred_at": "at", "label": "
 def source(name: str, path: Path | None = None, columns: dict[str, str] | None = None, **changes: Any) -> SourceParams:
     """Params of a source; columns not given are not mapped."""
     mapped = ColumnParams(**(dict.fromkeys(ColumnParams.model_fields) | (columns or {})))
-    values = {"time_unit": "iso", "label_threshold": 1.0, "partition": "day"} | changes
+    values = {"id": name, "same_as": None, "time_unit": "iso", "label_threshold": 1.0, "partition": "day"} | changes
     return SourceParams(name=name, path=str(path or ""), columns=mapped, **values)
 
 
