@@ -126,7 +126,7 @@ def _switch(folder: Path, known: Mapping[str, Any], source: object) -> dict[str,
 
 
 def _identity(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """source.id and same_as, where another log is named. An id of one's own stays with its source, whatever the path."""
+    """source.id and same_as, where another log is named. An id of one's own stays until source.name changes."""
     before, after = _log(known), _log({**known, **wanted})
     if fingerprint(*before) == fingerprint(*after):
         return {}

@@ -21,21 +21,23 @@ from features.forgotten import NAME, add_forgotten, read_forgotten
 from features.holdings import CACHE, WORKSPACE, Found, Holding, find_holdings
 from features.live_event import REDIS
 from features.live_files import engine_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
+from features.live_known import known_path, read_known
 from features.live_tail import LiveTail
+from features.log_identity import identity_of, refuse_other
 from features.state import loaded_into, read_stamp, state_of
-from features.tails import live_path, open_sqlite, open_tail
+from features.tails import claim, live_path, open_sqlite, open_tail
 
 log = logging.getLogger("leitmotif")
 
 
-def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail]) -> tuple[int, int]:
+def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail], log: str | None = None) -> tuple[int, int]:
     """Record these users and drop their live events, those of the tails and those sealed in live/<source>.
 
     Returns how many users were not on the list before, and how many sealed rows are gone. The list comes first: an end
     halfway leaves whole files, a user whose rows no run takes, and what a second call finishes. Raises InputError for
     a list, a tail or a sealed file that cannot be used.
     """
-    num_new = add_forgotten(live, user_ids)
+    num_new = add_forgotten(live, user_ids, log)
     for tail in tails:
         tail.forget(user_ids)
     gone, num_rows = pa.array(user_ids, pa.string()), 0
@@ -45,7 +47,7 @@ def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail]) -> tu
             theirs = pc.is_in(table["user_id"], value_set=gone)
             if pc.any(theirs).as_py():
                 kept = table.filter(pc.invert(theirs))
-                write_sealed(path, kept, newest_seq([table]))
+                write_sealed(path, kept, newest_seq([table]), log)
                 num_rows += len(table) - len(kept)
     return num_new, num_rows
 
@@ -108,7 +110,9 @@ def _limits(found: Found, source: str, raw_log: str) -> list[str]:
         "fitted to what they did and go with the versions above; deleted rows that a database has not overwritten.",
         "A row that could not be parsed belongs to no user: ingest leaves out its text where one field of it is the id "
         "of a forgotten user, and cannot know of an id that is written otherwise.",
-        f"Keep live/{source}/{NAME}: without it the next run takes the rows again. It holds hashes, no names.",
+        f"Keep live/{source}/{NAME}: it holds hashes, no names. Commit live/known.json, by which every clone and every "
+        "experiment of DVC knows that there is a list and how long: without it, it refuses to read the log. "
+        f"Neither git nor DVC carries the list, since ids can be guessed; copy live/{source}/ to other clones yourself.",
     ]
 
 
@@ -140,8 +144,12 @@ def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
     user_ids = list(dict.fromkeys(users))
     if not user_ids or not all(user_ids):
         raise InputError('No user_id was given, or an empty one. Name at least 1: make forget USER="u1 u2".')
-    tails = _tails(state_of(root / "data" / source.id), live)
-    num_new, num_rows = forget(live, user_ids, tails)
+    state, log = state_of(root / "data" / source.id), identity_of(source)
+    refuse_other(read_known(live).log, source, f"What {known_path(live)} knows of live/{source.id}/")
+    tails = _tails(state, live)
+    for tail in tails:
+        refuse_other(claim(tail, state, log), source, f"The live events of {source.id} in {tail.engine}")
+    num_new, num_rows = forget(live, user_ids, tails, log)
     for tail in tails:
         tail.close()
     print(

@@ -15,10 +15,13 @@ from contracts.errors import InputError
 from contracts.publish import publish, write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from contracts.stage import Report, main
-from features.forgotten import Forgotten, read_forgotten
+from features.forgotten import HEAD, Forgotten, list_lines
 from features.identity import event_ids
 from features.ledger import ITEM_ROWS, ROWS
-from features.live_files import live_of, reading
+from features.live_files import live_of, reading, sealed_files
+from features.live_known import check_files, check_list, known_path, read_known, shared
+from features.live_owner import noted_in
+from features.log_identity import identity_of, refuse_other
 from features.params import SimulatorParams, SourceParams
 from features.sources.ebnerd import read_ebnerd
 from features.sources.live import Live, read_live, without_logged
@@ -33,6 +36,8 @@ log = logging.getLogger("leitmotif")
 OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance", "absorbed")
 ABSORBED = "absorbed.json"
 """In absorbed/: {engine: the newest seq that was ever sealed of its live events in live/<source>, 0 without}."""
+WHICH = "log.json"
+"""In absorbed/: {id: source.id, log: the log's identity}."""
 PARTITION_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 PRECISIONS = {"day": 10, "month": 7, "year": 4}
 ROW_GROUP = 1 << 18
@@ -43,9 +48,9 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
 
     Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text. Rows are
     events; those of a file of items are counted apart. Raises InputError where the source or a sealed file cannot be
-    read, or no event is left.
+    read, live/ is of another log or not what live/known.json says, or no event is left.
     """
-    forgotten, live = _live(data)
+    forgotten, live = _live(data, source)
     logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)
     logged = replace(logged, events=_identify(logged.events))
     live = without_logged(live, logged.events["event_id"])
@@ -65,6 +70,7 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
         for name, table in read.truth.items():
             _write(table, table.schema, staging / "truth" / f"{name}.parquet")
         write_json(staging / "absorbed" / ABSORBED, dict(live.newest_seq))
+        write_json(staging / "absorbed" / WHICH, {"id": source.id, "log": identity_of(source)})
     return _report(read, live, events, items, partitions)
 
 
@@ -98,11 +104,19 @@ def _read(source: SourceParams, simulator: SimulatorParams, seed: int, forgotten
     return {"movielens": read_movielens, "ebnerd": read_ebnerd}[source.name](source)
 
 
-def _live(data: Path) -> tuple[Forgotten, Live]:
+def _live(data: Path, source: SourceParams) -> tuple[Forgotten, Live]:
+    """What came live to this log, and who is forgotten. Of another log, or less than is known, nothing is read."""
     folder = live_of(data)
-    with reading(folder):
-        forgotten = read_forgotten(folder)
-        live = read_live(folder, forgotten)
+    refuse_other(read_known(folder).log, source, f"What {known_path(folder)} knows of live/{folder.name}/")
+    database = folder.with_name(f"{folder.name}.db")
+    refuse_other(noted_in(database), source, f"The live events in {database}")
+    kept = shared(folder)
+    with reading(kept):
+        lines = list_lines(kept)
+        forgotten = frozenset(line for line in lines if not line.startswith(HEAD))
+        live = read_live(kept, forgotten)
+        check_list(folder, lines)
+        check_files(folder, sealed_files(kept))
     if live.num_files:
         log.info("read %s live events in %s sealed files", f"{len(live.events):,}", f"{live.num_files:,}")
     return forgotten, live

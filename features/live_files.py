@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.schema import LIVE
 from features.live_event import REDIS, SQLITE
+from features.live_known import known_path, note
 
 log = logging.getLogger("leitmotif")
 
@@ -67,10 +68,11 @@ def read_sealed(path: Path) -> pa.Table:
     return table
 
 
-def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None) -> None:
+def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None, log: str | None = None) -> None:
     """Put a sealed file in place of the one before, on disk, whole or not at all.
 
     events: contracts.schema.LIVE. newest_seq: of rows that the file has held, where it is not that of the last row.
+    log: the identity of the log that they came to. live/known.json says what the file is from then on.
     """
     events = events.select(LIVE.names).combine_chunks().cast(LIVE).sort_by("seq")
     newest = max(newest_seq or 0, events["seq"][-1].as_py() if len(events) else 0)
@@ -86,6 +88,7 @@ def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None) ->
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+    note(path.parent, [path], log=log)
 
 
 def newest_seq(tables: Sequence[pa.Table]) -> int:
@@ -142,17 +145,17 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
 
 
 def _reader(folder: Path) -> dict[str, Any] | None:
-    """The DVC process that has begun with a stage which reads this folder and not yet noted its end; None without."""
+    """The DVC process that has begun with a stage which reads live/ and not yet noted its end; None without."""
     try:
         noted = json.loads((folder.parent.parent / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # DVC writes it in place: half written, it is being taken or given back
         return None
-    readers = noted.get("read", {}).get(str(folder.resolve()), [])
+    readers = noted.get("read", {}).get(str(known_path(folder.resolve())), [])
     return next((reader for reader in readers if Path("/proc", str(reader["pid"])).exists()), None)
 
 
 def _damaged(path: Path, said: str) -> InputError:
     return InputError(
-        f"{path} is no whole file of sealed live events: {said}. Bring the file back from a copy; or move it away, "
-        "which gives up the live events in it, and run `dvc repro` again."
+        f"{path} is no whole file of sealed live events: {said}. Bring the file back from a copy; or move it away "
+        f"and take its line out of {known_path(path.parent)}, which gives up the live events in it."
     )
