@@ -71,8 +71,8 @@ def lacking(folder: Path, present: Iterable[Path]) -> None:
     if gone:
         raise InputError(
             f"{shared(folder)} lacks {', '.join(gone)}: live events that were sealed, as {known_path(folder)} says. "
-            f"Copy live/{folder.name}/ from the clone where they were sealed, which git does not do; or take their lines "
-            "out of known.json, which gives them up."
+            f"Copy live/{folder.name}/ from the clone where they were sealed, which git does not do; or take their "
+            "lines out of known.json, which gives them up."
         )
 
 

@@ -25,6 +25,7 @@ class Manifest(Section):
     source: str
     bundle_hash: str
     feature_spec_hash: str
+    log: str | None = None  # the identity of the log that the model was trained on; None: packaged before there was one
     snapshot_id: str  # the feature snapshot of the data that the model was trained on; any newer one may be served
     num_golden_requests: int
     limits: ServeParams
