@@ -84,7 +84,7 @@ def _perhaps(found: Found, user_ids: Sequence[str]) -> list[str]:
     held = [each for each in found.holdings if each.maybe]
     if not held:
         return []
-    told = f"{len(held):,} files hold an id where it may mean something else (a number, part of a name):"
+    told = f"{len(held):,} files hold an id that may mean something else (a number, part of a name):"
     return ["", told, *(_line(each, user_ids, each.maybe) for each in held)]
 
 
