@@ -129,7 +129,7 @@ def _limits(found: Found, source: str, raw_log: str) -> list[str]:
         "of a forgotten user, and cannot know of an id that is written otherwise.",
         f"Keep live/{source}/{NAME}: it holds hashes, no names. Commit live/known.json, by which every clone and every "
         "experiment of DVC knows that there is a list; one that lacks it refuses to read the log. "
-        f"Neither git nor DVC carries the list, since ids can be guessed; copy live/{source}/ to other clones yourself.",
+        f"Neither git nor DVC carries the list, since ids can be guessed: copy live/{source}/ to other clones.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""A copy of the repository that lacks what is known of live/ refuses to read the log, and DVC knows what it has read."""
+"""A copy of the repository that lacks what is known of live/ does not read the log; DVC knows what was read."""
 
 import shutil
 import subprocess
@@ -147,12 +147,10 @@ def users_of(root: Path, revision: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("change", ["train.epochs=3", "seed=2"])
-def test_the_forgotten_stay_so_in_a_temporary_experiment(forgetful: Path, change: str) -> None:
-    """A change of ingest's own params reads the log anew; without one, DVC would take what it has of before."""
-    name = f"temp-{change.partition('=')[0].replace('.', '-')}"
-    clones.run(forgetful, "dvc", "exp", "run", "--temp", "-n", name, "-S", change, "ingest")
-    users = users_of(forgetful, name)
+def test_the_forgotten_stay_so_in_a_temporary_experiment(forgetful: Path) -> None:
+    """Nothing that ingest reads of params.yaml changes: DVC would take what it has from before."""
+    clones.run(forgetful, "dvc", "exp", "run", "--temp", "-n", "temp", "-S", "train.epochs=3", "ingest")
+    users = users_of(forgetful, "temp")
     assert len(users) == 59
     assert USER not in users
 

@@ -147,9 +147,8 @@ def test_a_store_does_not_open_over_live_events_of_another_log(tmp_path: Path) -
         assert load(data, state)
         if log == FIRST:
             OnlineStore.open(state).append([event("one")])
-    with pytest.raises(
-        InputError, match=rf"live/shop.db \(SQLite\) holds live events of another log .*{FIRST}"
-    ) as caught:
+    said = rf"live/shop.db \(SQLite\) holds live events of another log .*{FIRST}"
+    with pytest.raises(InputError, match=said) as caught:
         OnlineStore.open(state)
     assert "source.id=..." in str(caught.value)
     write_json(data / "absorbed" / "log.json", {"id": "shop", "log": FIRST})
