@@ -1,4 +1,4 @@
-"""A stage's report in, the few figures out that people compare between runs: what `dvc metrics` and `dvc exp show` list.
+"""A stage's report in, the few figures out that people compare: what `dvc metrics` and `dvc exp show` list.
 
 The report itself is a plot of DVC's, without a picture: as a metric it would be some 270 columns, and as a plain out
 that is not cached it would turn DVC's run cache off.

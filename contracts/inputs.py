@@ -1,8 +1,8 @@
 """What a stage reads, noted when it begins -> what of it is another when it ends.
 
-DVC writes into dvc.lock the hashes that params and files have when a stage has ended; the stage read them when it began.
-Where the two differ, the lock would say what was not done. So the runner asks here, and a stage that read something
-else does not succeed.
+DVC writes into dvc.lock the hashes that params and files have when a stage has ended; the stage read them when it
+began. Where the two differ, the lock would say what was not done. So the runner asks here, and a stage that read
+something else does not succeed.
 
 Contents are compared, not times: a file that is touched, or replaced by its like, has not changed. Each is read once at
 the start (about a second for a gigabyte, which then lies in memory for the stage), and again at the end only where its
@@ -150,11 +150,8 @@ def _leaves(key: str, text: str) -> dict[str, str]:
     value = None if text == "missing" else json.loads(text)
     if not isinstance(value, dict):
         return {key: text}
-    return {leaf: each for name, child in value.items() for leaf, each in _leaves(f"{key}.{name}", _json(child)).items()}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    below = [_leaves(f"{key}.{name}", json.dumps(child, sort_keys=True)) for name, child in value.items()]
+    return {leaf: each for leaves in below for leaf, each in leaves.items()}
 
 
 def _files(deps: Sequence[str], root: Path) -> Iterator[Path]:

@@ -36,6 +36,9 @@ SECTIONS: Mapping[str, str] = {
 RULES = ("features.params:lags_below_delay",)
 """Functions of all sections -> what is wrong between them, by name too. Asked where each section is right by itself."""
 
+READ_BY = "features.params:READ_BY"
+"""Keys that not every source reads -> the sources that do, by name too."""
+
 
 def load_params(path: Path = PARAMS) -> dict[str, Any]:
     """Read and check the whole file. Raises InputError naming every bad key."""
@@ -71,6 +74,15 @@ def check_params(raw: Mapping[str, Any], path: Path = PARAMS) -> dict[str, Any]:
     if problems:
         raise InputError(f"{path}: " + "; ".join(sorted(problems)) + ".")
     return sections
+
+
+def read_by(key: str, source: object) -> bool:
+    """Does the log of this source depend on the key? A key that no rule names is read whatever the source is."""
+    return all(
+        source in sources
+        for prefix, sources in _named(READ_BY).items()
+        if key == prefix or key.startswith(f"{prefix}.")
+    )
 
 
 def section_type(name: str) -> Any:

@@ -7,12 +7,11 @@ process that is another program by now. Standard library only: `make clean` runs
 
 import fcntl
 import json
-import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,9 @@ LOCKS = Path(".state/locks")
 DVC_LOCK = Path(".dvc/tmp/lock")  # held by a DVC command, but not while it runs a stage
 RWLOCK = Path(".dvc/tmp/rwlock")
 CHANGING = "changing"  # the lock of who changes params.yaml
+RUN = "run"  # the lock of a whole run, through all its stages
 POLL_S = 0.5
 SAY_AGAIN_S = 30.0
-
-log = logging.getLogger("leitmotif")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,8 @@ class Running:
 
 def running(root: Path = Path()) -> list[Running]:
     """Every stage, DVC command and writer of live events that is at work in the repository at root; not ourselves."""
-    found = [_holder(path) for path in sorted((root / LOCKS).glob("*.lock")) if path.stem != CHANGING and _is_held(path)]
+    locks = [path for path in sorted((root / LOCKS).glob("*.lock")) if path.stem != CHANGING]
+    found = [_holder(path) for path in locks if _is_held(path)]
     found += [_of(one) for one in _of_dvc(root)]
     if (root / DVC_LOCK).exists() and _is_held(root / DVC_LOCK):
         found.append(Running("a DVC command", _holder(root / DVC_LOCK).pid))
@@ -77,9 +76,7 @@ def is_living(noted: Mapping[str, Any], written_at: float) -> bool:
     except OSError:
         return False
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(rest[18]) / os.sysconf("SC_CLK_TCK")
-    said = " ".join(words).strip()
-    started = time.time() - age_s <= written_at + 1
-    return state not in "ZX" and started and said.endswith((noted["cmd"], _short(noted["cmd"])))
+    return state not in "ZX" and time.time() - age_s <= written_at + 1 and _is_of(words, noted["cmd"])
 
 
 def waited(root: Path, wait_s: float, say: Callable[[str], None], then: str) -> None:
@@ -90,12 +87,9 @@ def waited(root: Path, wait_s: float, say: Callable[[str], None], then: str) -> 
     _wait(lambda: next(iter(running(root)), None), wait_s, say, then)
 
 
-def waited_for_reader(folder: Path, root: Path, wait_s: float) -> bool:
-    """Wait once, if a run of ingest reads this folder; False where none does. Raises InputError after wait_s."""
-    if reader_of(folder, root) is None:
-        return False
-    _wait(lambda: reader_of(folder, root), wait_s, log.info, f"{folder} is changed")
-    return True
+def wait_for_reader(folder: Path, root: Path, wait_s: float) -> None:
+    """Wait until no DVC process reads this folder; say for whom. Raises InputError after wait_s."""
+    _wait(lambda: reader_of(folder, root), wait_s, _say, f"{folder} is changed")
 
 
 @contextmanager
@@ -107,16 +101,23 @@ def alone(root: Path, wait_s: float, say: Callable[[str], None], then: str) -> I
 
 
 @contextmanager
-def held(path: Path, wait_s: float, say: Callable[[str], None], then: str) -> Iterator[None]:
-    """Hold a lock of .state/locks; whoever waits for it is told this process."""
+def begun(root: Path, what: str, wait_s: float, say: Callable[[str], None]) -> Iterator[None]:
+    """Be at work: one run at a time, and none beside a DVC command or a stage that somebody else has started."""
+    with held(root / LOCKS / f"{RUN}.lock", wait_s, say, f"{what} begins", what):
+        waited(root, wait_s, say, f"{what} begins")
+        yield
+
+
+@contextmanager
+def held(path: Path, wait_s: float, say: Callable[[str], None], then: str, what: str = "") -> Iterator[None]:
+    """Hold a lock of .state/locks; whoever waits for it is told what we are and this process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
         _wait(lambda: None if take(handle.fileno()) else _holder(path), wait_s, say, then)
         handle.truncate(0)
-        handle.write(str(os.getpid()))
+        handle.write(f"{os.getpid()} {what}")
         handle.flush()
         yield
-        handle.truncate(0)
 
 
 def take(handle: int) -> bool:
@@ -139,6 +140,10 @@ def main() -> None:
     except InputError as error:
         print(f"Nothing was removed. {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _wait(who: Callable[[], Running | None], wait_s: float, say: Callable[[str], None], then: str) -> None:
@@ -165,8 +170,8 @@ def _of(noted: Mapping[str, Any]) -> Running:
 
 
 def _holder(path: Path) -> Running:
-    said = path.read_text(encoding="utf-8").strip()
-    return Running(path.stem, int(said) if said.isdigit() else 0)
+    pid, _, what = path.read_text(encoding="utf-8").strip().partition(" ")
+    return Running(what or path.stem, int(pid) if pid.isdigit() else 0)
 
 
 def _of_dvc(root: Path, *modes: str) -> Iterator[dict[str, Any]]:
@@ -181,6 +186,13 @@ def _of_dvc(root: Path, *modes: str) -> Iterator[dict[str, Any]]:
             for info in infos if isinstance(infos, list) else [infos]:
                 if info and is_living(info, written_at):
                     yield {**info, "path": where}
+
+
+def _is_of(words: Sequence[str], cmd: str) -> bool:
+    """Is this the command line of what DVC noted: " ".join(sys.argv)? Of `python -m dvc` that begins with a path."""
+    first, _, rest = cmd.partition(" ")
+    program = Path(first).parent.name if Path(first).name == "__main__.py" else Path(first).stem
+    return " ".join(words).rstrip().endswith(rest) and any(program in word for word in words)
 
 
 def _short(cmd: str) -> str:
