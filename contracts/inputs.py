@@ -58,20 +58,22 @@ def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], roo
 
     raw: params.yaml as the stage has just read it. sections: what the stage's signature asks for; noted besides what
         dvc.yaml names. Without a dvc.yaml, or a stage in it, these are all that is noted.
-    Raises InputError where a module was edited after this process began: it may have imported the one before.
     """
     definition = _definition(stage, root)
     keys = dict.fromkeys([*_names(definition.get("params", [])), *sections])
     deps = tuple(fill(dep, raw) for dep in _names(definition.get("deps", [])))
-    inputs = Inputs(
+    return Inputs(
         params={key: _value(raw, key) for key in keys},
         deps=deps,
         files={path.as_posix(): _note(root / path) for path in _files(deps, root)},
         outs=tuple(fill(out, raw) for out in _names(definition.get("outs", []))),
     )
-    if edited := _edited_since_start([path for path in deps if path.endswith(".py")], root):
+
+
+def check_modules(stage: str, inputs: Inputs, root: Path = Path()) -> None:
+    """Raise InputError where a module was edited after this process began: it may have imported the one before."""
+    if edited := _edited_since_start([path for path in inputs.deps if path.endswith(".py")], root):
         raise InputError(f"{_listed(edited)} changed while {stage} was starting. Nothing was made; run it again.")
-    return inputs
 
 
 def changes(inputs: Inputs, root: Path = Path()) -> list[str]:

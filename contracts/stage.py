@@ -16,7 +16,7 @@ from typing import Any
 
 from contracts.errors import CheckFailed, InputError
 from contracts.figures import write_figures
-from contracts.inputs import Inputs, changes, note_inputs, said
+from contracts.inputs import Inputs, changes, check_modules, note_inputs, said
 from contracts.params import check_params, read_params
 from contracts.publish import write_json, write_report
 from contracts.running import LOCKS, take, written_by
@@ -68,6 +68,7 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
         with _lock(stage):
             shutil.rmtree(ATTEMPTS / stage, ignore_errors=True)
             inputs = note_inputs(stage, raw, parameters(run))
+            check_modules(stage, inputs)
             _check_begun(inputs, source)
             data = Path("data") / source
             _sweep(data)
