@@ -181,6 +181,8 @@ def _of_dvc(root: Path, *modes: str) -> Iterator[dict[str, Any]]:
         noted, written_at = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime
     except (OSError, ValueError):  # DVC writes it in place: half written, it is being taken or given back
         return
+    if not isinstance(noted, dict):
+        return
     for mode in modes or ("write", "read"):
         for where, infos in noted.get(mode, {}).items():
             for info in infos if isinstance(infos, list) else [infos]:

@@ -35,6 +35,8 @@ def _stale(path: Path) -> list[dict[str, Any]]:
         noted, written_at = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime
     except (OSError, ValueError):
         return []
+    if not isinstance(noted, dict):
+        return []
     infos = [*noted.get("write", {}).values(), *(each for infos in noted.get("read", {}).values() for each in infos)]
     unique = {(info["pid"], info["cmd"]): info for info in infos if info}
     return [info for info in unique.values() if not is_living(info, written_at)]
