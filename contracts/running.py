@@ -41,8 +41,8 @@ class Running:
 
 def running(root: Path = Path()) -> list[Running]:
     """Every stage, DVC command and writer of live events that is at work in the repository at root; not ourselves."""
-    locks = [path for path in sorted((root / LOCKS).glob("*.lock")) if path.stem != CHANGING]
-    found = [_holder(path) for path in locks if _is_held(path)]
+    locks = sorted((root / LOCKS).glob("*.lock"), key=lambda path: (path.stem != RUN, path.name))  # a whole run first
+    found = [_holder(path) for path in locks if path.stem != CHANGING and _is_held(path)]
     found += [_of(one) for one in _of_dvc(root)]
     if (root / DVC_LOCK).exists() and _is_held(root / DVC_LOCK):
         found.append(Running("a DVC command", _holder(root / DVC_LOCK).pid))
@@ -151,7 +151,7 @@ def _wait(who: Callable[[], Running | None], wait_s: float, say: Callable[[str],
     while (one := who()) is not None:
         now = time.monotonic()
         if now - began >= wait_s:
-            waiting = f" after {wait_s:.0f} s of waiting" if wait_s else ""
+            waiting = f" after {wait_s:g} s of waiting" if wait_s else ""
             raise InputError(f"{one} is still running{waiting}. Wait until it has ended, or end it; then try again.")
         if now - told >= SAY_AGAIN_S:
             say(f"Waiting for {one} to end; then {then}.")

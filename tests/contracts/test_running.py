@@ -82,7 +82,7 @@ def test_waiting_ends_and_says_for_whom(tmp_path: Path) -> None:
     said: list[str] = []
     with process(*DVC) as pid:
         note(tmp_path, pid, " ".join(DVC))
-        message = rf"`dvc repro` \(process {pid}\) is still running after 1 s of waiting"
+        message = rf"`dvc repro` \(process {pid}\) is still running after 0\.6 s of waiting"
         with pytest.raises(InputError, match=message), alone(tmp_path, 0.6, said.append, "it begins"):
             pass
     assert said == [f"Waiting for `dvc repro` (process {pid}) to end; then it begins."]
