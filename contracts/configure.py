@@ -105,7 +105,7 @@ def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
     yaml = YAML()
     document = yaml.load(path.read_text(encoding="utf-8"))
     known = flatten(document)
-    wanted, kept = flatten(changes), {}
+    wanted, kept = {key: _plain(value) for key, value in flatten(changes).items()}, {}
     if SOURCE in wanted and wanted[SOURCE] != known[SOURCE]:
         kept = _kept(path.parent / PRESETS, known)
         wanted = {**_switch(path.parent / PRESETS, known, wanted[SOURCE]), **wanted}
@@ -123,8 +123,19 @@ def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
     for change in made:
         _put(document, change.key, change.new)
     text = _dump(document)
-    check_params(YAML(typ="safe").load(text), path)
+    check_params(_read_back(text, known | wanted), path)
     return _Plan(made, text, kept)
+
+
+def _read_back(text: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written is read before it is kept: ruamel misplaces a value beside some comments."""
+    try:
+        values = YAML(typ="safe").load(text)
+    except YAMLError:
+        values = {}
+    if any(flatten(values).get(key, key) != value for key, value in wanted.items()):
+        raise InputError("A comment beside a value would spoil the file. Change it in an editor.")
+    return values
 
 
 def _write(path: Path, text: str) -> None:
@@ -207,7 +218,12 @@ def _put(document: Any, key: str, value: Any) -> None:
     *parents, name = key.split(".")
     for parent in parents:
         document = document[parent]
-    document[name] = list(value) if isinstance(value, list | tuple) else value
+    document[name] = value
+
+
+def _plain(value: Any) -> Any:
+    """A list without the style that it had, whoever gives it: DVC's has none."""
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _parse(text: str) -> Any:

@@ -119,9 +119,10 @@ def _summary(graph: Graph, attempt: Attempt, elapsed_s: float) -> str:
     asked = [stage for stage in graph.stages if stage.name in attempt.fates]  # the others' reports are other runs'
     rows = [("stage", "this time", "made in", "what it made")]
     for stage in asked:
-        seconds = wall_s(graph.root, stage.report)
+        fate = attempt.fates[stage.name]
+        seconds = None if fate == "from cache" else wall_s(graph.root, stage.report)  # in another run
         made_in = "" if seconds is None else f"{seconds:.1f} s"
-        rows.append((stage.name, attempt.fates[stage.name], made_in, _figures(stage, _read(graph.root, stage.report))))
+        rows.append((stage.name, fate, made_in, _figures(stage, _read(graph.root, stage.report))))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
     ran = sum(fate == "ran" for fate in attempt.fates.values())

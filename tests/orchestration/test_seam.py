@@ -120,7 +120,9 @@ def test_who_is_busy_is_named_and_nobody_is_blamed(made_toy: Toy) -> None:
         attempt = repro(made_toy.root, say=print, wait_s=0.2)
         assert attempt.reason is not None
         assert (attempt.reason.stage, attempt.reason.exit_code) == (None, 2)
-        assert attempt.reason.message.startswith(f"count (process {direct.pid}) is still running after 0.2 s of waiting.")
+        assert attempt.reason.message.startswith(
+            f"count (process {direct.pid}) is still running after 0.2 s of waiting."
+        )
     ends(direct)
 
 
