@@ -16,10 +16,11 @@ def clear_stale(root: Path) -> int:
     path = root / RWLOCK
     if not path.exists() or not _stale(path):
         return 0
-    from dvc.fs import localfs  # half a second that a run without a stale lock should not cost
     from dvc.rwlock import _edit_rwlock
+    from dvc_objects.fs.local import LocalFileSystem  # half a second that a run without a stale lock should not cost
 
-    with _edit_rwlock(str(path.parent), localfs, False) as lock:
+    with _edit_rwlock(str(path.parent), LocalFileSystem(), False) as edited:
+        lock: Any = edited
         dead = _stale(path)
         for where in [where for where, info in lock["write"].items() if info in dead]:
             del lock["write"][where]
