@@ -81,10 +81,12 @@ def configure(
     Raises InputError for an unknown key (with the closest known one), for a value that its section refuses, and where
     something is still running after wait_s.
     """
-    if not _plan(changes, path).made:
+    plan = _plan(changes, path)
+    if not plan.made:
         return []
     with alone(path.absolute().parent, wait_s, say, f"{path.name} is changed"):
-        plan = _plan(changes, path)  # again: another door may have changed it meanwhile
+        if path.read_text(encoding="utf-8") != plan.before:  # by another door, meanwhile
+            plan = _plan(changes, path)
         for name, own in plan.kept.items():
             _write(path.parent / PRESETS / KEPT / f"{name}.yaml", own)
         _write(path, plan.text)
@@ -95,6 +97,7 @@ def configure(
 class _Plan:
     """What is to be written, and what changes by it."""
 
+    before: str
     made: list[Change]
     text: str
     kept: Mapping[str, str]  # source -> the text of its file of kept values
@@ -102,8 +105,8 @@ class _Plan:
 
 def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
     load_params(path)  # a file that is already broken is reported as such, with its own keys
-    yaml = YAML()
-    document = yaml.load(path.read_text(encoding="utf-8"))
+    before = path.read_text(encoding="utf-8")
+    document = YAML().load(before)
     known = flatten(document)
     wanted, kept = {key: _plain(value) for key, value in flatten(changes).items()}, {}
     if SOURCE in wanted and wanted[SOURCE] != known[SOURCE]:
@@ -124,7 +127,7 @@ def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
         _put(document, change.key, change.new)
     text = _dump(document)
     check_params(_read_back(text, known | wanted), path)
-    return _Plan(made, text, kept)
+    return _Plan(before, made, text, kept)
 
 
 def _read_back(text: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
