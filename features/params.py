@@ -57,6 +57,17 @@ class ColumnParams(Section):
     embedding: str | None  # a list of numbers, or one as text: [0.1, -2]
 
 
+READ_BY: Mapping[str, tuple[str, ...]] = {
+    "simulator": ("simulator",),
+    "source.columns": ("table",),
+    "source.label_threshold": ("movielens", "table"),
+    "source.time_unit": ("table",),
+}
+"""Keys that not every source reads -> the sources that do. Where another source is chosen they are put back to what
+presets/simulator.yaml has (contracts.configure), so that ingest, which depends on the sections, finds itself unchanged.
+"""
+
+
 class SourceParams(Section):
     """Where the raw interactions come from."""
 

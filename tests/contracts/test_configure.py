@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from contracts.configure import configure, flatten, parse_assignments
 from contracts.errors import InputError
+from contracts.params import read_by
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,10 +96,74 @@ def test_the_path_of_a_log_that_is_left_does_not_stay(params: Path) -> None:
         configure({"source.name": "table"}, params)
 
 
-def test_presets_set_the_same_keys() -> None:
+def test_presets_set_the_same_keys_but_for_those_that_only_some_sources_read() -> None:
     keys = {path.stem: set(flatten(YAML(typ="safe").load(path))) for path in (ROOT / "presets").glob("*.yaml")}
     assert set(keys) == {"simulator", "movielens", "ebnerd", "table"}
-    assert len({frozenset(names) for names in keys.values()}) == 1
+    for source, names in keys.items():
+        assert names <= keys["simulator"], source
+        assert not [key for key in keys["simulator"] - names if read_by(key, None)], source
+
+
+def test_the_simulator_s_preset_is_what_params_yaml_ships_and_has_every_key_that_only_some_sources_read() -> None:
+    preset, shipped = (
+        flatten(YAML(typ="safe").load(ROOT / name)) for name in ("presets/simulator.yaml", "params.yaml")
+    )
+    assert {key: shipped[key] for key in preset} == preset
+    assert [key for key in shipped if not read_by(key, None)] == [
+        key for key in shipped if not read_by(key, None) and key in preset
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ("table", {"source.columns.user_id": "it's", "source.time_unit": "ms", "source.label_threshold": 0.5}),
+        ("movielens", {"source.label_threshold": 3.0, "source.path": "ml"}),
+        ("ebnerd", {"source.path": "demo"}),
+    ],
+)
+def test_another_source_and_back_leaves_every_section_of_ingest_as_it_was(
+    params: Path, source: str, own: dict[str, object]
+) -> None:
+    configure({"simulator.num_users": 70}, params)
+    before = YAML(typ="safe").load(params)
+    configure({"source.name": source, "source.path": "log", **own}, params)
+    there = YAML(typ="safe").load(params)
+    assert there["simulator"]["num_users"] == 1200  # the other's sections do not depend on it either
+    configure({"source.name": "simulator"}, params)
+    assert YAML(typ="safe").load(params) == before
+    configure({"source.name": source, "source.path": there["source"]["path"]}, params)
+    assert YAML(typ="safe").load(params) == there  # and what was set of the source comes back
+
+
+def test_what_was_set_of_a_source_is_forgotten_when_it_is_set_back(params: Path) -> None:
+    configure({"source.name": "table", "source.path": "log", "source.columns.user_id": "uid"}, params)
+    configure({"source.name": "simulator"}, params)
+    configure({"source.name": "table", "source.path": "log", "source.columns.user_id": None}, params)
+    configure({"source.name": "simulator"}, params)
+    configure({"source.name": "table", "source.path": "log"}, params)
+    assert YAML(typ="safe").load(params)["source"]["columns"]["user_id"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"statistics.devices": ["1", "2"]},
+        {"model.hidden": []},
+        {"history.session_max_s": None, "source.columns.label": "a: b # c"},
+        {"train.learning_rate": 5e-05, "split.test": "2023-05-25T07:00:00Z"},
+        {"source.path": "a very long folder name with spaces in it " * 4 + "end"},
+    ],
+)
+def test_a_change_is_written_as_dvc_would_write_it(params: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    """DVC's own reading and writing again, as `dvc exp run -S` does, changes nothing."""
+    from dvc.utils.serialize import modify_yaml
+
+    configure(change, params)
+    written = params.read_text()
+    with modify_yaml(params) as values:
+        values["seed"] = 1
+    assert params.read_text() == written
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
