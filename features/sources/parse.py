@@ -4,6 +4,9 @@ One DuckDB query over an Arrow table; no row is looked at in Python.
 """
 # pyright: reportAttributeAccessIssue=false
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -20,15 +23,30 @@ MAX_ID_CHARACTERS = 10_000
 """No id is longer: a row with a longer one is rejected, before a field of megabytes is copied about."""
 EXACT_BELOW = {32: 2**24, 64: 2**53}
 """Bits of a float -> the whole number up to which all are told apart."""
+ZONE = r":[0-9:.,\s]*[A-Za-z+-]"
+"""Behind a time of day; a date's own hyphens stand before any colon."""
+SPACED = r"\s+(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
+WHOLE = r"\.0+$"
+"""What is left of a whole number that was a float or a decimal."""
 
 
-def parse(raw: pa.Table, time_unit: str, label_threshold: float) -> pa.Table:
+class Parsed(NamedTuple):
+    """A file's rows, and what a person should know of how they were read."""
+
+    rows: pa.Table
+    num_null_words: dict[str, int]  # by our column, where there are any
+    num_without_zone: int  # times
+
+
+def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Sequence[str] = ()) -> Parsed:
     """The same rows in the same order: text ids, at_us, label 0 or 1, and a reason, null where all could be parsed.
 
-    raw: our column names, whichever of them the source has. Without `label` every row is a click.
+    raw: our column names, whichever of them the source has. Without `label` every row is a click. null_words: texts
+    that say that nothing was given.
     Raises InputError where a column's type cannot mean what it is mapped to.
     """
     raw = pa.table({name: _readable(name, raw[name]) for name in raw.column_names})
+    raw, num_null_words = _without(raw, null_words)
     has = {column.name: column.type for column in raw.schema}
     terms = {name: _identifier(name, has[name]) if name in has else "NULL::VARCHAR" for name in IDS}
     terms["at_us"] = _time("occurred_at", has["occurred_at"], time_unit)
@@ -48,14 +66,43 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float) -> pa.Table:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET threads = 2")
         connection.register("raw_rows", raw.append_column("row_number", pa.array(np.arange(len(raw)))))
-        return connection.sql(query).to_arrow_table()
+        rows = connection.sql(query).to_arrow_table()
+        zoneless = connection.sql(f"SELECT {_num_without_zone(has['occurred_at'], time_unit)} FROM raw_rows").fetchall()
+        return Parsed(rows, num_null_words, int(zoneless[0][0]))
+
+
+def _without(raw: pa.Table, null_words: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
+    """Null where a text is one of the words; how many of each column."""
+    counts = {}
+    for place, name in enumerate(raw.column_names):
+        if null_words and _is_text(raw[name].type):
+            is_word = pc.is_in(raw[name], value_set=pa.array(null_words, raw[name].type))
+            if num := pc.sum(is_word).as_py():
+                counts[name] = num
+                raw = raw.set_column(place, name, pc.if_else(is_word, pa.scalar(None, raw[name].type), raw[name]))
+    return raw, counts
+
+
+def _num_without_zone(kind: pa.DataType, unit: str) -> str:
+    if unit != "iso" or (kinds.is_timestamp(kind) and kind.tz):
+        return "0 * count(*)"
+    if not _is_text(kind):
+        return "count(occurred_at)"
+    return f"count(*) FILTER (trim(occurred_at) <> '' AND NOT regexp_matches(occurred_at, '{ZONE}'))"
 
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in a type that the query knows. Raises InputError for float ids too large to be told apart."""
-    column = column.cast(_known(column.type))
-    if name in KEYS and kinds.is_decimal(column.type) and column.type.scale == 0:
-        return column.cast(pa.string())
+    if isinstance(column.type, pa.ExtensionType) or kinds.is_fixed_size_binary(column.type):
+        column = _in_digits(column)
+    try:
+        column = column.cast(_known(column.type))
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"source.columns.{name}: the column holds {column.type} that is no UTF-8 text. Write it as text."
+        ) from error
+    if name in KEYS and kinds.is_decimal(column.type):
+        return pc.replace_substring_regex(column.cast(pa.string()), WHOLE, "")
     if name in KEYS and kinds.is_floating(column.type):
         limit = EXACT_BELOW[column.type.bit_width]
         size = pc.abs(column.filter(pc.is_finite(column)))
@@ -70,9 +117,27 @@ def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _in_digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Bytes of one length as hexadecimal digits, UUIDs as they are written; other extensions as what they are made of.
+
+    Text among them would be told by chance alone: the same column must read the same in every file.
+    """
+    is_uuid = isinstance(column.type, pa.UuidType)
+    if isinstance(column.type, pa.ExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    if not kinds.is_fixed_size_binary(column.type):
+        return column
+    digits = "lower(hex(bytes))"
+    if is_uuid:
+        digits = f"regexp_replace({digits}, '(.{{8}})(.{{4}})(.{{4}})(.{{4}})', '\\1-\\2-\\3-\\4-')"
+    with duckdb.connect() as connection:
+        connection.register("column_of_bytes", pa.table({"bytes": column.cast(pa.binary())}))
+        return connection.sql(f"SELECT {digits} AS digits FROM column_of_bytes").to_arrow_table()["digits"]
+
+
 def _known(kind: pa.DataType) -> pa.DataType:
-    """Half floats as floats, lists of one size as lists, and a column of nulls as text of which none was given."""
-    if kinds.is_null(kind):
+    """Half floats as floats, lists of one size as lists, bytes as text, and a column of nulls as text of none."""
+    if kinds.is_null(kind) or kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind):
         return pa.string()
     if kinds.is_float16(kind):
         return pa.float32()
@@ -102,7 +167,9 @@ def _identifier(name: str, kind: pa.DataType) -> str:
 def _time(name: str, kind: pa.DataType, unit: str) -> str:
     """Microseconds since 1970 in UTC; a time without zone is UTC. Null where that is no time of the years 1 to 9999."""
     if _is_text(kind):
-        zoned = f"TRY_CAST(trim({name}) AS TIMESTAMPTZ)"
+        spaceless = f"regexp_replace(trim({name}), '{SPACED}', '\\1')"
+        spaceless = f"regexp_replace({spaceless}, '(:\\d{{2}}),(\\d)', '\\1.\\2')"  # a decimal comma
+        zoned = f"coalesce(TRY_CAST(trim({name}) AS TIMESTAMPTZ), TRY_CAST({spaceless} AS TIMESTAMPTZ))"
         us = f"CASE WHEN isfinite({zoned}) THEN epoch_us({zoned}) END" if unit == "iso" else _scaled(name, unit)
     elif kinds.is_timestamp(kind) or kinds.is_date(kind):
         if unit != "iso":

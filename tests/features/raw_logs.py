@@ -14,13 +14,20 @@ from features.ingest import run
 from features.params import ColumnParams, SimulatorParams, SourceParams, ValidateParams
 
 SMALL = SimulatorParams(preference="item", num_users=40, num_items=200, num_themes=12, num_sessions=8)
+READING = {
+    "format": "auto",
+    "null_words": ["NULL", "\\N", "None", "nan"],
+    "join_s": 86_400,
+    "negatives": 0,
+    "negatives_from": "popularity",
+}
 COLUMNS = {"user_id": "user", "item_id": "item", "occurred_at": "at", "label": "click"}
 
 
 def source(name: str, path: Path | None = None, columns: dict[str, str] | None = None, **changes: Any) -> SourceParams:
     """Params of a source; columns not given are not mapped."""
     mapped = ColumnParams(**(dict.fromkeys(ColumnParams.model_fields) | (columns or {})))
-    values = {"time_unit": "iso", "label_threshold": 1.0, "partition": "day"} | changes
+    values = {"time_unit": "iso", "label_threshold": 1.0, "partition": "day"} | READING | changes
     return SourceParams(name=name, path=str(path or ""), columns=mapped, **values)
 
 
@@ -48,6 +55,7 @@ def limits(**changes: Any) -> ValidateParams:
         "min_users": 1,
         "min_items": 1,
         "min_clicks": 1,
+        "min_unclicked": 0,
     }
     return ValidateParams.model_validate(values | changes)
 
