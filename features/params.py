@@ -28,6 +28,13 @@ Moment = Annotated[datetime, AfterValidator(_in_utc), BeforeValidator(_no_number
 """A time; without a zone it is UTC."""
 
 
+CLICKS_ALONE = (
+    "Map source.columns.label if a column tells them apart, raise source.label_threshold, or let unclicked items be "
+    'sampled: make set ARGS="source.negatives=4".'
+)
+"""What to do with a log in which every row is a click."""
+
+
 class ColumnParams(Section):
     """Which column of a table is which; null where the table has none. `label` null means that every row is a click."""
 

@@ -74,21 +74,9 @@ def read_header(file: DataFile, wanted: Sequence[str] = ()) -> Header | None:
         with open_bytes(file) as handle:
             head = handle.read(HEADER_BYTES).removeprefix(BOM)
         is_last = len(head) < HEADER_BYTES - len(BOM)
-        codecs.getincrementaldecoder("utf-8")().decode(head, final=is_last)
+        return _header_in(file, head, is_last, wanted)
     except READ_ERRORS as error:
         raise _refusal(file, error) from error
-    blank = re.match(rb"[\r\n]*", head)
-    skipped = blank.end() if blank else 0
-    body = head[skipped:]
-    if not body:
-        return None
-    candidates = (file.delimiter,) if file.delimiter else _delimiters_in(body)
-    headers = [header for each in candidates if (header := _header(body, each, is_last))]
-    if not headers:
-        raise InputError(f"source.path: {file.name}: a quote in its header is never closed. Close it.")
-    header = max(headers, key=lambda each: len(set(each.names) & set(wanted)))
-    before = len(split(head[:skipped], header.dialect, is_last=True).start)
-    return header._replace(num_lines=header.num_lines + before, size=header.size + skipped)
 
 
 def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> Rows:
@@ -122,6 +110,21 @@ def read_raw(file: DataFile, header: Header, start: Int64, end: Int64) -> list[s
     return texts
 
 
+def _header_in(file: DataFile, head: bytes, is_last: bool, wanted: Sequence[str]) -> Header | None:
+    blank = re.match(rb"[\r\n]*", head)
+    skipped = blank.end() if blank else 0
+    body = head[skipped:]
+    if not body:
+        return None
+    candidates = (file.delimiter,) if file.delimiter else _delimiters_in(body)
+    headers = [header for each in candidates if (header := _header(body, each, is_last))]
+    if not headers:
+        raise InputError(f"source.path: {file.name}: a quote in its header is never closed. Close it.")
+    header = max(headers, key=lambda each: len(set(each.names) & set(wanted)))
+    before = len(split(head[:skipped], header.dialect, is_last=True).start)
+    return header._replace(num_lines=header.num_lines + before, size=header.size + skipped)
+
+
 def _delimiters_in(body: bytes) -> list[str]:
     """The most frequent first, of those outside quotes in the first line; a comma where there is none."""
     first = re.split(rb"[\r\n]", re.sub(rb'"(?:[^"]|"")*"', b"", body), maxsplit=1)[0]
@@ -136,7 +139,7 @@ def _header(body: bytes, delimiter: str, is_last: bool) -> Header | None:
     record = first_record(translated, dialect, is_last)
     if record is None:
         return None
-    text = translated[: record[0]].decode(errors="ignore")
+    text = translated[: record[0]].decode()
     names = next(csv.reader(io.StringIO(text, newline=""), delimiter=one), [])
     return Header([name.replace(one, delimiter) for name in names], delimiter, dialect, record[1], record[0])
 

@@ -14,11 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from contracts.errors import InputError
+from features.rules import CONTROL_CHARACTERS
 
 UNITS_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 YEAR_1_US, YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 KEYS = ("event_id", "user_id", "item_id", "impression_id", "session_id")
 IDS = (*KEYS, "title")
+NAMES = ("event_id", "impression_id", "session_id")
+"""Ids that validate does not look at: it judges what is learnt from, and these only name and group rows."""
 MAX_ID_CHARACTERS = 10_000
 """No id is longer: a row with a longer one is rejected, before a field of megabytes is copied about."""
 EXACT_BELOW = {32: 2**24, 64: 2**53}
@@ -56,7 +59,7 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Seq
     terms["number"] = _number("label", has["label"]) if "label" in has else "1.0"
     terms["position"] = _position(has["position"]) if "position" in has else "NULL::INTEGER"
     terms["categories"] = _categories(has["categories"]) if "categories" in has else "NULL::VARCHAR[]"
-    terms["reason"] = _reason(has, terms)
+    terms["reason"] = _reason(has, terms, [name for name in NAMES if name in has and _has_control(raw[name])])
     query = f"""
         SELECT * EXCLUDE (number, row_number),
             (CASE WHEN number >= {label_threshold!r} THEN 1 WHEN number IS NOT NULL THEN 0 END)::FLOAT AS label
@@ -88,7 +91,8 @@ def _num_without_zone(kind: pa.DataType, unit: str) -> str:
         return "0 * count(*)"
     if not _is_text(kind):
         return "count(occurred_at)"
-    return f"count(*) FILTER (trim(occurred_at) <> '' AND NOT regexp_matches(occurred_at, '{ZONE}'))"
+    is_plain = f"NOT ends_with(occurred_at, 'Z') AND NOT regexp_matches(occurred_at, '{ZONE}')"
+    return f"count(*) FILTER (trim(occurred_at) <> '' AND {is_plain})"
 
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -229,8 +233,23 @@ def _embedding(kind: pa.DataType) -> str:
     return f"CASE WHEN {sound} THEN {values} END"
 
 
-def _reason(has: dict[str, pa.DataType], terms: dict[str, str]) -> str:
+def _has_control(column: pa.ChunkedArray) -> bool:
+    """Whether any of it may be a control character: by its bytes, at once, as next to no log has one."""
+    if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):
+        return kinds.is_string_view(column.type)
+    for chunk in column.chunks:
+        data = np.frombuffer(chunk.buffers()[2] or b"", np.uint8)
+        if ((data < 0x20) | (data == 0x7F)).any() or ((data[:-1] == 0xC2) & (data[1:] < 0xA0)).any():
+            return True
+    return False
+
+
+def _reason(has: dict[str, pa.DataType], terms: dict[str, str], with_control: Sequence[str]) -> str:
     cases = [
+        *[
+            f"WHEN regexp_matches({name}, '{CONTROL_CHARACTERS}') THEN '{name} has control characters'"
+            for name in with_control
+        ],
         *[f"WHEN length({name}) > {MAX_ID_CHARACTERS} THEN 'id too large'" for name in KEYS if _is_text_in(has, name)],
         f"WHEN {_is_absent('occurred_at', has)} THEN 'no time'",
         f"WHEN ({terms['at_us']}) IS NULL THEN 'bad time'",

