@@ -97,7 +97,7 @@ def _num_without_zone(kind: pa.DataType, unit: str) -> str:
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in a type that the query knows. Raises InputError for float ids too large to be told apart."""
-    if isinstance(column.type, pa.ExtensionType) or kinds.is_fixed_size_binary(column.type):
+    if isinstance(column.type, pa.BaseExtensionType) or kinds.is_fixed_size_binary(column.type):
         column = _in_digits(column)
     try:
         column = column.cast(_known(column.type))
@@ -127,7 +127,7 @@ def _in_digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
     Text among them would be told by chance alone: the same column must read the same in every file.
     """
     is_uuid = isinstance(column.type, pa.UuidType)
-    if isinstance(column.type, pa.ExtensionType):
+    if isinstance(column.type, pa.BaseExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
     if not kinds.is_fixed_size_binary(column.type):
         return column
