@@ -45,8 +45,8 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
     """Read the source that source.name says, and the live events sealed beside it, and write both in one form.
 
     Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text; rows that
-    source.negatives samples count as read. Rows are events; those of a file of items are counted apart. Raises InputError where the source or a sealed file cannot be
-    read, or no event is left.
+    source.negatives samples count as read. Rows are events; those of a file of items are counted apart. Raises
+    InputError where the source or a sealed file cannot be read, or no event is left.
     """
     forgotten, live = _live(data)
     logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)

@@ -87,7 +87,7 @@ def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> Row
     try:
         return _read(file, header, wanted)
     except _Escapes:
-        log.info("%s writes quotes as \\\", as Spark does", file.name)
+        log.info('%s writes quotes as \\", as Spark does', file.name)
         return _read(file, header._replace(dialect=header.dialect._replace(escapes=True)), wanted)
     except READ_ERRORS as error:
         raise _refusal(file, error) from error
@@ -250,7 +250,7 @@ def _text(raw: bytes, header: Header) -> str:
 
 
 def _with_delimiter(columns: pa.Table, header: Header) -> pa.Table:
-    """"::" inside quotes was no delimiter."""
+    """ "::" inside quotes was no delimiter."""
     if header.delimiter != DOUBLE_COLON:
         return columns
     texts = [pc.replace_substring(column, STANDS_FOR_IT, DOUBLE_COLON) for column in columns.columns]

@@ -42,8 +42,9 @@ JUDGED = """
 """Each row beside its request's show of its item: the row of the smallest label, the earliest of those."""
 
 STANDING = f"""
-    SELECT {", ".join(f"kept.{name}" for name in EVENTS.names if name not in ("occurred_at", "label", "position",
-        "session_id"))},
+    SELECT {
+    ", ".join(f"kept.{name}" for name in EVENTS.names if name not in ("occurred_at", "label", "position", "session_id"))
+},
         least(kept.occurred_at, others.first_at) AS occurred_at, greatest(kept.label, others.label) AS label,
         coalesce(kept.position, others.position) AS position, coalesce(kept.session_id, others.session_id) AS session_id
     FROM judged AS kept JOIN (
@@ -57,14 +58,14 @@ STANDING = f"""
 
 LEFT = f"""
     SELECT file, line, CASE WHEN is_apart THEN '{APART}' ELSE '{JOINED}' END AS reason,
-        to_json({{event_id: event_id, user_id: user_id, item_id: item_id, occurred_at: occurred_at::VARCHAR, label: label,
-            impression_id: impression_id, position: position, session_id: session_id}})::VARCHAR AS raw
+        to_json({{event_id: event_id, user_id: user_id, item_id: item_id, occurred_at: occurred_at::VARCHAR,
+            label: label, impression_id: impression_id, position: position, session_id: session_id}})::VARCHAR AS raw
     FROM judged WHERE NOT stands
 """
 
 
 def join_repeats(events: pa.Table, join_s: float) -> tuple[pa.Table, pa.Table]:
-    """Of the rows of one item in one user's request: one event, and the others rejected (REJECTED), each with its place.
+    """Of the rows of one item in one user's request: one event; the others are rejected (REJECTED).
 
     events: EVENTS, each with its event_id. The event has the name, position and session of the show (the row of the
     smallest label, the earliest of those), the largest label and the earliest time. A row further than join_s from the

@@ -1,4 +1,4 @@
-"""Blocks of a delimited file's bytes -> where each record begins and ends, and on which line: exactly as it was written.
+"""Blocks of a delimited file's bytes -> where each record begins and ends, and on which line, as it was written.
 
 A record ends at a line end (LF, CRLF or CR alone; no other character ends a line) outside quotes. A quote opens a field
 only as its first character; inside, two quotes are one, and with Spark's escape a backslash takes its next character.
@@ -59,9 +59,9 @@ def escapes(data: bytes, delimiter: bytes) -> bool:
     if b'\\"' not in data:
         return False
     d = re.escape(delimiter)
-    if re.search(rb'(?:^|[\r\n]|' + d + rb')"[^"\r\n]*\\"(?!' + d + rb'|[\r\n"]|\Z)', data):
+    if re.search(rb"(?:^|[\r\n]|" + d + rb')"[^"\r\n]*\\"(?!' + d + rb'|[\r\n"]|\Z)', data):
         return True
-    at_the_end = re.compile(rb'(?:^|' + d + rb')"[^"]*\\""(?:' + d + rb'|$)')
+    at_the_end = re.compile(rb"(?:^|" + d + rb')"[^"]*\\""(?:' + d + rb"|$)")
     at = -1
     while (at := data.find(b'\\""', at + 1)) >= 0:
         start, end = (max(data.rfind(each, 0, at) for each in (b"\n", b"\r")) + 1, data.find(b"\n", at))
@@ -76,8 +76,8 @@ def _record_of(dialect: Dialect) -> re.Pattern[bytes]:
     d = re.escape(dialect.delimiter)
     taken = rb"|\\." if dialect.escapes else b""
     free = rb"(?:[^\r\n\\" + d + rb"]" + taken + rb")*+" if dialect.escapes else rb"[^\r\n" + d + rb"]*+"
-    quoted = rb'"(?:[^"' + (rb"\\" if dialect.escapes else b"") + rb']' + taken + rb'|"")*+"' + free
-    field = rb'(?>' + quoted + rb'|(?!")' + free + rb")"
+    quoted = rb'"(?:[^"' + (rb"\\" if dialect.escapes else b"") + rb"]" + taken + rb'|"")*+"' + free
+    field = rb"(?>" + quoted + rb'|(?!")' + free + rb")"
     return re.compile(field + rb"(?:" + d + field + rb")*+(?:\r\n|[\r\n]|\Z)", re.DOTALL)
 
 

@@ -80,7 +80,10 @@ def test_a_format_that_is_said_is_taken_whatever_the_name_and_the_header(tmp_pat
 
 
 def test_recbole_s_headers_are_mapped_by_their_full_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "ml" / "ml.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\t5\t881250949\n")
+    write(
+        tmp_path / "ml" / "ml.inter",
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\t5\t881250949\n",
+    )
     write(tmp_path / "ml" / "ml.item", "item_id:token\ttitle:token_seq\n2\tFilm\n")
     write(tmp_path / "ml" / "README.txt", "Read me.\n")
     columns = {"user_id": "user_id:token", "item_id": "item_id:token", "occurred_at": "timestamp:float"}
@@ -95,7 +98,8 @@ def test_recbole_s_headers_are_mapped_by_their_full_names(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "header", ['"us,er"\titem\tat\tclick', '"us\ter",item,at,click', '"us;;;;er",item,at,click', '"us,,er";item;at;click']
+    "header",
+    ['"us,er"\titem\tat\tclick', '"us\ter",item,at,click', '"us;;;;er",item,at,click', '"us,,er";item;at;click'],
 )
 def test_a_delimiter_inside_a_quoted_name_is_no_delimiter(tmp_path: Path, header: str) -> None:
     delimiter = next(each for each in "\t,;" if f"{each}item" in header)
@@ -131,7 +135,10 @@ def test_a_backslash_is_text_where_quotes_are_doubled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["NULL", "\\N", "None", "nan"])
 def test_a_word_for_nothing_is_no_user(tmp_path: Path, caplog: pytest.LogCaptureFixture, word: str) -> None:
-    write(tmp_path / "log.csv", f"{HEADER}\n{word},x,2024-01-01,1\na,{word},2024-01-02,{word}\nb,y,{word},1\nNULLA,z,2024-01-03,0\n")
+    write(
+        tmp_path / "log.csv",
+        f"{HEADER}\n{word},x,2024-01-01,1\na,{word},2024-01-02,{word}\nb,y,{word},1\nNULLA,z,2024-01-03,0\n",
+    )
     report = ingest_table(tmp_path / "data", tmp_path / "log.csv")
     rows = [(row["user_id"], row["item_id"], row["label"]) for row in read(tmp_path / "data" / "interactions")]
     assert rows == [(None, "x", 1), ("a", None, None), ("NULLA", "z", 0)]
@@ -143,7 +150,12 @@ def test_a_word_for_nothing_is_no_user(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_words_for_nothing_are_none_in_parquet_either(tmp_path: Path) -> None:
-    table = {"user": pa.array(["None", "a"]).dictionary_encode(), "item": ["x", "nan"], "at": ["2024-01-01"] * 2, "click": [1, 0]}
+    table = {
+        "user": pa.array(["None", "a"]).dictionary_encode(),
+        "item": ["x", "nan"],
+        "at": ["2024-01-01"] * 2,
+        "click": [1, 0],
+    }
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
     assert ingest_table(tmp_path / "data", tmp_path / "log.parquet")["null_words"] == {"item_id": 1, "user_id": 1}
 
@@ -177,13 +189,18 @@ def test_times_are_read_with_a_space_before_their_offset_and_noted_without_one(
 def test_typed_times_without_a_zone_are_noted(tmp_path: Path) -> None:
     for zone, noted in ((None, 2), ("UTC", 0), ("Asia/Tokyo", 0)):
         at = pa.array([datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC)], pa.timestamp("ms", zone))
-        pq.write_table(pa.table({"user": ["a", "b"], "item": ["x", "y"], "at": at, "click": [1, 0]}), tmp_path / "l.parquet")
+        pq.write_table(
+            pa.table({"user": ["a", "b"], "item": ["x", "y"], "at": at, "click": [1, 0]}), tmp_path / "l.parquet"
+        )
         assert ingest_table(tmp_path / "data", tmp_path / "l.parquet")["times_without_zone"] == noted
 
 
 def test_whole_ids_have_one_form_in_text_and_parquet_and_in_every_file(tmp_path: Path) -> None:
     write(tmp_path / "csv" / "a.csv", f"{HEADER}\n17850.0,x1,2024-01-01,1\n,x2,2024-01-02,1\n")
-    write(tmp_path / "csv" / "b.csv", f"{HEADER}\n17850,1.0,2024-01-03,1\n17851.00,1.5,2024-01-04,1\nguest,2.0,2024-01-05,0\n")
+    write(
+        tmp_path / "csv" / "b.csv",
+        f"{HEADER}\n17850,1.0,2024-01-03,1\n17851.00,1.5,2024-01-04,1\nguest,2.0,2024-01-05,0\n",
+    )
     report = ingest_table(tmp_path / "data", tmp_path / "csv")
     assert users(tmp_path / "data") == ["17850", None, "17850", "17851", "guest"]
     assert report["ids_without_decimals"] == {"user_id": 2}
@@ -220,7 +237,9 @@ def test_bytes_decimals_and_uuids_are_ids(tmp_path: Path, ids: pa.Array, expecte
 def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
     table = {"user": [b"\xff", b"a"], "item": ["x", "y"], "at": ["2024-01-01"] * 2, "click": [1, 0]}
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
-    assert "source.columns.user_id: the column holds binary that is no UTF-8" in refusal(tmp_path, tmp_path / "log.parquet")
+    assert "source.columns.user_id: the column holds binary that is no UTF-8" in refusal(
+        tmp_path, tmp_path / "log.parquet"
+    )
 
 
 @pytest.mark.parametrize("bad", ["e\x00", "e\x1b[31m", "e\x7f", "e\x85", "\x9f"])

@@ -11,9 +11,16 @@ from contracts.errors import InputError
 from contracts.params import check_params
 from features import validate
 from features.ingest import run
+from features.materialize import parity_spec
 from features.params import negatives_are_no_history
+from features.parity import replay_from, replay_requests
+from features.replay import replaying
+from features.snapshot import write_snapshot
+from features.sources.joined import JOINED
 from features.sources.negatives import FILE
+from features.tails import ENGINE_VARIABLE
 from tests.features.raw_logs import SMALL, digest, ingest_table, limits, read, source
+from tests.features.small_log import build, history, settings, statistics
 
 COLUMNS = {"user_id": "user", "item_id": "item", "occurred_at": "at"}
 
@@ -59,7 +66,11 @@ def test_each_click_is_a_request_with_items_clicked_before_it(tmp_path: Path, ch
         if len(seen) >= 8:
             assert len(items) == 5
     num = sum(row["label"] == 0 for rows in requests.values() for row in rows)
-    assert report["rows_sampled"] == num == sum(row["file"] == f"{FILE}log.csv" for row in read(tmp_path / "data/provenance"))
+    assert (
+        report["rows_sampled"]
+        == num
+        == sum(row["file"] == f"{FILE}log.csv" for row in read(tmp_path / "data/provenance"))
+    )
     assert report["rows_read"] == report["rows_written"] == num + len(clicks)
     assert validate.run(tmp_path / "data", limits(min_unclicked=1))["num_unclicked"] == num
 
@@ -95,11 +106,33 @@ def test_requests_of_the_log_get_items_beside_all_of_theirs_and_those_with_uncli
     requests = sampled(tmp_path / "data")
     assert {len(rows) for name, rows in requests.items() if int(name[1:]) > 5} == {5}
     assert all(len({row["item_id"] for row in rows}) == len(rows) for rows in requests.values())
-    path.write_text("user,item,at,req,click\nu,a,2024-01-01,r,1\nu,b,2024-01-02,q,1\nu,a,2024-01-02,q,0\nu,c,2024-01-03,p,1\n")
+    path.write_text(
+        "user,item,at,req,click\nu,a,2024-01-01,r,1\nu,b,2024-01-02,q,1\nu,a,2024-01-02,q,0\nu,c,2024-01-03,p,1\n"
+    )
     columns = COLUMNS | {"impression_id": "req", "label": "click"}
     report = ingest_table(tmp_path / "data", path, columns, negatives=2)
     assert {name: len(rows) for name, rows in sampled(tmp_path / "data").items()} == {"r": 1, "q": 2, "p": 3}
     assert report["rows_sampled"] == 2
+
+
+def test_sampled_and_joined_rows_are_read_live_as_they_are_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENGINE_VARIABLE, "sqlite")
+    clicks = clicks_of(4, 300)
+    path = write(tmp_path / "log.csv", [*clicks, *((user, item, second + 1) for user, item, second in clicks[::3])],
+                 [*("" if n % 3 else f"r{n}" for n in range(300)), *(f"r{n}" for n in range(0, 300, 3))])  # fmt: skip
+    report = ingest_table(tmp_path / "table", path, COLUMNS | {"impression_id": "req"}, negatives=3)
+    assert report["dropped"] == {JOINED: 100}
+    data = tmp_path / "data" / "log"
+    made = build(data, read(tmp_path / "table" / "interactions"))
+    (data / "feature_snapshot").mkdir()
+    stamp = write_snapshot(data, made, 50, settings(), data / "feature_snapshot")
+    from_us = replay_from(data, 0.5)
+    with replaying(data, stamp, from_us, tmp_path / "scratch") as replay:
+        compared, _ = replay_requests(replay, data, parity_spec(history(), statistics()), from_us, 10_000)
+    assert compared.checked > 100
+    assert compared.first == []
 
 
 def test_none_are_sampled_unless_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,25 @@ from tests.features.raw_logs import ingest_table, read, refusal
 
 HEADER = "user,item,at,click"
 PIECES = st.sampled_from(
-    [",", "\t", ";", "a", "2024-01-01", "1", '"', '""', " ", "\u2028", "\u2029", "\x0b", "\x0c", "\x85", "\x1c", "é🙂", "\\"]
+    [
+        ",",
+        "\t",
+        ";",
+        "a",
+        "2024-01-01",
+        "1",
+        '"',
+        '""',
+        " ",
+        "\u2028",
+        "\u2029",
+        "\x0b",
+        "\x0c",
+        "\x85",
+        "\x1c",
+        "é🙂",
+        "\\",
+    ]
 )
 FIELD = st.one_of(
     st.sampled_from(["", "u", "2024-01-01", "1", "0", 'say ""hi""', "no\u2028line", "\x0b", "\x0c\x85", "é🙂"]),
@@ -76,9 +94,7 @@ def test_every_record_has_its_true_line_and_text(tmp_path: Path, rows: list[tupl
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(ROW, END), max_size=10))
-def test_rows_in_are_rows_written_and_rejected_whatever_is_in_them(
-    tmp_path: Path, rows: list[tuple[str, str]]
-) -> None:
+def test_rows_in_are_rows_written_and_rejected_whatever_is_in_them(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     text = f"{HEADER}\na,i,2024-01-01,1\n" + "".join(row + end for row, end in rows)
     (tmp_path / "log.csv").write_bytes(text.encode())
     report = ingest_table(tmp_path / "data", tmp_path / "log.csv")
@@ -98,9 +114,9 @@ def test_a_block_is_split_the_same_wherever_it_is_cut(parts: list[str], cut: int
         whole = split(data, dialect, is_last=True)
         first = split(data[:cut], dialect, is_last=cut >= len(data))
         rest = split(data[first.size :], dialect, is_last=True)
-        joined = [np.concatenate([getattr(first, name), getattr(rest, name) + more])
-                  for name, more in (("start", first.size), ("end", first.size), ("line", first.num_lines))]  # fmt: skip
-        for name, made in zip(("start", "end", "line"), joined, strict=True):
+        shifts = {"start": first.size, "end": first.size, "line": first.num_lines}
+        for name, shift in shifts.items():
+            made = np.concatenate([getattr(first, name), getattr(rest, name) + shift])
             np.testing.assert_array_equal(getattr(whole, name), made)
 
 

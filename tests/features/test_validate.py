@@ -76,7 +76,14 @@ def test_every_bad_row_is_held_back_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_quarantine_says_where_each_row_was_read_whatever_the_order_and_the_partition(tmp_path: Path) -> None:
-    lines = ["a,x,2024-01-03,1", ",x,2024-01-01,1", "b,y,2024-01-02,0", "b,,2024-01-02,1", ",x,2024-01-01,1", "c,z,2024-01-01,"]
+    lines = [
+        "a,x,2024-01-03,1",
+        ",x,2024-01-01,1",
+        "b,y,2024-01-02,0",
+        "b,,2024-01-02,1",
+        ",x,2024-01-01,1",
+        "c,z,2024-01-01,",
+    ]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,at,click", *lines, ""]))
     data = tmp_path / "data" / "table"
     ingest_table(data, tmp_path / "log.csv")
