@@ -28,7 +28,7 @@ def source(name: str, path: Path | None = None, columns: dict[str, str] | None =
     """Params of a source; columns not given are not mapped."""
     mapped = ColumnParams(**(dict.fromkeys(ColumnParams.model_fields) | (columns or {})))
     values = {"time_unit": "iso", "label_threshold": 1.0, "partition": "day"} | READING | changes
-    return SourceParams(name=name, path=str(path or ""), columns=mapped, **values)
+    return SourceParams.model_validate({"name": name, "path": str(path or ""), "columns": mapped} | values)
 
 
 def ingest_table(data: Path, path: Path, columns: dict[str, str] | None = None, **changes: Any) -> dict[str, Any]:
