@@ -33,7 +33,7 @@ SECTIONS: Mapping[str, str] = {
 }
 """Section -> module:type, by name, so that contracts imports no package above it."""
 
-RULES = ("features.params:lags_below_delay",)
+RULES = ("features.params:lags_below_delay", "features.params:negatives_are_no_history")
 """Functions of all sections -> what is wrong between them, by name too. Asked where each section is right by itself."""
 
 READ_BY = "features.params:READ_BY"

@@ -102,4 +102,5 @@ def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArra
 def fields_of(text: str) -> set[str]:
     """All that may be a user_id in the text of a row that could not be parsed: fields, and words within them."""
     cells = {cell.strip().strip('"') for separator in ",;\t|" for cell in text.split(separator)}
-    return cells | set(FIELD.findall(text))
+    found = cells | set(FIELD.findall(text))
+    return found | {re.sub(r"\.0+$", "", each) for each in found}  # as ingest writes whole numbers that were floats

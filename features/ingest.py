@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +23,13 @@ from features.live_files import live_of, reading, sealed_files
 from features.live_known import check_files, check_list, known_path, read_known, shared
 from features.live_owner import noted_in
 from features.log_identity import identity_of, refuse_other
-from features.params import SimulatorParams, SourceParams
+from features.params import CLICKS_ALONE, SimulatorParams, SourceParams
 from features.sources.ebnerd import read_ebnerd
+from features.sources.joined import join_repeats
 from features.sources.live import Live, read_live, without_logged
 from features.sources.log import Log
 from features.sources.movielens import read_movielens
+from features.sources.negatives import with_negatives
 from features.sources.simulator import simulate
 from features.sources.table import read_table
 from features.sources.tombstones import REASON, leave_out
@@ -46,17 +49,20 @@ ROW_GROUP = 1 << 18
 def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams) -> Report:
     """Read the source that source.name says, and the live events sealed beside it, and write both in one form.
 
-    Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text. Rows are
-    events; those of a file of items are counted apart. Raises InputError where the source or a sealed file cannot be
-    read, live/ is of another log or not what live/known.json says, or no event is left.
+    Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text; rows that
+    source.negatives samples count as read. Rows are events; those of a file of items are counted apart. Raises
+    InputError where the source or a sealed file cannot be read, live/ is of another log or not what live/known.json
+    says, or no event is left.
     """
     forgotten, live = _live(data, source)
     logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)
     logged = replace(logged, events=_identify(logged.events))
     live = without_logged(live, logged.events["event_id"])
+    logged, num_sampled = _as_requests(logged, source, seed)
     read = _with_live(logged, live)
     if not len(read.events):
         raise InputError(_nothing(source, read))
+    _warn_of_clicks_alone(read.events)
     events = _sort(read.events)
     items = _complete(read.items, events)
     _check_embeddings(items)
@@ -66,15 +72,31 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
         _write(_by(read.contexts, "impression_id"), CONTEXTS, staging / "contexts" / "contexts.parquet")
         for name, table in ((ROWS, read.rejected), (ITEM_ROWS, read.rejected_items)):
             _write(_by(table, "file", "line", "reason"), REJECTED, staging / "rejected" / name)
-        _write(_by(events, "event_id", "file", "line"), PROVENANCE, staging / "provenance" / "provenance.parquet")
+        _write(events, PROVENANCE, staging / "provenance" / "provenance.parquet")
         for name, table in read.truth.items():
             _write(table, table.schema, staging / "truth" / f"{name}.parquet")
         write_json(staging / "absorbed" / ABSORBED, dict(live.newest_seq))
         write_json(staging / "absorbed" / WHICH, {"id": source.id, "log": identity_of(source)})
-    return _report(read, live, events, items, partitions)
+    return _report(read, live, events, items, partitions) | {"rows_sampled": num_sampled} | dict(read.notes)
 
 
-def _report(read: Log, live: Live, events: pa.Table, items: pa.Table, partitions: list[str]) -> Report:
+def _as_requests(logged: Log, source: SourceParams, seed: int) -> tuple[Log, int]:
+    """One row an item in each request, and unclicked rows where source.negatives asks for them; how many these are."""
+    joined, left = join_repeats(logged.events, source.join_s)
+    num_sampled = 0
+    if source.negatives:
+        joined, num_sampled = with_negatives(joined, source.negatives, source.negatives_from, seed)
+    return replace(logged, events=joined, rejected=pa.concat_tables([logged.rejected, left])), num_sampled
+
+
+def _warn_of_clicks_alone(events: pa.Table) -> None:
+    if pc.all(pc.greater_equal(events["label"], 1.0)).as_py():
+        log.warning(
+            "every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
+        )
+
+
+def _report(read: Log, live: Live, events: pa.Table, items: pa.Table, partitions: list[str]) -> dict[str, Any]:
     return {
         "rows_read": len(events) + len(read.rejected),
         "rows_written": len(events),
