@@ -36,8 +36,9 @@ INCLUDE = [
     "/serving/",
     "/bundle/",
 ]  # anchored: data/ has folders named alike
-DOCKER = {"distro": "debian", "python_version": "3.11"}
-"""Serves on a GPU as on a CPU: torch brings the CUDA libraries, `docker run --gpus all` the driver."""
+DOCKER = {"distro": "debian", "python_version": "3.11", "env": {"BENTOML_HOST": "0.0.0.0"}}
+"""Serves on a GPU as on a CPU: torch brings the CUDA libraries, `docker run --gpus all` the driver. A container's
+loopback is reached by nobody: what may reach its addresses is what `docker run --publish` says."""
 
 log = logging.getLogger("leitmotif")
 
