@@ -99,7 +99,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise error if path.name in str(error) else InputError(f"{path}: {error}") from error
+        said = shorten(" ".join(str(error).split()), 2 * MAX_MESSAGE)  # torch lists every tensor, a line each
+        raise InputError(said if path.name in said else f"{path}: {said}") from error
     except Exception as error:  # Arrow, safetensors, torch, json and pydantic each have errors of their own
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path} cannot be read: {shorten(said, MAX_MESSAGE)}. {AGAIN}") from error

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serving.predictor import Predictor
@@ -31,6 +32,8 @@ def test_it_ranks_what_it_is_given(made: Path) -> None:
         (["--at", "soon"], "ISO 8601"),
         (["--k", "0"], "greater than"),
         (["--context", "reading"], "is not JSON"),
+        (["--candidates", ""], "candidates.0: String should have at least 1 character"),
+        (["--user", "a\nb"], "control characters"),
     ],
 )
 def test_what_goes_wrong_is_said_in_a_line(made: Path, arguments: list[str], says: str) -> None:
@@ -38,3 +41,10 @@ def test_what_goes_wrong_is_said_in_a_line(made: Path, arguments: list[str], say
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "No ranking" in line] == [done.stderr.splitlines()[-1]]
+
+
+def test_a_refusal_of_the_server_is_its_sentence(made: Path, server: httpx.Client) -> None:
+    done = run(made, "python", "-m", "serving.ask", "--url", str(server.base_url), "--at", "soon", check=False)
+    assert done.returncode == 2
+    assert f"No ranking: {server.base_url} answered 400: at: Input should be an ISO 8601 time" in done.stderr
