@@ -111,7 +111,7 @@ def test_a_refused_request_leaves_nothing_in_the_log(made: Path, server: httpx.C
     before = log.read_text()
     for body in ({"user_id": "secret-user", "candidates": [1]}, {"user_id": "s" * 300, "candidates": ["secret"]}):
         assert server.post("/rank", json=body).status_code == 400
-    assert server.post("/rank", content=b"{secret").status_code == 400
+    assert server.post("/rank", content=b"{secret", headers={"content-type": "application/json"}).status_code == 400
     assert log.read_text() == before
 
 
