@@ -77,7 +77,7 @@ async def root(_: HttpRequest) -> RedirectResponse:
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": True},
-    http={"host": LOOPBACK},
+    http={"host": LOOPBACK},  # pyright: ignore[reportArgumentType]  # a text, as the configuration is written
 )
 class Leitmotif:
     """Ranks a user's candidates by the theme the user is in."""
