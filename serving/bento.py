@@ -36,9 +36,8 @@ INCLUDE = [
     "/serving/",
     "/bundle/",
 ]  # anchored: data/ has folders named alike
-DOCKER = {"distro": "debian", "python_version": "3.11", "env": {"BENTOML_HOST": "0.0.0.0"}}
-"""Serves on a GPU as on a CPU: torch brings the CUDA libraries, `docker run --gpus all` the driver. A container's
-loopback is reached by nobody: what may reach its addresses is what `docker run --publish` says."""
+DOCKER = {"distro": "debian", "python_version": "3.11"}
+"""Serves on a GPU as on a CPU: torch brings the CUDA libraries, `docker run --gpus all` the driver."""
 
 log = logging.getLogger("leitmotif")
 
@@ -105,6 +104,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     print(f"Built {tag} from {bundle}. Serve it:\n  LEITMOTIF_STATE=<folder of the online store> bentoml serve {tag}")
     print(f"As an image, where a Docker engine runs:\n  bentoml containerize {tag}")
+    print("It listens on loopback alone, in a container too, until told: docker run --env BENTOML_HOST=0.0.0.0 ...")
 
 
 def _copy_code(root: Path, target: Path) -> None:

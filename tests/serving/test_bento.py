@@ -42,11 +42,6 @@ def test_it_names_the_commit_and_holds_no_data_but_the_bundle(made: Path, tag: s
     assert f"git_revision: {commit.strip()}" in (source.parent / "bento.yaml").read_text()
 
 
-def test_its_image_listens_beyond_the_container_s_own_loopback(made: Path, tag: str) -> None:
-    bento = Path(surroundings(made)["BENTOML_HOME"]) / "bentos" / tag.replace(":", "/")
-    assert "BENTOML_HOST=0.0.0.0" in (bento / "env" / "docker" / "Dockerfile").read_text()
-
-
 def test_its_packages_are_pinned_as_locked() -> None:
     pinned = requirements(ROOT)
     assert all("==" in line for line in pinned)
