@@ -71,11 +71,11 @@ freshness: $(READY) ## freshness and completeness of each view, live events incl
 	@python -m features.freshness
 
 .PHONY: serve
-serve: load ## the ranking service on PORT (3000); ONLINE=redis or host:port: histories and live events in Redis
-	@exec bentoml serve serving.service:Leitmotif --port $(PORT)
+serve: load ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
+	@exec bentoml serve serving.service:Leitmotif --port $(PORT) $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
 
 .PHONY: ask
-ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"
+ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"; --keep remembers it as shown
 	@python -m serving.ask --url http://127.0.0.1:$(PORT) $(ARGS)
 
 .PHONY: absorb

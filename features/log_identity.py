@@ -1,7 +1,7 @@
 """params.yaml's source -> which log it is; what was kept for another log is refused, with the ways out."""
 
 from contracts.errors import InputError
-from contracts.source_id import fingerprint
+from contracts.source_id import TABLE, fingerprint
 from features.params import SourceParams
 
 
@@ -29,4 +29,4 @@ def refuse_other(kept_for: str | None, source: SourceParams, what: str) -> None:
 
 
 def _now(source: SourceParams) -> str:
-    return fingerprint(source.name, source.path, source.columns.model_dump())
+    return fingerprint(source.name, source.path, source.columns.model_dump() if source.name == TABLE else {})

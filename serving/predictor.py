@@ -17,13 +17,14 @@ from features.encode import FeatureSpec
 from features.intake import Intake
 from features.online import OnlineStore
 from features.state import LOG, STAMP
-from serving.bundle import Bundle, open_bundle
+from serving.bundle import GOLDEN, Bundle, open_bundle, reading
 from serving.feedback import intake_of, remember, take
 from serving.golden import check_golden
 from serving.locations import find_bundle, find_snapshot, find_state
 from serving.manifest import Manifest, read_manifest
 from serving.params import ServeParams
 from serving.reading import read_events, read_scalars
+from serving.refusal import MAX_NAME, Refusal
 from serving.requests import (
     EventsReply,
     EventsRequest,
@@ -58,7 +59,8 @@ class Predictor:
         """
         opened = open_bundle(bundle)
         torch.set_num_threads(opened.manifest.limits.num_threads)
-        check_golden(opened.scorer, opened.golden)
+        with reading(bundle / GOLDEN):
+            check_golden(opened.scorer, opened.golden)
         store = OnlineStore.open(state)
         _check_log(opened.manifest, bundle, state)
         _check_stamp(opened.scorer.spec, store, state, snapshot)
@@ -121,7 +123,9 @@ class Predictor:
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
         scalars_MS = self.scalars(user_id, events, candidates, at, context)
-        return index_M, scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+        scores = scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+        _require_finite(scores, candidates)
+        return index_M, scores
 
     def scalars(
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
@@ -202,6 +206,20 @@ def _check_log(manifest: Manifest, bundle: Path, state: Path) -> None:
         "that params.yaml names; a champion of another log is replaced by `make promote ARGS=--force`; two logs that "
         'are both to be kept need a name each: `make set ARGS="source.id=..."`.'
     )
+
+
+def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
+    """JSON has no NaN: pydantic would write null, and a rank among the others would mean nothing."""
+    finite_M = np.isfinite(scores.logit_M) & np.isfinite(scores.theme_MT).all(axis=1)
+    if not np.isfinite(scores.current_T).all():
+        finite_M = np.zeros_like(finite_M)
+    if not finite_M.all():
+        first = candidates[int(np.argmin(finite_M))]
+        raise Refusal(
+            500,
+            f"{np.count_nonzero(~finite_M):,} of {len(candidates):,} candidates have a score that is no number, the "
+            f"first {first[:MAX_NAME]!r}: the model or what the store counts is damaged. `make run` makes both anew.",
+        )
 
 
 def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Path | None) -> None:

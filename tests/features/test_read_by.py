@@ -19,6 +19,11 @@ class WatchedSource(SourceParams):
             ASKED.add(f"source.{name}")
         return super().__getattribute__(name)
 
+    def model_copy(self, **how: Any) -> "WatchedSource":
+        """What is set to something else before it is read is not read from params.yaml."""
+        REPLACED.update(f"source.{name}" for name in how.get("update") or {})
+        return super().model_copy(**how)
+
 
 class WatchedSimulator(SimulatorParams):
     """The same of the simulator's."""
@@ -30,6 +35,7 @@ class WatchedSimulator(SimulatorParams):
 
 
 ASKED: set[str] = set()
+REPLACED: set[str] = set()
 
 
 def log_of(name: str, folder: Path) -> Path:
@@ -51,5 +57,6 @@ def test_a_source_reads_no_key_that_is_said_to_be_another_s(tmp_path: Path, name
     given = source(name, log_of(name, tmp_path / "log"), columns).model_dump()
     watched = WatchedSource.model_validate(given), WatchedSimulator.model_validate(SMALL.model_dump())
     ASKED.clear()
+    REPLACED.clear()
     run(tmp_path / "data" / name, 1, watched[1], watched[0])
-    assert ASKED & READ_BY.keys() == {key for key, sources in READ_BY.items() if name in sources}
+    assert (ASKED - REPLACED) & READ_BY.keys() == {key for key, sources in READ_BY.items() if name in sources}
