@@ -44,9 +44,14 @@ $(READY): pyproject.toml requirements.lock
 .PHONY: setup
 setup: $(READY) ## the virtual environment, pinned by requirements.lock
 
+# as they were typed, whatever they hold: in quotes an apostrophe would end them, and make would take a dollar for its own
+export GIVEN_SOURCE = $(value SOURCE)
+export GIVEN_DATA = $(value DATA)
+export GIVEN_URL = $(value URL)
+
 .PHONY: run
 run: $(READY) ## the whole pipeline: SOURCE=simulator|movielens|ebnerd|table DATA=<path> ARGS="key=value ..."
-	@python -m orchestration.reproduce $(if $(SOURCE),--source '$(SOURCE)') $(if $(DATA),--data '$(DATA)') $(ARGS)
+	@python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE") $(if $(value DATA),--data="$$GIVEN_DATA") $(ARGS)
 
 .PHONY: set
 set: $(READY) ## change params.yaml: make set ARGS="model.num_themes=8"
@@ -68,13 +73,14 @@ freshness: $(READY) ## freshness and completeness of each view, live events incl
 	@python -m features.freshness
 
 .PHONY: serve
-serve: $(READY) ## the ranking service on PORT (3000); ONLINE=redis or host:port: histories and live events in Redis
-	@python -m orchestration.door --door 'make serve' --port '$(PORT)'
+serve: LISTEN = $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
+serve: $(READY) ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
+	@python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN)
 	@python -m features.load
-	@exec python -m orchestration.door --door 'make serve' --port '$(PORT)' -- bentoml serve serving.service:Leitmotif --port '$(PORT)'
+	@exec python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN) -- bentoml serve serving.service:Leitmotif --port '$(PORT)' $(LISTEN)
 
 .PHONY: ask
-ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"
+ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"; --keep remembers it as shown
 	@python -m serving.ask --url http://127.0.0.1:$(PORT) $(ARGS)
 
 .PHONY: absorb
@@ -107,7 +113,7 @@ pull: $(READY) ## data, models and champion from the DVC remote
 
 .PHONY: remote
 remote: $(READY) ## choose the DVC remote: make remote URL=s3://bucket/leitmotif
-	@dvc remote modify --local storage url '$(URL)' && dvc remote list
+	@dvc remote modify --local storage url "$$GIVEN_URL" && dvc remote list
 
 .PHONY: doctor
 doctor: ## check the machine and say what is missing
@@ -122,5 +128,6 @@ test: lint ## lint, types, import contracts, all tests
 	@pytest -n 2 $(ARGS)
 
 .PHONY: clean
-clean: ## remove mutable state (.state, attempts); data, cache and models stay
-	@rm -rf .state attempts .pytest_cache .ruff_cache
+clean: ## remove mutable state (.state, attempts) unless something runs; data, cache and models stay
+	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m contracts.running
+	@rm -rf .pytest_cache .ruff_cache

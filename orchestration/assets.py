@@ -13,7 +13,7 @@ from pydantic import Field
 
 from contracts.configure import configure
 from contracts.errors import InputError
-from orchestration.attempt import Attempt, repro
+from orchestration.attempt import WAIT_S, Attempt, repro
 from orchestration.checks import CHECKS, Check, judge
 from orchestration.dvc_lock import LockBusy
 from orchestration.figures import metadata, read_report
@@ -105,7 +105,8 @@ def _plain_words(what: str) -> Iterator[None]:
 
 def _configure(context: dg.AssetExecutionContext, root: Path, config: StageConfig) -> Graph:
     try:
-        for change in configure(config.params, root / "params.yaml") if config.params else []:
+        changes = config.params
+        for change in configure(changes, root / "params.yaml", wait_s=WAIT_S, say=context.log.info) if changes else []:
             context.log.info(f"params.yaml: {change}")
     except InputError as error:
         raise dg.Failure(f"params.yaml stays as it was. {error}", allow_retries=False) from error

@@ -3,17 +3,20 @@
 import json
 import re
 import shutil
+import signal
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from orchestration.dvc_lock import holder_of, wait_for
+from contracts.running import begun, running, waited
+from contracts.stage import REASON
 from orchestration.graph import read_graph
 from orchestration.group import run_group, undisturbed
+from orchestration.stale import clear_stale
 from orchestration.versions import read_made
 
 DVC = (sys.executable, "-m", "dvc")
@@ -22,8 +25,14 @@ _FATES = {
     re.compile(r"^Stage '(.+)' didn't change, skipping$"): "unchanged",
     re.compile(r"^Stage '(.+)' is cached - skipping run, checking out outputs$"): "from cache",
 }
+_NOTED = re.compile(r"^(Generating|Updating) lock file ")
 _FAILED = re.compile(r"failed to reproduce '(.+?)'")
+_BUSY = re.compile(r"is busy, it is being blocked by:|Unable to acquire lock")
+_KILLED = re.compile(r"exited with -(\d+)$")
 _DEFECT = 1
+_TRIES = 10  # one more for each DVC command that comes between
+WAIT_S = 86_400.0
+"""For so long a run that nobody watches (Dagster's) waits for another one to end."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Attempt:
     """What one `dvc repro` did."""
 
     fates: dict[str, str] = field(default_factory=dict)  # stage -> ran | unchanged | from cache
+    current: str | None = None  # the stage at work, whose outs DVC has not noted yet
     reason: Reason | None = None
     restored: bool = False  # the failed stage's last good outs are back
 
@@ -52,36 +62,72 @@ def repro(
     say: Callable[[str], None],
     tell: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
+    wait_s: float = WAIT_S,
 ) -> Attempt:
     """Run `dvc repro`, restore the outs of a stage that failed or was interrupted, and say why.
 
     stages: none means all. single: these stages only, not what they depend on.
-    say: gets every line that DVC and the stages print; tell: for whom we wait, where another DVC command works.
+    say: gets every line that DVC and the stages print; tell, where given: for whom we wait.
+    wait_s: how long another run, a stage or a DVC command is waited for.
     """
-    attempt, said, began = Attempt(), [], time.time()
+    try:
+        with begun(root, "a run of the pipeline", wait_s, tell or say):
+            arguments = [*(["--single-item"] if single else []), *stages]
+            return _repro(root, arguments, say, env or {}, lambda: waited(root, wait_s, tell or say, "the run goes on"))
+    except InputError as error:
+        return Attempt(reason=Reason(None, str(error), error.exit_code))
+
+
+def _repro(
+    root: Path, arguments: list[str], say: Callable[[str], None], env: Mapping[str, str], wait: Callable[[], None]
+) -> Attempt:
+    attempt, said = Attempt(), []
 
     def listen(line: str) -> None:
         said.append(line)
-        for pattern, fate in _FATES.items():
-            if (match := pattern.match(line)) and attempt.fates.get(match[1]) in (None, "unchanged"):
-                attempt.fates[match[1]] = fate
+        _follow(attempt, line)
         say(line)
 
-    command = [*DVC, "repro", *(["--single-item"] if single else []), *stages]
-    try:
-        while status := run_group(command, cwd=root, say=listen, env=env):
-            if (holder := holder_of(root, said)) is None:
-                break
-            said.clear()
-            wait_for(root, holder, tell or say)
-    except BaseException:
-        with undisturbed():
-            restore(root, _last(attempt), say)
-        raise
-    if status:
-        attempt.reason = _explain(root, attempt, said, began)
-        attempt.restored = restore(root, attempt.reason.stage, say)
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "reason.json"
+        try:
+            status = _patient(
+                lambda: run_group([*DVC, "repro", *arguments], cwd=root, say=listen, env={**env, REASON: str(told)}),
+                root, said, wait,
+            )  # fmt: skip
+        except BaseException:
+            with undisturbed():
+                restore(root, attempt.current, say)
+            raise
+        _forget_seconds(root, attempt)
+        if status:
+            attempt.reason = _explain(root, attempt, said, status, told)
+            attempt.restored = restore(root, attempt.reason.stage, say)
     return attempt
+
+
+def _patient(run: Callable[[], int], root: Path, said: list[str], wait: Callable[[], None]) -> int:
+    """Run a command of DVC's, again where another DVC command came between; its exit status."""
+    status = 0
+    for _ in range(_TRIES):
+        said.clear()
+        clear_stale(root)
+        status = run()
+        if not status or not any(_BUSY.search(line) for line in said):
+            break
+        wait()
+    return status
+
+
+def _follow(attempt: Attempt, line: str) -> None:
+    """What a line of DVC's says of the stage at work. A stage is done when DVC has noted it in dvc.lock."""
+    for pattern, fate in _FATES.items():
+        if match := pattern.match(line):
+            if attempt.fates.get(match[1]) in (None, "unchanged"):  # done before a wait, it is unchanged after it
+                attempt.fates[match[1]] = fate
+            attempt.current = None if fate == "unchanged" else match[1]
+    if _NOTED.match(line):
+        attempt.current = None
 
 
 def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool:
@@ -89,12 +135,7 @@ def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool:
     if stage is None or not _was_made(root, stage):
         return False
     said: list[str] = []
-    while status := run_group([*DVC, "checkout", "--force", stage], cwd=root, say=said.append):
-        if (holder := holder_of(root, said)) is None:
-            break
-        said.clear()
-        wait_for(root, holder, say)
-    if status:
+    if run_group([*DVC, "checkout", "--force", stage], cwd=root, say=said.append):
         say(f"The last good output of {stage} could not be restored: {' '.join(said)} Try: dvc checkout {stage}")
     _restore_report(root, stage)
     return True
@@ -120,8 +161,13 @@ def _restore_report(root: Path, stage: str) -> None:
                 shutil.copyfile(repo.cache.local.oid_to_path(version), out.fs_path)
 
 
-def _last(attempt: Attempt) -> str | None:
-    return next(reversed([stage for stage, fate in attempt.fates.items() if fate == "ran"]), None)
+def _forget_seconds(root: Path, attempt: Attempt) -> None:
+    """What came from the run cache took none; the seconds that lie there are those of a run with other inputs."""
+    if "from cache" not in attempt.fates.values():
+        return
+    for stage in read_graph(root).stages:
+        if stage.report and attempt.fates.get(stage.name) == "from cache":
+            (root / stage.report).with_suffix(".timing.json").unlink(missing_ok=True)
 
 
 def _was_made(root: Path, stage: str) -> bool:
@@ -129,17 +175,44 @@ def _was_made(root: Path, stage: str) -> bool:
     return any(made.stage.name == stage for made in read_made(read_graph(root)))
 
 
-def _explain(root: Path, attempt: Attempt, said: list[str], began: float) -> Reason:
+def _explain(root: Path, attempt: Attempt, said: list[str], status: int, told: Path) -> Reason:
+    """Why `dvc repro` failed: what the stage said, else what became of DVC, else what DVC said."""
     named = [match[1] for line in said if (match := _FAILED.search(line))]
-    stage = named[-1] if named else _last(attempt)
-    told = root / "attempts" / (stage or "") / "failure.json"
-    if stage and told.is_file() and told.stat().st_mtime >= began - 1:
+    stage = named[-1] if named else attempt.current
+    if told.is_file():
         failure = json.loads(told.read_text(encoding="utf-8"))
-        return Reason(stage, failure["message"], failure["exit_code"])
+        return Reason(failure["stage"], failure["message"], failure["exit_code"])
+    if status < 0:
+        when = f"while {stage} ran" if stage else "between two stages"
+        return Reason(stage, f"DVC was killed ({_signal(-status)}) {when}. Run it again to go on.", _DEFECT)
+    errors = _errors(said)
+    if any(_BUSY.search(error) for error in errors):
+        who = ", ".join(map(str, running(root)))
+        message = f"{who} is at work. Wait until it has ended, or end it; then run again." if who else " ".join(errors)
+        return Reason(stage, message, InputError.exit_code)
     if unusable := _unusable(root):
         return Reason(stage, unusable, InputError.exit_code)
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    if stage and errors and (match := _KILLED.search(errors[-1])):
+        why = f"{_signal(int(match[1]))}; where nobody did that, memory ran out"
+        return Reason(stage, f"it was killed ({why}). Run it again to go on.", _DEFECT)
     return Reason(stage, " ".join(errors or said[-3:] or ["dvc repro failed without a word."]), _DEFECT)
+
+
+def _errors(said: list[str]) -> list[str]:
+    """What DVC says after ERROR, with the lines that belong to it."""
+    errors: list[str] = []
+    goes_on = False
+    for line in said:
+        if line.startswith("ERROR: "):
+            errors.append(line.removeprefix("ERROR: "))
+        elif goes_on and line.strip():
+            errors[-1] += f" {line.strip()}"
+        goes_on = bool(line.strip()) and (goes_on or line.startswith("ERROR: "))
+    return errors
+
+
+def _signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _unusable(root: Path) -> str | None:

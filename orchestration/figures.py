@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration.timing import took
+from orchestration.timing import wall_s
 from orchestration.versions import Made
 
 PLOTTED = 30
@@ -28,7 +28,7 @@ def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
         "size_bytes": dg.MetadataValue.int(made.sizes[out]),
     }
     if report := made.stage.report:
-        seconds = took(root, report)
+        seconds = wall_s(root, report)
         shown["wall_s"] = dg.MetadataValue.text("restored") if seconds is None else dg.MetadataValue.float(seconds)
         shown["report"] = dg.MetadataValue.path(str(root / report))
     return shown | figures(read_report(root, made.stage.report))

@@ -1,20 +1,16 @@
-"""A stage's report in, the seconds that its run took out: only where that run made the report that is there."""
+"""A report in, the seconds in which it was made out: none for one that came back from the cache, of another run."""
 
 import json
 from pathlib import Path
 
+from contracts.publish import digest_of
 
-def took(root: Path, report: str | None) -> float | None:
-    """Wall seconds; None where the report was restored (from the run cache, git or a remote), not made here.
 
-    The runner writes the report, then its timing beside it. What is restored is the report alone, and later.
-    """
-    if report is None:
+def wall_s(root: Path, report: str | None) -> float | None:
+    """What <stage>.timing.json says, where it says it of this very report."""
+    path = root / (report or "")
+    timing = path.with_name(f"{path.stem}.timing.json")
+    if not path.is_file() or not timing.is_file():
         return None
-    timing = root / f"{report.removesuffix('.json')}.timing.json"
-    try:
-        if timing.stat().st_mtime_ns < (root / report).stat().st_mtime_ns:
-            return None
-        return float(json.loads(timing.read_text(encoding="utf-8"))["wall_s"])
-    except (FileNotFoundError, KeyError):
-        return None
+    told = json.loads(timing.read_text(encoding="utf-8"))
+    return float(told["wall_s"]) if told.get("of") == digest_of(path) else None
