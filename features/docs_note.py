@@ -13,7 +13,7 @@ BODY = "<body>"
 
 def held_back(report: Mapping[str, Any]) -> str:
     """What validate held back, beside what its expectations say."""
-    num, failed = report["num_expectations"], report["failed_expectations"]
+    num, failed = report["num_expectations"], report["failed_expectations"] or []
     reasons = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(report["quarantined_by_reason"].items()))
     return (
         f"{num - len(failed)} of {num} expectations hold within their limits"

@@ -1,5 +1,31 @@
-"""Shapes at the model's tensor boundaries are checked in every test, whichever imports the model first."""
+"""Shapes at the model's tensor boundaries are checked in every test; tests of one group run in one process."""
 
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["training.losses", "training.model"], "beartype.beartype")
+
+GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
+
+
+@cache
+def group_of(path: Path) -> str | None:
+    """The group that a file of tests names."""
+    named = GROUP.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return named[1] if named else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Keep a group together: xdist 3.8 writes the group into `item._nodeid`, which pytest 9 reads no more."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(config.rootpath / nodeid.partition("::")[0]) or nodeid
+
+    return ByGroup(config, log)  # type: ignore[arg-type]
