@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.schema import FIRST_INDEX
+from features.convention import is_click
 from features.counters import Counters
 from features.encode import micros
 from training.requests import Requests
@@ -36,7 +37,7 @@ def fit_logistic(features: npt.NDArray[np.floating], labels: npt.NDArray[np.floa
     the summed loss. Zeros of no rows.
     """
     x = np.column_stack([np.ones(len(features)), features]).astype(np.float64)
-    clicked = np.asarray(labels, np.float64) > 0
+    clicked = is_click(labels)
     beta = np.zeros(x.shape[1])
     for _ in range(NEWTON_STEPS if len(x) else 0):
         p = sigmoid(x @ beta)
