@@ -13,15 +13,18 @@ from serving.golden import GoldenRequest, read_golden
 from serving.manifest import Manifest, read_manifest
 from serving.scorer import Scorer
 from training.model.build import load_model
-from training.model.mixture import MixtureOfSequence
+from training.params import ModelParams
 
-WEIGHTS = "mos.safetensors"
 MODEL = "model.json"
+NAME = "name"
+"""In MODEL: which of the fitted models the bundle holds."""
 SPEC = "feature_spec.json"
 VOCABULARY = "vocabulary.parquet"
 THEMES = "themes.json"
 GOLDEN = "golden.json"
 METRICS = "metrics.json"
+RANKED = "ranked.parquet"
+"""The model's AUC within each test request and the number of its user: what promote compares by."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Bundle:
     path: Path
     manifest: Manifest
     scorer: Scorer
-    theme_names: list[str]
+    theme_names: list[str]  # none of a model without themes
+    measured: dict[str, Any]  # evaluate's report
     golden: list[GoldenRequest]
 
 
@@ -46,7 +50,17 @@ def open_bundle(path: Path) -> Bundle:
             "features/encode.py changed. Train and package again, or serve with the code that made the bundle."
         )
     theme_names = [theme["name"] for theme in read_json(path / THEMES)["themes"]]
-    return Bundle(path, manifest, scorer, theme_names, read_golden(path / GOLDEN))
+    return Bundle(path, manifest, scorer, theme_names, read_json(path / METRICS), read_golden(path / GOLDEN))
+
+
+def weights_of(model: str) -> str:
+    """The file that holds a model's weights, in the folder `weights` and in a bundle."""
+    return f"{model}.safetensors"
+
+
+def model_of(folder: Path) -> str:
+    """Which model a bundle holds. One from before there was a choice holds MoS."""
+    return read_json(folder / MODEL).get(NAME, "mos")
 
 
 def load_scorer(folder: Path) -> Scorer:
@@ -54,14 +68,15 @@ def load_scorer(folder: Path) -> Scorer:
     spec = FeatureSpec.from_json(read_json(folder / SPEC))
     vocabulary = pq.read_table(folder / VOCABULARY, columns=["item_id", "item_index"])
     index_of = dict(zip(vocabulary["item_id"].to_pylist(), vocabulary["item_index"].to_pylist(), strict=True))
-    model = load_model("mos", folder / WEIGHTS, read_json(folder / MODEL))
-    assert isinstance(model, MixtureOfSequence)
+    weights = weights_of(name := model_of(folder))
+    description = read_json(folder / MODEL)
+    model = load_model(name, folder / weights, description)
     num_rows = len(model.catalogue.row_of_N)
     if max(index_of.values(), default=0) >= num_rows:
         raise InputError(
-            f"{folder}: {VOCABULARY} has {len(index_of):,} items and {WEIGHTS} {num_rows:,} rows. Package again."
+            f"{folder}: {VOCABULARY} has {len(index_of):,} items and {weights} {num_rows:,} rows. Package again."
         )
-    return Scorer.of(model, spec, index_of)
+    return Scorer.of(model, ModelParams(**description["params"]), spec, index_of)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from serving.bundle import METRICS
+from serving.bundle import METRICS, RANKED
 from serving.manifest import MANIFEST, read_manifest, write_manifest
 from serving.promote import decide, promote
 from tests.clones import run
@@ -15,12 +18,28 @@ from tests.clones import run
 pytestmark = pytest.mark.xdist_group("serving")
 
 
-def changed(bundle: Path, target: Path, iauc: float | None, test_data_hash: str = "same") -> Path:
-    """A copy of a bundle that was measured otherwise."""
+def changed(
+    bundle: Path,
+    target: Path,
+    iauc: float | None,
+    test_data_hash: str = "same",
+    noise: float = 0.0,
+    state: str = "passed",
+) -> Path:
+    """A copy of a bundle that was measured otherwise. noise: of the AUC of each of 60 requests of 30 users."""
     shutil.copytree(bundle, target, copy_function=shutil.copyfile)
     metrics = json.loads((target / METRICS).read_text()) | {"test_data_hash": test_data_hash}
     metrics["models"]["mos"]["iauc"] = iauc
+    metrics["verdict"] = {"state": state, "passed": state == "passed", "reasons": ["27 of 5,153 requests"]}
     (target / METRICS).write_text(json.dumps(metrics))
+    drawn = noise * np.random.default_rng(1).normal(size=60)
+    within = (iauc or 0) + drawn - drawn.mean()
+    pq.write_table(pa.table({"user_index": np.arange(60) // 2, "auc": within}), target / RANKED)
+    return rehash(target)
+
+
+def rehash(target: Path) -> Path:
+    """The bundle with a manifest of what it holds now."""
     described = json.loads((target / MANIFEST).read_text())
     (target / MANIFEST).unlink()
     write_manifest(target, **{key: described[key] for key in described.keys() - {"format", "files", "bundle_hash"}})
@@ -33,6 +52,9 @@ def changed(bundle: Path, target: Path, iauc: float | None, test_data_hash: str 
         ((0.7, "same"), (0.6, "same"), True, "0.7000 against 0.6000"),
         ((0.6, "same"), (0.7, "same"), False, "0.6000 against 0.7000"),
         ((0.6, "same"), (0.6, "same"), False, "champion already"),
+        ((0.61, "same", 0.3), (0.6, "same"), False, "not shown to be better than the champion: iauc 0.6100"),
+        ((0.61, "same", 0.01), (0.6, "same"), True, "better than the champion: iauc 0.6100 against 0.6000, +0.0100"),
+        ((0.7, "same", 0.0, "not judged"), (0.6, "same"), False, "was not judged: 27 of 5,153 requests"),
         ((0.9, "newer"), (0.7, "same"), False, "--force"),
         ((None, "same"), (0.7, "same"), False, "not measured"),
     ],
@@ -64,6 +86,21 @@ def test_force_promotes_what_would_be_refused_and_says_so(
     assert report["reason"].startswith("by force") is forced
 
 
+def test_a_champion_of_an_older_version_and_one_of_other_requests_are_not_compared(
+    bundle: Path, tmp_path: Path
+) -> None:
+    new, old = changed(bundle, tmp_path / "new", 0.7), changed(bundle, tmp_path / "old", 0.6)
+    pq.write_table(pq.read_table(old / RANKED).slice(1), old / RANKED)
+    rehash(old)
+    with pytest.raises(InputError, match="hold other requests"):
+        decide(new, old)
+    (old / RANKED).unlink()
+    rehash(old)
+    report = decide(new, old)
+    assert not report["promoted"]
+    assert "older version" in report["reason"]
+
+
 @pytest.mark.parametrize("has_champion", [True, False])
 def test_where_dvc_fails_the_champion_is_as_before(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_champion: bool
@@ -81,7 +118,7 @@ def test_where_dvc_fails_the_champion_is_as_before(
 def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path) -> None:
     try:
         first = run(made, "python", "-m", "serving.promote")
-        assert first.stdout.startswith("Promoted: there was no champion")
+        assert first.stdout.startswith("Promoted: there was no champion; the newest was not judged (")
         assert (made / "champions" / "simulator.dvc").exists()
         report = json.loads((made / "reports" / "simulator" / "promotion.json").read_text())
         assert report["promoted"] is True
