@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from contracts.section import Section
+from features.params import LONGEST_S
 
 
 class ServeParams(Section):
@@ -15,6 +16,6 @@ class ServeParams(Section):
     max_candidates: PositiveInt
     max_id_length: PositiveInt
     max_events: PositiveInt  # of one POST /events
-    max_future_s: Annotated[float, Field(ge=0)]  # how far ahead of the clock an event may be
+    max_future_s: Annotated[float, Field(ge=0, le=LONGEST_S)]  # how far ahead of the clock an event may be
     log_exposures: bool  # remember what a ranking without `at` showed
     num_threads: PositiveInt

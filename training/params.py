@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from contracts.section import Section
+from contracts.section import Section, Several
 from features.params import LONGEST_S
 
 MIN_BOOTSTRAP = 20
@@ -25,7 +25,7 @@ class ModelParams(Section):
     route: Literal["item", "blend", "session"]
     attention: Literal["din", "dot"]
     temperature: PositiveFloat
-    hidden: tuple[PositiveInt, ...]
+    hidden: Several[PositiveInt]
     dropout: Annotated[float, Field(ge=0, lt=1)]  # of the head's hidden layers, while training
 
     @model_validator(mode="after")
