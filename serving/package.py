@@ -124,7 +124,7 @@ def golden_requests(data: Path, scorer: Scorer, served: str, num: int, scratch: 
     chosen = distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
     logged = list(requests.read(chosen))
     golden, snapshot = [], read_json(data / "feature_snapshot" / "snapshot.json")
-    with replaying(data, snapshot, logged[0].at, scratch) as replay:
+    with replaying(data, snapshot, logged[0].at, scratch, counters) as replay:
         for request in logged:
             golden.append(_golden(request, requests, scorer, counters))
             _require_same(request.name, golden[-1].logits, predictions[served].to_numpy()[index_B == request.index])
