@@ -14,6 +14,9 @@ NEWTON_TOLERANCE = 1e-7  # of the largest step
 RIDGE = 1e-3  # keeps the fit finite where a baseline separates the classes
 
 LOGIT_LIMIT = 30.0
+LOGISTIC_RIDGE = 10.0
+SCALE_FLOOR = 1e-6
+SCALAR_LIMIT = 5.0  # standard deviations
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +31,22 @@ def popularity(requests: Requests, counters: Counters, lag_s: float, window_s: f
     else:
         _, clicks = counters.item_counters.window(keys, at, lag, micros(window_s))
     return clicks.astype(np.float64)
+
+
+def logistic(
+    train: npt.NDArray[np.floating], labels: npt.NDArray[np.floating], test: npt.NDArray[np.floating]
+) -> Floats:
+    """[N] logits of a logistic regression on the scalars alone: what counters say without any history.
+
+    train: [K, S] with labels [K]; test: [N, S]. Standardised by the train rows, as far out as a model's head reads.
+    """
+    if not len(train):
+        return np.zeros(len(test))
+    mean, scale = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    scale[scale < SCALE_FLOOR] = 1.0
+    x, asked = (np.clip((part - mean) / scale, -SCALAR_LIMIT, SCALAR_LIMIT) for part in (train, test))
+    beta = fit_logistic(x, labels, LOGISTIC_RIDGE)
+    return beta[0] + asked @ beta[1:]
 
 
 def fit_logistic(features: npt.NDArray[np.floating], labels: npt.NDArray[np.floating], ridge: float = RIDGE) -> Floats:

@@ -29,10 +29,10 @@ from features.convention import is_click
 from features.counters import Counters
 from features.encode import FeatureSpec
 from features.params import LabelParams, SplitParams
-from training.baselines import fit_logistic, popularity, sigmoid
+from training.baselines import fit_logistic, logistic, popularity, sigmoid
 from training.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.collapse import collapse_warnings, theme_use
-from training.dataset import make_dataset
+from training.dataset import make_dataset, read_scalars
 from training.measure import Scored, differences, measure, measure_slices, rankable
 from training.metrics import calibration, grouped_auc, normalised_mutual_information
 from training.model.build import GRAPH_MODELS, Model, load_model
@@ -47,6 +47,8 @@ from training.verdict import judge
 log = logging.getLogger("leitmotif")
 
 DIGITS = 6
+LOGISTIC_REQUESTS = 20_000
+"""The latest of the train part that the logistic regression is fitted on."""
 
 PREDICTIONS = pa.schema(
     [
@@ -175,6 +177,10 @@ def score_all(
         require_scores(name, values)
     scored = {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
     scored |= score_baselines(test, validation, counters, spec, evaluate)
+    latest = cuts.part(requests, "train")
+    latest = latest.take(np.arange(max(0, len(latest) - LOGISTIC_REQUESTS), len(latest)))
+    by_scalars = logistic(read_scalars(spec, events, latest, counters), latest.label, dataset.scalars)
+    scored["logistic"] = Scored(by_scalars, sigmoid(by_scalars))
     return Tested(events, test, cuts.num_label_unknown(requests.at, "test"), since_shift, models, scored)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 CANDIDATE = "mos"
 NAMES = {"mos": "MoS", "din": "DIN", "popularity": "popularity", "random": "chance"}
+SIMPLE = {"logistic": "a logistic regression on the counters alone"}
 """What people call the models that the verdict is about; other models are named as they are."""
 
 LEVEL = "no better and no worse"
@@ -72,7 +73,7 @@ def warnings(served: str, models: Mapping[str, Figures], differences: Mapping[st
 
 
 def name_of(model: str) -> str:
-    return NAMES.get(model, model)
+    return NAMES.get(model) or SIMPLE.get(model, model)
 
 
 def _word(difference: Figures, other: str) -> str:

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from features.as_of import AsOfCounter
 from features.counters import Counters
 from tests.training.contexts import no_contexts
-from training.baselines import fit_logistic, popularity, sigmoid
+from training.baselines import fit_logistic, logistic, popularity, sigmoid
 from training.requests import Requests
 
 
@@ -28,6 +28,15 @@ def test_the_logistic_regression_of_several_features_equals_that_of_scikit_learn
     )  # its intercept is not shrunk: close, not equal
     found = fit_logistic(features, labels, ridge=5.0)
     assert found[1:].tolist() == pytest.approx(wanted.coef_[0].tolist(), abs=0.02)
+
+
+def test_a_logistic_regression_on_scalars_orders_by_what_tells_clicks():
+    rng = np.random.default_rng(3)
+    train, test = rng.normal(5, [1, 10, 0], (2000, 3)), rng.normal(5, [1, 10, 0], (100, 3))
+    labels = (rng.random(2000) < sigmoid(2 * (train[:, 0] - 5))).astype(float)
+    logits = logistic(train, labels, test)
+    assert np.corrcoef(logits, test[:, 0])[0, 1] > 0.99
+    assert logistic(train[:0], labels[:0], test).tolist() == [0.0] * 100
 
 
 def test_no_rows_fit_an_even_chance():

@@ -212,7 +212,7 @@ def test_evaluation_reports_every_model_and_repeats_to_the_byte(trained, section
     data, _ = trained
     report = run_evaluate(data, sections)
     first = contents(data, "metrics", "predictions")
-    assert {"mos", "din", "popularity", "random"} == set(report["models"])
+    assert {"mos", "din", "popularity", "random", "logistic"} == set(report["models"])
     for figures in report["models"].values():
         assert {"auc", "iauc", "gauc", "logloss", "calibration_error"} <= set(figures)
     assert report["slices"]["first_after_shift"]["requests"] > 0

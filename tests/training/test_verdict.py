@@ -148,7 +148,10 @@ def test_a_simple_model_that_ranks_better_is_a_warning():
     differences = {f"mos_minus_{name}": between() for name in models}
     assert warnings("mos", models, differences) == []
     differences["mos_minus_logistic"] = between(iauc=(-0.03, -0.01))
-    assert "MoS ranks worse than logistic within a request" in warnings("mos", models, differences)[0]
+    assert (
+        "MoS ranks worse than a logistic regression on the counters alone within a request"
+        in warnings("mos", models, differences)[0]
+    )
     assert verdict(models=models, logistic=differences["mos_minus_logistic"])["state"] == "passed"
 
 
