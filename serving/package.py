@@ -157,7 +157,7 @@ def _golden(request: LoggedRequest, requests: RequestLog, scorer: Scorer, counte
 
 
 def _copy_model(data: Path, bundle: Path, served: str) -> None:
-    description = read_json(data / "weights" / "model.json") | {NAME: served}
+    description: dict[str, Any] = {**read_json(data / "weights" / "model.json"), NAME: served}
     shutil.copyfile(data / "weights" / weights_of(served), bundle / weights_of(served))
     shutil.copyfile(data / "user_histories" / VOCABULARY, bundle / VOCABULARY)
     write_json(bundle / MODEL, description)

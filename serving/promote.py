@@ -38,7 +38,7 @@ def decide(candidate: Path, champion: Path | None, force: bool = False) -> dict[
     """
     new = _side(candidate)
     old = _side(champion) if champion else None
-    gain: dict[str, float | None] = {METRIC: None}
+    gain: dict[str, Any] = {METRIC: None}
     if champion is None or old is None:
         promoted, reason = True, "there was no champion"
         if new["verdict"] == "not judged":
