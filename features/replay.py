@@ -65,16 +65,19 @@ class Replay:
 
 
 @contextmanager
-def replaying(data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Path) -> Iterator[Replay]:
+def replaying(
+    data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Path, counters: Counters | None = None
+) -> Iterator[Replay]:
     """A replay of data/<source> whose base holds what was before from_us.
 
     snapshot: what snapshot.json holds. folder: for the scratch store; removed with all that it held.
+    counters: of data, by the numbers of user_histories, where they are built already.
     """
     folder.mkdir(parents=True)
     state = folder / "feast"
     try:
         histories = UserHistories.open(data / "user_histories")
-        _load(state, data, histories, snapshot, from_us)
+        _load(state, data, histories, snapshot, from_us, counters)
         store = OnlineStore.open(state)
         events = _events(data, from_us)
         times = pc.cast(events["occurred_at"], pa.int64()).to_numpy()
@@ -86,11 +89,18 @@ def replaying(data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Pat
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _load(state: Path, data: Path, histories: UserHistories, snapshot: Mapping[str, Any], from_us: int) -> None:
+def _load(
+    state: Path,
+    data: Path,
+    histories: UserHistories,
+    snapshot: Mapping[str, Any],
+    from_us: int,
+    counters: Counters | None,
+) -> None:
     """A state folder as features.load makes it, of what was known at from_us."""
     state.mkdir()
     items, users = histories.vocabulary["item_id"], histories.user_ids
-    Counters.from_folder(data, items, users).before(from_us).save(state)
+    (counters or Counters.from_folder(data, items, users)).before(from_us).save(state)
     ids = {"items": items.to_pylist(), "users": users.to_pylist()}
     (state / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     feast = FeatureStore(config=config(state, offline="file"))

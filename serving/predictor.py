@@ -158,22 +158,27 @@ class Predictor:
             "num_items": len(self.bundle.scorer.index_of),
             "num_golden_requests": manifest.num_golden_requests,
             "theme_names": self.bundle.theme_names,
+            "model": self.bundle.measured.get("served", "mos"),
+            "verdict": self.bundle.measured["verdict"],
+            "standing": self.bundle.measured.get("standing", []),
         }
 
     def _items(
         self, candidates: Sequence[str], index_M: np.ndarray, scores: Scores, best: np.ndarray
     ) -> list[RankedItem]:
         probability_M = 1 / (1 + np.exp(-scores.logit_M.astype(np.float64)))
-        theme_M = scores.theme_MT.argmax(axis=1)
+        names = self.bundle.theme_names
+        theme_M = scores.theme_MT.argmax(axis=1) if names else np.zeros(len(index_M), np.int64)
         match_M = scores.theme_MT @ scores.current_T
         known_M = index_M != UNKNOWN_INDEX
+        named_M = known_M & bool(names)
         return [
             RankedItem.model_construct(
                 item_id=candidates[row],
                 score=float(probability_M[row]),
-                theme=int(theme_M[row]) if known_M[row] else None,
-                theme_name=self.bundle.theme_names[theme_M[row]] if known_M[row] else None,
-                match=float(match_M[row]),
+                theme=int(theme_M[row]) if named_M[row] else None,
+                theme_name=names[theme_M[row]] if named_M[row] else None,
+                match=float(match_M[row]) if names else None,
                 known=bool(known_M[row]),
             )
             for row in best

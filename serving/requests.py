@@ -87,9 +87,9 @@ class RankedItem(Message):
 
     item_id: str
     score: float  # the probability of a click
-    theme: int | None  # the item's own theme; null where the item is unknown
+    theme: int | None  # the item's own theme; null where the item is unknown, or the model has no themes
     theme_name: str | None
-    match: float  # in [0, 1]: how far the item's themes are the user's current ones
+    match: float | None  # in [0, 1]: how far the item's themes are the user's current ones; null without themes
     known: bool  # the model's vocabulary holds the item
 
 

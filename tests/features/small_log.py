@@ -40,6 +40,7 @@ def statistics(**changes: Any) -> StatisticsParams:
 
 def materialize(**changes: Any) -> MaterializeParams:
     values = {"num_parity_requests": 30, "replay_share": 0.3, "max_lag_s": 86_400, "min_user_share": 1.0}
+    values |= {"num_read_back": None}
     return MaterializeParams(**values | changes)
 
 
