@@ -17,4 +17,6 @@ class ServeParams(Section):
     max_events: PositiveInt  # of one POST /events
     max_future_s: Annotated[float, Field(ge=0)]  # how far ahead of the clock an event may be
     log_exposures: bool  # remember what a ranking without `at` showed
+    max_exposed: PositiveInt  # of one ranking, the first so many are remembered
+    max_live_rows: PositiveInt  # live rows in a worker's memory, beyond which no ranking is remembered
     num_threads: PositiveInt

@@ -134,7 +134,9 @@ class EventFate(Message):
     """What became of one event."""
 
     event_id: str
-    fate: str  # new | repeated | forgotten
+    fate: str
+    """new; repeated: held already, nothing changed; forgotten: its user asked to be, not kept; unlinked: new, an event
+    of its own, for the ranking that its impression_id names is of another user, or not known to this store."""
 
 
 class EventsReply(Message):

@@ -10,7 +10,7 @@ from features.asked import NO_KEY, Asked
 from features.coclicks import Clicks, Coclicks
 from features.convention import RECENT
 from features.counters import NAMES, PAIR_RADIX, Counters
-from features.live_counters import LiveCounters, _count
+from features.live_counters import LiveCounters
 from features.live_event import EVENT, OUTCOME, LiveEvent
 
 USERS, ITEMS = ("u0", "u1", "u2"), ("i0", "i1", "i2", "i3")
@@ -38,6 +38,19 @@ def to_event(number: int, each: tuple, revision: int = EVENT, label: float | Non
     return LiveEvent(f"e{number}", revision, USERS[user], ITEMS[item], at, given_label, role, in_history=clicked)
 
 
+def counted(keys: np.ndarray, times: np.ndarray, shows: np.ndarray, clicks: np.ndarray) -> AsOfCounter:
+    """Running counts by dictionaries, one row a (key, time)."""
+    added: dict[tuple[int, int], np.ndarray] = {}
+    for key, at, *counts in zip(keys.tolist(), times.tolist(), shows.tolist(), clicks.tolist(), strict=True):
+        added[key, at] = added.get((key, at), np.zeros(2, np.int64)) + counts
+    totals: dict[int, np.ndarray] = {}
+    rows = []
+    for (key, at), counts in sorted(added.items(), key=lambda each: each[0]):
+        totals[key] = totals.get(key, np.zeros(2, np.int64)) + counts
+        rows.append((key, at, *totals[key].tolist()))
+    return AsOfCounter.from_rows(*np.array(rows, np.int64).reshape(-1, 4).T)
+
+
 def whole(log: list[tuple], users: int, items: int) -> Counters:
     """Counted at once, keys as the positions in USERS and ITEMS."""
     rows = np.array([each[:4] for each in log], np.int64).reshape(-1, 4)
@@ -47,9 +60,9 @@ def whole(log: list[tuple], users: int, items: int) -> Counters:
     hit = shown & (clicked > 0)
     clicks = Clicks.in_order(item[hit], at[hit], user[hit])
     return Counters(
-        item_counters=_count(item[shown], at[shown], ones[shown], clicked[shown]),
-        user_counters=_count(user, at, ones, clicked),
-        user_item_counters=_count(user * PAIR_RADIX + item, at, ones, clicked),
+        item_counters=counted(item[shown], at[shown], ones[shown], clicked[shown]),
+        user_counters=counted(user, at, ones, clicked),
+        user_item_counters=counted(user * PAIR_RADIX + item, at, ones, clicked),
         coclicks=Coclicks(clicks.items, clicks.times, clicks.users, STARTS, FACTORS[:, :users]),
     )
 
