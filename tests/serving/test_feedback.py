@@ -1,6 +1,5 @@
 """Events that are posted change the next ranking, once; what was shown is remembered, and its outcomes belong to it."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,21 +13,11 @@ from pydantic import ValidationError
 from features.live_event import OUTCOME
 from features.online import StaleStoreError
 from serving.predictor import Predictor
+from serving.remembering import Remembering
 from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, RequestContext, to_iso, to_microseconds
-from tests.clones import run
 from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("serving")
-
-
-@pytest.fixture(scope="module")
-def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the clone whose bundle remembers what it shows."""
-    repository = tmp_path_factory.mktemp("live") / "clone"
-    shutil.copytree(made, repository, symlinks=True)
-    run(repository, "python", "-m", "contracts.configure", "serve.log_exposures=true")
-    run(repository, "python", "-m", "serving.package")
-    return repository
 
 
 @pytest.fixture
@@ -191,6 +180,26 @@ def test_at_the_bound_rankings_go_on_without_a_name_and_clicks_are_kept(fresh: P
     own = {"user_id": "u", "item_id": items[0]}
     assert post(small, outcome, own).num_new == 2
     assert small.store.live.num_events == 42
+
+
+def test_that_rankings_are_not_remembered_is_said_once_and_counted(
+    fresh: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = fresh.limits.model_copy(update={"max_live_rows": 1})
+    small = replace(
+        fresh, bundle=replace(fresh.bundle, manifest=fresh.bundle.manifest.model_copy(update={"limits": limits}))
+    )
+    post(small, {"user_id": "u", "item_id": "x"})
+    remembering = Remembering()
+    asked = RankRequest(user_id="u", candidates=["x"])
+    for request in (asked, asked, asked.model_copy(update={"preview": True})):
+        remembering.look(small, request)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("1 live rows are in memory, and serve.max_live_rows is 1: rankings are not remembered")
+    told = remembering.metrics(small)
+    for line in ("live_rows 1", "live_rows_limit 1", "rankings_over_limit_total 2", "rankings_kept_total 0"):
+        assert f"\nleitmotif_{line}\n" in told
+    assert f"\nleitmotif_tail_bytes {small.store.tail.size()}\n" in told
 
 
 def test_a_ranking_of_a_lost_store_is_cited_in_vain_and_takes_no_other_event_with_it(
