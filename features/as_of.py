@@ -62,7 +62,9 @@ class AsOfCounter:
         return [vars(self)[name] for name in held if name in vars(self)]
 
     @classmethod
-    def from_rows(cls, keys: Int64, times: Int64, shows: Int64, clicks: Int64) -> "AsOfCounter":
+    def from_rows(
+        cls, keys: Int64, times: Int64, shows: npt.NDArray[np.integer], clicks: npt.NDArray[np.integer]
+    ) -> "AsOfCounter":
         """Build from rows in any order; counts are cumulative already and (key, time) is unique."""
         distinct_keys, key_ranks = np.unique(keys, return_inverse=True)
         distinct_times, time_ranks = np.unique(times, return_inverse=True)
