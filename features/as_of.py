@@ -45,19 +45,26 @@ class AsOfCounts(Protocol):
 class AsOfCounter:
     """One cumulative table, searchable. Exact in microseconds: rows are found by (key rank, time rank), both integers.
 
-    keys: distinct keys, ascending. times: distinct times, ascending.
+    keys: distinct keys, ascending. times: distinct times, ascending; those of other counters may be among them.
     packed: key rank x (len(times) + 1) + time rank of each row, ascending.
-    shows, clicks: the running counts of the row's key, that row's time included.
+    shows, clicks: the running counts of the row's key, that row's time included; of 4 bytes where rows are live.
     """
 
     keys: Int64
     times: Int64
     packed: Int64
-    shows: Int64
-    clicks: Int64
+    shows: npt.NDArray[np.integer]
+    clicks: npt.NDArray[np.integer]
+
+    def arrays(self) -> list[npt.NDArray[np.integer]]:
+        """All that it holds in memory."""
+        held = ("keys", "times", "packed", "shows", "clicks", "clicked_at")
+        return [vars(self)[name] for name in held if name in vars(self)]
 
     @classmethod
-    def from_rows(cls, keys: Int64, times: Int64, shows: Int64, clicks: Int64) -> "AsOfCounter":
+    def from_rows(
+        cls, keys: Int64, times: Int64, shows: npt.NDArray[np.integer], clicks: npt.NDArray[np.integer]
+    ) -> "AsOfCounter":
         """Build from rows in any order; counts are cumulative already and (key, time) is unique."""
         distinct_keys, key_ranks = np.unique(keys, return_inverse=True)
         distinct_times, time_ranks = np.unique(times, return_inverse=True)

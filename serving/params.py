@@ -19,4 +19,6 @@ class ServeParams(Section):
     max_future_s: Annotated[float, Field(ge=0, le=LONGEST_S)]  # how far ahead of the clock an event may be
     log_exposures: bool  # remember what a ranking without `at` showed
     allowed_hosts: list[str]  # names by which the service is asked; an address always is
+    max_exposed: PositiveInt  # of one ranking, the first so many are remembered
+    max_live_rows: PositiveInt  # live rows in a worker's memory, beyond which no ranking is remembered
     num_threads: PositiveInt

@@ -142,7 +142,10 @@ class EventFate(Message):
     """What became of one event."""
 
     event_id: str
-    fate: str  # new | repeated | conflict (another event has the event_id: this one is not kept) | forgotten
+    fate: str
+    """new; repeated: held already, nothing changed; conflict: another event has the event_id, this one is not kept;
+    forgotten: its user asked to be, not kept; unlinked: new, an event of its own, for the ranking that its
+    impression_id names is of another user, or not known to this store."""
     differs: list[str] = []  # of a conflict: the fields in which the event that was there first says otherwise
 
 
