@@ -23,19 +23,12 @@ CREATE TABLE events AS
 WITH marked AS (
     SELECT *, CASE WHEN lag(session_key) OVER w <> 0 AND session_key <> 0
                    THEN session_key <> lag(session_key) OVER w
-                   ELSE t - lag(t) OVER w > {gap} END AS opens
+                   ELSE t - lag(t) OVER w > {gap} OR t // {longest} <> lag(t // {longest}) OVER w END AS opens
     FROM rows WHERE label >= 0.5 OR role = 'history'
     WINDOW w AS (PARTITION BY user_index ORDER BY t, item_index, event_key)
-), begun AS (
-    SELECT *, max(CASE WHEN opens IS NULL OR opens THEN t END) OVER u AS started_at FROM marked
-    WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING)
-), cut AS (
-    SELECT *,
-           coalesce(opens OR (t - started_at) // {longest} <> lag((t - started_at) // {longest}) OVER w, false) AS new
-    FROM begun WINDOW w AS (PARTITION BY user_index ORDER BY t, item_index, event_key)
 )
-SELECT user_index, item_index, t, label, event_key, session_key, sum(new::INTEGER) OVER u AS session
-FROM cut WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING);
+SELECT user_index, item_index, t, label, event_key, session_key, sum(coalesce(opens, false)::INTEGER) OVER u AS session
+FROM marked WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING);
 CREATE TABLE asked AS
 SELECT user_index, impression_id, min(t) AS t FROM rows
 WHERE role = 'impression' AND impression_id IS NOT NULL GROUP BY ALL;

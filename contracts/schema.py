@@ -180,10 +180,9 @@ USER_HISTORY_SNAPSHOT = pa.schema(
         _required("item_ids", pa.list_(pa.string())),  # oldest first, at most history.max_length
         _required("occurred_at", pa.list_(pa.int64())),  # microseconds
         _required("labels", pa.list_(pa.float32())),
-        _required("sessions", pa.list_(pa.int64())),
+        _required("sessions", pa.list_(pa.int64())),  # from 0 at the first of these events
         _required("event_keys", pa.list_(pa.int64())),  # convention.key_of_text of each event_id
         _required("session_keys", pa.list_(pa.int64())),  # of the source's session_id; 0 where it has none
-        _required("session_started_at", pa.int64()),  # us; where the first event's session, uncut, began
     ]
 )
 """feature_snapshot/user_history.parquet: what Feast serves. Ids, not indices, so that any bundle can read it."""

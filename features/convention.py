@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from typing import Any
 
 CLICKED = 0.5
 """A label at or above is a click."""
@@ -10,6 +11,18 @@ CLICKED = 0.5
 def micros(seconds: float) -> int:
     """Seconds in whole microseconds."""
     return round(seconds * 1_000_000)
+
+
+def counted_at(occurred_at: Any, bucket_us: int) -> Any:
+    """When a count of something changes, us: the end of its bucket, so that none is known early; its own time for 0.
+
+    occurred_at: whole microseconds, of any kind that can be divided: a number, an array, a column. Buckets begin at
+    multiples of their length since 1970, whoever counts.
+    """
+    if not bucket_us:
+        return occurred_at
+    inside = (occurred_at % bucket_us + bucket_us) % bucket_us  # engines differ in the sign of what is before 1970
+    return occurred_at - inside + bucket_us
 
 
 RECENT = 10

@@ -173,8 +173,7 @@ def _arrays(rows: Rows, kept: Bool, history: HistoryParams) -> dict[str, npt.NDA
     user = rows.user_index[kept]
     first = np.r_[True, user[1:] != user[:-1]][: len(user)]
     rule = SessionRule.of(history.session_gap_s, history.session_max_s)
-    session, _ = number_sessions(rule, first, arrays["occurred_at"], arrays["session_key"])
-    return arrays | {"session": session}
+    return arrays | {"session": number_sessions(rule, first, arrays["occurred_at"], arrays["session_key"])}
 
 
 def _sessions(user: npt.NDArray[np.int32], events: dict[str, npt.NDArray[Any]]) -> pa.Table:

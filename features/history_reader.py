@@ -39,6 +39,7 @@ class UserHistories:
     offsets: npt.NDArray[np.int64]  # [num_users + 1]
     user_ids: pa.ChunkedArray  # position = user_index
     vocabulary: pa.Table  # contracts.schema.VOCABULARY; position = item_index - FIRST_INDEX
+    log_end_us: int  # the newest valid row's time, whatever became of the row
     keep_from_us: int | None  # events before were left out (history.retention_s); None where all were kept
 
     @classmethod
@@ -50,8 +51,18 @@ class UserHistories:
             offsets=np.load(folder / "offsets.npy"),
             user_ids=pq.read_table(folder / "users.parquet")["user_id"],
             vocabulary=pq.read_table(folder / "vocabulary.parquet"),
-            keep_from_us=json.loads((folder / RETENTION).read_text(encoding="utf-8"))["keep_from_us"],
+            **json.loads((folder / RETENTION).read_text(encoding="utf-8")),
         )
+
+
+def from_first(session: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """[E] the sessions of some lists of events laid end to end, each list's from 0 at its first event.
+
+    bounds: [R + 1] where each list begins, and the end. So whoever holds the newest events alone numbers them the same.
+    """
+    lengths = np.diff(bounds)
+    firsts = session[np.minimum(bounds[:-1], max(len(session) - 1, 0))] if len(session) else np.zeros(len(lengths))
+    return session.astype(np.int64) - np.repeat(firsts.astype(np.int64), lengths)
 
 
 class HistoryWriter:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from contracts.schema import ROLE_HISTORY
 from features.as_of import AsOfCounter, AsOfCounts, SummedCounts
 from features.coclicks import Clicks
-from features.convention import CLICKED
+from features.convention import CLICKED, counted_at
 from features.counters import PAIR_RADIX, Counters
 from features.live_event import EVENT, LiveEvent
 
@@ -67,9 +67,15 @@ class Ids:
 
 
 class LiveCounters:
-    """Counters that grow. `now` is one consistent state; add makes the next. One writer at a time, readers at any."""
+    """Counters that grow. `now` is one consistent state; add makes the next. One writer at a time, readers at any.
 
-    def __init__(self, logged: Counters, items: Mapping[str, int], users: Mapping[str, int]) -> None:
+    bucket_us: of statistics.bucket_s, by which the log was counted.
+    """
+
+    def __init__(
+        self, logged: Counters, items: Mapping[str, int], users: Mapping[str, int], bucket_us: int = 0
+    ) -> None:
+        self._bucket_us = bucket_us
         self.items, self.users = Ids(items), Ids(users)
         self.now = logged
         self.logged = logged
@@ -104,12 +110,12 @@ class LiveCounters:
 
     def _part(self, rows: _Rows) -> _Part:
         shown, clicked = rows.in_lists, rows.in_lists & (rows.clicks > 0)
-        pairs = rows.users * PAIR_RADIX + rows.items
+        pairs, at = rows.users * PAIR_RADIX + rows.items, counted_at(rows.times, self._bucket_us)
         return _Part(
             rows,
-            _count(rows.items[shown], rows.times[shown], rows.shows[shown], rows.clicks[shown]),
-            _count(rows.users, rows.times, rows.shows, rows.clicks),
-            _count(pairs, rows.times, rows.shows, rows.clicks),
+            _count(rows.items[shown], at[shown], rows.shows[shown], rows.clicks[shown]),
+            _count(rows.users, at, rows.shows, rows.clicks),
+            _count(pairs, at, rows.shows, rows.clicks),
             None
             if self.logged.coclicks is None
             else Clicks.in_order(rows.items[clicked], rows.times[clicked], rows.users[clicked]),

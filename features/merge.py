@@ -67,8 +67,7 @@ class History:
     """A user's newest events and their sessions."""
 
     events: Events  # at least one
-    sessions: Int64  # numbered within the user, from 0 at the oldest event there ever was
-    session_started_at: int  # us: where the uncut session of the first event began
+    sessions: Int64  # from 0 at the oldest of these events
 
 
 def live_events(events: Sequence[LiveEvent]) -> Events:
@@ -86,33 +85,21 @@ def merge(base: History | None, live: Events, rule: SessionRule, max_length: int
     """Both as one history of at most max_length events; base itself where live adds nothing to it.
 
     An event on both sides has the larger of its labels: an outcome that is not in the base yet, or no longer live.
-    Sessions go on from the base's number. Where older events were cut from the base, live ones from before its first
-    are cut too: the base is full, and what lay between is not known. A live part of max_length events may be cut as
-    well: sessions are numbered from what is there.
+    Either side may be cut to its newest max_length events: so is what is returned, and sessions are seen from
+    neighbours. Live events from before the first of a full base are left out: what lay between is not known.
     """
     if base is None:
-        return _numbered(live, rule, max_length, 0, None) if len(live) else None
+        return _numbered(live, rule, max_length) if len(live) else None
     stored = base.events
-    first_at, first_session = int(stored.occurred_at[0]), int(base.sessions[0])
-    if first_session > 0 or base.session_started_at < first_at:
+    if len(stored) >= max_length:
         live = live.cut(slice(_rank(live, stored.place(0)), None))
     stored, live = _each_once(stored, live)
-    if not len(live):
-        return base
-    both = _in_order(stored, live)
-    started_at = base.session_started_at if int(both.occurred_at[0]) >= first_at else None
-    return _numbered(both, rule, max_length, first_session, started_at)
+    return _numbered(_in_order(stored, live), rule, max_length) if len(live) else base
 
 
-def _numbered(
-    events: Events, rule: SessionRule, max_length: int, first_session: int, started_at: int | None
-) -> History:
-    first = np.zeros(len(events), bool)
-    first[0] = True
-    begun = None if started_at is None else np.array([started_at], np.int64)
-    sessions, started = number_sessions(rule, first, events.occurred_at, events.session_keys, begun)
-    kept = slice(max(len(events) - max_length, 0), None)
-    return History(events.cut(kept), sessions[kept] + first_session, int(started[kept][0]))
+def _numbered(events: Events, rule: SessionRule, max_length: int) -> History:
+    events = events.cut(slice(max(len(events) - max_length, 0), None))
+    return History(events, number_sessions(rule, np.arange(len(events)) == 0, events.occurred_at, events.session_keys))
 
 
 def _rank(events: Events, place: tuple[int, str, int]) -> int:

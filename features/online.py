@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from contracts.errors import InputError
 from features import online_rows
+from features.convention import micros
 from features.counters import Counters
 from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
@@ -127,6 +128,7 @@ class OnlineStore:
         positions = ({name: position for position, name in enumerate(ids[kind])} for kind in ("items", "users"))
         tail = open_tail(tail_of)
         absorbed_seq = absorbed_upto(stamp, tail.engine)
+        bucket_us = micros(stamp["settings"]["statistics"]["bucket_s"])
         feast = FeatureStore(config=config(state, "file", tail_of))
         store = cls(
             feast=feast,
@@ -135,7 +137,7 @@ class OnlineStore:
             settings=stamp["settings"],
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
-            live=LiveCounters(Counters.load(state), *positions),
+            live=LiveCounters(Counters.load(state), *positions, bucket_us),
             tail=tail,
             progress=_Progress(absorbed_seq, 0),
         )

@@ -113,7 +113,7 @@ class HistoryParams(Section):
     labels: Literal["clicked", "all"]
     lag_s: Seconds  # events younger than this at the request's time are not yet known
     session_gap_s: Duration
-    session_max_s: Duration | None  # a longer session is cut into pieces of this length; null: never
+    session_max_s: Duration | None  # a session ends at every multiple of this since 1970; null: at none
     retention_s: Duration | None  # events older than this at the log's end are left out; null: all are kept
     max_length: PositiveInt  # newest events kept online
 

@@ -23,14 +23,13 @@ from feast import FeatureStore
 from contracts.publish import write_json
 from contracts.schema import ROLE_HISTORY, TIME
 from features import online_rows
-from features.convention import CLICKED
+from features.convention import CLICKED, counted_at, micros
 from features.counters import Counters
 from features.feast_repository import read_settings, sequence_definitions
 from features.history_reader import UserHistories
 from features.live_event import EVENT, LiveEvent
 from features.online import OnlineStore
 from features.online_config import config
-from features.sessions import SessionRule
 from features.snapshot import user_history_rows
 from features.state import STAMP
 
@@ -66,15 +65,17 @@ class Replay:
 
 @contextmanager
 def replaying(data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Path) -> Iterator[Replay]:
-    """A replay of data/<source> whose base holds what was before from_us.
+    """A replay of data/<source> whose base holds what was before from_us, or before the bucket in which that lies.
 
     snapshot: what snapshot.json holds. folder: for the scratch store; removed with all that it held.
     """
     folder.mkdir(parents=True)
     state = folder / "feast"
+    bucket_us = micros(snapshot["settings"]["statistics"]["bucket_s"])
+    from_us = counted_at(from_us, bucket_us) - bucket_us  # a bucket is in the base as a whole, or all of it is fed
     try:
         histories = UserHistories.open(data / "user_histories")
-        _load(state, data, histories, snapshot, from_us)
+        _load(state, data, histories, snapshot, from_us, bucket_us)
         store = OnlineStore.open(state)
         events = _events(data, from_us)
         times = pc.cast(events["occurred_at"], pa.int64()).to_numpy()
@@ -86,19 +87,21 @@ def replaying(data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Pat
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _load(state: Path, data: Path, histories: UserHistories, snapshot: Mapping[str, Any], from_us: int) -> None:
+def _load(
+    state: Path, data: Path, histories: UserHistories, snapshot: Mapping[str, Any], from_us: int, bucket_us: int
+) -> None:
     """A state folder as features.load makes it, of what was known at from_us."""
     state.mkdir()
     items, users = histories.vocabulary["item_id"], histories.user_ids
-    Counters.from_folder(data, items, users).before(from_us).save(state)
+    counted = Counters.from_folder(data, items, users)
+    counted.before(from_us, bucket_us).save(state)
     ids = {"items": items.to_pylist(), "users": users.to_pylist()}
     (state / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     feast = FeatureStore(config=config(state, offline="file"))
     history, _ = read_settings(data / "feature_snapshot", snapshot)
     feast.apply(sequence_definitions(data, data / "feature_snapshot", history))
     view = feast.get_feature_view("user_history")
-    rule = SessionRule.of(history.session_gap_s, history.session_max_s)
-    for rows in user_history_rows(histories, rule, history.max_length, before_us=from_us):
+    for rows in user_history_rows(histories, history.max_length, before_us=from_us):
         online_rows.write(feast, view, rows)
     online_rows.mark(feast, REPLAY)
     stamp = {"snapshot_id": REPLAY, "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": {}}

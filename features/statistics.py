@@ -13,9 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
@@ -25,7 +24,7 @@ from contracts.publish import publish
 from contracts.stage import Report, main
 from features import convention, counter_pieces, engine, partitions
 from features.coclick_factors import write_coclicks
-from features.convention import CLICKED, micros
+from features.convention import CLICKED, counted_at, micros
 from features.counter_pieces import Piece, plan
 from features.params import StatisticsParams
 from features.partition_cache import PartitionCache, hash_file, key_of
@@ -58,7 +57,7 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
         with engine.duckdb(staging / "scratch") as connection:
             connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
             basis = key_of(_code(), bucket_us)
-            pieces = plan(files, bucket_us, lambda times: _stamp(connection, times, bucket_us), basis)
+            pieces = plan(files, bucket_us, basis)
             for chunk, earlier in _missing(pieces, cache, num_rows):
                 _count(connection, cache, chunk, earlier, bucket_us)
             coclicks = _write_coclicks(connection, data, statistics, staging / "coclicks")
@@ -98,20 +97,20 @@ def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Tabl
 
 
 def stamped_at_bucket_ends(rows: ir.Table, bucket_us: int) -> ir.Table:
-    """Events at the end of their bucket, so that none is known early; 0 keeps every time."""
+    """Events at the end of their bucket (features.convention.counted_at); 0 keeps every time."""
     if not bucket_us:
         return rows
-    end = rows.occurred_at.bucket(microseconds=bucket_us) + ibis.interval(microseconds=bucket_us)
-    return rows.mutate(occurred_at=end)
+    return rows.mutate(occurred_at=make_timestamptz(counted_at(epoch_us(rows.occurred_at), bucket_us)))
 
 
-def _stamp(connection: Backend, times: Sequence[int], bucket_us: int) -> dict[int, int]:
-    asked = pa.table(
-        {"event": pa.array(times, pa.int64()), "occurred_at": pa.array(times, pa.int64()).cast(schema.TIME)}
-    )
-    stamped = connection.to_pyarrow(stamped_at_bucket_ends(ibis.memtable(asked), bucket_us))
-    ends = pc.cast(stamped["occurred_at"].cast(schema.TIME), pa.int64())
-    return dict(zip(stamped["event"].to_pylist(), ends.to_pylist(), strict=True))
+@ibis.udf.scalar.builtin(signature=((dt.Timestamp(timezone="UTC", scale=6),), dt.int64))
+def epoch_us(at) -> int:  # type: ignore[empty-body]
+    """DuckDB's own."""
+
+
+@ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
+def make_timestamptz(us) -> datetime:  # type: ignore[empty-body]
+    """DuckDB's own."""
 
 
 def _missing(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.publish import write_json
@@ -92,8 +93,13 @@ def contexts_of(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] | None = None) -> Path:
-    """Write what histories and statistics read, in the order given; every item_id gets a category of its own."""
+def write_log(
+    data: Path, rows: Sequence[Row], categories: dict[str, list[str]] | None = None, by_day: bool = False
+) -> Path:
+    """Write what histories and statistics read, in the order given; every item_id gets a category of its own.
+
+    by_day: validated_interactions as a file a day, not one of the month.
+    """
     named = [{**each, "event_id": each["event_id"] or f"e{number:05}"} for number, each in enumerate(rows)]
     items = sorted({each["item_id"] for each in rows})
     listed = [
@@ -112,6 +118,13 @@ def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] 
     for name, table in tables.items():
         (data / name).mkdir(parents=True, exist_ok=True)
         pq.write_table(table, data / name / "2024-01.parquet")
+    if by_day:
+        whole = data / "validated_interactions" / "2024-01.parquet"
+        table = pq.read_table(whole)
+        whole.unlink()
+        days = pc.strftime(table["occurred_at"], "%Y-%m-%d")
+        for day in days.unique().to_pylist():
+            pq.write_table(table.filter(pc.equal(days, day)), whole.with_name(f"{day}.parquet"))
     write_json(data / "absorbed" / "absorbed.json", {})
     return data
 

@@ -74,7 +74,7 @@ def test_a_history_as_of_a_time_is_what_was_stored_before_it(feast: FeatureStore
         assert line["item_ids"] == [names[index - FIRST_INDEX] for index in stored.item_index[rows]]
         assert line["occurred_at"] == stored.occurred_at[rows].tolist()
         assert line["labels"] == stored.label[rows].tolist()
-        assert line["sessions"] == stored.session[rows].tolist()
+        assert line["sessions"] == (stored.session[rows] - stored.session[rows][0]).tolist()
         assert line["occurred_at"][-1] < line["event_timestamp"].timestamp() * 1e6 - micros(HISTORY.lag_s)
     assert min(lengths) == 0
     assert max(lengths) > HISTORY.max_length
