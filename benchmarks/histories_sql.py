@@ -41,7 +41,7 @@ FROM asked ASOF LEFT JOIN (SELECT user_index, t, max(upto) AS upto FROM steps GR
      ON asked.user_index = known.user_index AND asked.t - {lag} > known.t
 """
 REQUESTS = """
-COPY (SELECT request_index, impression_id, device, is_subscriber, reading_item_id
+COPY (SELECT request_index, impression_id, device, is_subscriber, reading_item_id, NULL::TIMESTAMPTZ AS known_at
       FROM requests LEFT JOIN contexts USING (impression_id) ORDER BY request_index)
 TO '{folder}/requests.parquet' (COMPRESSION zstd)
 """

@@ -32,6 +32,8 @@ INTERACTIONS = pa.schema(
         pa.field("position", pa.int32()),
         pa.field("session_id", pa.string()),
         _required("role", pa.string()),
+        pa.field("known_at", TIME),  # when its click was known; null: the log does not say
+        pa.field("arrived_at", TIME),  # when the row itself was known; null: at its own time
     ]
 )
 """interactions/ and validated_interactions/<partition>.parquet, sorted by (occurred_at, event_id)."""
@@ -92,6 +94,7 @@ LIVE = pa.schema(
         _required("role", pa.string()),
         *[INTERACTIONS.field(name) for name in ("impression_id", "position", "session_id")],
         *[CONTEXTS.field(name) for name in ("device", "is_subscriber", "reading_item_id")],
+        pa.field("known_at", TIME),  # when it was acknowledged, on the clock of requests; null: nobody told
     ]
 )
 """live/<source>/<day>.parquet (of SQLite) and <day>.redis.parquet: live events that `make absorb` sealed, by the day of
@@ -116,6 +119,7 @@ REQUESTS = pa.schema(
         pa.field("device", pa.string()),
         pa.field("is_subscriber", pa.bool_()),
         pa.field("reading_item_id", pa.string()),  # as in contexts
+        pa.field("known_at", TIME),  # when the last of its rows and clicks was known that was later than its own time
     ]
 )
 """impressions/requests.parquet, sorted by request_index: a request's name and what contexts says of it."""

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from features.convention import counted_at
+from features.known import says_known, times_in
 from features.partition_cache import hash_file, key_of
 from features.partitions import Partition
 
@@ -28,12 +32,12 @@ def plan(
 ) -> list[Piece]:
     """The pieces in order of time.
 
-    An event is stamped at the end of its bucket, so that a partition's last bucket may end in a later one, even in one
-    that the log has no file of. basis: what every key depends on.
+    An event is counted from when it was known on, and at the end of its bucket: that may lie in a later partition than
+    its own, even in one that the log has no file of. basis: what every key depends on.
     """
     sources: dict[Partition, list[Partition]] = defaultdict(list)
     for source in files:
-        for partition in _stamped_in(source, bucket_us):
+        for partition in _stamped_in(source, bucket_us) | _late_in(files[source], source.unit, bucket_us):
             sources[partition].append(source)
     hashes = {partition: hash_file(path) for partition, path in files.items()}
     pieces, before = [], basis
@@ -41,6 +45,15 @@ def plan(
         before = key_of(before, partition.name, [hashes[source] for source in sources[partition]])
         pieces.append(Piece(partition, tuple(files[source] for source in sources[partition]), before))
     return pieces
+
+
+def _late_in(path: Path, unit: str, bucket_us: int) -> set[Partition]:
+    """The partitions in which a file's rows and clicks are counted, where it says when they were known."""
+    if not says_known(path):
+        return set()
+    times = times_in(pq.read_table(path, columns=["occurred_at", "label", "known_at", "arrived_at"]))
+    counted = [counted_at(at, bucket_us).astype("datetime64[us]").astype(f"datetime64[{unit}]") for at in times]
+    return {Partition(str(name)) for name in np.unique(np.concatenate(counted))}
 
 
 def _stamped_in(source: Partition, bucket_us: int) -> set[Partition]:

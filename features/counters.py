@@ -81,6 +81,8 @@ class Counters:
         if later := counter_layers.load(NAMES, folder):
             tables = {name: counter_layers.extended(table, later[name]) for name, table in tables.items()}
         _ = tables["item_counters"].clicked_at  # now: the first request shall not wait for it
+        for table in tables.values():
+            _ = table.shown_row
         coclicks = None
         if (folder / COCLICKS).exists():
             with np.load(folder / COCLICKS, allow_pickle=False) as arrays:

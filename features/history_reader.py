@@ -14,14 +14,14 @@ from contracts.publish import write_json
 
 ARRAYS: dict[str, type[np.generic]] = {
     "item_index": np.int32,
-    "occurred_at": np.int64,  # microseconds
+    "occurred_at": np.int64,  # microseconds, from when on it counts: features/known.py
     "label": np.float32,
     "session": np.int32,  # per user, from 0
     "event_key": np.int64,  # convention.key_of_text of the event_id
     "session_key": np.int64,  # of the source's session_id; 0 where it has none
 }
 RETENTION = "retention.json"
-"""log_end_us: the newest valid row's time. keep_from_us: events before are left out; null where all are kept."""
+"""log_end_us: the newest time of what valid rows tell. keep_from_us: events before are left out; null: all are kept."""
 HEADER = 128
 """Bytes before the data of a flat .npy file: numpy leaves room for any length."""
 
@@ -39,7 +39,7 @@ class UserHistories:
     offsets: npt.NDArray[np.int64]  # [num_users + 1]
     user_ids: pa.ChunkedArray  # position = user_index
     vocabulary: pa.Table  # contracts.schema.VOCABULARY; position = item_index - FIRST_INDEX
-    log_end_us: int  # the newest valid row's time, whatever became of the row
+    log_end_us: int  # the newest time of what valid rows tell, be it an event of a history or not
     keep_from_us: int | None  # events before were left out (history.retention_s); None where all were kept
 
     @classmethod

@@ -102,7 +102,7 @@ class LiveCounters:
         return _Rows(
             users=self.users.learn([event.user_id for event in events]),
             items=self.items.learn([event.item_id for event in events]),
-            times=np.array([event.occurred_at for event in events], np.int64),
+            times=np.array([event.counts_from for event in events], np.int64),
             shows=np.array([event.revision == EVENT for event in events], np.int64),
             clicks=clicked,
             in_lists=np.array([event.role != ROLE_HISTORY for event in events], np.bool_),

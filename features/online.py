@@ -77,7 +77,7 @@ class _Progress:
     """How much of the tail the counters hold."""
 
     seq: int  # of the newest event counted, or held by the log
-    newest_at: int  # us, of the newest live event; 0 where there is none
+    newest_at: int  # us, of the newest live event, as it counts; 0 where there is none
     lock: Lock = field(default_factory=Lock)
 
 
@@ -190,7 +190,7 @@ class OnlineStore:
             while rows := self.tail.since(self.progress.seq):
                 events = [event for _, event in rows]
                 self.live.add(events)
-                self.progress.newest_at = max(self.progress.newest_at, *(event.occurred_at for event in events))
+                self.progress.newest_at = max(self.progress.newest_at, *(event.counts_from for event in events))
                 self.progress.seq = rows[-1][0]
 
     def drop(self) -> None:

@@ -39,6 +39,7 @@ class ColumnParams(Section):
     position: str | None
     session_id: str | None
     event_id: str | None
+    known_at: str | None  # as occurred_at: when it was known what became of the row
     title: str | None
     categories: str | None  # one value, or several joined by "|", or a list
     published_at: str | None  # as occurred_at

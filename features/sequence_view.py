@@ -79,7 +79,7 @@ class SequenceView:
         if not live:
             return row
         if values and self._extend(values, live):
-            at = EPOCH + timedelta(microseconds=live[-1].occurred_at)
+            at = EPOCH + timedelta(microseconds=live[-1].counts_from)
             return at, values if requested is None else {name: values[name] for name in requested if name in values}
         base = self._decode(values)
         history = merge(base, live_events(live), self.rule, self.max_length)
@@ -103,7 +103,7 @@ class SequenceView:
         if not times or len({len(each) for each in (item_ids, labels, times, keys, of_sessions, sessions)}) > 1:
             return False
         events = live_events(live)
-        if live[0].occurred_at <= times[-1] or not frozenset(events.event_keys.tolist()).isdisjoint(list(keys)):
+        if live[0].counts_from <= times[-1] or not frozenset(events.event_keys.tolist()).isdisjoint(list(keys)):
             return False
         cut = max(len(times) + len(live) - self.max_length, 0)
         at = np.concatenate([np.array(list(times), np.int64), events.occurred_at])[cut:]

@@ -22,10 +22,11 @@ from contracts import schema
 from contracts.errors import InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
-from features import convention, counter_pieces, engine, partitions
+from features import convention, counter_pieces, engine, known, partitions
 from features.coclick_factors import write_coclicks
 from features.convention import CLICKED, counted_at, micros
 from features.counter_pieces import Piece, plan
+from features.known import says_known, times_of
 from features.params import StatisticsParams
 from features.partition_cache import PartitionCache, hash_file, key_of
 from features.partitions import check_times, partitions_of
@@ -70,14 +71,32 @@ def _write_coclicks(connection: Backend, data: Path, statistics: StatisticsParam
     if not statistics.coclick_rank:
         return {}
     rows = engine.read(connection, data / "validated_interactions")
+    rows = rows.mutate(occurred_at=times_of(rows)[1])
     return write_coclicks(rows, statistics.coclick_rank, statistics.coclick_period_s, folder)
 
 
+def increments(rows: ir.Table, is_known: bool) -> ir.Table:
+    """Interactions -> (user_id, item_id, role, occurred_at, shows, clicks): what is counted from which time on.
+
+    is_known: whether any row says when it or its click was known; else each is one increment, at its own time.
+    """
+    clicks, names = (rows.label >= CLICKED).cast("int64"), ("user_id", "item_id", "role")
+    if not is_known:
+        return rows.select(*names, "occurred_at", shows=ibis.literal(1, "int64"), clicks=clicks)
+    row_at, click_at = times_of(rows)
+    at_once = ibis.ifelse(click_at == row_at, clicks, 0)
+    shown = rows.select(*names, occurred_at=row_at, shows=ibis.literal(1, "int64"), clicks=at_once)
+    later = rows.filter(click_at > row_at)
+    nothing, click = ibis.literal(0, "int64"), ibis.literal(1, "int64")
+    return shown.union(later.select(*names, occurred_at=times_of(later)[1], shows=nothing, clicks=click))
+
+
 def cumulative_counts(rows: ir.Table, keys: list[str]) -> ir.Table:
-    """Running (shows, clicks) of each key, one row a time at which something happened, that time included."""
-    at_once = rows.group_by([*keys, "occurred_at"]).agg(
-        shows_now=rows.count(), clicks_now=(rows.label >= CLICKED).cast("int64").sum()
-    )
+    """Running (shows, clicks) of each key, one row a time at which something happened, that time included.
+
+    rows: as increments gives them.
+    """
+    at_once = rows.group_by([*keys, "occurred_at"]).agg(shows_now=rows.shows.sum(), clicks_now=rows.clicks.sum())
     upto = ibis.cumulative_window(group_by=keys, order_by="occurred_at")
     # whole numbers below 2^53 are exact as doubles, which DuckDB adds up 3x faster than the 128 bits of its integers
     sums = {name: at_once[f"{name}_now"].cast("float64").sum().over(upto).cast("int64") for name in ("shows", "clicks")}
@@ -136,7 +155,8 @@ def _count(
     """Count neighbouring pieces and put them into the cache."""
     log.info("counting %s to %s", chunk[0].partition.name, chunk[-1].partition.name)
     files = sorted({str(file) for piece in chunk for file in piece.files})
-    rows = stamped_at_bucket_ends(connection.read_parquet(files), bucket_us)
+    counted = increments(connection.read_parquet(files), any(says_known(Path(file)) for file in files))
+    rows = stamped_at_bucket_ends(counted, bucket_us)
     rows = rows.filter(_within(rows, chunk[0], chunk[-1]))
     num_rows: dict[str, dict[str, int]] = {piece.key: {} for piece in chunk}
     with cache.making() as making:
@@ -184,7 +204,7 @@ def _code() -> list[str]:
     """What else the bytes depend on: these modules, and the libraries that count and write."""
     modules = [
         Path(__file__),
-        *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, partitions, schema)),
+        *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, known, partitions, schema)),
     ]
     return [*map(hash_file, modules), *(version(name) for name in ("duckdb", "ibis-framework", "pyarrow"))]
 

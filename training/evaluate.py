@@ -123,7 +123,7 @@ def score_all(
             f"The weights were chosen on requests up to {iso(description['chosen_before_us'])}, but split.test is "
             f"{iso(cuts.test_at)}: the test would not be new to them. Run train again (`dvc repro`)."
         )
-    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests.at, "test")]
+    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests, "test")]
     test, validation = cuts.part(requests, "test"), cuts.part(requests, "validation")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
@@ -131,7 +131,7 @@ def score_all(
     logits = {name: score_requests(name, model, dataset) for name, model in models.items()}
     scored = {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
     scored |= score_baselines(test, validation, counters, spec, evaluate, seed)
-    return Tested(test, cuts.num_label_unknown(requests.at, "test"), since_shift, models, scored)
+    return Tested(test, cuts.num_label_unknown(requests, "test"), since_shift, models, scored)
 
 
 def score_baselines(

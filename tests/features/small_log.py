@@ -14,7 +14,14 @@ from contracts.publish import write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
 from features import histories
 from features.history_reader import UserHistories
-from features.params import HistoryParams, MaterializeParams, RequestParams, StatisticsParams, ValidateParams
+from features.params import (
+    HistoryParams,
+    LabelParams,
+    MaterializeParams,
+    RequestParams,
+    StatisticsParams,
+    ValidateParams,
+)
 from features.statistics import run as run_statistics
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -51,6 +58,10 @@ def validate(**changes: Any) -> ValidateParams:
     return ValidateParams(**times | shares | least | {"max_id_length": 64} | changes)
 
 
+def labels(delay_s: float = 0) -> LabelParams:
+    return LabelParams(delay_s=delay_s)
+
+
 def settings(**history_changes: Any) -> dict[str, Any]:
     """What the stage materialize writes into a snapshot of how it was made."""
     sections = {"statistics": statistics(), "validate": validate()}
@@ -62,6 +73,7 @@ def row(user: str, item: str, at_s: float, label: float = 1, **more: Any) -> Row
     """One interaction, at_s seconds after START."""
     given = {"user_id": user, "item_id": item, "occurred_at": START + timedelta(seconds=at_s), "label": label}
     empty = {"impression_id": None, "position": None, "session_id": None, "role": "impression", "event_id": None}
+    empty |= {"known_at": None, "arrived_at": None}
     return empty | given | more
 
 

@@ -32,7 +32,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made by the stages; times are whole seconds, so that many stand at the cuts."""
     data = tmp_path_factory.mktemp("root") / "data" / "table"
     build(data, [*random_log(3, num_requests=150), row("early", "i00", 0)], lag_s=5)
-    run(data, HISTORY, small_log.statistics(), small_log.materialize(num_parity_requests=5), small_log.validate())
+    sections = (small_log.statistics(), small_log.materialize(num_parity_requests=5), small_log.validate())
+    run(data, HISTORY, *sections, small_log.labels())
     return data
 
 
