@@ -1,6 +1,6 @@
 """A seed -> params of the features and a small log with a crawler in it, to hold the two sides to each other."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from features.history_reader import UserHistories
 from features.materialize import parity_spec
 from features.params import HistoryParams, StatisticsParams
 from features.parity import Comparison, replay_from, replay_requests
-from features.replay import DELAY, replaying
+from features.replay import DELAY, Replay, replaying
 from features.snapshot import write_snapshot
 from features.statistics import run as run_statistics
 from tests.features.small_log import Row, history, request, row, statistics, validate, write_log
@@ -115,9 +115,20 @@ def build(data: Path, drawn: Drawn) -> Mapping[str, Any]:
     return write_snapshot(data, stored, drawn.history.max_length, settings, data / "feature_snapshot")
 
 
-def replayed(data: Path, drawn: Drawn, snapshot: Mapping[str, Any], scratch: Path) -> tuple[Comparison, int, int]:
-    """(what differs, requests left out, events fed) of a replay of requests of the latest share."""
+def replayed(
+    data: Path,
+    drawn: Drawn,
+    snapshot: Mapping[str, Any],
+    scratch: Path,
+    plant: Callable[[Replay], None] | None = None,
+) -> tuple[Comparison, int, int]:
+    """(what differs, requests left out, events fed) of a replay of requests of the latest share.
+
+    plant: does a fault to the replay before it begins.
+    """
     spec, from_us = parity_spec(drawn.history, drawn.statistics), replay_from(data, drawn.share)
     with replaying(data, snapshot, from_us, scratch) as replay:
+        if plant is not None:
+            plant(replay)
         compared, left_out = replay_requests(replay, data, spec, from_us, NUM_REQUESTS)
         return compared, left_out, replay.fed
