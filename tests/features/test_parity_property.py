@@ -57,7 +57,7 @@ def with_longer_cells(replay: Replay) -> None:
 
 @pytest.mark.parametrize(
     ("plant", "field"),
-    [(without_buckets, "_shows_"), (with_the_future, "_clicks_"), (with_longer_cells, "session")],
+    [(without_buckets, "user_"), (with_the_future, "_clicks_"), (with_longer_cells, "session")],
 )
 def test_a_fault_that_is_planted_is_found_and_named(
     plant: Callable[[Replay], None], field: str, tmp_path: Path
