@@ -137,7 +137,7 @@ class OnlineStore:
             settings=stamp["settings"],
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
-            live=LiveCounters(Counters.load(state), *positions, bucket_us),
+            live=LiveCounters(Counters.load(state), *positions, bucket_us=bucket_us),
             tail=tail,
             progress=_Progress(absorbed_seq, 0),
         )

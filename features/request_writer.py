@@ -139,7 +139,8 @@ class _Named:
             item_index, label = item_index[of_staying], label[of_staying]
         user = members[held["user_code"].to_numpy()][stays]
         name = held["impression_id"].filter(pa.array(stays))
-        at, ends, known = (each[first:end][stays] for each in (self.request_at, self.end_offset, self.known_at))
+        at, known = self.request_at[first:end][stays], self.known_at[first:end][stays]
+        ends = self.end_offset[first:end][stays]
         return Requests(at, user, name, ends, counts[stays], known, item_index, label)
 
     def _with_later(

@@ -66,7 +66,7 @@ def settings(**history_changes: Any) -> dict[str, Any]:
     """What the stage materialize writes into a snapshot of how it was made."""
     sections = {"statistics": statistics(), "validate": validate()}
     told = {name: section.model_dump(mode="json") for name, section in sections.items()}
-    return history(**history_changes).model_dump(mode="json") | told
+    return history(**history_changes).model_dump(mode="json") | told | {"label_delay_s": 0.0}
 
 
 def row(user: str, item: str, at_s: float, label: float = 1, **more: Any) -> Row:

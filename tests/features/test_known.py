@@ -238,7 +238,9 @@ def test_what_serving_read_is_what_training_reads_once_it_has_been_absorbed(tmp_
         events = (found.item_ids, found.occurred_at, found.label, found.session)
         keys = (store.user_key(user), store.item_keys)
         served.append((user, at, *asked_of(spec, store.counters, *keys, events, items, at)))
-        assert store.log_end == came[0].known_at + 1  # whoever asks by this clock sees what has just been acknowledged
+        assert (
+            store.log_end == came[0].counts_from + 1
+        )  # whoever asks by this clock sees what has just been acknowledged
     absorb(store.tail, live_of(data))
     store.tail.close()
     stored = make(data, log, labels)

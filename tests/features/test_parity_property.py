@@ -44,9 +44,8 @@ def with_the_future(replay: Replay) -> None:
     order = np.argsort(feed.times, kind="stable")
     place = feed.events.column_names.index("known_at")
     feed.events = feed.events.set_column(place, "known_at", pa.nulls(len(known), known.type)).take(pa.array(order))
-    feed.times, feed.occurred_at, feed.in_history = (
-        each[order] for each in (feed.times, feed.occurred_at, feed.in_history)
-    )
+    feed.times, feed.occurred_at = feed.times[order], feed.occurred_at[order]
+    feed.in_history = feed.in_history[order]
 
 
 def with_longer_cells(replay: Replay) -> None:

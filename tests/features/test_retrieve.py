@@ -13,7 +13,7 @@ from contracts.schema import FIRST_INDEX
 from features.convention import micros
 from features.event_counts import USER_EVENTS, write_event_counts
 from features.feast_repository import definitions
-from features.history_cut import ARRAYS
+from features.history_cut import ARRAYS, SESSIONS
 from features.history_reader import UserHistories
 from features.load import offline_store
 from features.materialize import run
@@ -24,6 +24,7 @@ from tests.features.retrieved import candidates, compare
 from tests.features.small_log import START, START_US, build, history, random_log, row
 
 pytestmark = pytest.mark.xdist_group("feast")
+WANTED = [f"user_history:{name}" for name in (*ARRAYS, SESSIONS)]
 HISTORY = history(lag_s=5, max_length=7)
 
 
@@ -60,7 +61,7 @@ def test_a_history_as_of_a_time_is_what_was_stored_before_it(feast: FeatureStore
     """By end_offset, as training cuts it: the newest max_length events, and nothing at or after t - lag."""
     impressions, entity_df = candidates(small)
     entity_df = entity_df.drop(columns="item_id")
-    found = feast.get_historical_features(entity_df, [f"user_history:{name}" for name in ARRAYS]).to_arrow().to_pylist()
+    found = feast.get_historical_features(entity_df, WANTED).to_arrow().to_pylist()
     stored = UserHistories.open(small / "user_histories")
     names = stored.vocabulary["item_id"].to_pylist()
     lengths = set()
@@ -70,7 +71,7 @@ def test_a_history_as_of_a_time_is_what_was_stored_before_it(feast: FeatureStore
         rows = slice(stored.offsets[user] + max(0, end - HISTORY.max_length), stored.offsets[user] + end)
         lengths.add(end)
         if not end:
-            assert {line[name] for name in ARRAYS} == {None}
+            assert {line[name] for name in (*ARRAYS, SESSIONS)} == {None}
             continue
         assert line["item_ids"] == [names[index - FIRST_INDEX] for index in stored.item_index[rows]]
         assert line["occurred_at"] == stored.occurred_at[rows].tolist()
@@ -85,8 +86,8 @@ def test_at_the_log_s_end_a_history_is_what_is_served(feast: FeatureStore, small
     served = pq.read_table(small / "feature_snapshot" / "user_history.parquet")
     asked = pd.DataFrame({"user_id": served["user_id"].to_pylist()})
     asked["event_timestamp"] = pd.Timestamp(START) + pd.Timedelta(days=30)
-    found = feast.get_historical_features(asked, [f"user_history:{name}" for name in ARRAYS]).to_arrow()
-    for name in ARRAYS:
+    found = feast.get_historical_features(asked, WANTED).to_arrow()
+    for name in (*ARRAYS, SESSIONS):
         assert found[name].to_pylist() == served[name].to_pylist(), name
 
 
