@@ -43,9 +43,14 @@ $(READY): pyproject.toml requirements.lock
 .PHONY: setup
 setup: $(READY) ## the virtual environment, pinned by requirements.lock
 
+# as they were typed, whatever they hold: in quotes an apostrophe would end them, and make would take a dollar for its own
+export GIVEN_SOURCE = $(value SOURCE)
+export GIVEN_DATA = $(value DATA)
+export GIVEN_URL = $(value URL)
+
 .PHONY: run
 run: $(READY) ## the whole pipeline: SOURCE=simulator|movielens|ebnerd|table DATA=<path> ARGS="key=value ..."
-	@python -m orchestration.reproduce $(if $(SOURCE),--source '$(SOURCE)') $(if $(DATA),--data '$(DATA)') $(ARGS)
+	@python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE") $(if $(value DATA),--data="$$GIVEN_DATA") $(ARGS)
 
 .PHONY: set
 set: $(READY) ## change params.yaml: make set ARGS="model.num_themes=8"
@@ -66,11 +71,11 @@ freshness: $(READY) ## freshness and completeness of each view, live events incl
 	@python -m features.freshness
 
 .PHONY: serve
-serve: load ## the ranking service on PORT (3000); ONLINE=redis or host:port: histories and live events in Redis
-	@exec bentoml serve serving.service:Leitmotif --port $(PORT)
+serve: load ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
+	@exec bentoml serve serving.service:Leitmotif --port $(PORT) $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
 
 .PHONY: ask
-ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"
+ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"; --keep remembers it as shown
 	@python -m serving.ask --url http://127.0.0.1:$(PORT) $(ARGS)
 
 .PHONY: absorb
@@ -103,7 +108,7 @@ pull: $(READY) ## data, models and champion from the DVC remote
 
 .PHONY: remote
 remote: $(READY) ## choose the DVC remote: make remote URL=s3://bucket/leitmotif
-	@dvc remote modify --local storage url '$(URL)' && dvc remote list
+	@dvc remote modify --local storage url "$$GIVEN_URL" && dvc remote list
 
 .PHONY: doctor
 doctor: ## check the machine and say what is missing
@@ -118,5 +123,6 @@ test: lint ## lint, types, import contracts, all tests
 	@pytest -n 2 $(ARGS)
 
 .PHONY: clean
-clean: ## remove mutable state (.state, attempts); data, cache and models stay
-	@rm -rf .state attempts .pytest_cache .ruff_cache
+clean: ## remove mutable state (.state, attempts) unless something runs; data, cache and models stay
+	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m contracts.running
+	@rm -rf .pytest_cache .ruff_cache

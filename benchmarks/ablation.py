@@ -50,7 +50,7 @@ def main() -> None:
     """Measure and write; exit 2 where the outs are not there."""
     options = parse("ablation", add_own)
     sections = load_params()
-    data = options.data or Path("data") / sections["source"].name
+    data = options.data or Path("data") / sections["source"].id
     evaluate, seeds = sections["evaluate"], [sections["seed"] + number for number in range(options.seeds)]
     try:
         source = open_log(data, sections, options.max_requests)

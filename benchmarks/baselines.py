@@ -47,7 +47,7 @@ def main() -> None:
     options = parse("baselines", add_own)
     try:
         sections = load_params()
-        data = options.data or Path("data") / sections["source"].name
+        data = options.data or Path("data") / sections["source"].id
         source = open_log(data, sections, options.max_requests)
         rows = [row for track in options.tracks for row in measure_track(source, data, track, sections, options)]
     except InputError as error:

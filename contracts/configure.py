@@ -1,27 +1,38 @@
 """Changes to params.yaml in, a checked params.yaml out: comments kept, one rename, old and new values said.
 
-Two doors lead here: `python -m contracts.configure key=value ...` (make run, make set) and Dagster's Launchpad.
+Two doors lead here: `python -m contracts.configure key=value ...` (make run, make set) and Dagster's Launchpad. The
+file is written as DVC writes it (`dvc exp run -S`), so that either changes the lines of what it changes and no other.
+Nobody changes it while a stage runs: the change waits, says for whom, and gives up after a while.
 """
 
 import difflib
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from contracts.errors import InputError
-from contracts.params import PARAMS, check_params, load_params
+from contracts.params import PARAMS, check_params, load_params, read_by
+from contracts.running import alone
+from contracts.source_id import default_id, fingerprint
 
 PRESETS = Path("presets")
+KEPT = "kept"
+"""Folder of presets/: what a person had set of a source that was left, and no other source reads. Not in git."""
+NEUTRAL = "simulator"  # its preset has every key: what a key is where its source is another
 SOURCE = "source.name"
 PATH = "source.path"
+ID = "source.id"
+SAME_AS = "source.same_as"
+COLUMNS = "source.columns."
+WAIT_S = 60.0
+"""For so long a change waits for what is running."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ def main() -> None:
         print("python -m contracts.configure section.name=value ... changes params.yaml: model.num_themes=8")
         sys.exit(0 if arguments else 2)
     try:
-        changes = configure(parse_assignments(arguments))
+        changes = configure(parse_assignments(arguments), say=lambda line: print(line, file=sys.stderr))
     except InputError as error:
         print(f"params.yaml stays as it was. {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -61,21 +72,50 @@ def parse_assignments(arguments: list[str]) -> dict[str, Any]:
     return changes
 
 
-def configure(changes: Mapping[str, Any], path: Path = PARAMS) -> list[Change]:
+def configure(
+    changes: Mapping[str, Any], path: Path = PARAMS, *, wait_s: float = WAIT_S, say: Callable[[str], None] = print
+) -> list[Change]:
     """Write changes into the file at path, whole or not at all, and say what changed.
 
     changes: values by section.name; a nested mapping means its leaves. Where source.name changes,
         presets/<source>.yaml is applied first: it replaces what the source that is left had preset, a value of
-        one's own stays, and the given values win over both.
-    Raises InputError for an unknown key (with the closest known one) and for a value that its section refuses.
+        one's own stays, and the given values win over both. Where another log is named, it gets an id of its own.
+        Keys that the new source does not read are put back to what they are without it, so that its stages find
+        themselves unchanged; presets/kept/ brings them back.
+    wait_s, say: for how long running stages are waited for, and who is told.
+    Raises InputError for an unknown key (with the closest known one), for a value that its section refuses, and where
+    something is still running after wait_s.
     """
+    plan = _plan(changes, path)
+    if not plan.made:
+        return []
+    with alone(path.absolute().parent, wait_s, say, f"{path.name} is changed"):
+        if path.read_text(encoding="utf-8") != plan.before:  # by another door, meanwhile
+            plan = _plan(changes, path)
+        for name, own in plan.kept.items():
+            _write(path.parent / PRESETS / KEPT / f"{name}.yaml", own)
+        _write(path, plan.text)
+    return plan.made
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be written, and what changes by it."""
+
+    before: str
+    made: list[Change]
+    text: str
+    kept: Mapping[str, str]  # source -> the text of its file of kept values
+
+
+def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
     load_params(path)  # a file that is already broken is reported as such, with its own keys
-    text = path.read_text(encoding="utf-8")
-    yaml = _yaml()
-    document = yaml.load(text)
+    before = path.read_text(encoding="utf-8")
+    document = YAML().load(before)
     known = flatten(document)
-    wanted = flatten(changes)
+    wanted, kept = {key: _plain(value) for key, value in flatten(changes).items()}, {}
     if SOURCE in wanted and wanted[SOURCE] != known[SOURCE]:
+        kept = _kept(path.parent / PRESETS, known)
         wanted = {**_switch(path.parent / PRESETS, known, wanted[SOURCE]), **wanted}
     if wanted.get(PATH, known[PATH]) is None:
         raise InputError(
@@ -84,21 +124,43 @@ def configure(changes: Mapping[str, Any], path: Path = PARAMS) -> list[Change]:
         )
     if PATH in wanted:
         wanted[PATH] = os.path.expanduser(str(wanted[PATH]))  # DVC takes ~ for a folder's name
+    wanted = {**_identity(known, wanted), **wanted}
     unknown = [_unknown(key, known) for key in wanted if key not in known]
     if unknown:
         raise InputError(f"{path}: " + "; ".join(unknown) + ".")
     made = [Change(key, known[key], value) for key, value in wanted.items() if known[key] != value]
-    if not made:
-        return []
     for change in made:
         _put(document, change.key, change.new)
+    text = _dump(document)
+    check_params(_read_back(text, known | wanted), path)
+    return _Plan(before, made, text, kept)
+
+
+def _read_back(text: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written is read before it is kept: ruamel misplaces a value beside some comments."""
+    try:
+        values = YAML(typ="safe").load(text)
+    except YAMLError:
+        values = {}
+    if any(flatten(values).get(key, key) != value for key, value in wanted.items()):
+        raise InputError("A comment beside a value would spoil the file. Change it in an editor.")
+    return values
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _dump(document: Any) -> str:
+    """As DVC does: ruamel's own style, nothing set."""
+    yaml = YAML()
+    yaml.default_flow_style = False
     out = io.StringIO()
     yaml.dump(document, out)
-    check_params(YAML(typ="safe").load(out.getvalue()), path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(out.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
-    return made
+    return out.getvalue()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -115,9 +177,40 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _switch(folder: Path, known: Mapping[str, Any], source: object) -> dict[str, Any]:
     new, left = _preset(folder, source), _preset(folder, known[SOURCE])
     own = {key for key in new if known.get(key) != left.get(key)}
-    if known[SOURCE] != "simulator":
+    if known[SOURCE] != NEUTRAL:
         own -= {PATH}  # the path of a log that is left
-    return {key: value for key, value in new.items() if key not in own}
+    stays = {key: value for key, value in new.items() if key not in own}
+    kept = folder / KEPT / f"{source}.yaml"
+    back = _read(kept) if kept.is_file() else {}
+    without = {key: value for key, value in _preset(folder, NEUTRAL).items() if not read_by(key, source)}
+    return {**stays, **{key: value for key, value in back.items() if key in known}, **without}
+
+
+def _kept(folder: Path, known: Mapping[str, Any]) -> dict[str, str]:
+    """What is one's own of the source that is left, and not every source reads."""
+    source, neutral = known[SOURCE], _preset(folder, NEUTRAL)
+    preset = neutral | _preset(folder, source)
+    own = {key: known[key] for key in neutral if _is_own_of(key, source) and known.get(key) != preset[key]}
+    return {source: _dump(own) if own else "{}\n"}
+
+
+def _is_own_of(key: str, source: object) -> bool:
+    return read_by(key, source) and not read_by(key, None)
+
+
+def _identity(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """source.id and same_as, where another log is named. An id of one's own stays until source.name changes."""
+    before, after = _log(known), _log({**known, **wanted})
+    if fingerprint(*before) == fingerprint(*after):
+        return {}
+    own = before[0] == after[0] and known[ID] not in (before[0], default_id(*before))
+    return {SAME_AS: None} if own else {SAME_AS: None, ID: default_id(*after)}
+
+
+def _log(values: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Name, path and columns, as contracts.source_id takes them."""
+    columns = {key.removeprefix(COLUMNS): value for key, value in values.items() if key.startswith(COLUMNS)}
+    return str(values[SOURCE]), str(values[PATH]), columns
 
 
 def _preset(folder: Path, source: object) -> dict[str, Any]:
@@ -127,7 +220,11 @@ def _preset(folder: Path, source: object) -> dict[str, Any]:
         close = difflib.get_close_matches(str(source), known, n=1)
         guess = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         raise InputError(f"{SOURCE}: no such source: {source!r} ({guess}). A log of your own is source 'table'.")
-    return flatten(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return flatten(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
 
 
 def _unknown(key: str, known: Mapping[str, Any]) -> str:
@@ -145,10 +242,12 @@ def _put(document: Any, key: str, value: Any) -> None:
     *parents, name = key.split(".")
     for parent in parents:
         document = document[parent]
-    if isinstance(value, list | tuple):
-        value = CommentedSeq(value)
-        value.fa.set_flow_style()
     document[name] = value
+
+
+def _plain(value: Any) -> Any:
+    """A list without the style that it had, whoever gives it: DVC's has none."""
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _parse(text: str) -> Any:
@@ -161,17 +260,6 @@ def _parse(text: str) -> Any:
     if isinstance(value, Mapping) and not text.lstrip().startswith("{"):
         return text  # a column may well be called "time: ms"
     return value if isinstance(value, bool | int | float | str | list | dict | None) else text
-
-
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(
-        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return yaml
 
 
 def _show(value: Any) -> str:

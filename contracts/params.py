@@ -33,12 +33,20 @@ SECTIONS: Mapping[str, str] = {
 }
 """Section -> module:type, by name, so that contracts imports no package above it."""
 
-RULES = ("features.params:lags_below_delay",)
+RULES = ("features.params:lags_below_delay", "features.params:negatives_are_no_history")
 """Functions of all sections -> what is wrong between them, by name too. Asked where each section is right by itself."""
+
+READ_BY = "features.params:READ_BY"
+"""Keys that not every source reads -> the sources that do, by name too."""
 
 
 def load_params(path: Path = PARAMS) -> dict[str, Any]:
     """Read and check the whole file. Raises InputError naming every bad key."""
+    return check_params(read_params(path), path)
+
+
+def read_params(path: Path = PARAMS) -> dict[str, Any]:
+    """The file's sections as they are written, unchecked. Raises InputError where they cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
         raw = YAML(typ="safe").load(text)
@@ -46,13 +54,13 @@ def load_params(path: Path = PARAMS) -> dict[str, Any]:
         raise InputError(f"{path} is not in {Path.cwd()}. Run from the repository's root.") from None
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{path} cannot be read: {error}. `git diff {path}` shows what changed.") from error
-    return check_params(raw, path)
-
-
-def check_params(raw: object, path: Path = PARAMS) -> dict[str, Any]:
-    """Type every section of a parsed params.yaml. Raises InputError naming every bad key."""
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, dict):
         raise InputError(f"{path} holds {type(raw).__name__}, not sections. `git checkout {path}` restores it.")
+    return raw
+
+
+def check_params(raw: Mapping[str, Any], path: Path = PARAMS) -> dict[str, Any]:
+    """Type every section of a parsed params.yaml. Raises InputError naming every bad key."""
     problems = [f"{name}: no such section{_guess(str(name), SECTIONS)}" for name in raw if name not in SECTIONS]
     problems += [f"{name}: the section is missing" for name in SECTIONS if name not in raw]
     sections: dict[str, Any] = {}
@@ -66,6 +74,15 @@ def check_params(raw: object, path: Path = PARAMS) -> dict[str, Any]:
     if problems:
         raise InputError(f"{path}: " + "; ".join(sorted(problems)) + ".")
     return sections
+
+
+def read_by(key: str, source: object) -> bool:
+    """Does the log of this source depend on the key? A key that no rule names is read whatever the source is."""
+    return all(
+        source in sources
+        for prefix, sources in _named(READ_BY).items()
+        if key == prefix or key.startswith(f"{prefix}.")
+    )
 
 
 def section_type(name: str) -> Any:
@@ -85,7 +102,8 @@ def _explain(section: str, raw: object, kind: Any, detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{key}: no such parameter{_guess(keys[-1], _fields(kind, keys[:-1]))}"
     if detail["type"] == "missing":
-        return f"{key}: missing"
+        field = getattr(kind, "model_fields", {}).get(keys[-1]) if len(keys) == 1 else None
+        return f"{key}: missing" + (f" ({field.description})" if field and field.description else "")
     return f"{key}: {detail['msg'].lower()}, got {detail['input']!r}"
 
 

@@ -1,5 +1,6 @@
 """Outs are written under a temporary name and appear whole: rename on success, nothing on failure."""
 
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,20 @@ def publish(data: Path, *names: str) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def write_report(path: Path, report: Mapping[str, Any]) -> str:
+    """Write a stage's report and give the digest of its bytes.
+
+    An empty list is written as null: `dvc plots show`, which looks into every report, stumbles over [].
+    """
+    write_json(path, _without_empty_lists(report))
+    return digest_of(path)
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a report's bytes: which of several runs it is of."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object by rename: keys sorted, a number that is not finite as null (JSON has none)."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +72,12 @@ def _replace(source: Path, target: Path) -> None:
         shutil.rmtree(trash, ignore_errors=True)
     else:
         os.replace(source, target)
+
+
+def _without_empty_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_empty_lists(each) for key, each in value.items()}
+    return None if isinstance(value, list | tuple) and not value else value
 
 
 def _finite(value: Any) -> Any:

@@ -74,10 +74,11 @@ which are no events and no part of the ledger. Both sorted by (file, line, reaso
 PROVENANCE = pa.schema(
     [_required("event_id", pa.string()), _required("file", pa.string()), _required("line", pa.int64())]
 )
-"""provenance/provenance.parquet: where each event was read."""
+"""provenance/provenance.parquet: where each event was read, row by row as the partitions of interactions in order."""
 
-QUARANTINE = INTERACTIONS.append(_required("reason", pa.string()))
-"""quarantine/quarantine.parquet: rows that validate holds back, with the first reason that applied."""
+QUARANTINE = pa.schema([*INTERACTIONS, _required("reason", pa.string()), *list(PROVENANCE)[1:]])
+"""quarantine/quarantine.parquet: rows that validate holds back, with the first reason that applied, and where each was
+read."""
 
 LEDGER = pa.schema([_required("stage", pa.string()), _required("what", pa.string()), _required("rows", pa.int64())])
 """ledger/ledger.parquet: every row read, once: its fate by stage and reason."""

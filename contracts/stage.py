@@ -1,7 +1,6 @@
 """The stage runner: typed params in, `run(...)` once, one report out. Every stage's CLI is this and has no flags."""
 
 import ctypes
-import fcntl
 import inspect
 import logging
 import os
@@ -16,15 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import CheckFailed, InputError
-from contracts.params import load_params
-from contracts.publish import write_json
+from contracts.figures import write_figures
+from contracts.inputs import Inputs, changes, check_modules, note_inputs, said
+from contracts.params import check_params, read_params
+from contracts.publish import write_json, write_report
+from contracts.running import LOCKS, take, written_by
 
 Report = Mapping[str, Any]
 """What a stage says of its work: one flat JSON object."""
 
-LOCKS = Path(".state/locks")
 ATTEMPTS = Path("attempts")
 REFUSED = ".refused"
+REASON = "LEITMOTIF_REASON"
+"""Environment variable: the file in which whoever started DVC wants to read why a stage failed."""
+LOCK_S = 1.0
+"""For so long a lock is tried: somebody may only be looking whether it is taken."""
 
 
 class StageBusyError(InputError):
@@ -34,7 +39,7 @@ class StageBusyError(InputError):
 def main(run: Callable[..., Report]) -> None:
     """Run one stage as a program and exit: 0 done, 2 bad input, 3 a check blocks, 1 a defect of ours.
 
-    run: takes `data` (the source's folder, data/<source.name>) and sections of params.yaml by name.
+    run: takes `data` (the source's folder, data/<source.id>) and sections of params.yaml by name.
     """
     stage = sys.modules["__main__"].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     if len(sys.argv) > 1:
@@ -55,36 +60,86 @@ def parameters(run: Callable[..., Report]) -> list[str]:
 
 def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int:
     began = time.perf_counter()
-    source = None
+    source = inputs = None
     try:
-        sections = load_params()
-        source = sections["source"].name
+        raw = read_params()
+        sections = check_params(raw)
+        source = sections["source"].id
         with _lock(stage):
             shutil.rmtree(ATTEMPTS / stage, ignore_errors=True)
+            inputs = note_inputs(stage, raw, parameters(run))
+            check_modules(stage, inputs)
+            _check_begun(inputs, source)
             data = Path("data") / source
             _sweep(data)
             arguments = {name: sections[name] for name in parameters(run)}
             if "data" in inspect.signature(run).parameters:
                 arguments["data"] = data
             report = run(**arguments)
+            _check_unchanged(stage, inputs, data)
             elapsed = time.perf_counter() - began
-            write_json(Path("reports") / source / f"{stage}.json", report)
-            write_json(Path("reports") / source / f"{stage}.timing.json", {"wall_s": round(elapsed, 3)})
+            _write_reports(Path("reports") / source, stage, report, elapsed)
         log.info("%s done in %.1f s", stage, elapsed)
         return 0
     except StageBusyError as error:  # the other run's attempt is not ours to touch
-        log.error("%s", error)
+        _tell(log, stage, source, error.exit_code, str(error))
         return error.exit_code
     except (InputError, CheckFailed) as error:
         message, code = "\n".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code
-    except Exception as error:  # a defect: the person gets one line, the developer the rest
-        message, code = f"{type(error).__name__}: {error}", 1
-        (ATTEMPTS / stage).mkdir(parents=True, exist_ok=True)
-        (ATTEMPTS / stage / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        message += f" (a defect of ours; see {ATTEMPTS / stage / 'traceback.txt'})"
-    log.error("%s failed: %s", stage, message)
+    except Exception as error:
+        message, code = _explain(stage, error, inputs)
+    _tell(log, stage, source, code, message)
     _keep_attempt(stage, source, code, message)
     return code
+
+
+def _explain(stage: str, error: Exception, inputs: Inputs | None) -> tuple[str, int]:
+    """What a stage that stumbled says, and its exit code: a defect, unless what it read changed under its hands."""
+    said_so = f"{type(error).__name__}: {error}"
+    if inputs and (found := changes(inputs)):
+        return f"{said(stage, found)} (It ended with {said_so})", InputError.exit_code
+    (ATTEMPTS / stage).mkdir(parents=True, exist_ok=True)  # the person gets one line, the developer the rest
+    (ATTEMPTS / stage / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    return f"{said_so} (a defect of ours; see {ATTEMPTS / stage / 'traceback.txt'})", 1
+
+
+def _check_begun(inputs: Inputs, source: str) -> None:
+    """DVC took its paths from params.yaml when it began: another source since then has others."""
+    mine = {Path(out).resolve() for out in inputs.outs}
+    written = written_by(os.getppid(), Path())
+    if mine and written and not mine & written:
+        raise InputError(
+            f"params.yaml names the source {source} now, but DVC began this run for another "
+            f"({', '.join(sorted({path.parent.name for path in written}))}). Nothing was made; run it again."
+        )
+
+
+def _check_unchanged(stage: str, inputs: Inputs, data: Path) -> None:
+    """Refuse, and set aside what was made, where DVC would record other inputs than those that were read."""
+    found = changes(inputs)
+    if not found:
+        return
+    shutil.rmtree(data / REFUSED, ignore_errors=True)
+    for out in map(Path, inputs.outs):
+        if out.exists():
+            (data / REFUSED).mkdir(parents=True, exist_ok=True)
+            os.replace(out, data / REFUSED / out.name)
+    raise InputError(f"{said(stage, found)} What it made is in {ATTEMPTS / stage / 'made'}.")
+
+
+def _write_reports(folder: Path, stage: str, report: Report, elapsed: float) -> None:
+    written = write_report(folder / f"{stage}.json", report)
+    write_figures(folder / "figures" / f"{stage}.json", stage, report)
+    # of: the report that was made in this time; one that comes back from the cache was made in another
+    write_json(folder / f"{stage}.timing.json", {"wall_s": round(elapsed, 3), "of": written})
+
+
+def _tell(log: logging.Logger, stage: str, source: str | None, code: int, message: str) -> None:
+    """Say why a stage failed, once: to who started it and asked for it in a file, else here."""
+    if place := os.environ.get(REASON):
+        write_json(Path(place), {"stage": stage, "source": source, "exit_code": code, "message": message})
+    else:
+        log.error("%s failed: %s", stage, message)
 
 
 def _keep_attempt(stage: str, source: str | None, code: int, message: str) -> None:
@@ -108,13 +163,15 @@ def _sweep(data: Path) -> None:
 def _lock(stage: str) -> Iterator[None]:
     LOCKS.mkdir(parents=True, exist_ok=True)
     with (LOCKS / f"{stage}.lock").open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise StageBusyError(
-                f"Another {stage} is running (process {handle.read().strip()}). Wait for it or end it, then run again."
-            ) from None
+        deadline = time.monotonic() + LOCK_S
+        while not take(handle.fileno()):
+            if time.monotonic() > deadline:
+                handle.seek(0)
+                who = handle.read().strip()
+                raise StageBusyError(
+                    f"Another {stage} is running (process {who}). Wait for it or end it, then run again."
+                )
+            time.sleep(0.05)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

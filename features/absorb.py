@@ -15,34 +15,50 @@ import pyarrow.compute as pc
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.schema import LIVE, TIME
-from features.forgotten import Forgotten, are_forgotten, read_forgotten
+from features.forgotten import Forgotten, are_forgotten, list_lines, read_forgotten
 from features.live_event import REDIS, SQLITE, LiveEvent
-from features.live_files import live_of, newest_seq, read_sealed, sealed_name, sealed_seq, write_sealed, writing
+from features.live_files import (
+    live_of,
+    newest_seq,
+    read_sealed,
+    sealed_files,
+    sealed_name,
+    sealed_seq,
+    write_sealed,
+    writing,
+)
+from features.live_known import check_list, known_path, lacking, note, read_known
 from features.live_tail import LiveTail
+from features.log_identity import identity_of, refuse_other
 from features.partitions import Partition
 from features.state import state_of
-from features.tails import live_path, open_sqlite, open_tail, place_of
+from features.tails import claim, live_path, open_sqlite, open_tail, place_of
 
 Sealing = list[tuple[int, LiveEvent]]
 
 
-def absorb(tail: LiveTail, folder: Path) -> dict[str, int]:
+def absorb(tail: LiveTail, folder: Path, log: str | None = None) -> dict[str, int]:
     """Seal what the tail holds and its files in folder (live/<source>) do not. Returns new events by file name.
 
     A file holds the events that one engine acknowledged on one day, UTC, in order of seq. Those of users on the list of
-    the forgotten are passed over, for good.
+    the forgotten are passed over, for good. log: the identity of the log that the events came to.
     """
     made: dict[str, int] = {}
     with writing(folder):
+        lines = list_lines(folder)
+        check_list(folder, lines)
+        lacking(folder, sealed_files(folder))
         forgotten = read_forgotten(folder)
         for day, events in _by_day(tail, sealed_seq(folder, tail.engine)):
             path = folder / sealed_name(day, tail.engine)
             new = _of_others(_table(events), forgotten)
             held = [read_sealed(path)] if path.exists() else []
             passed = max(newest_seq(held), events[-1][0])
-            write_sealed(path, pa.concat_tables([*(each.cast(LIVE) for each in held), new]), passed)
+            write_sealed(path, pa.concat_tables([*(each.cast(LIVE) for each in held), new]), passed, log)
             if len(new):
                 made[path.name] = made.get(path.name, 0) + len(new)
+        if there := sealed_files(folder):
+            note(folder, there, log=log)  # those of before there was a note, and of a call that was killed
     return made
 
 
@@ -93,10 +109,13 @@ def main() -> None:
         print(f"{__doc__}\nRun it by `make absorb`; it takes no arguments.")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     try:
-        data = Path("data") / load_params()["source"].name
+        source = load_params()["source"]
+        data, log = Path("data") / source.id, identity_of(source)
         state, folder = state_of(data), live_of(data)
+        refuse_other(read_known(folder).log, source, f"What {known_path(folder)} knows of {folder}/")
         tail = open_tail(state)
-        made = absorb(tail, folder)
+        refuse_other(claim(tail, state, log), source, f"The live events in {place_of(state)}")
+        made = absorb(tail, folder, log)
         tail.close()
         elsewhere = tail.engine == REDIS and left_in_sqlite(state, folder)
     except InputError as error:

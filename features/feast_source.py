@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def source_folder() -> Path:
     """data/<source>. Raises InputError where the source has no feature snapshot."""
-    data = ROOT / "data" / load_params(ROOT / "params.yaml")["source"].name
+    data = ROOT / "data" / load_params(ROOT / "params.yaml")["source"].id
     if not (data / "feature_snapshot" / "snapshot.json").exists():
         raise InputError(f"There is no feature snapshot in {data}. `make run` makes one, `make pull` fetches one.")
     return data

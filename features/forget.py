@@ -18,24 +18,30 @@ import pyarrow.compute as pc
 from contracts.errors import InputError
 from contracts.params import load_params
 from features.forgotten import NAME, add_forgotten, read_forgotten
-from features.holdings import CACHE, WORKSPACE, Found, Holding, find_holdings
+from features.holdings import CACHE, EXPERIMENTS, WORKSPACE, Found, Holding, find_holdings
 from features.live_event import REDIS
 from features.live_files import engine_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
+from features.live_known import known_path, read_known
 from features.live_tail import LiveTail
+from features.log_identity import identity_of, refuse_other
+from features.spellings import Users
 from features.state import loaded_into, read_stamp, state_of
-from features.tails import live_path, open_sqlite, open_tail
+from features.tails import claim, live_path, open_sqlite, open_tail
 
 log = logging.getLogger("leitmotif")
 
+LEFT_BEHIND = ("attempts/", "dist/", ".dagster/")
+"""Nothing makes these again without the users."""
 
-def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail]) -> tuple[int, int]:
+
+def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail], log: str | None = None) -> tuple[int, int]:
     """Record these users and drop their live events, those of the tails and those sealed in live/<source>.
 
     Returns how many users were not on the list before, and how many sealed rows are gone. The list comes first: an end
     halfway leaves whole files, a user whose rows no run takes, and what a second call finishes. Raises InputError for
     a list, a tail or a sealed file that cannot be used.
     """
-    num_new = add_forgotten(live, user_ids)
+    num_new = add_forgotten(live, user_ids, log)
     for tail in tails:
         tail.forget(user_ids)
     gone, num_rows = pa.array(user_ids, pa.string()), 0
@@ -45,20 +51,22 @@ def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail]) -> tu
             theirs = pc.is_in(table["user_id"], value_set=gone)
             if pc.any(theirs).as_py():
                 kept = table.filter(pc.invert(theirs))
-                write_sealed(path, kept, newest_seq([table]))
+                write_sealed(path, kept, newest_seq([table]), log)
                 num_rows += len(table) - len(kept)
     return num_new, num_rows
 
 
 def describe(found: Found, user_ids: Sequence[str], source: str, raw_log: str) -> str:
     """What still holds the users, version by version, and what removes it."""
-    lines = [f"{found.num_files:,} files looked into, {len(found.holdings):,} of them name a user:"]
+    naming = [each for each in found.holdings if each.users]
+    lines = [f"{found.num_files:,} files looked into, {len(naming):,} of them name a user:"]
     for place in (WORKSPACE, CACHE):
-        held = [each for each in found.holdings if each.place == place]
+        held = [each for each in naming if each.place == place]
         if held:
             total = sum(each.num_bytes for each in held)
             lines += ["", f"{place}: {len(held):,} files, {total:,} bytes", *(_line(each, user_ids) for each in held)]
-    unknown = [user for user in user_ids if not any(user in each.users for each in found.holdings)]
+    lines += _perhaps(found, user_ids)
+    unknown = [user for user in user_ids if not any(user in each.users | each.maybe for each in found.holdings)]
     if unknown:
         lines += ["", f"Nowhere found: {', '.join(unknown)}. Check the spelling; on the list all the same."]
     if found.not_read:
@@ -71,8 +79,17 @@ def describe(found: Found, user_ids: Sequence[str], source: str, raw_log: str) -
     return "\n".join(lines)
 
 
-def _line(held: Holding, user_ids: Sequence[str]) -> str:
-    who = f" [{', '.join(sorted(held.users))}]" if len(user_ids) > 1 else ""
+def _perhaps(found: Found, user_ids: Sequence[str]) -> list[str]:
+    """Files where an id stands as a whole, and may mean something else. A person has to look."""
+    held = [each for each in found.holdings if each.maybe]
+    if not held:
+        return []
+    told = f"{len(held):,} files hold an id that may mean something else (a number, part of a name):"
+    return ["", told, *(_line(each, user_ids, each.maybe) for each in held)]
+
+
+def _line(held: Holding, user_ids: Sequence[str], users: Users | None = None) -> str:
+    who = f" [{', '.join(sorted(users or held.users))}]" if len(user_ids) > 1 else ""
     versions = f"  {'; '.join(held.versions) or 'no dvc.lock names it'}" if held.place == CACHE else ""
     return f"  {held.path}  {held.num_bytes:,} bytes{who}{versions}"
 
@@ -85,9 +102,11 @@ def _commands(found: Found, source: str) -> list[str]:
         steps.append(("make promote ARGS=--force", "let the new bundle take the champion's place, which gc would keep"))
     if any(path.startswith(".bentoml/") for path in paths):
         steps.append(("bentoml list", "then `bentoml delete <tag>` for each, and `make bento` for a new one"))
-    by_hand = sorted({"/".join(path.split("/")[:2]) for path in paths if path.startswith(("attempts/", "dist/"))})
+    if any(path.startswith(EXPERIMENTS) for path in paths):
+        steps.append(("dvc queue remove --all", f"and `rm -r {EXPERIMENTS}/tmp*`: workspaces of experiments"))
+    by_hand = sorted({"/".join(path.split("/")[:2]) for path in paths if path.startswith(LEFT_BEHIND)})
     if by_hand:
-        steps.append((f"rm -r {' '.join(by_hand)}", "what failed runs and builds left"))
+        steps.append((f"rm -r {' '.join(by_hand)}", "what failed runs and builds left, what Dagster noted of runs"))
     steps += [
         (
             "dvc gc --workspace",
@@ -108,7 +127,9 @@ def _limits(found: Found, source: str, raw_log: str) -> list[str]:
         "fitted to what they did and go with the versions above; deleted rows that a database has not overwritten.",
         "A row that could not be parsed belongs to no user: ingest leaves out its text where one field of it is the id "
         "of a forgotten user, and cannot know of an id that is written otherwise.",
-        f"Keep live/{source}/{NAME}: without it the next run takes the rows again. It holds hashes, no names.",
+        f"Keep live/{source}/{NAME}: it holds hashes, no names. Commit live/known.json, by which every clone and every "
+        "experiment of DVC knows that there is a list; one that lacks it refuses to read the log. "
+        f"Neither git nor DVC carries the list, since ids can be guessed: copy live/{source}/ to other clones.",
     ]
 
 
@@ -133,23 +154,27 @@ def main() -> None:
 
 def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
     source = load_params()["source"]
-    live = root / "live" / source.name
+    live = root / "live" / source.id
     if only_list:
         num = len(read_forgotten(live))
-        return f"{num:,} user{'' if num == 1 else 's'} of {source.name} forgotten (live/{source.name}/{NAME})."
+        return f"{num:,} user{'' if num == 1 else 's'} of {source.id} forgotten (live/{source.id}/{NAME})."
     user_ids = list(dict.fromkeys(users))
     if not user_ids or not all(user_ids):
         raise InputError('No user_id was given, or an empty one. Name at least 1: make forget USER="u1 u2".')
-    tails = _tails(state_of(root / "data" / source.name), live)
-    num_new, num_rows = forget(live, user_ids, tails)
+    state, log = state_of(root / "data" / source.id), identity_of(source)
+    refuse_other(read_known(live).log, source, f"What {known_path(live)} knows of live/{source.id}/")
+    tails = _tails(state, live)
+    for tail in tails:
+        refuse_other(claim(tail, state, log), source, f"The live events of {source.id} in {tail.engine}")
+    num_new, num_rows = forget(live, user_ids, tails, log)
     for tail in tails:
         tail.close()
     print(
-        f"{num_new:,} of {len(user_ids):,} added to live/{source.name}/{NAME}, the others were on it; "
+        f"{num_new:,} of {len(user_ids):,} added to live/{source.id}/{NAME}, the others were on it; "
         f"{num_rows:,} sealed live events of theirs removed.",
         flush=True,
     )
-    return describe(find_holdings(root, source.name, user_ids), user_ids, source.name, source.path)
+    return describe(find_holdings(root, source.id, user_ids), user_ids, source.id, source.path)
 
 
 def _tails(state: Path, live: Path) -> list[LiveTail]:

@@ -1,9 +1,14 @@
-"""live/<source>/forgotten.txt: who has asked to be forgotten, as hashes, so that the list itself names nobody."""
+"""live/<source>/forgotten.txt: who has asked to be forgotten, as hashes, so that the list itself names nobody.
+
+The first line is random, the others are in the order in which users asked: live/known.json knows the list by it.
+Whoever can guess an id can tell whether it is on the list, so that neither git nor DVC carries it.
+"""
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,10 +19,13 @@ import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from features.live_files import sync_folder, writing
+from features.live_known import check_list, note
 
 NAME = "forgotten.txt"
 FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+HEAD = "# "
+"""What the first line begins with; a list from before has none."""
 
 Forgotten = frozenset[str]
 """SHA-256 of each user_id, in hexadecimal digits."""
@@ -30,38 +38,56 @@ def hash_of(user_id: str) -> str:
 
 def read_forgotten(folder: Path) -> Forgotten:
     """The list of live/<source>; empty where nobody was forgotten. Raises InputError for a line that is no hash."""
+    return frozenset(line for line in list_lines(folder) if not line.startswith(HEAD))
+
+
+def list_lines(folder: Path) -> list[str]:
+    """Every line of the list, the first one included."""
     path = folder / NAME
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        return frozenset()
+        return []
     except (OSError, UnicodeError) as error:
         raise InputError(f"{path} cannot be read: {error}. Bring it back from a copy before any other run.") from error
     for number, line in enumerate(lines, start=1):
-        if line and not DIGEST.fullmatch(line):
+        if line and not DIGEST.fullmatch(line) and not (number == 1 and line.startswith(HEAD)):
             raise InputError(
                 f"{path} line {number} is {line[:80]!r}, not the SHA-256 of a user_id (64 hexadecimal digits). "
                 "Write users with `make forget USER=...`; remove that line or bring the file back from a copy."
             )
-    return frozenset(filter(None, lines))
+    return [line for line in lines if line]
 
 
-def add_forgotten(folder: Path, user_ids: Iterable[str]) -> int:
-    """Put users on the list, sorted, each once, in one step and on disk. Returns how many were not on it before."""
+def add_forgotten(folder: Path, user_ids: Iterable[str], log: str | None = None) -> int:
+    """Put users at the list's end, each once, in one step and on disk. Returns how many were not on it before.
+
+    log: the identity of the log whose users they are. Raises InputError where the list is not the one that is known.
+    """
     with writing(folder):
-        known = read_forgotten(folder)
-        wanted = known | {hash_of(user_id) for user_id in user_ids}
-        if wanted == known:
-            return 0
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{NAME}.{os.getpid()}"
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write("".join(f"{digest}\n" for digest in sorted(wanted)))
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, folder / NAME)
-        sync_folder(folder)
-        return len(wanted) - len(known)
+        lines = list_lines(folder)
+        check_list(folder, lines)
+        new = sorted({hash_of(user_id) for user_id in user_ids} - set(lines))
+        if wanted := _with_head(lines) + new if new or lines else []:
+            if wanted != lines:
+                _write(folder, wanted)
+            note(folder, listed=wanted, log=log)  # a call that was killed may have left it unsaid
+        return len(new)
+
+
+def _with_head(lines: list[str]) -> list[str]:
+    return lines if lines and lines[0].startswith(HEAD) else [HEAD + secrets.token_hex(16), *lines]
+
+
+def _write(folder: Path, lines: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{NAME}.{os.getpid()}"
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write("".join(f"{line}\n" for line in lines))
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, folder / NAME)
+    sync_folder(folder)
 
 
 def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArray[np.bool_]:
@@ -76,4 +102,5 @@ def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArra
 def fields_of(text: str) -> set[str]:
     """All that may be a user_id in the text of a row that could not be parsed: fields, and words within them."""
     cells = {cell.strip().strip('"') for separator in ",;\t|" for cell in text.split(separator)}
-    return cells | set(FIELD.findall(text))
+    found = cells | set(FIELD.findall(text))
+    return found | {re.sub(r"\.0+$", "", each) for each in found}  # as ingest writes whole numbers that were floats

@@ -165,7 +165,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         sections = load_params()
-        print(watch(Path("data") / sections["source"].name, sections["materialize"]))
+        print(watch(Path("data") / sections["source"].id, sections["materialize"]))
     except (InputError, CheckFailed) as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,17 +20,20 @@ from pathlib import Path
 import pyarrow as pa
 
 from contracts.errors import InputError
-from features.traces import Users, Wanted, users_in
+from features.spellings import NOBODY, Traces, Users, Wanted
+from features.traces import look_into
 
 log = logging.getLogger("leitmotif")
 
 MAX_REVISIONS = 500
 PROGRESS_S = 2.0
-UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, sqlite3.Error)
+UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, sqlite3.Error, zlib.error)
 MADE = re.compile(r"path: (\S.*)\n\s+hash: md5\n\s+md5: (\w+(?:\.dir)?)")
 """An out, or a dep that is one, in dvc.lock and in DVC's cache of runs."""
 TRACKED = re.compile(r"md5: (\w+(?:\.dir)?)\n(?:.*\n)*?\s*path: (\S.*)")
 """The out of a .dvc file."""
+EXPERIMENTS = ".dvc/tmp/exps"
+"""Workspaces of experiments that are queued, run or failed."""
 WORKSPACE, CACHE = "workspace", "DVC's cache"
 
 
@@ -41,6 +45,7 @@ class Holding:
     path: str  # from the root; of an object in the cache, its md5
     num_bytes: int
     users: Users
+    maybe: Users = NOBODY  # it holds their ids where these may mean something else: a short number in a report, say
     versions: tuple[str, ...] = ()  # of a cached object: which outs it was, and in which dvc.lock
 
 
@@ -64,18 +69,18 @@ def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Found:
     files = [(WORKSPACE, _shown(root, path), path) for path in _workspace(root, source)]
     files += [(CACHE, name, path) for name, path in sorted(objects.items()) if not name.endswith(".dir")]
     held, not_read, num_other, told_at = [], [], 0, time.monotonic()
-    seen: dict[tuple[int, int], Users | None] = {}
+    seen: dict[tuple[int, int], Traces | None] = {}
     for number, (place, name, path) in enumerate(files, start=1):
         try:
-            users, num_bytes = _look(path, wanted, seen)
+            traces, num_bytes = _look(path, wanted, seen)
         except FileNotFoundError:  # it went meanwhile
             continue
         except UNREADABLE as error:
             not_read.append(f"{name}: {' '.join(str(error).split())}")
             continue
-        num_other += users is None
-        if users:
-            held.append(Holding(place, name, num_bytes, users))
+        num_other += traces is None
+        if traces and any(traces):
+            held.append(Holding(place, name, num_bytes, *traces))
         if time.monotonic() - told_at > PROGRESS_S:
             counts = (f"{count:,}" for count in (number, len(files), len(held)))
             log.info("looked into %s of %s files, %s of them name a user", *counts)
@@ -83,12 +88,12 @@ def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Found:
     return Found(tuple(_with_versions(root, cache, objects, held)), len(files), tuple(not_read), num_other)
 
 
-def _look(path: Path, wanted: Wanted, seen: dict[tuple[int, int], Users | None]) -> tuple[Users | None, int]:
-    """users_in, and the file's bytes. seen: by inode, for the workspace and the cache share files by hard links."""
+def _look(path: Path, wanted: Wanted, seen: dict[tuple[int, int], Traces | None]) -> tuple[Traces | None, int]:
+    """look_into, and the file's bytes. seen: by inode, for the workspace and the cache share files by hard links."""
     status = path.stat()
     inode = (status.st_dev, status.st_ino)
     if inode not in seen:
-        seen[inode] = users_in(path, wanted)
+        seen[inode] = look_into(path, wanted)
     return seen[inode], status.st_size
 
 
@@ -96,7 +101,7 @@ def _workspace(root: Path, source: str) -> Iterator[Path]:
     """Files that runs of this source leave beside DVC's cache."""
     folders = [root / "data" / source, root / "live" / source, root / ".state" / source, root / "attempts"]
     folders += [*sorted((root / ".cache").glob(f"*/{source}")), root / "champions" / source]
-    folders += [root / ".bentoml", root / "dist"]
+    folders += [root / "reports" / source, root / ".bentoml", root / "dist", root / ".dagster", root / EXPERIMENTS]
     yield from sorted((root / "live").glob(f"{source}.db*"))
     for folder in folders:
         yield from sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

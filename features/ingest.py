@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +16,20 @@ from contracts.errors import InputError
 from contracts.publish import publish, write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from contracts.stage import Report, main
-from features.forgotten import Forgotten, read_forgotten
+from features.forgotten import HEAD, Forgotten, list_lines
 from features.identity import event_ids
 from features.ledger import ITEM_ROWS, ROWS
-from features.live_files import live_of, reading
-from features.params import SimulatorParams, SourceParams
+from features.live_files import live_of, reading, sealed_files
+from features.live_known import check_files, check_list, known_path, read_known, shared
+from features.live_owner import noted_in
+from features.log_identity import identity_of, refuse_other
+from features.params import CLICKS_ALONE, SimulatorParams, SourceParams
 from features.sources.ebnerd import read_ebnerd
+from features.sources.joined import join_repeats
 from features.sources.live import Live, read_live, without_logged
 from features.sources.log import Log
 from features.sources.movielens import read_movielens
+from features.sources.negatives import with_negatives
 from features.sources.simulator import simulate
 from features.sources.table import read_table
 from features.sources.tombstones import REASON, leave_out
@@ -33,6 +39,8 @@ log = logging.getLogger("leitmotif")
 OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance", "absorbed")
 ABSORBED = "absorbed.json"
 """In absorbed/: {engine: the newest seq that was ever sealed of its live events in live/<source>, 0 without}."""
+WHICH = "log.json"
+"""In absorbed/: {id: source.id, log: the log's identity}."""
 PARTITION_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 PRECISIONS = {"day": 10, "month": 7, "year": 4}
 ROW_GROUP = 1 << 18
@@ -41,17 +49,20 @@ ROW_GROUP = 1 << 18
 def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams) -> Report:
     """Read the source that source.name says, and the live events sealed beside it, and write both in one form.
 
-    Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text. Rows are
-    events; those of a file of items are counted apart. Raises InputError where the source or a sealed file cannot be
-    read, or no event is left.
+    Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text; rows that
+    source.negatives samples count as read. Rows are events; those of a file of items are counted apart. Raises
+    InputError where the source or a sealed file cannot be read, live/ is of another log or not what live/known.json
+    says, or no event is left.
     """
-    forgotten, live = _live(data)
+    forgotten, live = _live(data, source)
     logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)
     logged = replace(logged, events=_identify(logged.events))
     live = without_logged(live, logged.events["event_id"])
+    logged, num_sampled = _as_requests(logged, source, seed)
     read = _with_live(logged, live)
     if not len(read.events):
         raise InputError(_nothing(source, read))
+    _warn_of_clicks_alone(read.events)
     events = _sort(read.events)
     items = _complete(read.items, events)
     _check_embeddings(items)
@@ -61,14 +72,31 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
         _write(_by(read.contexts, "impression_id"), CONTEXTS, staging / "contexts" / "contexts.parquet")
         for name, table in ((ROWS, read.rejected), (ITEM_ROWS, read.rejected_items)):
             _write(_by(table, "file", "line", "reason"), REJECTED, staging / "rejected" / name)
-        _write(_by(events, "event_id", "file", "line"), PROVENANCE, staging / "provenance" / "provenance.parquet")
+        _write(events, PROVENANCE, staging / "provenance" / "provenance.parquet")
         for name, table in read.truth.items():
             _write(table, table.schema, staging / "truth" / f"{name}.parquet")
         write_json(staging / "absorbed" / ABSORBED, dict(live.newest_seq))
-    return _report(read, live, events, items, partitions)
+        write_json(staging / "absorbed" / WHICH, {"id": source.id, "log": identity_of(source)})
+    return _report(read, live, events, items, partitions) | {"rows_sampled": num_sampled} | dict(read.notes)
 
 
-def _report(read: Log, live: Live, events: pa.Table, items: pa.Table, partitions: list[str]) -> Report:
+def _as_requests(logged: Log, source: SourceParams, seed: int) -> tuple[Log, int]:
+    """One row an item in each request, and unclicked rows where source.negatives asks for them; how many these are."""
+    joined, left = join_repeats(logged.events, source.join_s)
+    num_sampled = 0
+    if source.negatives:
+        joined, num_sampled = with_negatives(joined, source.negatives, source.negatives_from, seed)
+    return replace(logged, events=joined, rejected=pa.concat_tables([logged.rejected, left])), num_sampled
+
+
+def _warn_of_clicks_alone(events: pa.Table) -> None:
+    if pc.all(pc.greater_equal(events["label"], 1.0)).as_py():
+        log.warning(
+            "every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
+        )
+
+
+def _report(read: Log, live: Live, events: pa.Table, items: pa.Table, partitions: list[str]) -> dict[str, Any]:
     return {
         "rows_read": len(events) + len(read.rejected),
         "rows_written": len(events),
@@ -98,11 +126,19 @@ def _read(source: SourceParams, simulator: SimulatorParams, seed: int, forgotten
     return {"movielens": read_movielens, "ebnerd": read_ebnerd}[source.name](source)
 
 
-def _live(data: Path) -> tuple[Forgotten, Live]:
+def _live(data: Path, source: SourceParams) -> tuple[Forgotten, Live]:
+    """What came live to this log, and who is forgotten. Of another log, or less than is known, nothing is read."""
     folder = live_of(data)
-    with reading(folder):
-        forgotten = read_forgotten(folder)
-        live = read_live(folder, forgotten)
+    refuse_other(read_known(folder).log, source, f"What {known_path(folder)} knows of live/{folder.name}/")
+    database = folder.with_name(f"{folder.name}.db")
+    refuse_other(noted_in(database), source, f"The live events in {database}")
+    kept = shared(folder)
+    with reading(kept):
+        lines = list_lines(kept)
+        forgotten = frozenset(line for line in lines if not line.startswith(HEAD))
+        live = read_live(kept, forgotten)
+        check_list(folder, lines)
+        check_files(folder, sealed_files(kept))
     if live.num_files:
         log.info("read %s live events in %s sealed files", f"{len(live.events):,}", f"{live.num_files:,}")
     return forgotten, live
@@ -126,7 +162,7 @@ def _nothing(source: SourceParams, read: Log) -> str:
     reasons = _by_reason(read.rejected)
     if set(reasons) == {REASON}:
         return (
-            f"source.path: all {len(read.rejected):,} rows in {source.path} are of users on live/{source.name}/"
+            f"source.path: all {len(read.rejected):,} rows in {source.path} are of users on live/{source.id}/"
             "forgotten.txt, and none is left. Point source.path at a log with others."
         )
     unread = read.rejected.filter(pc.not_equal(read.rejected["reason"], REASON))

@@ -18,6 +18,8 @@ from features.live_event import EVENT, OUTCOME, LiveEvent
 from features.rules import Rule, first_broken
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CONTENT = frozenset({"item_id", "occurred_at", "label", "impression_id", "position", "session_id"})
+"""What one user's event says."""
 
 
 class Posted(NamedTuple):
@@ -131,6 +133,25 @@ def refuse_names_of_others(events: Sequence[LiveEvent], held: Sequence[LiveEvent
                 f"events.{place}: event_id {event.event_id!r} is that of another user's event. Events have names of "
                 "their own across users: begin them with the user_id, say, or leave event_id out."
             )
+
+
+def differences(
+    posted: Sequence[Posted], events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]
+) -> list[tuple[str, ...]]:
+    """Of each event the fields in which the first event of its event_id says otherwise; a time not told says nothing.
+
+    held: by each event_id, before these were appended. Only names that callers gave are compared: of a row that a
+    ranking showed, show and outcome differ rightly.
+    """
+    first: dict[str, LiveEvent] = {}
+    differ = []
+    for told, event, there in zip(posted, events, held, strict=True):
+        before = first.setdefault(event.event_id, there or event)
+        compared = CONTENT if told.occurred_at is not None else CONTENT - {"occurred_at"}
+        names = [name for name in LiveEvent._fields if name in compared]
+        is_own = told.event_id is not None and told.event_id == event.event_id
+        differ.append(tuple(name for name in names if is_own and getattr(before, name) != getattr(event, name)))
+    return differ
 
 
 def as_events_of_their_own(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> list[LiveEvent]:

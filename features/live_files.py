@@ -1,26 +1,23 @@
 """live/<source>/: the files in which live events were sealed, each whole or not there; all that ingest sees of them."""
 
 import fcntl
-import json
-import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
+from contracts.running import LOCKS, reader_of, wait_for_reader
 from contracts.schema import LIVE
 from features.live_event import REDIS, SQLITE
+from features.live_known import known_path, note
 
-log = logging.getLogger("leitmotif")
-
-WAIT_S = 0.5
+PATIENCE_S = 3600.0
+"""For so long who changes these files waits for a run of ingest."""
 NEWEST_SEQ = b"newest_seq"
 """In a file's metadata: the newest seq ever sealed in it, whoever's rows have left since."""
 OF_REDIS = f".{REDIS}.parquet"
@@ -69,10 +66,11 @@ def read_sealed(path: Path) -> pa.Table:
     return table
 
 
-def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None) -> None:
+def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None, log: str | None = None) -> None:
     """Put a sealed file in place of the one before, on disk, whole or not at all.
 
     events: contracts.schema.LIVE. newest_seq: of rows that the file has held, where it is not that of the last row.
+    log: the identity of the log that they came to. live/known.json says what the file is from then on.
     """
     events = events.select(LIVE.names).combine_chunks().cast(LIVE).sort_by("seq")
     newest = max(newest_seq or 0, events["seq"][-1].as_py() if len(events) else 0)
@@ -88,6 +86,7 @@ def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None) ->
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+    note(path.parent, [path], log=log)
 
 
 def newest_seq(tables: Sequence[pa.Table]) -> int:
@@ -110,18 +109,18 @@ def writing(folder: Path) -> Iterator[None]:
     """Be the only process that changes the files of live/<source>, and that while no run of ingest is under way.
 
     DVC notes what ingest has read when ingest has ended: what changed in between would count as read. So this waits,
-    for another writer and for such a run; one that starts later waits for us. What a killed writer left is removed.
+    for another writer and for such a run, and says for whom; one that starts later waits for us. What a killed writer
+    left is removed. Raises InputError where the run has not ended after PATIENCE_S.
     """
+    root = folder.parent.parent
     while True:
         with _locked(folder, fcntl.LOCK_EX):
-            reader = _reader(folder)
-            if reader is None:
+            if reader_of(known_path(folder), root) is None:
                 for left in (*folder.glob(".*.parquet.*"), *folder.glob(".*.txt.*")):
                     left.unlink(missing_ok=True)
                 yield
                 return
-        log.info("waiting for `%s` (process %s), which reads %s", reader["cmd"], reader["pid"], folder)
-        time.sleep(WAIT_S)
+        wait_for_reader(known_path(folder), root, PATIENCE_S)  # outside the lock: the run itself reads under it
 
 
 @contextmanager
@@ -136,25 +135,15 @@ def reading(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path, how: int) -> Iterator[None]:
-    locks = folder.parent.parent / ".state" / "locks"
+    locks = folder.parent.parent / LOCKS
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / f"live-{folder.name}.lock").open("a") as handle:
         fcntl.flock(handle, how)
         yield
 
 
-def _reader(folder: Path) -> dict[str, Any] | None:
-    """The DVC process that has begun with a stage which reads this folder and not yet noted its end; None without."""
-    try:
-        noted = json.loads((folder.parent.parent / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # DVC writes it in place: half written, it is being taken or given back
-        return None
-    readers = noted.get("read", {}).get(str(folder.resolve()), [])
-    return next((reader for reader in readers if Path("/proc", str(reader["pid"])).exists()), None)
-
-
 def _damaged(path: Path, said: str) -> InputError:
     return InputError(
-        f"{path} is no whole file of sealed live events: {said}. Bring the file back from a copy; or move it away, "
-        "which gives up the live events in it, and run `dvc repro` again."
+        f"{path} is no whole file of sealed live events: {said}. Bring the file back from a copy; or move it away "
+        f"and take its line out of {known_path(path.parent)}, which gives up the live events in it."
     )

@@ -31,7 +31,7 @@ KEEP = (
 )
 """Keys: log, a stream of (user, id, member, history) by seq; ids, a hash of <revision>:<event_id> -> seq;
 events:<user>, a set of seqs; history:<user>, a sorted set of members by time; forgotten, a set; marks, a hash;
-secret, a string."""
+secret and belongs, strings."""
 APPEND = (
     KEEP
     + """
@@ -192,6 +192,15 @@ class RedisTail:
             return cast(bytes | None, self._client.get(self._key("secret")))
 
         return self._ask(read)
+
+    def belongs_to(self, log: str) -> str:
+        """Whoever is first sets it."""
+
+        def read() -> bytes:
+            self._client.set(self._key("belongs"), log, nx=True)
+            return cast(bytes, self._client.get(self._key("belongs")))
+
+        return self._ask(read).decode()
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
         if not user_ids:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from contracts.errors import InputError
 from features.convention import key_of_text
 from features.live_event import EVENT, OUTCOME, SQLITE, Fate, LiveEvent
+from features.live_owner import BELONGS, CLAIM, WHOSE, noted_in
 from features.live_tail import Listed, name_of_forgotten, nobody
 
 T = TypeVar("T")
@@ -146,6 +147,11 @@ class SqliteTail:
             return connection.execute("SELECT value FROM secrets WHERE name = 'tail'").fetchone()[0]
 
         return self._write(read)
+
+    def belongs_to(self, log: str) -> str:
+        """In a table of its own, so that files from before there was one get it too."""
+        noted = noted_in(self.path)
+        return noted if noted is not None else self._write(lambda connection: _belongs_to(connection, log))
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
         return self._are_forgotten([name_of_forgotten(user_id) for user_id in user_ids])
@@ -303,6 +309,12 @@ def _from_1(connection: sqlite3.Connection) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _belongs_to(connection: sqlite3.Connection, log: str) -> str:
+    connection.execute(BELONGS)
+    connection.execute(CLAIM, (log,))
+    return connection.execute(WHOSE).fetchone()[0]
 
 
 def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent]) -> list[Fate]:

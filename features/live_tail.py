@@ -64,6 +64,10 @@ class LiveTail(Protocol):
         """32 random bytes, made at the first use and the same for every process from then on; drop ends them."""
         ...
 
+    def belongs_to(self, log: str) -> str:
+        """The identity of the log that these live events came to: this one, for good, where none was noted before."""
+        ...
+
     def prune(self, upto_seq: int) -> int:
         """Drop events with a seq up to this one, which a batch run holds. Returns how many. newest_seq stays.
 

@@ -223,7 +223,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     try:
-        data = Path("data") / load_params()["source"].name
+        data = Path("data") / load_params()["source"].id
         done = load(data, state_of(data))
     except InputError as error:
         log.error("load failed: %s", error)

@@ -28,8 +28,8 @@ from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
 from features.live_tail import LiveTail
 from features.online_config import config
-from features.state import absorbed_upto, is_current, loaded_into, read_stamp
-from features.tails import engine, open_tail, redis_address
+from features.state import LOG, absorbed_upto, is_current, loaded_into, read_stamp
+from features.tails import claim, engine, open_tail, place_of, redis_address
 
 Int64 = npt.NDArray[np.int64]
 
@@ -146,6 +146,7 @@ class OnlineStore:
                 f"The Redis at {redis_address()} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
                 "`make load` with the same ONLINE loads it."
             )
+        _check_owner(store.tail, tail_of, stamp)
         store.history("")  # Feast opens its database at the first read: before a newer load removes the folder
         store.refresh()
         return store
@@ -249,6 +250,17 @@ class OnlineStore:
         names = list(response.metadata.feature_names.val)
         wanted = [feature.split(":")[1] for feature in features]
         return [list(response.results[names.index(name)].values) for name in wanted]
+
+
+def _check_owner(tail: LiveTail, state: Path, stamp: Mapping[str, Any]) -> None:
+    """Raises InputError where the live events are not of the log that was loaded."""
+    log = stamp.get(LOG)
+    if log is not None and (owner := claim(tail, state, log)) != log:
+        raise InputError(
+            f"{place_of(state)} holds live events of another log (identity {owner}) than the one that {state} was "
+            f"loaded from ({log}). If that is another log, give it a name of its own: "
+            '`make set ARGS="source.id=..."`. If it is the same log, moved, `make absorb` says what to write.'
+        )
 
 
 def _history(values: Mapping[str, Value]) -> UserHistory | None:

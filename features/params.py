@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from contracts.section import Section
 
@@ -28,6 +28,23 @@ Moment = Annotated[datetime, AfterValidator(_in_utc), BeforeValidator(_no_number
 """A time; without a zone it is UTC."""
 
 
+BUILT_IN = ("simulator", "movielens", "ebnerd")
+"""Sources whose id is their name where nothing says otherwise."""
+FINGERPRINT = "[0-9a-f]{12}"
+LOCKS = "locks"
+SAY_ID = (
+    "since a log is more than the word `table`, it has a short name of its own: write `id: <name>` below `name:`; the "
+    "value of source.name there keeps the folders and live events that were made before"
+)
+LogId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""A folder's name on any system, a file's, and part of a key in Redis."""
+CLICKS_ALONE = (
+    "Map source.columns.label if a column tells them apart, raise source.label_threshold, or let unclicked items be "
+    'sampled: make set ARGS="source.negatives=4".'
+)
+"""What to do with a log in which every row is a click."""
+
+
 class ColumnParams(Section):
     """Which column of a table is which; null where the table has none. `label` null means that every row is a click."""
 
@@ -46,15 +63,43 @@ class ColumnParams(Section):
     embedding: str | None  # a list of numbers, or one as text: [0.1, -2]
 
 
+READ_BY: Mapping[str, tuple[str, ...]] = {
+    "simulator": ("simulator",),
+    "source.columns": ("table",),
+    "source.format": ("table",),
+    "source.null_words": ("movielens", "table"),
+    "source.label_threshold": ("movielens", "table"),
+    "source.time_unit": ("table",),
+}
+"""Keys that not every source reads -> the sources that do. Where another source is chosen they are put back to what
+presets/simulator.yaml has (contracts.configure), so that ingest, which depends on the sections, finds itself unchanged.
+"""
+
+
 class SourceParams(Section):
     """Where the raw interactions come from."""
 
     name: Literal["simulator", "movielens", "ebnerd", "table"]
+    id: Annotated[LogId, Field(description=SAY_ID)]  # names the log's folders, in data/, live/, .state/ and others
     path: str  # a file or folder; the simulator's is its own program
+    same_as: Annotated[str, Field(pattern=f"^{FINGERPRINT}-{FINGERPRINT}$")] | None  # of features.log_identity
     columns: ColumnParams  # table only
     time_unit: Literal["s", "ms", "us", "iso"]  # table only
+    format: Literal["auto", "csv", "tsv", "semicolon", "pipe", "double_colon", "parquet"]  # table only
+    null_words: tuple[str, ...]  # table and movielens: texts that say that nothing was given
     label_threshold: float  # table and movielens: clicked = label >= this
+    join_s: Seconds  # rows of one item in one request are one row, up to this far apart
+    negatives: Annotated[int, Field(ge=0, le=1000)]  # unclicked items sampled for each request of clicks alone
+    negatives_from: Literal["popularity", "uniform"]  # among the items clicked before: by their clicks, or each alike
     partition: Literal["day", "month", "year"]
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> "SourceParams":
+        if self.id in BUILT_IN and self.id != self.name:
+            raise ValueError(f"id {self.id!r} is the source {self.id}'s own; call this log otherwise")
+        if self.id == LOCKS:
+            raise ValueError(f"id {LOCKS!r} is taken: .state/{LOCKS}/ holds locks; call this log otherwise")
+        return self
 
 
 class SimulatorParams(Section):
@@ -100,6 +145,7 @@ class ValidateParams(Section):
     min_users: PositiveInt
     min_items: PositiveInt
     min_clicks: PositiveInt
+    min_unclicked: NonNegativeInt
 
     @model_validator(mode="after")
     def _in_order(self) -> "ValidateParams":
@@ -151,6 +197,16 @@ def lags_below_delay(sections: Mapping[str, Any]) -> list[str]:
     return [
         f"labels.delay_s: a click is known {delay_s:g} s after its time, but {', '.join(early)} would read it earlier; "
         f"raise to at least {delay_s:g}, or lower labels.delay_s"
+    ]
+
+
+def negatives_are_no_history(sections: Mapping[str, Any]) -> list[str]:
+    """What is wrong where sampled items would be events that somebody lived through."""
+    if not sections["source"].negatives or sections["history"].labels == "clicked":
+        return []
+    return [
+        "source.negatives: sampled items would be events of histories, since history.labels is all; "
+        "set history.labels: clicked, or source.negatives: 0"
     ]
 
 

@@ -18,6 +18,7 @@ from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
 from features.history_reader import UserHistories, from_first
 from features.live_event import ENGINES
+from features.state import LOG
 
 ITEM_PROFILE = pa.schema(
     [
@@ -56,6 +57,7 @@ def write_snapshot(
         "max_length": max_length,
         "keep_from_us": histories.keep_from_us,
         "absorbed_seq": absorbed_seq(data),
+        LOG: log_of(data),
         "num_users": num_users,
         "num_items": num_items,
         "settings": settings,
@@ -73,6 +75,12 @@ def absorbed_seq(data: Path) -> dict[str, int]:
     if unknown := held.keys() - set(ENGINES):
         raise InputError(f"{path} names {sorted(unknown)}, not engines {ENGINES}. `dvc repro ingest` writes it anew.")
     return {engine: held.get(engine, 0) for engine in ENGINES}
+
+
+def log_of(data: Path) -> str | None:
+    """The identity of the log that data/<source> was read from; None where ingest did not say, before there was one."""
+    path = data / "absorbed" / "log.json"
+    return json.loads(path.read_text(encoding="utf-8"))[LOG] if path.exists() else None
 
 
 def _write_user_history(histories: UserHistories, max_length: int, path: Path) -> int:

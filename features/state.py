@@ -10,6 +10,8 @@ from features.live_event import ENGINES
 STAMP = "stamp.json"
 DEFINED = "defined"
 """The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and more."""
+LOG = "log"
+"""Its key for the identity of the log that was loaded (features/log_identity.py)."""
 ENGINE = "engine"
 """In it, which online store was loaded: Feast's registry is of one."""
 

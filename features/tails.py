@@ -11,6 +11,7 @@ from urllib.parse import quote
 from contracts.errors import InputError
 from features.forgotten import Forgotten, read_forgotten
 from features.live_event import REDIS, SQLITE
+from features.live_known import shared
 from features.live_tail import LiveTail
 
 PROJECT = "leitmotif"
@@ -70,9 +71,9 @@ def live_path(state: Path) -> Path:
 def forgotten_of(state: Path) -> Forgotten:
     """The list live/<source>/forgotten.txt; empty for a scratch state, which is not in .state/."""
     folder = state.absolute().parent
-    return (
-        read_forgotten(folder.parent.parent / "live" / folder.name) if folder.parent.name == ".state" else frozenset()
-    )
+    if folder.parent.name != ".state":
+        return frozenset()
+    return read_forgotten(shared(folder.parent.parent / "live" / folder.name))
 
 
 def place_of(state: Path) -> str:
@@ -98,6 +99,11 @@ def open_sqlite(state: Path) -> LiveTail:
     from features.live_sqlite import SqliteTail
 
     return SqliteTail(live_path(state), listed=lambda: forgotten_of(state))
+
+
+def claim(tail: LiveTail, state: Path, log: str) -> str:
+    """Whose live events a tail holds, an identity: this log's where nobody's were noted before."""
+    return log if state.absolute().parent.parent.name != ".state" else tail.belongs_to(log)
 
 
 def prefix_of(state: Path) -> str:

@@ -1,17 +1,15 @@
 """A file and some users -> which of them it names, by what the file is: Parquet, SQLite, arrays of text, text.
 
-Columns are read a group of rows at a time, text is searched where it lies; memory does not grow with the file.
+Columns are read a group of rows at a time, text a piece at a time; memory does not grow with the file.
 """
 # pyright: reportAttributeAccessIssue=false
 
-import json
-import mmap
+import gzip
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -19,49 +17,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.forgotten import fields_of
+from features.spellings import NOBODY, TELLING_DIGITS, Traces, Users, Wanted, is_number
 
-Users = frozenset[str]
-
-USER_COLUMNS = ("user_id", "entity_key")
-"""Columns that name users: ours, and Feast's, which holds the id among other bytes."""
+ENTITY_KEY = "entity_key"
+"""Feast's column, which holds the id among other bytes."""
 NAME_COLUMN = "impression_id"
 """Where a log has no requests they are called <user_id>/<ordinal>."""
 TEXT_COLUMN = "raw"
 BATCH_ROWS = 1 << 16
 SAMPLE = 8192
+PIECE = 1 << 22
+OVERLAP = 1 << 12
+"""Characters that two pieces of a text share: more than an id is long, in any spelling."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Users to look for, in the forms in which files hold them."""
-
-    user_ids: Users
-
-    @cached_property
-    def array(self) -> pa.Array:
-        """As a column's values."""
-        return pa.array(sorted(self.user_ids), pa.string())
-
-    @cached_property
-    def patterns(self) -> dict[str, re.Pattern[bytes]]:
-        """As text: in quotes, alone or before an ordinal; and, unless it is a number, as a word.
-
-        Numbers are everywhere: 7 in a text is seldom the user 7.
-        """
-        return {user_id: re.compile(_pattern(user_id), re.DOTALL) for user_id in self.user_ids}
-
-    def in_text(self, text: bytes | mmap.mmap) -> Users:
-        """Those whose pattern is found."""
-        return frozenset(user_id for user_id, pattern in self.patterns.items() if pattern.search(text))
-
-    def of_names(self, names: Iterable[str]) -> Users:
-        """Those whose request one of these names is."""
-        parts = (name.rpartition("/") for name in names)
-        return self.user_ids & {user for user, slash, ordinal in parts if slash and ordinal.isdigit()}
-
-
-def users_in(path: Path, wanted: Wanted) -> Users | None:
-    """Those of the users that the file names; None where it is of a kind that is not looked into (weights, say).
+def look_into(path: Path, wanted: Wanted) -> Traces | None:
+    """Those of the users that the file names or may name; None where its kind is not looked into (weights, say).
 
     Raises OSError, pa.ArrowException, sqlite3.Error or ValueError for a file that is damaged.
     """
@@ -69,7 +40,7 @@ def users_in(path: Path, wanted: Wanted) -> Users | None:
     return None if look is None else look(path, wanted)
 
 
-def _kind(path: Path) -> Callable[[Path, Wanted], Users] | None:
+def _kind(path: Path) -> Callable[[Path, Wanted], Traces] | None:
     """By the first bytes: what lies in a cache has no suffix."""
     with path.open("rb") as handle:
         start = handle.read(SAMPLE)
@@ -78,6 +49,7 @@ def _kind(path: Path) -> Callable[[Path, Wanted], Users] | None:
         (b"SQLite format 3\0", _in_sqlite),
         (b"\x93NUMPY", _in_arrays),
         (b"PK\x03\x04", _in_arrays),
+        (b"\x1f\x8b", _in_gzip),
     ):
         if start.startswith(magic):
             return look
@@ -89,55 +61,102 @@ def _kind(path: Path) -> Callable[[Path, Wanted], Users] | None:
     return None if b"\0" in start else _in_text
 
 
-def _pattern(user_id: str) -> bytes:
-    quoted = {json.dumps(user_id), json.dumps(user_id, ensure_ascii=False)}
-    inside = b"|".join(re.escape(text[1:-1].encode()) for text in sorted(quoted))
-    named = rb'"(?:' + inside + rb')(?:/\d+)?"'
-    if user_id.isdigit():
-        return named
-    word = rb"[\w\-\x80-\xff]"
-    return named + rb"|(?<![\w\-.\x80-\xff])" + re.escape(user_id.encode()) + rb"(?!" + word + rb"|\." + word + rb")"
+def _is_of_users(column: str) -> bool:
+    return column.lower() in ("user", "users", "user_ids") or column.lower().endswith("user_id")
 
 
-def _in_text(path: Path, wanted: Wanted) -> Users:
-    if not path.stat().st_size:
-        return frozenset()
-    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return wanted.in_text(text)
+def _in_text(path: Path, wanted: Wanted) -> Traces:
+    with path.open("rb") as handle:
+        return _in_stream(handle, wanted)
 
 
-def _in_parquet(path: Path, wanted: Wanted) -> Users:
-    found: Users = frozenset()
+def _in_gzip(path: Path, wanted: Wanted) -> Traces:
+    with gzip.open(path) as handle:
+        return _in_stream(handle, wanted)
+
+
+def _in_stream(handle: IO[bytes], wanted: Wanted) -> Traces:
+    found, rest = Traces(), b""
+    while piece := handle.read(PIECE):
+        found |= wanted.in_text((rest + piece).decode("utf-8", "replace"))
+        rest = (rest + piece)[-OVERLAP:]
+    return found
+
+
+def _in_parquet(path: Path, wanted: Wanted) -> Traces:
+    found = Traces()
     with pq.ParquetFile(path) as file:
-        names = [name for name in (*USER_COLUMNS, NAME_COLUMN, TEXT_COLUMN) if name in file.schema_arrow.names]
+        names = [field.name for field in file.schema_arrow if _may_hold_ids(field)]
         if not names:
             return found
         for batch in file.iter_batches(BATCH_ROWS, columns=names):
             for name in names:
-                found |= _in_column(name, batch.column(name), wanted)
-            if found == wanted.user_ids:
+                found |= _in_column(name, _flat(batch.column(name)), wanted)
+            if found.named == wanted.user_ids:
                 break
     return found
 
 
-def _in_column(name: str, column: pa.Array, wanted: Wanted) -> Users:
-    texts = column.cast(pa.string())
-    if name in USER_COLUMNS:
-        return frozenset(pc.unique(texts.filter(pc.is_in(texts, value_set=wanted.array))).to_pylist())
-    held = [texts.filter(pc.fill_null(pc.match_substring(texts, user), False)).to_pylist() for user in wanted.user_ids]
+def _may_hold_ids(field: pa.Field) -> bool:
+    kind = field.type
+    while pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return pa.types.is_integer(kind) or _is_text(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary))
+
+
+def _flat(column: pa.Array) -> pa.Array:
+    """The values of lists and of a dictionary's keys, one after another."""
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = column.flatten()
+    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+
+
+def _in_column(name: str, column: pa.Array, wanted: Wanted) -> Traces:
+    if pa.types.is_integer(column.type):
+        return _in_numbers(name, column, wanted)
+    texts = _as_text(column)
+    held = pc.unique(texts.filter(pc.fill_null(pc.match_substring_regex(texts, wanted.somewhere), False))).to_pylist()
     if name == NAME_COLUMN:
-        return wanted.of_names(text for texts in held for text in texts)
-    return wanted.user_ids & {field for texts in held for text in texts for field in fields_of(text)}
+        return Traces(wanted.of_names(held))
+    if _is_of_users(name) or name == ENTITY_KEY:
+        return Traces(wanted.user_ids & frozenset(held))
+    fields = {field for text in held for field in fields_of(text)} if name == TEXT_COLUMN else frozenset()
+    return Traces(wanted.user_ids & fields) | wanted.in_column(held)
 
 
-def _in_arrays(path: Path, wanted: Wanted) -> Users:
+def _as_text(column: pa.Array) -> pa.Array:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:  # bytes that are no text hold no id
+        values = [value for value in column.to_pylist() if value is not None]
+        return pa.array([value.decode("utf-8", "replace") for value in values], pa.string())
+
+
+def _in_numbers(name: str, column: pa.Array, wanted: Wanted) -> Traces:
+    """Of numbers, those of a column of users, and elsewhere such as hardly anything but an id is."""
+    sought = wanted.numbers if _is_of_users(name) else wanted.telling
+    if not sought:
+        return Traces()
+    values = column.cast(pa.int64(), safe=False)
+    bounds = np.iinfo(np.int64)
+    keys = pa.array([number for number in sought if bounds.min <= number <= bounds.max], pa.int64())
+    there = pc.unique(values.filter(pc.is_in(values, value_set=keys))).to_pylist()
+    users = frozenset(sought[number] for number in there)
+    return Traces(users) if _is_of_users(name) else Traces(NOBODY, users)
+
+
+def _in_arrays(path: Path, wanted: Wanted) -> Traces:
     """numpy's files; numbers are no ids."""
     loaded = np.load(path, allow_pickle=False, mmap_mode="r")
     if isinstance(loaded, np.ndarray):
-        return _in_array(loaded, wanted)
+        return Traces(_in_array(loaded, wanted))
     with loaded:
         arrays = (loaded[name] for name in loaded.files)
-        return frozenset().union(*(_in_array(each, wanted) for each in arrays if isinstance(each, np.ndarray)))
+        return Traces(frozenset().union(*(_in_array(each, wanted) for each in arrays if isinstance(each, np.ndarray))))
 
 
 def _in_array(values: np.ndarray, wanted: Wanted) -> Users:
@@ -147,40 +166,57 @@ def _in_array(values: np.ndarray, wanted: Wanted) -> Users:
     return frozenset(user_id for user_id in wanted.user_ids if (texts == user_id).any())
 
 
-def _in_sqlite(path: Path, wanted: Wanted) -> Users:
+def _in_sqlite(path: Path, wanted: Wanted) -> Traces:
     """Tables' rows as they stand; what SQLite has deleted and not yet overwritten is not seen."""
-    found: Users = frozenset()
+    found = Traces()
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
     try:
-        for table, column in _text_columns(connection):
-            found |= _in_sql_column(connection, table, column, wanted)
+        for table, column, is_text in _columns(connection):
+            found |= _in_sql_column(connection, table, column, is_text, wanted)
     finally:
         connection.close()
     return found
 
 
-def _text_columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+def _columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str, bool]]:
+    """Tables' columns of text or bytes, and those of users; whether each is text."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (table,) in tables:
         for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({_name(table)})").fetchall():
-            if any(part in kind.upper() for part in ("TEXT", "CHAR", "BLOB")) or not kind:
-                yield table, column
+            is_text = any(part in kind.upper() for part in ("TEXT", "CHAR", "CLOB", "JSON"))
+            if is_text or not kind or "BLOB" in kind.upper() or _is_of_users(column):
+                yield table, column, is_text
 
 
-def _in_sql_column(connection: sqlite3.Connection, table: str, column: str, wanted: Wanted) -> Users:
-    found = set()
+def _in_sql_column(connection: sqlite3.Connection, table: str, column: str, is_text: bool, wanted: Wanted) -> Traces:
+    named, held = set(), []
+    select = f"SELECT {_name(column)} FROM {_name(table)} WHERE"
     for user_id in wanted.user_ids:
-        forms = (user_id, user_id.encode())
-        equal = f"SELECT 1 FROM {_name(table)} WHERE {_name(column)} IN (?, ?) LIMIT 1"
-        within = f"SELECT {_name(column)} FROM {_name(table)} WHERE instr(CAST({_name(column)} AS BLOB), ?)"
-        if connection.execute(equal, forms).fetchone():
-            found.add(user_id)
-        elif column == "entity_key":
+        forms = (user_id, user_id.encode(), int(user_id) if is_number(user_id) and len(user_id) < 19 else user_id)
+        if connection.execute(f"{select} {_name(column)} IN (?, ?, ?) LIMIT 1", forms).fetchone():
+            if _is_of_users(column) or not is_number(user_id):
+                named.add(user_id)
+            elif len(user_id) >= TELLING_DIGITS:
+                held.append(user_id)
+        elif column == ENTITY_KEY:
             whole = re.compile(rb"(?<![\w\-\x80-\xff])" + re.escape(forms[1]) + rb"(?![\w\-\x80-\xff])")
-            rows = connection.execute(within, forms[1:])
+            rows = connection.execute(f"{select} instr(CAST({_name(column)} AS BLOB), ?)", forms[1:2])
             if any(whole.search(key if isinstance(key, bytes) else key.encode()) for (key,) in rows):
-                found.add(user_id)
-    return frozenset(found)
+                named.add(user_id)
+    found = Traces(frozenset(named), frozenset(held))
+    if not is_text or _is_of_users(column):
+        return found
+    return found | _in_sql_text(connection, select, column, wanted)
+
+
+def _in_sql_text(connection: sqlite3.Connection, select: str, column: str, wanted: Wanted) -> Traces:
+    """What the texts of a column say: messages, JSON."""
+    somewhere = re.compile(wanted.somewhere)
+    connection.create_function("may_name", 1, lambda text: bool(somewhere.search(str(text))), deterministic=True)
+    found, texts = Traces(), connection.execute(f"{select} {_name(column)} IS NOT NULL AND may_name({_name(column)})")
+    while rows := texts.fetchmany(1_000):
+        found |= wanted.in_column(str(text) for (text,) in rows)
+    return found
 
 
 def _name(identifier: str) -> str:

@@ -2,6 +2,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from contracts.schema import INTERACTIONS, QUARANTINE
 from contracts.stage import ATTEMPTS, Report, main
 from features.expectations import Judgement
 from features.flaws import Flaws, find_flaws
-from features.params import ValidateParams
+from features.params import CLICKS_ALONE, ValidateParams
 from features.rules import rules
 
 log = logging.getLogger("leitmotif")
@@ -41,7 +42,7 @@ def run(data: Path, validate: ValidateParams) -> Report:
     flaws = find_flaws(files, checks)
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
     with Judgement(checks, validate) as judgement, publish(data, "validated_interactions", "quarantine") as staging:
-        report = _split(files, flaws, judgement, staging)
+        report = _split(files, flaws, judgement, data / "provenance" / "provenance.parquet", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         report |= {"num_expectations": judgement.num_expectations, "failed_expectations": judgement.failed}
         try:
@@ -70,18 +71,22 @@ def _partitions(folder: Path) -> list[Path]:
     return files
 
 
-def _split(files: Sequence[Path], flaws: Flaws, judgement: Judgement, staging: Path) -> dict[str, Any]:
+def _split(
+    files: Sequence[Path], flaws: Flaws, judgement: Judgement, provenance: Path, staging: Path
+) -> dict[str, Any]:
     """Write valid rows by partition and what is held back; show Great Expectations all of them. Returns the counts."""
+    places = pq.read_table(provenance, columns=["file", "line"], read_dictionary=["file"])
     num: Counter[str] = Counter(rows_valid=0, rows_quarantined=0, rows_duplicated=0)
     held_back, users, items, waiting = [QUARANTINE.empty_table()], [], [], []
     partitions = {}
     for place, file in enumerate(files):
         table = pq.read_table(file, schema=INTERACTIONS)
-        valid, bad, num_repeated = _apply(table, flaws, place)
+        valid, bad, num_repeated = _apply(table, places.slice(num["rows_in"], len(table)), flaws, place)
         if len(valid):
             _write(valid, INTERACTIONS, staging / "validated_interactions" / file.name)
         num.update(rows_in=len(table), rows_valid=len(valid), rows_quarantined=len(bad), rows_duplicated=num_repeated)
         num.update(num_clicks=pc.sum(pc.equal(valid["label"], 1)).as_py() or 0)
+        num.update(num_unclicked=pc.sum(pc.less(valid["label"], 1)).as_py() or 0)
         partitions[file.stem] = len(valid)
         held_back.append(bad)
         users.append(pc.unique(valid["user_id"]))
@@ -90,6 +95,7 @@ def _split(files: Sequence[Path], flaws: Flaws, judgement: Judgement, staging: P
         if sum(len(part) for _, part in waiting) >= BATCH_ROWS or place == len(files) - 1:
             judgement.add(pa.concat_tables([part for _, part in waiting]), f"{waiting[0][0]}_to_{waiting[-1][0]}")
             waiting = []
+    assert len(places) == num["rows_in"], (len(places), num["rows_in"])
     quarantine = pa.concat_tables(held_back)
     _write(quarantine, QUARANTINE, staging / "quarantine" / "quarantine.parquet")
     reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(quarantine["reason"]).to_pylist()}
@@ -100,8 +106,8 @@ def _split(files: Sequence[Path], flaws: Flaws, judgement: Judgement, staging: P
     return {**num, **distinct, "quarantined_by_reason": reasons, "partitions": partitions}
 
 
-def _apply(table: pa.Table, flaws: Flaws, place: int) -> tuple[pa.Table, pa.Table, int]:
-    """One partition's valid rows, its bad rows with their reason, and how many repeat another."""
+def _apply(table: pa.Table, places: pa.Table, flaws: Flaws, place: int) -> tuple[pa.Table, pa.Table, int]:
+    """One partition's valid rows, its bad rows with their reason and place, and how many repeat another."""
     here = flaws.of(place)
     row, reason, repeated = flaws.row[here], flaws.reason[here], flaws.repetition[here] > 0
     is_bad = np.array([text is not None for text in reason], dtype=bool)
@@ -110,6 +116,8 @@ def _apply(table: pa.Table, flaws: Flaws, place: int) -> tuple[pa.Table, pa.Tabl
     bad = table.take(pa.array(row[is_bad])).append_column(
         QUARANTINE.field("reason"), pa.array(reason[is_bad], pa.string())
     )
+    for name, column in zip(places.column_names, places.take(pa.array(row[is_bad])).columns, strict=True):
+        bad = bad.append_column(QUARANTINE.field(name), column.cast(QUARANTINE.field(name).type))
     return table.filter(pa.array(keep)), bad, int(repeated.sum())
 
 
@@ -123,7 +131,8 @@ def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
             raise CheckFailed(
                 f"{report[f'rows_{rows}']:,} of {report['rows_in']:,} rows are {rows}, {share:.1%}{because}; "
                 f"validate.{limit} is {getattr(validate, limit):.1%}. "
-                f"See {ATTEMPTS}/validate (data_docs, made/quarantine), mend the source or raise the limit."
+                f"See {ATTEMPTS}/validate (data_docs, made/quarantine) and mend the source, or raise the limit: "
+                f'make set ARGS="validate.{limit}={min(1, math.ceil(share * 100) / 100):g}".'
             )
     for what in ("users", "items", "clicks"):
         count, limit = report[f"num_{what}"], getattr(validate, f"min_{what}")
@@ -133,6 +142,12 @@ def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
                 f"The log has {count:,} {what if count != 1 else what[:-1]} in {report['rows_valid']:,} valid rows; "
                 f"validate.min_{what} is {limit:,}. Give a log with more.{advice}"
             )
+    if report["num_unclicked"] < validate.min_unclicked:
+        raise InputError(
+            f"The log has {report['num_unclicked']:,} rows that were shown and not clicked in {report['rows_valid']:,} "
+            f"valid rows; validate.min_unclicked is {validate.min_unclicked:,}, as nothing can be learnt from clicks "
+            f'alone. {CLICKS_ALONE} To stop before training: make set ARGS="validate.min_unclicked=0".'
+        )
 
 
 def _write(table: pa.Table, schema: pa.Schema, path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from contracts.configure import configure
 from contracts.errors import InputError
-from orchestration.attempt import Attempt, repro
+from orchestration.attempt import WAIT_S, Attempt, repro
 from orchestration.checks import CHECKS, Check, judge
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph, Stage, read_graph
@@ -94,7 +94,8 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
 
 def _configure(context: dg.AssetExecutionContext, root: Path, config: StageConfig) -> Graph:
     try:
-        for change in configure(config.params, root / "params.yaml") if config.params else []:
+        changes = config.params
+        for change in configure(changes, root / "params.yaml", wait_s=WAIT_S, say=context.log.info) if changes else []:
             context.log.info(f"params.yaml: {change}")
     except InputError as error:
         raise dg.Failure(f"params.yaml stays as it was. {error}", allow_retries=False) from error

@@ -3,16 +3,20 @@
 import json
 import re
 import shutil
+import signal
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.errors import InputError
 from contracts.params import load_params
+from contracts.running import begun, running
+from contracts.stage import REASON
 from orchestration.graph import read_graph
 from orchestration.group import run_group, undisturbed
+from orchestration.stale import clear_stale
 from orchestration.versions import read_made
 
 DVC = (sys.executable, "-m", "dvc")
@@ -21,8 +25,13 @@ _FATES = {
     re.compile(r"^Stage '(.+)' didn't change, skipping$"): "unchanged",
     re.compile(r"^Stage '(.+)' is cached - skipping run, checking out outputs$"): "from cache",
 }
+_NOTED = re.compile(r"^(Generating|Updating) lock file ")
 _FAILED = re.compile(r"failed to reproduce '(.+?)'")
+_BUSY = re.compile(r"is busy, it is being blocked by:|Unable to acquire lock")
+_KILLED = re.compile(r"exited with -(\d+)$")
 _DEFECT = 1
+WAIT_S = 86_400.0
+"""For so long a run that nobody watches (Dagster's) waits for another one to end."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Attempt:
     """What one `dvc repro` did."""
 
     fates: dict[str, str] = field(default_factory=dict)  # stage -> ran | unchanged | from cache
+    current: str | None = None  # the stage at work, whose outs DVC has not noted yet
     reason: Reason | None = None
     restored: bool = False  # the failed stage's last good outs are back
 
@@ -50,32 +60,52 @@ def repro(
     single: bool = False,
     say: Callable[[str], None],
     env: Mapping[str, str] | None = None,
+    wait_s: float = WAIT_S,
 ) -> Attempt:
     """Run `dvc repro`, restore the outs of a stage that failed or was interrupted, and say why.
 
     stages: none means all. single: these stages only, not what they depend on.
     say: gets every line that DVC and the stages print.
+    wait_s: how long another run, a stage or a DVC command is waited for.
     """
-    attempt, said, began = Attempt(), [], time.time()
+    try:
+        with begun(root, "a run of the pipeline", wait_s, say):
+            return _repro(root, [*(["--single-item"] if single else []), *stages], say, env or {})
+    except InputError as error:
+        return Attempt(reason=Reason(None, str(error), error.exit_code))
+
+
+def _repro(root: Path, arguments: list[str], say: Callable[[str], None], env: Mapping[str, str]) -> Attempt:
+    attempt, said = Attempt(), []
 
     def listen(line: str) -> None:
         said.append(line)
-        for pattern, fate in _FATES.items():
-            if match := pattern.match(line):
-                attempt.fates[match[1]] = fate
+        _follow(attempt, line)
         say(line)
 
-    command = [*DVC, "repro", *(["--single-item"] if single else []), *stages]
-    try:
-        status = run_group(command, cwd=root, say=listen, env=env)
-    except BaseException:
-        with undisturbed():
-            restore(root, _last(attempt), say)
-        raise
-    if status:
-        attempt.reason = _explain(root, attempt, said, began)
-        attempt.restored = restore(root, attempt.reason.stage, say)
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "reason.json"
+        try:
+            clear_stale(root)
+            status = run_group([*DVC, "repro", *arguments], cwd=root, say=listen, env={**env, REASON: str(told)})
+        except BaseException:
+            with undisturbed():
+                restore(root, attempt.current, say)
+            raise
+        if status:
+            attempt.reason = _explain(root, attempt, said, status, told)
+            attempt.restored = restore(root, attempt.reason.stage, say)
     return attempt
+
+
+def _follow(attempt: Attempt, line: str) -> None:
+    """What a line of DVC's says of the stage at work. A stage is done when DVC has noted it in dvc.lock."""
+    for pattern, fate in _FATES.items():
+        if match := pattern.match(line):
+            attempt.fates[match[1]] = fate
+            attempt.current = None if fate == "unchanged" else match[1]
+    if _NOTED.match(line):
+        attempt.current = None
 
 
 def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool:
@@ -109,26 +139,49 @@ def _restore_report(root: Path, stage: str) -> None:
                 shutil.copyfile(repo.cache.local.oid_to_path(version), out.fs_path)
 
 
-def _last(attempt: Attempt) -> str | None:
-    return next(reversed([stage for stage, fate in attempt.fates.items() if fate == "ran"]), None)
-
-
 def _was_made(root: Path, stage: str) -> bool:
     """dvc.lock holds these very outs: after a switch of source it may hold the stage with another source's."""
     return any(made.stage.name == stage for made in read_made(read_graph(root)))
 
 
-def _explain(root: Path, attempt: Attempt, said: list[str], began: float) -> Reason:
+def _explain(root: Path, attempt: Attempt, said: list[str], status: int, told: Path) -> Reason:
+    """Why `dvc repro` failed: what the stage said, else what became of DVC, else what DVC said."""
     named = [match[1] for line in said if (match := _FAILED.search(line))]
-    stage = named[-1] if named else _last(attempt)
-    told = root / "attempts" / (stage or "") / "failure.json"
-    if stage and told.is_file() and told.stat().st_mtime >= began - 1:
+    stage = named[-1] if named else attempt.current
+    if told.is_file():
         failure = json.loads(told.read_text(encoding="utf-8"))
-        return Reason(stage, failure["message"], failure["exit_code"])
+        return Reason(failure["stage"], failure["message"], failure["exit_code"])
+    if status < 0:
+        when = f"while {stage} ran" if stage else "between two stages"
+        return Reason(stage, f"DVC was killed ({_signal(-status)}) {when}. Run it again to go on.", _DEFECT)
+    errors = _errors(said)
+    if any(_BUSY.search(error) for error in errors):
+        who = ", ".join(map(str, running(root)))
+        message = f"{who} is at work. Wait until it has ended, or end it; then run again." if who else " ".join(errors)
+        return Reason(stage, message, InputError.exit_code)
     if unusable := _unusable(root):
         return Reason(stage, unusable, InputError.exit_code)
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    if stage and errors and (match := _KILLED.search(errors[-1])):
+        why = f"{_signal(int(match[1]))}; where nobody did that, memory ran out"
+        return Reason(stage, f"it was killed ({why}). Run it again to go on.", _DEFECT)
     return Reason(stage, " ".join(errors or said[-3:] or ["dvc repro failed without a word."]), _DEFECT)
+
+
+def _errors(said: list[str]) -> list[str]:
+    """What DVC says after ERROR, with the lines that belong to it."""
+    errors: list[str] = []
+    goes_on = False
+    for line in said:
+        if line.startswith("ERROR: "):
+            errors.append(line.removeprefix("ERROR: "))
+        elif goes_on and line.strip():
+            errors[-1] += f" {line.strip()}"
+        goes_on = bool(line.strip()) and (goes_on or line.startswith("ERROR: "))
+    return errors
+
+
+def _signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _unusable(root: Path) -> str | None:

@@ -57,7 +57,7 @@ def _complete(report: Report) -> Verdict:
 
 def _verdict_passed(report: Report) -> Verdict:
     verdict = report["verdict"]
-    return Verdict(bool(verdict["passed"]), "; ".join(verdict["reasons"]) or "every rule holds")
+    return Verdict(bool(verdict["passed"]), "; ".join(verdict["reasons"] or []) or "every rule holds")
 
 
 CHECKS = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.timing import wall_s
 from orchestration.versions import Made
 
 PLOTTED = 30
@@ -27,9 +28,8 @@ def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
         "size_bytes": dg.MetadataValue.int(made.sizes[out]),
     }
     if report := made.stage.report:
-        timing = read_report(root, report.removesuffix(".json") + ".timing.json")
-        if "wall_s" in timing:
-            shown["wall_s"] = dg.MetadataValue.float(float(timing["wall_s"]))
+        if (seconds := wall_s(root, report)) is not None:
+            shown["wall_s"] = dg.MetadataValue.float(seconds)
         shown["report"] = dg.MetadataValue.path(str(root / report))
     return shown | figures(read_report(root, made.stage.report))
 

@@ -26,6 +26,7 @@ class Stage:
     files: tuple[str, ...]  # every other dep: the modules the stage is made of, raw logs
     outs: tuple[Out, ...]
     report: str | None  # the stage's JSON report
+    figures: str | None = None  # the few of its figures that DVC compares between runs
 
     @property
     def package(self) -> str:
@@ -77,7 +78,7 @@ def _read_stage(root: Path, stage: Any) -> Stage:
     from dvc.dependency.param import ParamsDependency
 
     description = (stage.desc or stage.name).strip()
-    params, files, outs, report = [], [], [], None
+    params, files, outs, report, figures = [], [], [], None, None
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
             params += [name.partition(".")[0] for name in dep.params]
@@ -85,7 +86,9 @@ def _read_stage(root: Path, stage: Any) -> Stage:
             files.append(_relative(root, dep))
     for out in stage.outs:
         path = _relative(root, out)
-        if out.metric or not out.use_cache:
+        if out.metric:
+            figures = path
+        elif not out.use_cache:
             report = path
         else:
             outs.append(Out(PurePosixPath(path).name, path, (out.annot.desc or description).strip()))
@@ -97,7 +100,8 @@ def _read_stage(root: Path, stage: Any) -> Stage:
         inputs=(),
         files=tuple(sorted(files)),
         outs=tuple(outs),
-        report=report,
+        report=report or figures,
+        figures=figures if report else None,
     )
 
 

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,8 +14,17 @@ from contracts.configure import configure, parse_assignments
 from contracts.errors import InputError
 from orchestration.attempt import Attempt, repro
 from orchestration.graph import Graph, Stage, read_graph
+from orchestration.timing import wall_s
 
 INTERRUPTED = 130
+WAIT_S = 60.0
+"""For so long a person waits for another run to end."""
+MEANINGS: Mapping[int, str] = {
+    1: "a defect, or DVC's own failure",
+    2: "bad input, or something else is running",
+    3: "a check refuses the data or the model",
+    INTERRUPTED: "interrupted",
+}
 _QUIET = ("To track the changes with git", "To enable auto staging", "\tgit add", "\tdvc config", "Use `dvc push`")
 _QUIET += (
     "Updating lock file",
@@ -40,29 +50,29 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 
 
 def main() -> None:
-    """Configure, reproduce, tell. Exits with the failed stage's own status (2 bad input, 3 a check blocks)."""
+    """Configure, reproduce, tell. Exits with the failed stage's own code: 1 defect, 2 bad input, 3 a check blocks."""
     arguments = _parse()
     signal.signal(signal.SIGTERM, _stop)
     began = time.perf_counter()
     try:
-        for change in configure(arguments.changes):
-            print(f"params.yaml  {change}")
+        for change in configure(arguments.changes, say=_warn) if arguments.changes else []:
+            print(f"params.yaml  {change}", flush=True)
     except InputError as error:
-        print(f"params.yaml stays as it was. {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _warn(f"params.yaml stays as it was. {error}")
+        _exit(error.exit_code)
     root = Path.cwd()
     try:
-        attempt = repro(root, arguments.stages, say=_say)
+        attempt = repro(root, arguments.stages, say=_say, wait_s=WAIT_S)
     except KeyboardInterrupt:
-        print("\nInterrupted. No process is left, the last good outputs stand; run it again to go on.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _warn("\nInterrupted. No process is left, the last good outputs stand; run it again to go on.")
+        _exit(INTERRUPTED)
     if attempt.reason:
         reason = attempt.reason
-        print(f"\n{reason.stage or 'dvc repro'} failed: {reason.message}", file=sys.stderr)
+        _warn(f"\n{reason.stage or 'make run'} failed: {reason.message}")
         if reason.stage and (root / "attempts" / reason.stage).is_dir():
             stands = "The last good output stands; what" if attempt.restored else "What"
-            print(f"{stands} this attempt left is in attempts/{reason.stage}/.", file=sys.stderr)
-        sys.exit(reason.exit_code)
+            _warn(f"{stands} this attempt left is in attempts/{reason.stage}/.")
+        _exit(reason.exit_code)
     print(_summary(read_graph(root), attempt, time.perf_counter() - began))
 
 
@@ -84,6 +94,17 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _exit(code: int) -> NoReturn:
+    """End with the code; under make, which ends with 2 whatever that is, say it too."""
+    if "MAKELEVEL" in os.environ:
+        _warn(f"Exit code {code}: {MEANINGS.get(code, 'unexpected')}. (`make` itself ends with 2 after any failure.)")
+    sys.exit(code)
+
+
 def _say(line: str) -> None:
     """DVC's hints on git and its summaries are left out; every stage's own words pass."""
     if line.strip() and not line.startswith(_QUIET):
@@ -95,17 +116,27 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _summary(graph: Graph, attempt: Attempt, elapsed_s: float) -> str:
+    asked = [stage for stage in graph.stages if stage.name in attempt.fates]  # the others' reports are other runs'
     rows = [("stage", "this time", "made in", "what it made")]
-    for stage in graph.stages:
-        report = _read(graph.root, stage.report)
-        timing = _read(graph.root, (stage.report or "").removesuffix(".json") + ".timing.json")
-        made_in = f"{timing['wall_s']:.1f} s" if "wall_s" in timing else ""
-        rows.append((stage.name, attempt.fates.get(stage.name, "not asked"), made_in, _figures(stage, report)))
+    for stage in asked:
+        fate = attempt.fates[stage.name]
+        seconds = None if fate == "from cache" else wall_s(graph.root, stage.report)  # in another run
+        made_in = "" if seconds is None else f"{seconds:.1f} s"
+        rows.append((stage.name, fate, made_in, _figures(stage, _read(graph.root, stage.report))))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
     ran = sum(fate == "ran" for fate in attempt.fates.values())
     lines += ["", f"{ran} of {len(graph.stages)} stages ran, in {elapsed_s:.0f} s."]
-    return "\n".join(["", *lines, *_where(graph)])
+    if others := [stage.name for stage in graph.stages if stage not in asked]:
+        lines.append(f"Not asked: {', '.join(others)}.")
+    return "\n".join(["", *lines, *_standing(graph, asked), *_where(graph)])
+
+
+def _standing(graph: Graph, asked: Sequence[Stage]) -> list[str]:
+    """How the served model stands beside each baseline, in evaluate's own sentences."""
+    sentences = [_read(graph.root, stage.report).get("standing") for stage in asked if stage.name == "evaluate"]
+    told = [sentence for each in sentences for sentence in each or []]
+    return ["", "How the model stands", *(f"  {sentence}" for sentence in told)] if told else []
 
 
 def _where(graph: Graph) -> list[str]:

@@ -74,7 +74,8 @@ def _made(stage: Stage, entry: Mapping[str, Any] | None) -> Made | None:
     inputs = {tables[path]: version for path, version in deps.items() if path in tables}
     inputs |= {params_key(section): _digest(params[section]) for section in stage.params if section in params}
     files = {path: version for path, version in deps.items() if path not in tables}
-    inputs[code_key(stage.name)] = _code_version(entry["cmd"], [path for path in outs if path != stage.report], files)
+    tables_made = [path for path in outs if path not in (stage.report, stage.figures)]
+    inputs[code_key(stage.name)] = _code_version(entry["cmd"], tables_made, files)
     return Made(
         stage=stage,
         cmd=entry["cmd"],

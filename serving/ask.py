@@ -16,6 +16,8 @@ from contracts.params import load_params
 
 SEED = 0
 TITLE_WIDTH = 40
+MAX_SHOWN = 1000
+"""Bytes of an answer that is none of ours."""
 
 
 def main() -> None:
@@ -28,12 +30,14 @@ def main() -> None:
     parser.add_argument("--k", type=int, help="how many answers (default: all)")
     parser.add_argument("--at", help="ISO time with a time zone (default: the service's clock)")
     parser.add_argument("--context", help='JSON of the request itself, such as \'{"reading_item_id": "i00001"}\'')
+    parser.add_argument("--keep", action="store_true", help="remember it as shown: unclicked, it becomes training data")
     options = parser.parse_args()
     try:
-        snapshot = Path("data") / load_params()["source"].name / "feature_snapshot"
+        snapshot = Path("data") / load_params()["source"].id / "feature_snapshot"
         request = {
             "user_id": options.user or longest_history(snapshot),
             "candidates": options.candidates or draw_candidates(snapshot, options.num),
+            "preview": not options.keep,
         }
         request |= {name: value for name in ("k", "at") if (value := getattr(options, name)) is not None}
         request |= {"context": parse_context(options.context)} if options.context is not None else {}
@@ -55,6 +59,8 @@ def parse_context(text: str) -> Any:
 def longest_history(snapshot: Path) -> str:
     """The user with most events; the first of them by id."""
     users = _read(snapshot / "user_history.parquet", ["user_id", "item_ids"])
+    if not len(users):
+        raise InputError(f"{snapshot} holds no user. Name one: --user USER.")
     lengths = users["item_ids"].combine_chunks().value_lengths().to_numpy()
     return users["user_id"][int(np.argmax(lengths))].as_py()
 
@@ -62,6 +68,8 @@ def longest_history(snapshot: Path) -> str:
 def draw_candidates(snapshot: Path, num: int) -> list[str]:
     """Items of the catalogue, the same on every call."""
     items = _read(snapshot / "item_profile.parquet", ["item_id"])["item_id"]
+    if not len(items):
+        raise InputError(f"{snapshot} holds no item to draw candidates from. Name some: --candidates ITEM ITEM.")
     rows = np.random.default_rng(SEED).permutation(len(items))[: max(num, 1)]
     return items.take(rows).to_pylist()
 
@@ -80,7 +88,7 @@ def post(url: str, request: dict[str, Any]) -> dict[str, Any]:
         with urllib.request.urlopen(call, timeout=10) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
-        raise InputError(f"{url} answered {error.code}: {error.read().decode(errors='replace')}") from error
+        raise InputError(f"{url} answered {error.code}: {_reason(error.read())}") from error
     except OSError as error:
         raise InputError(f"No server at {url} ({error}). `make serve` starts one.") from error
 
@@ -90,13 +98,16 @@ def rank_here(request: dict[str, Any]) -> dict[str, Any]:
     from pydantic import ValidationError
 
     from serving.predictor import open_here
+    from serving.refusal import Refusal, of_validation
     from serving.requests import RankRequest
 
     try:
         checked = RankRequest.model_validate(request)
         return open_here().rank(checked).model_dump()
     except ValidationError as error:
-        raise InputError(str(error)) from error
+        raise InputError(of_validation(error).reason) from error
+    except Refusal as error:
+        raise InputError(error.reason) from error
 
 
 def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
@@ -118,6 +129,14 @@ def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
             f"{rank:>4}  {item['item_id']:<14} {item['score']:>7.4f} {item['match']:>6.2f}  {name:<24} {title}"
         )
     return "\n".join(lines)
+
+
+def _reason(body: bytes) -> str:
+    """The sentence of a refusal of ours, or whatever else answered."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:MAX_SHOWN].decode(errors="replace")
 
 
 def _read(path: Path, columns: list[str]) -> Any:

@@ -1,19 +1,27 @@
 """A bundle's folder -> a checked, loaded model with its vocabulary, feature spec, theme names and golden requests."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
+from pydantic import TypeAdapter
 
 from contracts.errors import InputError
+from contracts.schema import FIRST_INDEX
 from features.encode import FeatureSpec
 from serving.golden import GoldenRequest, read_golden
-from serving.manifest import Manifest, read_manifest
+from serving.manifest import AGAIN, Manifest, read_manifest
+from serving.refusal import MAX_MESSAGE, shorten
 from serving.scorer import Scorer
 from training.model.build import load_model
 from training.model.mixture import MixtureOfSequence
+from training.model.shape import ModelShape
+from training.params import ModelParams
 
 WEIGHTS = "mos.safetensors"
 MODEL = "model.json"
@@ -45,28 +53,80 @@ def open_bundle(path: Path) -> Bundle:
             f"{path / SPEC} has hash {here} here and {then} when packaged: "
             "features/encode.py changed. Train and package again, or serve with the code that made the bundle."
         )
-    theme_names = [theme["name"] for theme in read_json(path / THEMES)["themes"]]
-    return Bundle(path, manifest, scorer, theme_names, read_golden(path / GOLDEN))
+    theme_names = _theme_names(path / THEMES, scorer.theme_NT.shape[1])
+    with reading(path / GOLDEN):
+        golden = read_golden(path / GOLDEN)
+        if len(golden) != manifest.num_golden_requests:
+            raise ValueError(f"it holds {len(golden):,} requests, and {manifest.num_golden_requests:,} were packaged")
+    read_json(path / METRICS)
+    return Bundle(path, manifest, scorer, theme_names, golden)
 
 
 def load_scorer(folder: Path) -> Scorer:
     """Weights, vocabulary and feature spec of a folder -> a scorer."""
-    spec = FeatureSpec.from_json(read_json(folder / SPEC))
-    vocabulary = pq.read_table(folder / VOCABULARY, columns=["item_id", "item_index"])
-    index_of = dict(zip(vocabulary["item_id"].to_pylist(), vocabulary["item_index"].to_pylist(), strict=True))
-    model = load_model("mos", folder / WEIGHTS, read_json(folder / MODEL))
-    assert isinstance(model, MixtureOfSequence)
-    num_rows = len(model.catalogue.row_of_N)
-    if max(index_of.values(), default=0) >= num_rows:
-        raise InputError(
-            f"{folder}: {VOCABULARY} has {len(index_of):,} items and {WEIGHTS} {num_rows:,} rows. Package again."
-        )
-    return Scorer.of(model, spec, index_of)
+    with reading(folder / SPEC):
+        spec = FeatureSpec.from_json(read_json(folder / SPEC))
+    with reading(folder / VOCABULARY):
+        index_of = _index_of(folder / VOCABULARY)
+    description = read_json(folder / MODEL)
+    with reading(folder / MODEL):
+        ModelParams(**description["params"])
+        TypeAdapter(ModelShape).validate_json(json.dumps(description["shape"]), strict=True)
+    with reading(folder / WEIGHTS):
+        model = load_model("mos", folder / WEIGHTS, description)
+        assert isinstance(model, MixtureOfSequence)
+        _require_finite(model)
+        num_rows = len(model.catalogue.row_of_N)
+        if max(index_of.values(), default=0) >= num_rows:
+            raise InputError(
+                f"{folder}: {VOCABULARY} has {len(index_of):,} items and {WEIGHTS} {num_rows:,} rows. Package again."
+            )
+        return Scorer.of(model, spec, index_of)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object of a bundle. Raises InputError where there is none."""
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return content
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes its reader raise is one InputError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. `make run` packages the model anew.") from error
+        yield
+    except InputError as error:
+        said = shorten(" ".join(str(error).split()), 2 * MAX_MESSAGE)  # torch lists every tensor, a line each
+        raise InputError(said if path.name in said else f"{path}: {said}") from error
+    except Exception as error:  # Arrow, safetensors, torch, json and pydantic each have errors of their own
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path} cannot be read: {shorten(said, MAX_MESSAGE)}. {AGAIN}") from error
+
+
+def _index_of(path: Path) -> dict[str, int]:
+    table = pq.read_table(path, columns=["item_id", "item_index"])
+    item_ids, indices = table["item_id"].to_pylist(), table["item_index"].to_pylist()
+    if not all(isinstance(item_id, str) for item_id in item_ids) or len(set(item_ids)) < len(item_ids):
+        raise ValueError("item_id is not a text of its own in every row")
+    if not all(isinstance(index, int) and index >= FIRST_INDEX for index in indices):
+        raise ValueError(f"item_index is not a whole number from {FIRST_INDEX} on in every row")
+    return dict(zip(item_ids, indices, strict=True))
+
+
+def _theme_names(path: Path, num_themes: int) -> list[str]:
+    content = read_json(path)
+    with reading(path):
+        names = [theme["name"] for theme in content["themes"]]
+        if len(names) != num_themes or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"it does not name {num_themes:,} themes")
+        return names
+
+
+def _require_finite(model: MixtureOfSequence) -> None:
+    """A weight that is no number spoils the scores of those items alone, which no golden request may have."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{name} has values that are no finite numbers")

@@ -8,7 +8,7 @@ from contracts.errors import InputError
 from features.asked import Context
 from features.convention import micros
 from features.exposure import name_exposure, shows
-from features.intake import Intake, Posted, as_events_of_their_own, refuse_names_of_others
+from features.intake import Intake, Posted, as_events_of_their_own, differences, refuse_names_of_others
 from features.live_event import Fate
 from features.online import OnlineStore
 from features.params import ValidateParams
@@ -24,6 +24,9 @@ from serving.requests import (
     to_microseconds,
 )
 
+CONFLICT = "conflict"
+"""The fate of an event whose event_id names another event of its user, which stays as it was."""
+
 
 def intake_of(store: OnlineStore) -> Intake:
     """Live events are judged as the log that was loaded."""
@@ -38,16 +41,21 @@ def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: Event
     """
     check_event_limits(request, limits)
     latest = max(now, time.time_ns() // 1000) + micros(limits.max_future_s)
+    posted = [_posted(event) for event in request.events]
     with _refusing():
-        events = intake.read([_posted(event) for event in request.events], now, latest)
+        events = intake.read(posted, now, latest)
     held = store.tail.held([event.event_id for event in events])
     with _refusing():
         refuse_names_of_others(events, held)
     events = as_events_of_their_own(events, held)
     fates = store.append(events)
     told = [
-        EventFate.model_construct(event_id=event.event_id, fate=fate.name.lower())
-        for event, fate in zip(events, fates, strict=True)
+        EventFate.model_construct(
+            event_id=event.event_id,
+            fate=CONFLICT if differs and fate is Fate.REPEATED else fate.name.lower(),
+            differs=list(differs) if fate is Fate.REPEATED else [],
+        )
+        for event, fate, differs in zip(events, fates, differences(posted, events, held), strict=True)
     ]
     return EventsReply.model_construct(events=told, num_new=fates.count(Fate.NEW))
 

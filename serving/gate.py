@@ -1,107 +1,207 @@
 """HTTP requests to the service -> those that it can rank in time; the rest are answered 4xx with the reason.
 
-BentoML reads forms and pickles too, bodies of any size at any pace, and queues without end: a malformed form is a 500
-there, a slow body and a long queue are 504.
+BentoML reads forms and pickles too, bodies of any size at any pace, answers to any name and queues without end: a
+malformed form is a 500 there, a slow body and a long queue are 504.
 """
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from email.message import Message
+import contextlib
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from email.message import Message as Header
 from typing import Any
+
+from serving.body import KINDS, Kind, read_message
+from serving.hosts import is_known
+from serving.params import ServeParams
+from serving.refusal import JSON, MAX_NAME, Refusal, shorten
+from serving.requests import Message
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
 
-JSON = "application/json"
+READ = "leitmotif.message"
+"""Of a request's scope: the checked message, which BentoML does not read again."""
+PROBES = ("/livez", "/readyz", "/healthz")
+"""Asked by whatever name, and saying nothing of anybody."""
+READ_FOR_EACH = 4
+"""Bodies that may be coming in for each request that may be answered: what they hold in memory is bounded."""
+PIECE = 65536
 CLOSE = (b"connection", b"close")  # what is left of the body would be read as the next request
 
 
 class Gate:
-    """ASGI middleware over POST: UTF-8 JSON only, whole within body_timeout_s, at most max_body_bytes(path).
+    """ASGI middleware: known hosts only; over POST UTF-8 JSON only, whole within body_timeout_s, of a message's size.
 
-    max_in_flight: requests being answered at once, the one that computes and those that wait for it. One more is 429.
+    limits, allowed_hosts: asked at each request. max_in_flight: requests being answered at once, the one that computes
+    and those that wait for it. One more is 429.
     """
 
     def __init__(
-        self, app: App, max_body_bytes: Callable[[str], int], body_timeout_s: float, max_in_flight: int
+        self,
+        app: App,
+        limits: Callable[[], ServeParams],
+        allowed_hosts: Callable[[], Sequence[str]],
+        body_timeout_s: float,
+        max_in_flight: int,
     ) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
+        self._allowed_hosts = allowed_hosts
         self._body_timeout_s = body_timeout_s
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what can be parsed and ranked in time."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        if reason := _unreadable(scope["headers"]):
-            return await _refuse(send, 415, reason, CLOSE)
-        limit = self._max_body_bytes(scope["path"])
+        kind = KINDS.get(scope["path"]) if scope["method"] == "POST" else None
+        try:
+            self._check_host(scope)
+            if kind is None:
+                return await self._app(scope, receive, _in_json(scope, send))
+            scope[READ] = await self._read(kind, scope["headers"], receive)
+        except _Gone:
+            return None
+        except _Unread as refusal:
+            return await self._refuse_unread(refusal, receive, send)
+        except Refusal as refusal:
+            return await _refuse(send, refusal)
+        self._in_flight += 1
+        try:
+            return await self._app(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+    def _check_host(self, scope: Scope) -> None:
+        names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if scope["path"] in PROBES or (names and all(is_known(name, self._allowed_hosts()) for name in names)):
+            return
+        raise _Unread(
+            421,
+            f"The request is for host {', '.join(names)[:100]!r}, which this service does not answer to. Ask by "
+            "localhost or by address, or name the host in serve.allowed_hosts (LEITMOTIF_ALLOWED_HOSTS).",
+        )
+
+    async def _read(self, kind: Kind, headers: Headers, receive: Receive) -> Message:
+        """The checked message. Raises Refusal; _Gone where the caller has left."""
+        limits = self._limits()
+        limit = kind.max_bytes(limits)
+        _check_headers(headers, limit)
+        if self._reading >= READ_FOR_EACH * self._max_in_flight:
+            raise _Unread(429, f"{self._reading} requests are being read, the most at once. Try again later.")
+        self._reading += 1
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 body = await _read(receive, limit)
         except TimeoutError:
             reason = f"The body was not whole after {self._body_timeout_s:g} s. Send all of it at once."
-            return await _refuse(send, 408, reason, CLOSE)
-        if body is None:
-            return None  # the caller has gone
+            raise _Unread(408, reason) from None
+        finally:
+            self._reading -= 1
         if len(body) > limit:
-            reason = f"The body is larger than {limit:,} bytes, which fits every request."
-            return await _refuse(send, 413, reason, CLOSE)
+            raise _too_large(limit)
         if self._in_flight >= self._max_in_flight:
             reason = f"{self._in_flight} requests are being answered, the most at once. Try again later."
-            return await _refuse(send, 429, reason)
-        self._in_flight += 1
-        try:
-            return await self._app(scope, _replay(body, receive), send)
-        finally:
-            self._in_flight -= 1
+            raise Refusal(429, reason)
+        return read_message(kind, body, limits)
+
+    async def _refuse_unread(self, refusal: Refusal, receive: Receive, send: Send) -> None:
+        """Answer, read what still comes for a moment, close: a caller who is cut off while sending sees no answer."""
+        await _refuse(send, refusal, [CLOSE], is_whole=False)
+        with contextlib.suppress(TimeoutError, _Gone):
+            async with asyncio.timeout(self._body_timeout_s):
+                while await _read(receive, PIECE):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
 
 
-def _unreadable(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """Why a body with these headers is not read. Of a header given twice the first counts, as in BentoML."""
+class _Gone(Exception):
+    """Nobody waits for an answer."""
+
+
+class _Unread(Refusal):
+    """The body was not read to its end."""
+
+
+def _too_large(limit: int) -> Refusal:
+    return _Unread(
+        413, f"The body is larger than {limit:,} bytes, the largest of a request within the limits that /info names."
+    )
+
+
+def _check_headers(headers: Headers, limit: int) -> None:
+    """Refuse what is not read. Of a header given twice the first counts, as in BentoML."""
     first = {name: value.decode("latin-1") for name, value in reversed(list(headers))}
-    content_type = first.get(b"content-type", JSON)
+    content_type = first.get(b"content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
+    if not media_type:
+        raise _Unread(415, f"The request has no content type; this service reads {JSON}. Send `content-type: {JSON}`.")
     if media_type != JSON:
-        return f"The body is {media_type[:100]!r}; this service reads {JSON}."
-    described = Message()
+        raise _Unread(415, f"The body is {media_type[:100]!r}; this service reads {JSON}.")
+    described = Header()
     described["content-type"] = content_type
     charset = described.get_content_charset("utf-8")
     if charset not in ("utf-8", "utf8"):
-        return f"The body is in charset {charset[:100]!r}; this service reads {JSON} in UTF-8."
+        raise _Unread(415, f"The body is in charset {charset[:100]!r}; this service reads {JSON} in UTF-8.")
     if first.get(b"content-encoding", "identity") != "identity":
-        return "The body is compressed; this service reads plain JSON."
-    return None
+        raise _Unread(415, "The body is compressed; this service reads plain JSON.")
+    told = first.get(b"content-length", "")
+    if told.isascii() and told.isdigit() and (len(told) > 18 or int(told) > limit):
+        raise _too_large(limit)
 
 
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The body, or its first bytes where it is beyond the limit; None where the caller has gone."""
+async def _read(receive: Receive, limit: int) -> bytes:
+    """The body, or its first bytes where it is beyond the limit. Raises _Gone where the caller has left."""
     body, more = bytearray(), True
     while more and len(body) <= limit:
         message = await receive()
         if message["type"] != "http.request":
-            return None
+            raise _Gone
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return bytes(body)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    pending = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replayed() -> MutableMapping[str, Any]:
-        return pending.pop() if pending else await receive()
-
-    return replayed
-
-
-async def _refuse(send: Send, status: int, reason: str, *more: tuple[bytes, bytes]) -> None:
-    body = json.dumps({"error": reason}).encode()
+async def _refuse(
+    send: Send, refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = (), is_whole: bool = True
+) -> None:
+    body = refusal.body()
     headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
+
+
+def _in_json(scope: Scope, send: Send) -> Send:
+    """Refusals of BentoML's router and probes, which are plain text, in the form of ours; all else as it is."""
+    start: MutableMapping[str, Any] = {}
+    text = bytearray()
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            is_text = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
+            if message["status"] >= 400 and is_text:
+                start.update(message)
+        if not start:
+            await send(message)
+            return
+        text.extend(message.get("body", b""))
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            allowed = [(name, value) for name, value in start["headers"] if name == b"allow"]
+            reason = _in_words(scope, start["status"], allowed) or text.decode(errors="replace")
+            await _refuse(send, Refusal(start["status"], reason), allowed)
+
+    return sent
+
+
+def _in_words(scope: Scope, status: int, allowed: Sequence[tuple[bytes, bytes]]) -> str | None:
+    path = shorten(scope["path"], MAX_NAME)
+    if status == 404:
+        return f"There is nothing at {path}. There are {', '.join(f'POST {each}' for each in KINDS)} and GET /info."
+    if status == 405:
+        return f"{path} takes {', '.join(value.decode() for _, value in allowed)}, not {scope['method']}."
+    return None

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from contracts.errors import InputError
 from serving.scorer import Events, Scorer
@@ -61,8 +62,14 @@ def write_golden(path: Path, requests: Sequence[GoldenRequest]) -> None:
 
 
 def read_golden(path: Path) -> list[GoldenRequest]:
-    """What write_golden wrote."""
-    return [GoldenRequest(**request) for request in json.loads(path.read_text(encoding="utf-8"))]
+    """What write_golden wrote. Raises ValueError where it is something else."""
+    read = TypeAdapter(list[GoldenRequest]).validate_json(path.read_bytes(), strict=True)
+    for golden in read:
+        of_events = {len(golden.item_ids), len(golden.occurred_at), len(golden.labels), len(golden.sessions)}
+        of_candidates = {len(golden.candidates), len(golden.scalars), len(golden.logits)}
+        if len(of_events) > 1 or len(of_candidates) > 1:
+            raise ValueError(f"request {golden.request!r} has columns of several lengths")
+    return read
 
 
 def check_golden(scorer: Scorer, requests: Sequence[GoldenRequest]) -> None:

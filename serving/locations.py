@@ -20,7 +20,7 @@ def find_bundle() -> Path:
         return Path(told)
     if PACKED_BUNDLE.exists():
         return PACKED_BUNDLE
-    source = load_params()["source"].name
+    source = load_params()["source"].id
     champion, newest = champion_path(source), newest_path(source)
     for path in (champion, newest):
         if path.exists():

@@ -25,6 +25,7 @@ class Manifest(Section):
     source: str
     bundle_hash: str
     feature_spec_hash: str
+    log: str | None = None  # the identity of the log that the model was trained on; None: packaged before there was one
     snapshot_id: str  # the feature snapshot of the data that the model was trained on; any newer one may be served
     num_golden_requests: int
     limits: ServeParams
@@ -55,7 +56,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{folder} lacks {', '.join(missing)}. {AGAIN}")
     if extra := sorted(present - manifest.files.keys()):
         raise InputError(f"{folder} holds {', '.join(extra)}, which {MANIFEST} does not list. {AGAIN}")
-    changed = [name for name, digest in manifest.files.items() if hash_file(folder / name) != digest]
+    changed = [name for name, digest in manifest.files.items() if _hash_of(folder / name) != digest]
     if _hash({key: value for key, value in content.items() if key != "bundle_hash"}) != manifest.bundle_hash:
         changed.append(MANIFEST)
     if changed:
@@ -75,6 +76,13 @@ def hash_folder(folder: Path) -> str:
     return _hash({path.relative_to(folder).as_posix(): hash_file(path) for path in paths})
 
 
+def _hash_of(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}. {AGAIN}") from error
+
+
 def _parse(folder: Path) -> tuple[dict[str, Any], Manifest]:
     path = folder / MANIFEST
     try:
@@ -82,7 +90,7 @@ def _parse(folder: Path) -> tuple[dict[str, Any], Manifest]:
         version = content["format"]
     except FileNotFoundError:
         raise InputError(f"{folder} holds no {MANIFEST}: it is not a bundle. {AGAIN}") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {AGAIN}") from error
     if version != FORMAT:
         raise InputError(f"{folder} has bundle format {version}; this code reads {FORMAT}. {AGAIN}")

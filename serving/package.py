@@ -83,6 +83,7 @@ def run(data: Path, serve: ServeParams) -> Report:
             bundle,
             source=data.name,
             feature_spec_hash=scorer.spec.hash(),
+            log=snapshot.get("log"),
             snapshot_id=snapshot["snapshot_id"],
             num_golden_requests=len(golden),
             limits=serve.model_dump(mode="json"),

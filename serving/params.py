@@ -17,4 +17,5 @@ class ServeParams(Section):
     max_events: PositiveInt  # of one POST /events
     max_future_s: Annotated[float, Field(ge=0)]  # how far ahead of the clock an event may be
     log_exposures: bool  # remember what a ranking without `at` showed
+    allowed_hosts: list[str]  # names by which the service is asked; an address always is
     num_threads: PositiveInt

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from features.asked import NO_CONTEXT, Context
 from features.encode import FeatureSpec
 from features.intake import Intake
 from features.online import OnlineStore
-from features.state import STAMP
-from serving.bundle import Bundle, open_bundle
+from features.state import LOG, STAMP
+from serving.bundle import GOLDEN, Bundle, open_bundle, reading
 from serving.feedback import intake_of, remember, take
 from serving.golden import check_golden
 from serving.locations import find_bundle, find_snapshot, find_state
-from serving.manifest import read_manifest
+from serving.manifest import Manifest, read_manifest
 from serving.params import ServeParams
 from serving.reading import read_events, read_scalars
+from serving.refusal import MAX_NAME, Refusal
 from serving.requests import (
     EventsReply,
     EventsRequest,
@@ -58,8 +59,10 @@ class Predictor:
         """
         opened = open_bundle(bundle)
         torch.set_num_threads(opened.manifest.limits.num_threads)
-        check_golden(opened.scorer, opened.golden)
+        with reading(bundle / GOLDEN):
+            check_golden(opened.scorer, opened.golden)
         store = OnlineStore.open(state)
+        _check_log(opened.manifest, bundle, state)
         _check_stamp(opened.scorer.spec, store, state, snapshot)
         return cls(opened, store, intake_of(store))
 
@@ -120,7 +123,9 @@ class Predictor:
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
         scalars_MS = self.scalars(user_id, events, candidates, at, context)
-        return index_M, scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+        scores = scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+        _require_finite(scores, candidates)
+        return index_M, scores
 
     def scalars(
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
@@ -144,6 +149,7 @@ class Predictor:
             "bundle_hash": manifest.bundle_hash,
             "feature_spec_hash": manifest.feature_spec_hash,
             "source": manifest.source,
+            "log": manifest.log,
             "snapshot_id": self.store.snapshot_id,
             "packaged_with_snapshot_id": manifest.snapshot_id,
             "clock": self.limits.clock,
@@ -189,6 +195,33 @@ def open_here() -> Predictor:
     return Predictor.open(bundle, find_state(source), find_snapshot(source))
 
 
+def _check_log(manifest: Manifest, bundle: Path, state: Path) -> None:
+    """A model of one log over the users and items of another answers, and means nothing."""
+    loaded = _read_all(state / STAMP, "Remove the folder and `make load` fills it again.").get(LOG)
+    if None in (manifest.log, loaded) or manifest.log == loaded:
+        return
+    raise InputError(
+        f"The bundle in {bundle} was trained on another log ({manifest.source}, identity {manifest.log}) than the "
+        f"online store in {state} was loaded from (identity {loaded}). `make run` and `make load` make both of the log "
+        "that params.yaml names; a champion of another log is replaced by `make promote ARGS=--force`; two logs that "
+        'are both to be kept need a name each: `make set ARGS="source.id=..."`.'
+    )
+
+
+def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
+    """JSON has no NaN: pydantic would write null, and a rank among the others would mean nothing."""
+    finite_M = np.isfinite(scores.logit_M) & np.isfinite(scores.theme_MT).all(axis=1)
+    if not np.isfinite(scores.current_T).all():
+        finite_M = np.zeros_like(finite_M)
+    if not finite_M.all():
+        first = candidates[int(np.argmin(finite_M))]
+        raise Refusal(
+            500,
+            f"{np.count_nonzero(~finite_M):,} of {len(candidates):,} candidates have a score that is no number, the "
+            f"first {first[:MAX_NAME]!r}: the model or what the store counts is damaged. `make run` makes both anew.",
+        )
+
+
 def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Path | None) -> None:
     if snapshot is not None and (snapshot / "snapshot.json").exists():
         wanted = _read(snapshot / "snapshot.json", "snapshot_id", "`make run` makes it again.")
@@ -216,6 +249,13 @@ def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: P
             f"The online store in {state} holds other histories than the model was trained on: history."
             f"{', history.'.join(differ)}. Set params.yaml back and `make run`, or train on these."
         )
+
+
+def _read_all(path: Path, again: str) -> Mapping[str, Any]:
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error
 
 
 def _read(path: Path, key: str, again: str) -> Any:

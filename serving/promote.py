@@ -35,6 +35,12 @@ def decide(candidate: Path, champion: Path | None, force: bool = False) -> dict[
         promoted, reason = True, "there was no champion"
     elif new["model_version"] == old["model_version"]:
         promoted, reason = False, "the newest bundle is the champion already"
+    elif None not in (new["log"], old["log"]) and new["log"] != old["log"]:
+        promoted = False
+        reason = (
+            f"the champion is of another log (identity {old['log']}; the newest bundle's is {new['log']}); "
+            '`make promote ARGS=--force` replaces it, `make set ARGS="source.id=..."` and `make run` keep both'
+        )
     elif new["test_data_hash"] != old["test_data_hash"]:
         promoted = False
         reason = (
@@ -80,13 +86,13 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="promote the newest bundle whatever the comparison says")
     options = parser.parse_args()
     try:
-        source = load_params()["source"].name
+        source = load_params()["source"].id
         report = promote(source, options.force)
     except InputError as error:
         print(f"Not promoted: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     verb = "Promoted" if report["promoted"] else "Not promoted"
-    print(f"{verb}: {report['reason']}. See {Path('reports') / source / 'promotion.json'}.")
+    print(f"{verb} for {source}: {report['reason']}. See {Path('reports') / source / 'promotion.json'}.")
     if report["promoted"]:
         print(f"Commit champions/{source}.dvc and `make push` to share it; `make serve` serves it from now on.")
 
@@ -118,6 +124,7 @@ def _side(bundle: Path) -> dict[str, Any]:
     figures = metrics["models"]["mos"]
     return {
         "model_version": manifest.model_version,
+        "log": manifest.log,
         "test_data_hash": metrics["test_data_hash"],
         METRIC: figures.get(METRIC),
         "auc": figures.get("auc"),

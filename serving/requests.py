@@ -1,14 +1,20 @@
 """The messages of POST /rank and POST /events. What cannot be used is a ValidationError, a 400."""
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, LiteralString
+from typing import Annotated, Any, LiteralString
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from serving.params import ServeParams
 
-MAX_TIME_LENGTH = 40
+TIME_TEXT = re.compile(r"[0-9TWZ:.,+ -]{1,40}")
+"""Of what a time is written. datetime.fromisoformat stops at a NUL and takes any sign between day and hour."""
+BYTES_OF_A_CHARACTER = 4
+"""At most, in UTF-8."""
+EVENT_IDS = ("user_id", "item_id", "impression_id", "session_id", "event_id")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC) - EPOCH
 LATEST = datetime(2200, 1, 1, tzinfo=UTC) - EPOCH
@@ -16,7 +22,7 @@ LATEST = datetime(2200, 1, 1, tzinfo=UTC) - EPOCH
 
 def to_microseconds(value: object) -> int:
     """An ISO 8601 time with a time zone -> microseconds since 1970 UTC. What is none is a validation error."""
-    if isinstance(value, str) and len(value) <= MAX_TIME_LENGTH:
+    if isinstance(value, str) and TIME_TEXT.fullmatch(value):
         try:
             delta = datetime.fromisoformat(value) - EPOCH
         except (TypeError, ValueError, OverflowError):  # TypeError: no time zone
@@ -39,6 +45,10 @@ def to_iso(microseconds: int) -> str:
     return (EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
 
 
+Id = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""The caller's own name of something. Control characters are what features/rules.py holds back from the log."""
+
+
 class Message(BaseModel):
     """The base of what goes over the wire: a field that nobody knows is an error."""
 
@@ -48,18 +58,16 @@ class Message(BaseModel):
 class RequestContext(Message):
     """What a request says of itself; features where the model was trained with statistics.context, else unused."""
 
-    device: Annotated[str, Field(min_length=1)] | None = None  # the log's own name of a kind of device
+    device: Id | None = None  # the log's own name of a kind of device
     is_subscriber: Annotated[bool, Field(strict=True)] | None = None
-    reading_item_id: Annotated[str, Field(min_length=1)] | None = (
-        None  # the item on whose page the ranking will stand; null on a front page
-    )
+    reading_item_id: Id | None = None  # the item on whose page the ranking will stand; null on a front page
 
 
 class RankRequest(Message):
     """Order `candidates` for a user. A candidate given twice is scored and answered once, at its first place."""
 
-    user_id: Annotated[str, Field(min_length=1)]
-    candidates: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    user_id: Id
+    candidates: Annotated[list[Id], Field(min_length=1), FailFast()]
     k: Annotated[int, Field(strict=True, ge=1)] | None = None  # answers wanted; null: all
     at: Annotated[str, BeforeValidator(check_time)] | None = None
     context: RequestContext | None = None
@@ -114,27 +122,28 @@ class EventIn(Message):
     Any other impression_id groups the rows of one request of this user. An event_id names an event among all users.
     """
 
-    user_id: Annotated[str, Field(min_length=1)]
-    item_id: Annotated[str, Field(min_length=1)]
+    user_id: Id
+    item_id: Id
     occurred_at: Annotated[str, BeforeValidator(check_time)] | None = None  # null: now
-    label: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0  # 1 clicked, 0 shown and not
-    impression_id: Annotated[str, Field(min_length=1)] | None = None
+    label: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1.0  # 1 clicked, 0 shown and not
+    impression_id: Id | None = None
     position: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
-    session_id: Annotated[str, Field(min_length=1)] | None = None
-    event_id: Annotated[str, Field(min_length=1)] | None = None  # null: made of what the event says
+    session_id: Id | None = None
+    event_id: Id | None = None  # null: made of what the event says
 
 
 class EventsRequest(Message):
     """Events, in any order. All of them are taken or, where one cannot be, none."""
 
-    events: Annotated[list[EventIn], Field(min_length=1)]
+    events: Annotated[list[EventIn], Field(min_length=1), FailFast()]
 
 
 class EventFate(Message):
     """What became of one event."""
 
     event_id: str
-    fate: str  # new | repeated | forgotten
+    fate: str  # new | repeated | conflict (another event has the event_id: this one is not kept) | forgotten
+    differs: list[str] = []  # of a conflict: the fields in which the event that was there first says otherwise
 
 
 class EventsReply(Message):
@@ -146,21 +155,31 @@ class EventsReply(Message):
 
 def check_limits(request: RankRequest, limits: ServeParams) -> None:
     """Raise ValidationError where a request is larger than the bundle's limits."""
-    if len(request.candidates) > limits.max_candidates:
-        raise _too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
-    if len(request.user_id) > limits.max_id_length:
-        raise _too_large(("user_id",), "an id has at most {limit} characters", limits.max_id_length)
+    check_num_candidates({"candidates": request.candidates}, limits)
     told = request.context or RequestContext()
-    for name in ("device", "reading_item_id"):
-        if len(getattr(told, name) or "") > limits.max_id_length:
-            raise _too_large(("context", name), "an id has at most {limit} characters", limits.max_id_length)
-    if max(map(len, request.candidates)) > limits.max_id_length:
-        raise _too_large(("candidates",), "an id has at most {limit} characters", limits.max_id_length)
+    named = {("user_id",): request.user_id, ("candidates",): max(request.candidates, key=len)}
+    named |= {("context", name): getattr(told, name) for name in ("device", "reading_item_id")}
+    for field, name in named.items():
+        _check_length(field, name, limits)
 
 
 def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
-    """Raise ValidationError where there are more events than the bundle's limits allow."""
-    if len(request.events) > limits.max_events:
+    """Raise ValidationError where there are more or longer events than the bundle's limits allow."""
+    check_num_events({"events": request.events}, limits)
+    for place, event in enumerate(request.events):
+        for name in EVENT_IDS:
+            _check_length(("events", place, name), getattr(event, name), limits, "EventsRequest")
+
+
+def check_num_candidates(told: Mapping[str, Any], limits: ServeParams) -> None:
+    """Raise ValidationError where there are too many. told: the fields of a request, checked or not."""
+    if _length(told.get("candidates")) > limits.max_candidates:
+        raise _too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
+
+
+def check_num_events(told: Mapping[str, Any], limits: ServeParams) -> None:
+    """The same of events."""
+    if _length(told.get("events")) > limits.max_events:
         raise _too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
 
 
@@ -173,17 +192,29 @@ def refused_event(error: Exception) -> ValidationError:
 
 
 def max_body_bytes(limits: ServeParams) -> int:
-    """The largest body that a request within the limits can have: every character escaped as a surrogate pair."""
-    return 12 * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
+    """The largest body of UTF-8 that a request within the limits needs. One that escapes every character has fewer."""
+    return BYTES_OF_A_CHARACTER * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
 
 
 def max_events_bytes(limits: ServeParams) -> int:
-    """The same of POST /events, whose events have five ids each."""
-    return limits.max_events * (12 * 5 * (limits.max_id_length + 4) + 512) + 4096
+    """The same of POST /events."""
+    ids = BYTES_OF_A_CHARACTER * len(EVENT_IDS) * (limits.max_id_length + 4)
+    return limits.max_events * (ids + 512) + 4096
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
+def _check_length(
+    field: tuple[str | int, ...], name: str | None, limits: ServeParams, title: str = "RankRequest"
+) -> None:
+    if name is not None and len(name) > limits.max_id_length:
+        raise _too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
 
 
 def _too_large(
-    field: tuple[str, ...], message: LiteralString, limit: int, title: str = "RankRequest"
+    field: tuple[str | int, ...], message: LiteralString, limit: int, title: str = "RankRequest"
 ) -> ValidationError:
     detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
     return ValidationError.from_exception_data(title, [detail])

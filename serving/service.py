@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +10,25 @@ from typing import TypeVar
 import bentoml
 import torch
 from bentoml.exceptions import ServiceUnavailable
-from pydantic import ValidationError
+from pydantic import BaseModel
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route
 
 from contracts.errors import InputError
 from features.online import StaleStoreError
-from serving.gate import Gate
+from serving.answered import answered
+from serving.gate import READ, Gate
+from serving.hosts import allowed_hosts
+from serving.params import ServeParams
 from serving.predictor import Predictor, open_here
-from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, max_body_bytes, max_events_bytes
+from serving.readiness import Readiness
+from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest
 
+LOOPBACK = "127.0.0.1"
+"""Where it listens unless told: BENTOML_HOST, `bentoml serve --host`, `make serve HOST=`."""
 TIMEOUT_S = 3.0
 BODY_TIMEOUT_S = 0.5
 MAX_IN_FLIGHT = 16
@@ -31,13 +37,26 @@ MAX_IN_FLIGHT = 16
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
-MESSAGES = (RankRequest.__name__, EventsRequest.__name__)
 
 
-def body_limit(path: str) -> int:
-    """Bytes of the largest request to a path that the bundle's limits allow."""
-    limits = bentoml.get_current_service().predictor.limits
-    return max_events_bytes(limits) if path.endswith("/events") else max_body_bytes(limits)
+def of_gate(message: type[BaseModel]) -> type[bentoml.IODescriptor]:
+    """BentoML's input of a method: the message that the gate has read and checked."""
+
+    async def from_http_request(cls: type, request: HttpRequest, serde: object) -> BaseModel:
+        return request.scope[READ]
+
+    members = {"__module__": __name__, "__root_input__": True, "from_http_request": classmethod(from_http_request)}
+    return type(message.__name__, (bentoml.IODescriptor, message), members)
+
+
+def limits() -> ServeParams:
+    """Of the bundle that is served."""
+    return bentoml.get_current_service().predictor.limits
+
+
+def hosts() -> list[str]:
+    """The names that this service answers to."""
+    return bentoml.get_current_service().hosts
 
 
 async def info(_: HttpRequest) -> JSONResponse:
@@ -50,12 +69,6 @@ async def root(_: HttpRequest) -> RedirectResponse:
     return RedirectResponse("info")
 
 
-def is_own_failure(record: logging.LogRecord) -> bool:
-    """False for a refused request: its answer says why, /metrics counts it, and its traceback shows what was sent."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, ValidationError) and error.title.startswith(MESSAGES))
-
-
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
 @bentoml.asgi_app(Starlette(routes=[Route("/", root), Route("/info", info)]), path="/")
 @bentoml.service(
@@ -64,6 +77,7 @@ def is_own_failure(record: logging.LogRecord) -> bool:
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": True},
+    http={"host": LOOPBACK},  # pyright: ignore[reportArgumentType]  # a text, as the configuration is written
 )
 class Leitmotif:
     """Ranks a user's candidates by the theme the user is in."""
@@ -81,7 +95,8 @@ class Leitmotif:
     def __init__(self) -> None:
         self.predictor = open_here()
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
-        logging.getLogger("bentoml._internal.server.http_app").addFilter(is_own_failure)
+        self.hosts = allowed_hosts(self.predictor.limits)
+        self.readiness = Readiness()
 
     @bentoml.on_startup
     def freeze(self) -> None:
@@ -89,15 +104,21 @@ class Leitmotif:
         gc.collect()
         gc.freeze()
 
-    @bentoml.api
+    async def __is_ready__(self) -> bool:
+        """GET /readyz: whether the store answers."""
+        if reason := await self.readiness.reason_against(self.predictor.store):
+            raise HTTPException(503, reason)
+        return True
+
+    @bentoml.api(input_spec=of_gate(RankRequest))
     async def rank(self, request: RankRequest, /) -> RankReply:
         """POST /rank: the candidates in order."""
-        return await self._in_turn(Predictor.rank, request)
+        return await answered(self._in_turn(Predictor.rank, request))
 
-    @bentoml.api
+    @bentoml.api(input_spec=of_gate(EventsRequest))
     async def events(self, request: EventsRequest, /) -> EventsReply:
         """POST /events: taken durably, seen by the next ranking."""
-        return await self._in_turn(Predictor.append, request)
+        return await answered(self._in_turn(Predictor.append, request))
 
     async def _in_turn(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
         """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503."""
@@ -117,7 +138,8 @@ class Leitmotif:
 
 Leitmotif.add_asgi_middleware(
     Gate,  # pyright: ignore[reportArgumentType]
-    max_body_bytes=body_limit,
+    limits=limits,
+    allowed_hosts=hosts,
     body_timeout_s=BODY_TIMEOUT_S,
     max_in_flight=MAX_IN_FLIGHT,
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from ruamel.yaml import YAML
 
 from serving.predictor import Predictor
 from serving.requests import RankRequest, RequestContext
@@ -39,6 +40,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report(repository: Path, source: str, stage: str) -> dict:
     return json.loads((repository / "reports" / source / f"{stage}.json").read_text())
+
+
+def params_of(repository: Path) -> dict:
+    return YAML(typ="safe").load(repository / "params.yaml")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -107,6 +112,19 @@ def test_dagster_in_another_clone_makes_the_same_bytes(made: Path, tmp_path: Pat
     run(other, "dagster", "job", "execute", "-m", "orchestration.definitions", "-j", "everything")
     assert hashes(other / "data") == hashes(made / "data")
     assert "up to date" in run(other, "dvc", "status").stdout
+
+
+def test_dvc_compares_the_figures_that_people_compare_and_draws_no_report(made: Path) -> None:
+    compared = json.loads(run(made, "dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert all(path.startswith("reports/simulator/figures/") for path in compared)
+    assert compared["reports/simulator/figures/evaluate.json"]["data"]["mos"].keys() >= {"auc", "iauc", "logloss"}
+    columns = next(csv.reader(run(made, "dvc", "exp", "show", "--csv").stdout.splitlines()))
+    assert "mos.auc" in columns
+    figures = [column for column in columns if "/" not in column]  # the rest are files
+    params = sum(len(section) if isinstance(section, dict) else 1 for section in params_of(made).values())
+    assert len(figures) - params < 60
+    drawn = run(made, "dvc", "plots", "show", "-o", str(made / ".state" / "plots"))
+    assert "WARNING" not in drawn.stderr
 
 
 def test_the_report_table_names_what_was_made_and_where_to_look(made: Path) -> None:
@@ -223,7 +241,7 @@ def test_shuffled_rows_give_the_same_bytes(own: tuple[Path, list[list[str]]], tm
     run(other, "python", "-m", "contracts.configure", f"source.path={other / 'logs' / 'log.csv'}")
     run(other, "dvc", "repro", "audit", "evaluate", "--quiet")
     after = hashes(other / "data/table")
-    data = {name for name in before if not name.startswith(("provenance", "rejected", "bundle"))}
+    data = {name for name in before if not name.startswith(("provenance", "rejected", "quarantine", "bundle"))}
     assert {name: after.get(name) for name in data} == {name: before[name] for name in data}
 
 

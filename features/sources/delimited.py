@@ -1,14 +1,16 @@
-"""A CSV or TSV file -> wanted columns as text, the line each row began on, and the rows that are no rows.
+"""A file of delimited text -> wanted columns as text, where each row lies in the file, and the rows that are no rows.
 
-Quoted fields may hold newlines; line is the physical line in the file, the header counted from 1.
+Arrow parses; features/sources/records.py says which bytes and lines each of its rows is.
 """
 # pyright: reportAttributeAccessIssue=false
 
+import codecs
 import csv
 import io
-from collections import Counter
-from collections.abc import Sequence
-from typing import BinaryIO, NamedTuple
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +19,17 @@ import pyarrow.csv
 
 from contracts.errors import InputError
 from features.sources.files import READ_ERRORS, DataFile, open_bytes, unreadable
+from features.sources.records import Block, Dialect, Int64, escapes, first_record, split
+
+log = logging.getLogger("leitmotif")
 
 BLOCK_BYTES = 1 << 24
-DELIMITERS = ",\t;|"
+HEADER_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 26
+DELIMITERS = (",", "\t", ";", "|", "::", "\x01")
+DOUBLE_COLON, STANDS_FOR_IT = "::", "\x1f"
+"""Arrow takes one character: a file whose fields "::" parts is read as if this one stood there."""
+BOM = codecs.BOM_UTF8
 WRONG_FIELDS = "wrong number of fields"
 
 
@@ -30,80 +40,221 @@ class BadRow(NamedTuple):
     raw: str
 
 
+class Header(NamedTuple):
+    """A delimited file's first record that is not empty."""
+
+    names: list[str]
+    delimiter: str
+    dialect: Dialect
+    num_lines: int
+    size: int  # bytes up to the next record, a BOM left out
+
+
 class Rows(NamedTuple):
     """A delimited file, read."""
 
     columns: pa.Table  # the wanted ones, all text
-    line: np.ndarray  # int64, where each row begins
-    num_lines: np.ndarray  # int64, how many lines it covers
+    line: Int64  # of the file from 1, its header counted, where each row begins
+    start: Int64  # bytes from the file's begin, a BOM left out
+    end: Int64
     bad: list[BadRow]
+    header: Header  # as it turned out: escapes may show later
 
 
-class Header(NamedTuple):
-    """A delimited file's first record."""
-
-    names: list[str]
-    delimiter: str
-    num_lines: int
+class _Escapes(Exception):
+    """Quotes are written \\" in this file, and its rows were split as if they were not."""
 
 
-def read_header(file: DataFile) -> Header:
-    """Raises InputError where the file is empty, not UTF-8, or not to be opened."""
+def read_header(file: DataFile, wanted: Sequence[str] = ()) -> Header | None:
+    """None where nothing is in the file. Raises InputError where it is not UTF-8 or not to be opened.
+
+    wanted: columns that tell which of two delimiters it is.
+    """
     try:
-        with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig", newline="") as text:
-            first = text.readline()
-            counts = Counter(character for character in first if character in DELIMITERS)
-            delimiter = max(DELIMITERS, key=lambda character: counts[character])
-            text.seek(0)
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            names = next(reader, [])
-    except (*READ_ERRORS, csv.Error) as error:
+        with open_bytes(file) as handle:
+            head = handle.read(HEADER_BYTES).removeprefix(BOM)
+        is_last = len(head) < HEADER_BYTES - len(BOM)
+        return _header_in(file, head, is_last, wanted)
+    except READ_ERRORS as error:
         raise _refusal(file, error) from error
-    if not any(names):
-        raise InputError(f"source.path: {file.name} is empty: it has no header line. Export it again, or move it away.")
-    return Header(names, delimiter, reader.line_num)
 
 
 def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> Rows:
     """Split the whole file; lines with nothing in them are not rows.
 
-    Raises InputError where bytes are not UTF-8, the file ends early or a quote is never closed.
+    Raises InputError where wanted columns are not UTF-8, the file ends early or a quote is never closed.
     """
-    invalid: list[tuple[int, str]] = []
-
-    def skip(row: pyarrow.csv.InvalidRow) -> str:
-        invalid.append((row.number, row.text))
-        return "skip"
-
-    places = [header.names.index(name) for name in wanted]
-    batches, newlines = [], []
     try:
-        with open_bytes(file) as handle:
-            for batch in _batches(handle, header, skip):
-                newlines.append(_newlines(batch))
-                batches.append(batch.select([str(place) for place in places]))
+        return _read(file, header, wanted)
+    except _Escapes:
+        log.info('%s writes quotes as \\", as Spark does', file.name)
+        return _read(file, header._replace(dialect=header.dialect._replace(escapes=True)), wanted)
     except READ_ERRORS as error:
         raise _refusal(file, error) from error
-    schema = pa.schema([(str(place), pa.string()) for place in places])
-    columns = pa.Table.from_batches(batches, schema).rename_columns(list(wanted))
-    return _number(file, header, columns, np.concatenate([np.zeros(0, np.int64), *newlines]), invalid)
 
 
-def read_lines(file: DataFile, line: np.ndarray, num_lines: np.ndarray) -> list[str]:
-    """The raw text of the rows that begin on the given lines (ascending)."""
+def read_raw(file: DataFile, header: Header, start: Int64, end: Int64) -> list[str]:
+    """The text of rows, as it was written. start, end: as in Rows, ascending."""
     texts: list[str] = []
-    wanted = iter(zip(line.tolist(), num_lines.tolist(), strict=True))
-    start, count = next(wanted, (0, 0))
-    with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as handle:
-        kept: list[str] = []
-        for number, text in enumerate(handle, 1):
-            if start and number >= start:
-                kept.append(text)
-            if kept and len(kept) == count:
-                texts.append("".join(kept).rstrip("\n"))
-                kept = []
-                start, count = next(wanted, (0, 0))
+    held, held_at = b"", 0
+    wanted = list(zip(start.tolist(), end.tolist(), strict=True))
+    for chunk in _chunks(file, header.delimiter):
+        held += chunk
+        while len(texts) < len(wanted) and wanted[len(texts)][1] <= held_at + len(held):
+            first, last = wanted[len(texts)]
+            texts.append(_text(held[first - held_at : last - held_at], header))
+        if len(texts) == len(wanted):
+            break
+        dropped = min(max(wanted[len(texts)][0] - held_at, 0), len(held))
+        held, held_at = held[dropped:], held_at + dropped
     return texts
+
+
+def _header_in(file: DataFile, head: bytes, is_last: bool, wanted: Sequence[str]) -> Header | None:
+    blank = re.match(rb"[\r\n]*", head)
+    skipped = blank.end() if blank else 0
+    body = head[skipped:]
+    if not body:
+        return None
+    candidates = (file.delimiter,) if file.delimiter else _delimiters_in(body)
+    headers = [header for each in candidates if (header := _header(body, each, is_last))]
+    if not headers:
+        raise InputError(f"source.path: {file.name}: a quote in its header is never closed. Close it.")
+    header = max(headers, key=lambda each: len(set(each.names) & set(wanted)))
+    before = len(split(head[:skipped], header.dialect, is_last=True).start)
+    return header._replace(num_lines=header.num_lines + before, size=header.size + skipped)
+
+
+def _delimiters_in(body: bytes) -> list[str]:
+    """The most frequent first, of those outside quotes in the first line; a comma where there is none."""
+    first = re.split(rb"[\r\n]", re.sub(rb'"(?:[^"]|"")*"', b"", body), maxsplit=1)[0]
+    counts = {each: first.count(each.encode()) for each in DELIMITERS}
+    return sorted(filter(counts.__getitem__, DELIMITERS), key=counts.__getitem__, reverse=True) or [","]
+
+
+def _header(body: bytes, delimiter: str, is_last: bool) -> Header | None:
+    one = STANDS_FOR_IT if delimiter == DOUBLE_COLON else delimiter
+    dialect = Dialect(one.encode(), escapes=False)
+    translated = body.replace(delimiter.encode(), dialect.delimiter)
+    record = first_record(translated, dialect, is_last)
+    if record is None:
+        return None
+    text = translated[: record[0]].decode()
+    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=one), [])
+    return Header([name.replace(one, delimiter) for name in names], delimiter, dialect, record[1], record[0])
+
+
+def _read(file: DataFile, header: Header, wanted: Sequence[str]) -> Rows:
+    places = [header.names.index(name) for name in wanted]
+    schema = pa.schema([(str(place), pa.string()) for place in places])
+    tables, bad = [schema.empty_table()], []
+    parts: list[tuple[Int64, Int64, Int64]] = []
+    offset, line = header.size, header.num_lines + 1
+    for data, block in _blocks(file, header):
+        table, invalid = _parse(data, block, header, places)
+        starts, ends, lines = block.start + offset, block.end + offset, block.line + line
+        good = np.ones(len(block.start), bool)
+        good[invalid] = False
+        bad += [BadRow(int(lines[at]), _text(data[block.start[at] : block.end[at]], header)) for at in invalid]
+        is_row = block.end > block.start
+        tables.append(table.filter(pa.array(is_row[good])) if not is_row[good].all() else table)
+        parts.append((lines[good & is_row], starts[good & is_row], ends[good & is_row]))
+        offset, line = offset + block.size, line + block.num_lines
+    columns = _with_delimiter(pa.concat_tables(tables), header).rename_columns(list(wanted))
+    none = np.zeros(0, np.int64)
+    lines, starts, ends = (np.concatenate([none, *(part[which] for part in parts)]) for which in range(3))
+    return Rows(columns, lines, starts, ends, bad, header)
+
+
+def _parse(data: bytes, block: Block, header: Header, places: Sequence[int]) -> tuple[pa.Table, Int64]:
+    """The records' wanted fields, and which records, from 0, have another number of fields than the header."""
+    invalid: list[int] = []
+
+    def skip(row: pyarrow.csv.InvalidRow) -> str:
+        invalid.append(row.number - 1)
+        return "skip"
+
+    names = [str(place) for place in range(len(header.names))]
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(memoryview(data)[: block.size]),
+        # one thread and one block: only then does Arrow say on which row it stumbled
+        pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=block.size + 1),
+        pyarrow.csv.ParseOptions(
+            delimiter=header.dialect.delimiter.decode(),
+            escape_char="\\" if header.dialect.escapes else False,
+            newlines_in_values=True,
+            ignore_empty_lines=False,
+            invalid_row_handler=skip,
+        ),
+        pyarrow.csv.ConvertOptions(
+            include_columns=[str(place) for place in places],
+            column_types=dict.fromkeys(names, pa.string()),
+            strings_can_be_null=False,
+        ),
+    )
+    assert len(table) + len(invalid) == len(block.start), (len(table), len(invalid), len(block.start))
+    return table, np.array(invalid, np.int64)
+
+
+def _blocks(file: DataFile, header: Header) -> Iterator[tuple[bytes, Block]]:
+    """Whole records, a few megabytes at a time."""
+    pending, line, skipped = b"", header.num_lines, False
+    for chunk, is_last in _and_last(_chunks(file, header.delimiter)):
+        data = pending + chunk
+        if not skipped:
+            if len(data) < header.size and not is_last:
+                pending = data
+                continue
+            data, skipped = data[header.size :], True
+        if not header.dialect.escapes and escapes(data, header.dialect.delimiter):
+            raise _Escapes
+        block = split(data, header.dialect, is_last)
+        pending = data[block.size :]
+        if pending and (is_last or len(pending) > MAX_RECORD_BYTES):
+            raise InputError(
+                f"source.path: {file.name} line {line + block.num_lines + 1}: a quote is opened and never closed "
+                f"({_text(pending[:60], header)!r}...). Close it, or double a quote that is meant as text."
+            )
+        line += block.num_lines
+        if block.size:
+            yield data, block
+
+
+def _chunks(file: DataFile, delimiter: str) -> Iterator[bytes]:
+    """The file's bytes without a BOM, one character between fields."""
+    held, is_first = b"", True
+    with open_bytes(file) as handle:
+        while chunk := handle.read(BLOCK_BYTES):
+            chunk = bytes(chunk).removeprefix(BOM) if is_first else bytes(chunk)
+            is_first = False
+            if delimiter == DOUBLE_COLON:
+                chunk = (held + chunk).replace(DOUBLE_COLON.encode(), STANDS_FOR_IT.encode())
+                held = b":" if chunk.endswith(b":") else b""
+                chunk = chunk.removesuffix(held)
+            yield chunk
+    if held:
+        yield held
+
+
+def _and_last(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    before = next(chunks, None)
+    while before is not None:
+        after = next(chunks, None)
+        yield before, after is None
+        before = after
+
+
+def _text(raw: bytes, header: Header) -> str:
+    text = raw.decode(errors="replace")
+    return text.replace(STANDS_FOR_IT, DOUBLE_COLON) if header.delimiter == DOUBLE_COLON else text
+
+
+def _with_delimiter(columns: pa.Table, header: Header) -> pa.Table:
+    """ "::" inside quotes was no delimiter."""
+    if header.delimiter != DOUBLE_COLON:
+        return columns
+    texts = [pc.replace_substring(column, STANDS_FOR_IT, DOUBLE_COLON) for column in columns.columns]
+    return pa.table(texts, names=columns.column_names)
 
 
 def _refusal(file: DataFile, error: Exception) -> InputError:
@@ -119,54 +270,3 @@ def _refusal(file: DataFile, error: Exception) -> InputError:
                         f"{wrong.start}). Save the file as UTF-8."
                     )
     return unreadable(file, error)
-
-
-def _batches(handle: BinaryIO, header: Header, skip: object) -> pyarrow.csv.CSVStreamingReader:
-    """One thread: only then does Arrow say on which row it stumbled."""
-    names = [str(place) for place in range(len(header.names))]
-    return pyarrow.csv.open_csv(
-        handle,
-        pyarrow.csv.ReadOptions(
-            use_threads=False, column_names=names, skip_rows=header.num_lines, block_size=BLOCK_BYTES
-        ),
-        pyarrow.csv.ParseOptions(
-            delimiter=header.delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip
-        ),
-        pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
-    )
-
-
-def _newlines(batch: pa.RecordBatch) -> np.ndarray:
-    """How many line ends each row holds inside its quotes; -1 where the line was empty."""
-    count = np.zeros(len(batch), dtype=np.int64)
-    size = np.zeros(len(batch), dtype=np.int64)
-    for column in batch.columns:
-        size += pc.binary_length(column).to_numpy(zero_copy_only=False)
-        count += pc.count_substring(column, "\n").to_numpy(zero_copy_only=False)
-        returns = pc.count_substring(column, "\r").to_numpy(zero_copy_only=False)
-        if returns.any():
-            count += returns - pc.count_substring(column, "\r\n").to_numpy(zero_copy_only=False)
-    return np.where(size == 0, -1, count)
-
-
-def _number(
-    file: DataFile, header: Header, columns: pa.Table, newlines: np.ndarray, invalid: list[tuple[int, str]]
-) -> Rows:
-    """Arrow counts records; turn that into the lines on which they begin."""
-    total = len(newlines) + len(invalid)
-    at_bad = np.array([number - header.num_lines - 1 for number, _ in invalid], dtype=np.int64)
-    extra = np.zeros(total, dtype=np.int64)
-    good = np.ones(total, dtype=bool)
-    good[at_bad] = False
-    extra[good] = np.maximum(newlines, 0)
-    extra[at_bad] = [len(text.splitlines()) - 1 for _, text in invalid]
-    line = header.num_lines + 1 + np.arange(total) + np.cumsum(extra) - extra
-    bad = [BadRow(int(line[place]), text) for place, (_, text) in zip(at_bad, invalid, strict=True)]
-    for row in bad:
-        if "\n" in row.raw and row.raw.count('"') % 2:
-            raise InputError(
-                f"source.path: {file.name} line {row.line}: a quote is opened and never closed "
-                f"({row.raw[:60]!r}...). Close it, or double a quote that is meant as text."
-            )
-    rows = newlines >= 0
-    return Rows(columns.filter(pa.array(rows)), line[good][rows], 1 + newlines[rows], bad)

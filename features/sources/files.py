@@ -1,8 +1,12 @@
 """A path given by a person -> the data files under it, in order, with names that do not depend on where they lie."""
 
+import bz2
 import gzip
 import logging
+import lzma
+import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -12,12 +16,19 @@ from contracts.errors import InputError
 
 log = logging.getLogger("leitmotif")
 
-DELIMITED = {".csv", ".tsv"}
-PARQUET = {".parquet"}
-KINDS = DELIMITED | PARQUET
+AUTO, PARQUET, TEXT = "auto", "parquet", "text"
+KINDS = {".csv": TEXT, ".tsv": TEXT, ".parquet": PARQUET}
+PERHAPS = (".inter", ".dat", ".txt", ".tab", ".psv", ".log", ".data")
+"""Names that text of columns may have, and other texts have too."""
+DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|", "double_colon": "::"}
+"""source.format -> what stands between fields."""
+PACKED = (".gz", ".zst", ".bz2", ".xz")
+PACKERS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
+"""What a packed file begins with, whatever its name."""
 MAX_NAMED = 10
-READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException)
+READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError, pa.ArrowException)
 """What readers raise for a file that is not what its name says, ends early or may not be opened."""
+ADVICE = 'make set ARGS="source.format=csv" (or tsv, semicolon, pipe, double_colon, parquet)'
 
 
 class DataFile(NamedTuple):
@@ -25,15 +36,24 @@ class DataFile(NamedTuple):
 
     name: str  # relative to what the person gave
     path: Path
-    kind: str  # its suffix without .gz
-    gzipped: bool
+    kind: str  # PARQUET or TEXT
+    packer: str | None = None  # gzip, zstd, bz2, xz
+    delimiter: str | None = None  # as source.format says; None: what its header shows
 
 
-def find_files(path: str | None) -> list[DataFile]:
+class Found(NamedTuple):
+    """What lies under a path."""
+
+    files: list[DataFile]
+    perhaps: list[DataFile]  # texts in a folder that are data if their header names the columns
+    others: list[str]  # names of files that are none
+
+
+def find_files(path: str | None, format: str = AUTO) -> Found:
     """The file, or every data file of the folder and below but hidden ones and those whose name starts with _.
 
-    Files of other kinds in a folder are left out, and logged by name. Raises InputError where no file is left, or the
-    one given is of another kind.
+    format: source.format; any but auto takes every file for data of this form. Raises InputError where the one given is
+    of another kind, or a link hides data.
     """
     if not path:
         raise InputError("source.path is not set. Name a file or folder: make run SOURCE=... DATA=<path>.")
@@ -41,42 +61,39 @@ def find_files(path: str | None) -> list[DataFile]:
     if not root.exists():
         raise InputError(f"source.path: {path} does not exist (seen from {Path.cwd()}). Correct the path.")
     if root.is_file():
-        return [describe(root, root.name)]
-    inside = sorted(p for p in root.rglob("*") if p.is_file())
-    relative = [(p, p.relative_to(root)) for p in inside]
-    seen = [(p, name.as_posix()) for p, name in relative if not any(part[0] in "._" for part in name.parts)]
-    files = [describe(p, name) for p, name in seen if _kind(p)[0] in KINDS]
-    others = [name for p, name in seen if _kind(p)[0] not in KINDS]
-    named = ", ".join(others[:MAX_NAMED]) + (", ..." if len(others) > MAX_NAMED else "")
-    if not files:
-        there = f" (but {len(others):,} of other kinds: {named})" if others else ""
-        raise InputError(f"source.path: the folder {path} holds no data file{there}. Put .csv or .parquet files in it.")
-    if others:
-        log.warning("left out %s files that are neither .csv, .tsv nor .parquet: %s", f"{len(others):,}", named)
-    return files
+        return Found([describe(root, root.name, format)], [], [])
+    seen = [(inside, inside.relative_to(root).as_posix()) for inside in _below(root, format)]
+    files = [describe(p, name, format) for p, name in seen if format != AUTO or _suffix(p) in KINDS]
+    perhaps = [describe(p, name) for p, name in seen if format == AUTO and _suffix(p) in PERHAPS]
+    others = [name for p, name in seen if format == AUTO and _suffix(p) not in (*KINDS, *PERHAPS)]
+    return Found(files, perhaps, others)
 
 
-def describe(path: Path, name: str) -> DataFile:
-    """What a file is, by its suffix. Raises InputError for any other."""
-    kind, gzipped = _kind(path)
-    if kind not in KINDS:
+def describe(path: Path, name: str, format: str = AUTO) -> DataFile:
+    """What a file is, by its first bytes and its suffix. Raises InputError where neither says, or it is an archive."""
+    packer = _packer(path, name)
+    known = KINDS.get(_suffix(path), TEXT if _suffix(path) in PERHAPS else None)
+    if format == AUTO and known is not None and _begins(path, name, b"PAR1"):
+        known = PARQUET
+    kind = known if format == AUTO else PARQUET if format == PARQUET else TEXT
+    if kind is None:
         raise InputError(
-            f"source.path: {name} is neither .csv, .tsv nor .parquet (plain or .gz). Convert it, or move it away."
+            f"source.path: {name} is neither .csv, .tsv nor .parquet (plain or .gz). Convert it, or say what it is: "
+            f"{ADVICE}."
         )
-    return DataFile(name, path, kind, gzipped)
-
-
-def _kind(path: Path) -> tuple[str, bool]:
-    """The suffix without .gz, in small letters, and whether .gz was there."""
-    name = Path(path.name.lower())
-    gzipped = name.suffix == ".gz"
-    return Path(name.stem).suffix if gzipped else name.suffix, gzipped
+    return DataFile(name, path, kind, packer, DELIMITERS.get(format))
 
 
 def open_bytes(file: DataFile) -> BinaryIO:
     """The file's content, unpacked. Raises InputError where it cannot be opened."""
+    openers: dict[str, Callable[[Path], object]] = {
+        "gzip": gzip.open,
+        "bz2": bz2.open,
+        "xz": lzma.open,
+        "zstd": lambda path: pa.input_stream(str(path), compression="zstd"),
+    }
     try:
-        return cast(BinaryIO, gzip.open(file.path) if file.gzipped else file.path.open("rb"))
+        return cast(BinaryIO, openers[file.packer](file.path) if file.packer else file.path.open("rb"))
     except OSError as error:
         raise unreadable(file, error) from error
 
@@ -85,3 +102,59 @@ def unreadable(file: DataFile, error: Exception) -> InputError:
     """One message for whatever a file's reader had to say."""
     said = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"source.path: {file.name} cannot be read: {said}. Export the file again, or move it away.")
+
+
+def named(names: list[str]) -> str:
+    """How many, some of them, and that there are more."""
+    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+
+
+def _below(root: Path, format: str) -> list[Path]:
+    """Files of a folder and its folders, in order. DVC follows no link to a folder: what is behind one is refused."""
+    inside = []
+    for folder, folders, files in os.walk(root):
+        for name in [*folders, *files]:
+            path = Path(folder) / name
+            if any(part[0] in "._" for part in path.relative_to(root).parts):
+                continue
+            if path.is_symlink() and not path.exists():
+                _refuse_or_name(path, root, _is_wanted(path, format), "which is not there. Bring it back, or remove it")
+            elif path.is_symlink() and path.is_dir():
+                wanted = any(_is_wanted(each, format) for each in path.rglob("*") if each.is_file())
+                said = "a folder. DVC follows no such links and would not see it change: move its files here"
+                _refuse_or_name(path, root, wanted, said)
+            elif path.is_file():
+                inside.append(path)
+    return sorted(inside)
+
+
+def _refuse_or_name(path: Path, root: Path, wanted: bool, said: str) -> None:
+    name, target = path.relative_to(root).as_posix(), os.readlink(path)
+    if wanted:
+        raise InputError(f"source.path: {name} is a link to {target}, {said}, or give source.path another folder.")
+    log.warning("left out %s, a link to %s", name, target)
+
+
+def _is_wanted(path: Path, format: str) -> bool:
+    return format != AUTO or _suffix(path) in (*KINDS, *PERHAPS)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix without .gz and its like, in small letters."""
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix in PACKED else name.suffix
+
+
+def _packer(path: Path, name: str) -> str | None:
+    packer = next((packer for magic, packer in PACKERS.items() if _begins(path, name, magic)), None)
+    if packer == "zip":
+        raise InputError(f"source.path: {name} is a zip archive. Unpack it, and name the folder.")
+    return packer
+
+
+def _begins(path: Path, name: str, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(len(magic)) == magic
+    except OSError as error:
+        raise unreadable(DataFile(name, path, TEXT), error) from error

@@ -28,3 +28,4 @@ class Log:
     contexts: pa.Table = field(default_factory=CONTEXTS.empty_table)  # CONTEXTS, in any order, one row an impression
     rejected_items: pa.Table = field(default_factory=REJECTED.empty_table)  # rows of a file of items, not of events
     truth: Mapping[str, pa.Table] = field(default_factory=dict)  # file name -> table, a simulator's only
+    notes: Mapping[str, int | Mapping[str, int]] = field(default_factory=dict)  # for the report: how it was read

@@ -10,10 +10,10 @@ import pyarrow as pa
 from contracts.errors import InputError
 from contracts.schema import ITEMS, REJECTED, TIME
 from features.params import SourceParams
-from features.sources.delimited import WRONG_FIELDS, read_delimited, read_header, read_lines
+from features.sources.delimited import WRONG_FIELDS, Header, read_delimited, read_header, read_raw
 from features.sources.files import DataFile, describe
 from features.sources.log import EVENTS, Log
-from features.sources.table import cut, read_file
+from features.sources.table import cut, notes_of, read_file
 
 log = logging.getLogger("leitmotif")
 
@@ -30,11 +30,13 @@ def read_movielens(source: SourceParams) -> Log:
     """
     ratings_file, movies_file = (_find(source.path, name) for name in ("ratings.csv", "movies.csv"))
     _check(ratings_file, tuple(RATINGS.values()))
-    _check(movies_file, MOVIES)
-    events, rejected = read_file(ratings_file, RATINGS, "s", source.label_threshold)
-    items, bad_movies = _read_movies(movies_file)
-    log.info("read %s ratings and %s movies", f"{len(events):,}", f"{len(items):,}")
-    return Log(events.select(EVENTS.names).cast(EVENTS), items, rejected, num_files=2, rejected_items=bad_movies)
+    header = _check(movies_file, MOVIES)
+    ratings = read_file(ratings_file, RATINGS, source.model_copy(update={"time_unit": "s"}))
+    items, bad_movies = _read_movies(movies_file, header)
+    log.info("read %s ratings and %s movies", f"{len(ratings.events):,}", f"{len(items):,}")
+    events = ratings.events.select(EVENTS.names).cast(EVENTS)
+    notes = notes_of([ratings])
+    return Log(events, items, ratings.rejected, num_files=2, rejected_items=bad_movies, notes=notes)
 
 
 def _find(folder: str | None, name: str) -> DataFile:
@@ -49,22 +51,25 @@ def _find(folder: str | None, name: str) -> DataFile:
     return describe(path, name)
 
 
-def _check(file: DataFile, wanted: tuple[str, ...]) -> None:
-    names = read_header(file).names
+def _check(file: DataFile, wanted: tuple[str, ...]) -> Header:
+    header = read_header(file, wanted)
+    names = header.names if header else []
     missing = [name for name in wanted if name not in names]
     if missing:
         raise InputError(
-            f"source.path: {file.name} has no column {', '.join(missing)}. It has: {', '.join(names)}. "
+            f"source.path: {file.name} has no column {', '.join(missing)}. It has: {', '.join(names) or 'nothing'}. "
             "For another layout take source.name: table."
         )
+    assert header is not None
+    return header
 
 
-def _read_movies(file: DataFile) -> tuple[pa.Table, pa.Table]:
+def _read_movies(file: DataFile, header: Header) -> tuple[pa.Table, pa.Table]:
     """The catalogue (ITEMS), and its rows that are none or name a movie again (REJECTED)."""
-    rows = read_delimited(file, read_header(file), MOVIES)
+    rows = read_delimited(file, header, MOVIES)
     _, first = np.unique(np.array(rows.columns["movieId"].to_pylist(), object), return_index=True)
     again = np.delete(np.arange(len(rows.line)), first)
-    texts = read_lines(file, rows.line[again], rows.num_lines[again]) if len(again) else []
+    texts = read_raw(file, rows.header, rows.start[again], rows.end[again])
     movies = rows.columns.take(pa.array(first))
     genres = movies["genres"].to_pylist()
     items = pa.table(

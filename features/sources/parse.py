@@ -4,6 +4,9 @@ One DuckDB query over an Arrow table; no row is looked at in Python.
 """
 # pyright: reportAttributeAccessIssue=false
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -11,24 +14,42 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from contracts.errors import InputError
+from features.rules import CONTROL_CHARACTERS
 
 UNITS_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 YEAR_1_US, YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 KEYS = ("event_id", "user_id", "item_id", "impression_id", "session_id")
 IDS = (*KEYS, "title")
+NAMES = ("event_id", "impression_id", "session_id")
+"""Ids that validate does not look at: it judges what is learnt from, and these only name and group rows."""
 MAX_ID_CHARACTERS = 10_000
 """No id is longer: a row with a longer one is rejected, before a field of megabytes is copied about."""
 EXACT_BELOW = {32: 2**24, 64: 2**53}
 """Bits of a float -> the whole number up to which all are told apart."""
+ZONE = r":[0-9:.,\s]*[A-Za-z+-]"
+"""Behind a time of day; a date's own hyphens stand before any colon."""
+SPACED = r"\s+(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
+WHOLE = r"\.0+$"
+"""What is left of a whole number that was a float or a decimal."""
 
 
-def parse(raw: pa.Table, time_unit: str, label_threshold: float) -> pa.Table:
+class Parsed(NamedTuple):
+    """A file's rows, and what a person should know of how they were read."""
+
+    rows: pa.Table
+    num_null_words: dict[str, int]  # by our column, where there are any
+    num_without_zone: int  # times
+
+
+def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Sequence[str] = ()) -> Parsed:
     """The same rows in the same order: text ids, at_us, label 0 or 1, and a reason, null where all could be parsed.
 
-    raw: our column names, whichever of them the source has. Without `label` every row is a click.
+    raw: our column names, whichever of them the source has. Without `label` every row is a click. null_words: texts
+    that say that nothing was given.
     Raises InputError where a column's type cannot mean what it is mapped to.
     """
     raw = pa.table({name: _readable(name, raw[name]) for name in raw.column_names})
+    raw, num_null_words = _without(raw, null_words)
     has = {column.name: column.type for column in raw.schema}
     terms = {name: _identifier(name, has[name]) if name in has else "NULL::VARCHAR" for name in IDS}
     terms["at_us"] = _time("occurred_at", has["occurred_at"], time_unit)
@@ -38,7 +59,7 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float) -> pa.Table:
     terms["number"] = _number("label", has["label"]) if "label" in has else "1.0"
     terms["position"] = _position(has["position"]) if "position" in has else "NULL::INTEGER"
     terms["categories"] = _categories(has["categories"]) if "categories" in has else "NULL::VARCHAR[]"
-    terms["reason"] = _reason(has, terms)
+    terms["reason"] = _reason(has, terms, [name for name in NAMES if name in has and _has_control(raw[name])])
     query = f"""
         SELECT * EXCLUDE (number, row_number),
             (CASE WHEN number >= {label_threshold!r} THEN 1 WHEN number IS NOT NULL THEN 0 END)::FLOAT AS label
@@ -48,14 +69,44 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float) -> pa.Table:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET threads = 2")
         connection.register("raw_rows", raw.append_column("row_number", pa.array(np.arange(len(raw)))))
-        return connection.sql(query).to_arrow_table()
+        rows = connection.sql(query).to_arrow_table()
+        zoneless = connection.sql(f"SELECT {_num_without_zone(has['occurred_at'], time_unit)} FROM raw_rows").fetchall()
+        return Parsed(rows, num_null_words, int(zoneless[0][0]))
+
+
+def _without(raw: pa.Table, null_words: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
+    """Null where a text is one of the words; how many of each column."""
+    counts = {}
+    for place, name in enumerate(raw.column_names):
+        if null_words and _is_text(raw[name].type):
+            is_word = pc.is_in(raw[name], value_set=pa.array(null_words, raw[name].type))
+            if num := pc.sum(is_word).as_py():
+                counts[name] = num
+                raw = raw.set_column(place, name, pc.if_else(is_word, pa.scalar(None, raw[name].type), raw[name]))
+    return raw, counts
+
+
+def _num_without_zone(kind: pa.DataType, unit: str) -> str:
+    if unit != "iso" or (kinds.is_timestamp(kind) and kind.tz):
+        return "0 * count(*)"
+    if not _is_text(kind):
+        return "count(occurred_at)"
+    is_plain = f"NOT ends_with(occurred_at, 'Z') AND NOT regexp_matches(occurred_at, '{ZONE}')"
+    return f"count(*) FILTER (trim(occurred_at) <> '' AND {is_plain})"
 
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in a type that the query knows. Raises InputError for float ids too large to be told apart."""
-    column = column.cast(_known(column.type))
-    if name in KEYS and kinds.is_decimal(column.type) and column.type.scale == 0:
-        return column.cast(pa.string())
+    if isinstance(column.type, pa.BaseExtensionType) or kinds.is_fixed_size_binary(column.type):
+        column = _in_digits(column)
+    try:
+        column = column.cast(_known(column.type))
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"source.columns.{name}: the column holds {column.type} that is no UTF-8 text. Write it as text."
+        ) from error
+    if name in KEYS and kinds.is_decimal(column.type):
+        return pc.replace_substring_regex(column.cast(pa.string()), WHOLE, "")
     if name in KEYS and kinds.is_floating(column.type):
         limit = EXACT_BELOW[column.type.bit_width]
         size = pc.abs(column.filter(pc.is_finite(column)))
@@ -70,9 +121,27 @@ def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _in_digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Bytes of one length as hexadecimal digits, UUIDs as they are written; other extensions as what they are made of.
+
+    Text among them would be told by chance alone: the same column must read the same in every file.
+    """
+    is_uuid = isinstance(column.type, pa.UuidType)
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    if not kinds.is_fixed_size_binary(column.type):
+        return column
+    digits = "lower(hex(bytes))"
+    if is_uuid:
+        digits = f"regexp_replace({digits}, '(.{{8}})(.{{4}})(.{{4}})(.{{4}})', '\\1-\\2-\\3-\\4-')"
+    with duckdb.connect() as connection:
+        connection.register("column_of_bytes", pa.table({"bytes": column.cast(pa.binary())}))
+        return connection.sql(f"SELECT {digits} AS digits FROM column_of_bytes").to_arrow_table()["digits"]
+
+
 def _known(kind: pa.DataType) -> pa.DataType:
-    """Half floats as floats, lists of one size as lists, and a column of nulls as text of which none was given."""
-    if kinds.is_null(kind):
+    """Half floats as floats, lists of one size as lists, bytes as text, and a column of nulls as text of none."""
+    if kinds.is_null(kind) or kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind):
         return pa.string()
     if kinds.is_float16(kind):
         return pa.float32()
@@ -102,7 +171,9 @@ def _identifier(name: str, kind: pa.DataType) -> str:
 def _time(name: str, kind: pa.DataType, unit: str) -> str:
     """Microseconds since 1970 in UTC; a time without zone is UTC. Null where that is no time of the years 1 to 9999."""
     if _is_text(kind):
-        zoned = f"TRY_CAST(trim({name}) AS TIMESTAMPTZ)"
+        spaceless = f"regexp_replace(trim({name}), '{SPACED}', '\\1')"
+        spaceless = f"regexp_replace({spaceless}, '(:\\d{{2}}),(\\d)', '\\1.\\2')"  # a decimal comma
+        zoned = f"coalesce(TRY_CAST(trim({name}) AS TIMESTAMPTZ), TRY_CAST({spaceless} AS TIMESTAMPTZ))"
         us = f"CASE WHEN isfinite({zoned}) THEN epoch_us({zoned}) END" if unit == "iso" else _scaled(name, unit)
     elif kinds.is_timestamp(kind) or kinds.is_date(kind):
         if unit != "iso":
@@ -162,8 +233,23 @@ def _embedding(kind: pa.DataType) -> str:
     return f"CASE WHEN {sound} THEN {values} END"
 
 
-def _reason(has: dict[str, pa.DataType], terms: dict[str, str]) -> str:
+def _has_control(column: pa.ChunkedArray) -> bool:
+    """Whether any of it may be a control character: by its bytes, at once, as next to no log has one."""
+    if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):
+        return kinds.is_string_view(column.type)
+    for chunk in column.chunks:
+        data = np.frombuffer(chunk.buffers()[2] or b"", np.uint8)
+        if ((data < 0x20) | (data == 0x7F)).any() or ((data[:-1] == 0xC2) & (data[1:] < 0xA0)).any():
+            return True
+    return False
+
+
+def _reason(has: dict[str, pa.DataType], terms: dict[str, str], with_control: Sequence[str]) -> str:
     cases = [
+        *[
+            f"WHEN regexp_matches({name}, '{CONTROL_CHARACTERS}') THEN '{name} has control characters'"
+            for name in with_control
+        ],
         *[f"WHEN length({name}) > {MAX_ID_CHARACTERS} THEN 'id too large'" for name in KEYS if _is_text_in(has, name)],
         f"WHEN {_is_absent('occurred_at', has)} THEN 'no time'",
         f"WHEN ({terms['at_us']}) IS NULL THEN 'bad time'",

@@ -1,11 +1,14 @@
-"""Any CSV, TSV or Parquet, plain or gzipped, file or folder of files, and a mapping of its columns -> a log."""
+"""Delimited text or Parquet, plain or packed, file or folder of files, and a mapping of its columns -> a log."""
 # pyright: reportAttributeAccessIssue=false
 
 import difflib
 import io
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -17,61 +20,92 @@ from contracts.errors import InputError
 from contracts.schema import ITEMS, REJECTED, ROLE_IMPRESSION, TIME
 from features.forgotten import Forgotten, are_forgotten
 from features.params import ColumnParams, SourceParams
-from features.sources.delimited import WRONG_FIELDS, BadRow, read_delimited, read_header, read_lines
-from features.sources.files import PARQUET, READ_ERRORS, DataFile, find_files, open_bytes, unreadable
+from features.sources.delimited import WRONG_FIELDS, Rows, read_delimited, read_header, read_raw
+from features.sources.files import ADVICE, PARQUET, READ_ERRORS, DataFile, find_files, named, open_bytes, unreadable
 from features.sources.log import EVENTS, Log
-from features.sources.parse import parse
+from features.sources.parse import KEYS, WHOLE, parse
 
 log = logging.getLogger("leitmotif")
 
 REQUIRED = ("user_id", "item_id", "occurred_at")
 MAX_RAW_CHARACTERS = 10_000
 """A rejected row's raw text is cut here."""
+MAX_NAMES_CHARACTERS = 2_000
 ABOUT_ITEMS = ("title", "categories", "published_us", "embedding")
+FRACTION = r"^-?\d+\.\d*[1-9]\d*$"
+
+
+class FileRows(NamedTuple):
+    """One file, read: its events, its rows that could not be parsed, and what a person should know of it."""
+
+    events: pa.Table  # EVENTS and ABOUT_ITEMS
+    rejected: pa.Table  # REJECTED
+    num_null_words: Mapping[str, int]
+    num_without_zone: int
 
 
 def read_table(source: SourceParams, forgotten: Forgotten = frozenset()) -> Log:
     """Read every file under source.path. Raises InputError for what stops the whole log, naming file and next step.
 
-    forgotten: users whose rows say nothing about items.
+    A file without a row is left out with a warning. forgotten: users whose rows say nothing about items.
     """
-    files = find_files(source.path)
     mapping = _mapping(source.columns)
-    events, rejected = [], []
-    for file in files:
-        good, bad = read_file(file, mapping, source.time_unit, source.label_threshold)
-        if not len(good) + len(bad):
-            raise InputError(
-                f"source.path: {file.name} has no rows below its header. Export it again, or move it away."
-            )
-        log.info("read %s rows of %s, %s rejected", f"{len(good):,}", file.name, f"{len(bad):,}")
-        events.append(good)
-        rejected.append(bad)
-    parsed = pa.concat_tables(events)
+    files = _files(source, mapping)
+    read = [read_file(file, mapping, source) for file in files]
+    for file, rows in zip(files, read, strict=True):
+        if not len(rows.events) + len(rows.rejected):
+            log.warning("%s has no rows: nothing is taken from it", file.name)
+        else:
+            log.info("read %s rows of %s, %s rejected", f"{len(rows.events):,}", file.name, f"{len(rows.rejected):,}")
+    parsed, num_whole = _whole_ids(pa.concat_tables([rows.events for rows in read]))
+    rejected = pa.concat_tables([rows.rejected for rows in read])
     of_others = parsed.filter(pa.array(~are_forgotten(parsed["user_id"], forgotten))) if forgotten else parsed
-    return Log(parsed.select(EVENTS.names).cast(EVENTS), _items(of_others), pa.concat_tables(rejected), len(files))
+    events = parsed.select(EVENTS.names).cast(EVENTS)
+    num_empty = sum(not len(rows.events) + len(rows.rejected) for rows in read)
+    notes = notes_of(read) | {"num_empty_files": num_empty, "ids_without_decimals": num_whole}
+    return Log(events, _items(of_others), rejected, len(files), notes=notes)
 
 
-def read_file(
-    file: DataFile, mapping: Mapping[str, str], time_unit: str, label_threshold: float
-) -> tuple[pa.Table, pa.Table]:
-    """One file's events (EVENTS, ABOUT_ITEMS) and its rows that could not be parsed (REJECTED)."""
-    read = _read_parquet if file.kind in PARQUET else _read_delimited
-    raw, line, num_lines, bad = read(file, mapping)
-    parsed = parse(raw, time_unit, label_threshold)
-    failed = pc.is_valid(parsed["reason"])
+def notes_of(read: Sequence[FileRows]) -> dict[str, int | dict[str, int]]:
+    """What was read as something else than it says, counted and logged."""
+    words: Counter[str] = Counter()
+    for rows in read:
+        words.update(rows.num_null_words)
+    for name, num in sorted(words.items()):
+        log.warning("%s values of %s are words for nothing (source.null_words), and are null", f"{num:,}", name)
+    if num := sum(rows.num_without_zone for rows in read):
+        log.info("%s times have no zone: taken as UTC. Write their offset if they are of another", f"{num:,}")
+    return {"null_words": dict(sorted(words.items())), "times_without_zone": num}
+
+
+def read_file(file: DataFile, mapping: Mapping[str, str], source: SourceParams) -> FileRows:
+    """One file, whose columns must be those of the mapping."""
+    text: Rows | None = None
+    if file.kind == PARQUET:
+        raw = _read_parquet(file, mapping)
+        line = np.arange(1, len(raw) + 1)
+    else:
+        text = _read_delimited(file, mapping)
+        raw = pa.table({ours: pa.array([], pa.string()) for ours in mapping})
+        line = np.zeros(0, np.int64)
+        if text is not None:
+            raw, line = _ours(text.columns, mapping), text.line
+    parsed = parse(raw, source.time_unit, source.label_threshold, source.null_words)
+    failed = pc.is_valid(parsed.rows["reason"])
     at = np.flatnonzero(failed.to_numpy())
-    texts = _texts(raw.take(at)) if num_lines is None else read_lines(file, line[at], num_lines[at]) if len(at) else []
+    texts = _texts(raw.take(at)) if text is None else read_raw(file, text.header, text.start[at], text.end[at])
+    bad = text.bad if text else []
     rejected = pa.table(
         {
             "file": [file.name] * (len(at) + len(bad)),
             "line": [*line[at].tolist(), *(row.line for row in bad)],
-            "reason": [*parsed["reason"].filter(failed).to_pylist(), *[WRONG_FIELDS] * len(bad)],
+            "reason": [*parsed.rows["reason"].filter(failed).to_pylist(), *[WRONG_FIELDS] * len(bad)],
             "raw": [cut(text) for text in (*texts, *(row.raw for row in bad))],
         },
         schema=REJECTED,
     )
-    return _events(parsed, file.name, line).filter(pc.invert(failed)), rejected
+    events = _events(parsed.rows, file.name, line).filter(pc.invert(failed))
+    return FileRows(events, rejected, parsed.num_null_words, parsed.num_without_zone)
 
 
 def cut(text: str) -> str:
@@ -93,6 +127,25 @@ def _mapping(columns: ColumnParams) -> dict[str, str]:
     return mapping
 
 
+def _files(source: SourceParams, mapping: Mapping[str, str]) -> list[DataFile]:
+    """Raises InputError where no file is data."""
+    found = find_files(source.path, source.format)
+    wanted = list(mapping.values())
+    headers = {file.name: read_header(file, wanted) for file in found.perhaps}
+    is_data = {name: header is not None and set(wanted) <= set(header.names) for name, header in headers.items()}
+    files = sorted([*found.files, *(file for file in found.perhaps if is_data[file.name])], key=lambda file: file.path)
+    others = sorted([*found.others, *(name for name, is_one in is_data.items() if not is_one)])
+    if not files:
+        there = f" (but {len(others):,} of other kinds: {named(others)})" if others else ""
+        raise InputError(
+            f"source.path: the folder {source.path} holds no data file{there}. Put .csv or .parquet files in it, texts "
+            f"with a header that names {', '.join(wanted)}, or say what they are: {ADVICE}."
+        )
+    if others:
+        log.warning("left out %s files that are neither .csv, .tsv nor .parquet: %s", f"{len(others):,}", named(others))
+    return files
+
+
 def _check_columns(file: DataFile, mapping: Mapping[str, str], names: Sequence[str]) -> None:
     for ours, theirs in mapping.items():
         count = list(names).count(theirs)
@@ -101,31 +154,36 @@ def _check_columns(file: DataFile, mapping: Mapping[str, str], names: Sequence[s
         if not count:
             close = difflib.get_close_matches(theirs, names, n=1, cutoff=0.5)
             guess = f" Did you mean {close[0]!r}?" if close else ""
+            there = ", ".join(names)
+            there = there if len(there) <= MAX_NAMES_CHARACTERS else f"{there[:MAX_NAMES_CHARACTERS]}..."
+            is_row = all(re.fullmatch(r"[\d.:\-]*", name) for name in names)
+            header = " Its first line reads like a row: put a header above it, e.g. user,item,time." if is_row else ""
             raise InputError(
-                f"source.columns.{ours}: {file.name} has no column {theirs!r}. It has: {', '.join(names)}.{guess}"
+                f"source.columns.{ours}: {file.name} has no column {theirs!r}. It has: {there}.{guess}{header}"
             )
 
 
-def _read_delimited(
-    file: DataFile, mapping: Mapping[str, str]
-) -> tuple[pa.Table, np.ndarray, np.ndarray | None, list[BadRow]]:
-    header = read_header(file)
+def _read_delimited(file: DataFile, mapping: Mapping[str, str]) -> Rows | None:
+    """None where the file is empty."""
+    wanted = list(dict.fromkeys(mapping.values()))
+    header = read_header(file, wanted)
+    if header is None:
+        return None
     _check_columns(file, mapping, header.names)
-    rows = read_delimited(file, header, list(dict.fromkeys(mapping.values())))
-    return _ours(rows.columns, mapping), rows.line, rows.num_lines, rows.bad
+    return read_delimited(file, header, wanted)
 
 
-def _read_parquet(
-    file: DataFile, mapping: Mapping[str, str]
-) -> tuple[pa.Table, np.ndarray, np.ndarray | None, list[BadRow]]:
+def _read_parquet(file: DataFile, mapping: Mapping[str, str]) -> pa.Table:
+    if not file.packer and not file.path.stat().st_size:
+        return pa.table({ours: pa.array([], pa.string()) for ours in mapping})
     try:
         with open_bytes(file) as handle:
-            parquet = pq.ParquetFile(io.BytesIO(handle.read()) if file.gzipped else handle)
+            parquet = pq.ParquetFile(io.BytesIO(handle.read()) if file.packer else handle)
             _check_columns(file, mapping, parquet.schema_arrow.names)
             table = parquet.read(list(dict.fromkeys(mapping.values())))
     except READ_ERRORS as error:
         raise unreadable(file, error) from error
-    return _ours(table, mapping), np.arange(1, len(table) + 1), None, []
+    return _ours(table, mapping)
 
 
 def _ours(table: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
@@ -153,6 +211,29 @@ def _events(parsed: pa.Table, name: str, line: np.ndarray) -> pa.Table:
     columns["file"] = pa.repeat(name, len(parsed))
     columns["line"] = pa.array(line, pa.int64())
     return pa.table(columns)
+
+
+def _whole_ids(events: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+    """Ids that a null turned into floats ("17850.0") as Parquet's are read (17850); how many of each column.
+
+    One rule for the whole log: a column in which an id has a true fraction (a version, 1.5) is left as it is.
+    """
+    counts = {}
+    for name in KEYS:
+        column = events[name]
+        if not pc.any(pc.match_substring(column, ".0")).as_py():
+            continue
+        is_whole = pc.match_substring_regex(column, r"^-?\d+\.0+$")
+        num = pc.sum(is_whole).as_py()
+        if not num or pc.any(pc.match_substring_regex(column, FRACTION)).as_py():
+            continue
+        place = events.column_names.index(name)
+        events = events.set_column(
+            place, name, pc.if_else(is_whole, pc.replace_substring_regex(column, WHOLE, ""), column)
+        )
+        counts[name] = num
+        log.info("%s values of %s are whole numbers with a decimal point: 17850.0 is 17850", f"{num:,}", name)
+    return events, counts
 
 
 def _items(parsed: pa.Table) -> pa.Table:

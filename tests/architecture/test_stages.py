@@ -5,8 +5,12 @@ from pathlib import Path
 
 import grimp
 import pytest
+from dvc.dependency.param import ParamsDependency
+from dvc.repo import Repo
 
-from contracts.params import SECTIONS, load_params
+from contracts.figures import COMPARED
+from contracts.inputs import note_inputs
+from contracts.params import SECTIONS, load_params, read_params
 from orchestration.graph import Graph, Stage, read_graph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +82,28 @@ def test_the_deps_of_a_stage_are_exactly_the_modules_it_imports(
 
 def test_the_raw_log_is_a_dep_so_that_new_rows_rerun_ingest(graph: Graph) -> None:
     assert load_params(ROOT / "params.yaml")["source"].path in graph.stage("ingest").files
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_notes_what_dvc_takes_for_its_deps_and_params(name: str) -> None:
+    """contracts.inputs reads dvc.yaml by itself, so that no stage imports DVC."""
+    with Repo(str(ROOT)) as repo:
+        (stage,) = repo.stage.collect(name)
+    inputs = note_inputs(name, read_params(ROOT / "params.yaml"), [], ROOT)
+    params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+    assert sorted(inputs.params) == sorted(key for dep in params for key in dep.params)
+    assert sorted(inputs.deps) == sorted(dep.def_path for dep in stage.deps if dep not in params)
+    assert set(inputs.outs) == {out.def_path for out in stage.outs if out.use_cache}
+
+
+def test_a_report_turns_dvcs_run_cache_off_for_no_stage_and_is_no_metric() -> None:
+    """DVC keeps no run whose outs are not cached, but for metrics and plots: switching source back would rerun it."""
+    with Repo(str(ROOT)) as repo:
+        stages = repo.stage.load_all(str(ROOT / "dvc.yaml"))
+    for stage in stages:
+        kinds = {out.def_path.split("/", 2)[2]: (out.is_metric, out.is_plot) for out in stage.outs if not out.use_cache}
+        figures = {f"figures/{stage.name}.json": (True, False)} if stage.name in COMPARED else {}
+        assert kinds == {f"{stage.name}.json": (False, True), **figures}
 
 
 def test_no_stage_imports_another_stage(graph: Graph, imports: grimp.ImportGraph) -> None:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from contracts.configure import configure, flatten, parse_assignments
 from contracts.errors import InputError
+from contracts.params import read_by
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,10 +96,74 @@ def test_the_path_of_a_log_that_is_left_does_not_stay(params: Path) -> None:
         configure({"source.name": "table"}, params)
 
 
-def test_presets_set_the_same_keys() -> None:
+def test_presets_set_the_same_keys_but_for_those_that_only_some_sources_read() -> None:
     keys = {path.stem: set(flatten(YAML(typ="safe").load(path))) for path in (ROOT / "presets").glob("*.yaml")}
     assert set(keys) == {"simulator", "movielens", "ebnerd", "table"}
-    assert len({frozenset(names) for names in keys.values()}) == 1
+    for source, names in keys.items():
+        assert names <= keys["simulator"], source
+        assert not [key for key in keys["simulator"] - names if read_by(key, None)], source
+
+
+def test_the_simulator_s_preset_is_what_params_yaml_ships_and_has_every_key_that_only_some_sources_read() -> None:
+    preset, shipped = (
+        flatten(YAML(typ="safe").load(ROOT / name)) for name in ("presets/simulator.yaml", "params.yaml")
+    )
+    assert {key: shipped[key] for key in preset} == preset
+    assert [key for key in shipped if not read_by(key, None)] == [
+        key for key in shipped if not read_by(key, None) and key in preset
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ("table", {"source.columns.user_id": "it's", "source.time_unit": "ms", "source.label_threshold": 0.5}),
+        ("movielens", {"source.label_threshold": 3.0, "source.path": "ml"}),
+        ("ebnerd", {"source.path": "demo"}),
+    ],
+)
+def test_another_source_and_back_leaves_every_section_of_ingest_as_it_was(
+    params: Path, source: str, own: dict[str, object]
+) -> None:
+    configure({"simulator.num_users": 70}, params)
+    before = YAML(typ="safe").load(params)
+    configure({"source.name": source, "source.path": "log", **own}, params)
+    there = YAML(typ="safe").load(params)
+    assert there["simulator"]["num_users"] == 1200  # the other's sections do not depend on it either
+    configure({"source.name": "simulator"}, params)
+    assert YAML(typ="safe").load(params) == before
+    configure({"source.name": source, "source.path": there["source"]["path"]}, params)
+    assert YAML(typ="safe").load(params) == there  # and what was set of the source comes back
+
+
+def test_what_was_set_of_a_source_is_forgotten_when_it_is_set_back(params: Path) -> None:
+    configure({"source.name": "table", "source.path": "log", "source.columns.user_id": "uid"}, params)
+    configure({"source.name": "simulator"}, params)
+    configure({"source.name": "table", "source.path": "log", "source.columns.user_id": None}, params)
+    configure({"source.name": "simulator"}, params)
+    configure({"source.name": "table", "source.path": "log"}, params)
+    assert YAML(typ="safe").load(params)["source"]["columns"]["user_id"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"statistics.devices": ["1", "2"]},
+        {"model.hidden": []},
+        {"history.session_max_s": None, "source.columns.label": "a: b # c"},
+        {"train.learning_rate": 5e-05, "split.test": "2023-05-25T07:00:00Z"},
+        {"source.path": "a very long folder name with spaces in it " * 4 + "end"},
+    ],
+)
+def test_a_change_is_written_as_dvc_would_write_it(params: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    """DVC's own reading and writing again, as `dvc exp run -S` does, changes nothing."""
+    from dvc.utils.serialize import modify_yaml
+
+    configure(change, params)
+    written = params.read_text()
+    with modify_yaml(params) as values:
+        values["seed"] = 1
+    assert params.read_text() == written
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -138,3 +203,77 @@ def test_the_command_says_one_thing_and_exits_2(params: Path) -> None:
     assert done.returncode == 2
     assert "did you mean 'model.width'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _id(params: Path) -> str:
+    return YAML(typ="safe").load(params)["source"]["id"]
+
+
+def _table(path: str, **columns: str) -> dict[str, str]:
+    return {"source.name": "table", "source.path": path} | {
+        f"source.columns.{ours}": of for ours, of in columns.items()
+    }
+
+
+def test_each_table_has_an_id_of_its_own_by_its_path_and_mapping_and_finds_it_again(params: Path) -> None:
+    logs = [
+        _table("a/Shop log.csv.gz", user_id="u", item_id="i"),
+        _table("b/Shop log.csv.gz", user_id="u", item_id="i"),
+        _table("b/Shop log.csv.gz", user_id="i", item_id="u"),
+        _table("b/日誌.parquet", user_id="u", item_id="i"),
+    ]
+    ids = []
+    for changes in (*logs, *logs):
+        changed = configure(changes, params)
+        assert "source.id" in {change.key for change in changed}
+        ids.append(_id(params))
+    assert len(set(ids)) == 4
+    assert ids[:4] == ids[4:]
+    assert re.fullmatch(r"shop-log-[0-9a-f]{6}", ids[0])
+    assert re.fullmatch(r"log-[0-9a-f]{6}", ids[3])
+    configure({"source.name": "simulator"}, params)
+    assert _id(params) == "simulator"
+
+
+def test_more_columns_of_a_log_are_no_other_log(params: Path) -> None:
+    configure(_table("log.csv", user_id="u", item_id="i"), params)
+    before = _id(params)
+    configure({"source.columns.label": "liked", "source.columns.position": "slot", "source.time_unit": "ms"}, params)
+    configure({"source.path": "./log.csv"}, params)
+    assert _id(params) == before
+
+
+def test_an_id_of_ones_own_stays_until_the_source_changes(params: Path) -> None:
+    configure(_table("log.csv", user_id="u") | {"source.id": "shop"}, params)
+    configure({"source.path": "moved.csv"}, params)
+    assert _id(params) == "shop"
+    configure({"source.name": "movielens", "source.path": "ml"}, params)
+    assert _id(params) == "movielens"
+    configure({"source.path": "ml-25m"}, params)
+    assert _id(params) == "movielens"
+    configure({"source.path": "ml-small", "source.id": "ml-small"}, params)
+    assert _id(params) == "ml-small"
+
+
+def test_same_as_is_said_of_one_path(params: Path) -> None:
+    configure(_table("log.csv", user_id="u") | {"source.id": "shop"}, params)
+    configure({"source.same_as": "0123456789ab-ba9876543210"}, params)
+    configure({"source.path": "moved.csv"}, params)
+    assert YAML(typ="safe").load(params)["source"]["same_as"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["../data", "a/b", "Shop", ".hidden", "", "locks", "movielens", "x" * 64, "log 1", "-x", "é", "shop.db"]
+)
+def test_an_id_that_is_no_safe_folder_of_its_own_is_refused(params: Path, name: str) -> None:
+    before = params.read_text()
+    with pytest.raises(InputError, match=r"source"):
+        configure({"source.id": name}, params)
+    assert params.read_text() == before
+
+
+def test_params_from_before_say_which_key_is_missing_and_what_to_write(params: Path) -> None:
+    text = "".join(line for line in params.read_text().splitlines(keepends=True) if not line.startswith("  id:"))
+    params.write_text(text)
+    with pytest.raises(InputError, match=r"source.id: missing \(.*write `id: <name>` below `name:`"):
+        configure({"seed": 2}, params)

@@ -9,19 +9,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from contracts.schema import INTERACTIONS
+from contracts.schema import INTERACTIONS, PROVENANCE
 from features.ingest import run
 from features.params import ColumnParams, SimulatorParams, SourceParams, ValidateParams
 
 SMALL = SimulatorParams(preference="item", num_users=40, num_items=200, num_themes=12, num_sessions=8)
+READING = {
+    "format": "auto",
+    "null_words": ["NULL", "\\N", "None", "nan"],
+    "join_s": 86_400,
+    "negatives": 0,
+    "negatives_from": "popularity",
+}
 COLUMNS = {"user_id": "user", "item_id": "item", "occurred_at": "at", "label": "click"}
 
 
 def source(name: str, path: Path | None = None, columns: dict[str, str] | None = None, **changes: Any) -> SourceParams:
     """Params of a source; columns not given are not mapped."""
     mapped = ColumnParams(**(dict.fromkeys(ColumnParams.model_fields) | (columns or {})))
-    values = {"time_unit": "iso", "label_threshold": 1.0, "partition": "day"} | changes
-    return SourceParams(name=name, path=str(path or ""), columns=mapped, **values)
+    told = {"id": name, "same_as": None, "time_unit": "iso", "label_threshold": 1.0, "partition": "day"}
+    values = told | READING | changes
+    return SourceParams.model_validate({"name": name, "path": str(path or ""), "columns": mapped} | values)
 
 
 def ingest_table(data: Path, path: Path, columns: dict[str, str] | None = None, **changes: Any) -> dict[str, Any]:
@@ -48,6 +56,7 @@ def limits(**changes: Any) -> ValidateParams:
         "min_users": 1,
         "min_items": 1,
         "min_clicks": 1,
+        "min_unclicked": 0,
     }
     return ValidateParams.model_validate(values | changes)
 
@@ -73,3 +82,7 @@ def write_interactions(data: Path, rows: list[dict[str, Any]], partition: str = 
     blank = dict.fromkeys(INTERACTIONS.names) | {"role": "impression"}
     table = pa.Table.from_pylist([blank | row for row in rows], schema=INTERACTIONS)
     pq.write_table(table, data / "interactions" / f"{partition}.parquet")
+    (data / "provenance").mkdir(exist_ok=True)
+    names = [row["event_id"] for row in read(data / "interactions")]
+    places = {"event_id": names, "file": ["log.csv"] * len(names), "line": list(range(2, 2 + len(names)))}
+    pq.write_table(pa.table(places, schema=PROVENANCE), data / "provenance" / "provenance.parquet")

@@ -29,7 +29,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = clones.clone(tmp_path_factory.mktemp("clone"))
     (root / "log.csv").write_text("user,item,at\n", encoding="utf-8")
     columns = {f"source.columns.{name}": name for name in ("user_id", "item_id", "occurred_at")}
-    configure({"source.name": "table", "source.path": str(root / "log.csv")} | columns, root / "params.yaml")
+    named = {"source.name": "table", "source.id": "table", "source.path": str(root / "log.csv")}
+    configure(named | columns, root / "params.yaml")
     data = root / "data" / "table"
     build(data, random_log(2))
     materialize(data, history(), statistics(), parity(num_parity_requests=5), validate(), labels())

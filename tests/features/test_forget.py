@@ -162,7 +162,7 @@ def test_a_run_of_ingest_that_is_under_way_is_waited_for(tmp_path: Path) -> None
     live.mkdir(parents=True)
     rwlock = tmp_path / ".dvc" / "tmp" / "rwlock"
     rwlock.parent.mkdir(parents=True)
-    reader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.2)"])
+    reader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.2)", "dvc", "repro"])
     held = f'{{"write": {{}}, "read": {{"{live.resolve()}": [{{"pid": {reader.pid}, "cmd": "dvc repro"}}]}}}}'
     rwlock.write_text(held)
     began = time.monotonic()

@@ -24,14 +24,21 @@ def texts_of(folder: Path) -> str:
     return "\n".join(str(pq.read_table(path).to_pylist()) for path in sorted(folder.rglob("*.parquet")))
 
 
-def test_the_list_is_sorted_hashes_each_once_and_names_nobody(tmp_path: Path) -> None:
+def test_the_list_is_hashes_each_once_below_a_random_line_and_names_nobody(tmp_path: Path) -> None:
     live = tmp_path / "live" / "table"
     assert add_forgotten(live, ["b", "a", "b"]) == 2
     first = (live / "forgotten.txt").read_bytes()
     assert add_forgotten(live, ["a"]) == 0
     assert (live / "forgotten.txt").read_bytes() == first
-    assert first.decode().splitlines() == sorted([hash_of("a"), hash_of("b")])
-    assert read_forgotten(live) == {hash_of("a"), hash_of("b")}
+    head, *others = first.decode().splitlines()
+    assert head.startswith("# ")
+    assert others == sorted([hash_of("a"), hash_of("b")])
+    assert add_forgotten(live, ["0"]) == 1
+    assert (live / "forgotten.txt").read_bytes() == first + f"{hash_of('0')}\n".encode()
+    other = tmp_path / "live" / "other"
+    add_forgotten(other, ["a", "b"])
+    assert (other / "forgotten.txt").read_bytes() != first  # a digest of the list cannot be guessed from the ids
+    assert read_forgotten(live) == {hash_of("a"), hash_of("b"), hash_of("0")}
     assert read_forgotten(tmp_path / "nowhere") == frozenset()
 
 
@@ -40,7 +47,7 @@ def test_a_line_that_is_no_hash_stops_the_run_and_is_named(tmp_path: Path) -> No
     add_forgotten(live_of(data), ["u1"])
     with (live_of(data) / "forgotten.txt").open("a") as handle:
         handle.write("u2\n")
-    with pytest.raises(InputError, match=r"forgotten.txt line 2 is 'u2', not the SHA-256"):
+    with pytest.raises(InputError, match=r"forgotten.txt line 3 is 'u2', not the SHA-256"):
         ingest_table(data, write_table(tmp_path / "log.csv"))
     assert not data.exists()
 

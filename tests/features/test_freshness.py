@@ -128,7 +128,8 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(tmp
     folder = tmp_path / "data" / "table"
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "presets").symlink_to(ROOT / "presets")
-    configure({"source.name": "table", "source.path": "log.csv", "materialize.max_lag_s": 60}, tmp_path / "params.yaml")
+    named = {"source.name": "table", "source.id": "table", "source.path": "log.csv"}
+    configure(named | {"materialize.max_lag_s": 60}, tmp_path / "params.yaml")
 
     def command() -> "subprocess.CompletedProcess[str]":
         path = {"PYTHONPATH": str(ROOT)}

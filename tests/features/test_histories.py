@@ -201,6 +201,8 @@ def test_the_ledger_accounts_for_every_row_read(tmp_path: Path) -> None:
     log = pq.read_table(tmp_path / "validated_interactions" / "2024-01.parquet")
     pq.write_table(log.slice(4), tmp_path / "validated_interactions" / "2024-01.parquet")
     bad = log.slice(0, 3).append_column(QUARANTINE.field("reason"), pa.array(["no item_id", "no item_id", "too early"]))
+    for name, column in (("file", pa.array(["log.csv"] * 3)), ("line", pa.array([2, 3, 4]))):
+        bad = bad.append_column(QUARANTINE.field(name), column)
     pq.write_table(bad.cast(QUARANTINE), tmp_path / "quarantine" / "quarantine.parquet")
     lost = [{"file": "log.csv", "line": 7, "reason": "not a time", "raw": "x"}]
     pq.write_table(pa.Table.from_pylist(lost, REJECTED), tmp_path / "rejected" / "2024-01.parquet")

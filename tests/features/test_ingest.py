@@ -125,7 +125,7 @@ def test_every_row_of_a_dirty_table_is_written_or_rejected(tmp_path: Path, rows:
     lines = [",".join(row) for row in rows]
     (tmp_path / "log.csv").write_text(HEADER + "a,i,2024-01-01,1\n" + "\n".join(lines) + "\n")
     report = ingest_table(tmp_path / "data", tmp_path / "log.csv")
-    given_rows = 1 + sum(line not in ("", ",,,") for line in lines)  # a line of empty fields is no row
+    given_rows = 1 + sum(line != "" for line in lines)
     rejected, provenance = read(tmp_path / "data" / "rejected"), read(tmp_path / "data" / "provenance")
     assert report["rows_read"] == given_rows == report["rows_written"] + sum(report["dropped"].values())
     assert (len(provenance), len(rejected)) == (report["rows_written"], sum(report["dropped"].values()))

@@ -30,6 +30,7 @@ PARAMS = ValidateParams(
     min_users=1,
     min_items=1,
     min_clicks=1,
+    min_unclicked=0,
 )
 SECRET = bytes(32)
 INTAKE = Intake(rules(PARAMS), "clicked", 40, SECRET)

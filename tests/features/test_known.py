@@ -23,6 +23,7 @@ from features.exposure import shows
 from features.history_reader import UserHistories
 from features.live_event import EVENT, OUTCOME, LiveEvent
 from features.live_files import live_of, read_sealed
+from features.live_known import note
 from features.live_sqlite import SqliteTail
 from features.load import load
 from features.online import OnlineStore
@@ -145,6 +146,17 @@ def test_a_column_of_a_table_says_when_clicks_were_known(tmp_path: Path) -> None
     assert report["dropped"] == {"bad known_at": 1}
 
 
+def test_a_click_logged_apart_from_its_show_is_known_from_its_own_time(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "user,item,at,click,request\nu1,i1,2024-01-01T00:00:00,0,r\nu1,i1,2024-01-01T00:10:00,1,r\n"
+        "u2,i1,2024-01-01T00:00:00,1,q\n"
+    )
+    ingest_table(tmp_path / "data" / "t", tmp_path / "log.csv", COLUMNS | {"impression_id": "request"})
+    found = {each["impression_id"]: each for each in read(tmp_path / "data" / "t" / "interactions")}
+    assert (found["r"]["occurred_at"], found["r"]["label"]) == (START, 1)
+    assert {name: each["known_at"] for name, each in found.items()} == {"r": START + timedelta(minutes=10), "q": None}
+
+
 def test_sealed_events_say_when_they_were_known_and_older_files_do_not(tmp_path: Path) -> None:
     data = tmp_path / "data" / "table"
     at = [START + timedelta(days=4, seconds=each) for each in range(10)]
@@ -158,6 +170,7 @@ def test_sealed_events_say_when_they_were_known_and_older_files_do_not(tmp_path:
     older = live_of(data) / "2026-11-23.parquet"
     seal(older, event(0, event_id="older"))
     pq.write_table(pq.read_table(older).drop_columns("known_at"), older)
+    note(live_of(data), [older])
     assert read_sealed(older)["known_at"].null_count == 1
     ingest_table(data, write_table(tmp_path / "log.csv"))
     found = {each["event_id"]: (each["known_at"], each["arrived_at"]) for each in read(data / "interactions")}

@@ -140,6 +140,12 @@ def test_a_tail_s_secret_is_one_for_every_process_and_outlives_what_it_holds(
     assert open_tail().secret() not in made
 
 
+def test_a_tail_is_of_the_log_that_met_it_first(tail: LiveTail, open_tail: Callable[[], LiveTail]) -> None:
+    assert tail.belongs_to("0123456789ab") == "0123456789ab"
+    tail.append([event("one")])
+    assert open_tail().belongs_to("ba9876543210") == "0123456789ab"
+
+
 def test_pruning_drops_what_a_batch_holds_and_says_so(tail: LiveTail, open_tail: Callable[[], LiveTail]) -> None:
     tail.append([event(f"{number:04}", at=number) for number in range(3000)])
     rows = tail.since(0)

@@ -165,8 +165,8 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("log.csv", b"", "log.csv is empty"),
-        ("log.csv", HEADER.encode(), "log.csv has no rows below its header"),
+        ("log.csv", b"", "log.csv holds no rows"),
+        ("log.csv", HEADER.encode(), "log.csv holds no rows"),
         ("log.csv", HEADER.encode("utf-16"), "log.csv line 1 is not UTF-8 text (byte 0xff at 0)"),
         ("log.csv", HEADER.encode() + b"\xff,i,2024-01-01,1\n", "log.csv line 2 is not UTF-8 text (byte 0xff at 0)"),
         (
@@ -174,8 +174,10 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
             HEADER.encode() + b'"a,i,2024-01-01,1\nb,i,2024-01-01,1\n',
             "line 2: a quote is opened and never closed",
         ),
-        ("log.csv", b"x" * 20_000 + b"\n\xff\n", "log.csv line 2 is not UTF-8 text"),
-        ("log.csv.gz", b"not gzip", "log.csv.gz cannot be read: Not a gzipped file"),
+        ("log.csv", b"x" * 20_000 + b"\n\xff\n", "log.csv has no column 'user'. It has: xxx"),
+        ("log.csv.gz", b"not gzip", "log.csv.gz has no column 'user'. It has: not gzip."),
+        ("log.csv", b"PK\x03\x04rest", "log.csv is a zip archive. Unpack it"),
+        ("log.dat", b"1::2::3::4\n", "Its first line reads like a row: put a header above it"),
         ("log.csv.gz", gzip.compress(HEADER.encode() * 99, mtime=0)[:40], "log.csv.gz cannot be read"),
         ("log.parquet", b"not parquet", "log.parquet cannot be read"),
         ("log.json", b"{}", "log.json is neither .csv, .tsv nor .parquet"),
@@ -257,4 +259,5 @@ def test_other_files_in_a_folder_are_left_out_and_named(tmp_path: Path, caplog: 
     assert "holds no data file (but 2 of other kinds: old/LICENSE, readme.txt)" in refusal(
         tmp_path / "none", tmp_path / "logs"
     )
-    assert "readme.txt is neither .csv" in refusal(tmp_path / "none", tmp_path / "logs" / "readme.txt")
+    assert "readme.txt has no column 'user'" in refusal(tmp_path / "none", tmp_path / "logs" / "readme.txt")
+    assert "LICENSE is neither .csv" in refusal(tmp_path / "none", tmp_path / "logs" / "old" / "LICENSE")

@@ -1,5 +1,6 @@
 """Whatever a file is, a user whom it names is found, and one whose id is part of another's is not."""
 
+import gzip
 import json
 import sqlite3
 from pathlib import Path
@@ -9,11 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.traces import Wanted, users_in
+from features.spellings import Traces, Users, Wanted
+from features.traces import PIECE, look_into
 
 WANTED = Wanted(frozenset(["u1", "7", "an id", "é🙂", 'q"uote']))
 NEAR = ["u10", "xu1", "u1-2", "u1_", "77", "an idea", "é🙂🙂", "u"]
 NAMED = ["u1", "an id", "é🙂", 'q"uote']
+
+
+def users_in(path: Path, wanted: Wanted) -> Users | None:
+    traces = look_into(path, wanted)
+    return None if traces is None else traces.named
 
 
 def _parquet(path: Path, values: list[str], column: str = "user_id", **options: object) -> None:
@@ -111,3 +118,116 @@ def test_a_damaged_file_is_an_error_and_not_an_absence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"PAR1 and no more")
     with pytest.raises(pa.ArrowException):
         users_in(tmp_path / "file", WANTED)
+
+
+LONG = Wanted(frozenset(["1234567", "ann@shop.org", 'o"neil', "a&b", "x y", "12"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("<tr><td>1234567</td></tr>", "1234567"),
+        ('{"user": "1234567 at 168 us"}', "1234567"),
+        ('{"first": ["1234567: label 0.0 against 1.0"]}', "1234567"),
+        ('{"ids": [7654321, 1234567]}', "1234567"),
+        ("user_id,n\n1234567.0,3\n", "1234567"),
+        ('{"message": "of\\n1234567\\tgone"}', "1234567"),
+        ("1234567/14", "1234567"),
+        ("\ufeff1234567;x", "1234567"),
+        ("says “1234567”…", "1234567"),
+        ('{"user_id": 12}', "12"),
+        ("user 12, field 3", "12"),
+        ("user_ids=[12, 3]", "12"),
+        ('["12"]', "12"),
+        ("<td>ann@shop.org</td>", "ann@shop.org"),
+        ("/users/ann%40shop.org?k=1", "ann@shop.org"),
+        ('{"a": "\\u0061nn\\u0040shop.org"}', "ann@shop.org"),
+        ("<td>o&quot;neil</td>", 'o"neil'),
+        ("<td>o&#34;neil</td><td>o</td>", 'o"neil'),
+        ("<script>{&quot;u&quot;: &quot;o\\&quot;neil&quot;}</script>", 'o"neil'),
+        ("<td>a&amp;b</td>", "a&b"),
+        ("?u=a%26b&x=1", "a&b"),
+        ("?u=x+y", "x y"),
+        ("?u=%78%20%79", "x y"),
+        ('"%5Cu0078 y"', "x y"),
+    ],
+)
+def test_an_id_is_found_in_text_however_it_is_written(tmp_path: Path, text: str, named: str) -> None:
+    for name, content in (("plain", text.encode()), ("packed", gzip.compress(text.encode()))):
+        (tmp_path / name).write_bytes(content)
+        traces = look_into(tmp_path / name, LONG)
+        assert traces is not None
+        assert traces.named == {named}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "11234567",
+        "12345678",
+        "1234567.5",
+        "0.1234567",
+        "x1234567",
+        "1234567-8",
+        "<td>21</td>",
+        "120",
+        "0.12",
+        "12.5",
+        "joann@shop.org",
+        "a&bc",
+        "xx y",
+        "%31%321",
+        "\\u0031\\u0032\\u0031",
+    ],
+)
+def test_what_only_contains_an_id_is_not_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    traces = look_into(tmp_path / "file", LONG)
+    assert traces is not None
+    assert traces.named == frozenset()
+
+
+def test_a_short_number_that_may_be_a_count_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"epochs": 12, "rows": 1200}')
+    (tmp_path / "page.html").write_text("<td>12</td>")
+    for name in ("report.json", "page.html"):
+        assert look_into(tmp_path / name, LONG) == Traces(frozenset(), frozenset(["12"]))
+
+
+def test_text_is_found_at_the_border_of_two_pieces(tmp_path: Path) -> None:
+    for shift in range(-9, 3):
+        (tmp_path / "log").write_text("." * (PIECE + shift) + " 1234567 " + "." * 50)
+        assert users_in(tmp_path / "log", LONG) == {"1234567"}
+
+
+def test_columns_of_any_name_and_type_are_looked_into(tmp_path: Path) -> None:
+    told = "row 1234567: bad"
+    tables = {
+        "a note": pa.table({"note": ["x", told]}),
+        "names": pa.table({"note": pa.array(["x", told]).dictionary_encode()}),
+        "lists": pa.table({"notes": pa.array([[], ["x", told]])}),
+        "bytes": pa.table({"blob": pa.array([b"\xff\xfe", told.encode()])}),
+        "numbers": pa.table({"source_user_id": pa.array([1, 1234567])}),
+        "unsigned": pa.table({"user": pa.array([1, 1234567], pa.uint64())}),
+        "plain": pa.table({"item_id": ["1234567"]}),
+    }
+    for name, table in tables.items():
+        pq.write_table(table, tmp_path / name)
+        assert users_in(tmp_path / name, LONG) == {"1234567"}, name
+    pq.write_table(pa.table({"n": [1, 1234567], "m": [12, 12]}), tmp_path / "counts")
+    assert look_into(tmp_path / "counts", LONG) == Traces(frozenset(), frozenset(["1234567"]))
+    pq.write_table(pa.table({"item_id": ["12", "11234567"], "user_index": [12, 3]}), tmp_path / "others")
+    assert look_into(tmp_path / "others", LONG) == Traces()
+
+
+def test_a_databases_texts_and_numbers_are_looked_into(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "runs.db") as connection:
+        connection.execute("CREATE TABLE event_logs (id INTEGER, event TEXT)")
+        connection.execute("INSERT INTO event_logs VALUES (12, ?)", (json.dumps({"said": 'u "1234567"\nand o"neil'}),))
+    connection.close()
+    assert users_in(tmp_path / "runs.db", LONG) == {"1234567", 'o"neil'}
+    with sqlite3.connect(tmp_path / "log.db") as connection:
+        connection.execute("CREATE TABLE log (user_id INTEGER, item_id TEXT)")
+        connection.execute("INSERT INTO log VALUES (12, '1234')")
+    connection.close()
+    assert look_into(tmp_path / "log.db", LONG) == Traces(frozenset(["12"]))

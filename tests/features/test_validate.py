@@ -69,6 +69,43 @@ def test_every_bad_row_is_held_back_with_its_reason(tmp_path: Path) -> None:
         ["e90", "e91"], "impression of several users"
     )
     assert len(read(tmp_path / "data" / "log" / "validated_interactions")) == 10
+    places = {row["event_id"]: (row["file"], row["line"]) for row in read(tmp_path / "data" / "log" / "quarantine")}
+    assert places == {f"e{20 + n}": ("log.csv", 12 + n) for n in range(len(BAD))} | {
+        f"e{90 + n}": ("log.csv", 12 + len(BAD) + n) for n in range(2)
+    }
+
+
+def test_quarantine_says_where_each_row_was_read_whatever_the_order_and_the_partition(tmp_path: Path) -> None:
+    lines = [
+        "a,x,2024-01-03,1",
+        ",x,2024-01-01,1",
+        "b,y,2024-01-02,0",
+        "b,,2024-01-02,1",
+        ",x,2024-01-01,1",
+        "c,z,2024-01-01,",
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,at,click", *lines, ""]))
+    data = tmp_path / "data" / "table"
+    ingest_table(data, tmp_path / "log.csv")
+    run(data, limits())
+    held = sorted((row["file"], row["line"], row["reason"]) for row in read(data / "quarantine"))
+    assert held == [
+        ("log.csv", 3, "user_id missing"),
+        ("log.csv", 5, "item_id missing"),
+        ("log.csv", 6, "user_id missing"),
+        ("log.csv", 7, "label missing"),
+    ]
+
+
+def test_a_log_of_clicks_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    rows = [event(n) for n in range(5)]
+    write_interactions(tmp_path / "data" / "log", rows)
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "data" / "log", limits(min_unclicked=1))
+    assert "0 rows that were shown and not clicked in 5 valid rows; validate.min_unclicked is 1" in str(caught.value)
+    assert 'make set ARGS="source.negatives=4"' in str(caught.value)
+    assert judge(tmp_path / "let", rows, limits(min_unclicked=0))["num_unclicked"] == 0
+    assert judge(tmp_path / "one", [*rows, event(9, label=0.0)], limits(min_unclicked=1))["num_unclicked"] == 1
 
 
 def test_ids_of_the_longest_allowed_length_and_emoji_are_valid(tmp_path: Path) -> None:
@@ -129,6 +166,7 @@ def test_too_much_bad_data_is_blocked_and_kept_for_inspection(tmp_path: Path) ->
     assert "3 of 10 rows are quarantined, 30.0% (label missing: 3); validate.max_quarantined_share is 20.0%" in str(
         caught.value
     )
+    assert 'make set ARGS="validate.max_quarantined_share=0.3"' in str(caught.value)
     assert not (data / "validated_interactions").exists()
     assert len(read(data / ".refused" / "quarantine")) == 3
     assert (tmp_path / "attempts" / "validate" / "data_docs" / "index.html").is_file()
@@ -197,7 +235,7 @@ def test_a_log_with_too_little_in_it_is_an_input_error(
     with pytest.raises(InputError) as caught:
         run(tmp_path / "data" / "log", limits(**limit))
     assert expected in str(caught.value)
-    assert [path.name for path in (tmp_path / "data" / "log").iterdir()] == ["interactions"]
+    assert sorted(path.name for path in (tmp_path / "data" / "log").iterdir()) == ["interactions", "provenance"]
 
 
 def test_no_partition_and_an_empty_one_are_input_errors(tmp_path: Path) -> None:

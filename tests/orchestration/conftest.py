@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,22 @@ class Toy:
 
         configure({key.replace("__", "."): value for key, value in changes.items()}, self.root / "params.yaml")
 
+    @contextmanager
+    def held(self, *command: str) -> "Iterator[subprocess.Popen[str]]":
+        """Start a command and have `count` stand still in its middle until the block ends."""
+        (self.root / "hold").touch()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=self.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            while not (self.root / "held").exists():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+            yield process
+        finally:
+            (self.root / "hold").unlink()
+            (self.root / "held").unlink(missing_ok=True)
+
     @property
     def runs(self) -> list[str]:
         """The stages that really ran, in order."""
@@ -61,7 +79,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(TOY / "stages.yaml", root / "dvc.yaml")  # DVC reads every dvc.yaml that it finds in a repository
     shutil.copy(ROOT / "params.yaml", root)
     shutil.copytree(ROOT / "presets", root / "presets")
-    (root / ".gitignore").write_text("/data/\n/attempts/\n/.state/\n/reports/\n__pycache__/\nruns.txt\n")
+    ignored = "/data/ /attempts/ /.state/ /reports/ __pycache__/ runs.txt hold held /presets/kept/"
+    (root / ".gitignore").write_text("\n".join(ignored.split()) + "\n")
     (root / ".dvcignore").write_text("__pycache__\nruns.txt\n.state\nattempts\n")
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     made = Toy(root)

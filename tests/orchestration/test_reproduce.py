@@ -4,9 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from orchestration.graph import Graph, Stage
+from orchestration.reproduce import _standing
 from tests.orchestration.conftest import Toy
 
 ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("make ", "count ", "render ")
 
 
 def test_a_second_run_reruns_nothing_and_shows_the_same_figures(toy: Toy) -> None:
@@ -33,6 +38,62 @@ def test_a_failure_is_one_reason_with_the_stages_own_exit_code(made_toy: Toy) ->
     blocked = made_toy.python("orchestration.reproduce", "audit.min_session_events=99")
     assert blocked.returncode == 3
     assert (made_toy.root / "attempts/count/made/totals/total.txt").read_text() == "105"
+
+
+def test_a_reason_is_said_once_and_under_make_the_exit_code_too(made_toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKELEVEL", "1")
+    for value, code, reason in ((13, 2, "the limit is 12"), (99, 3, "the total of 6 is refused")):
+        refused = made_toy.python("orchestration.reproduce", f"audit.min_session_events={value}")
+        said = refused.stdout + refused.stderr
+        assert refused.returncode == code
+        assert said.count(reason) == 1, said
+        assert said.splitlines()[-1].startswith(f"Exit code {code}: ")
+
+
+def test_the_summary_is_of_the_stages_that_were_asked(made_toy: Toy) -> None:
+    made_toy.set(audit__min_session_events=4)
+    done = made_toy.python("orchestration.reproduce", "count")
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith(STAGES)] == ["make", "count"]
+    assert "1 of 3 stages ran" in done.stdout
+    assert "Not asked: render." in done.stdout
+
+
+def test_the_time_of_a_report_that_came_back_from_the_cache_is_not_shown(made_toy: Toy) -> None:
+    for value in (4, 2):
+        made_toy.set(audit__min_session_events=value)
+        done = made_toy.python("orchestration.reproduce", "count")
+    (count,) = [line for line in done.stdout.splitlines() if line.startswith("count")]
+    assert "from cache" in count
+    assert " s " not in count
+
+
+def test_how_the_model_stands_is_said_in_evaluates_own_sentences(tmp_path: Path) -> None:
+    (tmp_path / "evaluate.json").write_text('{"standing": ["MoS .77, DIN .83: DIN is better."]}')
+    stage = Stage("evaluate", "", "exec python -m x.evaluate", (), (), (), (), "evaluate.json")
+    graph = Graph(tmp_path, (stage,))
+    assert _standing(graph, [stage])[1:] == ["How the model stands", "  MoS .77, DIN .83: DIN is better."]
+    (tmp_path / "evaluate.json").write_text("{}")
+    assert _standing(graph, [stage]) == _standing(graph, []) == []
+
+
+@pytest.mark.parametrize("data", ["it's here.csv", 'a "b" $HOME `c`.csv', "-x.csv"])
+def test_make_run_takes_a_path_as_it_is_typed(tmp_path: Path, data: str) -> None:
+    python = tmp_path / ".venv/bin/python"  # a program in place of ours that says what it was given
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    for name in ("pyproject.toml", "requirements.lock", ".venv/.ready"):
+        (tmp_path / name).touch()
+    told = subprocess.run(
+        ["make", "-s", "-f", str(ROOT / "Makefile"), "run", "SOURCE=table", f"DATA={data}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout.splitlines() == ["-m", "orchestration.reproduce", "--source=table", f"--data={data}"], (
+        told.stderr
+    )
 
 
 def test_bad_arguments_change_nothing(toy: Toy) -> None:

@@ -26,6 +26,18 @@ BAD = [
     Bad("null", b"null", 400, "object"),
     Bad("a bare NaN", b"NaN", 400, "object"),
     Bad("not UTF-8", b'{"user_id": "\xff\xfe", "candidates": ["a"]}', 400, "JSON"),
+    Bad("a NUL in a user", _with(user_id="a\0b"), 400, "control characters"),
+    Bad("a new line in a candidate", _with(candidates=["a\n"]), 400, "control characters"),
+    Bad("an escape in what is being read", _with(context={"reading_item_id": "\x1b[1m"}), 400, "control characters"),
+    Bad("a key twice", b'{"user_id": "u", "user_id": "v", "candidates": ["a"]}', 400, "twice"),
+    Bad("a mark of byte order", b'\xef\xbb\xbf{"user_id": "u", "candidates": ["a"]}', 400, "JSON"),
+    Bad(
+        "k of a million digits", b'{"user_id": "u", "candidates": ["a"], "k": ' + b"9" * 1_000_000 + b"}", 400, "digits"
+    ),
+    Bad("k beyond floats", b'{"user_id": "u", "candidates": ["a"], "k": 1e999}', 400, "k"),
+    Bad("at with a NUL after it", _with(at="2024-01-01T00:00:00Z\0"), 400, "ISO 8601"),
+    Bad("no content type", _with(), 415, "content-type: application/json", None),
+    Bad("an empty content type", _with(), 415, "content-type: application/json", ""),
     Bad("a lone surrogate as user", b'{"user_id": "\\ud800", "candidates": ["a"]}', 400, "JSON"),
     Bad("a lone surrogate as candidate", b'{"user_id": "u", "candidates": ["\\udfff"]}', 400, "JSON"),
     Bad("a lone surrogate as key", b'{"user_id": "u", "candidates": ["a"], "\\ud800": 1}', 400, "JSON"),

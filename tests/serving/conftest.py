@@ -63,21 +63,22 @@ def bundle(data: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(repository: Path, target: str = "serving.service:Leitmotif", **environment: str) -> Iterator[httpx.Client]:
-    """`bentoml serve` in a folder on a free loopback port, until it is ready; ended afterwards."""
+    """`bentoml serve` in a folder on a free port, until it is ready; ended afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = repository / f"serve-{port}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)],
+            [Path(sys.executable).parent / "bentoml", "serve", target, "--port", str(port)],
             cwd=repository,
             env=surroundings(repository) | environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        host = environment.get("BENTOML_HOST", "127.0.0.1")
+        with httpx.Client(base_url=f"http://{host}:{port}", timeout=30) as client:
             for _ in range(600):
                 if process.poll() is not None:
                     pytest.fail(f"the server ended with {process.returncode}\n{log.read_text()[-4000:]}")
@@ -92,6 +93,13 @@ def serving(repository: Path, target: str = "serving.service:Leitmotif", **envir
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def server(made: Path) -> Iterator[httpx.Client]:
+    """One server for all tests that leave it as it was."""
+    with serving(made) as client:
+        yield client
 
 
 def refused(repository: Path, **environment: str) -> subprocess.CompletedProcess[str]:

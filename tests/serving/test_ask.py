@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from contracts.errors import InputError
+from serving.ask import draw_candidates, rank_here
 from serving.predictor import Predictor
 from tests.clones import run
 
+PROFILES = "item_profile.parquet"
 pytestmark = pytest.mark.xdist_group("serving")
 
 
@@ -38,3 +44,34 @@ def test_what_goes_wrong_is_said_in_a_line(made: Path, arguments: list[str], say
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "No ranking" in line] == [done.stderr.splitlines()[-1]]
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"candidates": []}, r"candidates: List should have at least 1 item"),
+        ({"candidates": ["a", ""]}, r"candidates.1: String should have at least 1 character"),
+        ({"user_id": "a\nb"}, r"user_id: Ids have no control characters"),
+        ({"k": 0}, r"k: Input should be greater than"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(told: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=f"^{says}[^\n]*$"):
+        rank_here({"user_id": "u", "candidates": ["a"]} | told)
+
+
+@pytest.mark.parametrize("num_items", [0, 5])
+def test_candidates_are_drawn_where_there_are_items(tmp_path: Path, num_items: int) -> None:
+    pq.write_table(pa.table({"item_id": pa.array(map(str, range(num_items)), pa.string())}), tmp_path / PROFILES)
+    if num_items:
+        assert sorted(draw_candidates(tmp_path, 10)) == [*"01234"]
+    else:
+        with pytest.raises(InputError, match=r"holds no item .* --candidates"):
+            draw_candidates(tmp_path, 10)
+
+
+def test_a_refusal_of_the_server_is_its_sentence(made: Path, server: httpx.Client) -> None:
+    done = run(made, "python", "-m", "serving.ask", "--url", str(server.base_url), "--at", "soon", check=False)
+    assert done.returncode == 2
+    assert f"No ranking: {server.base_url} answered 400: at: Input should be an ISO 8601 time" in done.stderr

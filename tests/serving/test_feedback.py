@@ -1,6 +1,7 @@
 """Events that are posted change the next ranking, once; what was shown is remembered, and its outcomes belong to it."""
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from features.live_event import OUTCOME
 from features.online import StaleStoreError
+from serving import ask
 from serving.predictor import Predictor
 from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, RequestContext
 from tests.clones import run
@@ -123,6 +125,57 @@ def test_an_event_without_a_time_or_a_name_is_another_each_time_it_is_sent(fresh
     assert post(fresh, event).num_new == 1
 
 
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        ({"item_id": "another"}, ["item_id"]),
+        ({"label": 0}, ["label"]),
+        ({"occurred_at": "2024-01-02T00:00:00Z"}, ["occurred_at"]),
+        ({"position": 3, "session_id": "s"}, ["position", "session_id"]),
+        ({"impression_id": "of a request"}, ["impression_id"]),
+        ({}, []),
+        ({"occurred_at": None}, []),
+        ({"occurred_at": "2024-01-01T01:00:00+01:00", "label": 1}, []),
+    ],
+)
+def test_an_event_id_with_other_content_is_a_conflict_that_says_what_differs(
+    fresh: Predictor, other: dict, differs: list[str]
+) -> None:
+    user, item = fresh.bundle.golden[0].user_id, fresh.bundle.golden[0].candidates[0]
+    event = {"user_id": user, "item_id": item, "occurred_at": "2024-01-01T00:00:00Z", "event_id": "e1"}
+    first = post(fresh, event)
+    kept = fresh.store.tail.since(0)
+    again = post(fresh, event | other)
+    assert (first.num_new, again.num_new) == (1, 0)
+    assert (again.events[0].fate, again.events[0].differs) == ("conflict" if differs else "repeated", differs)
+    renamed = {"event_id": "e2"}
+    both = post(fresh, event | renamed, event | other | renamed)
+    if "occurred_at" not in other or other["occurred_at"]:
+        assert [each.fate for each in both.events] == ["new", "conflict" if differs else "repeated"]
+        assert both.events[1].differs == differs
+    assert fresh.store.tail.since(0)[: len(kept)] == kept
+
+
+def test_an_outcome_told_twice_with_other_words_is_no_conflict(fresh: Predictor) -> None:
+    """A row that we showed has our name, whatever the caller's: its show and its click differ rightly."""
+    golden = fresh.bundle.golden[0]
+    reply = rank(fresh, preview=False, k=1)
+    event = {"user_id": golden.user_id, "item_id": reply.items[0].item_id, "impression_id": reply.impression_id}
+    fates = [post(fresh, event | more).events[0].fate for more in ({"label": 0}, {}, {"event_id": "e"})]
+    assert fates == ["repeated", "new", "repeated"]
+
+
+def test_asking_is_a_look_unless_it_is_told_to_be_kept(
+    house: Path, fresh: Predictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(house)
+    for arguments, num_kept in (["--k", "3"], 0), (["--k", "3", "--keep"], 3):
+        monkeypatch.setattr(sys, "argv", ["ask", *arguments])
+        ask.main()
+        assert "now in " in capsys.readouterr().out
+        assert len(fresh.store.tail.since(0)) == num_kept
+
+
 def test_two_users_may_name_a_request_alike_but_no_event(fresh: Predictor) -> None:
     item = fresh.bundle.golden[0].candidates[0]
     events = [{"user_id": user, "item_id": item, "impression_id": "home-feed"} for user in ("u1", "u2")]
@@ -198,7 +251,6 @@ def test_what_was_shown_is_remembered_and_its_outcome_is_one_row(fresh: Predicto
 def test_previews_and_rankings_of_another_time_are_not_remembered(fresh: Predictor) -> None:
     assert rank(fresh, preview=True).impression_id is None
     assert rank(fresh, preview=False, at="2024-01-01T00:00:00Z").impression_id is None
-    assert rank(fresh, preview=False, user_id="tab\t").impression_id is None
     assert fresh.store.tail.newest_seq() == 0
 
 
@@ -239,6 +291,8 @@ def test_the_server_takes_events_and_says_what_is_wrong(house: Path, fresh: Pred
         assert (answer.status_code, answer.json()["num_new"]) == (200, 1)
         after = client.post("/rank", json=ask | {"preview": True}).json()
         assert after["history"]["length"] == before["history"]["length"] + 1
+        told = client.post("/events", json={"events": [event, event | {"label": 0.25}]}).json()
+        assert [each["fate"] for each in told["events"]] == ["repeated", "repeated"]
         for bad in ({}, {"events": []}, {"events": [{"user_id": "u"}]}, {"events": [event | {"label": 3}]}):
             assert client.post("/events", json=bad).status_code == 400
         refused = client.post("/events", json={"events": [event, event | {"user_id": "other"}]})

@@ -4,16 +4,30 @@ import asyncio
 import json
 from typing import Any
 
-from serving.gate import Gate
+from serving.gate import READ, Gate
+from serving.params import ServeParams
 
-BODY = {"type": "http.request", "body": b"{}", "more_body": False}
+BODY = {"type": "http.request", "body": b'{"user_id": "u", "candidates": ["a"]}', "more_body": False}
+TYPE = (b"content-type", b"application/json")
+LIMITS = ServeParams(
+    clock="log_end",
+    num_golden_requests=1,
+    max_candidates=3,
+    max_id_length=5,
+    max_events=3,
+    max_future_s=60,
+    log_exposures=False,
+    allowed_hosts=["localhost"],
+    num_threads=1,
+)
 
 
 class Caller:
     """One POST: its ASGI side and the answer it got."""
 
-    def __init__(self, *messages: dict[str, Any], headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        self.scope = {"type": "http", "method": "POST", "path": "/rank", "headers": list(headers)}
+    def __init__(self, *messages: dict[str, Any], headers: tuple[tuple[bytes, bytes], ...] = (TYPE,)) -> None:
+        host = (b"host", b"localhost:3000")
+        self.scope = {"type": "http", "method": "POST", "path": "/rank", "headers": [host, *headers]}
         self.messages = list(messages)
         self.sent: list[Any] = []
 
@@ -29,20 +43,19 @@ class Caller:
 
 
 class Held:
-    """An application that answers each request with its body once it is let go."""
+    """An application that answers each request with what was read of it once it is let go."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
 
-    async def __call__(self, _: Any, receive: Any, send: Any) -> None:
-        body = (await receive())["body"]
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.go.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": json.dumps(scope[READ].candidates).encode()})
 
 
 def gated(app: Any) -> Gate:
-    return Gate(app, max_body_bytes=lambda _: 100, body_timeout_s=0.05, max_in_flight=2)
+    return Gate(app, lambda: LIMITS, lambda: ["localhost"], body_timeout_s=0.05, max_in_flight=2)
 
 
 def test_a_body_that_does_not_end_is_a_408_and_the_connection_closes() -> None:
@@ -63,8 +76,8 @@ def test_one_request_too_many_is_a_429_until_another_is_answered() -> None:
         assert status == 429
         assert "2 requests" in answer["error"]
         app.go.set()
-        assert [await each for each in held] == [(200, {})] * 2
-        assert await Caller(BODY).call(gate) == (200, {})
+        assert [await each for each in held] == [(200, ["a"])] * 2
+        assert await Caller(BODY).call(gate) == (200, ["a"])
 
     asyncio.run(overload())
 
@@ -87,3 +100,29 @@ def test_a_request_given_up_frees_its_place() -> None:
 def test_of_two_content_types_the_first_counts_as_in_bentoml() -> None:
     types = ((b"content-type", b"multipart/form-data"), (b"content-type", b"application/json"))
     assert asyncio.run(Caller(BODY, headers=types).call(gated(None)))[0] == 415
+
+
+def test_bodies_that_come_slowly_are_bounded_in_number() -> None:
+    async def flood() -> None:
+        gate = gated(None)
+        begun = {"type": "http.request", "body": b"{", "more_body": True}
+        slow = [asyncio.ensure_future(Caller(begun).call(gate)) for _ in range(8)]
+        await asyncio.sleep(0.01)
+        status, answer = await Caller(begun).call(gate)
+        assert status == 429
+        assert "8 requests are being read" in answer["error"]
+        assert [(await each)[0] for each in slow] == [408] * 8
+
+    asyncio.run(flood())
+
+
+def test_a_length_beyond_the_limit_is_refused_before_the_body_is_read() -> None:
+    class Checked(Caller):
+        async def receive(self) -> Any:
+            assert self.sent, "nothing is read before the answer"
+            return await super().receive()
+
+    length = (b"content-length", b"1000000000000")
+    status, answer = asyncio.run(Checked(BODY, headers=(TYPE, length)).call(gated(None)))
+    assert status == 413
+    assert "bytes" in answer["error"]

@@ -19,6 +19,7 @@ LIMITS = ServeParams(
     max_events=3,
     max_future_s=60,
     log_exposures=False,
+    allowed_hosts=[],
     num_threads=1,
 )
 

@@ -12,6 +12,7 @@ from contracts.errors import InputError
 from contracts.params import load_params
 from features.encode import FeatureSpec
 from serving.logged import RequestLog
+from serving.manifest import read_manifest
 from serving.predictor import Predictor
 from serving.requests import RankRequest, to_iso
 from serving.scorer import NO_EVENTS, Events
@@ -188,3 +189,17 @@ def test_a_state_of_other_histories_is_refused(
     (other / "stamp.json").write_text(json.dumps(stamp))
     with pytest.raises(InputError, match=f"history.{name} "):
         Predictor.open(data / "bundle", other)
+
+
+def test_a_model_of_one_log_is_not_served_over_the_store_of_another(data: Path, state: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(data / "bundle")
+    assert manifest.log
+    assert manifest.log == json.loads((data / "feature_snapshot" / "snapshot.json").read_text())["log"]
+    other = Path(shutil.copytree(state.resolve(), tmp_path / "feast"))
+    stamp = json.loads((other / "stamp.json").read_text())
+    (other / "stamp.json").write_text(json.dumps(stamp | {"log": "0123456789ab"}))
+    said = rf"trained on another log \(simulator, identity {manifest.log}\).*loaded from \(identity 0123456789ab\)"
+    with pytest.raises(InputError, match=said):
+        Predictor.open(data / "bundle", other)
+    (other / "stamp.json").write_text(json.dumps({key: said for key, said in stamp.items() if key != "log"}))
+    Predictor.open(data / "bundle", other)  # loaded before there was one

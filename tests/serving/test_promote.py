@@ -15,13 +15,15 @@ from tests.clones import run
 pytestmark = pytest.mark.xdist_group("serving")
 
 
-def changed(bundle: Path, target: Path, iauc: float | None, test_data_hash: str = "same") -> Path:
+def changed(
+    bundle: Path, target: Path, iauc: float | None, test_data_hash: str = "same", log: str | None = "0123456789ab"
+) -> Path:
     """A copy of a bundle that was measured otherwise."""
     shutil.copytree(bundle, target, copy_function=shutil.copyfile)
     metrics = json.loads((target / METRICS).read_text()) | {"test_data_hash": test_data_hash}
     metrics["models"]["mos"]["iauc"] = iauc
     (target / METRICS).write_text(json.dumps(metrics))
-    described = json.loads((target / MANIFEST).read_text())
+    described = json.loads((target / MANIFEST).read_text()) | {"log": log}
     (target / MANIFEST).unlink()
     write_manifest(target, **{key: described[key] for key in described.keys() - {"format", "files", "bundle_hash"}})
     return target
@@ -35,6 +37,8 @@ def changed(bundle: Path, target: Path, iauc: float | None, test_data_hash: str 
         ((0.6, "same"), (0.6, "same"), False, "champion already"),
         ((0.9, "newer"), (0.7, "same"), False, "--force"),
         ((None, "same"), (0.7, "same"), False, "not measured"),
+        ((0.7, "same"), (0.6, "same", "ba9876543210"), False, "of another log (identity ba9876543210"),
+        ((0.7, "same"), (0.6, "same", None), True, "0.7000 against 0.6000"),
     ],
 )
 def test_the_better_one_is_promoted(
@@ -52,6 +56,7 @@ def test_the_better_one_is_promoted(
         ((0.6, "same"), (0.7, "same"), True, True),
         ((0.7, "same"), (0.6, "same"), True, False),
         ((0.6, "same"), (0.6, "same"), False, False),
+        ((0.7, "same"), (0.6, "same", "ba9876543210"), True, True),
     ],
 )
 def test_force_promotes_what_would_be_refused_and_says_so(
@@ -81,12 +86,12 @@ def test_where_dvc_fails_the_champion_is_as_before(
 def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path) -> None:
     try:
         first = run(made, "python", "-m", "serving.promote")
-        assert first.stdout.startswith("Promoted: there was no champion")
+        assert first.stdout.startswith("Promoted for simulator: there was no champion")
         assert (made / "champions" / "simulator.dvc").exists()
         report = json.loads((made / "reports" / "simulator" / "promotion.json").read_text())
         assert report["promoted"] is True
         second = run(made, "python", "-m", "serving.promote")
-        assert second.stdout.startswith("Not promoted: the newest bundle is the champion already")
+        assert second.stdout.startswith("Not promoted for simulator: the newest bundle is the champion already")
         assert "--force" in run(made, "python", "-m", "serving.promote", "--help").stdout
     finally:
         shutil.rmtree(made / "champions" / "simulator", ignore_errors=True)

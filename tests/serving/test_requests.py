@@ -1,6 +1,8 @@
 """What a client may say, and what it may not."""
 
+import copy
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +10,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from serving.params import ServeParams
-from serving.requests import RankRequest, RequestContext, check_limits, max_body_bytes, to_iso, to_microseconds
+from serving.requests import (
+    EVENT_IDS,
+    EventIn,
+    EventsRequest,
+    Message,
+    RankRequest,
+    RequestContext,
+    check_event_limits,
+    check_limits,
+    max_body_bytes,
+    max_events_bytes,
+    to_iso,
+    to_microseconds,
+)
 
 LIMITS = ServeParams(
     clock="log_end",
@@ -18,6 +33,7 @@ LIMITS = ServeParams(
     max_events=3,
     max_future_s=60,
     log_exposures=False,
+    allowed_hosts=[],
     num_threads=1,
 )
 
@@ -67,5 +83,51 @@ def test_every_request_within_the_limits_fits_into_a_body() -> None:
     candidates = [f"{n}" + longest[1:] for n in range(3)]
     largest = RankRequest(user_id=longest, candidates=candidates, k=3, context=context)
     check_limits(largest, LIMITS)
-    escaped = largest.model_dump_json().encode("ascii", "backslashreplace").replace(b"\\U0001f388", b"\\ud83c\\udf88")
-    assert len(escaped) <= max_body_bytes(LIMITS)
+    assert len(largest.model_dump_json().encode()) <= max_body_bytes(LIMITS)
+    event = EventIn(**dict.fromkeys(EVENT_IDS, longest), occurred_at="2024-01-31T12:00:00.123456+00:00", position=9)
+    most = EventsRequest(events=[event] * LIMITS.max_events)
+    check_event_limits(most, LIMITS)
+    assert len(most.model_dump_json(indent=4).encode()) <= max_events_bytes(LIMITS)
+
+
+ID_FIELDS = [
+    (RankRequest, {"user_id": "u", "candidates": ["a"]}, name)
+    for name in ("user_id", "candidates", "context.device", "context.reading_item_id")
+] + [(EventsRequest, {"events": [{"user_id": "u", "item_id": "i"}]}, f"events.0.{name}") for name in EVENT_IDS]
+
+
+@pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\x7f", "\x85"])
+@pytest.mark.parametrize(("kind", "told", "field"), ID_FIELDS, ids=[field for *_, field in ID_FIELDS])
+def test_no_id_has_control_characters(kind: type[Message], told: dict[str, Any], field: str, character: str) -> None:
+    kind.model_validate(told)
+    told = copy.deepcopy(told)
+    place, name = told, field.rpartition(".")[2]
+    if field.startswith("events"):
+        place = told["events"][0]
+    elif field.startswith("context"):
+        place = told.setdefault("context", {})
+    place[name] = [f"a{character}"] if name == "candidates" else f"a{character}"
+    with pytest.raises(ValidationError, match="string_pattern_mismatch"):
+        kind.model_validate(told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-01-01T00:00:00Z\0", "2024-01-01T00:00:00Z\0 and more", "2024-01-01\x0000:00:00Z", "2024-01-01🎈00:00:00Z"],
+)
+def test_a_time_is_written_as_a_time_to_its_end(text: str) -> None:
+    with pytest.raises(ValidationError, match="ISO 8601"):
+        RankRequest(user_id="u", candidates=["a"], at=text)
+    with pytest.raises(ValidationError, match="ISO 8601"):
+        EventIn(user_id="u", item_id="i", occurred_at=text)
+
+
+@pytest.mark.parametrize("label", [True, False, "1", "0.5", None, [1], float("nan")])
+def test_a_label_is_a_number(label: object) -> None:
+    with pytest.raises(ValidationError, match="label"):
+        EventIn.model_validate({"user_id": "u", "item_id": "i", "label": label})
+
+
+@pytest.mark.parametrize(("told", "label"), [(1, 1.0), (0, 0.0), (0.25, 0.25)])
+def test_a_whole_number_is_a_label(told: float, label: float) -> None:
+    assert EventIn(user_id="u", item_id="i", label=told).label == label

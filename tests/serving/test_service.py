@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,16 +11,13 @@ import pytest
 from serving.predictor import Predictor
 from serving.requests import RankRequest
 from tests.serving.bad_requests import BAD, Bad
-from tests.serving.conftest import refused, serving
+from tests.serving.conftest import refused
 
 pytestmark = pytest.mark.xdist_group("serving")
 
 
-@pytest.fixture(scope="module")
-def server(made: Path) -> Iterator[httpx.Client]:
-    """One server for all tests of this module."""
-    with serving(made) as client:
-        yield client
+MAX_ANSWER_BYTES = 4096
+SLOW = b"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 200\r\n\r\n{"
 
 
 def test_it_ranks_as_the_predictor_does(server: httpx.Client, predictor: Predictor) -> None:
@@ -34,14 +30,16 @@ def test_it_ranks_as_the_predictor_does(server: httpx.Client, predictor: Predict
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
 def test_a_bad_request_gets_a_4xx_that_says_why(server: httpx.Client, bad: Bad) -> None:
-    headers = {"Content-Type": bad.content_type} if bad.content_type else {}
+    headers = {} if bad.content_type is None else {"Content-Type": bad.content_type}
     answer = server.post("/rank", content=bad.body, headers=headers)
     assert answer.status_code == bad.status, answer.text[:500]
     assert bad.says in answer.text
     assert answer.json()["error"]
+    assert answer.json()["code"]
+    assert len(answer.content) < MAX_ANSWER_BYTES
 
 
-@pytest.mark.parametrize("text", ["🎈", "a\x00b", "\u202e", "x" * 256, "𝔘" * 256, "'; drop table", "../../etc"])
+@pytest.mark.parametrize("text", ["🎈", "\u202e", "x" * 256, "𝔘" * 256, "'; drop table", "../../etc"])
 def test_any_text_within_the_limits_may_be_an_id(server: httpx.Client, text: str) -> None:
     answer = server.post("/rank", json={"user_id": text, "candidates": [text, "b"]})
     assert answer.status_code == 200
@@ -56,7 +54,7 @@ def test_any_text_within_the_limits_may_be_an_id(server: httpx.Client, text: str
         None,
         {},
         {"device": None, "is_subscriber": None, "reading_item_id": None},
-        {"device": "📱", "is_subscriber": False, "reading_item_id": "nowhere\x00"},
+        {"device": "📱", "is_subscriber": False, "reading_item_id": "nowhere"},
         {"device": "d" * 256, "is_subscriber": True, "reading_item_id": "𝔘" * 256},
     ],
     ids=["null", "empty", "of nulls", "unknown", "long"],
@@ -80,7 +78,7 @@ def test_a_full_list_of_candidates_is_ranked(server: httpx.Client, predictor: Pr
 
 def test_a_body_that_does_not_end_is_a_408_that_says_why(server: httpx.Client) -> None:
     with socket.create_connection(("127.0.0.1", server.base_url.port or 80), timeout=10) as slow:
-        slow.sendall(b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n\r\n{")
+        slow.sendall(SLOW)
         answer = slow.makefile("rb").read().decode()  # to the end: the server closes
     assert " 408 " in answer.partition("\r\n")[0]
     assert "not whole" in answer
@@ -113,7 +111,7 @@ def test_a_refused_request_leaves_nothing_in_the_log(made: Path, server: httpx.C
     before = log.read_text()
     for body in ({"user_id": "secret-user", "candidates": [1]}, {"user_id": "s" * 300, "candidates": ["secret"]}):
         assert server.post("/rank", json=body).status_code == 400
-    assert server.post("/rank", content=b"{secret").status_code == 400
+    assert server.post("/rank", content=b"{secret", headers={"content-type": "application/json"}).status_code == 400
     assert log.read_text() == before
 
 

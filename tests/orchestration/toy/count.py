@@ -1,4 +1,7 @@
-"""numbers in, their sum out. Above 12 it refuses its input; above 99 its result; a block_s above 9000 makes it slow."""
+"""numbers in, their sum out. Above 12 it refuses its input; above 99 its result; a block_s above 9000 makes it slow.
+
+A file `hold` holds it in its middle.
+"""
 
 import logging
 import time
@@ -18,6 +21,9 @@ def run(data: Path, audit: AuditParams, request: RequestParams) -> Report:
         log.write("count\n")
     with publish(data, "totals") as staging:
         logging.getLogger("leitmotif").info("counting")
+        while Path("hold").exists():
+            Path("held").touch()
+            time.sleep(0.02)
         if request.block_s > 9000:
             time.sleep(60)
         if 12 < audit.min_session_events < 99:

@@ -1,0 +1,249 @@
+"""What a stage reads, noted when it begins -> what of it is another when it ends.
+
+DVC writes into dvc.lock the hashes that params and files have when a stage has ended; the stage read them when it
+began. Where the two differ, the lock would say what was not done. So the runner asks here, and a stage that read
+something else does not succeed.
+
+Contents are compared, not times: a file that is touched, or replaced by its like, has not changed. Each is read once at
+the start (about a second for a gigabyte, which then lies in memory for the stage), and again at the end only where its
+inode, size or time of change differ, or where that time was too new to tell two writes apart.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from contracts.errors import InputError
+from contracts.params import PARAMS, read_params
+
+PIPELINE = Path("dvc.yaml")
+YOUNG_NS = 2 * 10**9  # no file system keeps times more coarsely: younger, a second write may carry the same time
+NAMED = 5  # changes that a message names
+
+Place = tuple[int, int, int]  # inode, size, time of change
+
+
+@dataclass(frozen=True)
+class File:
+    """One file as it was."""
+
+    place: Place
+    is_young: bool  # written so shortly before that its time may be that of a later write too
+    digest: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage reads, as dvc.yaml names it and as it was at one moment."""
+
+    params: Mapping[str, str]  # key of params.yaml -> its value, as JSON
+    deps: tuple[str, ...]
+    files: Mapping[str, File]  # every file that the deps are or hold
+    outs: tuple[str, ...]  # where the stage's tables go
+
+
+def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], root: Path = Path()) -> Inputs:
+    """Note what a stage reads.
+
+    raw: params.yaml as the stage has just read it. sections: what the stage's signature asks for; noted besides what
+        dvc.yaml names. Without a dvc.yaml, or a stage in it, these are all that is noted.
+    """
+    definition = _definition(stage, root)
+    keys = dict.fromkeys([*_names(definition.get("params", [])), *sections])
+    deps = tuple(fill(dep, raw) for dep in _names(definition.get("deps", [])))
+    return Inputs(
+        params={key: _value(raw, key) for key in keys},
+        deps=deps,
+        files={path.as_posix(): _note(root / path) for path in _files(deps, root)},
+        outs=tuple(fill(out, raw) for out in _names(definition.get("outs", []))),
+    )
+
+
+def check_modules(stage: str, inputs: Inputs, root: Path = Path()) -> None:
+    """Raise InputError where a module was edited after this process began: it may have imported the one before."""
+    if edited := _edited_since_start([path for path in inputs.deps if path.endswith(".py")], root):
+        raise InputError(f"{_listed(edited)} changed while {stage} was starting. Nothing was made; run it again.")
+
+
+def changes(inputs: Inputs, root: Path = Path()) -> list[str]:
+    """What is another now than it was when it was noted, in words; empty where nothing is."""
+    found = [*_changed_params(inputs, root)]
+    now = [path.as_posix() for path in _files(inputs.deps, root)]
+    found += [f"{path} (new)" for path in now if path not in inputs.files]
+    found += [f"{path} (gone)" for path in inputs.files if path not in set(now)]
+    found += [path for path in now if path in inputs.files and _is_another(root / path, inputs.files[path])]
+    return found
+
+
+def said(stage: str, found: Sequence[str]) -> str:
+    """The message of a stage whose inputs changed meanwhile."""
+    return (
+        f"changed while {stage} ran: {_listed(found)}. What it made is of what stood before, so it does not count as "
+        "made. Run it again."
+    )
+
+
+def fill(text: str, values: Mapping[str, Any]) -> str:
+    """dvc.yaml's ${section.name} replaced by values, as DVC does it."""
+    return re.sub(r"\$\{\s*([^}\s]+)\s*\}", lambda match: str(_look_up(values, match[1])), text)
+
+
+def _definition(stage: str, root: Path) -> Mapping[str, Any]:
+    path = root / PIPELINE
+    try:
+        pipeline = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise InputError(f"{PIPELINE} cannot be read: {error}. `git diff {PIPELINE}` shows what changed.") from error
+    return ((pipeline or {}).get("stages") or {}).get(stage) or {}
+
+
+def _names(entries: Sequence[Any]) -> list[str]:
+    """Entries of dvc.yaml: a name, or a name with its settings."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def _look_up(values: Mapping[str, Any], key: str) -> Any:
+    found: Any = values
+    for name in key.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            raise InputError(f"{PIPELINE} names {key}, which {PARAMS} does not have.")
+        found = found[name]
+    return found
+
+
+def _value(values: Mapping[str, Any], key: str) -> str:
+    try:
+        return json.dumps(_look_up(values, key), sort_keys=True, default=str)
+    except InputError:
+        return "missing"
+
+
+def _changed_params(inputs: Inputs, root: Path) -> Iterator[str]:
+    try:
+        raw = read_params(root / PARAMS)
+    except InputError as error:
+        yield str(error).removesuffix(".")
+        return
+    for key, before in inputs.params.items():
+        now = _value(raw, key)
+        if now == before:
+            continue
+        leaves, others = _leaves(key, before), _leaves(key, now)
+        for leaf in dict.fromkeys([*leaves, *others]):
+            was, is_now = leaves.get(leaf, "missing"), others.get(leaf, "missing")
+            if was != is_now:
+                yield f"{leaf} ({was} when it began, {is_now} now)"
+
+
+def _leaves(key: str, text: str) -> dict[str, str]:
+    value = None if text == "missing" else json.loads(text)
+    if not isinstance(value, dict):
+        return {key: text}
+    below = [_leaves(f"{key}.{name}", json.dumps(child, sort_keys=True)) for name, child in value.items()]
+    return {leaf: each for leaves in below for leaf, each in leaves.items()}
+
+
+def _files(deps: Sequence[str], root: Path) -> Iterator[Path]:
+    """Every file of the deps, from root; without those that DVC leaves out."""
+    ignored = _ignored(root)
+    for dep in deps:
+        path = root / dep
+        if path.is_dir():
+            walked: set[str] = set()
+            for folder, folders, names in os.walk(path, followlinks=True):
+                inside, real = Path(os.path.relpath(folder, root)), os.path.realpath(folder)
+                if real in walked:  # a link back up
+                    folders.clear()
+                    continue
+                walked.add(real)
+                folders[:] = sorted(name for name in folders if not _is_ignored(inside / name, ignored))
+                yield from (inside / name for name in sorted(names) if not _is_ignored(inside / name, ignored))
+        elif path.exists():
+            yield Path(dep)
+
+
+def _ignored(root: Path) -> list[str]:
+    path = root / ".dvcignore"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _is_ignored(path: Path, patterns: Sequence[str]) -> bool:
+    """The two forms that .dvcignore has here: a name anywhere, and a path from the root."""
+    return any(
+        fnmatch.fnmatch(path.as_posix(), pattern.strip("/"))
+        if "/" in pattern.rstrip("/")
+        else fnmatch.fnmatch(path.name, pattern.rstrip("/"))
+        for pattern in patterns
+    )
+
+
+def _note(path: Path) -> File:
+    place, now = _place(path), time.time_ns()
+    return File(place, now - place[2] < YOUNG_NS, _digest(path))
+
+
+def _is_another(path: Path, before: File) -> bool:
+    if _place(path) == before.place and not before.is_young:
+        return False
+    return _digest(path) != before.digest
+
+
+def _place(path: Path) -> Place:
+    try:
+        seen = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content; of what is no readable file, why not."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "no file"
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        return type(error).__name__
+
+
+def _edited_since_start(paths: Sequence[str], root: Path) -> list[str]:
+    began, now = _began_ns(), time.time_ns()
+    found = []
+    for path in paths:
+        try:
+            seen = (root / path).stat()
+        except OSError:
+            continue
+        if began < max(seen.st_mtime_ns, seen.st_ctime_ns) < now + YOUNG_NS:  # later still: another machine's clock
+            found.append(path)
+    return found
+
+
+def _began_ns() -> int:
+    """When this process began; where the system does not say, now: then nothing can be told."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError):
+        return time.time_ns()
+    return time.time_ns() - int(age_s * 10**9) + 20_000_000  # a clock tick, and the coarse clock of file times
+
+
+def _listed(found: Sequence[str]) -> str:
+    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    return ", ".join(found[:NAMED]) + more

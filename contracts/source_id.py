@@ -1,0 +1,33 @@
+"""source.name, path and columns of params.yaml -> which log that is: a name for its folders, and its fingerprint."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+
+TABLE = "table"
+IDENTIFYING = ("user_id", "item_id", "occurred_at", "event_id", "impression_id")
+"""The columns that say whose, of what and when events are, and what requests are called. Others say more of the same
+log: naming one more of them is no other log."""
+LONGEST_STEM = 32
+_SUFFIXES = re.compile(r"(\.(csv|tsv|txt|dat|inter|json|jsonl|parquet|gz|gzip|zst|bz2))+$")
+
+
+def fingerprint(name: str, path: str, columns: Mapping[str, str | None]) -> str:
+    """The same for the same log, 12 hexadecimal digits. path as it is written: what is moved has another one."""
+    said: dict[str, object] = {"name": name}
+    if name != "simulator":
+        said["path"] = os.path.normpath(path)
+    if name == TABLE:
+        said["columns"] = {ours: columns.get(ours) for ours in IDENTIFYING}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def default_id(name: str, path: str, columns: Mapping[str, str | None]) -> str:
+    """The id of a log of whom nobody said one: a source's own name; of a table, the file's and 6 digits."""
+    if name != TABLE:
+        return name
+    base = _SUFFIXES.sub("", os.path.basename(os.path.normpath(path)).lower())
+    stem = re.sub(r"[^a-z0-9]+", "-", base).strip("-")[:LONGEST_STEM].rstrip("-") or "log"
+    return f"{stem}-{fingerprint(name, path, columns)[:6]}"

@@ -1,0 +1,24 @@
+"""A SQLite file of live events -> which log they came to, as the file itself notes it."""
+
+import sqlite3
+from pathlib import Path
+
+BELONGS = "CREATE TABLE IF NOT EXISTS belongs (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), log TEXT NOT NULL)"
+"""log: an identity (features/log_identity.py). A table of its own, so that files from before get it too."""
+CLAIM = "INSERT OR IGNORE INTO belongs VALUES (1, ?)"
+WHOSE = "SELECT log FROM belongs"
+
+
+def noted_in(database: Path) -> str | None:
+    """The identity of the log; None where the file is not there or says nothing."""
+    if not database.exists():
+        return None
+    try:
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            row = connection.execute(WHOSE).fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error:  # from before there was one; or damaged, as whoever opens the file to use it says
+        return None
+    return None if row is None else row[0]

@@ -1,0 +1,145 @@
+"""Blocks of a delimited file's bytes -> where each record begins and ends, and on which line, as it was written.
+
+A record ends at a line end (LF, CRLF or CR alone; no other character ends a line) outside quotes. A quote opens a field
+only as its first character; inside, two quotes are one, and with Spark's escape a backslash takes its next character.
+DuckDB's read_csv does not serve here: it has no place for a good row (file_row_number is refused for CSV), takes a row
+of too many fields or with text after a closing quote by dropping that text, and is off by a byte after CRLF.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+QUOTE, BACKSLASH, LF, CR = b'"'[0], b"\\"[0], b"\n"[0], b"\r"[0]
+
+
+class Dialect(NamedTuple):
+    """How fields are told apart."""
+
+    delimiter: bytes  # one byte
+    escapes: bool  # a backslash takes the character after it as text
+
+
+class Block(NamedTuple):
+    """Whole records of a block, in order; whatever lies behind the last one is not there yet."""
+
+    start: Int64  # where each begins
+    end: Int64  # where its text ends, its line end left out
+    line: Int64  # the line, from 0, on which it begins
+    num_lines: int  # of all the records
+    size: int  # bytes of all the records
+
+
+def split(data: bytes, dialect: Dialect, is_last: bool) -> Block:
+    """data: begins with a record; where is_last, the file ends with it. What is not whole by then is not given."""
+    ends = _line_ends(data, is_last)
+    is_end = np.ones(len(ends), bool)
+    last = _join_lines(data, ends, is_end, _record_of(dialect), _doubtful(data, ends, dialect), is_last)
+    ends, is_end = ends[:last], is_end[:last]
+    record_ends = ends[is_end]
+    start = np.r_[0, record_ends][: len(record_ends)].astype(np.int64)
+    line = np.r_[0, np.flatnonzero(is_end) + 1][: len(record_ends)].astype(np.int64)
+    return Block(start, _text_ends(data, start, record_ends), line, last, int(record_ends[-1]) if last else 0)
+
+
+def first_record(data: bytes, dialect: Dialect, is_last: bool) -> tuple[int, int] | None:
+    """(bytes, lines) of the first record with its line end; None where it is not whole."""
+    match = _record_of(dialect).match(data)
+    if not match or (match.end() == len(data) and not is_last):
+        return None
+    return match.end(), len(_line_ends(data[: match.end()], is_last=True))
+
+
+def escapes(data: bytes, delimiter: bytes) -> bool:
+    r"""Whether quotes are written as Spark does, \": then one stands where no quote can end a field, or one is left."""
+    if b'\\"' not in data:
+        return False
+    d = re.escape(delimiter)
+    if re.search(rb"(?:^|[\r\n]|" + d + rb')"[^"\r\n]*\\"(?!' + d + rb'|[\r\n"]|\Z)', data):
+        return True
+    at_the_end = re.compile(rb"(?:^|" + d + rb')"[^"]*\\""(?:' + d + rb"|$)")
+    at = -1
+    while (at := data.find(b'\\""', at + 1)) >= 0:
+        start, end = (max(data.rfind(each, 0, at) for each in (b"\n", b"\r")) + 1, data.find(b"\n", at))
+        line = data[start : end if end >= 0 else len(data)].rstrip(b"\r")
+        if line.count(b'"') % 2 and at_the_end.search(line):
+            return True
+    return False
+
+
+def _record_of(dialect: Dialect) -> re.Pattern[bytes]:
+    """One record and its line end. Nothing is ever tried twice: the pattern is possessive throughout."""
+    d = re.escape(dialect.delimiter)
+    taken = rb"|\\." if dialect.escapes else b""
+    free = rb"(?:[^\r\n\\" + d + rb"]" + taken + rb")*+" if dialect.escapes else rb"[^\r\n" + d + rb"]*+"
+    quoted = rb'"(?:[^"' + (rb"\\" if dialect.escapes else b"") + rb"]" + taken + rb'|"")*+"' + free
+    field = rb"(?>" + quoted + rb'|(?!")' + free + rb")"
+    return re.compile(field + rb"(?:" + d + field + rb")*+(?:\r\n|[\r\n]|\Z)", re.DOTALL)
+
+
+def _line_ends(data: bytes, is_last: bool) -> Int64:
+    """Behind each line end; where the file ends without one, its end too."""
+    content = np.frombuffer(data, np.uint8)
+    at = content == LF
+    if b"\r" in data:
+        returns = content == CR
+        returns[:-1] &= ~at[1:]
+        returns[-1] &= is_last  # a line feed may follow
+        at |= returns
+    ends = np.flatnonzero(at) + 1
+    if is_last and data and (not len(ends) or ends[-1] != len(data)):
+        ends = np.r_[ends, len(data)]
+    return ends
+
+
+def _doubtful(data: bytes, ends: Int64, dialect: Dialect) -> Int64:
+    """Lines, in order, whose quotes (or escapes) are not simply around whole fields: these may not end their record.
+
+    Simply: quotes in turn open a field as its first character and close it as its last.
+    """
+    content = np.frombuffer(data, np.uint8)
+    found = []
+    if dialect.escapes and b"\\" in data:
+        found.append(np.searchsorted(ends, np.flatnonzero(content == BACKSLASH), side="right"))
+    if b'"' in data:
+        at = np.flatnonzero(content == QUOTE)
+        up_to = np.r_[0, np.searchsorted(at, ends), len(at)]
+        counts = np.diff(up_to)  # of each line, and of what lies behind the last line end
+        line = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(at)) - np.repeat(up_to[:-1], counts)
+        is_border = np.zeros(256, bool)
+        is_border[[dialect.delimiter[0], LF, CR]] = True
+        opens = is_border[content[np.maximum(at - 1, 0)]] | (at == 0)
+        closes = is_border[content[np.minimum(at + 1, len(content) - 1)]] | (at == len(content) - 1)
+        is_last = place == np.repeat(counts, counts) - 1
+        found.append(line[np.where(place % 2 == 0, ~opens | is_last, ~closes)])
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+
+def _join_lines(
+    data: bytes, ends: Int64, is_end: npt.NDArray[np.bool_], record: re.Pattern[bytes], doubtful: Int64, is_last: bool
+) -> int:
+    """Take away the line ends inside quotes; returns how many lines belong to whole records."""
+    done = 0
+    for line in doubtful.tolist():
+        start = int(ends[line - 1]) if line else 0
+        if start < done:
+            continue
+        match = record.match(data, start)
+        if not match or (match.end() == len(data) and not is_last and data[-1] != LF):
+            return line
+        done = match.end()
+        is_end[line : np.searchsorted(ends, done)] = False
+    return len(ends)
+
+
+def _text_ends(data: bytes, start: Int64, record_ends: Int64) -> Int64:
+    content = np.frombuffer(data, np.uint8)
+    end = record_ends.copy()
+    for ending in (LF, CR) if len(end) else ():  # CRLF is both
+        end -= (end > start) & (content[end - 1] == ending)
+    return end
