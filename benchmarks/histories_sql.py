@@ -23,19 +23,12 @@ CREATE TABLE events AS
 WITH marked AS (
     SELECT *, CASE WHEN lag(session_key) OVER w <> 0 AND session_key <> 0
                    THEN session_key <> lag(session_key) OVER w
-                   ELSE t - lag(t) OVER w > {gap} END AS opens
+                   ELSE t - lag(t) OVER w > {gap} OR t // {longest} <> lag(t // {longest}) OVER w END AS opens
     FROM rows WHERE label >= {clicked} OR role = 'history'
     WINDOW w AS (PARTITION BY user_index ORDER BY t, item_index, event_key)
-), begun AS (
-    SELECT *, max(CASE WHEN opens IS NULL OR opens THEN t END) OVER u AS started_at FROM marked
-    WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING)
-), cut AS (
-    SELECT *,
-           coalesce(opens OR (t - started_at) // {longest} <> lag((t - started_at) // {longest}) OVER w, false) AS new
-    FROM begun WINDOW w AS (PARTITION BY user_index ORDER BY t, item_index, event_key)
 )
-SELECT user_index, item_index, t, label, event_key, session_key, sum(new::INTEGER) OVER u AS session
-FROM cut WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING);
+SELECT user_index, item_index, t, label, event_key, session_key, sum(coalesce(opens, false)::INTEGER) OVER u AS session
+FROM marked WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING);
 CREATE TABLE asked AS
 SELECT user_index, impression_id, min(t) AS t FROM rows
 WHERE role = 'impression' AND impression_id IS NOT NULL GROUP BY ALL;
@@ -48,7 +41,7 @@ FROM asked ASOF LEFT JOIN (SELECT user_index, t, max(upto) AS upto FROM steps GR
      ON asked.user_index = known.user_index AND asked.t - {lag} > known.t
 """
 REQUESTS = """
-COPY (SELECT request_index, impression_id, device, is_subscriber, reading_item_id
+COPY (SELECT request_index, impression_id, device, is_subscriber, reading_item_id, NULL::TIMESTAMPTZ AS known_at
       FROM requests LEFT JOIN contexts USING (impression_id) ORDER BY request_index)
 TO '{folder}/requests.parquet' (COMPRESSION zstd)
 """

@@ -26,6 +26,18 @@ def micros(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
+def counted_at(occurred_at: Any, bucket_us: int) -> Any:
+    """When a count of something changes, us: the end of its bucket, so that none is known early; its own time for 0.
+
+    occurred_at: whole microseconds, of any kind that can be divided: a number, an array, a column. Buckets begin at
+    multiples of their length since 1970, whoever counts.
+    """
+    if not bucket_us:
+        return occurred_at
+    inside = (occurred_at % bucket_us + bucket_us) % bucket_us  # engines differ in the sign of what is before 1970
+    return occurred_at - inside + bucket_us
+
+
 RECENT = 10
 """The newest events of a history whose clicks are compared with a candidate."""
 COCLICK_SPANS = (1, 3, RECENT)

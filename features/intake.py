@@ -53,7 +53,8 @@ class Intake:
     def read(self, posted: Sequence[Posted], now: int, latest: int) -> list[LiveEvent]:
         """Raises InputError naming the first event that breaks a rule, by its place from 0.
 
-        now: us, the time of an event that tells none. latest: us, the newest time that an event may have.
+        now: us, when they became known, and the time of an event that tells none. latest: us, the newest time that an
+        event may have.
         An event that cites a ranking of ours is the outcome of the row that it showed, and takes its time and name.
         Any other impression_id is its user's own: that of another user, or of the log, is another request. So is one
         that looks like ours and cannot be told to be (is_unlinked).
@@ -96,15 +97,15 @@ class Intake:
                     f"{name} has {len(told[name]):,} characters; at most {self.max_id_length:,} are taken."
                 )
         if cited is not None:
-            return self._outcome(dated, at)
-        return self._event(dated, at, is_timed=posted.occurred_at is not None)
+            return self._outcome(dated, at, now)
+        return self._event(dated, at, now, is_timed=posted.occurred_at is not None)
 
-    def _outcome(self, posted: Posted, at: int) -> LiveEvent:
+    def _outcome(self, posted: Posted, at: int, now: int) -> LiveEvent:
         assert posted.impression_id is not None
         revision = OUTCOME if posted.label >= CLICKED else EVENT  # no click: the show says that
-        return self._row(posted, at, shown_event_id(posted.impression_id, posted.item_id), revision)
+        return self._row(posted, at, now, shown_event_id(posted.impression_id, posted.item_id), revision)
 
-    def _event(self, posted: Posted, at: int, is_timed: bool) -> LiveEvent:
+    def _event(self, posted: Posted, at: int, now: int, is_timed: bool) -> LiveEvent:
         """is_timed: it told its time; where it did not, it is another event than the same sent again.
 
         But not where it cites a ranking: of one ranking an item is clicked once.
@@ -116,9 +117,9 @@ class Intake:
             name = shown_event_id(f"{own}\x1f{posted.label >= CLICKED}", posted.item_id)
         else:
             name = secrets.token_hex(16)
-        return self._row(posted._replace(impression_id=own), at, posted.event_id or name, EVENT)
+        return self._row(posted._replace(impression_id=own), at, now, posted.event_id or name, EVENT)
 
-    def _row(self, posted: Posted, at: int, name: str, revision: int) -> LiveEvent:
+    def _row(self, posted: Posted, at: int, now: int, name: str, revision: int) -> LiveEvent:
         return LiveEvent(
             event_id=name,
             revision=revision,
@@ -131,6 +132,7 @@ class Intake:
             impression_id=posted.impression_id,
             position=posted.position,
             session_id=posted.session_id,
+            known_at=now,
         )
 
     def _extends_history(self, label: float, at: int) -> bool:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from contracts.schema import ROLE_HISTORY
 from features.as_of import AsOfCounter, AsOfCounts, SummedCounts
 from features.coclicks import Clicks
-from features.convention import CLICKED
+from features.convention import CLICKED, counted_at
 from features.counters import PAIR_RADIX, Counters
 from features.live_event import EVENT, LiveEvent
 
@@ -91,9 +91,15 @@ class Ids:
 
 
 class LiveCounters:
-    """Counters that grow. `now` is one consistent state; add makes the next. One writer at a time, readers at any."""
+    """Counters that grow. `now` is one consistent state; add makes the next. One writer at a time, readers at any.
 
-    def __init__(self, logged: Counters, items: Mapping[str, int], users: Mapping[str, int]) -> None:
+    bucket_us: of statistics.bucket_s, by which the log was counted.
+    """
+
+    def __init__(
+        self, logged: Counters, items: Mapping[str, int], users: Mapping[str, int], bucket_us: int = 0
+    ) -> None:
+        self._bucket_us = bucket_us
         self.items, self.users = Ids(items), Ids(users)
         self.now = logged
         self.logged = logged
@@ -178,7 +184,7 @@ class LiveCounters:
         return _Rows(
             users=self.users.learn([event.user_id for event in events]).astype(np.int32),
             items=self.items.learn([event.item_id for event in events]).astype(np.int32),
-            times=np.array([event.occurred_at for event in events], np.int64),
+            times=np.array([event.counts_from for event in events], np.int64),
             shows=np.array([event.revision == EVENT for event in events], np.int8),
             clicks=np.array([event.label >= CLICKED for event in events], np.int8),
             in_lists=np.array([event.role != ROLE_HISTORY for event in events], np.bool_),
@@ -187,7 +193,7 @@ class LiveCounters:
     def _part(self, rows: _Rows) -> _Part:
         shown, clicked = rows.in_lists, rows.in_lists & (rows.clicks > 0)
         pairs = rows.users * np.int64(PAIR_RADIX) + rows.items
-        times, rank = np.unique(rows.times, return_inverse=True)
+        times, rank = np.unique(counted_at(rows.times, self._bucket_us), return_inverse=True)
         part = _Part(
             rows,
             _count(rows.items[shown], times, rank[shown], rows.shows[shown], rows.clicks[shown]),

@@ -42,7 +42,7 @@ local seq = math.max(tonumber(redis.call('HGET', p .. 'marks', 'newest') or '0')
 redis.call('HSETNX', p .. 'marks', 'origin', string.format('%.0f', now))
 local fates = {}
 for at = 3, #ARGV, 7 do
-  local user, name, event, revision, history, occurred_at, member = unpack(ARGV, at, at + 6)
+  local user, name, event, revision, history, counts_from, member = unpack(ARGV, at, at + 6)
   local id = revision .. ':' .. event
   local fate = 0
   if redis.call('SISMEMBER', p .. 'forgotten', name) == 1 then
@@ -57,11 +57,12 @@ for at = 3, #ARGV, 7 do
     redis.call('XADD', p .. 'log', text .. '-0', 'user', user, 'id', id, 'member', member, 'history', history)
     redis.call('HSET', p .. 'ids', id, text)
     redis.call('SADD', p .. 'events:' .. user, text)
-    if history == '1' and other and revision == '1' then
+    local held = other and redis.call('ZSCORE', p .. 'history:' .. other.user, other.member)
+    if history == '1' and held and revision == '1' and tonumber(held) >= tonumber(counts_from) then
       redis.call('ZREM', p .. 'history:' .. other.user, other.member)
     end
-    if history == '1' and not (other and other.history and revision == '0') then
-      redis.call('ZADD', p .. 'history:' .. user, occurred_at, member)
+    if history == '1' and not (held and revision == '0' and tonumber(held) <= tonumber(counts_from)) then
+      redis.call('ZADD', p .. 'history:' .. user, counts_from, member)
     end
   end
   fates[#fates + 1] = fate
@@ -362,7 +363,7 @@ def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:
     member = f"{event.item_id}\0{key:016x}\0{whole}"
     name = name_of_forgotten(event.user_id)
     in_history = int(event.in_history)
-    return event.user_id, name, event.event_id, int(event.revision), in_history, int(event.occurred_at), member
+    return event.user_id, name, event.event_id, int(event.revision), in_history, int(event.counts_from), member
 
 
 def _events(members: Sequence[bytes]) -> list[LiveEvent]:

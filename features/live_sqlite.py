@@ -24,7 +24,7 @@ log = logging.getLogger("leitmotif")
 
 T = TypeVar("T")
 
-VERSION = 1
+VERSION = 2
 WAIT_S = 5.0
 """How long a lock of another process is waited for, where no request is due earlier (features/deadline.py)."""
 PAUSES_S = (0.0005, 0.02)
@@ -35,14 +35,24 @@ CREATE TABLE IF NOT EXISTS log (
     seq INTEGER PRIMARY KEY, event_id TEXT NOT NULL, revision INTEGER NOT NULL, user_id TEXT NOT NULL,
     item_id TEXT NOT NULL, occurred_at INTEGER NOT NULL, label REAL NOT NULL, role TEXT NOT NULL,
     in_history INTEGER NOT NULL, impression_id TEXT, position INTEGER, session_id TEXT, device TEXT,
-    is_subscriber INTEGER, reading_item_id TEXT,
+    is_subscriber INTEGER, reading_item_id TEXT, known_at INTEGER,
     event_key INTEGER NOT NULL, current INTEGER NOT NULL, UNIQUE (event_id, revision)
 );
-CREATE INDEX IF NOT EXISTS by_user ON log (user_id, current, occurred_at, item_id, event_key);
+CREATE INDEX IF NOT EXISTS by_user ON log (user_id, current, COUNTS_FROM, item_id, event_key);
 CREATE TABLE IF NOT EXISTS forgotten (user TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 """
-"""current: the row is its user's history: in_history, and not a show whose outcome is. user: name_of_forgotten."""
+"""current: the row is its user's history: in_history, and not a show whose outcome counts from the same time on.
+user: name_of_forgotten."""
+COUNTS_FROM = "max(occurred_at, ifnull(known_at, occurred_at))"
+"""LiveEvent.counts_from."""
+SCHEMA = SCHEMA.replace("COUNTS_FROM", COUNTS_FROM)
+FROM_1 = f"""
+ALTER TABLE log ADD COLUMN known_at INTEGER;
+DROP INDEX by_user;
+CREATE INDEX by_user ON log (user_id, current, {COUNTS_FROM}, item_id, event_key);
+"""
+"""Makes a file of version 1 one of this."""
 FIELDS = ", ".join(LiveEvent._fields)
 NEWEST = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'newest'"
 PRUNED = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'pruned'"
@@ -51,11 +61,11 @@ INSERT = (
     f"INSERT INTO log (seq, {FIELDS}, event_key, current) VALUES ({', '.join('?' * (len(LiveEvent._fields) + 3))}) "
     "ON CONFLICT (event_id, revision) DO NOTHING"
 )
-OUTCOME_HELD = f"SELECT 1 FROM log WHERE event_id = ? AND revision = {OUTCOME} AND in_history"
-SUPERSEDE = f"UPDATE log SET current = 0 WHERE event_id = ? AND revision = {EVENT}"
+OUTCOME_HELD = f"SELECT 1 FROM log WHERE event_id = ? AND revision = {OUTCOME} AND in_history AND {COUNTS_FROM} <= ?"
+SUPERSEDE = f"UPDATE log SET current = 0 WHERE event_id = ? AND revision = {EVENT} AND {COUNTS_FROM} >= ?"
 HISTORY = (
     f"SELECT {FIELDS} FROM log WHERE user_id = ? AND current = 1 "
-    "ORDER BY occurred_at DESC, item_id DESC, event_key DESC LIMIT ?"
+    f"ORDER BY {COUNTS_FROM} DESC, item_id DESC, event_key DESC LIMIT ?"
 )
 BEHIND = "INSERT INTO marks VALUES ('behind', ?) ON CONFLICT (name) DO UPDATE SET seq = min(seq, excluded.seq)"
 FORGOTTEN = "SELECT 1 FROM forgotten WHERE user = ?"
@@ -308,6 +318,9 @@ class SqliteTail:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == VERSION:
             return
+        if version == 1:
+            _from_1(connection)
+            return
         if version:
             raise InputError(
                 f"{self.path} was written by another version (its format is {version}, ours {VERSION}). "
@@ -337,6 +350,20 @@ class SqliteTail:
                 opened.connection.close()
 
 
+def _from_1(connection: sqlite3.Connection) -> None:
+    """Of two processes that open the file at once, one does it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+            for statement in FROM_1.strip().split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
 def _belongs_to(connection: sqlite3.Connection, log: str) -> str:
     connection.execute(BELONGS)
     connection.execute(CLAIM, (log,))
@@ -357,13 +384,13 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent], acknowl
             continue
         current = event.in_history
         if current and event.revision == EVENT:
-            current = connection.execute(OUTCOME_HELD, (event.event_id,)).fetchone() is None
+            current = connection.execute(OUTCOME_HELD, (event.event_id, event.counts_from)).fetchone() is None
         row = (max(seq + 1, now), *event, key_of_text(event.event_id), current)
         if not connection.execute(INSERT, row).rowcount:
             fates.append(Fate.REPEATED)
             continue
         if current and event.revision == OUTCOME:
-            connection.execute(SUPERSEDE, (event.event_id,))
+            connection.execute(SUPERSEDE, (event.event_id, event.counts_from))
         seq = row[0]
         fates.append(Fate.NEW)
     if seq != first:
@@ -379,7 +406,7 @@ def _users(connection: sqlite3.Connection, digests: frozenset[str]) -> list[str]
 
 def _event(row: Sequence) -> LiveEvent:
     subscriber = None if row[12] is None else bool(row[12])
-    return LiveEvent._make((*row[:7], bool(row[7]), *row[8:12], subscriber, row[13]))
+    return LiveEvent._make((*row[:7], bool(row[7]), *row[8:12], subscriber, *row[13:]))
 
 
 def _file(path: Path) -> tuple[int, int] | None:

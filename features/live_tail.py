@@ -60,8 +60,8 @@ class LiveTail(Protocol):
     def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent] | None]:
         """Of each user the newest `length` events with in_history, oldest first; None for a forgotten user.
 
-        In order of (occurred_at, item_id, convention.key_of_text(event_id)). Of an event and its outcome where both
-        are in_history, the outcome. Empty for a user without live events.
+        In order of (counts_from, item_id, convention.key_of_text(event_id)). Of an event and its outcome where both
+        are in_history and count from the same time on, the outcome. Empty for a user without live events.
         """
         ...
 

@@ -23,7 +23,7 @@ from features.freshness import measure
 from features.history_reader import UserHistories
 from features.load import load
 from features.online import OnlineStore
-from features.params import HistoryParams, MaterializeParams, StatisticsParams, ValidateParams
+from features.params import HistoryParams, LabelParams, MaterializeParams, StatisticsParams, ValidateParams
 from features.parity import (
     Comparison,
     OfflineLog,
@@ -32,7 +32,7 @@ from features.parity import (
     replay_from,
     replay_requests,
 )
-from features.replay import replaying
+from features.replay import DELAY, replaying
 from features.snapshot import write_snapshot
 from features.state import state_of
 
@@ -49,6 +49,7 @@ def run(
     statistics: StatisticsParams,
     materialize: MaterializeParams,
     validate: ValidateParams,
+    labels: LabelParams,
 ) -> Report:
     """Differences are counted and named here; the stage package refuses a snapshot that has one."""
     with publish(data, "feature_snapshot") as staging:
@@ -56,7 +57,7 @@ def run(
         histories = UserHistories.open(data / "user_histories")
         sections = {"statistics": statistics, "validate": validate}  # live events are judged as the log was
         told = {name: section.model_dump(mode="json") for name, section in sections.items()}
-        settings = history.model_dump(mode="json") | told
+        settings = history.model_dump(mode="json") | told | {DELAY: labels.delay_s}
         stamp = write_snapshot(data, histories, history.max_length, settings, snapshot)
         write_event_counts(histories, snapshot / USER_EVENTS)
         offline = OfflineLog.open(data)

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from contracts.errors import InputError
 from features import online_rows
 from features.clock import Clock, wall_us
+from features.convention import micros
 from features.counters import Counters
 from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
@@ -81,7 +82,7 @@ class _Progress:
     """How much of the tail the counters hold."""
 
     seq: int  # of the newest event counted, or held by the log
-    newest_at: int  # us, of the newest live event; 0 where there is none
+    newest_at: int  # us, of the newest live event, as it counts; 0 where there is none
     origin: int = 0  # of the tail, as Marks; 0: not known
     follows_log: bool = False
     lock: Lock = field(default_factory=Lock)
@@ -137,6 +138,7 @@ class OnlineStore:
         own = tail_of == state
         absorbed_seq = absorbed_upto(stamp, engine())
         tail = open_tail(tail_of, absorbed_seq if own else 0)
+        bucket_us = micros(stamp["settings"]["statistics"]["bucket_s"])
         feast = FeatureStore(config=config(state, "file", tail_of))
         store = cls(
             feast=feast,
@@ -146,7 +148,7 @@ class OnlineStore:
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
             keep_from=stamp.get("keep_from_us"),
-            live=LiveCounters(Counters.load(state), *positions),
+            live=LiveCounters(Counters.load(state), *positions, bucket_us=bucket_us),
             tail=tail,
             progress=_Progress(absorbed_seq, 0),
             clock=Clock(),
@@ -233,7 +235,7 @@ class OnlineStore:
             while rows := self.tail.since(self.progress.seq):
                 events = [event for _, event in rows]
                 self.live.add(events)
-                self.progress.newest_at = max(self.progress.newest_at, *(event.occurred_at for event in events))
+                self.progress.newest_at = max(self.progress.newest_at, *(event.counts_from for event in events))
                 self.progress.seq = rows[-1][0]
 
     def drop(self) -> None:

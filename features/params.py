@@ -56,6 +56,7 @@ class ColumnParams(Section):
     position: str | None
     session_id: str | None
     event_id: str | None
+    known_at: str | None  # as occurred_at: when it was known what became of the row
     title: str | None
     categories: str | None  # one value, or several joined by "|", or a list
     published_at: str | None  # as occurred_at
@@ -159,7 +160,7 @@ class HistoryParams(Section):
     labels: Literal["clicked", "all"]
     lag_s: Seconds  # events younger than this at the request's time are not yet known
     session_gap_s: Duration
-    session_max_s: Duration | None  # a longer session is cut into pieces of this length; null: never
+    session_max_s: Duration | None  # a session ends at every multiple of this since 1970; null: at none
     retention_s: Duration | None  # events older than this at the log's end are left out; null: all are kept
     max_length: PositiveInt  # newest events kept online
 

@@ -1,8 +1,8 @@
 """HTTP -> Predictor -> HTTP: the BentoML service. `bentoml serve serving.service:Leitmotif`, or `make serve`."""
 
 import asyncio
-import logging
 import gc
+import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -167,7 +167,7 @@ def score_all(
             f"The weights were chosen on requests up to {iso(description['chosen_before_us'])}, but split.test is "
             f"{iso(cuts.test_at)}: the test would not be new to them. Run train again (`dvc repro`)."
         )
-    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests.at, "test")]
+    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests, "test")]
     test, validation = cuts.part(requests, "test"), cuts.part(requests, "validation")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
@@ -181,7 +181,7 @@ def score_all(
     latest = latest.take(np.arange(max(0, len(latest) - LOGISTIC_REQUESTS), len(latest)))
     by_scalars = logistic(read_scalars(spec, events, latest, counters), latest.label, dataset.scalars)
     scored["logistic"] = Scored(by_scalars, sigmoid(by_scalars))
-    return Tested(events, test, cuts.num_label_unknown(requests.at, "test"), since_shift, models, scored)
+    return Tested(events, test, cuts.num_label_unknown(requests, "test"), since_shift, models, scored)
 
 
 def require_scores(name: str, logits: npt.NDArray[np.floating]) -> None:

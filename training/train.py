@@ -107,7 +107,7 @@ def prepare(
     return Prepared(
         spec=spec,
         cuts=cuts,
-        num_label_unknown=cuts.num_label_unknown(requests.at, "train", "validation"),
+        num_label_unknown=cuts.num_label_unknown(requests, "train", "validation"),
         sample=sample,
         train=make_dataset(spec, events, sample.requests, counters),
         validation=make_dataset(spec, events, validation, counters),

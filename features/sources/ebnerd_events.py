@@ -127,4 +127,6 @@ def explode(behaviors: pa.Table, history: pa.Table) -> Exploded:
         rejected = connection.sql(LEFT_OUT).to_arrow_table()
     at = events["occurred_at"].cast(TIME)
     events = events.set_column(events.column_names.index("occurred_at"), "occurred_at", at)
+    for name in ("known_at", "arrived_at"):  # the log does not say
+        events = events.append_column(name, pa.nulls(len(events), TIME))
     return Exploded(events.select(EVENTS.names).cast(EVENTS), contexts.cast(CONTEXTS), rejected.cast(REJECTED))

@@ -20,7 +20,17 @@ from features.online import OnlineStore
 from features.parity import compare_requests, compare_snapshot
 from features.snapshot import write_snapshot
 from features.state import state_of
-from tests.features.small_log import build, history, materialize, random_log, row, settings, statistics, validate
+from tests.features.small_log import (
+    build,
+    history,
+    labels,
+    materialize,
+    random_log,
+    row,
+    settings,
+    statistics,
+    validate,
+)
 
 pytestmark = pytest.mark.xdist_group("feast")
 PARITY = materialize(num_parity_requests=30)
@@ -35,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(data: Path) -> dict:
-    return dict(run(data, history(lag_s=5, max_length=20), statistics(), PARITY, validate()))
+    return dict(run(data, history(lag_s=5, max_length=20), statistics(), PARITY, validate(), labels()))
 
 
 def test_online_equals_offline(data: Path, report: dict) -> None:
@@ -129,7 +139,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log whose requests say something of themselves and whose clicks are factorised, in Feast."""
     folder = tmp_path_factory.mktemp("told") / "data" / "table"
     build(folder, random_log(5, num_requests=200), TOLD, lag_s=5)
-    assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY, validate())["parity"]["mismatches"] == 0
+    assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY, validate(), labels())["parity"]["mismatches"] == 0
     return folder
 
 
@@ -155,7 +165,7 @@ def test_requests_whose_recent_clicks_reach_beyond_what_is_kept_are_left_out(tol
     few, folder = history(lag_s=5, max_length=12), tmp_path / "data" / "table"
     assert parity_spec(few, TOLD).history_length < RECENT
     shutil.copytree(told, folder)
-    report = run(folder, few, TOLD, materialize(num_parity_requests=500), validate())
+    report = run(folder, few, TOLD, materialize(num_parity_requests=500), validate(), labels())
     assert report["parity_by_part"]["requests"]["checked"] > 0
     assert report["parity"]["mismatches"] == 0, report["first_mismatches"]
 

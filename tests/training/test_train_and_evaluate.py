@@ -196,7 +196,9 @@ def test_labels_that_were_not_known_in_time_change_no_weight(made, sections, tmp
         path = data / "impressions" / "impressions.parquet"
         table = pq.read_table(path)
         at, label = table["occurred_at"].cast(pa.int64()).to_numpy(), table["label"].to_numpy()
-        unused = ~(cuts.holds(at, "train") | cuts.holds(at, "validation"))
+        requests = load_requests(data, load_events(data))
+        used = requests.request_index[cuts.holds(requests, "train") | cuts.holds(requests, "validation")]
+        unused = ~np.isin(table["request_index"].to_numpy(), used)
         assert (unused & (at < cuts.test_at) & (at >= cuts.train_at)).any()
         assert (unused & (at < cuts.train_at)).any()
         if flip:
