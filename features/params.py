@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, Strict, model_validator
 
-from contracts.section import Distinct, Section
+from contracts.section import Distinct, Section, Several
 
 LONGEST_S = 100 * 365 * 86_400
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
@@ -86,7 +86,7 @@ class SourceParams(Section):
     columns: ColumnParams  # table only
     time_unit: Literal["s", "ms", "us", "iso"]  # table only
     format: Literal["auto", "csv", "tsv", "semicolon", "pipe", "double_colon", "parquet"]  # table only
-    null_words: tuple[str, ...]  # table and movielens: texts that say that nothing was given
+    null_words: Several[str]  # table and movielens: texts that say that nothing was given
     label_threshold: float  # table and movielens: clicked = label >= this
     join_s: Seconds  # rows of one item in one request are one row, up to this far apart
     negatives: Annotated[int, Field(ge=0, le=1000)]  # unclicked items sampled for each request of clicks alone
