@@ -10,6 +10,7 @@ SOURCE ?=
 DATA ?=
 ARGS ?=
 PORT ?= 3000
+UI_PORT := $(if $(filter command line,$(origin PORT)),$(PORT),3001)
 ONLINE ?= $(or $(LEITMOTIF_ONLINE),sqlite)
 
 export PATH := $(VENV)/bin:$(PATH)
@@ -57,10 +58,11 @@ set: $(READY) ## change params.yaml: make set ARGS="model.num_themes=8"
 	@python -m contracts.configure $(ARGS)
 
 .PHONY: ui
-ui: $(READY) ## Dagster's web page on port 3001
+ui: $(READY) ## Dagster's web page on PORT (3001)
+	@python -m orchestration.door --door 'make ui' --port '$(UI_PORT)'
 	@mkdir -p $(DAGSTER_HOME) && cp orchestration/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	@python -m orchestration.recover
-	@exec dagster dev --port 3001
+	@exec python -m orchestration.door --door 'make ui' --port '$(UI_PORT)' -- dagster dev --port '$(UI_PORT)'
 
 .PHONY: load
 load: $(READY) ## bring Feast's online store to the newest snapshot
@@ -71,8 +73,11 @@ freshness: $(READY) ## freshness and completeness of each view, live events incl
 	@python -m features.freshness
 
 .PHONY: serve
-serve: load ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
-	@exec bentoml serve serving.service:Leitmotif --port $(PORT) $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
+serve: LISTEN = $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
+serve: $(READY) ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
+	@python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN)
+	@python -m features.load
+	@exec python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN) -- bentoml serve serving.service:Leitmotif --port '$(PORT)' $(LISTEN)
 
 .PHONY: ask
 ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"; --keep remembers it as shown

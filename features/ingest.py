@@ -16,7 +16,7 @@ from contracts.errors import InputError
 from contracts.publish import publish, write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from contracts.stage import Report, main
-from features.convention import num_clicks
+from features.convention import CLICKED, num_clicks
 from features.forgotten import HEAD, Forgotten, list_lines
 from features.identity import event_ids
 from features.ledger import ITEM_ROWS, ROWS
@@ -91,7 +91,7 @@ def _as_requests(logged: Log, source: SourceParams, seed: int) -> tuple[Log, int
 
 
 def _warn_of_clicks_alone(events: pa.Table) -> None:
-    if pc.all(pc.greater_equal(events["label"], 1.0)).as_py():
+    if pc.all(pc.greater_equal(events["label"], CLICKED)).as_py():
         log.warning(
             "every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
         )

@@ -18,6 +18,7 @@ from contracts.publish import publish
 from contracts.schema import INTERACTIONS, QUARANTINE
 from contracts.stage import ATTEMPTS, Report, main
 from features.convention import num_clicks
+from features.docs_note import held_back, put_on_top
 from features.expectations import Judgement
 from features.flaws import Flaws, find_flaws
 from features.params import CLICKS_ALONE, ValidateParams
@@ -52,9 +53,11 @@ def run(data: Path, validate: ValidateParams) -> Report:
             _decide(report, validate)
         except (InputError, CheckFailed):
             judgement.publish(root / ATTEMPTS / "validate" / "data_docs")
+            put_on_top(root / ATTEMPTS / "validate" / "data_docs", held_back(report))
             raise
         judgement.publish(docs)
-        log.info("%s See %s", report["summary"], docs / "index.html")
+        put_on_top(docs, held_back(report))
+        log.info("%s See %s", held_back(report), docs / "index.html")
     return report
 
 

@@ -18,7 +18,12 @@ def build_absorb(root: Path, command: Sequence[str] = COMMAND) -> dg.JobDefiniti
     command: run in root; it exits 0 done, 2 bad input, 3 refused, and its last line says why.
     """
 
-    @dg.op(name="absorb", pool=POOL, description="Seals what the live log holds into live/<source>/<day>.parquet.")
+    # the name is its own: ops, graphs and jobs of one repository must not share one
+    @dg.op(
+        name="seal_live_events",
+        pool=POOL,
+        description="Seals what the live log holds into live/<source>/<day>.parquet.",
+    )
     def absorb_live_events(context: dg.OpExecutionContext) -> None:
         last = "it ended without a word"
 

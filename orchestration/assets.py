@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from contracts.configure import configure
 from contracts.errors import InputError
 from orchestration.attempt import WAIT_S, Attempt, repro
 from orchestration.checks import CHECKS, Check, judge
+from orchestration.dvc_lock import LockBusy
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph, Stage, read_graph
 from orchestration.record import provenance, record
@@ -81,15 +82,25 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
         pool=POOL,
     )
     def run_stage(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
-        graph = _configure(context, root, config)
-        record(context.instance, graph, but=stage.name)
-        attempt = _repro(context, root, stage.name)
-        if attempt.reason:
-            raise _failure(stage.name, attempt, root)
-        context.log.info(f"{stage.name}: {attempt.fates.get(stage.name, 'done')}")
-        yield from _results(context.instance, graph, stage.name, checks)
+        with _plain_words(stage.name):
+            graph = _configure(context, root, config)
+            record(context.instance, graph, but=stage.name)
+            attempt = _repro(context, root, stage.name)
+            if attempt.reason:
+                raise _failure(stage.name, attempt, root)
+            context.log.info(f"{stage.name}: {attempt.fates.get(stage.name, 'done')}")
+            yield from _results(context.instance, graph, stage.name, checks)
 
     return run_stage
+
+
+@contextmanager
+def _plain_words(what: str) -> Iterator[None]:
+    """What stays locked or unreadable is one line in Dagster, not a traceback."""
+    try:
+        yield
+    except LockBusy as error:
+        raise dg.Failure(f"{what}: {error}. Then materialize it again.", allow_retries=False) from error
 
 
 def _configure(context: dg.AssetExecutionContext, root: Path, config: StageConfig) -> Graph:
@@ -114,7 +125,9 @@ def _repro(context: dg.AssetExecutionContext, root: Path, stage: str) -> Attempt
                     message_reader=dg.PipesTempFileMessageReader(),
                 )
             )
-        attempt = repro(root, [stage], single=True, say=print, env=session.get_bootstrap_env_vars())
+        attempt = repro(
+            root, [stage], single=True, say=print, tell=context.log.info, env=session.get_bootstrap_env_vars()
+        )
         messages = Path(session.message_reader_params["path"])
         if os.path.getsize(messages) == 0:
             messages.write_text(_SKIPPED, encoding="utf-8")
@@ -171,6 +184,7 @@ def _observed(root: Path, key: str, description: str, group: str, files: str = "
         metadata={"files": files} if files else {},
     )
     def look() -> dg.DataVersion:
-        return dg.DataVersion(observe(read_graph(root))[key])
+        with _plain_words(key):
+            return dg.DataVersion(observe(read_graph(root))[key])
 
     return look  # type: ignore[return-value]

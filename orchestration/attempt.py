@@ -12,7 +12,7 @@ from pathlib import Path
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from contracts.running import begun, running
+from contracts.running import begun, running, waited
 from contracts.stage import REASON
 from orchestration.graph import read_graph
 from orchestration.group import run_group, undisturbed
@@ -30,6 +30,7 @@ _FAILED = re.compile(r"failed to reproduce '(.+?)'")
 _BUSY = re.compile(r"is busy, it is being blocked by:|Unable to acquire lock")
 _KILLED = re.compile(r"exited with -(\d+)$")
 _DEFECT = 1
+_TRIES = 10  # one more for each DVC command that comes between
 WAIT_S = 86_400.0
 """For so long a run that nobody watches (Dagster's) waits for another one to end."""
 
@@ -59,23 +60,27 @@ def repro(
     *,
     single: bool = False,
     say: Callable[[str], None],
+    tell: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
     wait_s: float = WAIT_S,
 ) -> Attempt:
     """Run `dvc repro`, restore the outs of a stage that failed or was interrupted, and say why.
 
     stages: none means all. single: these stages only, not what they depend on.
-    say: gets every line that DVC and the stages print.
+    say: gets every line that DVC and the stages print; tell, where given: for whom we wait.
     wait_s: how long another run, a stage or a DVC command is waited for.
     """
     try:
-        with begun(root, "a run of the pipeline", wait_s, say):
-            return _repro(root, [*(["--single-item"] if single else []), *stages], say, env or {})
+        with begun(root, "a run of the pipeline", wait_s, tell or say):
+            arguments = [*(["--single-item"] if single else []), *stages]
+            return _repro(root, arguments, say, env or {}, lambda: waited(root, wait_s, tell or say, "the run goes on"))
     except InputError as error:
         return Attempt(reason=Reason(None, str(error), error.exit_code))
 
 
-def _repro(root: Path, arguments: list[str], say: Callable[[str], None], env: Mapping[str, str]) -> Attempt:
+def _repro(
+    root: Path, arguments: list[str], say: Callable[[str], None], env: Mapping[str, str], wait: Callable[[], None]
+) -> Attempt:
     attempt, said = Attempt(), []
 
     def listen(line: str) -> None:
@@ -86,23 +91,40 @@ def _repro(root: Path, arguments: list[str], say: Callable[[str], None], env: Ma
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "reason.json"
         try:
-            clear_stale(root)
-            status = run_group([*DVC, "repro", *arguments], cwd=root, say=listen, env={**env, REASON: str(told)})
+            status = _patient(
+                lambda: run_group([*DVC, "repro", *arguments], cwd=root, say=listen, env={**env, REASON: str(told)}),
+                root, said, wait,
+            )  # fmt: skip
         except BaseException:
             with undisturbed():
                 restore(root, attempt.current, say)
             raise
+        _forget_seconds(root, attempt)
         if status:
             attempt.reason = _explain(root, attempt, said, status, told)
             attempt.restored = restore(root, attempt.reason.stage, say)
     return attempt
 
 
+def _patient(run: Callable[[], int], root: Path, said: list[str], wait: Callable[[], None]) -> int:
+    """Run a command of DVC's, again where another DVC command came between; its exit status."""
+    status = 0
+    for _ in range(_TRIES):
+        said.clear()
+        clear_stale(root)
+        status = run()
+        if not status or not any(_BUSY.search(line) for line in said):
+            break
+        wait()
+    return status
+
+
 def _follow(attempt: Attempt, line: str) -> None:
     """What a line of DVC's says of the stage at work. A stage is done when DVC has noted it in dvc.lock."""
     for pattern, fate in _FATES.items():
         if match := pattern.match(line):
-            attempt.fates[match[1]] = fate
+            if attempt.fates.get(match[1]) in (None, "unchanged"):  # done before a wait, it is unchanged after it
+                attempt.fates[match[1]] = fate
             attempt.current = None if fate == "unchanged" else match[1]
     if _NOTED.match(line):
         attempt.current = None
@@ -137,6 +159,15 @@ def _restore_report(root: Path, stage: str) -> None:
             if repo.cache.local.exists(version):
                 Path(out.fs_path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(repo.cache.local.oid_to_path(version), out.fs_path)
+
+
+def _forget_seconds(root: Path, attempt: Attempt) -> None:
+    """What came from the run cache took none; the seconds that lie there are those of a run with other inputs."""
+    if "from cache" not in attempt.fates.values():
+        return
+    for stage in read_graph(root).stages:
+        if stage.report and attempt.fates.get(stage.name) == "from cache":
+            (root / stage.report).with_suffix(".timing.json").unlink(missing_ok=True)
 
 
 def _was_made(root: Path, stage: str) -> bool:

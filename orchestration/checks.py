@@ -35,9 +35,12 @@ def _ingest_adds_up(report: Report) -> Verdict:
 
 def _validate_adds_up(report: Report) -> Verdict:
     parts = [report[f"rows_{part}"] for part in ("valid", "quarantined", "duplicated")]
+    num, failed = report["num_expectations"], len(report["failed_expectations"])
+    reasons = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(report["quarantined_by_reason"].items()))
     return Verdict(
         report["rows_in"] == sum(parts),
-        "{:,} rows in, {:,} valid + {:,} quarantined + {:,} duplicated".format(report["rows_in"], *parts),
+        "{:,} rows in, {:,} valid + {:,} quarantined + {:,} duplicated".format(report["rows_in"], *parts)
+        + f"; {num - failed} of {num} expectations hold within their limits; held back: {reasons or 'nothing'}",
     )
 
 

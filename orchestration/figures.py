@@ -28,8 +28,8 @@ def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
         "size_bytes": dg.MetadataValue.int(made.sizes[out]),
     }
     if report := made.stage.report:
-        if (seconds := wall_s(root, report)) is not None:
-            shown["wall_s"] = dg.MetadataValue.float(seconds)
+        seconds = wall_s(root, report)
+        shown["wall_s"] = dg.MetadataValue.text("restored") if seconds is None else dg.MetadataValue.float(seconds)
         shown["report"] = dg.MetadataValue.path(str(root / report))
     return shown | figures(read_report(root, made.stage.report))
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from orchestration.dvc_lock import LockBusy, patiently
+
 
 @dataclass(frozen=True)
 class Out:
@@ -57,11 +59,8 @@ class Graph:
 
 
 def read_graph(root: Path) -> Graph:
-    """The graph as dvc.yaml and params.yaml stand now (paths hold the source's name)."""
-    from dvc.repo import Repo  # half a second that a plain import of this module should not cost
-
-    with Repo(str(root)) as repo:
-        stages = [_read_stage(root, stage) for stage in repo.stage.load_all(str(root / "dvc.yaml"))]
+    """The graph as dvc.yaml and params.yaml stand now (paths hold the source's name). Raises LockBusy."""
+    stages = patiently(lambda: _load(root))
     made = {out.path: out for stage in stages for out in stage.outs}
     linked = [
         replace(
@@ -72,6 +71,19 @@ def read_graph(root: Path) -> Graph:
         for stage in stages
     ]
     return Graph(root, _in_order(linked))
+
+
+def _load(root: Path) -> list[Stage]:
+    from dvc.repo import Repo  # half a second that a plain import of this module should not cost
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+    try:
+        with Repo(str(root)) as repo:
+            return [_read_stage(root, stage) for stage in repo.stage.load_all(str(root / "dvc.yaml"))]
+    except (YAMLSyntaxError, YAMLValidationError) as error:  # DVC is writing dvc.lock, or a merge left its marks
+        raise LockBusy(
+            f"{' '.join(str(error).split())}. If nothing writes there now, mend it or `git checkout` it"
+        ) from error
 
 
 def _read_stage(root: Path, stage: Any) -> Stage:

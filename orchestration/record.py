@@ -4,6 +4,8 @@ An event carries where it came from (data versions of its inputs, pointers to th
 stale from fresh; the asset bodies record the same, whichever door a stage ran through.
 """
 
+from collections.abc import Collection
+
 import dagster as dg
 from dagster import AssetKey
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
@@ -19,6 +21,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 from dagster._core.event_api import EventLogRecord
+from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from orchestration.checks import CHECKS, Check, judge
 from orchestration.figures import metadata, read_report
@@ -32,10 +35,35 @@ def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None
     but: a stage whose outs are left to the asset body that has just made them.
     """
     told = record_observations(instance, graph)
+    mended = failed(instance, graph) & current(graph)
     for made in read_made(graph):
         if made.stage.name != but:
-            told += _record_stage(instance, graph, made)
+            told += _record_stage(instance, graph, made, mended)
     return told
+
+
+def failed(instance: dg.DagsterInstance, graph: Graph) -> set[str]:
+    """Outs that Dagster shows as failed: the last run that was to make them failed, and made them not."""
+    shown = set()
+    for record in instance.get_asset_records([AssetKey(out.key) for out in graph.outs]):
+        entry = record.asset_entry
+        made_by = entry.last_materialization.run_id if entry.last_materialization else None
+        if entry.last_run_id and entry.last_run_id != made_by:
+            run = instance.get_run_by_id(entry.last_run_id)
+            if run is not None and run.status == DagsterRunStatus.FAILURE:
+                shown.add(entry.asset_key.to_user_string())
+    return shown
+
+
+def current(graph: Graph) -> set[str]:
+    """Outs that are there and of all that stands now: params, modules and the outs that they were made from."""
+    now, fresh = observe(graph), set()
+    for made in read_made(graph):
+        there = all((graph.root / out.path).exists() for out in made.stage.outs)
+        if there and made.cmd == made.stage.cmd and all(now.get(key) == was for key, was in made.inputs.items()):
+            fresh |= set(made.versions)
+            now |= made.versions
+    return fresh
 
 
 def record_observations(instance: dg.DagsterInstance, graph: Graph) -> list[str]:
@@ -59,11 +87,12 @@ def provenance(instance: dg.DagsterInstance, made: Made) -> dict[str, str]:
     return tags
 
 
-def _record_stage(instance: dg.DagsterInstance, graph: Graph, made: Made) -> list[str]:
+def _record_stage(instance: dg.DagsterInstance, graph: Graph, made: Made, mended: Collection[str]) -> list[str]:
+    """mended: outs that Dagster knows and shows as failed; only another materialisation takes that away."""
     told = []
     for out, version in made.versions.items():
         event = _latest(instance, out)
-        if event is None or not _is_known(event, made, version):
+        if event is None or out in mended or not _is_known(event, made, version):
             tags = provenance(instance, made)
             tags |= {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
             figures = metadata(graph.root, made, out)

@@ -121,7 +121,7 @@ def _summary(graph: Graph, attempt: Attempt, elapsed_s: float) -> str:
     for stage in asked:
         fate = attempt.fates[stage.name]
         seconds = None if fate == "from cache" else wall_s(graph.root, stage.report)  # in another run
-        made_in = "" if seconds is None else f"{seconds:.1f} s"
+        made_in = "restored" if seconds is None else f"{seconds:.1f} s"
         rows.append((stage.name, fate, made_in, _figures(stage, _read(graph.root, stage.report))))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
@@ -143,12 +143,15 @@ def _where(graph: Graph) -> list[str]:
     """The next places to look at; those that are files, only where they are."""
     outs = {out.key: out.path for out in graph.outs}
     source = Path(graph.outs[0].path).parent.name
+    docs = f".state/{source}/data_docs/index.html"
     places = [
         ("reports", f"reports/{source}/"),
-        ("data quality", f".state/{source}/data_docs/index.html"),
+        ("data quality", docs),
         ("the model", outs.get("bundle", "")),
     ]
     there = [f"  {name:13} {path}" for name, path in places if path and (graph.root / path).exists()]
+    if not (graph.root / docs).exists():  # a stage restored from the cache brings its tables back, not its pages
+        there.append(f"  {'data quality':13} make docs")
     return ["", "Where to look", *there, f"  {'graph':13} make ui", f"  {'ranked answer':13} make serve, then make ask"]
 
 

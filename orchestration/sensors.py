@@ -6,9 +6,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from orchestration.dvc_lock import LockBusy
 from orchestration.graph import read_graph
-from orchestration.record import record
-from orchestration.versions import LockBusy, observe, read_made
+from orchestration.record import failed, record
+from orchestration.versions import observe, read_made
 
 INTERVAL_S = 15
 
@@ -26,6 +27,7 @@ def build_sensor(root: Path) -> dg.SensorDefinition:
         try:
             graph = read_graph(root)
             known = [observe(graph), [[made.cmd, made.versions, made.inputs] for made in read_made(graph)]]
+            known.append(sorted(failed(context.instance, graph)))
             cursor = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
             if cursor == context.cursor:
                 return dg.SkipReason("nothing new in dvc.lock, params.yaml or the code")

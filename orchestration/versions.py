@@ -7,6 +7,7 @@ that `dvc repro` has nothing to do.
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from orchestration.dvc_lock import LockBusy, patiently
 from orchestration.graph import Graph, Stage
 
 ABSENT = "absent"
 _LARGE = 2**20  # bytes from which on DVC hashes, since it remembers
-
-
-class LockBusy(Exception):
-    """dvc.lock or params.yaml is being written this instant."""
+_SETTLED_S = 0.1  # a file that nobody wrote to for so long is whole
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,20 @@ def _hash_large(root: Path, paths: list[str]) -> dict[str, str]:
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
+    return patiently(lambda: _read_once(path))
+
+
+def _read_once(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
+    text = path.read_text(encoding="utf-8")
+    while time.time() - path.stat().st_mtime < _SETTLED_S:  # DVC writes in place: the first half may be good YAML too
+        time.sleep(_SETTLED_S)
+        text = path.read_text(encoding="utf-8")
     try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+        read = YAML(typ="safe").load(text)
     except YAMLError as error:
-        raise LockBusy(f"{path.name} cannot be read just now: {error}") from error
+        raise LockBusy(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(read, Mapping):
+        raise LockBusy(f"{path.name} cannot be read: it holds no keys")
+    return read

@@ -41,6 +41,19 @@ def find_snapshot(source: str) -> Path | None:
     return None if os.environ.get(STATE_VARIABLE) else Path("data") / source / "feature_snapshot"
 
 
+def where_commands_run() -> str:
+    """Inside a Bento, what to do about a message that names a command: there is no `make` there. Elsewhere nothing."""
+    if not PACKED_BUNDLE.exists():
+        return ""
+    state = os.environ.get(STATE_VARIABLE)
+    given = f"{STATE_VARIABLE} is {state}" if state else f"{STATE_VARIABLE} is not set"
+    return (
+        f"\nThis is a Bento: it has its model and no other command. {given}; it names the folder of the online store, "
+        "such as .state/<source>/feast of the repository that built this Bento. Run there what is named above, "
+        "then start this again."
+    )
+
+
 def champion_path(source: str) -> Path:
     """Where `make promote` puts a bundle."""
     return Path("champions") / source / "bundle"

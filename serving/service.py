@@ -19,12 +19,14 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route
 
 from contracts.errors import InputError
+from contracts.parent import end_with_parent
 from features.deadline import due, left_s
 from features.online import StaleStoreError
 from serving.answered import answered
 from serving.gate import READ, Gate
 from serving.given import Given, came_at, once_given
 from serving.hosts import allowed_hosts
+from serving.locations import where_commands_run
 from serving.params import ServeParams
 from serving.predictor import Predictor, open_here
 from serving.readiness import Readiness
@@ -100,7 +102,7 @@ class Leitmotif:
         try:
             open_here()
         except InputError as error:
-            print(f"Not serving: {error}", file=sys.stderr)
+            print(f"Not serving: {error}{where_commands_run()}", file=sys.stderr)
             sys.exit(error.exit_code)
 
     def __init__(self) -> None:
@@ -112,7 +114,8 @@ class Leitmotif:
 
     @bentoml.on_startup
     def freeze(self) -> None:
-        """Keep the garbage collector away from what lives as long as the process."""
+        """Keep the garbage collector away from what lives as long as the process: as long as who started it."""
+        end_with_parent()
         gc.collect()
         gc.freeze()
 

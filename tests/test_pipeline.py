@@ -16,6 +16,7 @@ from serving.predictor import Predictor
 from serving.requests import RankRequest, RequestContext
 from tests.clones import SMALL, clone, real_data, run
 from tests.ebnerd_log import of_some_users
+from tests.prepared import copied, prepared
 from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("pipeline")
@@ -33,9 +34,7 @@ TABLE_COLUMNS = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the pipeline has run once on a small simulated log."""
-    repository = clone(tmp_path_factory.mktemp("made"))
-    run(repository, "python", "-m", "orchestration.reproduce", *SMALL)
-    return repository
+    return copied(prepared(tmp_path_factory), tmp_path_factory.mktemp("made"))
 
 
 def report(repository: Path, source: str, stage: str) -> dict:

@@ -15,6 +15,8 @@ from features.flaws import find_flaws
 from features.params import ValidateParams
 from features.rules import REPEATED, rules
 from features.validate import run
+from orchestration.checks import CHECKS
+from orchestration.checks import judge as judge_report
 from tests.features.raw_logs import digest, ingest_table, limits, read, write_interactions
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -152,6 +154,24 @@ def test_the_same_log_gives_the_same_bytes_and_readable_pages(tmp_path: Path) ->
     assert "label missing" in (docs / "expectations" / "interactions.html").read_text()
     assert "rows held back" in (docs / "expectations" / "log.html").read_text()
     assert "whole_log_1_of_10_rows_held_back" in (docs / "index.html").read_text()
+
+
+def test_pages_and_dagster_say_what_was_held_back_beside_what_succeeded(tmp_path: Path) -> None:
+    rows = [event(n) for n in range(7)] + [event(8, label=None), event(9, item_id=None), event(3)]
+    report = judge(tmp_path, rows, limits(max_quarantined_share=0.5))
+    docs = tmp_path / ".state" / "log" / "data_docs"
+    pages = [docs / "index.html", *docs.glob("validations/**/*.html")]
+    assert len(pages) == 2
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert text.count('<p role="note"') == 1
+        assert "of 10 rows 2 are held back in quarantine (item_id missing: 1; label missing: 1)" in text
+        assert "and 1 repeat another" in text
+    (check,) = [each for each in CHECKS if each.out == "validated_interactions"]
+    verdict = judge_report(check, report)
+    assert verdict.passed
+    assert "7 valid + 2 quarantined + 1 duplicated" in verdict.description
+    assert "held back: item_id missing: 1; label missing: 1" in verdict.description
 
 
 def test_limits_of_time_without_a_zone_are_utc(tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""This process asks to be ended when its parent ends, however that ends: no program outlives who started it."""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Ask Linux for SIGTERM at the parent's end; elsewhere nothing is asked.
+
+    parent: its process id as it was known earlier. Where it has ended meanwhile, the signal is sent here and now.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid() if parent is None else parent
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)

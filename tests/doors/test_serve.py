@@ -1,0 +1,108 @@
+"""`make serve` and those who talk to it: `make ask`, the README's two curls, `make absorb`, `make freshness`."""
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.doors.conftest import Started, free_port, started, typed
+
+pytestmark = pytest.mark.xdist_group("door-serve")
+
+
+def ready(program: Started, port: int) -> None:
+    program.until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, 300)
+
+
+@pytest.fixture(scope="module")
+def serving(house: Path) -> Iterator[tuple[Started, int]]:
+    """`make serve` and its port."""
+    port = free_port()
+    with started(house, "make serve", f"PORT={port}") as program:
+        ready(program, port)
+        yield program, port
+
+
+@pytest.fixture
+def service(serving: tuple[Started, int]) -> int:
+    """The port on which `make serve` answers."""
+    return serving[1]
+
+
+def curl(house: Path, port: int, path: str, body: dict) -> dict:
+    """The README's curl."""
+    url, sent = f"http://127.0.0.1:{port}/{path}", ("-H", "content-type: application/json", "-d", json.dumps(body))
+    return json.loads(typed(house, "curl -sf", url, *sent).stdout)
+
+
+def test_one_ranking_for_one_known_user(house: Path, service: int) -> None:
+    told = typed(house, "make ask", f"PORT={service}").stdout
+    assert "now in " in told
+    assert "rank  item" in told
+    told = typed(house, "make ask", f"PORT={service}", "ARGS=--user u00042").stdout
+    assert "user u00042 at " in told
+
+
+def test_an_event_changes_the_next_ranking_is_sealed_and_seen(house: Path, service: int) -> None:
+    asked = {"user_id": "u00042", "candidates": ["i00001", "i00045", "nope"], "k": 2}
+    before = curl(house, service, "rank", asked)
+    assert len(before["items"]) == 2
+    events = [{"user_id": "u00042", "item_id": "i00045", "event_id": "door 1"}]
+    assert curl(house, service, "events", {"events": events})["num_new"] == 1
+    after = curl(house, service, "rank", asked)
+    assert after["history"]["length"] == before["history"]["length"] + 1
+    assert "1 live events since" in typed(house, "make freshness").stdout
+    assert "sealed 1 in live/simulator/" in typed(house, "make absorb").stdout
+
+
+def test_a_second_one_on_the_port_is_one_line(house: Path, service: int) -> None:
+    refused = typed(house, "make serve", f"PORT={service}", check=False)
+    lines = [line for line in refused.stderr.splitlines() if not line.startswith("make")]
+    assert len(lines) == 1, refused.stderr
+    assert f"Port {service} is in use by process" in lines[0]
+    assert "make serve PORT=" in lines[0]
+
+
+@pytest.mark.parametrize("port", ["99999", "ten"])
+def test_a_port_that_is_none_is_one_line(house: Path, port: str) -> None:
+    refused = typed(house, "make serve", f"PORT={port}", check=False)
+    lines = [line for line in refused.stderr.splitlines() if not line.startswith("make")]
+    assert lines == [f"PORT is '{port}', not a number from 1 to 65535: make serve PORT=3002"]
+
+
+def test_bento_is_built_and_serves_from_an_empty_folder(house: Path, tmp_path: Path) -> None:
+    told = typed(house, "make bento").stdout
+    tag = next(line.split()[1] for line in told.splitlines() if line.startswith("Built "))
+    port = free_port()
+    given = {"BENTOML_HOME": str(house / ".bentoml"), "LEITMOTIF_STATE": str(house / ".state/simulator/feast")}
+    with started(tmp_path, f"bentoml serve {shlex.quote(tag)}", "--port", str(port), **given) as program:
+        ready(program, port)
+        asked = {"user_id": "u00042", "candidates": ["i00001", "nope"]}
+        assert len(curl(house, port, "rank", asked)["items"]) == 2
+        assert len(program.family()) > 1
+        program.process.kill()
+        assert program.gone(20), program.family()
+
+
+def test_a_bento_without_its_store_says_what_works_there(house: Path, tmp_path: Path) -> None:
+    told = typed(house, "make bento").stdout
+    tag = next(line.split()[1] for line in told.splitlines() if line.startswith("Built "))
+    given = {"BENTOML_HOME": str(house / ".bentoml"), "LEITMOTIF_STATE": str(tmp_path / "nothing")}
+    refused = typed(tmp_path, f"bentoml serve {tag}", "--port", str(free_port()), check=False, **given)
+    assert refused.returncode != 0
+    assert "Not serving: " in refused.stderr
+    assert f"This is a Bento: it has its model and no other command. LEITMOTIF_STATE is {tmp_path}" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_killed_it_leaves_no_process(serving: tuple[Started, int]) -> None:
+    program, _ = serving
+    assert len(program.family()) > 2
+    os.kill(program.process.pid, signal.SIGKILL)
+    program.process.wait(10)
+    assert program.gone(30), program.family()

@@ -1,0 +1,151 @@
+"""`make ui`: the page shows the assets, the pipeline is launched there, a parameter is changed in the Launchpad."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from contracts.params import load_params
+from tests.doors.conftest import Started, free_port, started, typed
+
+pytestmark = pytest.mark.xdist_group("door-ui")
+
+CHROMIUM = "/usr/bin/chromium"
+LOCATIONS = """{workspaceOrError{... on Workspace{locationEntries{name loadStatus locationOrLoadError{__typename
+... on PythonError{message} ... on RepositoryLocation{repositories{name}}}}}}}"""
+LAUNCH = """mutation($p: ExecutionParams!) {launchRun(executionParams: $p) {__typename
+... on LaunchRunSuccess{run{runId}} ... on RunConfigValidationInvalid{errors{message}} ... on PythonError{message}}}"""
+STATUS = "query($r: ID!) {runOrError(runId: $r) {... on Run{status}}}"
+FAILURES = """query($r: ID!) {logsForRun(runId: $r) {... on EventConnection{events{
+__typename ... on ExecutionStepFailureEvent{stepKey message error{message}}}}}}"""
+
+
+class Dagster:
+    """The running web server."""
+
+    def __init__(self, program: Started, port: int) -> None:
+        self.program = program
+        self.url = f"http://127.0.0.1:{port}"
+        self.place: dict[str, str] = {}
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """GraphQL, as the page does."""
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def load(self) -> None:
+        """Wait for the code location and keep its name."""
+
+        def loaded() -> bool:
+            entries = self.ask(LOCATIONS)["workspaceOrError"]["locationEntries"]
+            if not entries or entries[0]["loadStatus"] != "LOADED":
+                return False
+            (entry,) = entries
+            location = entry["locationOrLoadError"]
+            assert location["__typename"] == "RepositoryLocation", location.get("message")
+            self.place = {
+                "repositoryLocationName": entry["name"],
+                "repositoryName": location["repositories"][0]["name"],
+            }
+            return True
+
+        self.program.until(loaded, 300)
+
+    def launch(self, job: str, config: dict[str, Any] | None = None, *assets: str) -> str:
+        """Launch a job as the page does, its Launchpad's config given; its run id."""
+        selector = {**self.place, "jobName": job}
+        if assets:
+            selector["assetSelection"] = [{"path": [asset]} for asset in assets]
+        done = self.ask(LAUNCH, p={"selector": selector, "runConfigData": config or {}})["launchRun"]
+        assert done["__typename"] == "LaunchRunSuccess", done
+        return done["run"]["runId"]
+
+    def ends(self, run_id: str, status: str = "SUCCESS") -> None:
+        """Wait for a run's end."""
+        over = ("SUCCESS", "FAILURE", "CANCELED")
+        self.program.until(lambda: self.status(run_id) in over, 600)
+        assert self.status(run_id) == status, self.failures(run_id) or self.program.said[-4000:]
+
+    def status(self, run_id: str) -> str:
+        """QUEUED, STARTED, SUCCESS, ..."""
+        return self.ask(STATUS, r=run_id)["runOrError"]["status"]
+
+    def failures(self, run_id: str) -> list[Any]:
+        """What the failed steps of a run say."""
+        events = self.ask(FAILURES, r=run_id)["logsForRun"]["events"]
+        return [event for event in events if event["__typename"] == "ExecutionStepFailureEvent"]
+
+
+@pytest.fixture(scope="module")
+def dagster(house: Path) -> Iterator[Dagster]:
+    """`make ui` on a free port, its code location loaded."""
+    port = free_port()
+    with started(house, "make ui", f"PORT={port}") as program:
+        running = Dagster(program, port)
+        running.load()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A real browser."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1600, "height": 1000})
+        browser.close()
+
+
+def test_everything_launched_there_succeeds_and_dvc_has_nothing_to_do(dagster: Dagster, house: Path) -> None:
+    dagster.ends(dagster.launch("everything"))
+    assert "up to date" in typed(house, "dvc status").stdout
+
+
+def test_a_parameter_of_the_launchpad_changes_the_asset(dagster: Dagster, house: Path) -> None:
+    before = (house / "reports/simulator/audit.json").read_text()
+    wanted = load_params(house / "params.yaml")["audit"].min_session_events + 2
+    config = {"ops": {"audit": {"config": {"params": {"audit": {"min_session_events": wanted}}}}}}
+    dagster.ends(dagster.launch("everything", config, "shift_audit"))
+    assert load_params(house / "params.yaml")["audit"].min_session_events == wanted
+    assert (house / "reports/simulator/audit.json").read_text() != before
+
+
+def test_the_page_shows_the_assets_materialized_and_no_error(dagster: Dagster, page: Page) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{dagster.url}/assets")
+    for asset in ("absorbed", "bundle", "coclicks", "contexts"):
+        page.get_by_text(asset, exact=True).first.wait_for(timeout=60_000)
+    page.get_by_text("Materialized").first.wait_for(timeout=60_000)
+    assert not page.get_by_text("Failed").count()
+    page.goto(f"{dagster.url}/deployment/locations")
+    page.get_by_text("Loaded", exact=True).first.wait_for(timeout=60_000)
+    assert not errors
+
+
+def test_live_events_are_sealed_there(dagster: Dagster) -> None:
+    dagster.ends(dagster.launch("absorb"))
+
+
+def test_a_second_one_on_the_port_is_one_line(dagster: Dagster, house: Path) -> None:
+    port = dagster.url.rpartition(":")[2]
+    refused = typed(house, "make ui", f"PORT={port}", check=False)
+    lines = [line for line in refused.stderr.splitlines() if not line.startswith("make")]
+    assert len(lines) == 1, refused.stderr
+    assert f"Port {port} is in use by process" in lines[0]
+    assert "make ui PORT=" in lines[0]
+
+
+def test_killed_it_leaves_no_process(dagster: Dagster) -> None:
+    program = dagster.program
+    commands = program.family().items()
+    (server,) = [pid for pid, said in commands if "dagster dev --port" in said and "orchestration.door" not in said]
+    os.kill(server, signal.SIGKILL)
+    assert program.gone(40), program.family()

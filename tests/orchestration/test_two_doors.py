@@ -1,0 +1,217 @@
+"""Two doors at once: who waits for whom, what is said of it, and what Dagster shows of what the other mended."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.asset_health.asset_materialization_health import AssetMaterializationHealthState
+from dagster._core.loader import LoadingContextForTest
+from dagster._core.test_utils import instance_for_test
+
+from orchestration import dvc_lock
+from orchestration.definitions import build_definitions
+from tests.orchestration.conftest import Toy
+from tests.orchestration.test_doors import Door
+
+pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
+    "ignore::dagster.PreviewWarning",
+    "ignore::dagster.BetaWarning",
+    "ignore::DeprecationWarning",
+)
+
+HOLD_REPOSITORY = """
+import sys, time, zc.lockfile
+lock = zc.lockfile.LockFile(".dvc/tmp/lock")
+print("held", flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+HOLD_PATH = """
+import sys, time
+from pathlib import Path
+from dvc.fs import localfs
+from dvc.rwlock import rwlock
+read = [str(Path("data/simulator/totals").resolve())]
+with rwlock(str(Path(".dvc/tmp").resolve()), localfs, " ".join(sys.argv), read, [], False):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+HOLD_BETWEEN = HOLD_PATH.replace("totals", "metrics").replace(
+    "read = ",
+    """print("held", flush=True)
+while len(Path("runs.txt").read_text().split()) == 3:
+    time.sleep(0.01)
+read = """,
+)
+"""Takes the lock of the last stage's out once the first stage runs."""
+
+
+@pytest.fixture
+def door(toy: Toy) -> Iterator[Door]:
+    with instance_for_test() as instance:
+        yield Door(toy.root, instance)
+
+
+@contextmanager
+def held(root: Path, script: str, seconds: float) -> Iterator[int]:
+    """Another process that holds one of DVC's locks for some seconds; its id."""
+    program = root.parent / "dvc"  # so named that its note is taken for that of a DVC command
+    program.write_text(script)
+    with subprocess.Popen(
+        [sys.executable, program, str(seconds)], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+
+
+def said(door: Door, run: dg.ExecuteInProcessResult) -> str:
+    return "\n".join(entry.user_message for entry in door.instance.all_logs(run.run_id))
+
+
+def failure_of(run: dg.ExecuteInProcessResult) -> str:
+    """The one reason of a failed run, which is a sentence and no traceback."""
+    (failed,) = [event.step_failure_data for event in run.all_events if event.is_step_failure]
+    assert failed.user_failure_data is not None, failed
+    return str(failed.user_failure_data.description)
+
+
+@pytest.mark.parametrize("script", [HOLD_REPOSITORY, HOLD_PATH], ids=["repository", "path"])
+def test_an_asset_waits_for_another_dvc_command_and_says_for_whom(made_toy: Toy, door: Door, script: str) -> None:
+    made_toy.set(audit__min_session_events=4)
+    with held(made_toy.root, script, 8) as pid:
+        run = door.materialize("totals")
+    assert run.success
+    assert f"(process {pid}) to end; then " in said(door, run)
+    assert made_toy.read("totals/total.txt") == "10"
+
+
+def test_make_run_waits_too(made_toy: Toy) -> None:
+    made_toy.set(audit__min_session_events=4)
+    with held(made_toy.root, HOLD_PATH, 6) as pid:
+        done = made_toy.python("orchestration.reproduce")
+    assert done.returncode == 0, done.stderr
+    assert f"(process {pid}) to end; then " in done.stdout
+    assert made_toy.read("totals/total.txt") == "10"
+
+
+def test_a_lock_whose_process_id_is_another_programs_by_now_keeps_nobody(made_toy: Toy, door: Door) -> None:
+    made_toy.set(audit__min_session_events=4)
+    left = {"pid": os.getppid(), "cmd": "dvc repro"}
+    (made_toy.root / ".dvc/tmp/rwlock").write_text(
+        json.dumps({"write": {str(made_toy.root / "data/simulator/totals"): left}, "read": {}})
+    )
+    assert door.materialize("totals").success
+
+
+def test_a_dvc_command_that_comes_between_two_stages_is_waited_for(made_toy: Toy) -> None:
+    made_toy.set(seed=4)  # everything is made again
+    with held(made_toy.root, HOLD_BETWEEN, 6) as pid:
+        run = made_toy.python("orchestration.reproduce")
+    told = run.stdout
+    assert run.returncode == 0, told
+    assert f"(process {pid}) to end; then the run goes on" in told
+    assert "3 of 3 stages ran" in told
+
+
+def test_a_lock_file_that_stays_unreadable_is_one_sentence(
+    made_toy: Toy, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dvc_lock, "PATIENCE_S", 0.3)
+    (made_toy.root / "dvc.lock").write_text("<<<<<<< ours\nstages:\n")
+    assert "git checkout" in failure_of(door.materialize("totals"))
+    assert "dvc.lock" in door.tick()
+
+
+def test_a_lock_file_that_is_being_written_is_waited_for(made_toy: Toy, door: Door) -> None:
+    lock = made_toy.root / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text(whole[: len(whole) // 2] + "\n  x: [")
+    later = threading.Timer(1.0, lock.write_text, (whole,))
+    later.start()
+    assert door.materialize("totals").success
+    later.join()
+    assert made_toy.runs == ["make", "count", "render"]
+
+
+async def shows_failed(door: Door, asset: str) -> bool:
+    """What the page shows: Dagster's own state of an asset's health."""
+    context = LoadingContextForTest(door.instance)
+    state = await AssetMaterializationHealthState.compute_for_asset(dg.AssetKey(asset), None, context)
+    return not state.failed_subset.is_empty
+
+
+def failed(door: Door) -> dict[str, bool]:
+    import asyncio
+
+    return {asset: asyncio.run(shows_failed(door, asset)) for asset in ("interactions", "totals", "metrics")}
+
+
+def test_what_the_other_door_has_mended_is_failed_no_longer(made_toy: Toy, door: Door) -> None:
+    door.tick()
+    made_toy.set(audit__min_session_events=13)
+    assert not door.materialize("totals", "metrics").success
+    door.tick()
+    assert failed(door) == {"interactions": False, "totals": True, "metrics": True}  # nothing is mended yet
+    made_toy.set(audit__min_session_events=2)
+    assert made_toy.python("orchestration.reproduce").returncode == 0
+    assert "totals" in door.tick()
+    assert failed(door) == {"interactions": False, "totals": False, "metrics": False}
+    assert set(door.statuses().values()) == {"FRESH"}
+    assert [door.tick(), "nothing new" in door.tick()] == ["Dagster knew it all", True]
+
+
+def test_a_run_that_failed_before_anything_was_stale_is_mended_by_what_stands(made_toy: Toy, door: Door) -> None:
+    door.tick()
+    assert not door.materialize("totals", params={"audit.min_events": 5}).success
+    assert failed(door)["totals"]
+    assert "totals" in door.tick()
+    assert not failed(door)["totals"]
+
+
+def test_what_comes_from_the_cache_shows_no_other_runs_seconds(made_toy: Toy, door: Door) -> None:
+    made_toy.set(audit__min_session_events=7)
+    made_toy.dvc("repro")
+    made_toy.set(audit__min_session_events=2)
+    told = made_toy.python("orchestration.reproduce").stdout
+    (line,) = [line for line in told.splitlines() if line.startswith("count ")]
+    assert line.split()[:4] == ["count", "from", "cache", "restored"]
+    again = made_toy.python("orchestration.reproduce").stdout
+    (line,) = [line for line in again.splitlines() if line.startswith("count ")]
+    assert line.split()[:3] == ["count", "unchanged", "restored"]
+    door.tick()
+    assert door.latest("totals").metadata["wall_s"].value == "restored"
+    assert isinstance(door.latest("interactions").metadata["wall_s"].value, float)
+
+
+def test_a_run_without_data_docs_names_the_command_that_brings_them_back(made_toy: Toy) -> None:
+    told = made_toy.python("orchestration.reproduce").stdout
+    assert "data quality  make docs" in told
+
+
+def test_the_code_location_loads_in_dagsters_own_program() -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "dagster", "definitions", "validate"],
+        cwd=root,
+        env={name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_two_things_of_dagster_have_one_name() -> None:
+    repository = build_definitions(Path(__file__).resolve().parents[2]).get_repository_def()
+    jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__ASSET")]
+    names = [job.name for job in jobs]
+    names += {op.name for job in jobs for op in job.graph.node_defs}
+    names += [each.name for each in [*repository.schedule_defs, *repository.sensor_defs]]
+    assert len(names) == len(set(names)), sorted(names)
