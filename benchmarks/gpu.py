@@ -176,7 +176,7 @@ def optimizer(params: ModelParams, device: str, small: bool) -> Iterator[dict[st
 def log_here(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
     """MoS and DIN fitted by Lightning on the log that params.yaml names, beside what the report of a run here says."""
     sections = load_params(ROOT / PARAMS)
-    source = sections["source"].name
+    source = sections["source"].id
     data, told = ROOT / "data" / source, ROOT / "reports" / source / "train.json"
     if small or not (data / "user_histories").is_dir():
         yield {"skipped": "--small" if small else f"{data} holds no log: make run"}

@@ -7,12 +7,12 @@ import numpy as np
 
 from contracts.params import PARAMS, load_params
 from contracts.schema import FIRST_INDEX
-from features.convention import micros
+from features.convention import CLICKED, micros
 
 SETUP = """
 CREATE TABLE users AS
 SELECT (row_number() OVER (ORDER BY user_id) - 1)::INTEGER AS user_index, user_id, num_events
-FROM (SELECT user_id, count(*) FILTER (label >= 0.5 OR role = 'history') AS num_events FROM log GROUP BY user_id);
+FROM (SELECT user_id, count(*) FILTER (label >= {clicked} OR role = 'history') AS num_events FROM log GROUP BY user_id);
 CREATE TABLE vocabulary AS
 SELECT (row_number() OVER (ORDER BY item_id) - 1 + {first})::INTEGER AS item_index, item_id FROM items;
 CREATE TABLE rows AS
@@ -23,19 +23,12 @@ CREATE TABLE events AS
 WITH marked AS (
     SELECT *, CASE WHEN lag(session_key) OVER w <> 0 AND session_key <> 0
                    THEN session_key <> lag(session_key) OVER w
-                   ELSE t - lag(t) OVER w > {gap} END AS opens
-    FROM rows WHERE label >= 0.5 OR role = 'history'
+                   ELSE t - lag(t) OVER w > {gap} OR t // {longest} <> lag(t // {longest}) OVER w END AS opens
+    FROM rows WHERE label >= {clicked} OR role = 'history'
     WINDOW w AS (PARTITION BY user_index ORDER BY t, item_index, event_key)
-), begun AS (
-    SELECT *, max(CASE WHEN opens IS NULL OR opens THEN t END) OVER u AS started_at FROM marked
-    WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING)
-), cut AS (
-    SELECT *,
-           coalesce(opens OR (t - started_at) // {longest} <> lag((t - started_at) // {longest}) OVER w, false) AS new
-    FROM begun WINDOW w AS (PARTITION BY user_index ORDER BY t, item_index, event_key)
 )
-SELECT user_index, item_index, t, label, event_key, session_key, sum(new::INTEGER) OVER u AS session
-FROM cut WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING);
+SELECT user_index, item_index, t, label, event_key, session_key, sum(coalesce(opens, false)::INTEGER) OVER u AS session
+FROM marked WINDOW u AS (PARTITION BY user_index ORDER BY t, item_index, event_key ROWS UNBOUNDED PRECEDING);
 CREATE TABLE asked AS
 SELECT user_index, impression_id, min(t) AS t FROM rows
 WHERE role = 'impression' AND impression_id IS NOT NULL GROUP BY ALL;
@@ -48,7 +41,7 @@ FROM asked ASOF LEFT JOIN (SELECT user_index, t, max(upto) AS upto FROM steps GR
      ON asked.user_index = known.user_index AND asked.t - {lag} > known.t
 """
 REQUESTS = """
-COPY (SELECT request_index, impression_id, device, is_subscriber, reading_item_id
+COPY (SELECT request_index, impression_id, device, is_subscriber, reading_item_id, NULL::TIMESTAMPTZ AS known_at
       FROM requests LEFT JOIN contexts USING (impression_id) ORDER BY request_index)
 TO '{folder}/requests.parquet' (COMPRESSION zstd)
 """
@@ -78,7 +71,7 @@ def run_sql(data: Path) -> None:
     for name, source in (("log", "validated_interactions"), ("items", "items"), ("contexts", "contexts")):
         connection.execute(f"CREATE VIEW {name} AS FROM read_parquet('{data / source}/*.parquet')")
     limits = {"gap": micros(history.session_gap_s), "longest": micros(history.session_max_s)}
-    connection.execute(SETUP.format(first=FIRST_INDEX, lag=micros(history.lag_s), **limits))
+    connection.execute(SETUP.format(first=FIRST_INDEX, clicked=CLICKED, lag=micros(history.lag_s), **limits))
     lengths = connection.execute("SELECT num_events FROM users ORDER BY user_index").fetchnumpy()["num_events"]
     np.save(folder / "offsets.npy", np.r_[0, np.cumsum(lengths)].astype(np.int64))
     columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in ARRAYS.items())

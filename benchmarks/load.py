@@ -151,6 +151,8 @@ def write_day(data: Path, day: int, num_users: int, num_each: int, num_items: in
         "position": pa.array(np.zeros(num, np.int32), mask=~shown),
         "session_id": pa.nulls(num, pa.string()),
         "role": pa.array(np.where(shown, ROLE_IMPRESSION, ROLE_HISTORY)),
+        "known_at": pa.nulls(num, pa.int64()),
+        "arrived_at": pa.nulls(num, pa.int64()),
     }
     interactions = pa.table([columns[field.name].cast(field.type) for field in INTERACTIONS], schema=INTERACTIONS)
     items = [{"item_id": name, "title": f"title of {name}", "categories": ["c"]} for name in item_ids(num_items)]

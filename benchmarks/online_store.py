@@ -203,7 +203,7 @@ def open_feast(folder: Path, online_store: dict[str, Any]) -> FeatureStore:
     pq.write_table(schema.empty_table(), folder / "history.parquet")
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
     source = FileSource(name="history", path=str(folder / "history.parquet"), timestamp_field="event_timestamp")
-    kinds = {"item_ids": Array(String), "labels": Array(Float32), "session_started_at": Int64}
+    kinds = {"item_ids": Array(String), "labels": Array(Float32)}
     schema = [Field(name="user_id", dtype=String)]
     schema += [Field(name=name, dtype=kinds.get(name, Array(Int64))) for name in ENCODE]
     view = FeatureView(name="user_history", entities=[user], schema=schema, source=source, ttl=timedelta(0), tags=TAGS)

@@ -93,7 +93,8 @@ def rank_repeating_the_user_side(predictor: Predictor, body: dict) -> None:
     with torch.inference_mode():
         candidates = to_candidates(scorer.item_index(body["candidates"]), np.arange(num), scalars)
         state = scorer.model.user_side(History(*(column.to(scorer.device) for column in repeated)))
-        scorer.model.score(state, Candidates(*(column.to(scorer.device) for column in candidates))).cpu()
+        wanted = Candidates(*(column.to(scorer.device) for column in candidates))
+        scorer.model.score(state, wanted).cpu()  # type: ignore[arg-type]
 
 
 def measure(cases: dict[str, Callable[[dict], object]], bodies: list[dict]) -> dict[str, list[float]]:

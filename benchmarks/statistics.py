@@ -101,6 +101,8 @@ def write_day(data: Path, day: int, num_events: int, num_users: int, num_items: 
         "position": (np.arange(num_events) % LIST_LENGTH).astype(np.int32),
         "session_id": pa.nulls(num_events, pa.string()),
         "role": pa.repeat(ROLE_IMPRESSION, num_events),
+        "known_at": pa.nulls(num_events, pa.int64()),
+        "arrived_at": pa.nulls(num_events, pa.int64()),
     }
     arrays = [pa.array(columns[field.name]).cast(field.type) for field in INTERACTIONS]
     folder = data / "validated_interactions"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
+from features.convention import is_click
 from features.counters import Counters
 from features.encode import FeatureSpec
 from training.catalogue import load_counters, load_vocabulary
@@ -46,7 +47,7 @@ class Part:
     @property
     def label(self) -> npt.NDArray[np.float32]:
         """[N] 1 clicked."""
-        return (self.requests.label > 0).astype(np.float32)
+        return is_click(self.requests.label).astype(np.float32)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:

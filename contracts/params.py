@@ -33,7 +33,15 @@ SECTIONS: Mapping[str, str] = {
 }
 """Section -> module:type, by name, so that contracts imports no package above it."""
 
-RULES = ("features.params:lags_below_delay", "features.params:negatives_are_no_history")
+RULES = (
+    "features.params:lags_below_delay",
+    "features.params:negatives_are_no_history",
+    "features.agreement:history_is_kept",
+    "features.agreement:split_is_in_order",
+    "features.agreement:counts_are_read",
+    "features.agreement:columns_are_distinct",
+    "features.agreement:calibration_is_meant",
+)
 """Functions of all sections -> what is wrong between them, by name too. Asked where each section is right by itself."""
 
 READ_BY = "features.params:READ_BY"

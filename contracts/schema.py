@@ -32,6 +32,8 @@ INTERACTIONS = pa.schema(
         pa.field("position", pa.int32()),
         pa.field("session_id", pa.string()),
         _required("role", pa.string()),
+        pa.field("known_at", TIME),  # when its click was known; null: the log does not say
+        pa.field("arrived_at", TIME),  # when the row itself was known; null: at its own time
     ]
 )
 """interactions/ and validated_interactions/<partition>.parquet, sorted by (occurred_at, event_id)."""
@@ -93,6 +95,7 @@ LIVE = pa.schema(
         _required("role", pa.string()),
         *[INTERACTIONS.field(name) for name in ("impression_id", "position", "session_id")],
         *[CONTEXTS.field(name) for name in ("device", "is_subscriber", "reading_item_id")],
+        pa.field("known_at", TIME),  # when it was acknowledged, on the clock of requests; null: nobody told
     ]
 )
 """live/<source>/<day>.parquet (of SQLite) and <day>.redis.parquet: live events that `make absorb` sealed, by the day of
@@ -117,6 +120,7 @@ REQUESTS = pa.schema(
         pa.field("device", pa.string()),
         pa.field("is_subscriber", pa.bool_()),
         pa.field("reading_item_id", pa.string()),  # as in contexts
+        pa.field("known_at", TIME),  # when the last of its rows and clicks was known that was later than its own time
     ]
 )
 """impressions/requests.parquet, sorted by request_index: a request's name and what contexts says of it."""
@@ -181,10 +185,9 @@ USER_HISTORY_SNAPSHOT = pa.schema(
         _required("item_ids", pa.list_(pa.string())),  # oldest first, at most history.max_length
         _required("occurred_at", pa.list_(pa.int64())),  # microseconds
         _required("labels", pa.list_(pa.float32())),
-        _required("sessions", pa.list_(pa.int64())),
+        _required("sessions", pa.list_(pa.int64())),  # from 0 at the first of these events
         _required("event_keys", pa.list_(pa.int64())),  # convention.key_of_text of each event_id
         _required("session_keys", pa.list_(pa.int64())),  # of the source's session_id; 0 where it has none
-        _required("session_started_at", pa.int64()),  # us; where the first event's session, uncut, began
     ]
 )
 """feature_snapshot/user_history.parquet: what Feast serves. Ids, not indices, so that any bundle can read it."""

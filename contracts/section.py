@@ -1,14 +1,33 @@
 """What every section of params.yaml is made of: typed, frozen, finite, no defaults, no unknown keys."""
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StrictInt
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 """params.yaml's seed: what numpy and torch both take."""
 
 
-class Section(BaseModel):
-    """One section of params.yaml. Values live in params.yaml alone; a key that no field names is an error."""
+Item = TypeVar("Item")
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(map(repr, twice))} stands there more than once; name each once")
+    return values
+
+
+Several = Annotated[tuple[Item, ...], Strict(False)]
+"""A list of the file; its items are as strict as all else."""
+Distinct = Annotated[tuple[Item, ...], Strict(False), AfterValidator(_distinct)]
+"""The same, none of them twice."""
+
+
+class Section(BaseModel):
+    """One section of params.yaml. Values live in params.yaml alone; a key that no field names is an error.
+
+    Strict: true is not 1, "3" is not 3, and 2.0 is not 2.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), strict=True)

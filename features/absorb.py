@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from contracts.schema import LIVE
+from contracts.schema import LIVE, TIME
 from features.forgotten import Forgotten, are_forgotten, list_lines, read_forgotten
 from features.live_event import REDIS, SQLITE, LiveEvent
 from features.live_files import (
@@ -96,7 +96,7 @@ def _table(events: Sealing) -> pa.Table:
     rows = [{"seq": seq} | event._asdict() for seq, event in events]
     columns = {
         field.name: pa.array([row[field.name] for row in rows]).cast(field.type)
-        if field.name == "occurred_at"
+        if field.type == TIME
         else pa.array([row[field.name] for row in rows], field.type)
         for field in LIVE
     }

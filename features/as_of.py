@@ -25,7 +25,7 @@ class AsOfCounts(Protocol):
         ...
 
     def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
-        """The time of each key's newest row strictly before its time; NEVER where there is none."""
+        """The time of each key's newest row with a show strictly before its time; NEVER where there is none."""
         ...
 
     def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
@@ -45,19 +45,26 @@ class AsOfCounts(Protocol):
 class AsOfCounter:
     """One cumulative table, searchable. Exact in microseconds: rows are found by (key rank, time rank), both integers.
 
-    keys: distinct keys, ascending. times: distinct times, ascending.
+    keys: distinct keys, ascending. times: distinct times, ascending; those of other counters may be among them.
     packed: key rank x (len(times) + 1) + time rank of each row, ascending.
-    shows, clicks: the running counts of the row's key, that row's time included.
+    shows, clicks: the running counts of the row's key, that row's time included; of 4 bytes where rows are live.
     """
 
     keys: Int64
     times: Int64
     packed: Int64
-    shows: Int64
-    clicks: Int64
+    shows: npt.NDArray[np.integer]
+    clicks: npt.NDArray[np.integer]
+
+    def arrays(self) -> list[npt.NDArray[np.integer]]:
+        """All that it holds in memory."""
+        held = ("keys", "times", "packed", "shows", "clicks", "clicked_at")
+        return [vars(self)[name] for name in held if name in vars(self)]
 
     @classmethod
-    def from_rows(cls, keys: Int64, times: Int64, shows: Int64, clicks: Int64) -> "AsOfCounter":
+    def from_rows(
+        cls, keys: Int64, times: Int64, shows: npt.NDArray[np.integer], clicks: npt.NDArray[np.integer]
+    ) -> "AsOfCounter":
         """Build from rows in any order; counts are cumulative already and (key, time) is unique."""
         distinct_keys, key_ranks = np.unique(keys, return_inverse=True)
         distinct_times, time_ranks = np.unique(times, return_inverse=True)
@@ -86,10 +93,13 @@ class AsOfCounter:
         return np.where(found, self.shows[row], 0), np.where(found, self.clicks[row], 0)
 
     def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
-        """The time of each key's newest row strictly before its time; NEVER where there is none."""
+        """The time of each key's newest row with a show strictly before its time; NEVER where there is none."""
         row, found = self._newest_row(keys, at_us)
         if not len(self.packed):
             return np.full(row.shape, NEVER)
+        if self.shown_row is not None:  # a click that became known later than its show has a row of its own
+            row = self.shown_row[row]
+            found &= row >= 0
         return np.where(found, self.times[self.packed[row] % (len(self.times) + 1)], NEVER)
 
     def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
@@ -124,16 +134,27 @@ class AsOfCounter:
         return row, known & (row >= 0) & (self.packed[row] >= first)
 
     @cached_property
+    def shown_row(self) -> Int64 | None:
+        """The newest row with a show of the row's key, that row included; -1: none yet. None: every row has one."""
+        shown = self._newest_with(self.shows)
+        return None if (shown == np.arange(len(shown))).all() else shown
+
+    @cached_property
     def clicked_at(self) -> Int64:
         """The time of the newest row with a click of the row's key, that row included; NEVER: none yet. One a row."""
+        newest = self._newest_with(self.clicks)
+        time = self.packed[newest] % (len(self.times) + 1) if len(newest) else newest
+        return np.where(newest >= 0, self.times[time] if len(time) else time, NEVER)
+
+    def _newest_with(self, counts: Int64) -> Int64:
+        """[rows] the newest row of the row's key at which a count grew, that row included; -1: none yet."""
         if not len(self.packed):
             return np.zeros(0, np.int64)
-        key, time = np.divmod(self.packed, len(self.times) + 1)
+        key = self.packed // (len(self.times) + 1)
         first_of_key = np.r_[True, key[1:] != key[:-1]]
-        clicked = self.clicks > np.where(first_of_key, 0, np.r_[0, self.clicks[:-1]])
-        newest = np.maximum.accumulate(np.where(clicked, np.arange(len(key)), -1))
-        own = (newest >= 0) & (key[newest] == key)
-        return np.where(own, self.times[time[newest]], NEVER)
+        grew = counts > np.where(first_of_key, 0, np.r_[0, counts[:-1]])
+        newest = np.maximum.accumulate(np.where(grew, np.arange(len(key)), -1))
+        return np.where((newest >= 0) & (key[newest] == key), newest, -1)
 
     def _first_slot(self, keys: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:
         rank = np.minimum(np.searchsorted(self.keys, keys, side="left"), len(self.keys) - 1)

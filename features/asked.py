@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.schema import FIRST_INDEX, PADDING_INDEX, UNKNOWN_INDEX
-from features.convention import CLICKED, RECENT
+from features.convention import CLICKED, RECENT, is_click
 from features.encode import EncodedHistory
 
 Int64 = npt.NDArray[np.int64]
@@ -66,4 +66,4 @@ def recent_clicks(item_keys: npt.ArrayLike, labels: npt.ArrayLike) -> Int64:
 def recent_of_histories(encoded: EncodedHistory) -> Int64:
     """[U, RECENT] of histories encoded with at least RECENT slots, by the item_index of the vocabulary."""
     newest = encoded.item_index[:, -RECENT:].astype(np.int64) - FIRST_INDEX
-    return np.where(encoded.label[:, -RECENT:] > 0, newest, NO_KEY)
+    return np.where(is_click(encoded.label[:, -RECENT:]), newest, NO_KEY)

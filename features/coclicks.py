@@ -46,6 +46,10 @@ class Clicks:
         counter = AsOfCounter.from_rows(self.items[last], self.times[last], upto[last], upto[last])
         object.__setattr__(self, "_counter", counter)
 
+    def held(self) -> list[npt.NDArray[Any]]:
+        """All arrays that it holds in memory."""
+        return [self.items, self.times, self.users, *self._counter.arrays(), *self._sums.values()]
+
     @classmethod
     def in_order(cls, items: Int64, times: Int64, users: Int64) -> "Clicks":
         """Of clicks in any order."""

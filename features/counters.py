@@ -14,6 +14,7 @@ import numpy.typing as npt
 from features import counter_layers
 from features.as_of import AsOfCounter, AsOfCounts
 from features.coclicks import Coclicks
+from features.convention import counted_at
 
 Int64 = npt.NDArray[np.int64]
 
@@ -49,11 +50,15 @@ class Counters:
         coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
         return cls(**tables, coclicks=coclicks)
 
-    def before(self, at_us: int) -> "Counters":
-        """What had been counted strictly before a time. Of a log's own counters, not of live ones."""
+    def before(self, at_us: int, bucket_us: int = 0) -> "Counters":
+        """What is counted of all that happened strictly before a time. Of a log's own counters, not of live ones.
+
+        bucket_us: by which they were counted; the time is where a bucket begins.
+        """
         tables: dict[str, AsOfCounter] = {name: getattr(self, name) for name in NAMES}
         coclicks = None if self.coclicks is None else self.coclicks.before(at_us)
-        return Counters(**{name: table.before(at_us) for name, table in tables.items()}, coclicks=coclicks)
+        newest = counted_at(at_us - 1, bucket_us)
+        return Counters(**{name: table.before(newest + 1) for name, table in tables.items()}, coclicks=coclicks)
 
     def save(self, folder: Path) -> None:
         """Write one uncompressed .npz a table into folder."""
@@ -76,6 +81,8 @@ class Counters:
         if later := counter_layers.load(NAMES, folder):
             tables = {name: counter_layers.extended(table, later[name]) for name, table in tables.items()}
         _ = tables["item_counters"].clicked_at  # now: the first request shall not wait for it
+        for table in tables.values():
+            _ = table.shown_row
         coclicks = None
         if (folder / COCLICKS).exists():
             with np.load(folder / COCLICKS, allow_pickle=False) as arrays:

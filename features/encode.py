@@ -23,7 +23,7 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
-VERSION = 4
+VERSION = 5
 """Raised when the meaning of a tensor changes, so that an older bundle is refused."""
 NUM_AGE_BUCKETS = 26
 """floor(log2(1 + age / 30 s)) up to 31 years."""

@@ -1,13 +1,14 @@
 """Interactions and the rules -> Great Expectations' judgement: counts by rule, failed expectations, Data Docs to read.
 
-GX judges and reports; which rows are held back is decided by features.validate, and the two must count alike.
+Rows are counted batch by batch, and the log is judged by its sums: a limit on a share, or on how many users there are,
+says nothing of one batch. Which rows are held back is decided by features.validate, and the two must count alike.
 """
 
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,13 +21,15 @@ from features.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 COLUMNS = ("user_id", "item_id", "occurred_at", "label", "position", "role", REPETITION, SEVERAL_USERS)
 TEXTS = ["user_id", "item_id", "role"]
+HELD_BACK = "rows held back"
+REPEATING = "rows that repeat another"
 
 
 class Judgement:
-    """A Great Expectations context that lives as long as its `with`: batches in, pages out.
+    """A Great Expectations context that lives as long as its `with`: batches in, then the log's counts, pages out.
 
     unexpected: rows by reason that a rule's expectation did not expect, over all batches.
-    failed: the expectations that failed on any batch.
+    failed: the expectations that failed, of the log as a whole (and of any batch, that its columns are these).
     """
 
     def __init__(self, rules: Sequence[Rule], validate: ValidateParams) -> None:
@@ -36,27 +39,47 @@ class Judgement:
         self._folder = Path(tempfile.mkdtemp(prefix="leitmotif-gx-"))
         self._context = gx.get_context(mode="file", project_root_dir=self._folder)
         self._context.variables.progress_bars = {"globally": False}
-        expectations = _expectations(rules, validate)
-        self.num_expectations = len(expectations)
-        suite = self._context.suites.add(gx.ExpectationSuite(name="interactions", expectations=expectations))
-        asset = self._context.data_sources.add_pandas("log").add_dataframe_asset("interactions")
-        batches = asset.add_batch_definition_whole_dataframe("partitions")
-        definition = gx.ValidationDefinition(name="interactions", data=batches, suite=suite)
-        self._definition = self._context.validation_definitions.add(definition)
+        self._validate, self._log = validate, self._context.data_sources.add_pandas("log")
+        by_row = _row_expectations(rules)
+        self._by_row = self._definition("interactions", by_row)
+        self.num_expectations = len(by_row)
 
     def add(self, batch: pa.Table, name: str) -> None:
-        """Judge one batch: interactions with the columns REPETITION and SEVERAL_USERS."""
+        """Count one batch: interactions with the columns REPETITION and SEVERAL_USERS."""
+        for reason, outcome in self._run(self._by_row, _frame(batch), name).items():
+            if reason in self.unexpected:
+                self.unexpected[reason] += outcome.result["unexpected_count"]
+
+    def conclude(self, counts: Mapping[str, Any]) -> None:
+        """Judge the log by its sums, once all batches were added. counts: validate's report."""
+        told = {HELD_BACK: counts["rows_quarantined"], REPEATING: counts["rows_duplicated"], "rows": counts["rows_in"]}
+        told |= {name: counts[f"num_{name}"] for name in ("users", "items", "clicks")}
+        told |= {f"rows: {reason}": number for reason, number in self.unexpected.items() if reason != REPEATED}
+        definition = self._definition("log", expectations := _log_expectations(self._validate, told))
+        name = f"whole_log_{counts['rows_quarantined']}_of_{counts['rows_in']}_rows_held_back"
+        self._run(definition, pd.DataFrame([told]), name)
+        self.num_expectations = 1 + len(expectations)  # what rows are counted by decides nothing but their columns
+
+    def _definition(self, name: str, expectations: list[Any]) -> Any:
+        gx = _great_expectations()
+        suite = self._context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
+        batches = self._log.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        definition = gx.ValidationDefinition(name=name, data=batches, suite=suite)
+        return self._context.validation_definitions.add(definition)
+
+    def _run(self, definition: Any, frame: pd.DataFrame, name: str) -> dict[str, Any]:
+        """Every expectation's outcome by its reason."""
         run_id = _great_expectations().RunIdentifier(run_name=name)
-        result = self._definition.run(batch_parameters={"dataframe": _frame(batch)}, run_id=run_id)
-        for outcome in result.results:
+        outcomes = {}
+        for outcome in definition.run(batch_parameters={"dataframe": frame}, run_id=run_id).results:
             config = outcome.expectation_config
             if outcome.exception_info.get("raised_exception"):
                 raise RuntimeError(f"Great Expectations could not judge {config.type}: {outcome.exception_info}")
             reason = (config.meta or {})["reason"]
-            if reason in self.unexpected:
-                self.unexpected[reason] += outcome.result["unexpected_count"]
+            outcomes[reason] = outcome
             if not outcome.success and reason not in self.failed:
                 self.failed.append(reason)
+        return outcomes
 
     def publish(self, docs: Path) -> None:
         """Build the pages, once, and put them in the place of the last ones by rename."""
@@ -91,29 +114,40 @@ def _great_expectations() -> ModuleType:
     return great_expectations
 
 
-def _expectations(rules: Sequence[Rule], validate: ValidateParams) -> list[Any]:
-    by_rule = [
-        _expect(rule.expectation, rule.reason, mostly=1 - validate.max_quarantined_share, **rule.arguments)
-        for rule in rules
+def _row_expectations(rules: Sequence[Rule]) -> list[Any]:
+    """What each row is counted by. `mostly` 0: how many may break a rule is asked of the log, not of a batch."""
+    repeats = {"column": REPETITION, "value_set": [0]}
+    asked = [(rule.expectation, rule.reason, rule.arguments) for rule in rules]
+    asked.append(("ExpectColumnValuesToBeInSet", REPEATED, repeats))
+    counted = [
+        _expect(name, reason, f"Counted here, judged in `log`: {reason}.", mostly=0, **arguments)
+        for name, reason, arguments in asked
     ]
-    duplicates = {"column": REPETITION, "value_set": [0], "mostly": 1 - validate.max_duplicated_share}
-    users = {"column": "user_id", "min_value": validate.min_users}
-    items = {"column": "item_id", "min_value": validate.min_items}
+    return [*counted, _expect("ExpectTableColumnsToMatchSet", "other columns", column_set=list(COLUMNS))]
+
+
+def _log_expectations(validate: ValidateParams, told: Mapping[str, int]) -> list[Any]:
+    """What the whole log must hold, by the sums in `told`: one column each of a table of one row."""
+    rows = told["rows"]
+    held_back = validate.max_quarantined_share * rows
+    most = {HELD_BACK: held_back, REPEATING: validate.max_duplicated_share * rows}
+    most |= {name: held_back for name in told if name.startswith("rows: ")}
+    least = {"rows": 1} | {name: getattr(validate, f"min_{name}") for name in ("users", "items", "clicks")}
     return [
-        *by_rule,
-        _expect("ExpectColumnValuesToBeInSet", REPEATED, **duplicates),
-        _expect("ExpectTableRowCountToBeBetween", "no rows", min_value=1),
-        _expect("ExpectTableColumnsToMatchSet", "other columns", column_set=list(COLUMNS)),
-        _expect("ExpectColumnUniqueValueCountToBeBetween", "too few users", **users),
-        _expect("ExpectColumnUniqueValueCountToBeBetween", "too few items", **items),
-        _expect("ExpectColumnSumToBeBetween", "too few clicks", column="label", min_value=validate.min_clicks),
+        *(
+            _expect("ExpectColumnMaxToBeBetween", f"too many {name}", column=name, max_value=most[name])
+            for name in most
+        ),
+        *(
+            _expect("ExpectColumnMaxToBeBetween", f"too few {name}", column=name, min_value=least[name])
+            for name in least
+        ),
     ]
 
 
-def _expect(name: str, reason: str, **arguments: Any) -> Any:
-    return getattr(_great_expectations().expectations, name)(
-        meta={"reason": reason}, notes=f"Otherwise: {reason}.", **arguments
-    )
+def _expect(expectation: str, reason: str, notes: str | None = None, **arguments: Any) -> Any:
+    kind = getattr(_great_expectations().expectations, expectation)
+    return kind(meta={"reason": reason}, notes=notes or f"Otherwise: {reason}.", **arguments)
 
 
 def _frame(batch: pa.Table) -> pd.DataFrame:

@@ -64,6 +64,7 @@ def shows(
             in_history=in_history,
             impression_id=impression_id,
             position=position,
+            known_at=at,
             **context._asdict(),
         )
         for position, item_id in enumerate(item_ids)

@@ -44,7 +44,6 @@ from contracts.schema import TIME
 from features.as_of_join import NO_FACT, UNKNOWN_KEY, AsOfJoin, number_keys, take
 from features.convention import micros
 from features.history_cut import cut_histories
-from features.sessions import SessionRule
 
 Int64 = npt.NDArray[np.int64]
 
@@ -233,15 +232,14 @@ def _micros_of(column: ir.Value) -> ir.Value:
 
 def _cut(entities: pa.Table, at: Int64, asked: AskedView) -> dict[str, pa.ChunkedArray]:
     tags, name = asked.view.tags, asked.view.name
-    if missing := [tag for tag in ("histories", "max_length", "session_gap_s", "session_max_s") if tag not in tags]:
+    if missing := [tag for tag in ("histories", "max_length") if tag not in tags]:
         raise InputError(f"{name} is a sequence without the tag {missing[0]}. `make load` applies the definitions.")
     folder = Path(tags["histories"])
     if not folder.is_dir():
         raise InputError(f"{name} is cut from {folder}, which is not there. `make run` makes it, `make pull` gets it.")
     (user,) = asked.keys.values()
     before = np.where(at == NEVER, NEVER, at - asked.back_us + 1)  # up to and with a time: strictly before the next
-    rule = SessionRule.of(float(tags["session_gap_s"]), float(tags["session_max_s"]) if tags["session_max_s"] else None)
-    found = cut_histories(folder, entities[user], before, int(tags["max_length"]), rule, asked.features)
+    found = cut_histories(folder, entities[user], before, int(tags["max_length"]), asked.features)
     return {named: found[feature] for feature, named in zip(asked.features, asked.names, strict=True)}
 
 

@@ -25,12 +25,15 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import to_naive_utc
 
+from contracts.errors import InputError
 from features.live_event import Fate, LiveEvent
 from features.live_sqlite import SqliteTail
 from features.sequence_view import Row, SequenceView, Written, newest_of, user_ids
 
 WRITTEN_AT_ONCE = 200
 """Users of one transaction: no reader waits for more."""
+READ_WAIT_MS = 1_000
+"""How long a reader waits for a writer of the base."""
 
 
 class LeitmotifSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
@@ -76,7 +79,13 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
         if sequence is None:
             return super().online_read(config, table, entity_keys, requested_features)
         live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
-        rows = super().online_read(config, table, entity_keys, requested_features)
+        try:
+            rows = super().online_read(config, table, entity_keys, requested_features)
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"Feast's online store in {self._get_db_path(config)} cannot be read: {error}. Where another process "
+                "writes to it, ask again when it has ended; else `make load` loads it again."
+            ) from error
         return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
 
     def online_write_batch(
@@ -100,7 +109,11 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
                     progress(len(rows))
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
-        return getattr(self._own, "connection", None) or super()._get_conn(config)
+        if connection := getattr(self._own, "connection", None):
+            return connection
+        connection = super()._get_conn(config)
+        connection.execute(f"PRAGMA busy_timeout = {READ_WAIT_MS}")  # the driver's own 5 s outlast a request
+        return connection
 
     @contextmanager
     def _writing(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,20 +55,42 @@ class Held(NamedTuple):
     stamp: dict[str, Any]
 
 
-def fill(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]) -> dict[str, Any]:
+class Counted(NamedTuple):
+    """What the counters' tables hold, built already, and the ids whose positions are their keys."""
+
+    counters: Counters
+    item_ids: list[str]
+    user_ids: list[str]
+
+
+Written = Callable[[str, pa.Array | pa.ChunkedArray], None]
+"""Told a view's name and the ids of its rows that were written, some at a time."""
+
+
+def fill(
+    folder: Path,
+    held: Held | None,
+    data: Path,
+    snapshot: Path,
+    stamp: dict[str, Any],
+    counted: Counted | None = None,
+    written: Written | None = None,
+) -> dict[str, Any]:
     """Write registry.db, online.db, the counters and their ids. Returns what the stamp is to say of it.
 
     held: what may be copied; None: everything is made anew. A file of held is never written to: where it stays as it
         is, the new state has the same file by another link.
     """
-    counted = _count(folder, held, data, snapshot, stamp)
+    files = _count(folder, held, data, snapshot, stamp, counted)
     with _feast(folder, held, data, snapshot, stamp) as (feast, defined, comparable):
         for name in VIEWS:
-            _load_view(feast, folder, name, held if comparable else None, snapshot)
-    return {**defined, COUNTED: counted}
+            _load_view(feast, folder, name, held if comparable else None, snapshot, written)
+    return {**defined, COUNTED: files}
 
 
-def _count(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]) -> dict[str, str]:
+def _count(
+    folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any], built: Counted | None
+) -> dict[str, str]:
     """Write the counters, and the ids whose positions are their keys. Returns the files that are counted as the first.
 
     Where held has counted all but some new partitions, and these are few, what it counted stays, and they are later.
@@ -79,9 +101,12 @@ def _count(folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: d
         later = sorted(files.keys() - counted.keys())
         if _count_later(folder, held, data, later, items):
             return counted
-    users = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["user_id"])["user_id"].unique()
-    Counters.from_folder(data, pa.array(items, pa.string()), users).save(folder)
-    ids = {"items": items, "users": users.to_pylist()}
+    if built is None or built.item_ids != items:
+        users = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["user_id"])["user_id"].unique()
+        counters = Counters.from_folder(data, pa.array(items, pa.string()), users)
+        built = Counted(counters, items, users.to_pylist())
+    built.counters.save(folder)
+    ids = {"items": items, "users": built.user_ids}
     (folder / IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     return files
 
@@ -192,7 +217,9 @@ def _timeless(message: Any) -> Any:
     return message
 
 
-def _load_view(feast: "FeatureStore", folder: Path, name: str, held: Held | None, snapshot: Path) -> None:
+def _load_view(
+    feast: "FeatureStore", folder: Path, name: str, held: Held | None, snapshot: Path, tell: Written | None
+) -> None:
     """Bring the rows of one view from what held has to what the snapshot has; folder remembers them."""
     from features import online_rows
 
@@ -216,6 +243,8 @@ def _load_view(feast: "FeatureStore", folder: Path, name: str, held: Held | None
         late = piece.select([key, EVENT_TIME]).filter(pa.array(restamped))
         online_rows.restamp(feast, view, late[key].to_pylist(), late[EVENT_TIME].cast(pa.int64()).to_pylist())
         num_written += int(written.sum())
+        if tell is not None:
+            tell(name, changed[key])
     rows = difference.rows()
     gone = [*difference.gone(), *_new(unknown.to_pylist(), rows.table["id"].to_pylist())]
     online_rows.remove(feast, view, gone)

@@ -27,6 +27,7 @@ from features.history_reader import UserHistories
 from features.online import OnlineStore
 from features.params import MaterializeParams
 from features.state import state_of
+from features.tails import place_of
 
 Bool = npt.NDArray[np.bool_]
 
@@ -140,11 +141,14 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def watch(data: Path, limits: MaterializeParams) -> str:
-    """What is loaded now and what has come live since. Raises CheckFailed where a view is past its limit."""
+def watch(data: Path, limits: MaterializeParams, max_live_rows: int | None = None) -> str:
+    """What is loaded now and what has come live since. Raises CheckFailed where a view is past its limit.
+
+    max_live_rows: serve's bound, to be told beside them.
+    """
     store = OnlineStore.open(state_of(data))
     views = measure(store, data, limits)
-    told = [table(views), _live(store)]
+    told = [table(views), _live(store, place_of(state_of(data)), max_live_rows)]
     store.tail.close()
     reasons = [*stale(views), *incomplete(views)]
     if reasons:
@@ -152,12 +156,17 @@ def watch(data: Path, limits: MaterializeParams) -> str:
     return "\n".join(told)
 
 
-def _live(store: OnlineStore) -> str:
-    """What the service reads beside what is loaded."""
+def _live(store: OnlineStore, place: str, max_live_rows: int | None) -> str:
+    """What the service reads beside what is loaded, and what it takes in each worker's memory and where it is kept."""
     if not store.live.num_events:
         return "no live event has come since"
     newest = datetime.fromtimestamp(store.progress.newest_at / 1e6, UTC).isoformat()
-    return f"{store.live.num_events:,} live events since, the newest of {newest}; `make absorb` seals them for a run"
+    bound = "" if max_live_rows is None else f" of {max_live_rows:,} (serve.max_live_rows)"
+    return (
+        f"{store.live.num_events:,} live events since, the newest of {newest}; `make absorb` seals them for a run\n"
+        f"{store.live.num_events:,}{bound} rows and about {store.live.num_bytes / 1e6:,.1f} MB in a worker's memory; "
+        f"{store.tail.size() / 1e6:,.1f} MB in {place}"
+    )
 
 
 def main() -> None:
@@ -165,7 +174,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         sections = load_params()
-        print(watch(Path("data") / sections["source"].id, sections["materialize"]))
+        print(watch(Path("data") / sections["source"].id, sections["materialize"], sections["serve"].max_live_rows))
     except (InputError, CheckFailed) as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

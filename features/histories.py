@@ -139,42 +139,74 @@ def _make_histories(
     keep_from = None if history.retention_s is None else log_end - micros(history.retention_s)
     writer = HistoryWriter(staging / "user_histories")
     fates: Counter[str] = Counter()
-    num_sessions, moved = 0, []
+    num_sessions, moved, newest = 0, [], log_end
     with engine.row_groups(staging / "sessions" / "sessions.parquet", schema.SESSIONS) as append_sessions:
         for number in range(len(users.starts) - 1):
             rows = users.rows(number)
+            newest = max(newest, int(rows.click_at.max()))
             event, kept = _events(rows, history, keep_from)
-            lengths = np.bincount(rows.user_index[kept] - rows.first, minlength=rows.last - rows.first + 1)
-            events = _arrays(rows, kept, history)
+            user = rows.user_index[kept.row]
+            lengths = np.bincount(user - rows.first, minlength=rows.last - rows.first + 1)
+            events = _arrays(rows, kept, user, history)
             writer.append(lengths, events)
-            found = _sessions(rows.user_index[kept], events)
+            found = _sessions(user, events)
             append_sessions(found)
             num_sessions += len(found)
             offsets = np.r_[0, np.cumsum(lengths)]
             asked, parts = _ask(users, number, rows, request, history, events["occurred_at"], offsets)
             moved.append(parts)
-            fates.update(_fates(asked, event, kept))
+            fates.update(_fates(asked, event, np.isin(np.arange(len(event)), kept.row)))
             log.info("histories of %s of %s users", f"{rows.last + 1:,}", f"{len(users.num_rows):,}")
-    lengths = writer.close({"log_end_us": log_end, "keep_from_us": keep_from})
+    lengths = writer.close({"log_end_us": newest, "keep_from_us": keep_from})
     return _Made(lengths, fates, num_sessions, Moved.all_of(moved))
 
 
-def _events(rows: Rows, history: HistoryParams, keep_from: int | None) -> tuple[Bool, Bool]:
-    """[N] which rows are events of a history, and which of them are young enough to be kept."""
-    event = (rows.label >= CLICKED) | (rows.kind == HISTORY_ONLY)
+@dataclass(frozen=True)
+class _Facts:
+    """What rows tell, each at the time from which on it counts (features/known.py)."""
+
+    row: Int64
+    at: Int64
+    label: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: Rows) -> "_Facts":
+        """By (user, time, item, event_key)."""
+        row, late = np.arange(len(rows.label)), np.flatnonzero(rows.click_at > rows.row_at)
+        if not len(late) and (rows.row_at == rows.occurred_at).all():
+            return cls(row, rows.occurred_at, rows.label)
+        shown = rows.label.copy()
+        shown[late] = 0  # a click that was not known yet
+        row, at = np.r_[row, late], np.r_[rows.row_at, rows.click_at[late]]
+        label = np.r_[shown, rows.label[late]]
+        order = np.lexsort((rows.event_key[row], rows.item_index[row], at, rows.user_index[row]))
+        return cls(row[order], at[order], label[order])
+
+    def take(self, chosen: Bool) -> "_Facts":
+        """Some of them."""
+        return _Facts(self.row[chosen], self.at[chosen], self.label[chosen])
+
+
+def _events(rows: Rows, history: HistoryParams, keep_from: int | None) -> tuple[Bool, _Facts]:
+    """[N] which rows are events of a history; and what of them is young enough to be kept."""
+    facts = _Facts.of(rows)
+    event = (facts.label >= CLICKED) | (rows.kind[facts.row] == HISTORY_ONLY)
     event = np.ones_like(event) if history.labels == "all" else event
-    return event, event if keep_from is None else event & (rows.occurred_at >= keep_from)
+    is_event = np.zeros(len(rows.label), bool)
+    is_event[facts.row[event]] = True
+    return is_event, facts.take(event if keep_from is None else event & (facts.at >= keep_from))
 
 
-def _arrays(rows: Rows, kept: Bool, history: HistoryParams) -> dict[str, npt.NDArray[Any]]:
-    """What user_histories holds of the rows that are kept (features.history_reader.ARRAYS)."""
-    names = ("item_index", "occurred_at", "label", "event_key", "session_key")
-    arrays: dict[str, npt.NDArray[Any]] = {name: getattr(rows, name)[kept] for name in names}
-    user = rows.user_index[kept]
+def _arrays(
+    rows: Rows, kept: _Facts, user: npt.NDArray[np.int32], history: HistoryParams
+) -> dict[str, npt.NDArray[Any]]:
+    """What user_histories holds of the facts that are kept (features.history_reader.ARRAYS)."""
+    names = ("item_index", "event_key", "session_key")
+    arrays: dict[str, npt.NDArray[Any]] = {name: getattr(rows, name)[kept.row] for name in names}
+    arrays |= {"occurred_at": kept.at, "label": kept.label}
     first = np.r_[True, user[1:] != user[:-1]][: len(user)]
     rule = SessionRule.of(history.session_gap_s, history.session_max_s)
-    session, _ = number_sessions(rule, first, arrays["occurred_at"], arrays["session_key"])
-    return arrays | {"session": session}
+    return arrays | {"session": number_sessions(rule, first, arrays["occurred_at"], arrays["session_key"])}
 
 
 def _sessions(user: npt.NDArray[np.int32], events: dict[str, npt.NDArray[Any]]) -> pa.Table:

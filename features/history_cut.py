@@ -15,8 +15,7 @@ from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX
 from features.as_of_join import LISTS_AT_ONCE, ranges
 from features.encode import ends_before
-from features.history_reader import UserHistories
-from features.sessions import SessionRule, number_sessions
+from features.history_reader import UserHistories, from_first
 
 Int64 = npt.NDArray[np.int64]
 
@@ -26,25 +25,24 @@ ARRAYS: dict[str, Callable[[UserHistories, Int64], pa.Array]] = {
     ),
     "occurred_at": lambda stored, rows: pa.array(stored.occurred_at[rows]),
     "labels": lambda stored, rows: pa.array(stored.label[rows]),
-    "sessions": lambda stored, rows: pa.array(stored.session[rows].astype(np.int64)),
     "event_keys": lambda stored, rows: pa.array(stored.event_key[rows]),
     "session_keys": lambda stored, rows: pa.array(stored.session_key[rows]),
 }
 """Feature of user_history -> its values at these rows, as the snapshot has them."""
-STARTED = "session_started_at"
-"""The one feature that is no array: when the session of the first event that is kept began, uncut."""
+SESSIONS = "sessions"
+"""The one array that is read beside its neighbours: from 0 at the first event that is kept."""
 
 
 def cut_histories(
-    folder: Path, user_ids: pa.ChunkedArray, before: Int64, max_length: int, rule: SessionRule, names: list[str]
+    folder: Path, user_ids: pa.ChunkedArray, before: Int64, max_length: int, names: list[str]
 ) -> dict[str, pa.ChunkedArray]:
     """Each row's arrays, oldest first: the newest max_length events strictly before its time; null where none is known.
 
-    folder: user_histories. user_ids: [R]. before: [R] us. rule: how sessions were cut. names: of ARRAYS, or STARTED.
+    folder: user_histories. user_ids: [R]. before: [R] us. names: of ARRAYS, or SESSIONS.
     """
-    if unknown := [name for name in names if name not in (*ARRAYS, STARTED)]:
+    if unknown := [name for name in names if name not in (*ARRAYS, SESSIONS)]:
         raise InputError(
-            f"user_history has no {', '.join(unknown)} as of a time; there are {', '.join((*ARRAYS, STARTED))}. "
+            f"user_history has no {', '.join(unknown)} as of a time; there are {', '.join((*ARRAYS, SESSIONS))}. "
             "Ask the online store, or add it to features/history_cut.py."
         )
     stored = UserHistories.open(folder)
@@ -57,27 +55,14 @@ def cut_histories(
     ends[known] = ends_before(stored.occurred_at, starts[known], ends[known], before[known])
     starts = np.maximum(starts, ends - max_length)
     pieces: dict[str, list[pa.Array]] = {name: [] for name in names}
-    if STARTED in names:
-        pieces[STARTED].append(_started_at(stored, rule, users, starts, starts == ends))
     for first in range(0, max(len(starts), 1), LISTS_AT_ONCE):
         rows = slice(first, first + LISTS_AT_ONCE)
         offsets, events = ranges(starts[rows], ends[rows])
         none = pa.array(starts[rows] == ends[rows])
-        for name in (name for name in names if name != STARTED):
-            values = ARRAYS[name](stored, events)
+        for name in names:
+            if name == SESSIONS:
+                values = pa.array(from_first(stored.session[events], offsets))
+            else:
+                values = ARRAYS[name](stored, events)
             pieces[name].append(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=none))
     return {name: pa.chunked_array(held) for name, held in pieces.items()}
-
-
-def _started_at(
-    stored: UserHistories, rule: SessionRule, users: Int64, starts: Int64, none: npt.NDArray[np.bool_]
-) -> pa.Array:
-    """[R] when the session of the event at each start began; null where none is known. Each user is looked at once."""
-    asked, place = np.unique(users[~none], return_inverse=True)
-    bounds, events = ranges(stored.offsets[asked], stored.offsets[asked + 1])
-    first = np.zeros(len(events) + 1, np.bool_)
-    first[bounds[:-1]] = True
-    _, started = number_sessions(rule, first[:-1], stored.occurred_at[events], stored.session_key[events])
-    made = np.zeros(len(users), np.int64)
-    made[~none] = started[bounds[place] + starts[~none] - stored.offsets[asked[place]]]
-    return pa.array(made, mask=none)

@@ -2,8 +2,9 @@
 
 A piece is a folder: users.parquet and items.parquet (the ids that its numbers stand for), and tables in Arrow's file
 format, of which any slice is read without the rest (contents of features/history_queries.py):
-rows.arrow        item_code, occurred_at, label, kind, position, event_key, session_key; by (user, time, item, key)
-requests.arrow    named requests: user_code, impression_id, request_at, num_rows; by (time, user, name)
+rows.arrow        item_code, occurred_at, row_at, click_at (features/known.py), label, kind, position, event_key,
+                  session_key; by (user, time, item, key)
+requests.arrow    named requests: user_code, impression_id, request_at, num_rows, known_at; by (time, user, name)
 by_user.arrow     of the same: user_code, place (its row in requests), request_at, name_key; by (user, place)
 asked.arrow       rows of the named requests: item_code, label, position, event_key; by (request, position, item, key)
 """
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from contracts import schema
-from features import convention, engine, history_queries
+from features import convention, engine, history_queries, known
 from features.partition_cache import PartitionCache, hash_file, key_of
 from features.partitions import Partition
 
@@ -143,6 +144,6 @@ def _code() -> list[str]:
     """What else the bytes depend on: these modules, and the libraries that sort and write."""
     modules = [
         Path(__file__),
-        *(Path(str(each.__file__)) for each in (convention, engine, history_queries, schema)),
+        *(Path(str(each.__file__)) for each in (convention, engine, history_queries, known, schema)),
     ]
     return [*map(hash_file, modules), *(version(name) for name in ("duckdb", "ibis-framework", "pyarrow"))]

@@ -10,6 +10,7 @@ import ibis.expr.types as ir
 
 from contracts import schema
 from features.convention import CLICKED
+from features.known import times_of
 
 IN_REQUEST, MAY_BE_IN_BLOCK, HISTORY_ONLY = 0, 1, 2
 """The kind of a row: it has a request's name; it may stand in a block; it only extends a history."""
@@ -42,7 +43,9 @@ def contents() -> dict[str, ir.Table]:
         "users": users.select("user_code", "user_id", "num_rows", "num_clicks").order_by("user_code"),
         "items": items.select("item_code", "item_id").order_by("item_code"),
         "rows": rows.order_by(OPEN).drop("user_code", "place", "key_not_negative"),
-        "requests": requests.order_by("place").select("user_code", "impression_id", "request_at", "num_rows"),
+        "requests": requests.order_by("place").select(
+            "user_code", "impression_id", "request_at", "num_rows", "known_at"
+        ),
         "by_user": requests.order_by(["user_code", "place"]).select("user_code", "place", "request_at", "name_hex"),
         "asked": rows.filter(rows.kind == IN_REQUEST)
         .order_by(IN_REQUEST_ORDER)
@@ -63,30 +66,37 @@ def _items(log: ir.Table) -> ir.Table:
 def _requests(log: ir.Table, users: ir.Table) -> ir.Table:
     """Named requests by (time, user, name); the time is that of the earliest row that this partition has of it."""
     named = log.filter(_has_name(log))
+    _, click_at = times_of(named)
     grouped = named.group_by(["user_id", "impression_id"]).agg(
-        request_at=named.occurred_at.min(), num_rows=named.count().cast("int32")
+        request_at=named.occurred_at.min(),
+        num_rows=named.count().cast("int32"),
+        known_at=click_at.max(where=click_at > named.occurred_at),
     )
     coded = grouped.inner_join(users.select("user_id", "user_code"), "user_id")
     return coded.select(
-        *(coded[name] for name in ("user_id", "user_code", "impression_id", "request_at", "num_rows")),
+        *(coded[name] for name in ("user_id", "user_code", "impression_id", "request_at", "num_rows", "known_at")),
         name_hex=_hex(coded.impression_id),
         place=_rank("request_at", "user_code", "impression_id"),
     )
 
 
 def _rows(log: ir.Table, users: ir.Table, items: ir.Table, requests: ir.Table) -> ir.Table:
+    row_at, click_at = times_of(log)
     may_be_asked = ibis.ifelse(log.role == schema.ROLE_IMPRESSION, MAY_BE_IN_BLOCK, HISTORY_ONLY)
     named = log.mutate(
         name=ibis.ifelse(_has_name(log), log.impression_id, ibis.null(str)),
         kind=ibis.ifelse(_has_name(log), IN_REQUEST, may_be_asked).cast("int8"),
         event_hex=_hex(log.event_id),
         session_hex=_hex(log.session_id),
+        row_at=row_at,
+        click_at=click_at,
     )
     joined = named.inner_join(users.select("user_id", "user_code"), "user_id").inner_join(items, "item_id")
     asked = requests.select("user_code", "place", name="impression_id")
     joined = joined.left_join(asked, ["user_code", "name"])
     return joined.select(
-        *(joined[name] for name in ("user_code", "item_code", "occurred_at", "label", "kind", "place")),
+        *(joined[name] for name in ("user_code", "item_code", "occurred_at", "row_at", "click_at")),
+        *(joined[name] for name in ("label", "kind", "place")),
         *(joined[name] for name in ("event_hex", "session_hex")),
         position=ibis.coalesce(joined.position, NO_POSITION).cast("int32"),
         key_not_negative=joined.event_hex < "8",

@@ -14,14 +14,14 @@ from contracts.publish import write_json
 
 ARRAYS: dict[str, type[np.generic]] = {
     "item_index": np.int32,
-    "occurred_at": np.int64,  # microseconds
+    "occurred_at": np.int64,  # microseconds, from when on it counts: features/known.py
     "label": np.float32,
     "session": np.int32,  # per user, from 0
     "event_key": np.int64,  # convention.key_of_text of the event_id
     "session_key": np.int64,  # of the source's session_id; 0 where it has none
 }
 RETENTION = "retention.json"
-"""log_end_us: the newest valid row's time. keep_from_us: events before are left out; null where all are kept."""
+"""log_end_us: the newest time of what valid rows tell. keep_from_us: events before are left out; null: all are kept."""
 HEADER = 128
 """Bytes before the data of a flat .npy file: numpy leaves room for any length."""
 
@@ -39,6 +39,7 @@ class UserHistories:
     offsets: npt.NDArray[np.int64]  # [num_users + 1]
     user_ids: pa.ChunkedArray  # position = user_index
     vocabulary: pa.Table  # contracts.schema.VOCABULARY; position = item_index - FIRST_INDEX
+    log_end_us: int  # the newest time of what valid rows tell, be it an event of a history or not
     keep_from_us: int | None  # events before were left out (history.retention_s); None where all were kept
 
     @classmethod
@@ -50,8 +51,18 @@ class UserHistories:
             offsets=np.load(folder / "offsets.npy"),
             user_ids=pq.read_table(folder / "users.parquet")["user_id"],
             vocabulary=pq.read_table(folder / "vocabulary.parquet"),
-            keep_from_us=json.loads((folder / RETENTION).read_text(encoding="utf-8"))["keep_from_us"],
+            **json.loads((folder / RETENTION).read_text(encoding="utf-8")),
         )
+
+
+def from_first(session: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """[E] the sessions of some lists of events laid end to end, each list's from 0 at its first event.
+
+    bounds: [R + 1] where each list begins, and the end. So whoever holds the newest events alone numbers them the same.
+    """
+    lengths = np.diff(bounds)
+    firsts = session[np.minimum(bounds[:-1], max(len(session) - 1, 0))] if len(session) else np.zeros(len(lengths))
+    return session.astype(np.int64) - np.repeat(firsts.astype(np.int64), lengths)
 
 
 class HistoryWriter:

@@ -34,6 +34,8 @@ class Rows:
     user_index: Int32
     item_index: Int32
     occurred_at: Int64
+    row_at: Int64  # from when on the row counts, and its click: features/known.py
+    click_at: Int64
     label: npt.NDArray[np.float32]
     kind: Int32  # features.history_queries
     position: Int32  # NO_POSITION where the log has none
@@ -53,7 +55,7 @@ class NamedRequests:
 
 
 STORED = {"occurred_at": np.int64, "label": np.float32, "kind": np.int32, "position": np.int32}
-STORED |= {"event_key": np.int64, "session_key": np.int64}
+STORED |= {"event_key": np.int64, "session_key": np.int64, "row_at": np.int64, "click_at": np.int64}
 
 
 @dataclass(frozen=True)

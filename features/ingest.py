@@ -16,6 +16,7 @@ from contracts.errors import InputError
 from contracts.publish import publish, write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from contracts.stage import Report, main
+from features.convention import CLICKED, num_clicks
 from features.forgotten import HEAD, Forgotten, list_lines
 from features.identity import event_ids
 from features.ledger import ITEM_ROWS, ROWS
@@ -90,7 +91,7 @@ def _as_requests(logged: Log, source: SourceParams, seed: int) -> tuple[Log, int
 
 
 def _warn_of_clicks_alone(events: pa.Table) -> None:
-    if pc.all(pc.greater_equal(events["label"], 1.0)).as_py():
+    if pc.all(pc.greater_equal(events["label"], CLICKED)).as_py():
         log.warning(
             "every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
         )
@@ -103,7 +104,7 @@ def _report(read: Log, live: Live, events: pa.Table, items: pa.Table, partitions
         "dropped": _by_reason(read.rejected),
         "items_read": len(read.items) + len(read.rejected_items),
         "items_dropped": _by_reason(read.rejected_items),
-        "num_clicks": int(pc.sum(pc.greater_equal(events["label"], 1.0)).as_py() or 0),
+        "num_clicks": num_clicks(events["label"]),
         "num_users": pc.count_distinct(events["user_id"]).as_py(),
         "num_items": len(items),
         "num_files": read.num_files,

@@ -43,6 +43,7 @@ class Intake:
     labels: str  # history.labels
     max_id_length: int
     secret: bytes = field(repr=False)
+    keep_from: int | None = None  # us: what is older extends no history (history.retention_s); None: all does
 
     def takes(self, column: str, ids: Sequence[str]) -> list[bool]:
         """Whether each id would pass the rules of its column, `user_id` or `item_id`."""
@@ -52,9 +53,11 @@ class Intake:
     def read(self, posted: Sequence[Posted], now: int, latest: int) -> list[LiveEvent]:
         """Raises InputError naming the first event that breaks a rule, by its place from 0.
 
-        now: us, the time of an event that tells none. latest: us, the newest time that an event may have.
+        now: us, when they became known, and the time of an event that tells none. latest: us, the newest time that an
+        event may have.
         An event that cites a ranking of ours is the outcome of the row that it showed, and takes its time and name.
-        Any other impression_id is its user's own: that of another user, or of the log, is another request.
+        Any other impression_id is its user's own: that of another user, or of the log, is another request. So is one
+        that looks like ours and cannot be told to be (is_unlinked).
         """
         read = []
         for place, each in enumerate(posted):
@@ -64,19 +67,23 @@ class Intake:
                 raise InputError(f"events.{place}: {error}") from None
         return read
 
+    def is_unlinked(self, posted: Posted) -> bool:
+        """Whether an event cites a ranking as ours are named that is of another user, or not of this store.
+
+        The store may have been lost, or another engine chosen, since that ranking was given out: what happened did.
+        """
+        named = is_exposure(posted.impression_id)
+        return named and served_at(posted.impression_id, posted.user_id, self.secret) is None
+
     def _read(self, posted: Posted, now: int, latest: int) -> LiveEvent:
         cited = served_at(posted.impression_id, posted.user_id, self.secret)
-        if cited is None and is_exposure(posted.impression_id):
-            raise InputError(
-                f"impression_id {posted.impression_id!r} is of another user than {posted.user_id!r}, or not one that "
-                "/rank gave. Send it as it was given, with the user it was given for."
-            )
         at = cited if cited is not None else now if posted.occurred_at is None else posted.occurred_at
         time = _time(at)
-        if at > latest:
+        if cited is None and at > latest:
             raise InputError(
                 f"occurred_at {_iso(time)} lies in the future: the newest that is taken now is {_iso(_time(latest))} "
-                "(serve.max_future_s). Check the caller's clock and time zone."
+                "(serve.max_future_s). Check the caller's clock and time zone. Without occurred_at an event is of now, "
+                "as serve.clock says: with log_end, the log's end and the time since it was first served."
             )
         dated = posted._replace(occurred_at=at, label=_as_logged(posted.label))
         told = dated._asdict()
@@ -90,20 +97,29 @@ class Intake:
                     f"{name} has {len(told[name]):,} characters; at most {self.max_id_length:,} are taken."
                 )
         if cited is not None:
-            return self._outcome(dated, at)
-        return self._event(dated, at, is_timed=posted.occurred_at is not None)
+            return self._outcome(dated, at, now)
+        return self._event(dated, at, now, is_timed=posted.occurred_at is not None)
 
-    def _outcome(self, posted: Posted, at: int) -> LiveEvent:
+    def _outcome(self, posted: Posted, at: int, now: int) -> LiveEvent:
         assert posted.impression_id is not None
         revision = OUTCOME if posted.label >= CLICKED else EVENT  # no click: the show says that
-        return self._row(posted, at, shown_event_id(posted.impression_id, posted.item_id), revision)
+        return self._row(posted, at, now, shown_event_id(posted.impression_id, posted.item_id), revision)
 
-    def _event(self, posted: Posted, at: int, is_timed: bool) -> LiveEvent:
-        """is_timed: it told its time; where it did not, it is another event than the same sent again."""
-        name = posted.event_id or (event_id(**posted._asdict()) if is_timed else secrets.token_hex(16))
-        return self._row(posted._replace(impression_id=_own_request(posted)), at, name, EVENT)
+    def _event(self, posted: Posted, at: int, now: int, is_timed: bool) -> LiveEvent:
+        """is_timed: it told its time; where it did not, it is another event than the same sent again.
 
-    def _row(self, posted: Posted, at: int, name: str, revision: int) -> LiveEvent:
+        But not where it cites a ranking: of one ranking an item is clicked once.
+        """
+        own = _own_request(posted)
+        if is_timed:
+            name = event_id(**posted._asdict())
+        elif own is not None and is_exposure(posted.impression_id):
+            name = shown_event_id(f"{own}\x1f{posted.label >= CLICKED}", posted.item_id)
+        else:
+            name = secrets.token_hex(16)
+        return self._row(posted._replace(impression_id=own), at, now, posted.event_id or name, EVENT)
+
+    def _row(self, posted: Posted, at: int, now: int, name: str, revision: int) -> LiveEvent:
         return LiveEvent(
             event_id=name,
             revision=revision,
@@ -112,11 +128,15 @@ class Intake:
             occurred_at=at,
             label=posted.label,
             role=ROLE_IMPRESSION,
-            in_history=self.labels == "all" or posted.label >= CLICKED,
+            in_history=self._extends_history(posted.label, at),
             impression_id=posted.impression_id,
             position=posted.position,
             session_id=posted.session_id,
+            known_at=now,
         )
+
+    def _extends_history(self, label: float, at: int) -> bool:
+        return (self.keep_from is None or at >= self.keep_from) and (self.labels == "all" or label >= CLICKED)
 
 
 def refuse_names_of_others(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> None:

@@ -27,6 +27,12 @@ class LiveEvent(NamedTuple):
     device: str | None = None  # this and what follows: contracts.schema.CONTEXTS, of a show that we served
     is_subscriber: bool | None = None
     reading_item_id: str | None = None
+    known_at: int | None = None  # us: when it was acknowledged, on the clock of requests; None: nobody told
+
+    @property
+    def counts_from(self) -> int:
+        """The time of what it tells, us: see features/known.py."""
+        return self.occurred_at if self.known_at is None else max(self.occurred_at, self.known_at)
 
 
 class Fate(IntEnum):

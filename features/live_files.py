@@ -55,6 +55,8 @@ def read_sealed(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except UNREADABLE as error:
         raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
+    if "known_at" not in table.column_names:  # sealed before it was kept: nobody told
+        table = table.append_column(LIVE.field("known_at"), pa.nulls(len(table), LIVE.field("known_at").type))
     if not table.schema.equals(LIVE, check_metadata=False):
         wrong = [field.name for field in LIVE if field not in list(table.schema)]
         extra = [name for name in table.column_names if name not in LIVE.names]

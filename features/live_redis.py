@@ -15,13 +15,14 @@ from redis.retry import Retry
 
 from contracts.errors import InputError
 from features.convention import key_of_text
+from features.deadline import left_s
 from features.live_event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
-from features.live_tail import Listed, name_of_forgotten, nobody
+from features.live_tail import Listed, Marks, name_of_forgotten, nobody
 
 T = TypeVar("T")
 
 WAIT_S = 1.0
-"""How long an answer is waited for."""
+"""How long an answer is waited for; none is asked for once the request is due (features/deadline.py)."""
 PRUNED_AT_ONCE = 1_000
 START = "`redis-server --appendonly yes --appendfsync always`"
 KEEP = (
@@ -37,10 +38,11 @@ APPEND = (
     + """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local seq = tonumber(redis.call('HGET', p .. 'marks', 'newest') or '0')
+local seq = math.max(tonumber(redis.call('HGET', p .. 'marks', 'newest') or '0'), tonumber(ARGV[2]))
+redis.call('HSETNX', p .. 'marks', 'origin', string.format('%.0f', now))
 local fates = {}
-for at = 2, #ARGV, 7 do
-  local user, name, event, revision, history, occurred_at, member = unpack(ARGV, at, at + 6)
+for at = 3, #ARGV, 7 do
+  local user, name, event, revision, history, counts_from, member = unpack(ARGV, at, at + 6)
   local id = revision .. ':' .. event
   local fate = 0
   if redis.call('SISMEMBER', p .. 'forgotten', name) == 1 then
@@ -55,11 +57,12 @@ for at = 2, #ARGV, 7 do
     redis.call('XADD', p .. 'log', text .. '-0', 'user', user, 'id', id, 'member', member, 'history', history)
     redis.call('HSET', p .. 'ids', id, text)
     redis.call('SADD', p .. 'events:' .. user, text)
-    if history == '1' and other and revision == '1' then
+    local held = other and redis.call('ZSCORE', p .. 'history:' .. other.user, other.member)
+    if history == '1' and held and revision == '1' and tonumber(held) >= tonumber(counts_from) then
       redis.call('ZREM', p .. 'history:' .. other.user, other.member)
     end
-    if history == '1' and not (other and other.history and revision == '0') then
-      redis.call('ZADD', p .. 'history:' .. user, occurred_at, member)
+    if history == '1' and not (held and revision == '0' and tonumber(held) <= tonumber(counts_from)) then
+      redis.call('ZADD', p .. 'history:' .. user, counts_from, member)
     end
   end
   fates[#fates + 1] = fate
@@ -84,6 +87,11 @@ for _, found in ipairs(rows) do
 end
 return #rows
 """
+BEHIND = """
+local held = redis.call('HGET', KEYS[1], 'behind')
+if not held or tonumber(ARGV[1]) < tonumber(held) then redis.call('HSET', KEYS[1], 'behind', ARGV[1]) end
+return redis.call('HGET', KEYS[1], 'behind')
+"""
 FORGET = (
     KEEP
     + """
@@ -104,13 +112,16 @@ class RedisTail:
     """See features/live_tail.py. Every append is one script, so it is done wholly or not at all.
 
     url: redis://[user:password@]host:port/database. prefix: what the names of its keys begin with.
-    wait_s: how long an answer is waited for, in seconds.
+    wait_s: how long an answer is waited for, in seconds. acknowledged: the newest seq that is known to have been given.
     """
 
     engine = REDIS
 
-    def __init__(self, url: str, prefix: str, wait_s: float = WAIT_S, listed: Listed = nobody) -> None:
+    def __init__(
+        self, url: str, prefix: str, wait_s: float = WAIT_S, listed: Listed = nobody, acknowledged: int = 0
+    ) -> None:
         self._wait_s = wait_s
+        self._acknowledged = acknowledged
         self._listed = listed
         self._prefix = f"{prefix}:"
         try:
@@ -126,6 +137,7 @@ class RedisTail:
         self._append = self._client.register_script(APPEND)
         self._prune = self._client.register_script(PRUNE)
         self._forget = self._client.register_script(FORGET)
+        self._behind = self._client.register_script(BEHIND)
         self._is_durable = False  # not known yet
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
@@ -133,14 +145,23 @@ class RedisTail:
         if not events:
             return []
         arguments = [argument for event in events for argument in _arguments(event)]
-        return [Fate(fate) for fate in self._ask(lambda: self._append(args=[self._prefix, *arguments]))]
+        told = [self._prefix, self._acknowledged, *arguments]
+        return [Fate(fate) for fate in self._ask(lambda: self._append(args=told))]
 
     def newest_seq(self) -> int:
         return self._mark("newest")
 
-    def marks(self) -> tuple[int, int]:
-        newest, pruned = self._ask(lambda: self._client.hmget(self._key("marks"), ["newest", "pruned"]))
-        return int(newest or 0), int(pruned or 0)
+    def marks(self) -> Marks:
+        told = self._ask(lambda: self._client.hmget(self._key("marks"), list(Marks._fields)))
+        newest, pruned, origin = (int(each or 0) for each in told[:3])
+        self._acknowledged = max(self._acknowledged, newest)
+        return Marks(newest, pruned, origin, None if told[3] is None else int(told[3]))
+
+    def behind(self, us: int) -> int:
+        return int(self._ask(lambda: self._behind(keys=[self._key("marks")], args=[us])))
+
+    def size(self) -> int:
+        return int(self._ask(lambda: self._client.info("memory"))["used_memory"])
 
     def pruned_seq(self) -> int:
         return self._mark("pruned")
@@ -269,6 +290,11 @@ class RedisTail:
         return int(self._ask(lambda: self._client.hget(self._key("marks"), name)) or 0)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
+        if left_s(self._wait_s) <= 0:
+            raise InputError(
+                f"The time for an answer was over before the Redis at {self._where} could be asked. Nothing was "
+                "written: send it again."
+            )
         try:
             if not self._is_durable:
                 self._check_durable()
@@ -337,7 +363,7 @@ def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:
     member = f"{event.item_id}\0{key:016x}\0{whole}"
     name = name_of_forgotten(event.user_id)
     in_history = int(event.in_history)
-    return event.user_id, name, event.event_id, int(event.revision), in_history, int(event.occurred_at), member
+    return event.user_id, name, event.event_id, int(event.revision), in_history, int(event.counts_from), member
 
 
 def _events(members: Sequence[bytes]) -> list[LiveEvent]:

@@ -1,6 +1,7 @@
 """live/<source>.db -> the live events of a source in one SQLite file: a tail for the processes of one machine."""
 
 import contextlib
+import logging
 import os
 import random
 import secrets
@@ -8,20 +9,24 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from contracts.errors import InputError
 from features.convention import key_of_text
+from features.deadline import left_s
 from features.live_event import EVENT, OUTCOME, SQLITE, Fate, LiveEvent
 from features.live_owner import BELONGS, CLAIM, WHOSE, noted_in
-from features.live_tail import Listed, name_of_forgotten, nobody
+from features.live_tail import Listed, Marks, name_of_forgotten, nobody
+
+log = logging.getLogger("leitmotif")
 
 T = TypeVar("T")
 
-VERSION = 1
+VERSION = 2
 WAIT_S = 5.0
-"""How long a lock of another process is waited for."""
+"""How long a lock of another process is waited for, where no request is due earlier (features/deadline.py)."""
 PAUSES_S = (0.0005, 0.02)
 """The first and the longest pause between two tries."""
 PRUNED_AT_ONCE = 2_000
@@ -30,14 +35,24 @@ CREATE TABLE IF NOT EXISTS log (
     seq INTEGER PRIMARY KEY, event_id TEXT NOT NULL, revision INTEGER NOT NULL, user_id TEXT NOT NULL,
     item_id TEXT NOT NULL, occurred_at INTEGER NOT NULL, label REAL NOT NULL, role TEXT NOT NULL,
     in_history INTEGER NOT NULL, impression_id TEXT, position INTEGER, session_id TEXT, device TEXT,
-    is_subscriber INTEGER, reading_item_id TEXT,
+    is_subscriber INTEGER, reading_item_id TEXT, known_at INTEGER,
     event_key INTEGER NOT NULL, current INTEGER NOT NULL, UNIQUE (event_id, revision)
 );
-CREATE INDEX IF NOT EXISTS by_user ON log (user_id, current, occurred_at, item_id, event_key);
+CREATE INDEX IF NOT EXISTS by_user ON log (user_id, current, COUNTS_FROM, item_id, event_key);
 CREATE TABLE IF NOT EXISTS forgotten (user TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 """
-"""current: the row is its user's history: in_history, and not a show whose outcome is. user: name_of_forgotten."""
+"""current: the row is its user's history: in_history, and not a show whose outcome counts from the same time on.
+user: name_of_forgotten."""
+COUNTS_FROM = "max(occurred_at, ifnull(known_at, occurred_at))"
+"""LiveEvent.counts_from."""
+SCHEMA = SCHEMA.replace("COUNTS_FROM", COUNTS_FROM)
+FROM_1 = f"""
+ALTER TABLE log ADD COLUMN known_at INTEGER;
+DROP INDEX by_user;
+CREATE INDEX by_user ON log (user_id, current, {COUNTS_FROM}, item_id, event_key);
+"""
+"""Makes a file of version 1 one of this."""
 FIELDS = ", ".join(LiveEvent._fields)
 NEWEST = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'newest'"
 PRUNED = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'pruned'"
@@ -46,12 +61,13 @@ INSERT = (
     f"INSERT INTO log (seq, {FIELDS}, event_key, current) VALUES ({', '.join('?' * (len(LiveEvent._fields) + 3))}) "
     "ON CONFLICT (event_id, revision) DO NOTHING"
 )
-OUTCOME_HELD = f"SELECT 1 FROM log WHERE event_id = ? AND revision = {OUTCOME} AND in_history"
-SUPERSEDE = f"UPDATE log SET current = 0 WHERE event_id = ? AND revision = {EVENT}"
+OUTCOME_HELD = f"SELECT 1 FROM log WHERE event_id = ? AND revision = {OUTCOME} AND in_history AND {COUNTS_FROM} <= ?"
+SUPERSEDE = f"UPDATE log SET current = 0 WHERE event_id = ? AND revision = {EVENT} AND {COUNTS_FROM} >= ?"
 HISTORY = (
     f"SELECT {FIELDS} FROM log WHERE user_id = ? AND current = 1 "
-    "ORDER BY occurred_at DESC, item_id DESC, event_key DESC LIMIT ?"
+    f"ORDER BY {COUNTS_FROM} DESC, item_id DESC, event_key DESC LIMIT ?"
 )
+BEHIND = "INSERT INTO marks VALUES ('behind', ?) ON CONFLICT (name) DO UPDATE SET seq = min(seq, excluded.seq)"
 FORGOTTEN = "SELECT 1 FROM forgotten WHERE user = ?"
 HELD = f"SELECT {FIELDS} FROM log WHERE event_id = ? ORDER BY revision LIMIT 1"
 SECRETS = "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
@@ -78,12 +94,16 @@ class SqliteTail:
     """See features/live_tail.py. WAL, every acknowledgement on the disk before it is given, a connection a thread.
 
     path: the file; made, with its folder, at the first use. wait_s: how long a locked file is tried, in seconds.
+    acknowledged: the newest seq that is known to have been given, of a file that may be gone: no later one is smaller.
     """
 
     engine = SQLITE
 
-    def __init__(self, path: Path, wait_s: float = WAIT_S, listed: Listed = nobody) -> None:
+    def __init__(self, path: Path, wait_s: float = WAIT_S, listed: Listed = nobody, acknowledged: int = 0) -> None:
         self.path = path
+        self._acknowledged = acknowledged
+        self._file: tuple[int, int] | None = None  # which file was used last, by whichever thread
+        self._losing = threading.Lock()
         self._listed = listed
         self._wait_s = wait_s
         # By process and thread: a fork never touches its parent's connections, not even to close them. A thread that
@@ -92,15 +112,34 @@ class SqliteTail:
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """One transaction."""
-        return self._write(lambda connection: _append(connection, events)) if events else []
+        if not events:
+            return []
+        fates, newest = self._write(lambda connection: _append(connection, events, self._acknowledged))
+        self._acknowledged = max(self._acknowledged, newest)
+        return fates
 
     def newest_seq(self) -> int:
         """A row of one page that is always in memory."""
-        return self._patiently(lambda connection: connection.execute(NEWEST).fetchone()[0])
+        newest = self._patiently(lambda connection: connection.execute(NEWEST).fetchone()[0])
+        self._acknowledged = max(self._acknowledged, newest)
+        return newest
 
-    def marks(self) -> tuple[int, int]:
+    def marks(self) -> Marks:
         rows = self._patiently(lambda connection: connection.execute("SELECT name, seq FROM marks").fetchall())
-        return dict(rows).get("newest", 0), dict(rows).get("pruned", 0)
+        told = dict(rows)
+        marks = Marks(told.get("newest", 0), told.get("pruned", 0), told.get("origin", 0), told.get("behind"))
+        self._acknowledged = max(self._acknowledged, marks.newest)
+        return marks
+
+    def behind(self, us: int) -> int:
+        self._write(lambda connection: connection.execute(BEHIND, (us,)))
+        told = self.marks().behind
+        assert told is not None
+        return told
+
+    def size(self) -> int:
+        files = [self.path, self.path.with_name(f"{self.path.name}-wal")]
+        return sum(path.stat().st_size for path in files if path.exists())
 
     def pruned_seq(self) -> int:
         return self._patiently(lambda connection: connection.execute(PRUNED).fetchone()[0])
@@ -187,6 +226,7 @@ class SqliteTail:
 
     def drop(self) -> None:
         self.close()
+        self._file = None
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
@@ -215,7 +255,13 @@ class SqliteTail:
 
     def _patiently(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do it, again and again while the file is locked, and raise InputError for everything else that is wrong."""
-        deadline = time.monotonic() + self._wait_s
+        wait_s = left_s(self._wait_s)
+        if wait_s <= 0:
+            raise InputError(
+                f"The time for an answer was over before {self.path} could be asked. Nothing was written: send it "
+                "again."
+            )
+        deadline = time.monotonic() + wait_s
         pause, longest = PAUSES_S
         while True:
             try:
@@ -226,7 +272,7 @@ class SqliteTail:
                     raise self._refusal(error) from error
                 if time.monotonic() > deadline:
                     raise InputError(
-                        f"{self.path} has been locked by another process for {self._wait_s:g} s, which is the limit. "
+                        f"{self.path} has been locked by another process for {wait_s:.2g} s, which is the limit. "
                         f"Nothing was written: send it again. `fuser {self.path}` names the process."
                     ) from error
             except OSError as error:
@@ -245,10 +291,11 @@ class SqliteTail:
 
     def _connection(self) -> sqlite3.Connection:
         key = (os.getpid(), threading.get_ident())
-        opened = self._opened.get(key)
-        if opened is not None and opened.file == _file(self.path):
+        opened, there = self._opened.get(key), _file(self.path)
+        if opened is not None and opened.file == there:
             return opened.connection
         self._let_go()  # the file was taken away: what is written must not go with it
+        self._say_if_lost(there)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -256,7 +303,8 @@ class SqliteTail:
         except BaseException:
             connection.close()
             raise
-        self._opened[key] = Opened(connection, _file(self.path))
+        self._file = _file(self.path)
+        self._opened[key] = Opened(connection, self._file)
         try:
             self.forget_hashes(self._listed())
         except BaseException:
@@ -270,12 +318,30 @@ class SqliteTail:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == VERSION:
             return
+        if version == 1:
+            _from_1(connection)
+            return
         if version:
             raise InputError(
                 f"{self.path} was written by another version (its format is {version}, ours {VERSION}). "
                 "`make absorb` with that version, then move the file away."
             )
-        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        born = f"INSERT OR IGNORE INTO marks VALUES ('origin', {time.time_ns() // 1_000});"
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {born} PRAGMA user_version = {VERSION}; COMMIT;")
+
+    def _say_if_lost(self, there: tuple[int, int] | None) -> None:
+        """there: the file that is at the path now."""
+        with self._losing:
+            lost, self._file = self._file, None
+        if lost is not None and there != lost:
+            log.error(
+                "%s was taken away while it was in use; %s. Live events acknowledged until %s that are not sealed in "
+                "live/ are lost with it, and rankings given out before are not known any more. To have them back, stop "
+                "what uses it, put the file in place and start again.",
+                self.path,
+                "it is made anew, empty" if there is None else "another file is in its place",
+                datetime.fromtimestamp(self._acknowledged / 1e6, UTC).isoformat(timespec="seconds"),
+            )
 
     def _let_go(self) -> None:
         opened = self._opened.pop((os.getpid(), threading.get_ident()), None)
@@ -284,14 +350,28 @@ class SqliteTail:
                 opened.connection.close()
 
 
+def _from_1(connection: sqlite3.Connection) -> None:
+    """Of two processes that open the file at once, one does it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+            for statement in FROM_1.strip().split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
 def _belongs_to(connection: sqlite3.Connection, log: str) -> str:
     connection.execute(BELONGS)
     connection.execute(CLAIM, (log,))
     return connection.execute(WHOSE).fetchone()[0]
 
 
-def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent]) -> list[Fate]:
-    seq = connection.execute(NEWEST).fetchone()[0]
+def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent], acknowledged: int) -> tuple[list[Fate], int]:
+    seq = max(connection.execute(NEWEST).fetchone()[0], acknowledged)
     now = time.time_ns() // 1_000
     gone: dict[str, bool] = {}
     fates, first = [], seq
@@ -304,18 +384,18 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent]) -> list
             continue
         current = event.in_history
         if current and event.revision == EVENT:
-            current = connection.execute(OUTCOME_HELD, (event.event_id,)).fetchone() is None
+            current = connection.execute(OUTCOME_HELD, (event.event_id, event.counts_from)).fetchone() is None
         row = (max(seq + 1, now), *event, key_of_text(event.event_id), current)
         if not connection.execute(INSERT, row).rowcount:
             fates.append(Fate.REPEATED)
             continue
         if current and event.revision == OUTCOME:
-            connection.execute(SUPERSEDE, (event.event_id,))
+            connection.execute(SUPERSEDE, (event.event_id, event.counts_from))
         seq = row[0]
         fates.append(Fate.NEW)
     if seq != first:
         connection.execute(MARK, ("newest", seq))
-    return fates
+    return fates, seq
 
 
 def _users(connection: sqlite3.Connection, digests: frozenset[str]) -> list[str]:
@@ -326,7 +406,7 @@ def _users(connection: sqlite3.Connection, digests: frozenset[str]) -> list[str]
 
 def _event(row: Sequence) -> LiveEvent:
     subscriber = None if row[12] is None else bool(row[12])
-    return LiveEvent._make((*row[:7], bool(row[7]), *row[8:12], subscriber, row[13]))
+    return LiveEvent._make((*row[:7], bool(row[7]), *row[8:12], subscriber, *row[13:]))
 
 
 def _file(path: Path) -> tuple[int, int] | None:

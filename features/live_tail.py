@@ -6,7 +6,7 @@ process that appends or reads; what append has returned is durable.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from features.live_event import Fate, LiveEvent
 
@@ -23,6 +23,15 @@ Listed = Callable[[], Iterable[str]]
 def nobody() -> tuple[str, ...]:
     """The list of a scratch tail."""
     return ()
+
+
+class Marks(NamedTuple):
+    """What a reader looks at before it answers."""
+
+    newest: int  # seq
+    pruned: int  # seq
+    origin: int = 0  # when this store began, us; another one: the one before was lost, or emptied. 0: not known
+    behind: int | None = None  # us, as LiveTail.behind keeps it; None: never told
 
 
 class LiveTail(Protocol):
@@ -51,8 +60,8 @@ class LiveTail(Protocol):
     def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent] | None]:
         """Of each user the newest `length` events with in_history, oldest first; None for a forgotten user.
 
-        In order of (occurred_at, item_id, convention.key_of_text(event_id)). Of an event and its outcome where both
-        are in_history, the outcome. Empty for a user without live events.
+        In order of (counts_from, item_id, convention.key_of_text(event_id)). Of an event and its outcome where both
+        are in_history and count from the same time on, the outcome. Empty for a user without live events.
         """
         ...
 
@@ -75,8 +84,16 @@ class LiveTail(Protocol):
         """
         ...
 
-    def marks(self) -> tuple[int, int]:
-        """(newest_seq, pruned_seq) in one cheap read: what a reader looks at before it answers."""
+    def marks(self) -> Marks:
+        """newest_seq, pruned_seq and more in one cheap read: what a reader looks at before it answers."""
+        ...
+
+    def behind(self, us: int) -> int:
+        """How far the log's own time is behind the wall clock: the least that any process ever told. Returns that."""
+        ...
+
+    def size(self) -> int:
+        """Bytes that its events take where they are kept: the file with its log; of Redis, the whole server."""
         ...
 
     def pruned_seq(self) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
-from features.fill import ONLINE, Held, fill
+from features.fill import ONLINE, Counted, Held, Written, fill
 from features.state import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
 from features.tails import engine, forgotten_of, open_tail, redis_address
 
@@ -44,11 +44,18 @@ class Stored(NamedTuple):
     inode: int
 
 
-def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
+def load(
+    data: Path,
+    state: Path,
+    snapshot: Path | None = None,
+    counted: Counted | None = None,
+    written: Written | None = None,
+) -> bool:
     """Load Feast from the snapshot of data/<source>, unless it is loaded already. Returns whether it did.
 
     state: becomes a link to a folder beside it, moved in one step; until then what was there stays.
     snapshot: the folder feature_snapshot; None for the published one.
+    counted: the counters of data, where they are built already. written: told which rows were written.
     Of several processes one loads at a time; the others wait, and find it done.
     """
     snapshot = snapshot or data / "feature_snapshot"
@@ -62,7 +69,7 @@ def load(data: Path, state: Path, snapshot: Path | None = None) -> bool:
             return False
         building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
         try:
-            defined = fill(building, held, data, snapshot, stamp)
+            defined = fill(building, held, data, snapshot, stamp, counted, written)
             stored = _stored(building, held.stamp[STORED] if held is not None else {})
             write_json(building / STAMP, stamp | {STORED: stored, DEFINED: defined})
             _point(state, building)

@@ -9,17 +9,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encode import FeatureSpec
 from features.event_counts import USER_EVENTS, write_event_counts
+from features.fill import Counted
 from features.freshness import measure
 from features.history_reader import UserHistories
 from features.load import load
 from features.online import OnlineStore
-from features.params import HistoryParams, MaterializeParams, StatisticsParams, ValidateParams
-from features.parity import Comparison, compare_requests, compare_snapshot, replay_from, replay_requests
-from features.replay import replaying
+from features.params import HistoryParams, LabelParams, MaterializeParams, StatisticsParams, ValidateParams
+from features.parity import (
+    Comparison,
+    OfflineLog,
+    compare_requests,
+    compare_snapshot,
+    replay_from,
+    replay_requests,
+)
+from features.replay import DELAY, replaying
 from features.snapshot import write_snapshot
 from features.state import state_of
 
@@ -36,6 +49,7 @@ def run(
     statistics: StatisticsParams,
     materialize: MaterializeParams,
     validate: ValidateParams,
+    labels: LabelParams,
 ) -> Report:
     """Differences are counted and named here; the stage package refuses a snapshot that has one."""
     with publish(data, "feature_snapshot") as staging:
@@ -43,11 +57,15 @@ def run(
         histories = UserHistories.open(data / "user_histories")
         sections = {"statistics": statistics, "validate": validate}  # live events are judged as the log was
         told = {name: section.model_dump(mode="json") for name, section in sections.items()}
-        settings = history.model_dump(mode="json") | told
+        settings = history.model_dump(mode="json") | told | {DELAY: labels.delay_s}
         stamp = write_snapshot(data, histories, history.max_length, settings, snapshot)
         write_event_counts(histories, snapshot / USER_EVENTS)
-        load(data, state_of(data), snapshot)
-        parts, left_out, views = _prove(data, snapshot, stamp, parity_spec(history, statistics), materialize)
+        offline = OfflineLog.open(data)
+        back = ReadBack(materialize.num_read_back, stamp["snapshot_id"])
+        counted = Counted(offline.counters, offline.item_ids, offline.histories.user_ids.to_pylist())
+        load(data, state_of(data), snapshot, counted, back.tell)
+        spec = parity_spec(history, statistics)
+        parts, left_out, views = _prove(data, snapshot, stamp, spec, materialize, offline, back)
         parity = {
             "checked": sum(part.checked for part in parts.values()),
             "mismatches": sum(part.mismatches for part in parts.values()),
@@ -62,12 +80,45 @@ def run(
         "parity": parity,
         "parity_by_part": {name: {"checked": p.checked, "mismatches": p.mismatches} for name, p in parts.items()},
         "parity_requests_left_out": left_out,
+        "read_back": back.said,
         "first_mismatches": [named for part in parts.values() for named in part.first],
     }
 
 
+class ReadBack:
+    """Which users and items are read back from Feast: a sample of those that were written, and as many of the rest."""
+
+    def __init__(self, number: int | None, seed: str) -> None:
+        """number: of each; None reads all. seed: another snapshot samples others."""
+        self._number, self._rng = number, np.random.default_rng(list(seed.encode()))
+        self._written: dict[str, list[pa.Array | pa.ChunkedArray]] = {}
+        self.said: dict[str, dict[str, int]] = {}
+
+    def tell(self, view: str, ids: pa.Array | pa.ChunkedArray) -> None:
+        """These rows of a view were written."""
+        self._written.setdefault(view, []).append(ids)
+
+    def sample(self, view: str, ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        """Which of a view's ids are read back."""
+        chunks = [chunk for part in self._written.get(view, []) for chunk in getattr(part, "chunks", [part])]
+        known = pa.chunked_array(chunks, pa.string())
+        is_new = pc.call_function("is_in", [ids], pc.SetLookupOptions(value_set=known)).to_numpy()
+        chosen = np.zeros(len(ids), bool)
+        for group in (np.flatnonzero(is_new), np.flatnonzero(~is_new)):
+            few = self._number is None or len(group) <= self._number
+            chosen[group if few else self._rng.choice(group, self._number, replace=False)] = True
+        self.said[view] = {"rows": len(ids), "written": int(is_new.sum()), "read_back": int(chosen.sum())}
+        return chosen
+
+
 def _prove(
-    data: Path, snapshot: Path, stamp: Mapping[str, Any], spec: FeatureSpec, materialize: MaterializeParams
+    data: Path,
+    snapshot: Path,
+    stamp: Mapping[str, Any],
+    spec: FeatureSpec,
+    materialize: MaterializeParams,
+    offline: OfflineLog,
+    back: ReadBack,
 ) -> tuple[dict[str, Comparison], int, dict[str, dict[str, Any]]]:
     """Read back what was loaded, and replay the latest requests live.
 
@@ -76,19 +127,26 @@ def _prove(
     folder = Path(tempfile.mkdtemp(prefix=f"{REPLAY}{os.getpid()}-", dir=state_of(data).parent))
     try:
         store = OnlineStore.open(state_of(data), tail_of=folder / "nothing" / "feast")  # as loaded, nothing live
-        users, items = compare_snapshot(store, snapshot)
-        log.info("read %s users and %s items back from Feast", f"{users.checked:,}", f"{items.checked:,}")
+        users, items = compare_snapshot(store, snapshot, back.sample)
+        for view, counts in back.said.items():
+            log.info("%s: read %s of %s rows back from Feast (%s were written)", view, *_counts(counts))
         number = materialize.num_parity_requests
-        requests, left_out = compare_requests(store, data, spec, stamp["max_length"], -(-number // LOADED_SHARE))
+        requests, left_out = compare_requests(
+            store, data, spec, stamp["max_length"], -(-number // LOADED_SHARE), offline
+        )
         views = measure(store, data, materialize)
         store.tail.close()
-        from_us = replay_from(data, materialize.replay_share)
-        with replaying(data, stamp, from_us, folder / folder.name.strip(".")) as replay:
-            replayed, more = replay_requests(replay, data, spec, from_us, number)
+        from_us = replay_from(data, materialize.replay_share, offline)
+        with replaying(data, stamp, from_us, folder / folder.name.strip("."), offline.counters) as replay:
+            replayed, more = replay_requests(replay, data, spec, from_us, number, offline)
             log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {"users": users, "items": items, "requests": requests, "replay": replayed}, left_out + more, views
+
+
+def _counts(counts: Mapping[str, int]) -> list[str]:
+    return [f"{counts[name]:,}" for name in ("read_back", "rows", "written")]
 
 
 def parity_spec(history: HistoryParams, statistics: StatisticsParams) -> FeatureSpec:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.convention import key_of_text
+from features.convention import CLICKED, key_of_text
 from features.live_event import LiveEvent
 from features.sessions import NO_SESSION, SessionRule, number_sessions
 
@@ -16,10 +16,13 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Events:
-    """Events of one user by (occurred_at, item_id, event_key), each key once. All of one length."""
+    """Events of one user by (occurred_at, item_id, event_key). All of one length.
+
+    A key is there once, or twice where a show and its click, known later, are both events.
+    """
 
     item_ids: list[str]
-    occurred_at: Int64  # us
+    occurred_at: Int64  # us, as features/known.py says
     labels: Float32
     event_keys: Int64  # convention.key_of_text of the event_id
     session_keys: Int64  # of the source's session id; NO_SESSION without
@@ -67,15 +70,14 @@ class History:
     """A user's newest events and their sessions."""
 
     events: Events  # at least one
-    sessions: Int64  # numbered within the user, from 0 at the oldest event there ever was
-    session_started_at: int  # us: where the uncut session of the first event began
+    sessions: Int64  # from 0 at the oldest of these events
 
 
 def live_events(events: Sequence[LiveEvent]) -> Events:
     """Of one user, as a tail's histories() gives them."""
     return Events(
         [event.item_id for event in events],
-        np.array([event.occurred_at for event in events], np.int64),
+        np.array([event.counts_from for event in events], np.int64),
         np.array([event.label for event in events], np.float32),
         np.array([key_of_text(event.event_id) for event in events], np.int64),
         np.array([NO_SESSION if e.session_id is None else key_of_text(e.session_id) for e in events], np.int64),
@@ -86,33 +88,21 @@ def merge(base: History | None, live: Events, rule: SessionRule, max_length: int
     """Both as one history of at most max_length events; base itself where live adds nothing to it.
 
     An event on both sides has the larger of its labels: an outcome that is not in the base yet, or no longer live.
-    Sessions go on from the base's number. Where older events were cut from the base, live ones from before its first
-    are cut too: the base is full, and what lay between is not known. A live part of max_length events may be cut as
-    well: sessions are numbered from what is there.
+    Either side may be cut to its newest max_length events: so is what is returned, and sessions are seen from
+    neighbours. Live events from before the first of a full base are left out: what lay between is not known.
     """
     if base is None:
-        return _numbered(live, rule, max_length, 0, None) if len(live) else None
+        return _numbered(live, rule, max_length) if len(live) else None
     stored = base.events
-    first_at, first_session = int(stored.occurred_at[0]), int(base.sessions[0])
-    if first_session > 0 or base.session_started_at < first_at:
+    if len(stored) >= max_length:
         live = live.cut(slice(_rank(live, stored.place(0)), None))
     stored, live = _each_once(stored, live)
-    if not len(live):
-        return base
-    both = _in_order(stored, live)
-    started_at = base.session_started_at if int(both.occurred_at[0]) >= first_at else None
-    return _numbered(both, rule, max_length, first_session, started_at)
+    return _numbered(_in_order(stored, live), rule, max_length) if len(live) else base
 
 
-def _numbered(
-    events: Events, rule: SessionRule, max_length: int, first_session: int, started_at: int | None
-) -> History:
-    first = np.zeros(len(events), bool)
-    first[0] = True
-    begun = None if started_at is None else np.array([started_at], np.int64)
-    sessions, started = number_sessions(rule, first, events.occurred_at, events.session_keys, begun)
-    kept = slice(max(len(events) - max_length, 0), None)
-    return History(events.cut(kept), sessions[kept] + first_session, int(started[kept][0]))
+def _numbered(events: Events, rule: SessionRule, max_length: int) -> History:
+    events = events.cut(slice(max(len(events) - max_length, 0), None))
+    return History(events, number_sessions(rule, np.arange(len(events)) == 0, events.occurred_at, events.session_keys))
 
 
 def _rank(events: Events, place: tuple[int, str, int]) -> int:
@@ -124,17 +114,30 @@ def _rank(events: Events, place: tuple[int, str, int]) -> int:
 
 
 def _each_once(stored: Events, live: Events) -> tuple[Events, Events]:
-    """Without what both hold: of such an event the side with the larger label keeps it, of equals the stored one."""
+    """Without what both hold: of such an event the side with the larger label keeps it, of equals the stored one.
+
+    A click and its show are one event where they are of one time.
+    """
     if set(stored.event_keys.tolist()).isdisjoint(live.event_keys.tolist()):
         return stored, live
-    shared = np.flatnonzero(np.isin(live.event_keys, stored.event_keys))
-    by_key = np.argsort(stored.event_keys, kind="stable")
-    twins = by_key[np.searchsorted(stored.event_keys, live.event_keys[shared], sorter=by_key)]
-    is_larger = live.labels[shared] > stored.labels[twins]
-    live = live.take(np.delete(np.arange(len(live)), shared[~is_larger]))
-    if is_larger.any():
-        stored = stored.take(np.delete(np.arange(len(stored)), twins[is_larger]))
-    return stored, live
+    held = {_name(stored, row): row for row in np.flatnonzero(np.isin(stored.event_keys, live.event_keys)).tolist()}
+    stale: list[int] = []
+    known: list[int] = []
+    for row in np.flatnonzero(np.isin(live.event_keys, stored.event_keys)).tolist():
+        key, is_click = _name(live, row)
+        twin = held.get((key, is_click))
+        if twin is None:
+            other = held.get((key, not is_click))
+            twin = other if other is not None and stored.occurred_at[other] == live.occurred_at[row] else None
+        if twin is not None:
+            is_larger = live.labels[row] > stored.labels[twin]
+            (stale if is_larger else known).append(twin if is_larger else row)
+    live = live.take(np.delete(np.arange(len(live)), np.array(known, np.int64)))
+    return (stored.take(np.delete(np.arange(len(stored)), np.array(stale, np.int64))) if stale else stored), live
+
+
+def _name(events: Events, row: int) -> tuple[int, bool]:
+    return int(events.event_keys[row]), bool(events.labels[row] >= CLICKED)
 
 
 def _in_order(stored: Events, live: Events) -> Events:

@@ -4,10 +4,12 @@ What is appended is durable when append returns and is seen by the next read, in
 """
 
 import json
+import logging
 import sqlite3
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -22,13 +24,17 @@ from google.protobuf.message import DecodeError
 
 from contracts.errors import InputError
 from features import online_rows
+from features.clock import Clock, wall_us
+from features.convention import micros
 from features.counters import Counters
 from features.live_counters import LiveCounters
 from features.live_event import Fate, LiveEvent
-from features.live_tail import LiveTail
+from features.live_tail import LiveTail, Marks
 from features.online_config import config
 from features.state import LOG, absorbed_upto, is_current, loaded_into, read_stamp
 from features.tails import claim, engine, open_tail, place_of, redis_address
+
+log = logging.getLogger("leitmotif")
 
 Int64 = npt.NDArray[np.int64]
 
@@ -76,7 +82,9 @@ class _Progress:
     """How much of the tail the counters hold."""
 
     seq: int  # of the newest event counted, or held by the log
-    newest_at: int  # us, of the newest live event; 0 where there is none
+    newest_at: int  # us, of the newest live event, as it counts; 0 where there is none
+    origin: int = 0  # of the tail, as Marks; 0: not known
+    follows_log: bool = False
     lock: Lock = field(default_factory=Lock)
 
 
@@ -91,8 +99,10 @@ class OnlineStore:
     logged_end: int  # 1 us after the log's newest event
     absorbed_seq: int  # the tail's live events up to this one are in the log
     live: LiveCounters
+    keep_from: int | None  # us: what is older extends no history (history.retention_s); None: all does
     tail: LiveTail
     progress: _Progress
+    clock: Clock  # the wall clock, until follow_log
 
     @classmethod
     def open(cls, state: Path, tail_of: Path | None = None) -> "OnlineStore":
@@ -125,8 +135,10 @@ class OnlineStore:
     def _read_state(cls, state: Path, stamp: Mapping[str, Any], tail_of: Path) -> "OnlineStore":
         ids = json.loads((state / "ids.json").read_text(encoding="utf-8"))
         positions = ({name: position for position, name in enumerate(ids[kind])} for kind in ("items", "users"))
-        tail = open_tail(tail_of)
-        absorbed_seq = absorbed_upto(stamp, tail.engine)
+        own = tail_of == state
+        absorbed_seq = absorbed_upto(stamp, engine())
+        tail = open_tail(tail_of, absorbed_seq if own else 0)
+        bucket_us = micros(stamp["settings"]["statistics"]["bucket_s"])
         feast = FeatureStore(config=config(state, "file", tail_of))
         store = cls(
             feast=feast,
@@ -135,9 +147,11 @@ class OnlineStore:
             settings=stamp["settings"],
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
-            live=LiveCounters(Counters.load(state), *positions),
+            keep_from=stamp.get("keep_from_us"),
+            live=LiveCounters(Counters.load(state), *positions, bucket_us=bucket_us),
             tail=tail,
             progress=_Progress(absorbed_seq, 0),
+            clock=Clock(),
         )
         if not online_rows.is_of(store.feast, stamp["snapshot_id"]):
             raise InputError(
@@ -146,6 +160,15 @@ class OnlineStore:
             )
         _check_owner(store.tail, tail_of, stamp)
         store.history("")  # Feast opens its database at the first read: before a newer load removes the folder
+        if own and (newest := tail.marks().newest) < absorbed_seq:
+            log.warning(
+                "%s holds live events until %s, and what is loaded some until %s: it is new, another one, or was "
+                "emptied. In another clone that is as it should be. Where this service ran before, stop it and bring "
+                "back what was there: live events after the last `make absorb` are there alone.",
+                place_of(state),
+                _seconds(newest),
+                _seconds(absorbed_seq),
+            )
         store.refresh()
         return store
 
@@ -158,6 +181,15 @@ class OnlineStore:
     def log_end(self) -> int:
         """1 us after the newest event, logged or live, in microseconds: a request then sees all of them."""
         return max(self.logged_end, self.progress.newest_at + 1)
+
+    def follow_log(self) -> None:
+        """Let `now` be the log's end, and go on from there at the pace of the wall clock: for all who serve this log.
+
+        Where another process has begun with it already, or this one before it was started again, as it did then; but
+        never before the log's end.
+        """
+        self.clock.behind_us = self.tail.behind(wall_us() - self.logged_end)
+        self.progress.follows_log = True
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """Keep live events durably, all or none; what became of each. Raises InputError where the tail fails.
@@ -174,14 +206,28 @@ class OnlineStore:
 
         Raises StaleStoreError where a newer load must be opened.
         """
-        newest, pruned = self.tail.marks()
-        if pruned > self.absorbed_seq:
+        marks = self.tail.marks()
+        self._check_origin(marks)
+        if self.progress.follows_log and marks.behind is not None:
+            self.clock.behind_us = marks.behind
+        if marks.pruned > self.absorbed_seq:
             raise StaleStoreError(
                 f"Live events that snapshot {self.snapshot_id[:12]} lacks have left the tail: a newer load holds them. "
                 "Open the store again; where that says the same, `dvc repro` and `make load` bring it up to date."
             )
-        if newest > self.progress.seq:
+        if marks.newest > self.progress.seq:
             self._count()
+
+    def _check_origin(self, marks: Marks) -> None:
+        """What has been counted of a tail that is gone is counted no more: a store opened anew reads this one."""
+        known, self.progress.origin = self.progress.origin, marks.origin or self.progress.origin
+        if known not in (0, marks.origin):
+            if self.progress.follows_log:
+                self.tail.behind(self.clock.behind_us)  # time goes on as it did
+            raise StaleStoreError(
+                f"The live events that were counted, until {_seconds(self.progress.seq)}, are not there any more: "
+                "their store was lost, emptied or replaced. Open the store again: it goes on with what is there."
+            )
 
     def _count(self) -> None:
         """All that the tail holds and the counters do not."""
@@ -189,7 +235,7 @@ class OnlineStore:
             while rows := self.tail.since(self.progress.seq):
                 events = [event for _, event in rows]
                 self.live.add(events)
-                self.progress.newest_at = max(self.progress.newest_at, *(event.occurred_at for event in events))
+                self.progress.newest_at = max(self.progress.newest_at, *(event.counts_from for event in events))
                 self.progress.seq = rows[-1][0]
 
     def drop(self) -> None:
@@ -259,6 +305,10 @@ def _check_owner(tail: LiveTail, state: Path, stamp: Mapping[str, Any]) -> None:
             f"loaded from ({log}). If that is another log, give it a name of its own: "
             '`make set ARGS="source.id=..."`. If it is the same log, moved, `make absorb` says what to write.'
         )
+
+
+def _seconds(at: int) -> str:
+    return datetime.fromtimestamp(at / 1e6, UTC).isoformat(timespec="seconds") if at else "never"
 
 
 def _history(values: Mapping[str, Value]) -> UserHistory | None:

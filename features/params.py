@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, Strict, model_validator
 
-from contracts.section import Section
+from contracts.section import Distinct, Section, Several
 
 LONGEST_S = 100 * 365 * 86_400
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
@@ -24,7 +24,7 @@ def _no_number(value: object) -> object:
     return value
 
 
-Moment = Annotated[datetime, AfterValidator(_in_utc), BeforeValidator(_no_number)]
+Moment = Annotated[datetime, Strict(False), AfterValidator(_in_utc), BeforeValidator(_no_number)]
 """A time; without a zone it is UTC."""
 
 
@@ -56,6 +56,7 @@ class ColumnParams(Section):
     position: str | None
     session_id: str | None
     event_id: str | None
+    known_at: str | None  # as occurred_at: when it was known what became of the row
     title: str | None
     categories: str | None  # one value, or several joined by "|", or a list
     published_at: str | None  # as occurred_at
@@ -85,7 +86,7 @@ class SourceParams(Section):
     columns: ColumnParams  # table only
     time_unit: Literal["s", "ms", "us", "iso"]  # table only
     format: Literal["auto", "csv", "tsv", "semicolon", "pipe", "double_colon", "parquet"]  # table only
-    null_words: tuple[str, ...]  # table and movielens: texts that say that nothing was given
+    null_words: Several[str]  # table and movielens: texts that say that nothing was given
     label_threshold: float  # table and movielens: clicked = label >= this
     join_s: Seconds  # rows of one item in one request are one row, up to this far apart
     negatives: Annotated[int, Field(ge=0, le=1000)]  # unclicked items sampled for each request of clicks alone
@@ -159,7 +160,7 @@ class HistoryParams(Section):
     labels: Literal["clicked", "all"]
     lag_s: Seconds  # events younger than this at the request's time are not yet known
     session_gap_s: Duration
-    session_max_s: Duration | None  # a longer session is cut into pieces of this length; null: never
+    session_max_s: Duration | None  # a session ends at every multiple of this since 1970; null: at none
     retention_s: Duration | None  # events older than this at the log's end are left out; null: all are kept
     max_length: PositiveInt  # newest events kept online
 
@@ -168,12 +169,12 @@ class StatisticsParams(Section):
     """Cumulative counters and how late they are known."""
 
     bucket_s: Seconds  # 0: one row at each time at which something happened
-    windows_s: tuple[Annotated[int, Field(gt=0, le=LONGEST_S)], ...]  # trailing windows; the total is always there
+    windows_s: Distinct[Annotated[int, Field(gt=0, le=LONGEST_S)]]  # trailing windows; the total is always there
     shows_lag_s: Seconds
     clicks_lag_s: Seconds
     user_lag_s: Seconds
     context: bool  # also read device, subscription, the item on whose page the request was made, and the hour
-    devices: tuple[str, ...]  # the log's own names of the kinds of device that are told apart
+    devices: Distinct[str]  # the log's own names of the kinds of device that are told apart
     coclick_rank: Annotated[int, Field(ge=0, le=1024)]  # length of the users' factors of past clicks; 0: none are made
     coclick_period_s: Annotated[float, Field(ge=60, le=LONGEST_S)]  # how often they are made anew
     in_list: bool  # also compare a candidate with its list: offline only, a list served is not the one that was seen
@@ -218,6 +219,9 @@ class AuditParams(Section):
 class MaterializeParams(Section):
     """Reading back what Feast was given, and what it must hold."""
 
+    num_read_back: (
+        PositiveInt | None
+    )  # of the users that were written and of the others, and so of the items; null: all
     num_parity_requests: PositiveInt
     replay_share: Annotated[float, Field(gt=0, le=1)]  # of the log's requests, the latest: these are replayed live
     max_lag_s: Duration  # how far a view's newest event may lie behind the log's

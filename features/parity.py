@@ -1,7 +1,7 @@
 """An online store, loaded or fed live, and the offline tables -> how many values the two sides read otherwise."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,15 @@ class Comparison:
             self.first.append({"whose": whose, "field": name, "offline": _short(offline), "online": _short(online)})
 
 
-def compare_snapshot(store: OnlineStore, snapshot: Path) -> tuple[Comparison, Comparison]:
-    """Read every user and every item back from Feast: is it what the snapshot holds?"""
+def compare_snapshot(
+    store: OnlineStore, snapshot: Path, sample: Callable[[str, pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None
+) -> tuple[Comparison, Comparison]:
+    """Read users and items back from Feast: is it what the snapshot holds?
+
+    sample: a view's name and all of its ids -> which of them are read; None: every one.
+    """
     users, items = Comparison(), Comparison()
-    for batch in pq.ParquetFile(snapshot / "user_history.parquet").iter_batches(USERS_AT_ONCE):
-        rows = batch.to_pylist()
+    for rows in _rows(snapshot, "user_history", "user_id", sample):
         for row, online in zip(rows, store.histories([row["user_id"] for row in rows]), strict=True):
             online = online or NO_HISTORY
             pairs = {
@@ -62,8 +66,7 @@ def compare_snapshot(store: OnlineStore, snapshot: Path) -> tuple[Comparison, Co
                 "sessions": (np.array(row["sessions"], np.int64), online.session),
             }
             users.compare(row["user_id"], pairs)
-    for batch in pq.ParquetFile(snapshot / "item_profile.parquet").iter_batches(USERS_AT_ONCE):
-        rows = batch.to_pylist()
+    for rows in _rows(snapshot, "item_profile", "item_id", sample):
         for row, online in zip(rows, store.profiles([row["item_id"] for row in rows]), strict=True):
             names = ItemProfile._fields
             found = online or ItemProfile(None, [], None, None)
@@ -72,15 +75,34 @@ def compare_snapshot(store: OnlineStore, snapshot: Path) -> tuple[Comparison, Co
     return users, items
 
 
+def _rows(
+    snapshot: Path, view: str, key: str, sample: Callable[[str, pa.ChunkedArray], npt.NDArray[np.bool_]] | None
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a view's file, some at a time; of a sample, only its own."""
+    parquet = pq.ParquetFile(snapshot / f"{view}.parquet")
+    chosen = None if sample is None else sample(view, parquet.read(columns=[key])[key])
+    first = 0
+    for batch in parquet.iter_batches(USERS_AT_ONCE):
+        here = batch if chosen is None else batch.filter(pa.array(chosen[first : first + len(batch)]))
+        first += len(batch)
+        if len(here):
+            yield here.to_pylist()
+
+
 def compare_requests(
-    store: OnlineStore, data: Path, spec: FeatureSpec, max_length: int, num_requests: int
+    store: OnlineStore,
+    data: Path,
+    spec: FeatureSpec,
+    max_length: int,
+    num_requests: int,
+    log: "OfflineLog | None" = None,
 ) -> tuple[Comparison, int]:
     """Encode the same requests from the flat arrays and from a loaded store: are the tensors equal, bit by bit?
 
     Requests are spread evenly over the log. Those that look further back than the newest max_length events that the
-    store keeps are left out; returns their number beside the comparison.
+    store keeps are left out; returns their number beside the comparison. log: of data, where it is open already.
     """
-    log = _Log.open(data)
+    log = log or OfflineLog.open(data)
     total = np.diff(log.histories.offsets)[log.user]
     inside = np.maximum(log.end - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
     comparison = Comparison()
@@ -89,21 +111,26 @@ def compare_requests(
     return comparison, int((~inside).sum())
 
 
-def replay_from(data: Path, share: float) -> int:
+def replay_from(data: Path, share: float, log: "OfflineLog | None" = None) -> int:
     """Where the latest share of a log's requests begins, in microseconds."""
-    at = _Log.open(data).at
+    at = (log or OfflineLog.open(data)).at
     return int(np.sort(at)[min(int((1 - share) * len(at)), len(at) - 1)])
 
 
 def replay_requests(
-    replay: Replay, data: Path, spec: FeatureSpec, from_us: int, num_requests: int
+    replay: Replay,
+    data: Path,
+    spec: FeatureSpec,
+    from_us: int,
+    num_requests: int,
+    log: "OfflineLog | None" = None,
 ) -> tuple[Comparison, int]:
     """The same with a store that is fed live, up to each request's time: does it answer as the flat arrays then would?
 
     Requests are spread evenly over those from from_us on, where the replay begins. Left out, and counted, are those of
     which the store's newest max_length events are too young to be known by then, so that older ones lack.
     """
-    log, comparison, left_out = _Log.open(data), Comparison(), 0
+    log, comparison, left_out = log or OfflineLog.open(data), Comparison(), 0
     for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
         replay.upto(request.at)
         online = replay.store.history(log.user_id(request)) or NO_HISTORY
@@ -117,7 +144,12 @@ def replay_requests(
 
 
 def _compare(
-    comparison: Comparison, spec: FeatureSpec, log: "_Log", store: OnlineStore, request: "_Request", online: UserHistory
+    comparison: Comparison,
+    spec: FeatureSpec,
+    log: "OfflineLog",
+    store: OnlineStore,
+    request: "_Request",
+    online: UserHistory,
 ) -> None:
     """One request, by the tensors of its history and the scalars of its candidates. online: its user's, as read."""
     user_id = log.user_id(request)
@@ -148,8 +180,8 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class _Log:
-    """What training reads; a request's place is its request_index."""
+class OfflineLog:
+    """What training reads; a request's place is its request_index. Opened once, since it builds all counters."""
 
     histories: UserHistories
     counters: Counters
@@ -163,7 +195,7 @@ class _Log:
     contexts: pa.Table
 
     @classmethod
-    def open(cls, data: Path) -> "_Log":
+    def open(cls, data: Path) -> "OfflineLog":
         histories = UserHistories.open(data / "user_histories")
         table = pq.read_table(data / "impressions" / "impressions.parquet")
         index = table["request_index"].to_numpy()

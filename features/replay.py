@@ -1,4 +1,4 @@
-"""A log's tables -> a scratch online store: loaded as of a time, then fed live, event by event, as the log happened.
+"""A log's tables -> a scratch online store: loaded as of a time, then fed live, event by event, as they became known.
 
 What it reads at a time is what serving would have read then; features/parity.py and the stage package hold training's
 reads against it.
@@ -23,14 +23,14 @@ from feast import FeatureStore
 from contracts.publish import write_json
 from contracts.schema import ROLE_HISTORY, TIME
 from features import online_rows
-from features.convention import CLICKED
+from features.convention import CLICKED, counted_at, micros
 from features.counters import Counters
 from features.feast_repository import read_settings, sequence_definitions
 from features.history_reader import UserHistories
-from features.live_event import EVENT, LiveEvent
+from features.known import times_in
+from features.live_event import EVENT, OUTCOME, LiveEvent
 from features.online import OnlineStore
 from features.online_config import config
-from features.sessions import SessionRule
 from features.snapshot import user_history_rows
 from features.state import STAMP
 
@@ -39,80 +39,147 @@ REPLAY = "replay"
 COLUMNS = ("event_id", "user_id", "item_id", "occurred_at", "label", "role", "impression_id", "position", "session_id")
 
 
+DELAY = "label_delay_s"
+"""The setting of a snapshot: how long after its row a click was known of which the log does not say it."""
+
+
+@dataclass
+class Feed:
+    """Live events, in the order in which they became known."""
+
+    events: pa.Table  # COLUMNS, revision, known_at (us)
+    times: npt.NDArray[np.int64]  # [E] us, when each is fed
+    occurred_at: npt.NDArray[np.int64]  # [E] us
+    in_history: npt.NDArray[np.bool_]  # [E]
+
+
 @dataclass
 class Replay:
     """A store that has seen the log up to a time."""
 
     store: OnlineStore
-    events: pa.Table  # COLUMNS, in order of time: what is still to come, from `fed` on
-    times: npt.NDArray[np.int64]  # [E] us
-    in_history: npt.NDArray[np.bool_]  # [E]
+    feed: Feed  # what is still to come, from `fed` on
     max_length: int  # of a user's events, how many the store keeps
     fed: int = 0
 
     def upto(self, at: int) -> None:
-        """Append every event up to and with a time, in microseconds; those at it must change nothing at it."""
-        end = int(np.searchsorted(self.times, at, side="right"))
+        """Append all that was known up to and with a time, us; what became known at it must change nothing at it."""
+        end = int(np.searchsorted(self.feed.times, at, side="right"))
         if end <= self.fed:
             return
-        here = slice(self.fed, end)
-        told = {name: self.events[name].slice(self.fed, end - self.fed).to_pylist() for name in COLUMNS}
-        told |= {"occurred_at": self.times[here].tolist(), "in_history": self.in_history[here].tolist()}
+        here, came = slice(self.fed, end), self.feed.events.slice(self.fed, end - self.fed)
+        told = {name: came[name].to_pylist() for name in came.column_names}
+        told |= {"occurred_at": self.feed.occurred_at[here].tolist(), "in_history": self.feed.in_history[here].tolist()}
         names, rows = list(told), zip(*told.values(), strict=True)
-        events = [LiveEvent(revision=EVENT, **dict(zip(names, row, strict=True))) for row in rows]
+        events = [LiveEvent(**dict(zip(names, row, strict=True))) for row in rows]
         self.store.append(events)
         self.fed = end
 
 
 @contextmanager
-def replaying(data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Path) -> Iterator[Replay]:
-    """A replay of data/<source> whose base holds what was before from_us.
+def replaying(
+    data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Path, counters: Counters | None = None
+) -> Iterator[Replay]:
+    """A replay of data/<source> whose base holds what was before from_us, or before the bucket in which that lies.
 
     snapshot: what snapshot.json holds. folder: for the scratch store; removed with all that it held.
+    counters: of data, by the numbers of user_histories, where they are built already.
     """
     folder.mkdir(parents=True)
     state = folder / "feast"
+    bucket_us = micros(snapshot["settings"]["statistics"]["bucket_s"])
+    from_us = counted_at(from_us, bucket_us) - bucket_us  # a bucket is in the base as a whole, or all of it is fed
     try:
         histories = UserHistories.open(data / "user_histories")
-        _load(state, data, histories, snapshot, from_us)
+        _load(state, data, histories, snapshot, from_us, bucket_us, counters)
         store = OnlineStore.open(state)
-        events = _events(data, from_us)
-        times = pc.cast(events["occurred_at"], pa.int64()).to_numpy()
         try:
-            yield Replay(store, events, times, _in_history(events, times, snapshot), snapshot["max_length"])
+            yield Replay(store, _feed(data, from_us, snapshot), snapshot["max_length"])
         finally:
             store.drop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _load(state: Path, data: Path, histories: UserHistories, snapshot: Mapping[str, Any], from_us: int) -> None:
+def _load(
+    state: Path,
+    data: Path,
+    histories: UserHistories,
+    snapshot: Mapping[str, Any],
+    from_us: int,
+    bucket_us: int,
+    counters: Counters | None,
+) -> None:
     """A state folder as features.load makes it, of what was known at from_us."""
     state.mkdir()
     items, users = histories.vocabulary["item_id"], histories.user_ids
-    Counters.from_folder(data, items, users).before(from_us).save(state)
+    (counters or Counters.from_folder(data, items, users)).before(from_us, bucket_us).save(state)
     ids = {"items": items.to_pylist(), "users": users.to_pylist()}
     (state / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     feast = FeatureStore(config=config(state, offline="file"))
     history, _ = read_settings(data / "feature_snapshot", snapshot)
     feast.apply(sequence_definitions(data, data / "feature_snapshot", history))
     view = feast.get_feature_view("user_history")
-    rule = SessionRule.of(history.session_gap_s, history.session_max_s)
-    for rows in user_history_rows(histories, rule, history.max_length, before_us=from_us):
+    for rows in user_history_rows(histories, history.max_length, before_us=from_us):
         online_rows.write(feast, view, rows)
     online_rows.mark(feast, REPLAY)
     stamp = {"snapshot_id": REPLAY, "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": {}}
     write_json(state / STAMP, stamp)
 
 
-def _events(data: Path, from_us: int) -> pa.Table:
+def _feed(data: Path, from_us: int, snapshot: Mapping[str, Any]) -> Feed:
+    """What counts from from_us on: a row and its click each as it became known, so that none is fed with its future."""
     log = ds.dataset(data / "validated_interactions", format="parquet")
-    came = log.to_table(columns=list(COLUMNS), filter=ds.field("occurred_at") >= pa.scalar(from_us).cast(TIME))
-    return came.sort_by([("occurred_at", "ascending"), ("event_id", "ascending")])
+    start = pa.scalar(from_us).cast(TIME)
+    came = ds.field("occurred_at") >= start
+    came = came | (ds.field("known_at") >= start) | (ds.field("arrived_at") >= start)
+    rows = log.to_table(columns=[*COLUMNS, "known_at", "arrived_at"], filter=came)
+    row_at, click_at = times_in(rows)
+    clicked = rows["label"].to_numpy() >= CLICKED
+    delay_us = micros(snapshot["settings"].get(DELAY, 0))
+    untold = clicked & rows["known_at"].is_null().to_numpy() & rows["arrived_at"].is_null().to_numpy() & (delay_us > 0)
+    later = (click_at > row_at) | untold
+    shown = np.where(later, 0, rows["label"].to_numpy())
+    parts = [
+        _part(rows, row_at >= from_us, EVENT, row_at, row_at, shown, "arrived_at"),
+        _part(rows, later & (click_at >= from_us), OUTCOME, click_at, click_at + untold * delay_us, None, "known_at"),
+    ]
+    events = pa.concat_tables(parts)
+    events = events.sort_by([(name, "ascending") for name in ("fed_at", "event_id", "revision")])
+    return Feed(
+        events=events.select([*COLUMNS, "revision", "known_at"]),
+        times=events["fed_at"].to_numpy(),
+        occurred_at=pc.cast(events["occurred_at"], pa.int64()).to_numpy(),
+        in_history=_in_history(events, snapshot),
+    )
 
 
-def _in_history(events: pa.Table, times: npt.NDArray[np.int64], snapshot: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    kept = times >= (snapshot.get("keep_from_us") or np.iinfo(np.int64).min)
+def _part(
+    rows: pa.Table,
+    chosen: npt.NDArray[np.bool_],
+    revision: int,
+    counts_from: npt.NDArray[np.int64],
+    fed_at: npt.NDArray[np.int64],
+    label: npt.NDArray[np.float32] | None,
+    known_at: str,
+) -> pa.Table:
+    """The chosen rows as live events. known_at: the column that says when this of them was known."""
+    table = rows.select(COLUMNS)
+    if label is not None:
+        table = table.set_column(COLUMNS.index("label"), "label", pa.array(label.astype(np.float32)))
+    more = {
+        "revision": pa.repeat(pa.scalar(revision, pa.int8()), len(rows)),
+        "known_at": rows[known_at].cast(pa.int64()),
+        "counts_from": pa.array(counts_from),
+        "fed_at": pa.array(fed_at),
+    }
+    for name, column in more.items():
+        table = table.append_column(name, column)
+    return table.filter(pa.array(chosen))
+
+
+def _in_history(events: pa.Table, snapshot: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    kept = events["counts_from"].to_numpy() >= (snapshot.get("keep_from_us") or np.iinfo(np.int64).min)
     if snapshot["settings"]["labels"] == "all":
         return kept
     clicked = events["label"].to_numpy() >= CLICKED

@@ -58,7 +58,7 @@ class Moved:
 class Blocks:
     """B blocks of a range of users in order of time, ties by user; and their rows, each in a request's order."""
 
-    requests: pa.Table  # request_at, user_index, ordinal, end_offset, num_rows, first_row
+    requests: pa.Table  # request_at, user_index, ordinal, end_offset, num_rows, first_row, known_at
     rows: pa.Table  # item_index, label
 
     def write(self, folder: Path, number: int) -> None:
@@ -97,6 +97,7 @@ def find_blocks(
         "end_offset": ends[order].astype(np.int32),
         "num_rows": counts[order].astype(np.int32),
         "first_row": np.cumsum(counts[order]) - counts[order],
+        "known_at": _known_at(rows, place, starts)[order],
     }
     inside = place[_within_blocks(rows, place, np.repeat(np.arange(len(starts)), counts))]
     inside = inside[spread(starts[order], counts[order])]
@@ -131,6 +132,17 @@ def spread(starts: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]) -> 
     """starts[0], starts[0] + 1, ... counts[0] of them, then the same of starts[1], and so on."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
+
+
+NOT_LATER = 0
+"""The known_at of a request of which nothing was known later than it happened."""
+
+
+def _known_at(rows: Rows, place: Int64, starts: Int64) -> Int64:
+    """[B] when the last was known of what was known later than it happened, of rows that begin at starts of place."""
+    click_at = rows.click_at[place]
+    late = np.where(click_at > rows.occurred_at[place], click_at, NOT_LATER)
+    return np.maximum.reduceat(late, starts) if len(starts) else np.zeros(0, np.int64)
 
 
 def _within_blocks(rows: Rows, place: Int64, block: Int64) -> Int64:

@@ -23,7 +23,7 @@ from contracts import schema
 from features import engine
 from features.history_pieces import Piece
 from features.history_users import UserLog
-from features.request_rows import Blocks, Moved, read_end_offsets, spread
+from features.request_rows import NOT_LATER, Blocks, Moved, read_end_offsets, spread
 
 Int64 = npt.NDArray[np.int64]
 
@@ -39,6 +39,7 @@ class Requests:
     name: pa.ChunkedArray  # [R]
     end_offset: npt.NDArray[np.int32]  # [R]
     num_rows: npt.NDArray[np.int32]  # [R]
+    known_at: Int64  # [R] us; NOT_LATER where nothing was known later than it happened
     item_index: npt.NDArray[np.int32]  # [N]
     label: npt.NDArray[np.float32]  # [N]
 
@@ -64,7 +65,7 @@ def write_requests(
                 made = list(_blocks_between(blocks, user_ids, first_us, end_us))
                 requests = named.between(first_us, end_us)
                 requests = _in_order([requests, *made]) if made else requests
-                append_names(num_requests, requests.name)
+                append_names(num_requests, requests)
                 append_rows(_impressions(num_requests, requests))
                 num_requests += len(requests.request_at)
     return num_requests
@@ -97,6 +98,7 @@ class _Named:
     request_at: Int64
     row_offsets: Int64
     end_offset: npt.NDArray[np.int32]
+    known_at: Int64
     goes: npt.NDArray[np.bool_]  # it began in an earlier piece
     moved: Moved
 
@@ -109,7 +111,12 @@ class _Named:
         goes = np.zeros(len(held), bool)
         goes[moved.from_place[moved.from_piece == place]] = True
         at, counts = held["request_at"].to_numpy(), held["num_rows"].to_numpy()
-        return cls(users, place, held, at, np.r_[0, np.cumsum(counts, dtype=np.int64)], ends, goes, moved)
+        known, mine = _known_at(held), moved.to_piece == place
+        for piece in np.unique(moved.from_piece[mine]):
+            later = mine & (moved.from_piece == piece)
+            told = _known_at(users.pieces[int(piece)].table("requests"))
+            np.maximum.at(known, moved.to_place[later], told[moved.from_place[later]])
+        return cls(users, place, held, at, np.r_[0, np.cumsum(counts, dtype=np.int64)], ends, known, goes, moved)
 
     def between(self, first_us: int, end_us: int) -> Requests:
         """Requests at times [first, end)."""
@@ -132,8 +139,9 @@ class _Named:
             item_index, label = item_index[of_staying], label[of_staying]
         user = members[held["user_code"].to_numpy()][stays]
         name = held["impression_id"].filter(pa.array(stays))
+        at, known = self.request_at[first:end][stays], self.known_at[first:end][stays]
         ends = self.end_offset[first:end][stays]
-        return Requests(self.request_at[first:end][stays], user, name, ends, counts[stays], item_index, label)
+        return Requests(at, user, name, ends, counts[stays], known, item_index, label)
 
     def _with_later(
         self, of: Int64, item_index: npt.NDArray[np.int32], asked: pa.Table, mine: Int64
@@ -155,6 +163,11 @@ class _Named:
         return of[order], item_index[order], label[order]
 
 
+def _known_at(requests: pa.Table) -> Int64:
+    """A copy, to be written to."""
+    return requests["known_at"].fill_null(NOT_LATER).to_numpy().copy()
+
+
 def _blocks_between(
     blocks: Sequence[Blocks], user_ids: pa.ChunkedArray, first_us: int, end_us: int
 ) -> Iterator[Requests]:
@@ -170,17 +183,16 @@ def _blocks_between(
         user = held["user_index"].to_numpy()
         ordinal = held["ordinal"].cast(pa.string())
         name = pc.binary_join_element_wise(user_ids.take(pa.array(user)), ordinal, "/")
-        ends, item_index, label = held["end_offset"], rows["item_index"], rows["label"]
-        yield Requests(
-            at[first:end], user, name, ends.to_numpy(), counts[first:end], item_index.to_numpy(), label.to_numpy()
-        )
+        ends, known = held["end_offset"].to_numpy(), held["known_at"].to_numpy()
+        item_index, label = rows["item_index"].to_numpy(), rows["label"].to_numpy()
+        yield Requests(at[first:end], user, name, ends, counts[first:end], known, item_index, label)
 
 
 def _in_order(parts: list[Requests]) -> Requests:
     """All of them by (time, user, name)."""
-    at, user, ends, counts, item_index, label = (
+    at, user, ends, counts, known, item_index, label = (
         np.concatenate([getattr(part, name) for part in parts])
-        for name in ("request_at", "user_index", "end_offset", "num_rows", "item_index", "label")
+        for name in ("request_at", "user_index", "end_offset", "num_rows", "known_at", "item_index", "label")
     )
     name = pa.chunked_array([chunk for part in parts for chunk in part.name.chunks], pa.string())
     order = np.lexsort((user, at))
@@ -193,8 +205,8 @@ def _in_order(parts: list[Requests]) -> Requests:
         order[places] = some[by_name.to_numpy()]
     starts = np.cumsum(counts, dtype=np.int64) - counts
     rows = spread(starts[order], counts[order])
-    names = name.take(pa.array(order))
-    return Requests(at[order], user[order], names, ends[order], counts[order], item_index[rows], label[rows])
+    of_requests = (at[order], user[order], name.take(pa.array(order)), ends[order], counts[order], known[order])
+    return Requests(*of_requests, item_index[rows], label[rows])
 
 
 def _impressions(first_index: int, requests: Requests) -> pa.Table:
@@ -206,10 +218,8 @@ def _impressions(first_index: int, requests: Requests) -> pa.Table:
 
 
 @contextmanager
-def _with_contexts(
-    connection: Backend, contexts: ir.Table, path: Path
-) -> Iterator[Callable[[int, pa.ChunkedArray], None]]:
-    """Append names of requests, numbered from a number on, to a file that also holds what contexts says of each."""
+def _with_contexts(connection: Backend, contexts: ir.Table, path: Path) -> Iterator[Callable[[int, Requests], None]]:
+    """Append the names of requests, numbered from a number on, to a file with what contexts says of each."""
     any_context = bool(connection.to_pyarrow(contexts.count()).as_py())
     held: list[pa.Table] = []
     with engine.row_groups(path, schema.REQUESTS) as append:
@@ -221,13 +231,16 @@ def _with_contexts(
                 joined = ibis.memtable(table).left_join(contexts, "impression_id").order_by("request_index")
                 table = connection.to_pyarrow(joined.select(*schema.REQUESTS.names))
             else:
-                empty = [pa.nulls(len(table), field.type) for field in list(schema.REQUESTS)[table.num_columns :]]
-                table = pa.table([*table.columns, *empty], names=schema.REQUESTS.names)
+                for field in schema.CONTEXTS:
+                    if field.name not in table.column_names:
+                        table = table.append_column(field.name, pa.nulls(len(table), field.type))
+                table = table.select(schema.REQUESTS.names)
             append(table)
 
-        def add(first_index: int, names: pa.ChunkedArray) -> None:
-            number = pa.array(np.arange(first_index, first_index + len(names), dtype=np.int32))
-            held.append(pa.table({"request_index": number, "impression_id": names}))
+        def add(first_index: int, requests: Requests) -> None:
+            number = pa.array(np.arange(first_index, first_index + len(requests.name), dtype=np.int32))
+            known = pa.array(requests.known_at, mask=requests.known_at == NOT_LATER).cast(schema.TIME)
+            held.append(pa.table({"request_index": number, "impression_id": requests.name, "known_at": known}))
             if sum(map(len, held)) >= SPAN_ROWS:
                 write()
 

@@ -27,7 +27,6 @@ ENCODE: dict[str, Callable[[History], Value]] = {
     "sessions": lambda history: Value(int64_list_val=Int64List(val=history.sessions.tolist())),
     "event_keys": lambda history: Value(int64_list_val=Int64List(val=history.events.event_keys.tolist())),
     "session_keys": lambda history: Value(int64_list_val=Int64List(val=history.events.session_keys.tolist())),
-    "session_started_at": lambda history: Value(int64_val=history.session_started_at),
 }
 """The features of a sequence view, all of them, by name."""
 
@@ -80,7 +79,7 @@ class SequenceView:
         if not live:
             return row
         if values and self._extend(values, live):
-            at = EPOCH + timedelta(microseconds=live[-1].occurred_at)
+            at = EPOCH + timedelta(microseconds=live[-1].counts_from)
             return at, values if requested is None else {name: values[name] for name in requested if name in values}
         base = self._decode(values)
         history = merge(base, live_events(live), self.rule, self.max_length)
@@ -104,23 +103,20 @@ class SequenceView:
         if not times or len({len(each) for each in (item_ids, labels, times, keys, of_sessions, sessions)}) > 1:
             return False
         events = live_events(live)
-        if live[0].occurred_at <= times[-1] or not frozenset(events.event_keys.tolist()).isdisjoint(list(keys)):
+        if live[0].counts_from <= times[-1] or not frozenset(events.event_keys.tolist()).isdisjoint(list(keys)):
             return False
-        first = np.arange(len(times) + len(live)) == 0
-        begun = np.array([values["session_started_at"].int64_val], np.int64)
-        at = np.concatenate([np.array(list(times), np.int64), events.occurred_at])
-        named = np.concatenate([np.array(list(of_sessions), np.int64), events.session_keys])
-        number, started = number_sessions(self.rule, first, at, named, begun)
-        sessions.extend((number[len(times) :] + sessions[0]).tolist())
+        cut = max(len(times) + len(live) - self.max_length, 0)
+        at = np.concatenate([np.array(list(times), np.int64), events.occurred_at])[cut:]
+        named = np.concatenate([np.array(list(of_sessions), np.int64), events.session_keys])[cut:]
+        number = number_sessions(self.rule, np.arange(len(at)) == 0, at, named)
         item_ids.extend(events.item_ids)
         times.extend(events.occurred_at.tolist())
         labels.extend(events.labels.tolist())
         keys.extend(events.event_keys.tolist())
         of_sessions.extend(events.session_keys.tolist())
-        if (cut := len(times) - self.max_length) > 0:
-            values["session_started_at"].int64_val = int(started[cut])
-            for each in (item_ids, labels, times, keys, of_sessions, sessions):
-                del each[:cut]
+        for each in (item_ids, labels, times, keys, of_sessions):
+            del each[:cut]
+        sessions[:] = number.tolist()
         return True
 
     def _decode(self, values: dict[str, Value] | None) -> History | None:
@@ -138,12 +134,12 @@ class SequenceView:
         sessions = _integers(values, "sessions")
         columns = (events.occurred_at, events.labels, events.event_keys, events.session_keys, sessions)
         lengths = [len(item_ids), *map(len, columns)]
-        if "session_started_at" not in values or len(set(lengths)) > 1:
+        if len(set(lengths)) > 1:
             raise InputError(
                 f"The view {self.name} holds a history whose lists have the lengths {lengths}, which should be one: "
                 "another version wrote it. `make load` loads it again."
             )
-        return History(events, sessions, values["session_started_at"].int64_val) if item_ids else None
+        return History(events, sessions) if item_ids else None
 
 
 def user_ids(view: SequenceView, keys: Sequence[EntityKey]) -> list[str]:

@@ -1,7 +1,9 @@
 """Events in order of (user, time) -> the session of each: the one rule, for histories offline and reads online. numpy.
 
-A session ends where nothing happened for a while, where it has lasted too long, or where the log says so: two
-neighbours that both carry the source's own session id are in one session if and only if the ids are equal.
+A session ends where nothing happened for a while, where a cell of a fixed grid of time ends, or where the log says so:
+two neighbours that both carry the source's own session id are in one session if and only if the ids are equal.
+Each of these is seen from two neighbours alone. So the newest events of a user have the sessions that they have in the
+whole history, whatever was cut off before them; a number means something only beside the others of its list.
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ class SessionRule:
     """When a session ends, in microseconds."""
 
     gap_us: int  # a gap longer than this ends a session; one of exactly this length does not
-    max_us: int | None  # an unstated session is cut into pieces of this length from its first event; None: never
+    max_us: int | None  # an unstated session ends at every multiple of this since 1970; None: at none
 
     @classmethod
     def of(cls, gap_s: float, max_s: float | None) -> "SessionRule":
@@ -31,30 +33,21 @@ class SessionRule:
         return cls(micros(gap_s), None if max_s is None else micros(max_s))
 
 
-def number_sessions(
-    rule: SessionRule, first: Bool, occurred_at: Int64, session_key: Int64, started_at: Int64 | None = None
-) -> tuple[Int64, Int64]:
-    """(session, started_at), each [E], of E events: the session's number within its user, from 0, and its uncut start.
+def number_sessions(rule: SessionRule, first: Bool, occurred_at: Int64, session_key: Int64) -> Int64:
+    """[E] of E events: the session's number within its user, from 0 at the user's first event here.
 
     first: whether an event is the first of its user. occurred_at: us, ascending within a user. session_key: a hash of
-    the source's session id, NO_SESSION without. started_at: [number of users] where each one's first session began, us;
-        earlier than its first event where the history was cut. None: with its first event.
+    the source's session id, NO_SESSION without.
     """
     if not len(occurred_at):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.zeros(0, np.int64)
     both_stated = (session_key[1:] != NO_SESSION) & (session_key[:-1] != NO_SESSION)
+    is_over = occurred_at[1:] - occurred_at[:-1] > rule.gap_us
+    if rule.max_us is not None:
+        cell = occurred_at // rule.max_us
+        is_over |= cell[1:] != cell[:-1]
     opens = first.copy()
     opens[0] = True
-    is_over = occurred_at[1:] - occurred_at[:-1] > rule.gap_us
     opens[1:] |= np.where(both_stated, session_key[1:] != session_key[:-1], is_over)
-    starts = np.flatnonzero(opens)
-    begun = occurred_at[starts]
-    if started_at is not None:
-        begun[first[starts]] = started_at
     number = np.cumsum(opens)
-    started = begun[number - 1]
-    if rule.max_us is not None:
-        piece = (occurred_at - started) // rule.max_us
-        opens[1:] |= ~both_stated & (piece[1:] != piece[:-1])
-        number = np.cumsum(opens)
-    return number - np.maximum.accumulate(np.where(first, number, 0)), started
+    return number - np.maximum.accumulate(np.where(first, number, 0))

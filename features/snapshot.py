@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
-from features.history_reader import UserHistories
+from features.history_reader import UserHistories, from_first
 from features.live_event import ENGINES
-from features.sessions import SessionRule, number_sessions
 from features.state import LOG
 
 ITEM_PROFILE = pa.schema(
@@ -47,9 +46,8 @@ def write_snapshot(
     keep_from_us, beside them: events before it are in no history; null without history.retention_s.
     The snapshot's id is a hash of all bytes that a loaded store is made of, the counters' among them.
     """
-    rule = SessionRule.of(settings["session_gap_s"], settings["session_max_s"])
-    num_users = _write_user_history(histories, rule, max_length, folder / "user_history.parquet")
-    newest = _newest(data, histories)
+    num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")
+    newest = histories.log_end_us
     num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
     files = {name: folder / name for name in ("user_history.parquet", "item_profile.parquet")}
     files |= {f"{name}/{path.name}": path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))}
@@ -85,19 +83,17 @@ def log_of(data: Path) -> str | None:
     return json.loads(path.read_text(encoding="utf-8"))[LOG] if path.exists() else None
 
 
-def _write_user_history(histories: UserHistories, rule: SessionRule, max_length: int, path: Path) -> int:
+def _write_user_history(histories: UserHistories, max_length: int, path: Path) -> int:
     """Users without an event are left out. Returns how many are in."""
     num_users = 0
     with pq.ParquetWriter(path, USER_HISTORY_SNAPSHOT, compression="zstd") as writer:
-        for rows in user_history_rows(histories, rule, max_length):
+        for rows in user_history_rows(histories, max_length):
             writer.write_table(rows)
             num_users += len(rows)
     return num_users
 
 
-def user_history_rows(
-    histories: UserHistories, rule: SessionRule, max_length: int, before_us: int | None = None
-) -> Iterator[pa.Table]:
+def user_history_rows(histories: UserHistories, max_length: int, before_us: int | None = None) -> Iterator[pa.Table]:
     """The newest max_length events of every user who has one (USER_HISTORY_SNAPSHOT), some users at a time.
 
     before_us: as these histories stood then: events strictly before a time alone, in microseconds; None: all.
@@ -116,15 +112,14 @@ def user_history_rows(
             "item_ids": item_ids.take(pa.array(histories.item_index[rows] - FIRST_INDEX)),
             "occurred_at": pa.array(histories.occurred_at[rows]),
             "labels": pa.array(histories.label[rows]),
-            "sessions": pa.array(histories.session[rows].astype(np.int64)),
+            "sessions": pa.array(from_first(histories.session[rows], bounds)),
             "event_keys": pa.array(histories.event_key[rows]),
             "session_keys": pa.array(histories.session_key[rows]),
         }
         lists = [pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), column) for column in columns.values()]
         newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
         names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
-        started = pa.array(_started_at(histories, rule, first, last)[rows[bounds[:-1]] - histories.offsets[first]])
-        yield pa.table([names, newest, *lists, started], schema=USER_HISTORY_SNAPSHOT)
+        yield pa.table([names, newest, *lists], schema=USER_HISTORY_SNAPSHOT)
 
 
 def _ends_before(
@@ -145,15 +140,6 @@ def _users_at_once(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _started_at(histories: UserHistories, rule: SessionRule, first: int, last: int) -> npt.NDArray[np.int64]:
-    """Of every event of users [first, last): when its session began, if history.session_max_s cut none. us."""
-    bounds = histories.offsets[first : last + 1]
-    own = slice(bounds[0], bounds[-1])
-    opens = np.zeros(bounds[-1] - bounds[0] + 1, bool)
-    opens[bounds[:-1] - bounds[0]] = True
-    return number_sessions(rule, opens[:-1], histories.occurred_at[own], histories.session_key[own])[1]
-
-
 def _write_item_profile(data: Path, newest: int, path: Path) -> int:
     items = ds.dataset(data / "items", format="parquet").to_table().sort_by("item_id")
     at = pa.array(np.full(len(items), newest)).cast(TIME)
@@ -161,10 +147,3 @@ def _write_item_profile(data: Path, newest: int, path: Path) -> int:
     columns += [items["published_at"].cast(pa.int64()), items["embedding"]]
     pq.write_table(pa.table(columns, schema=ITEM_PROFILE), path, compression="zstd")
     return len(items)
-
-
-def _newest(data: Path, histories: UserHistories) -> int:
-    """The time of the newest event of the log, clicked or not, in microseconds."""
-    shown = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["occurred_at"])["occurred_at"]
-    newest = int(shown.cast(pa.int64()).to_numpy().max())
-    return max(newest, int(histories.occurred_at.max())) if len(histories.occurred_at) else newest

@@ -54,9 +54,10 @@ class Wanted:
         """Those whom the text names, in any of its readings."""
         found = Traces()
         for reading in readings(text):
+            there = [user for user in self.user_ids if user in reading]  # far quicker than an expression
             found |= Traces(
-                frozenset(user for user, (named, _) in self._patterns.items() if named.search(reading)),
-                frozenset(user for user, (_, maybe) in self._patterns.items() if maybe.search(reading)),
+                frozenset(user for user in there if self._patterns[user][0].search(reading)),
+                frozenset(user for user in there if self._patterns[user][1].search(reading)),
             )
         return found
 

@@ -13,9 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
@@ -23,10 +22,11 @@ from contracts import schema
 from contracts.errors import InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
-from features import convention, counter_pieces, engine, partitions
+from features import convention, counter_pieces, engine, known, partitions
 from features.coclick_factors import write_coclicks
-from features.convention import CLICKED, micros
+from features.convention import CLICKED, counted_at, micros
 from features.counter_pieces import Piece, plan
+from features.known import says_known, times_of
 from features.params import StatisticsParams
 from features.partition_cache import PartitionCache, hash_file, key_of
 from features.partitions import check_times, partitions_of
@@ -58,7 +58,7 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
         with engine.duckdb(staging / "scratch") as connection:
             connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
             basis = key_of(_code(), bucket_us)
-            pieces = plan(files, bucket_us, lambda times: _stamp(connection, times, bucket_us), basis)
+            pieces = plan(files, bucket_us, basis)
             for chunk, earlier in _missing(pieces, cache, num_rows):
                 _count(connection, cache, chunk, earlier, bucket_us)
             coclicks = _write_coclicks(connection, data, statistics, staging / "coclicks")
@@ -71,14 +71,32 @@ def _write_coclicks(connection: Backend, data: Path, statistics: StatisticsParam
     if not statistics.coclick_rank:
         return {}
     rows = engine.read(connection, data / "validated_interactions")
+    rows = rows.mutate(occurred_at=times_of(rows)[1])
     return write_coclicks(rows, statistics.coclick_rank, statistics.coclick_period_s, folder)
 
 
+def increments(rows: ir.Table, is_known: bool) -> ir.Table:
+    """Interactions -> (user_id, item_id, role, occurred_at, shows, clicks): what is counted from which time on.
+
+    is_known: whether any row says when it or its click was known; else each is one increment, at its own time.
+    """
+    clicks, names = (rows.label >= CLICKED).cast("int64"), ("user_id", "item_id", "role")
+    if not is_known:
+        return rows.select(*names, "occurred_at", shows=ibis.literal(1, "int64"), clicks=clicks)
+    row_at, click_at = times_of(rows)
+    at_once = ibis.ifelse(click_at == row_at, clicks, 0)
+    shown = rows.select(*names, occurred_at=row_at, shows=ibis.literal(1, "int64"), clicks=at_once)
+    later = rows.filter(click_at > row_at)
+    nothing, click = ibis.literal(0, "int64"), ibis.literal(1, "int64")
+    return shown.union(later.select(*names, occurred_at=times_of(later)[1], shows=nothing, clicks=click))
+
+
 def cumulative_counts(rows: ir.Table, keys: list[str]) -> ir.Table:
-    """Running (shows, clicks) of each key, one row a time at which something happened, that time included."""
-    at_once = rows.group_by([*keys, "occurred_at"]).agg(
-        shows_now=rows.count(), clicks_now=(rows.label >= CLICKED).cast("int64").sum()
-    )
+    """Running (shows, clicks) of each key, one row a time at which something happened, that time included.
+
+    rows: as increments gives them.
+    """
+    at_once = rows.group_by([*keys, "occurred_at"]).agg(shows_now=rows.shows.sum(), clicks_now=rows.clicks.sum())
     upto = ibis.cumulative_window(group_by=keys, order_by="occurred_at")
     # whole numbers below 2^53 are exact as doubles, which DuckDB adds up 3x faster than the 128 bits of its integers
     sums = {name: at_once[f"{name}_now"].cast("float64").sum().over(upto).cast("int64") for name in ("shows", "clicks")}
@@ -98,20 +116,20 @@ def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Tabl
 
 
 def stamped_at_bucket_ends(rows: ir.Table, bucket_us: int) -> ir.Table:
-    """Events at the end of their bucket, so that none is known early; 0 keeps every time."""
+    """Events at the end of their bucket (features.convention.counted_at); 0 keeps every time."""
     if not bucket_us:
         return rows
-    end = rows.occurred_at.bucket(microseconds=bucket_us) + ibis.interval(microseconds=bucket_us)
-    return rows.mutate(occurred_at=end)
+    return rows.mutate(occurred_at=make_timestamptz(counted_at(epoch_us(rows.occurred_at), bucket_us)))
 
 
-def _stamp(connection: Backend, times: Sequence[int], bucket_us: int) -> dict[int, int]:
-    asked = pa.table(
-        {"event": pa.array(times, pa.int64()), "occurred_at": pa.array(times, pa.int64()).cast(schema.TIME)}
-    )
-    stamped = connection.to_pyarrow(stamped_at_bucket_ends(ibis.memtable(asked), bucket_us))
-    ends = pc.cast(stamped["occurred_at"].cast(schema.TIME), pa.int64())
-    return dict(zip(stamped["event"].to_pylist(), ends.to_pylist(), strict=True))
+@ibis.udf.scalar.builtin(signature=((dt.Timestamp(timezone="UTC", scale=6),), dt.int64))
+def epoch_us(at) -> int:  # type: ignore[empty-body]
+    """DuckDB's own."""
+
+
+@ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
+def make_timestamptz(us) -> datetime:  # type: ignore[empty-body]
+    """DuckDB's own."""
 
 
 def _missing(
@@ -137,7 +155,8 @@ def _count(
     """Count neighbouring pieces and put them into the cache."""
     log.info("counting %s to %s", chunk[0].partition.name, chunk[-1].partition.name)
     files = sorted({str(file) for piece in chunk for file in piece.files})
-    rows = stamped_at_bucket_ends(connection.read_parquet(files), bucket_us)
+    counted = increments(connection.read_parquet(files), any(says_known(Path(file)) for file in files))
+    rows = stamped_at_bucket_ends(counted, bucket_us)
     rows = rows.filter(_within(rows, chunk[0], chunk[-1]))
     num_rows: dict[str, dict[str, int]] = {piece.key: {} for piece in chunk}
     with cache.making() as making:
@@ -185,7 +204,7 @@ def _code() -> list[str]:
     """What else the bytes depend on: these modules, and the libraries that count and write."""
     modules = [
         Path(__file__),
-        *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, partitions, schema)),
+        *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, known, partitions, schema)),
     ]
     return [*map(hash_file, modules), *(version(name) for name in ("duckdb", "ibis-framework", "pyarrow"))]
 

@@ -82,23 +82,24 @@ def place_of(state: Path) -> str:
     return f"{live_path(state)} (SQLite)" if address is None else f"the Redis at {address.split(',')[0]}"
 
 
-def open_tail(state: Path) -> LiveTail:
+def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
     """The live events that belong to a state folder, without those of users on its list, which are refused.
 
+    acknowledged: the newest seq that is known to have been given: a store without it has been lost, and says so.
     Raises InputError, at the first use, where their store does not answer or the list cannot be read.
     """
     if address := redis_address():
         from features.live_redis import RedisTail
 
-        return RedisTail(_url(address), prefix_of(state), listed=lambda: forgotten_of(state))
-    return open_sqlite(state)
+        return RedisTail(_url(address), prefix_of(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
+    return open_sqlite(state, acknowledged)
 
 
-def open_sqlite(state: Path) -> LiveTail:
+def open_sqlite(state: Path, acknowledged: int = 0) -> LiveTail:
     """The same of the SQLite file, whichever engine is chosen."""
     from features.live_sqlite import SqliteTail
 
-    return SqliteTail(live_path(state), listed=lambda: forgotten_of(state))
+    return SqliteTail(live_path(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
 
 
 def claim(tail: LiveTail, state: Path, log: str) -> str:

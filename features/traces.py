@@ -9,7 +9,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,10 @@ SAMPLE = 8192
 PIECE = 1 << 22
 OVERLAP = 1 << 12
 """Characters that two pieces of a text share: more than an id is long, in any spelling."""
+
+
+class _Bytes(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 def look_into(path: Path, wanted: Wanted) -> Traces | None:
@@ -75,7 +79,7 @@ def _in_gzip(path: Path, wanted: Wanted) -> Traces:
         return _in_stream(handle, wanted)
 
 
-def _in_stream(handle: IO[bytes], wanted: Wanted) -> Traces:
+def _in_stream(handle: _Bytes, wanted: Wanted) -> Traces:
     found, rest = Traces(), b""
     while piece := handle.read(PIECE):
         found |= wanted.in_text((rest + piece).decode("utf-8", "replace"))

@@ -17,6 +17,7 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.schema import INTERACTIONS, QUARANTINE
 from contracts.stage import ATTEMPTS, Report, main
+from features.convention import num_clicks
 from features.docs_note import held_back, put_on_top
 from features.expectations import Judgement
 from features.flaws import Flaws, find_flaws
@@ -45,7 +46,9 @@ def run(data: Path, validate: ValidateParams) -> Report:
     with Judgement(checks, validate) as judgement, publish(data, "validated_interactions", "quarantine") as staging:
         report = _split(files, flaws, judgement, data / "provenance" / "provenance.parquet", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
+        judgement.conclude(report)
         report |= {"num_expectations": judgement.num_expectations, "failed_expectations": judgement.failed}
+        report["summary"] = summarise(report)
         try:
             _decide(report, validate)
         except (InputError, CheckFailed):
@@ -56,6 +59,18 @@ def run(data: Path, validate: ValidateParams) -> Report:
         put_on_top(docs, held_back(report))
         log.info("%s See %s", held_back(report), docs / "index.html")
     return report
+
+
+def summarise(report: Mapping[str, Any]) -> str:
+    """What Great Expectations says of the log, and beside it what was held back: a sentence."""
+    held = report["num_expectations"] - len(report["failed_expectations"])
+    reasons = "; ".join(f"{reason}: {num:,}" for reason, num in sorted(report["quarantined_by_reason"].items()))
+    return (
+        f"{held} of {report['num_expectations']} expectations of the whole log hold; {report['rows_quarantined']:,} of "
+        f"{report['rows_in']:,} rows ({report['rows_quarantined'] / report['rows_in']:.2%}) are held back in quarantine"
+        + (f" ({reasons})" if reasons else "")
+        + f", {report['rows_duplicated']:,} repeat another row and are left out."
+    )
 
 
 def _partitions(folder: Path) -> list[Path]:
@@ -88,8 +103,8 @@ def _split(
         if len(valid):
             _write(valid, INTERACTIONS, staging / "validated_interactions" / file.name)
         num.update(rows_in=len(table), rows_valid=len(valid), rows_quarantined=len(bad), rows_duplicated=num_repeated)
-        num.update(num_clicks=pc.sum(pc.equal(valid["label"], 1)).as_py() or 0)
-        num.update(num_unclicked=pc.sum(pc.less(valid["label"], 1)).as_py() or 0)
+        clicks = num_clicks(valid["label"])
+        num.update(num_clicks=clicks, num_unclicked=len(valid) - clicks)
         partitions[file.stem] = len(valid)
         held_back.append(bad)
         users.append(pc.unique(valid["user_id"]))

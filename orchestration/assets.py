@@ -151,6 +151,7 @@ def _results(instance: dg.DagsterInstance, graph: Graph, stage: str, checks: lis
                     asset_key=out,
                     check_name=check.name,
                     description=verdict.description,
+                    severity=dg.AssetCheckSeverity.WARN if verdict.warns else dg.AssetCheckSeverity.ERROR,
                 )
                 for check, verdict in verdicts
             ],

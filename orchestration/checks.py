@@ -14,6 +14,7 @@ class Verdict(NamedTuple):
 
     passed: bool
     description: str
+    warns: bool = False  # where it did not pass: a warning, which keeps nothing from running
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,11 @@ def _complete(report: Report) -> Verdict:
 
 def _verdict_passed(report: Report) -> Verdict:
     verdict = report["verdict"]
-    return Verdict(bool(verdict["passed"]), "; ".join(verdict["reasons"] or []) or "every rule holds")
+    reasons = "; ".join(verdict["reasons"] or [])
+    if verdict.get("state") == "not judged":
+        return Verdict(False, f"not judged: {reasons}", warns=True)
+    told = [reasons or "every rule holds", *(report.get("warnings") or []), *(report.get("standing") or [])]
+    return Verdict(bool(verdict["passed"]), ". ".join(each.rstrip(".") for each in told))
 
 
 CHECKS = (

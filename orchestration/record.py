@@ -115,6 +115,7 @@ def _record_check(instance: dg.DagsterInstance, graph: Graph, made: Made, check:
             passed=verdict.passed,
             metadata={},
             description=verdict.description,
+            severity=dg.AssetCheckSeverity.WARN if verdict.warns else dg.AssetCheckSeverity.ERROR,
             blocking=check.blocking,
             target_materialization_data=AssetCheckEvaluationTargetMaterializationData(
                 storage_id=event.storage_id, run_id=event.run_id, timestamp=event.timestamp

@@ -117,17 +117,16 @@ def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
     lines = [
         f"user {reply['user_id']} at {reply['at']}: {history['length']} events, newest {history['newest_event_at']}"
         + (" (cold start)" if reply["cold_start_user"] else ""),
-        f"now in {themes or 'no theme yet'}",
+        f"now in {themes or 'no theme (none yet, or the model has none)'}",
         f"model {reply['model_version']}, snapshot {reply['snapshot_id'][:12]}",
         "",
         f"{'rank':>4}  {'item':<14} {'score':>7} {'match':>6}  {'theme':<24} title",
     ]
     for rank, item in enumerate(reply["items"], 1):
-        name = item["theme_name"] or "(unknown item)"
+        name = item["theme_name"] or ("" if item["known"] else "(unknown item)")
+        match = "" if item["match"] is None else f"{item['match']:.2f}"
         title = titles.get(item["item_id"], "")[:TITLE_WIDTH]
-        lines.append(
-            f"{rank:>4}  {item['item_id']:<14} {item['score']:>7.4f} {item['match']:>6.2f}  {name:<24} {title}"
-        )
+        lines.append(f"{rank:>4}  {item['item_id']:<14} {item['score']:>7.4f} {match:>6}  {name:<24} {title}")
     return "\n".join(lines)
 
 

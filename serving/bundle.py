@@ -18,18 +18,20 @@ from serving.golden import GoldenRequest, read_golden
 from serving.manifest import AGAIN, Manifest, read_manifest
 from serving.refusal import MAX_MESSAGE, shorten
 from serving.scorer import Scorer
-from training.model.build import load_model
-from training.model.mixture import MixtureOfSequence
+from training.model.build import Model, load_model
 from training.model.shape import ModelShape
 from training.params import ModelParams
 
-WEIGHTS = "mos.safetensors"
 MODEL = "model.json"
+NAME = "name"
+"""In MODEL: which of the fitted models the bundle holds."""
 SPEC = "feature_spec.json"
 VOCABULARY = "vocabulary.parquet"
 THEMES = "themes.json"
 GOLDEN = "golden.json"
 METRICS = "metrics.json"
+RANKED = "ranked.parquet"
+"""The model's AUC within each test request and the number of its user: what promote compares by."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Bundle:
     path: Path
     manifest: Manifest
     scorer: Scorer
-    theme_names: list[str]
+    theme_names: list[str]  # none of a model without themes
+    measured: dict[str, Any]  # evaluate's report
     golden: list[GoldenRequest]
 
 
@@ -58,8 +61,17 @@ def open_bundle(path: Path) -> Bundle:
         golden = read_golden(path / GOLDEN)
         if len(golden) != manifest.num_golden_requests:
             raise ValueError(f"it holds {len(golden):,} requests, and {manifest.num_golden_requests:,} were packaged")
-    read_json(path / METRICS)
-    return Bundle(path, manifest, scorer, theme_names, golden)
+    return Bundle(path, manifest, scorer, theme_names, read_json(path / METRICS), golden)
+
+
+def weights_of(model: str) -> str:
+    """The file that holds a model's weights, in the folder `weights` and in a bundle."""
+    return f"{model}.safetensors"
+
+
+def model_of(folder: Path) -> str:
+    """Which model a bundle holds. One from before there was a choice holds MoS."""
+    return read_json(folder / MODEL).get(NAME, "mos")
 
 
 def load_scorer(folder: Path) -> Scorer:
@@ -70,18 +82,18 @@ def load_scorer(folder: Path) -> Scorer:
         index_of = _index_of(folder / VOCABULARY)
     description = read_json(folder / MODEL)
     with reading(folder / MODEL):
-        ModelParams(**description["params"])
+        params = ModelParams(**description["params"])
         TypeAdapter(ModelShape).validate_json(json.dumps(description["shape"]), strict=True)
-    with reading(folder / WEIGHTS):
-        model = load_model("mos", folder / WEIGHTS, description)
-        assert isinstance(model, MixtureOfSequence)
+    weights = weights_of(name := model_of(folder))
+    with reading(folder / weights):
+        model = load_model(name, folder / weights, description)
         _require_finite(model)
         num_rows = len(model.catalogue.row_of_N)
         if max(index_of.values(), default=0) >= num_rows:
             raise InputError(
-                f"{folder}: {VOCABULARY} has {len(index_of):,} items and {WEIGHTS} {num_rows:,} rows. Package again."
+                f"{folder}: {VOCABULARY} has {len(index_of):,} items and {weights} {num_rows:,} rows. Package again."
             )
-        return Scorer.of(model, spec, index_of)
+        return Scorer.of(model, params, spec, index_of)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -125,7 +137,7 @@ def _theme_names(path: Path, num_themes: int) -> list[str]:
         return names
 
 
-def _require_finite(model: MixtureOfSequence) -> None:
+def _require_finite(model: Model) -> None:
     """A weight that is no number spoils the scores of those items alone, which no golden request may have."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():

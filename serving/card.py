@@ -14,17 +14,17 @@ FIGURES = ("auc", "iauc", "gauc", "logloss")
 
 def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any], serve: ServeParams) -> None:
     """MODEL_CARD.md: what the model is for, how it was measured, where it must not be trusted."""
-    params, spec, verdict = scorer.model.params, scorer.spec, metrics["verdict"]
+    params, spec, verdict = scorer.params, scorer.spec, metrics["verdict"]
     num_parameters = sum(value.numel() for value in scorer.model.parameters())
     lines = [
         "# Model card",
         "",
-        f"Mixture of Sequence, trained by leitmotif on the source `{source}`. It orders candidates for a user by the "
-        "probability of a click, read from the user's history of the theme that each candidate belongs to.",
+        f"{_name(scorer)}, trained by leitmotif on the source `{source}`. It orders candidates for a user by the "
+        f"probability of a click, read from {_reads(scorer)}.",
         "",
-        f"- {num_parameters:,} parameters, {len(scorer.index_of):,} items, {params.num_themes} themes, "
+        f"- {num_parameters:,} parameters, {len(scorer.index_of):,} items, {scorer.theme_NT.shape[1] or 'no'} themes, "
         f"width {params.width}, the newest {spec.history_length} events of a history.",
-        f"- Router `{params.router}` by `{params.route}`, attention `{params.attention}`.",
+        f"- {_router(scorer)}ttention `{params.attention}`.",
         f"- Ranks at most {serve.max_candidates:,} candidates at once, ids up to {serve.max_id_length} characters.",
         "",
         "## Measured on requests after the split",
@@ -36,9 +36,15 @@ def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any
         "iAUC is the mean AUC within a request, ties one half; gAUC within a user, weighted by impressions. "
         "Baselines are measured on the same requests.",
         "",
-        f"Verdict of the absolute rules: {'passed' if verdict['passed'] else 'failed'}"
+        f"Verdict of the absolute rules: **{verdict['state']}**"
         + (f" ({'; '.join(verdict['reasons'])})." if verdict["reasons"] else "."),
         "",
+        *(f"- {sentence}" for sentence in metrics["standing"]),
+        *(f"- Warning: {sentence}." for sentence in metrics["warnings"]),
+        "",
+        "Intervals are 95 %, bootstrapped over users.",
+        "",
+        *_theme_use(metrics["themes"] if scorer.theme_NT.shape[1] else None),
         "## Limits",
         "",
         "- Scores order the candidates of one request. As probabilities they hold for lists like the log's own.",
@@ -75,6 +81,40 @@ def write_dictionary(bundle: Path, spec: FeatureSpec) -> None:
         "",
     ]
     (bundle / "DATA_DICTIONARY.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _name(scorer: Scorer) -> str:
+    return "Mixture of Sequence" if scorer.theme_NT.shape[1] else "Deep Interest Network, the baseline of the graph"
+
+
+def _reads(scorer: Scorer) -> str:
+    themed = "the user's history of the theme that each candidate belongs to"
+    return themed if scorer.theme_NT.shape[1] else "the user's whole history; it has no themes"
+
+
+def _router(scorer: Scorer) -> str:
+    params = scorer.params
+    return f"Router `{params.router}` by `{params.route}`, a" if scorer.theme_NT.shape[1] else "A"
+
+
+def _theme_use(use: dict[str, Any] | None) -> list[str]:
+    """How evenly the themes hold items and events; nothing of a model without themes."""
+    if use is None:
+        return []
+    rows = [
+        f"| {what} | {counts['total']:,} | {_share(counts['largest_share'])} | {counts['num_empty']} of "
+        f"{use['num_themes']} | {_figure(counts['entropy'])} |"
+        for what, counts in (("items", use["by_items"]), ("events", use["by_events"]))
+    ]
+    head = [
+        "| themes by | in all | largest theme | empty themes | entropy (1 is even) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    return [*head, *rows, ""]
+
+
+def _share(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.1%}"
 
 
 def _meaning(name: str, spec: FeatureSpec) -> str:

@@ -1,16 +1,16 @@
 """POST /events and what rankings showed -> live events in the online store. No HTTP here."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from contracts.errors import InputError
 from features.asked import Context
 from features.convention import micros
 from features.exposure import name_exposure, shows
 from features.intake import Intake, Posted, as_events_of_their_own, differences, refuse_names_of_others
-from features.live_event import Fate
-from features.online import OnlineStore
+from features.live_event import Fate, LiveEvent
+from features.online import OnlineStore, StaleStoreError
 from features.params import ValidateParams
 from features.rules import rules
 from serving.params import ServeParams
@@ -31,16 +31,17 @@ CONFLICT = "conflict"
 def intake_of(store: OnlineStore) -> Intake:
     """Live events are judged as the log that was loaded."""
     validate = ValidateParams.model_validate(store.settings["validate"])
-    return Intake(rules(validate), store.settings["labels"], validate.max_id_length, store.tail.secret())
+    secret = store.tail.secret()
+    return Intake(rules(validate), store.settings["labels"], validate.max_id_length, secret, store.keep_from)
 
 
 def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: EventsRequest, now: int) -> EventsReply:
-    """Append what was posted, all or none. now: us, the time of an event that tells none.
+    """Append what was posted, all or none. now: us, by the service's clock: the time of an event that tells none.
 
     Raises ValidationError naming the first event that is refused, InputError where the store does not answer.
     """
     check_event_limits(request, limits)
-    latest = max(now, time.time_ns() // 1000) + micros(limits.max_future_s)
+    latest = now + micros(limits.max_future_s)
     posted = [_posted(event) for event in request.events]
     with _refusing():
         events = intake.read(posted, now, latest)
@@ -52,28 +53,47 @@ def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: Event
     told = [
         EventFate.model_construct(
             event_id=event.event_id,
-            fate=CONFLICT if differs and fate is Fate.REPEATED else fate.name.lower(),
+            fate=CONFLICT if differs and fate is Fate.REPEATED else _fate(fate, intake.is_unlinked(each)),
             differs=list(differs) if fate is Fate.REPEATED else [],
         )
-        for event, fate, differs in zip(events, fates, differences(posted, events, held), strict=True)
+        for event, fate, each, differs in zip(events, fates, posted, differences(posted, events, held), strict=True)
     ]
     return EventsReply.model_construct(events=told, num_new=fates.count(Fate.NEW))
 
 
-def remember(
-    store: OnlineStore, intake: Intake, user_id: str, shown: Sequence[str], at: int, context: Context
-) -> str | None:
-    """Log what a ranking showed, one row an item, best first. Returns the impression_id that its outcomes cite.
+class Shown(NamedTuple):
+    """A ranking that may be given: the name that its outcomes cite, and the rows that keep it."""
 
-    Ids that the log's rules would hold back are not logged: None where nothing is left.
+    impression_id: str
+    rows: list[LiveEvent]
+
+
+def show(intake: Intake, user_id: str, items: Sequence[str], at: int, context: Context) -> Shown | None:
+    """A ranking as it is kept once it has been given, one row an item, best first. Nothing is kept here.
+
+    Ids that the log's rules would hold back are left out: None where nothing is left.
     """
-    taken = intake.takes("item_id", shown)
+    taken = intake.takes("item_id", items)
     if not intake.takes("user_id", [user_id])[0] or not any(taken):
         return None
     name = name_exposure(user_id, at, intake.secret)
-    rows = shows(name, user_id, at, shown, context, in_history=intake.labels == "all")
-    store.append([row for row, sound in zip(rows, taken, strict=True) if sound])
-    return name
+    rows = shows(name, user_id, at, items, context, in_history=intake.labels == "all")
+    return Shown(name, [row for row, sound in zip(rows, taken, strict=True) if sound])
+
+
+def keep(store: OnlineStore, shown: Shown) -> None:
+    """Keep what was shown. Raises InputError where the store does not take it.
+
+    A store that has to be opened again takes it all the same: what is opened then counts it.
+    """
+    try:
+        store.append(shown.rows)
+    except StaleStoreError:
+        store.tail.append(shown.rows)
+
+
+def _fate(fate: Fate, unlinked: bool) -> str:
+    return "unlinked" if unlinked and fate is Fate.NEW else fate.name.lower()
 
 
 @contextmanager

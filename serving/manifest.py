@@ -42,7 +42,7 @@ class Manifest(Section):
 def write_manifest(folder: Path, **described: Any) -> Manifest:
     """Hash the files of a finished bundle and write bundle.json beside them."""
     files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-    content = {"format": FORMAT, "files": files, **described}
+    content = {"format": FORMAT, "files": files, "log": None, **described}
     manifest = Manifest(bundle_hash=_hash(content), **content)
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     return manifest

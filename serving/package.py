@@ -27,13 +27,15 @@ from serving.bundle import (
     GOLDEN,
     METRICS,
     MODEL,
+    NAME,
+    RANKED,
     SPEC,
     THEMES,
     VOCABULARY,
-    WEIGHTS,
     load_scorer,
     open_bundle,
     read_json,
+    weights_of,
 )
 from serving.card import write_card, write_dictionary
 from serving.golden import TOLERANCE, GoldenRequest, check_golden, window, write_golden
@@ -70,13 +72,15 @@ def run(data: Path, serve: ServeParams) -> Report:
     snapshot = read_json(data / "feature_snapshot" / "snapshot.json")
     with publish(data, "bundle") as staging:
         bundle = staging / "bundle"
-        _copy_model(data, bundle)
+        _copy_model(data, bundle, metrics["served"])
         scorer = load_scorer(bundle)
         vocabulary = pq.read_table(bundle / VOCABULARY)
         write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary)})
-        golden = golden_requests(data, scorer, serve.num_golden_requests, staging / f"replay-{os.getpid()}")
+        scratch = staging / f"replay-{os.getpid()}"
+        golden = golden_requests(data, scorer, metrics["served"], serve.num_golden_requests, scratch)
         write_golden(bundle / GOLDEN, golden)
         write_json(bundle / METRICS, metrics)
+        shutil.copyfile(data / "metrics" / RANKED, bundle / RANKED)
         write_card(bundle, data.name, scorer, metrics, serve)
         write_dictionary(bundle, scorer.spec)
         manifest = write_manifest(
@@ -94,6 +98,8 @@ def run(data: Path, serve: ServeParams) -> Report:
         check_golden(reopened.scorer, reopened.golden)
     log.info("bundle %s with %d golden requests", manifest.model_version, len(golden))
     return {
+        "served": metrics["served"],
+        "verdict": metrics["verdict"]["state"],
         "bundle_hash": manifest.bundle_hash,
         "feature_spec_hash": manifest.feature_spec_hash,
         "num_golden_requests": len(golden),
@@ -103,14 +109,14 @@ def run(data: Path, serve: ServeParams) -> Report:
     }
 
 
-def golden_requests(data: Path, scorer: Scorer, num: int, scratch: Path) -> list[GoldenRequest]:
+def golden_requests(data: Path, scorer: Scorer, served: str, num: int, scratch: Path) -> list[GoldenRequest]:
     """Test requests at even distances in time, scored here.
 
     evaluate must have given them the same scores, and so must a scratch online store that the log is replayed into,
     event by event, up to each request's time.
     """
     requests = RequestLog.open(data)
-    predictions = pq.read_table(data / "predictions", columns=["request_index", "item_index", "mos"])
+    predictions = pq.read_table(data / "predictions", columns=["request_index", "item_index", served])
     index_B = predictions["request_index"].to_numpy()
     distinct = np.unique(index_B)
     if not len(distinct):
@@ -119,10 +125,10 @@ def golden_requests(data: Path, scorer: Scorer, num: int, scratch: Path) -> list
     chosen = distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
     logged = list(requests.read(chosen))
     golden, snapshot = [], read_json(data / "feature_snapshot" / "snapshot.json")
-    with replaying(data, snapshot, logged[0].at, scratch) as replay:
+    with replaying(data, snapshot, logged[0].at, scratch, counters) as replay:
         for request in logged:
             golden.append(_golden(request, requests, scorer, counters))
-            _require_same(request.name, golden[-1].logits, predictions["mos"].to_numpy()[index_B == request.index])
+            _require_same(request.name, golden[-1].logits, predictions[served].to_numpy()[index_B == request.index])
             replay.upto(request.at)
             _require_online(request, golden[-1], scorer, replay.store)
     log.info("%d golden requests score the same by the log and by what %s live events left", len(golden), replay.fed)
@@ -151,17 +157,20 @@ def _golden(request: LoggedRequest, requests: RequestLog, scorer: Scorer, counte
     )
 
 
-def _copy_model(data: Path, bundle: Path) -> None:
-    description = read_json(data / "weights" / "model.json")
-    shutil.copyfile(data / "weights" / WEIGHTS, bundle / WEIGHTS)
+def _copy_model(data: Path, bundle: Path, served: str) -> None:
+    description: dict[str, Any] = {**read_json(data / "weights" / "model.json"), NAME: served}
+    shutil.copyfile(data / "weights" / weights_of(served), bundle / weights_of(served))
     shutil.copyfile(data / "user_histories" / VOCABULARY, bundle / VOCABULARY)
     write_json(bundle / MODEL, description)
     write_json(bundle / SPEC, description["feature_spec"])
 
 
 def _require_verdict(metrics: dict[str, Any]) -> None:
+    """What failed is refused. What could not be judged is packaged, and says so wherever it is named."""
     verdict = metrics["verdict"]
-    if not verdict["passed"]:
+    if verdict["state"] == "not judged":
+        log.warning("the model was not judged: %s", "; ".join(verdict["reasons"]))
+    elif verdict["state"] != "passed":
         raise CheckFailed(
             f"The model failed its rules, so it is not packaged: {'; '.join(verdict['reasons'])}. "
             "More history, more epochs or other features may help; to package it all the same, change the rule in "

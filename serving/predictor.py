@@ -1,11 +1,10 @@
 """A bundle and the online store -> a predictor: user, candidates, time -> ranking with its grounds. No HTTP here."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +12,13 @@ import torch
 from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
 from features.asked import NO_CONTEXT, Context
+from features.clock import LOG_END
 from features.encode import FeatureSpec
 from features.intake import Intake
 from features.online import OnlineStore
 from features.state import LOG, STAMP
 from serving.bundle import GOLDEN, Bundle, open_bundle, reading
-from serving.feedback import intake_of, remember, take
+from serving.feedback import Shown, intake_of, keep, show, take
 from serving.golden import check_golden
 from serving.locations import find_bundle, find_snapshot, find_state
 from serving.manifest import Manifest, read_manifest
@@ -43,9 +43,16 @@ NUM_USER_THEMES = 3
 """How many of a user's current themes an answer names."""
 
 
+class Answer(NamedTuple):
+    """A ranking, and what is to be kept of it once it has been given; None: nothing."""
+
+    reply: RankReply
+    shown: Shown | None
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """What one worker holds. `rank` changes nothing and may be called from several threads."""
+    """What one worker holds. `answer` changes nothing and may be called from several threads."""
 
     bundle: Bundle
     store: OnlineStore
@@ -64,6 +71,8 @@ class Predictor:
         store = OnlineStore.open(state)
         _check_log(opened.manifest, bundle, state)
         _check_stamp(opened.scorer.spec, store, state, snapshot)
+        if opened.manifest.limits.clock == LOG_END:
+            store.follow_log()
         return cls(opened, store, intake_of(store))
 
     @property
@@ -72,6 +81,16 @@ class Predictor:
         return self.bundle.manifest.limits
 
     def rank(self, request: RankRequest) -> RankReply:
+        """`answer`, and keep what it shows: for a caller in this process, who has it when this returns.
+
+        Raises InputError where it cannot be kept.
+        """
+        reply, shown = self.answer(request)
+        if shown is not None:
+            keep(self.store, shown)
+        return reply
+
+    def answer(self, request: RankRequest) -> Answer:
         """Order the distinct candidates, best first, equal scores in the order given; at most k of them.
 
         Events at or after `at` are as if they did not exist. Unknown users and items are ranked and flagged.
@@ -87,8 +106,8 @@ class Predictor:
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
         cold_M = self.bundle.scorer.cold_N[index_M]
-        shown = [candidates[row] for row in best]
-        return RankReply.model_construct(
+        shown = self._shown(request, [candidates[row] for row in best], at, context)
+        reply = RankReply.model_construct(
             user_id=request.user_id,
             at=to_iso(at),
             items=self._items(candidates, index_M, scores, best),
@@ -100,21 +119,31 @@ class Predictor:
             ),
             cold_start_user=length == 0,
             cold_start_items=[candidates[row] for row in np.flatnonzero(cold_M)],
-            impression_id=self._remember(request, shown, at, context),
+            impression_id=None if shown is None else shown.impression_id,
             model_version=self.bundle.manifest.model_version,
             snapshot_id=self.store.snapshot_id,
         )
+        return Answer(reply, shown)
 
     def append(self, request: EventsRequest) -> EventsReply:
         """Take events: durable on return, seen by the next rank. Raises ValidationError naming the first bad one."""
         self.store.refresh()
         return take(self.store, self.intake, self.limits, request, self.clock())
 
-    def _remember(self, request: RankRequest, shown: Sequence[str], at: int, context: Context) -> str | None:
-        """Log what a ranking of now showed; its name, or None where it is not to be remembered."""
-        if request.at is not None or request.preview or not self.limits.log_exposures:
+    @property
+    def is_full(self) -> bool:
+        """Whether the live rows in memory are as many as serve.max_live_rows: no ranking is remembered then."""
+        return self.store.live.num_events >= self.limits.max_live_rows
+
+    def is_remembered(self, request: RankRequest) -> bool:
+        """Whether a ranking is one of now that somebody is shown: where is_full does not forbid it, it is kept."""
+        return request.at is None and not request.preview and self.limits.log_exposures
+
+    def _shown(self, request: RankRequest, items: Sequence[str], at: int, context: Context) -> Shown | None:
+        """What is to be kept of a ranking; None where it is not to be remembered."""
+        if self.is_full or not self.is_remembered(request):
             return None
-        return remember(self.store, self.intake, request.user_id, shown, at, context)
+        return show(self.intake, request.user_id, items[: self.limits.max_exposed], at, context)
 
     def score(
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
@@ -138,8 +167,8 @@ class Predictor:
         return read_events(self.store, user_id)
 
     def clock(self) -> int:
-        """The time of a request that states none, in us."""
-        return time.time_ns() // 1000 if self.limits.clock == "now" else self.store.log_end
+        """The time of a request that states none, in us: features/clock.py says what it is."""
+        return self.store.clock.now()
 
     def info(self) -> dict[str, Any]:
         """What is being served."""
@@ -158,22 +187,27 @@ class Predictor:
             "num_items": len(self.bundle.scorer.index_of),
             "num_golden_requests": manifest.num_golden_requests,
             "theme_names": self.bundle.theme_names,
+            "model": self.bundle.measured.get("served", "mos"),
+            "verdict": self.bundle.measured["verdict"],
+            "standing": self.bundle.measured.get("standing", []),
         }
 
     def _items(
         self, candidates: Sequence[str], index_M: np.ndarray, scores: Scores, best: np.ndarray
     ) -> list[RankedItem]:
         probability_M = 1 / (1 + np.exp(-scores.logit_M.astype(np.float64)))
-        theme_M = scores.theme_MT.argmax(axis=1)
+        names = self.bundle.theme_names
+        theme_M = scores.theme_MT.argmax(axis=1) if names else np.zeros(len(index_M), np.int64)
         match_M = scores.theme_MT @ scores.current_T
         known_M = index_M != UNKNOWN_INDEX
+        named_M = known_M & bool(names)
         return [
             RankedItem.model_construct(
                 item_id=candidates[row],
                 score=float(probability_M[row]),
-                theme=int(theme_M[row]) if known_M[row] else None,
-                theme_name=self.bundle.theme_names[theme_M[row]] if known_M[row] else None,
-                match=float(match_M[row]),
+                theme=int(theme_M[row]) if named_M[row] else None,
+                theme_name=names[theme_M[row]] if named_M[row] else None,
+                match=float(match_M[row]) if names else None,
                 known=bool(known_M[row]),
             )
             for row in best

@@ -9,15 +9,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import publish, write_json
-from serving.bundle import METRICS, read_json
+from serving.bundle import METRICS, RANKED, model_of, read_json
 from serving.locations import champion_path, newest_path
 from serving.manifest import Manifest, read_manifest
+from training.measure import with_interval
+from training.metrics import draw_users
 
 METRIC = "iauc"
 """Decides: mean AUC within a request, the order that a service is asked for."""
+NUM_BOOTSTRAP = 1000
+SEED = 1
 
 log = logging.getLogger("leitmotif")
 
@@ -25,14 +32,17 @@ log = logging.getLogger("leitmotif")
 def decide(candidate: Path, champion: Path | None, force: bool = False) -> dict[str, Any]:
     """Compare two bundles. Returns promotion.json: `promoted`, `forced`, `reason` and both sides' figures.
 
-    Two bundles are compared only where both were measured on the same test requests. force: what would be refused
-    for its figures, or for want of comparable ones, is promoted all the same.
+    Two bundles are compared only where both were measured on the same test requests; the newest wins where the 95 %
+    interval of the difference, bootstrapped over users, lies above 0. force: what would be refused for its figures, or
+    for want of comparable ones, is promoted all the same.
     """
     new = _side(candidate)
     old = _side(champion) if champion else None
-    gain = None
-    if old is None:
+    gain: dict[str, Any] = {METRIC: None}
+    if champion is None or old is None:
         promoted, reason = True, "there was no champion"
+        if new["verdict"] == "not judged":
+            reason += f"; the newest was not judged ({'; '.join(new['verdict_reasons'])})"
     elif new["model_version"] == old["model_version"]:
         promoted, reason = False, "the newest bundle is the champion already"
     elif None not in (new["log"], old["log"]) and new["log"] != old["log"]:
@@ -41,25 +51,40 @@ def decide(candidate: Path, champion: Path | None, force: bool = False) -> dict[
             f"the champion is of another log (identity {old['log']}; the newest bundle's is {new['log']}); "
             '`make promote ARGS=--force` replaces it, `make set ARGS="source.id=..."` and `make run` keep both'
         )
+    elif not (champion / RANKED).exists():
+        promoted = False
+        reason = (
+            f"the champion was packaged by an older version, without {RANKED}, so the two cannot be compared; "
+            "`python -m serving.promote --force` promotes the newest all the same"
+        )
     elif new["test_data_hash"] != old["test_data_hash"]:
         promoted = False
         reason = (
             "the test requests changed since the champion was measured, so the two cannot be compared; "
             "`python -m serving.promote --force` promotes the newest all the same"
         )
+    elif new["verdict"] == "not judged":
+        promoted, reason = False, f"the newest bundle was not judged: {'; '.join(new['verdict_reasons'])}"
     elif new[METRIC] is None or old[METRIC] is None:
         promoted, reason = False, f"{METRIC} was not measured on both sides"
     else:
-        gain = new[METRIC] - old[METRIC]
-        promoted = gain > 0
-        reason = f"{METRIC} {new[METRIC]:.4f} against {old[METRIC]:.4f}"
+        gain = _gain(candidate, champion)
+        low, high = gain[f"{METRIC}_low"], gain[f"{METRIC}_high"]
+        promoted = low > 0
+        word = "better than" if promoted else "worse than" if high < 0 else "not shown to be better than"
+        reason = (
+            f"the newest is {word} the champion: {METRIC} {new[METRIC]:.4f} against {old[METRIC]:.4f}, "
+            f"{gain[METRIC]:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
+        )
     forced = force and not promoted and (old is None or new["model_version"] != old["model_version"])
     return {
         "promoted": promoted or forced,
         "forced": forced,
         "reason": f"by force, although {reason.partition(';')[0]}" if forced else reason,
         "metric": METRIC,
-        "gain": gain,
+        "gain": gain[METRIC],
+        "gain_low": gain.get(f"{METRIC}_low"),
+        "gain_high": gain.get(f"{METRIC}_high"),
         "candidate": new,
         "champion": old,
     }
@@ -118,11 +143,32 @@ def _place(bundle: Path, champion: Path) -> None:
         shutil.copytree(bundle, staging / champion.name, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
+def _gain(candidate: Path, champion: Path) -> dict[str, Any]:
+    """The difference of the two in METRIC with its interval: the same draws of users for both."""
+    new, old = (pq.read_table(bundle / RANKED) for bundle in (candidate, champion))
+    if not new["user_index"].equals(old["user_index"]):
+        raise InputError(
+            f"{candidate / RANKED} and {champion / RANKED} hold other requests, although both bundles name the same "
+            "test data. `dvc repro evaluate package` measures the newest again; --force does without."
+        )
+    users, user = np.unique(new["user_index"].to_numpy(), return_inverse=True)
+    difference = new["auc"].to_numpy() - old["auc"].to_numpy()
+    weights_RU = draw_users(len(users), NUM_BOOTSTRAP, SEED)
+    counts = weights_RU @ np.bincount(user, minlength=len(users))
+    drawn = (weights_RU @ np.bincount(user, difference, minlength=len(users))) / counts
+    return with_interval(METRIC, float(difference.mean()), drawn)
+
+
 def _side(bundle: Path) -> dict[str, Any]:
     manifest: Manifest = read_manifest(bundle)
     metrics = read_json(bundle / METRICS)
-    figures = metrics["models"]["mos"]
+    model = model_of(bundle)
+    figures = metrics["models"][model]
+    verdict = metrics["verdict"]
     return {
+        "model": model,
+        "verdict": verdict.get("state", "passed"),
+        "verdict_reasons": verdict["reasons"],
         "model_version": manifest.model_version,
         "log": manifest.log,
         "test_data_hash": metrics["test_data_hash"],

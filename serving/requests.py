@@ -87,9 +87,9 @@ class RankedItem(Message):
 
     item_id: str
     score: float  # the probability of a click
-    theme: int | None  # the item's own theme; null where the item is unknown
+    theme: int | None  # the item's own theme; null where the item is unknown, or the model has no themes
     theme_name: str | None
-    match: float  # in [0, 1]: how far the item's themes are the user's current ones
+    match: float | None  # in [0, 1]: how far the item's themes are the user's current ones; null without themes
     known: bool  # the model's vocabulary holds the item
 
 
@@ -142,7 +142,10 @@ class EventFate(Message):
     """What became of one event."""
 
     event_id: str
-    fate: str  # new | repeated | conflict (another event has the event_id: this one is not kept) | forgotten
+    fate: str
+    """new; repeated: held already, nothing changed; conflict: another event has the event_id, this one is not kept;
+    forgotten: its user asked to be, not kept; unlinked: new, an event of its own, for the ranking that its
+    impression_id names is of another user, or not known to this store."""
     differs: list[str] = []  # of a conflict: the fields in which the event that was there first says otherwise
 
 

@@ -5,7 +5,7 @@ Golden requests, package and the service all score by these lines; training's ow
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,9 @@ import torch
 from contracts.schema import UNKNOWN_INDEX
 from features.encode import EncodedHistory, FeatureSpec, encode_one, micros
 from training.model.batch import Candidates, History, to_candidates, to_history
-from training.model.mixture import MixtureOfSequence, MixtureState
+from training.model.build import Model
+from training.model.mixture import MixtureOfSequence
+from training.params import ModelParams
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -41,7 +43,7 @@ class Scores(NamedTuple):
     """One request's answer, in the order of its candidates."""
 
     logit_M: Float32
-    theme_MT: Float32  # how much each candidate belongs to each theme; rows sum to 1
+    theme_MT: Float32  # how much each candidate belongs to each theme; rows sum to 1; T is 0 of a model without themes
     current_T: Float32  # where the user is now; sums to 1
 
 
@@ -49,19 +51,23 @@ class Scores(NamedTuple):
 class Scorer:
     """The model with what it needs to read ids."""
 
-    model: MixtureOfSequence
+    model: Model
+    params: ModelParams
     spec: FeatureSpec
     index_of: dict[str, int]  # item_id -> item_index
-    theme_NT: Float32  # the routing of every item, computed once
+    theme_NT: Float32  # the routing of every item, computed once; T is 0 of a model without themes
     cold_N: npt.NDArray[np.bool_]  # items without an embedding of their own: training saw them too rarely
 
     @classmethod
-    def of(cls, model: MixtureOfSequence, spec: FeatureSpec, index_of: dict[str, int]) -> "Scorer":
+    def of(cls, model: Model, params: ModelParams, spec: FeatureSpec, index_of: dict[str, int]) -> "Scorer":
         """Route every item of the model's catalogue once, then move to the GPU where there is one."""
-        with torch.inference_mode():
-            theme_NT = model.themes(torch.arange(len(model.catalogue.row_of_N))).numpy()
+        theme_NT = np.zeros((len(model.catalogue.row_of_N), 0), np.float32)
+        if isinstance(model, MixtureOfSequence):
+            with torch.inference_mode():
+                theme_NT = model.themes(torch.arange(len(theme_NT))).numpy()
         cold_N = model.catalogue.row_of_N.numpy() == UNKNOWN_INDEX
-        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), spec, index_of, theme_NT, cold_N)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), params, spec, index_of, theme_NT, cold_N)
 
     @property
     def device(self) -> torch.device:
@@ -86,15 +92,18 @@ class Scorer:
         known = self.newest_events(events, at, self.spec.history_length)
         return encode_one(self.spec, self.item_index(known.item_ids), known.occurred_at, known.label, known.session, at)
 
-    def user_side(self, events: Events, at: int) -> MixtureState:
-        """The half of a request that is computed once."""
+    def user_side(self, events: Events, at: int) -> Any:
+        """The half of a request that is computed once: the model's own state, to be given to `score`."""
         history = to_history(vars(self.encode(events, at)))
         with torch.inference_mode():
             return self.model.user_side(History(*(column.to(self.device) for column in history)))
 
-    def score(self, state: MixtureState, item_index: Int64, scalars: Float32) -> Scores:
+    def score(self, state: Any, item_index: Int64, scalars: Float32) -> Scores:
         """Score M candidates for the one user of a state. scalars: [M, S]."""
         with torch.inference_mode():
             candidates = to_candidates(item_index, np.zeros(len(item_index), np.int64), scalars)
             logit_M = self.model.score(state, Candidates(*(column.to(self.device) for column in candidates)))
-        return Scores(logit_M.cpu().numpy(), self.theme_NT[item_index], state.current_UT[0].cpu().numpy())
+        current_T = np.zeros(0, np.float32)
+        if isinstance(self.model, MixtureOfSequence):
+            current_T = state.current_UT[0].cpu().numpy()
+        return Scores(logit_M.cpu().numpy(), self.theme_NT[item_index], current_T)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +20,33 @@ from starlette.routing import Route
 
 from contracts.errors import InputError
 from contracts.parent import end_with_parent
+from features.deadline import due, left_s
 from features.online import StaleStoreError
 from serving.answered import answered
 from serving.gate import READ, Gate
+from serving.given import Given, came_at, once_given
 from serving.hosts import allowed_hosts
 from serving.locations import where_commands_run
 from serving.params import ServeParams
 from serving.predictor import Predictor, open_here
 from serving.readiness import Readiness
+from serving.remembering import Remembering
 from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest
 
 LOOPBACK = "127.0.0.1"
 """Where it listens unless told: BENTOML_HOST, `bentoml serve --host`, `make serve HOST=`."""
 TIMEOUT_S = 3.0
+STORE_S = 1.8
+"""How long after a request came it may still begin to wait for the store, which is waited for RedisTail's WAIT_S at
+most or until then: what the store refuses is told, and nothing is begun for a caller who has been told of a timeout."""
+SHOWN_S = 0.5
+"""How long events wait for what was shown before them."""
 BODY_TIMEOUT_S = 0.5
 MAX_IN_FLIGHT = 16
 """Requests answered at once: one computes, the others wait. So few that the last is in time on a busy machine too."""
 
+
+log = logging.getLogger("leitmotif")
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -96,6 +107,7 @@ class Leitmotif:
 
     def __init__(self) -> None:
         self.predictor = open_here()
+        self.remembering = Remembering()
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
         self.hosts = allowed_hosts(self.predictor.limits)
         self.readiness = Readiness()
@@ -116,29 +128,52 @@ class Leitmotif:
     @bentoml.api(input_spec=of_gate(RankRequest))
     async def rank(self, request: RankRequest, /) -> RankReply:
         """POST /rank: the candidates in order."""
-        return await answered(self._in_turn(Predictor.rank, request))
+        return await answered(self._rank(request))
 
     @bentoml.api(input_spec=of_gate(EventsRequest))
     async def events(self, request: EventsRequest, /) -> EventsReply:
         """POST /events: taken durably, seen by the next ranking."""
+        await self.remembering.settled(SHOWN_S)
         return await answered(self._in_turn(Predictor.append, request))
+
+    async def _rank(self, request: RankRequest) -> RankReply:
+        reply, shown = await self._in_turn(Predictor.answer, request)
+        self.remembering.look(self.predictor, request)
+        if shown is not None:
+            once_given(lambda: self.remembering.keep(lambda: self.predictor, shown))
+        return reply
+
+    def __metrics__(self, text: str) -> str:
+        """GET /metrics: BentoML's own, and those of live events."""
+        return text + self.remembering.metrics(self.predictor)
 
     async def _in_turn(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
         """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503."""
+        at = came_at() + STORE_S
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.computing, self._work, work, request)
+            return await asyncio.get_running_loop().run_in_executor(self.computing, self._work, work, request, at)
         except InputError as error:
             raise ServiceUnavailable(str(error)) from error
 
-    def _work(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
-        """With the newest load, where live events have left the tail for it: said before the work keeps anything."""
-        try:
-            return work(self.predictor, request)
-        except StaleStoreError:
-            self.predictor = open_here()
-            return work(self.predictor, request)
+    def _work(self, work: Callable[[Predictor, Request], Reply], request: Request, at: float) -> Reply:
+        """With the newest load, where live events have left the tail for it: said before the work keeps anything.
+
+        at: until when the store may be waited for. What had its turn later is not begun.
+        """
+        with due(at):
+            if not left_s(STORE_S):
+                raise InputError(f"Its turn did not come within {STORE_S:g} s: nothing was done. Send it again later.")
+            try:
+                return work(self.predictor, request)
+            except StaleStoreError as error:
+                log.warning("%s", error)
+        predictor = open_here()  # a load is read to its end, whoever waits
+        with due(at):
+            self.predictor = predictor
+            return work(predictor, request)
 
 
+Leitmotif.add_asgi_middleware(Given)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(
     Gate,  # pyright: ignore[reportArgumentType]
     limits=limits,

@@ -11,11 +11,14 @@ NUM_NAMING_CATEGORIES = 2
 
 
 def name_themes(scorer: Scorer, vocabulary: pa.Table) -> list[dict[str, Any]]:
-    """One entry a theme: `theme`, `name`, `categories`, `num_items`.
+    """One entry a theme: `theme`, `name`, `categories`, `num_items`. None of a model without themes.
 
     vocabulary: contracts.schema.VOCABULARY. An item belongs to its top theme; items that share the unknown row and
     have no category belong to none. A category c counts p(c | theme) log(p(c | theme) / p(c)).
     """
+    num_themes = scorer.theme_NT.shape[1]
+    if not num_themes:
+        return []
     index_N = vocabulary["item_index"].to_numpy()
     theme_N = scorer.theme_NT[index_N].argmax(axis=1)
     categories = vocabulary["categories"].to_pylist()
@@ -27,7 +30,7 @@ def name_themes(scorer: Scorer, vocabulary: pa.Table) -> list[dict[str, Any]]:
         for name in names
     ]
     known = {name: number for number, name in enumerate(sorted({name for _, name in pairs}))}
-    counts_TC = np.zeros((scorer.model.params.num_themes, len(known)))
+    counts_TC = np.zeros((num_themes, len(known)))
     for theme, name in pairs:
         counts_TC[theme, known[name]] += 1
     sizes_T = np.bincount(theme_N[placed_N], minlength=len(counts_TC))

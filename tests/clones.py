@@ -21,6 +21,7 @@ SMALL = (
     "model.theme_capacity=16",
     "evaluate.num_bootstrap=20",
     "evaluate.min_requests=100000",
+    "evaluate.serve=candidate",
     "materialize.num_parity_requests=50",
     "serve.log_exposures=false",
 )

@@ -147,6 +147,7 @@ def test_posted_events_stay_through_a_run_and_a_restart_and_then_come_from_the_l
             event = {"user_id": users[number % len(users)], "item_id": items[number % len(items)]}
             answer = client.post("/events", json={"events": [event | {"event_id": f"posted {number}"}]})
             assert (answer.status_code, answer.json()["num_new"]) == (200, 1)
+        ask = [each | {"at": client.get("/info").json()["at"]} for each in ask]  # time goes on
         live = [client.post("/rank", json=each).json() for each in ask]
     for one, other in zip(before, live, strict=True):
         assert other["history"]["length"] == one["history"]["length"] + 10
@@ -162,14 +163,14 @@ def test_posted_events_stay_through_a_run_and_a_restart_and_then_come_from_the_l
     assert_adds_up(repository, "simulator")
     again = opened(repository)
     assert again.store.live.num_events == 0
-    for user, held, reply in zip(users, histories, live, strict=True):
-        now = again.store.history(user)
+    for each, held, reply in zip(ask, histories, live, strict=True):
+        now = again.store.history(each["user_id"])
         assert held is not None
         assert now is not None
         assert now.item_ids == held.item_ids
         for name in ("occurred_at", "label", "session"):
             assert getattr(now, name).tolist() == getattr(held, name).tolist()
-        told = again.rank(RankRequest(user_id=user, candidates=items, preview=True))
+        told = again.rank(RankRequest.model_validate(each))
         assert told.history.model_dump() == reply["history"]
 
 

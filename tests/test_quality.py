@@ -15,7 +15,7 @@ def test_themes_beat_target_attention_and_popularity_on_the_default_log(tmp_path
     run(repository, "python", "-m", "orchestration.reproduce", "train.num_threads=1", "evaluate.num_bootstrap=20")
     report = json.loads((repository / "reports/simulator/evaluate.json").read_text())
     models = report["models"]
-    assert report["verdict"] == {"passed": True, "reasons": None}
+    assert report["verdict"] == {"state": "passed", "passed": True, "reasons": None}
     assert models["mos"]["auc"] > models["din"]["auc"] + 0.01  # one seed gave +.027
     assert models["mos"]["auc"] > models["popularity"]["auc"] + 0.2
     assert report["theme_recovery_nmi"] > 0.5

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.schema import FIRST_INDEX
+from features.convention import is_click
 from features.counters import Counters
 from features.encode import micros
 from training.requests import Requests
@@ -13,6 +14,9 @@ NEWTON_TOLERANCE = 1e-7  # of the largest step
 RIDGE = 1e-3  # keeps the fit finite where a baseline separates the classes
 
 LOGIT_LIMIT = 30.0
+LOGISTIC_RIDGE = 10.0
+SCALE_FLOOR = 1e-6
+SCALAR_LIMIT = 5.0  # standard deviations
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,6 +33,22 @@ def popularity(requests: Requests, counters: Counters, lag_s: float, window_s: f
     return clicks.astype(np.float64)
 
 
+def logistic(
+    train: npt.NDArray[np.floating], labels: npt.NDArray[np.floating], test: npt.NDArray[np.floating]
+) -> Floats:
+    """[N] logits of a logistic regression on the scalars alone: what counters say without any history.
+
+    train: [K, S] with labels [K]; test: [N, S]. Standardised by the train rows, as far out as a model's head reads.
+    """
+    if not len(train):
+        return np.zeros(len(test))
+    mean, scale = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    scale[scale < SCALE_FLOOR] = 1.0
+    x, asked = (np.clip((part - mean) / scale, -SCALAR_LIMIT, SCALAR_LIMIT) for part in (train, test))
+    beta = fit_logistic(x, labels, LOGISTIC_RIDGE)
+    return beta[0] + asked @ beta[1:]
+
+
 def fit_logistic(features: npt.NDArray[np.floating], labels: npt.NDArray[np.floating], ridge: float = RIDGE) -> Floats:
     """[1 + K] intercept and slopes of P(click) = sigmoid(intercept + features @ slopes), by Newton's method.
 
@@ -36,7 +56,7 @@ def fit_logistic(features: npt.NDArray[np.floating], labels: npt.NDArray[np.floa
     the summed loss. Zeros of no rows.
     """
     x = np.column_stack([np.ones(len(features)), features]).astype(np.float64)
-    clicked = np.asarray(labels, np.float64) > 0
+    clicked = is_click(labels)
     beta = np.zeros(x.shape[1])
     for _ in range(NEWTON_STEPS if len(x) else 0):
         p = sigmoid(x @ beta)

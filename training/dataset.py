@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from contracts.schema import FIRST_INDEX
 from features.asked import Asked, recent_of_histories
-from features.convention import RECENT
+from features.convention import RECENT, is_click
 from features.counters import Counters
 from features.encode import EncodedHistory, FeatureSpec, encode_histories
 from features.scalars import scalar_features
@@ -49,7 +49,7 @@ class RequestDataset(Dataset[Batch]):
         return Batch(
             self.history(chosen),
             to_candidates(self.requests.item_index[rows], user_of, self.scalars[rows]),
-            torch.from_numpy((self.requests.label[rows] > 0).astype(np.float32)),
+            torch.from_numpy(is_click(self.requests.label[rows]).astype(np.float32)),
         )
 
     def history(self, chosen: npt.NDArray[np.int64]) -> History:

@@ -1,7 +1,8 @@
 """Weights and the requests after split.test -> metrics beside DIN and popularity, slices, predictions and a verdict.
 
-Reads what train read, weights, truth and feature_snapshot/parity.json; writes metrics and predictions. The verdict
-is in the report and in metrics/verdict.json; a failed one ends this stage well: package is what refuses.
+Reads what train read, weights, truth and feature_snapshot/parity.json; writes metrics and predictions. Which model is
+served was chosen on the validation part. The verdict is in the report and in metrics/verdict.json; a failed one ends
+this stage well: package is what refuses.
 """
 
 import csv
@@ -20,30 +21,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from contracts.errors import InputError
+from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish, write_json
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from contracts.stage import Report, main
+from features.convention import is_click
 from features.counters import Counters
 from features.encode import FeatureSpec
 from features.params import LabelParams, SplitParams
-from training.baselines import fit_logistic, popularity, sigmoid
+from training.baselines import fit_logistic, logistic, popularity, sigmoid
 from training.catalogue import Vocabulary, load_counters, load_vocabulary
-from training.dataset import make_dataset
-from training.measure import Scored, differences, measure, measure_slices
+from training.collapse import collapse_warnings, theme_use
+from training.dataset import make_dataset, read_scalars
+from training.measure import Scored, differences, measure, measure_slices, rankable
 from training.metrics import calibration, grouped_auc, normalised_mutual_information
 from training.model.build import GRAPH_MODELS, Model, load_model
 from training.model.mixture import MixtureOfSequence
 from training.params import EvaluateParams
-from training.requests import Requests, cut_times, iso, load_events, load_requests, log_end
+from training.requests import Events, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.scoring import score_requests
 from training.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
+from training.standing import CANDIDATE, choose, standing, warnings
 from training.verdict import judge
 
 log = logging.getLogger("leitmotif")
 
 DIGITS = 6
-COMPARED_WITH = ("din", "popularity")
+LOGISTIC_REQUESTS = 20_000
+"""The latest of the train part that the logistic regression is fitted on."""
 
 PREDICTIONS = pa.schema(
     [
@@ -62,6 +67,7 @@ PREDICTIONS = pa.schema(
 class Tested:
     """The test part and what every model says of it."""
 
+    events: Events
     requests: Requests
     num_label_unknown: int  # requests at the log's end that are not judged
     since_shift: npt.NDArray[np.int64]  # [R]
@@ -70,38 +76,77 @@ class Tested:
 
 
 def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, split: SplitParams) -> Report:
-    """Raises InputError where the weights were fitted on requests of the test part."""
+    """Raises InputError where the weights were fitted on the test part, CheckFailed where a score is not finite."""
     description = json.loads((data / "weights" / "model.json").read_text(encoding="utf-8"))
     torch.set_num_threads(description["num_threads"])
     vocabulary = load_vocabulary(data)
-    tested = score_all(data, vocabulary, description, split, labels, evaluate, seed)
+    tested = score_all(data, vocabulary, description, split, labels, evaluate)
     requests, scored, mos = tested.requests, tested.scored, tested.models["mos"]
-    models = {name: measure(values, requests) for name, values in scored.items()}
+    if "validation" not in description:
+        raise InputError(
+            f"{data / 'weights'} is of an older version, which chose no model. Run train again (`dvc repro`)."
+        )
+    served, because = choose(description["validation"], evaluate.serve)
     masks = slice_masks(requests, tested.since_shift, mos.catalogue.row_of_N.numpy())
     report = plain(
-        {
-            "num_requests": len(requests),
-            "num_impressions": len(requests.label),
-            "num_users": len(np.unique(requests.user_index)),
+        count(requests)
+        | {
             "num_requests_label_unknown": tested.num_label_unknown,
-            "num_requests_of_one_class": grouped_auc(
-                scored["mos"].score, requests.label, requests.request_of_row
-            ).num_left_out,
-            "click_share": float(requests.label.mean()) if len(requests) else math.nan,
-            "models": models,
-            "differences": differences(scored, requests, "mos", COMPARED_WITH, evaluate.num_bootstrap, seed),
-            "slices": measure_slices(scored, requests, masks),
             "theme_recovery_nmi": theme_recovery(data, vocabulary, mos),
-            "verdict": judge(models, len(requests), _parity(data), evaluate),
+            "slices": measure_slices(scored, requests, masks),
             "test_data_hash": hash_test(requests),
         }
+        | compare(tested, served, because, _parity(data), evaluate, seed)
     )
     with publish(data, "metrics", "predictions") as staging:
         write_metrics(staging / "metrics", report, tested)
+        write_ranked(staging / "metrics" / "ranked.parquet", requests, scored[served])
         write_predictions(staging / "predictions" / "predictions.parquet", requests, scored)
-    for name, figures in report["models"].items():
-        log.info("%s: %s", name, ", ".join(f"{figure} {value}" for figure, value in figures.items()))
+    for sentence in (*report["standing"], *report["warnings"]):
+        log.info("%s", sentence)
     return report
+
+
+def count(requests: Requests) -> dict[str, Any]:
+    """How large the test part is, and how much of it can be ranked."""
+    ranked = rankable(requests)
+    return {
+        "num_requests": len(requests),
+        "num_impressions": len(requests.label),
+        "num_users": len(np.unique(requests.user_index)),
+        "num_requests_ranked": int(ranked.sum()),
+        "num_users_ranked": len(np.unique(requests.user_index[ranked])),
+        "num_requests_of_one_class": int((~ranked).sum()),
+        "click_share": float(is_click(requests.label).mean()) if len(requests) else math.nan,
+    }
+
+
+def compare(
+    tested: Tested,
+    served: str,
+    because: str,
+    parity: Mapping[str, Any] | None,
+    evaluate: EvaluateParams,
+    seed: int,
+) -> dict[str, Any]:
+    """Every model's figures, the differences of the served one and of MoS to the others, in words too; the verdict."""
+    requests, scored = tested.requests, tested.scored
+    models = {name: measure(values, requests) for name, values in scored.items()}
+    pairs = [(first, name) for first in dict.fromkeys((CANDIDATE, served)) for name in scored if name != first]
+    between = differences(scored, requests, pairs, evaluate.num_bootstrap, seed)
+    test = count(requests)
+    said = warnings(served, models, between) if test["num_requests_ranked"] else []
+    mos = tested.models["mos"]
+    use = theme_use(mos, tested.events.item_index) if isinstance(mos, MixtureOfSequence) else None
+    return {
+        "served": served,
+        "models": models,
+        "differences": between,
+        "themes": use,
+        "warnings": said + (collapse_warnings(use) if use and served == CANDIDATE else []),
+        "standing": standing(served, because, models, between, test),
+        "verdict": judge(served, models, between, test, parity, evaluate),
+    }
 
 
 def score_all(
@@ -111,7 +156,6 @@ def score_all(
     split: SplitParams,
     labels: LabelParams,
     evaluate: EvaluateParams,
-    seed: int,
 ) -> Tested:
     """Score the test part by every model and baseline."""
     spec = FeatureSpec.from_json(description["feature_spec"])
@@ -123,28 +167,45 @@ def score_all(
             f"The weights were chosen on requests up to {iso(description['chosen_before_us'])}, but split.test is "
             f"{iso(cuts.test_at)}: the test would not be new to them. Run train again (`dvc repro`)."
         )
-    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests.at, "test")]
+    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests, "test")]
     test, validation = cuts.part(requests, "test"), cuts.part(requests, "validation")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
     models = {name: load_model(name, data / "weights" / f"{name}.safetensors", description) for name in GRAPH_MODELS}
     logits = {name: score_requests(name, model, dataset) for name, model in models.items()}
+    for name, values in logits.items():
+        require_scores(name, values)
     scored = {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
-    scored |= score_baselines(test, validation, counters, spec, evaluate, seed)
-    return Tested(test, cuts.num_label_unknown(requests.at, "test"), since_shift, models, scored)
+    scored |= score_baselines(test, validation, counters, spec, evaluate)
+    latest = cuts.part(requests, "train")
+    latest = latest.take(np.arange(max(0, len(latest) - LOGISTIC_REQUESTS), len(latest)))
+    by_scalars = logistic(read_scalars(spec, events, latest, counters), latest.label, dataset.scalars)
+    scored["logistic"] = Scored(by_scalars, sigmoid(by_scalars))
+    return Tested(events, test, cuts.num_label_unknown(requests, "test"), since_shift, models, scored)
+
+
+def require_scores(name: str, logits: npt.NDArray[np.floating]) -> None:
+    """Raises CheckFailed where a model gives a score that is no number: it would be ranked as if it were one."""
+    num_bad = int((~np.isfinite(logits)).sum())
+    if num_bad:
+        raise CheckFailed(
+            f"{name} gives {num_bad:,} of {len(logits):,} candidates a score that is not finite (NaN or infinite), so "
+            "it cannot be measured. Its weights are damaged: run train again (`dvc repro -f train`); if it stays, "
+            "lower train.learning_rate."
+        )
 
 
 def score_baselines(
-    test: Requests, validation: Requests, counters: Counters, spec: FeatureSpec, evaluate: EvaluateParams, seed: int
+    test: Requests, validation: Requests, counters: Counters, spec: FeatureSpec, evaluate: EvaluateParams
 ) -> dict[str, Scored]:
-    """Popularity and chance. Their probabilities come from a logistic curve fitted on the validation part."""
+    """Popularity and chance, which ranks all alike: AUC .5. Probabilities: a logistic curve of the validation part."""
     window = evaluate.popularity_window_s
     before, now = (popularity(part, counters, spec.clicks_lag_s, window) for part in (validation, test))
     intercept, slope = fit_logistic(np.log1p(before), validation.label)
     base, _ = fit_logistic(np.zeros(len(before)), validation.label)
     return {
         "popularity": Scored(now, sigmoid(intercept + slope * np.log1p(now))),
-        "random": Scored(np.random.default_rng(seed).random(len(now)), np.full(len(now), sigmoid(np.array(base)))),
+        "random": Scored(np.zeros(len(now)), np.full(len(now), sigmoid(np.array(base)))),
     }
 
 
@@ -201,10 +262,19 @@ def write_predictions(path: Path, requests: Requests, scored: Mapping[str, Score
     pq.write_table(pa.Table.from_arrays(arrays, schema=PREDICTIONS), path, compression="zstd")
 
 
+def write_ranked(path: Path, requests: Requests, scored: Scored) -> None:
+    """The served model's AUC within each request that can be ranked, and whose it is: what `promote` compares by."""
+    within = grouped_auc(scored.score, requests.label, requests.request_of_row)
+    users = pa.array(requests.user_index[within.group], pa.int32())
+    pq.write_table(pa.table({"user_index": users, "auc": pa.array(within.auc, pa.float64())}), path, compression="zstd")
+
+
 def plain(value: Any) -> Any:
     """JSON values: numbers rounded, nan as null."""
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
     if isinstance(value, float | np.floating):
         return round(float(value), DIGITS) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value

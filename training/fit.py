@@ -86,6 +86,8 @@ class ClickTraining(LightningModule):
         probabilities = torch.sigmoid(torch.cat(self._logits)).double().numpy() if self._logits else np.zeros(0)
         labels = requests.label if len(probabilities) else np.zeros(0)
         clicks, information = torch.stack(self._steps).double().mean(0).tolist()
+        if not np.isfinite(probabilities).all():  # diverged: figures of such scores would pass for an order
+            probabilities = labels = np.zeros(0)
         epoch = Epoch(
             model=self.name,
             epoch=len(self.record) + 1,
@@ -93,7 +95,7 @@ class ClickTraining(LightningModule):
             mutual_information=information if isinstance(self.model, MixtureOfSequence) else math.nan,
             validation_logloss=logloss(probabilities, labels),
             validation_auc=auc(probabilities, labels),
-            validation_iauc=iauc(probabilities, labels, requests.request_of_row),
+            validation_iauc=iauc(probabilities, labels, requests.request_of_row[: len(labels)]),
         )
         self.record.append(epoch)
         self._steps, self._logits = [], []

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from features.convention import is_click
 from training.metrics import auc as pooled_auc
 from training.metrics import bootstrap_auc, calibration, draw_users, gauc, grouped_auc, iauc, logloss
 from training.requests import Requests
@@ -51,29 +52,33 @@ def measure_slices(
 
 
 def differences(
-    scored: Mapping[str, Scored], requests: Requests, first: str, others: tuple[str, ...], num_bootstrap: int, seed: int
+    scored: Mapping[str, Scored],
+    requests: Requests,
+    pairs: Sequence[tuple[str, str]],
+    num_bootstrap: int,
+    seed: int,
 ) -> dict[str, dict[str, float]]:
     """ "<first>_minus_<other>" -> difference in AUC and iAUC with 95 % intervals; the bootstrap draws users."""
     user_of_request, weights_RU = draw_weights(requests, num_bootstrap, seed)
     request = requests.request_of_row
-    drawn_auc, drawn_iauc = {}, {}
-    for name in (first, *others):
+    auc, within, auc_R, iauc_R = {}, {}, {}, {}
+    for name in sorted({name for pair in pairs for name in pair}):
         score = scored[name].score
-        drawn_auc[name] = bootstrap_auc(score, requests.label, user_of_request[request], weights_RU)
-        drawn_iauc[name] = bootstrap_iauc([score], requests, num_bootstrap, seed)
+        auc[name] = pooled_auc(score, requests.label)
+        within[name] = iauc(score, requests.label, request)
+        auc_R[name] = bootstrap_auc(score, requests.label, user_of_request[request], weights_RU)
+        iauc_R[name] = bootstrap_iauc([score], requests, num_bootstrap, seed)
     return {
-        f"{first}_minus_{other}": with_interval(
-            "auc",
-            pooled_auc(scored[first].score, requests.label) - pooled_auc(scored[other].score, requests.label),
-            drawn_auc[first] - drawn_auc[other],
-        )
-        | with_interval(
-            "iauc",
-            iauc(scored[first].score, requests.label, request) - iauc(scored[other].score, requests.label, request),
-            drawn_iauc[first] - drawn_iauc[other],
-        )
-        for other in others
+        f"{first}_minus_{other}": with_interval("auc", auc[first] - auc[other], auc_R[first] - auc_R[other])
+        | with_interval("iauc", within[first] - within[other], iauc_R[first] - iauc_R[other])
+        for first, other in pairs
     }
+
+
+def rankable(requests: Requests) -> npt.NDArray[np.bool_]:
+    """[R] which requests can be ranked: they hold a click and a candidate without one."""
+    clicks = np.bincount(requests.request_of_row, is_click(requests.label), minlength=len(requests))
+    return (clicks > 0) & (clicks < np.diff(requests.row_starts))
 
 
 def draw_weights(

@@ -5,11 +5,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from features.convention import is_click
+
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 NUM_CALIBRATION_BINS = 20
 PROBABILITY_FLOOR = 1e-7
+
+
+def require_finite(values: Floats, what: str) -> None:
+    """Raise ValueError where a value is NaN or infinite: sorted among others, it would pass for a worst or best one."""
+    num_bad = int((~np.isfinite(values)).sum())
+    if num_bad:
+        raise ValueError(
+            f"{num_bad:,} of {len(values):,} {what} are not finite (NaN or infinite), so they have no place in an "
+            "order. The model that gave them has diverged or its weights are damaged: train it again, with a lower "
+            "learning rate if it diverges."
+        )
 
 
 class GroupedAuc(NamedTuple):
@@ -50,8 +63,9 @@ def grouped_auc(scores: Floats, labels: Floats, groups: Integers) -> GroupedAuc:
     """AUC within each group by mean ranks: (sum of the clicks' ranks - P (P + 1) / 2) / (P N)."""
     if len(labels) == 0:
         return GroupedAuc(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+    require_finite(scores, "scores")
     order = np.lexsort((scores, groups))
-    score, group, clicked = np.asarray(scores)[order], np.asarray(groups)[order], np.asarray(labels)[order] > 0
+    score, group, clicked = np.asarray(scores)[order], np.asarray(groups)[order], is_click(labels)[order]
     new_group = np.concatenate([[True], group[1:] != group[:-1]])
     starts = np.flatnonzero(new_group)
     sizes = np.diff(starts, append=len(group))
@@ -70,8 +84,9 @@ def logloss(probabilities: Floats, labels: Floats) -> float:
     """Mean negative log likelihood; nan where there are no rows."""
     if len(labels) == 0:
         return float("nan")
+    require_finite(probabilities, "probabilities")
     p = np.clip(np.asarray(probabilities, np.float64), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-    return float(-np.mean(np.where(np.asarray(labels) > 0, np.log(p), np.log1p(-p))))
+    return float(-np.mean(np.where(is_click(labels), np.log(p), np.log1p(-p))))
 
 
 class Calibration(NamedTuple):
@@ -94,9 +109,10 @@ def calibration(probabilities: Floats, labels: Floats, num_bins: int = NUM_CALIB
     """
     if len(labels) == 0:
         raise ValueError("Calibration of no rows: give at least one prediction.")
+    require_finite(probabilities, "probabilities")
     order = np.argsort(probabilities, kind="stable")
     p = np.asarray(probabilities, np.float64)[order]
-    clicked = (np.asarray(labels)[order] > 0).astype(np.float64)
+    clicked = is_click(labels)[order].astype(np.float64)
     cuts = np.unique(np.searchsorted(p, p[np.arange(num_bins) * len(p) // num_bins], side="left"))
     rows = np.diff(cuts, append=len(p))
     return Calibration(np.add.reduceat(p, cuts) / rows, np.add.reduceat(clicked, cuts) / rows, rows)
@@ -109,9 +125,10 @@ def bootstrap_auc(
 
     users: in [0, U). weights_RU: how often the bootstrap drew each user.
     """
+    require_finite(scores, "scores")
     order = np.argsort(scores, kind="stable")
     score, user = np.asarray(scores)[order], np.asarray(users)[order]
-    clicked = np.asarray(labels)[order] > 0
+    clicked = is_click(labels)[order]
     runs = np.flatnonzero(np.concatenate([[True], score[1:] != score[:-1]]))
     values = np.empty(len(weights_RU))
     for draw, weight_U in enumerate(weights_RU):  # rows times draws would not fit in memory

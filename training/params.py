@@ -4,7 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from contracts.section import Section
+from contracts.section import Section, Several
+from features.params import LONGEST_S
+
+MIN_BOOTSTRAP = 20
+"""The 2.5 % end of an interval lies within so many draws."""
 
 
 class ModelParams(Section):
@@ -21,7 +25,7 @@ class ModelParams(Section):
     route: Literal["item", "blend", "session"]
     attention: Literal["din", "dot"]
     temperature: PositiveFloat
-    hidden: tuple[PositiveInt, ...]
+    hidden: Several[PositiveInt]
     dropout: Annotated[float, Field(ge=0, lt=1)]  # of the head's hidden layers, while training
 
     @model_validator(mode="after")
@@ -50,10 +54,11 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
-    """Baselines and the absolute rules."""
+    """Baselines, the absolute rules, and which of the fitted models is served."""
 
-    popularity_window_s: PositiveInt | None  # null: all time
-    min_requests: PositiveInt  # fewer test requests are not judged
-    min_auc_over_popularity: float
+    serve: Literal["candidate", "best"]  # candidate: MoS | best: whichever of MoS and DIN the validation part chose
+    popularity_window_s: Annotated[int, Field(gt=0, le=LONGEST_S)] | None  # null: all time
+    min_requests: PositiveInt  # of the test requests, those that can be ranked; fewer are not judged
+    min_auc_over_popularity: Annotated[float, Field(ge=-1, le=1)]  # for the lower bound of the difference's interval
     max_calibration_error: Annotated[float, Field(ge=0, le=1)]
-    num_bootstrap: PositiveInt
+    num_bootstrap: Annotated[int, Field(ge=MIN_BOOTSTRAP)]  # draws of the users behind each interval

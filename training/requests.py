@@ -46,6 +46,7 @@ class Requests:
     row_starts: Ints  # [R + 1] request r's candidates are rows [row_starts[r], row_starts[r + 1])
     item_index: Ints  # [N]
     label: npt.NDArray[np.float32]  # [N]
+    known_at: Ints  # [R] us: when the last was known of what the log says was known late; 0 where it says nothing
     reading: Ints  # [R] item_index of the page where the request was made; PADDING_INDEX where there was none
     is_subscriber: npt.NDArray[np.bool_]  # [R]
     device: npt.NDArray[np.str_]  # [R]; "" where unknown
@@ -76,6 +77,7 @@ class Requests:
             row_starts=row_starts,
             item_index=self.item_index[rows],
             label=self.label[rows],
+            known_at=self.known_at[chosen],
             reading=self.reading[chosen],
             is_subscriber=self.is_subscriber[chosen],
             device=self.device[chosen],
@@ -94,26 +96,30 @@ class Cuts:
 
     def part(self, requests: Requests, name: str) -> Requests:
         """train, validation or test: the requests in it whose labels were known when it ended."""
-        return requests.take(self.holds(requests.at, name))
+        return requests.take(self.holds(requests, name))
 
-    def holds(self, at: Ints, name: str) -> npt.NDArray[np.bool_]:
-        """[R] whether requests at these times are in that part, their labels known when it ended."""
-        within, known = self._place(at, name)
+    def holds(self, requests: Requests, name: str) -> npt.NDArray[np.bool_]:
+        """[R] whether they are in that part, their labels known when it ended."""
+        within, known = self._place(requests, name)
         return within & known
 
-    def num_label_unknown(self, at: Ints, *names: str) -> int:
-        """Requests that lie within these parts but are left out: a click could still have come after the part's end."""
-        places = (self._place(at, name) for name in names)
+    def num_label_unknown(self, requests: Requests, *names: str) -> int:
+        """Requests that lie within these parts but are left out: a click came, or could still have come, after the end.
+
+        The log says when a click was known (Requests.known_at); where it does not, labels.delay_s stands in.
+        """
+        places = (self._place(requests, name) for name in names)
         return sum(int((within & ~known).sum()) for within, known in places)
 
-    def _place(self, at: Ints, name: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    def _place(self, requests: Requests, name: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         first, end = {
             "train": (self.train_at, self.validation_at),
             "validation": (self.validation_at, self.test_at),
             "test": (self.test_at, self.log_end),
         }[name]
         # a request at a cut belongs to the later part; a label that is known at the cut is known
-        return (at >= first) & (at < end), at + self.delay <= min(end, self.log_end)
+        at, known_at = requests.at, np.maximum(requests.at + self.delay, requests.known_at)
+        return (at >= first) & (at < end), known_at <= min(end, self.log_end)
 
 
 def load_events(data: Path) -> Events:
@@ -155,6 +161,7 @@ def _read_contexts(data: Path, request_index: Ints) -> dict[str, npt.NDArray[Any
     place = pc.fill_null(place, UNKNOWN_INDEX - FIRST_INDEX).to_numpy() + FIRST_INDEX
     reading = np.where(read.is_null().to_numpy(), PADDING_INDEX, place)
     return {
+        "known_at": pc.fill_null(table["known_at"].cast(pa.int64()), 0).to_numpy()[request_index],
         "reading": reading[request_index],
         "is_subscriber": pc.fill_null(table["is_subscriber"], False).to_numpy(zero_copy_only=False)[request_index],
         "device": pc.fill_null(table["device"], "").to_numpy(zero_copy_only=False).astype(np.str_)[request_index],

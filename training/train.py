@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from contracts.errors import InputError
+from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
+from features.convention import is_click
 from features.encode import FeatureSpec
 from features.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
 from training.catalogue import ItemTables, Vocabulary, count_items, fit_tables, load_counters, load_vocabulary
@@ -66,11 +67,13 @@ def run(
     report = _report(prepared, fitted)
     with publish(data, "weights", "training_record") as staging:
         for name, (built, _, _) in fitted.items():
+            require_finite_weights(name, built)
             save_weights(built, staging / "weights" / f"{name}.safetensors")
         description = describe(model, prepared.shape)
         description |= {"feature_spec": spec.to_json(), "feature_spec_hash": spec.hash()}
         description |= {"trained_before_us": prepared.cuts.validation_at, "chosen_before_us": prepared.cuts.test_at}
         description |= {"num_threads": train.num_threads}
+        description |= {"validation": {name: _validated(each) for name, each in fitted.items()}}
         write_json(staging / "weights" / "model.json", description)
         write_record(staging / "training_record" / "record.csv", record)
         write_json(staging / "training_record" / "training.json", report)
@@ -104,7 +107,7 @@ def prepare(
     return Prepared(
         spec=spec,
         cuts=cuts,
-        num_label_unknown=cuts.num_label_unknown(requests.at, "train", "validation"),
+        num_label_unknown=cuts.num_label_unknown(requests, "train", "validation"),
         sample=sample,
         train=make_dataset(spec, events, sample.requests, counters),
         validation=make_dataset(spec, events, validation, counters),
@@ -141,7 +144,7 @@ def fit_one(
 
 
 def _check_labels(requests: Requests) -> None:
-    clicks, rows = int((requests.label > 0).sum()), len(requests.label)
+    clicks, rows = int(is_click(requests.label).sum()), len(requests.label)
     if clicks in (0, rows):
         what = "no clicks" if clicks == 0 else "nothing but clicks"
         raise InputError(
@@ -169,11 +172,27 @@ def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Epoch], int]
         "baseline_num_parameters": num_parameters(fitted["din"][0]),
         "baseline_best_epoch": fitted["din"][2],
     }
-    for name, (_, epochs, chosen) in fitted.items():
-        for field in ("validation_auc", "validation_iauc", "validation_logloss"):
-            value = getattr(epochs[chosen - 1], field)
-            report[f"{name}_{field}"] = round(value, 6) if np.isfinite(value) else None
+    for name, each in fitted.items():
+        report |= {f"{name}_validation_{figure}": value for figure, value in _validated(each).items()}
     return report
+
+
+def _validated(fitted: tuple[Model, list[Epoch], int]) -> dict[str, float | None]:
+    """The chosen epoch's figures on the validation part, None where one is not defined."""
+    _, epochs, best = fitted
+    values = {name: getattr(epochs[best - 1], f"validation_{name}") for name in ("auc", "iauc", "logloss")}
+    return {name: round(value, 6) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def require_finite_weights(name: str, model: Model) -> None:
+    """Raises CheckFailed naming the tensors that hold NaN or infinite values: such a model is never saved."""
+    bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise CheckFailed(
+            f"{name} has diverged: {', '.join(bad[:3])} of its weights are not finite (NaN or infinite), {len(bad)} of "
+            f"{len(model.state_dict())} tensors, so nothing was saved. Lower train.learning_rate, or raise "
+            "model.temperature if it is far below 0.2."
+        )
 
 
 def num_parameters(model: Model) -> int:

@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from contracts.schema import CONTEXTS, REJECTED, ROLE_HISTORY, ROLE_IMPRESSION, TIME
+from features.convention import CLICKED
 from features.sources.log import EVENTS
 from features.sources.parse import YEAR_1_US, YEAR_10000_US
 
@@ -53,7 +54,7 @@ VISITS = f"""
         SELECT *, row_number() OVER (PARTITION BY user_id, item_id, at_us ORDER BY file, line, ordinal) AS copy
         FROM exploded
     ), clicks AS (
-        SELECT user_id, item_id, at_us FROM candidates WHERE label = 1 AND reason IS NULL
+        SELECT user_id, item_id, at_us FROM candidates WHERE label >= {CLICKED} AND reason IS NULL
     )
     SELECT * EXCLUDE (copy), CASE {TIME_CASES}
         WHEN EXISTS (
@@ -126,4 +127,6 @@ def explode(behaviors: pa.Table, history: pa.Table) -> Exploded:
         rejected = connection.sql(LEFT_OUT).to_arrow_table()
     at = events["occurred_at"].cast(TIME)
     events = events.set_column(events.column_names.index("occurred_at"), "occurred_at", at)
+    for name in ("known_at", "arrived_at"):  # the log does not say
+        events = events.append_column(name, pa.nulls(len(events), TIME))
     return Exploded(events.select(EVENTS.names).cast(EVENTS), contexts.cast(CONTEXTS), rejected.cast(REJECTED))

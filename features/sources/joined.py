@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from contracts.schema import REJECTED, ROLE_IMPRESSION
+from features.convention import CLICKED
 from features.sources.log import EVENTS
 
 log = logging.getLogger("leitmotif")
@@ -41,14 +42,15 @@ JUDGED = """
 """
 """Each row beside its request's show of its item: the row of the smallest label, the earliest of those."""
 
+MADE = ("occurred_at", "label", "position", "session_id", "known_at")
 STANDING = f"""
-    SELECT {
-    ", ".join(f"kept.{name}" for name in EVENTS.names if name not in ("occurred_at", "label", "position", "session_id"))
-},
+    SELECT {", ".join(f"kept.{name}" for name in EVENTS.names if name not in MADE)},
+        CASE WHEN others.clicked_at > others.first_at THEN others.clicked_at ELSE kept.known_at END AS known_at,
         least(kept.occurred_at, others.first_at) AS occurred_at, greatest(kept.label, others.label) AS label,
         coalesce(kept.position, others.position) AS position, coalesce(kept.session_id, others.session_id) AS session_id
     FROM judged AS kept JOIN (
         SELECT impression_id, user_id, item_id, min(occurred_at) AS first_at, max(label) AS label,
+            min(greatest(occurred_at, known_at)) FILTER (label >= {CLICKED}) AS clicked_at,
             arg_min(position, place) FILTER (position IS NOT NULL) AS position,
             arg_min(session_id, place) FILTER (session_id IS NOT NULL) AS session_id
         FROM judged WHERE NOT is_apart GROUP BY ALL
@@ -68,7 +70,8 @@ def join_repeats(events: pa.Table, join_s: float) -> tuple[pa.Table, pa.Table]:
     """Of the rows of one item in one user's request: one event; the others are rejected (REJECTED).
 
     events: EVENTS, each with its event_id. The event has the name, position and session of the show (the row of the
-    smallest label, the earliest of those), the largest label and the earliest time. A row further than join_s from the
+    smallest label, the earliest of those), the largest label and the earliest time; its click was known when the first
+    row that tells it was. A row further than join_s from the
     show is no part of that fact: it is held back with a reason of its own, as no request holds an item twice.
     """
     with duckdb.connect() as connection:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from contracts.schema import CONTEXTS, LIVE, REJECTED
+from contracts.schema import CONTEXTS, LIVE, REJECTED, TIME
 from features.forgotten import Forgotten, are_forgotten
 from features.live_event import ENGINES, EVENT
 from features.live_files import engine_of, newest_seq, read_sealed, sealed_files
@@ -38,7 +38,8 @@ def read_live(folder: Path, forgotten: Forgotten) -> Live:
     """Read live/<source> whole. Every row is an event or is rejected. Raises InputError for a file that is damaged.
 
     Of rows with one event_id (a show and its outcome, in whichever files) one event is made: the first acknowledged
-    row, a show before an outcome, with the largest label. An outcome whose show is nowhere is an event of its own.
+    row, a show before an outcome, with the largest label, which was known when the first row that tells it was. An
+    outcome whose show is nowhere is an event of its own.
     """
     files = sealed_files(folder)
     tables = [read_sealed(path) for path in files]
@@ -98,7 +99,19 @@ def _join(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     labels = np.maximum.reduceat(np.where(own, rows["label"].to_numpy(), -np.inf), starts)
     events = rows.filter(pa.array(first))
     events = events.set_column(events.column_names.index("label"), "label", pa.array(labels, pa.float32()))
+    events = events.append_column("arrived_at", events["known_at"])
+    telling = own & (rows["label"].to_numpy() == labels[np.cumsum(first) - 1])
+    known = _first_known(rows["known_at"], telling, starts).cast(TIME)
+    events = events.set_column(events.column_names.index("known_at"), "known_at", known)
     return events.select(EVENTS.names).cast(EVENTS), _left_over(rows, np.flatnonzero(~first), own)
+
+
+def _first_known(known_at: pa.ChunkedArray, telling: np.ndarray, starts: np.ndarray) -> pa.Array:
+    """[events] us: the earliest time at which one of the rows was known that tell an event's label; null: none says."""
+    never = np.iinfo(np.int64).max
+    known = known_at.cast(pa.int64()).fill_null(never).to_numpy()
+    first = np.minimum.reduceat(np.where(telling, known, never), starts)
+    return pa.array(first, mask=first == never)
 
 
 def _left_over(rows: pa.Table, at: np.ndarray, own: np.ndarray) -> pa.Table:

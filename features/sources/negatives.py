@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.schema import ROLE_IMPRESSION
+from features.convention import CLICKED
 from features.identity import event_ids
 from features.sources.log import EVENTS
 
@@ -64,7 +65,7 @@ def _as_requests(events: pa.Table) -> pa.Table:
 
 
 def _is_click(events: pa.Table) -> pa.ChunkedArray:
-    is_shown = pc.and_(pc.equal(events["role"], ROLE_IMPRESSION), pc.greater_equal(events["label"], 1.0))
+    is_shown = pc.and_(pc.equal(events["role"], ROLE_IMPRESSION), pc.greater_equal(events["label"], CLICKED))
     there = pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["item_id"]))
     return pc.and_(pc.fill_null(is_shown, False), there)
 
@@ -85,7 +86,7 @@ def _requests_of_clicks(events: pa.Table) -> tuple[Int64, Int64, int]:
 
 def _pool(events: pa.Table, at: Int64, code: Int64, chosen_from: str) -> tuple[Int64, Int64]:
     """Items in the order in which they were clicked, and when; each once, at its first click, where all are alike."""
-    clicked = np.flatnonzero(pc.fill_null(pc.greater_equal(events["label"], 1.0), False).to_numpy() & (code >= 0))
+    clicked = np.flatnonzero(pc.fill_null(pc.greater_equal(events["label"], CLICKED), False).to_numpy() & (code >= 0))
     ids = pc.sort_indices(
         pa.table({"at": at[clicked], "item": events["item_id"].take(pa.array(clicked))}),
         sort_keys=[("at", "ascending"), ("item", "ascending")],

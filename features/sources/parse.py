@@ -53,8 +53,8 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Seq
     has = {column.name: column.type for column in raw.schema}
     terms = {name: _identifier(name, has[name]) if name in has else "NULL::VARCHAR" for name in IDS}
     terms["at_us"] = _time("occurred_at", has["occurred_at"], time_unit)
-    given = has.get("published_at")
-    terms["published_us"] = _time("published_at", given, time_unit) if given else "NULL::BIGINT"
+    for name, term in (("published_at", "published_us"), ("known_at", "known_us")):
+        terms[term] = _time(name, has[name], time_unit) if name in has else "NULL::BIGINT"
     terms["embedding"] = _embedding(has["embedding"]) if "embedding" in has else "NULL::FLOAT[]"
     terms["number"] = _number("label", has["label"]) if "label" in has else "1.0"
     terms["position"] = _position(has["position"]) if "position" in has else "NULL::INTEGER"
@@ -254,7 +254,8 @@ def _reason(has: dict[str, pa.DataType], terms: dict[str, str], with_control: Se
         f"WHEN {_is_absent('occurred_at', has)} THEN 'no time'",
         f"WHEN ({terms['at_us']}) IS NULL THEN 'bad time'",
     ]
-    parsed = {"label": "number", "position": "position", "published_at": "published_us", "embedding": "embedding"}
+    parsed = {"label": "number", "position": "position", "embedding": "embedding"}
+    parsed |= {"published_at": "published_us", "known_at": "known_us"}
     for name, term in ((name, terms[term]) for name, term in parsed.items()):
         if name in has:
             cases.append(f"WHEN NOT {_is_absent(name, has)} AND ({term}) IS NULL THEN 'bad {name}'")

@@ -142,6 +142,8 @@ def _events(requests: Requests, params: SimulatorParams, candidate_RM: np.ndarra
         "position": pa.array(np.tile(np.arange(M, dtype=np.int32), R)),
         "session_id": pa.nulls(R * M, pa.string()),  # a log seldom knows its sessions; the truth does
         "role": pa.repeat(ROLE_IMPRESSION, R * M),
+        "known_at": pa.nulls(R * M, TIME),
+        "arrived_at": pa.nulls(R * M, TIME),
         "file": pa.repeat("simulator", R * M),
         "line": pa.repeat(pa.scalar(0, pa.int64()), R * M),
     }

@@ -201,9 +201,13 @@ def _texts(rows: pa.Table) -> list[str]:
 
 
 def _events(parsed: pa.Table, name: str, line: np.ndarray) -> pa.Table:
-    columns = {column: parsed[column] for column in parsed.column_names if column not in ("at_us", "reason")}
+    columns = {
+        column: parsed[column] for column in parsed.column_names if column not in ("at_us", "known_us", "reason")
+    }
     columns["occurred_at"] = parsed["at_us"].cast(TIME)
     columns["role"] = pa.repeat(ROLE_IMPRESSION, len(parsed))
+    columns["known_at"] = parsed["known_us"].cast(TIME)
+    columns["arrived_at"] = pa.nulls(len(parsed), TIME)
     columns["file"] = pa.repeat(name, len(parsed))
     columns["line"] = pa.array(line, pa.int64())
     return pa.table(columns)

@@ -54,3 +54,10 @@ def test_loader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_online_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(run(monkeypatch, capsys, "online_store", "--reads", "10", "--pushes", "2", "--users", "20"))
     assert report["sqlite"]["ratios_of_p50"].keys() == report.get("redis", report["sqlite"])["ratios_of_p50"].keys()
+
+
+def test_live_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--rows", "2000", "4000", "--users", "50", "--items", "60", "--calls", "3")
+    report = json.loads(run(monkeypatch, capsys, "live_memory", *small))["rows"]
+    assert [report[number]["rows"] >= int(number) for number in ("2000", "4000")] == [True, True]
+    assert all(each["bytes_a_row"] < 150 for each in report.values())

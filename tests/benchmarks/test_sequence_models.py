@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = {
     "model": {"history_length": 20, "width": 8, "num_themes": 4, "theme_capacity": 8, "short_length": 5},
     "train": {"epochs": 1, "router_steps": 3},
-    "evaluate": {"num_bootstrap": 10},
+    "evaluate": {"num_bootstrap": 20},
 }
 
 

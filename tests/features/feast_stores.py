@@ -33,7 +33,7 @@ def views(folder: Path, length: int = LENGTH) -> list[Any]:
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
     source = FileSource(name="history", path=str(folder / "history.parquet"), timestamp_field="event_timestamp")
     lists = [Field(name=name, dtype=Array(kind)) for name, kind in LISTS.items()]
-    schema = [Field(name="user_id", dtype=String), *lists, Field(name="session_started_at", dtype=Int64)]
+    schema = [Field(name="user_id", dtype=String), *lists]
     given: dict[str, Any] = {"entities": [user], "schema": schema, "source": source, "ttl": timedelta(0)}
     return [
         user,

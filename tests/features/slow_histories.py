@@ -55,9 +55,9 @@ def _is_event(row: Row, history: HistoryParams) -> bool:
 
 def _with_sessions(events: Sequence[Row], history: HistoryParams) -> list[tuple]:
     """The rule event by event: neighbours that both have the log's session are together if it is the same; else a gap
-    of more than session_gap_s parts them, and so does every session_max_s since the session began."""
+    of more than session_gap_s parts them, and so does every multiple of session_max_s since 1970."""
     made: list[tuple] = []
-    session, began, piece = -1, 0, 0
+    session = -1
     before: Row | None = None
     for each in events:
         stated = before is not None and before["session_id"] is not None and each["session_id"] is not None
@@ -67,10 +67,9 @@ def _with_sessions(events: Sequence[Row], history: HistoryParams) -> list[tuple]
             opens = each["session_id"] != before["session_id"]
         else:
             opens = _us(each) - _us(before) > micros(history.session_gap_s)
-        began = _us(each) if opens else began
-        now = 0 if history.session_max_s is None else (_us(each) - began) // micros(history.session_max_s)
-        cut = not opens and not stated and now != piece
-        session, piece, before = session + (opens or cut), now, each
+            if history.session_max_s is not None:
+                opens |= len({_us(row) // micros(history.session_max_s) for row in (before, each)}) > 1
+        session, before = session + opens, each
         keys = key_of_text(each["event_id"]), 0 if each["session_id"] is None else key_of_text(each["session_id"])
         made.append((each["item_id"], _us(each), each["label"], session, *keys))
     return made

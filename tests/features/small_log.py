@@ -7,13 +7,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.publish import write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
 from features import histories
 from features.history_reader import UserHistories
-from features.params import HistoryParams, MaterializeParams, RequestParams, StatisticsParams, ValidateParams
+from features.params import (
+    HistoryParams,
+    LabelParams,
+    MaterializeParams,
+    RequestParams,
+    StatisticsParams,
+    ValidateParams,
+)
 from features.statistics import run as run_statistics
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -40,6 +48,7 @@ def statistics(**changes: Any) -> StatisticsParams:
 
 def materialize(**changes: Any) -> MaterializeParams:
     values = {"num_parity_requests": 30, "replay_share": 0.3, "max_lag_s": 86_400, "min_user_share": 1.0}
+    values |= {"num_read_back": None}
     return MaterializeParams(**values | changes)
 
 
@@ -50,17 +59,22 @@ def validate(**changes: Any) -> ValidateParams:
     return ValidateParams(**times | shares | least | {"max_id_length": 64} | changes)
 
 
+def labels(delay_s: float = 0) -> LabelParams:
+    return LabelParams(delay_s=delay_s)
+
+
 def settings(**history_changes: Any) -> dict[str, Any]:
     """What the stage materialize writes into a snapshot of how it was made."""
     sections = {"statistics": statistics(), "validate": validate()}
     told = {name: section.model_dump(mode="json") for name, section in sections.items()}
-    return history(**history_changes).model_dump(mode="json") | told
+    return history(**history_changes).model_dump(mode="json") | told | {"label_delay_s": 0.0}
 
 
 def row(user: str, item: str, at_s: float, label: float = 1, **more: Any) -> Row:
     """One interaction, at_s seconds after START."""
     given = {"user_id": user, "item_id": item, "occurred_at": START + timedelta(seconds=at_s), "label": label}
     empty = {"impression_id": None, "position": None, "session_id": None, "role": "impression", "event_id": None}
+    empty |= {"known_at": None, "arrived_at": None}
     return empty | given | more
 
 
@@ -92,8 +106,13 @@ def contexts_of(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] | None = None) -> Path:
-    """Write what histories and statistics read, in the order given; every item_id gets a category of its own."""
+def write_log(
+    data: Path, rows: Sequence[Row], categories: dict[str, list[str]] | None = None, by_day: bool = False
+) -> Path:
+    """Write what histories and statistics read, in the order given; every item_id gets a category of its own.
+
+    by_day: validated_interactions as a file a day, not one of the month.
+    """
     named = [{**each, "event_id": each["event_id"] or f"e{number:05}"} for number, each in enumerate(rows)]
     items = sorted({each["item_id"] for each in rows})
     listed = [
@@ -112,6 +131,13 @@ def write_log(data: Path, rows: Sequence[Row], categories: dict[str, list[str]] 
     for name, table in tables.items():
         (data / name).mkdir(parents=True, exist_ok=True)
         pq.write_table(table, data / name / "2024-01.parquet")
+    if by_day:
+        whole = data / "validated_interactions" / "2024-01.parquet"
+        table = pq.read_table(whole)
+        whole.unlink()
+        days = pc.strftime(table["occurred_at"], "%Y-%m-%d")
+        for day in days.unique().to_pylist():
+            pq.write_table(table.filter(pc.equal(days, day)), whole.with_name(f"{day}.parquet"))
     write_json(data / "absorbed" / "absorbed.json", {})
     return data
 

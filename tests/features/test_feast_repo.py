@@ -16,7 +16,7 @@ from features.materialize import run as materialize
 from features.online import OnlineStore
 from features.state import state_of
 from tests import clones
-from tests.features.small_log import START, build, history, random_log, statistics, validate
+from tests.features.small_log import START, build, history, labels, random_log, statistics, validate
 from tests.features.small_log import materialize as parity
 
 pytestmark = pytest.mark.xdist_group("feast")
@@ -33,7 +33,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configure(named | columns, root / "params.yaml")
     data = root / "data" / "table"
     build(data, random_log(2))
-    materialize(data, history(), statistics(), parity(num_parity_requests=5), validate())
+    materialize(data, history(), statistics(), parity(num_parity_requests=5), validate(), labels())
     return root
 
 

@@ -59,7 +59,8 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     build(data, [*random_log(3, num_requests=120), row("early", "i00", 0)])
     for name in NAMES:
         split(data / name, request.param)
-    run(data, history(), small_log.statistics(), small_log.materialize(num_parity_requests=5), small_log.validate())
+    sections = (small_log.statistics(), small_log.materialize(num_parity_requests=5), small_log.validate())
+    run(data, history(), *sections, small_log.labels())
     return data
 
 

@@ -1,5 +1,6 @@
 """`make forget`: at once for what comes live, at the next run for all that is made; it says what still holds a user."""
 
+import json
 import re
 import shutil
 import signal
@@ -163,8 +164,8 @@ def test_a_run_of_ingest_that_is_under_way_is_waited_for(tmp_path: Path) -> None
     rwlock = tmp_path / ".dvc" / "tmp" / "rwlock"
     rwlock.parent.mkdir(parents=True)
     reader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.2)", "dvc", "repro"])
-    held = f'{{"write": {{}}, "read": {{"{live.resolve()}": [{{"pid": {reader.pid}, "cmd": "dvc repro"}}]}}}}'
-    rwlock.write_text(held)
+    read = {str(live.resolve().parent / "known.json"): [{"pid": reader.pid, "cmd": "dvc repro"}]}
+    rwlock.write_text(json.dumps({"write": {}, "read": read}))
     began = time.monotonic()
     program = (
         f"from pathlib import Path; from features.forgotten import add_forgotten as a; a(Path({str(live)!r}), ['u1'])"

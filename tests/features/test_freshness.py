@@ -21,7 +21,7 @@ from features.snapshot import COUNTERS
 from features.state import state_of
 from orchestration.checks import CHECKS, Verdict, judge
 from orchestration.figures import figures
-from tests.features.small_log import build, history, materialize, random_log, row, statistics, validate
+from tests.features.small_log import build, history, labels, materialize, random_log, row, statistics, validate
 from tests.features.test_online import loaded
 
 pytestmark = pytest.mark.xdist_group("feast")
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(data: Path) -> dict:
-    made = run(data, history(), statistics(), materialize(), validate())
+    made = run(data, history(), statistics(), materialize(), validate(), labels())
     return json.loads(json.dumps(made))  # as the stage leaves it
 
 
@@ -72,7 +72,7 @@ def test_what_is_fresh_and_complete_passes_and_dagster_shows_a_table_and_plots(r
 def test_clicks_that_stopped_a_day_ago_fail_the_check_that_names_view_figure_and_limit(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "table"
     build(folder, [*random_log(2), row("u0", "i00", 2 * DAY_S, label=0, impression_id="last", position=0)])
-    made = json.loads(json.dumps(run(folder, history(), statistics(), materialize(), validate())))
+    made = json.loads(json.dumps(run(folder, history(), statistics(), materialize(), validate(), labels())))
     judged = verdict("fresh", made)
     assert not judged.passed
     assert judged.description.startswith("user_history: its newest event, 2024-01-01T01:0")

@@ -129,9 +129,45 @@ def test_a_ranking_s_name_says_when_and_for_whom() -> None:
     assert shown_event_id(name, "a") != shown_event_id(name, "b")
 
 
-def test_another_user_s_ranking_cannot_be_cited() -> None:
-    with pytest.raises(InputError, match="is of another user than 'v'"):
-        INTAKE_OF_LONG_IDS.read([Posted("v", "i", impression_id=name_exposure("u", NOW, SECRET))], NOW, NOW)
+@pytest.mark.parametrize(
+    ("user", "name"),
+    [
+        ("v", name_exposure("u", NOW - 5, SECRET)),  # of another user
+        ("u", name_exposure("u", NOW - 5, b"of a tail that was lost")),
+        ("u", "served-0-0-0"),
+        ("u", "served-7fffffffffffffff-0-0"),
+    ],
+)
+def test_what_cites_a_ranking_that_is_not_known_is_an_event_of_its_own_and_the_batch_is_taken(
+    user: str, name: str
+) -> None:
+    posted = [Posted("w", "j", NOW - 1), Posted(user, "i", impression_id=name)]
+    assert [INTAKE_OF_LONG_IDS.is_unlinked(each) for each in posted] == [False, True]
+    _, event = INTAKE_OF_LONG_IDS.read(posted, NOW, NOW)
+    assert (event.user_id, event.occurred_at, event.revision) == (user, NOW, EVENT)
+    assert not is_exposure(event.impression_id)
+    assert event.event_id != shown_event_id(name, "i")
+    again = INTAKE_OF_LONG_IDS.read(posted[1:], NOW + 7, NOW + 7)[0]
+    assert again.event_id == event.event_id  # sent again it is that event again, as with a ranking that is known
+    clicked, shown = (
+        INTAKE_OF_LONG_IDS.read([Posted(user, "i", label=label, impression_id=name)], NOW, NOW)[0] for label in (1, 0)
+    )
+    assert clicked.event_id == event.event_id != shown.event_id
+    told = INTAKE_OF_LONG_IDS.read([Posted(user, "i", NOW - 9, impression_id=name, event_id="mine")], NOW, NOW)[0]
+    assert (told.event_id, told.occurred_at) == ("mine", NOW - 9)
+
+
+def test_a_ranking_that_is_known_may_be_cited_whatever_its_time_is_now() -> None:
+    """serve.clock was changed, say: what was shown was shown."""
+    name = name_exposure("u", NOW + 10**9, SECRET)
+    assert INTAKE_OF_LONG_IDS.read([Posted("u", "i", impression_id=name)], NOW, NOW)[0].occurred_at == NOW + 10**9
+
+
+@pytest.mark.parametrize(("at", "kept"), [(NOW - 2, False), (NOW - 1, True)])
+def test_an_event_older_than_the_retention_counts_and_extends_no_history(at: int, kept: bool) -> None:
+    intake = Intake(rules(PARAMS), "all", 40, SECRET, keep_from=NOW - 1)
+    (event,) = intake.read([Posted("u", "i", at)], NOW, NOW)
+    assert event.in_history == kept
 
 
 def again_of(event: LiveEvent) -> str:
@@ -187,16 +223,16 @@ def test_a_ranking_of_no_time_that_could_be_is_none_of_ours_and_no_time_overflow
     for at in (0x7FFFFFFFFFFFFFFF, 10**16):
         name = name_exposure("u", at, SECRET)
         assert served_at(name, "u", SECRET) is None
-        with pytest.raises(InputError, match="is of another user than 'u', or not one that /rank gave"):
-            INTAKE_OF_LONG_IDS.read([Posted("u", "i", impression_id=name)], NOW, NOW)
+        assert INTAKE_OF_LONG_IDS.read([Posted("u", "i", impression_id=name)], NOW, NOW)[0].occurred_at == NOW
     for at in (2**63 - 1, -(2**63)):
         with pytest.raises(InputError, match=r"events.0: occurred_at .* lies outside the years 1 to 9999"):
             INTAKE.read([Posted("u", "i", at)], NOW, NOW)
 
 
 def test_a_ranking_s_name_cannot_be_made_without_the_secret() -> None:
-    with pytest.raises(InputError, match="not one that /rank gave"):
-        INTAKE_OF_LONG_IDS.read([Posted("u", "i", impression_id=name_exposure("u", NOW, b"guessed"))], NOW, NOW)
+    posted = Posted("u", "i", impression_id=name_exposure("u", NOW - 5, b"guessed"))
+    assert INTAKE_OF_LONG_IDS.is_unlinked(posted)
+    assert INTAKE_OF_LONG_IDS.read([posted], NOW, NOW)[0].occurred_at == NOW
 
 
 @pytest.mark.parametrize(("told", "kept", "clicked"), [(0.49999999999, 0.5, True), (-0.0, 0.0, False)])

@@ -1,5 +1,7 @@
 """Counters of a log and of live events read as counters of one log that holds both."""
 
+import threading
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from features.asked import NO_KEY, Asked
 from features.coclicks import Clicks, Coclicks
 from features.convention import RECENT
 from features.counters import NAMES, PAIR_RADIX, Counters
-from features.live_counters import LiveCounters, _count
+from features.live_counters import JOINED_AT_ONCE, LiveCounters
 from features.live_event import EVENT, OUTCOME, LiveEvent
 
 USERS, ITEMS = ("u0", "u1", "u2"), ("i0", "i1", "i2", "i3")
@@ -38,6 +40,19 @@ def to_event(number: int, each: tuple, revision: int = EVENT, label: float | Non
     return LiveEvent(f"e{number}", revision, USERS[user], ITEMS[item], at, given_label, role, in_history=clicked)
 
 
+def counted(keys: np.ndarray, times: np.ndarray, shows: np.ndarray, clicks: np.ndarray) -> AsOfCounter:
+    """Running counts by dictionaries, one row a (key, time)."""
+    added: dict[tuple[int, int], np.ndarray] = {}
+    for key, at, *counts in zip(keys.tolist(), times.tolist(), shows.tolist(), clicks.tolist(), strict=True):
+        added[key, at] = added.get((key, at), np.zeros(2, np.int64)) + counts
+    totals: dict[int, np.ndarray] = {}
+    rows = []
+    for (key, at), counts in sorted(added.items(), key=lambda each: each[0]):
+        totals[key] = totals.get(key, np.zeros(2, np.int64)) + counts
+        rows.append((key, at, *totals[key].tolist()))
+    return AsOfCounter.from_rows(*np.array(rows, np.int64).reshape(-1, 4).T)
+
+
 def whole(log: list[tuple], users: int, items: int) -> Counters:
     """Counted at once, keys as the positions in USERS and ITEMS."""
     rows = np.array([each[:4] for each in log], np.int64).reshape(-1, 4)
@@ -47,9 +62,9 @@ def whole(log: list[tuple], users: int, items: int) -> Counters:
     hit = shown & (clicked > 0)
     clicks = Clicks.in_order(item[hit], at[hit], user[hit])
     return Counters(
-        item_counters=_count(item[shown], at[shown], ones[shown], clicked[shown]),
-        user_counters=_count(user, at, ones, clicked),
-        user_item_counters=_count(user * PAIR_RADIX + item, at, ones, clicked),
+        item_counters=counted(item[shown], at[shown], ones[shown], clicked[shown]),
+        user_counters=counted(user, at, ones, clicked),
+        user_item_counters=counted(user * PAIR_RADIX + item, at, ones, clicked),
         coclicks=Coclicks(clicks.items, clicks.times, clicks.users, STARTS, FACTORS[:, :users]),
     )
 
@@ -142,3 +157,39 @@ def test_live_rows_lie_in_few_parts() -> None:
     sizes = [len(part.rows.times) for part in counters._parts]
     assert sum(sizes) == 5_000
     assert len(sizes) <= 6
+
+
+def test_large_parts_are_joined_aside_while_all_of_them_are_read() -> None:
+    """Whoever adds waits for no join of more than JOINED_AT_ONCE rows, and every state on the way is whole."""
+    counters, made = live([]), []
+    built = counters._part
+
+    def watched(rows):  # type: ignore[no-untyped-def]
+        made.append((threading.current_thread().name, len(rows.times)))
+        return built(rows)
+
+    counters._part = watched
+    events = [to_event(number, (0, 0, number, number % 2 == 0, ROLE_IMPRESSION)) for number in range(60_000)]
+    for place in range(0, len(events), 1_000):
+        counters.add(events[place : place + 1_000])
+        shows, clicks = counters.now.item_counters.read([0], 10**6)
+        assert (shows[0], clicks[0]) == (place + 1_000, (place + 1_000) // 2)
+    counters.settle()
+    assert counters.now.item_counters.read([0], 10**6)[0].tolist() == [60_000]
+    assert max(size for name, size in made if name != "join") <= JOINED_AT_ONCE
+    assert max(size for name, size in made if name == "join") > JOINED_AT_ONCE
+    assert len(counters._parts) <= 6
+
+
+def test_a_row_takes_less_than_a_hundred_bytes() -> None:
+    counters = live([])
+    names = [[f"{kind}{number}" for number in range(1_000)] for kind in ("u", "i")]
+    draw = np.random.default_rng(0)
+    events = [
+        LiveEvent(f"e{n}", EVENT, names[0][user], names[1][item], n // 20, 0.0, ROLE_IMPRESSION, False)
+        for n, (user, item) in enumerate(draw.integers(1_000, size=(40_000, 2)).tolist())
+    ]
+    for place in range(0, len(events), 5_000):
+        counters.add(events[place : place + 5_000])
+    counters.settle()
+    assert 40 < counters.num_bytes / counters.num_events < 100

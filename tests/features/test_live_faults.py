@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InputError
+from features.deadline import due
 from features.live_event import Fate
 from features.live_redis import RedisTail
 from features.live_sqlite import SqliteTail
@@ -108,6 +109,89 @@ def test_a_file_taken_away_while_it_is_open_is_made_anew(path: Path) -> None:
     assert tail.append([event("b")]) == [Fate.NEW]
     assert SqliteTail(path).since(0) == [(tail.newest_seq(), event("b"))]
     assert tail.newest_seq() > before
+    tail.close()
+
+
+def test_a_file_that_vanishes_is_said_once_and_seqs_go_on_even_where_the_clock_went_back(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = SqliteTail(path)
+    tail.append([event("a")])
+    before = tail.marks()
+    for each in path.parent.iterdir():
+        each.unlink()
+    wall = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: wall - 3_600 * 10**9)
+    assert tail.append([event("b")]) == [Fate.NEW]
+    after = tail.marks()
+    assert after.newest > before.newest
+    assert after.origin not in (0, before.origin)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"{path} was taken away while it was in use; it is made anew, empty" in said
+    assert "put the file in place" in said
+    tail.close()
+
+
+def test_another_file_in_the_place_of_the_one_in_use_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tail, other = SqliteTail(path), SqliteTail(path.with_name("other.db"))
+    tail.append([event("a")])
+    other.append([event("b")])
+    other.close()
+    os.replace(path.with_name("other.db"), path)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    assert [each.event_id for _, each in tail.since(0)] == ["b"]
+    assert [record.getMessage().split(". ")[0].split("; ")[1] for record in caplog.records] == [
+        "another file is in its place"
+    ]
+    tail.close()
+
+
+def test_a_seq_is_greater_than_one_that_is_known_to_have_been_given(path: Path, server: RedisServer) -> None:
+    """Of a store that was lost while nobody had it open: the stamp says what was absorbed."""
+    given = 2 * time.time_ns() // 1_000
+    for tail in (SqliteTail(path, acknowledged=given), RedisTail(server.url, "p", acknowledged=given)):
+        tail.append([event("a"), event("b")])
+        assert [seq for seq, _ in tail.since(0)] == [given + 1, given + 2]
+        tail.close()
+
+
+def test_a_locked_file_is_waited_for_no_longer_than_the_request_lasts(path: Path) -> None:
+    tail = SqliteTail(path)
+    tail.append([event("a")])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    with (
+        due(started + 0.3),
+        pytest.raises(InputError, match=r"locked by another process for 0\.3 s.*Nothing was written"),
+    ):
+        tail.append([event("b")])
+    assert time.monotonic() - started < 2  # of the 5 s that are waited for where nobody waits for an answer
+    other.execute("ROLLBACK")
+    other.close()
+    with due(time.monotonic() - 1), pytest.raises(InputError, match="The time for an answer was over"):
+        tail.append([event("b")])
+    assert [each.event_id for _, each in tail.since(0)] == ["a"]
+    tail.close()
+
+
+def test_redis_is_asked_nothing_once_the_request_is_due(server: RedisServer) -> None:
+    tail = RedisTail(server.url, "p")
+    tail.append([event("a")])
+    with due(time.monotonic() - 1), pytest.raises(InputError, match="The time for an answer was over"):
+        tail.append([event("b")])
+    assert [each.event_id for _, each in tail.since(0)] == ["a"]
+    tail.close()
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+def test_a_size_grows_with_what_is_kept(engine: str, path: Path, server: RedisServer) -> None:
+    tail = SqliteTail(path) if engine == "sqlite" else RedisTail(server.url, "p")
+    tail.append([event("a")])
+    before = tail.size()
+    tail.append([event(f"e{number}") for number in range(2_000)])
+    assert tail.size() - before > 100_000
     tail.close()
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,12 +15,22 @@ from features.convention import RECENT
 from features.counters import Counters
 from features.history_reader import UserHistories
 from features.live_counters import LiveCounters
-from features.materialize import parity_spec, run
+from features.materialize import ReadBack, parity_spec, run
 from features.online import OnlineStore
 from features.parity import compare_requests, compare_snapshot
 from features.snapshot import write_snapshot
 from features.state import state_of
-from tests.features.small_log import build, history, materialize, random_log, row, settings, statistics, validate
+from tests.features.small_log import (
+    build,
+    history,
+    labels,
+    materialize,
+    random_log,
+    row,
+    settings,
+    statistics,
+    validate,
+)
 
 pytestmark = pytest.mark.xdist_group("feast")
 PARITY = materialize(num_parity_requests=30)
@@ -34,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(data: Path) -> dict:
-    return dict(run(data, history(lag_s=5, max_length=20), statistics(), PARITY, validate()))
+    return dict(run(data, history(lag_s=5, max_length=20), statistics(), PARITY, validate(), labels()))
 
 
 def test_online_equals_offline(data: Path, report: dict) -> None:
@@ -128,7 +139,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log whose requests say something of themselves and whose clicks are factorised, in Feast."""
     folder = tmp_path_factory.mktemp("told") / "data" / "table"
     build(folder, random_log(5, num_requests=200), TOLD, lag_s=5)
-    assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY, validate())["parity"]["mismatches"] == 0
+    assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY, validate(), labels())["parity"]["mismatches"] == 0
     return folder
 
 
@@ -154,7 +165,7 @@ def test_requests_whose_recent_clicks_reach_beyond_what_is_kept_are_left_out(tol
     few, folder = history(lag_s=5, max_length=12), tmp_path / "data" / "table"
     assert parity_spec(few, TOLD).history_length < RECENT
     shutil.copytree(told, folder)
-    report = run(folder, few, TOLD, materialize(num_parity_requests=500), validate())
+    report = run(folder, few, TOLD, materialize(num_parity_requests=500), validate(), labels())
     assert report["parity_by_part"]["requests"]["checked"] > 0
     assert report["parity"]["mismatches"] == 0, report["first_mismatches"]
 
@@ -178,3 +189,44 @@ def test_a_context_that_reads_otherwise_online_is_found_and_named(told: Path) ->
     found = differing(Misread(**vars(OnlineStore.open(state_of(told)))), told)
     assert found
     assert found <= {"item_is_read", "coclick_read"}
+
+
+def test_the_counters_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were built five times: for the load, twice for each proof, and for the scratch store of the replay."""
+    folder, built = tmp_path / "data" / "table", []
+    build(folder, random_log(2, num_requests=40))
+    whole = Counters.from_folder
+    monkeypatch.setattr(Counters, "from_folder", lambda *given: built.append(1) or whole(*given))
+    report = run(folder, history(lag_s=5, max_length=20), statistics(), PARITY, validate())
+    assert report["parity"]["mismatches"] == 0
+    assert len(built) == 1
+
+
+def test_what_was_written_is_read_back_beside_a_sample_of_the_rest(tmp_path: Path) -> None:
+    folder, few = tmp_path / "data" / "table", materialize(num_read_back=2)
+    rows = random_log(3, num_requests=60)
+    build(folder, rows)
+    sections = (history(lag_s=5, max_length=20), statistics(), few, validate())
+    first = run(folder, *sections)["read_back"]
+    assert first["user_history"] == {"rows": 5, "written": 5, "read_back": 2}
+    assert first["item_profile"] == {"rows": 12, "written": 12, "read_back": 2}
+    again = run(folder, *sections)
+    assert again["read_back"]["user_history"] == {"rows": 5, "written": 0, "read_back": 2}
+    assert again["parity_by_part"]["users"] == {"checked": 2, "mismatches": 0}
+    build(folder, [*rows, row("u1", rows[0]["item_id"], 10**6)])
+    changed = run(folder, *sections)["read_back"]["user_history"]
+    assert changed == {"rows": 5, "written": 1, "read_back": 3}
+
+
+def test_another_snapshot_reads_others_back_and_the_same_one_the_same() -> None:
+    ids = pa.chunked_array([[f"u{number}" for number in range(1000)]])
+
+    def sample(seed: str) -> list[int]:
+        back = ReadBack(20, seed)
+        back.tell("user_history", pa.array(["u7", "u8"]))
+        return np.flatnonzero(back.sample("user_history", ids)).tolist()
+
+    assert sample("a") == sample("a") != sample("b")
+    assert len(sample("a")) == 22
+    assert {7, 8} <= set(sample("a"))
+    assert ReadBack(None, "a").sample("user_history", ids).all()

@@ -32,38 +32,36 @@ def events_of(rows: list[Row]) -> Events:
     )
 
 
-def rebuilt(rows: list[Row], rule: SessionRule, length: int) -> tuple[list[Row], list[int], int]:
+def rebuilt(rows: list[Row], rule: SessionRule, length: int) -> tuple[list[Row], list[int]]:
     """Slow and obvious: every row by the rule of sessions, one after the other, then the newest of them."""
     ordered = sorted(rows)
-    sessions, starts = [], []
+    sessions: list[int] = []
     for before, row in zip([None, *ordered], ordered, strict=False):
         if before is None:
             sessions.append(0)
-            starts.append(row.at)
             continue
         stated = NO_SESSION not in (row.session, before.session)
-        opens = row.session != before.session if stated else row.at - before.at > rule.gap_us
-        started = row.at if opens else starts[-1]
-        piece = [(at - started) // rule.max_us if rule.max_us else 0 for at in (before.at, row.at)]
-        sessions.append(sessions[-1] + (opens or (not stated and piece[0] != piece[1])))
-        starts.append(started)
-    return ordered[-length:], sessions[-length:], starts[-length:][0]
+        cells = {at // rule.max_us if rule.max_us else 0 for at in (before.at, row.at)}
+        is_over = row.at - before.at > rule.gap_us or len(cells) > 1
+        sessions.append(sessions[-1] + (row.session != before.session if stated else is_over))
+    newest = sessions[-length:]
+    return ordered[-length:], [each - newest[0] for each in newest]
 
 
 def history_of(rows: list[Row], rule: SessionRule, length: int) -> History | None:
     if not rows:
         return None
-    kept, sessions, started_at = rebuilt(rows, rule, length)
-    return History(events_of(kept), np.array(sessions, np.int64), started_at)
+    kept, sessions = rebuilt(rows, rule, length)
+    return History(events_of(kept), np.array(sessions, np.int64))
 
 
-def seen(history: History | None) -> tuple[list[Row], list[int], int] | None:
+def seen(history: History | None) -> tuple[list[Row], list[int]] | None:
     if history is None:
         return None
     events = history.events
     columns = (events.occurred_at.tolist(), events.item_ids, events.event_keys.tolist(), events.labels.tolist())
     rows = [Row(*values) for values in zip(*columns, events.session_keys.tolist(), strict=True)]
-    return rows, history.sessions.tolist(), history.session_started_at
+    return rows, history.sessions.tolist()
 
 
 KEYS = st.integers(-3, 40)
@@ -83,18 +81,11 @@ def test_a_merge_is_the_rebuild_of_all_events(
     rows = [Row(at, item, key, label, session) for key, (at, item, label, session) in truth.items()]
     base = history_of([row for row in rows if row.key in stored], rule, length)
     live = sorted(row for row in rows if row.key not in stored or row.key in sent)
-    cut = base is not None and (base.sessions[0] > 0 or base.session_started_at < base.events.occurred_at[0])
-    if base is not None and cut:  # what is older than a base that was cut is unknown, and would be cut in any case
+    if base is not None and len(base.events) >= length:  # what lay before a full base is unknown, and cut in any case
         live = [row for row in live if (row.at, row.item, row.key) >= base.events.place(0)]
     everything = [row for row in rows if row.key in stored or row in live]
     expected = rebuilt(everything, rule, length) if everything else None
-    merged = seen(merge(base, events_of(live[-length:]), rule, length))
-    if len(live) <= length:
-        assert merged == expected
-    else:  # a tail gives at most `length`: the rows are those, their numbers begin anew at a cut that it does not know
-        assert merged is not None
-        assert expected is not None
-        assert merged[0] == expected[0]
+    assert seen(merge(base, events_of(live[-length:]), rule, length)) == expected  # a tail gives at most `length`
 
 
 @settings(max_examples=100, deadline=None)
@@ -126,13 +117,14 @@ def test_nothing_stored_and_nothing_live_is_no_history() -> None:
     assert merge(None, events_of([]), RULE, 10) is None
 
 
-def test_sessions_go_on_from_the_number_and_the_start_of_a_base_that_was_cut() -> None:
-    # Sessions of 25 us at most: the uncut one began at 0; 24 | 26 are its pieces 0 and 1, 47 is 21 after 26: its own.
+def test_sessions_of_a_history_that_was_cut_are_those_of_the_whole() -> None:
+    # A grid of 25 us: 24 | 26 lie on its two sides, and 49 | 50.
     rows = [Row(at, "a", at) for at in (0, 8, 16, 24)]
     base = history_of(rows, RULE, 2)
-    assert seen(base) == (rows[2:], [0, 0], 0)
-    merged = merge(base, events_of([Row(26, "a", 26), Row(47, "a", 47)]), RULE, 4)
-    assert seen(merged) == ([*rows[2:], Row(26, "a", 26), Row(47, "a", 47)], [0, 0, 1, 2], 0)
+    assert seen(base) == (rows[2:], [0, 0])
+    later = [Row(at, "a", at) for at in (26, 36, 44, 49, 50)]
+    assert seen(merge(base, events_of(later[:2]), RULE, 4)) == ([*rows[2:], *later[:2]], [0, 0, 1, 1])
+    assert seen(merge(base, events_of(later[1:]), RULE, 4)) == (later[1:], [0, 0, 0, 1])
 
 
 def test_an_event_older_than_a_full_base_changes_nothing() -> None:

@@ -26,6 +26,7 @@ from tests.features.small_log import (
     START_US,
     build,
     history,
+    labels,
     materialize,
     random_log,
     row,
@@ -115,10 +116,10 @@ def compare(replay: tuple[Replay, Path, int]) -> list[dict[str, str]]:
 
 def test_an_event_that_no_history_got_is_caught_and_named(replay: tuple[Replay, Path, int]) -> None:
     opened, *_ = replay
-    lost = int(np.flatnonzero(opened.in_history)[2])
-    user = opened.events["user_id"][lost].as_py()
-    opened.in_history = opened.in_history.copy()
-    opened.in_history[lost] = False
+    feed = opened.feed
+    lost = int(np.flatnonzero(feed.in_history)[2])
+    user = feed.events["user_id"][lost].as_py()
+    feed.in_history[lost] = False
     first = compare(replay)[0]
     assert first["whose"].startswith(f"{user} at ")
     assert first["field"] == "item_index"
@@ -127,22 +128,24 @@ def test_an_event_that_no_history_got_is_caught_and_named(replay: tuple[Replay, 
 
 def test_an_event_that_came_a_second_late_is_caught(replay: tuple[Replay, Path, int]) -> None:
     opened, *_ = replay
-    opened.times = opened.times.copy()
-    opened.times[int(np.flatnonzero(opened.in_history)[3])] += 1_000_000
+    late = int(np.flatnonzero(opened.feed.in_history)[3])
+    opened.feed.occurred_at = opened.feed.occurred_at + np.where(
+        np.arange(len(opened.feed.times)) == late, 1_000_000, 0
+    )
     assert compare(replay)
 
 
 def test_a_show_that_was_counted_twice_is_caught_and_named(replay: tuple[Replay, Path, int]) -> None:
     opened, *_ = replay
-    item = opened.events["item_id"][0].as_py()
-    extra = LiveEvent("extra", EVENT, "nobody", item, int(opened.times[0]), 0.0, ROLE_IMPRESSION, False)
+    item = opened.feed.events["item_id"][0].as_py()
+    extra = LiveEvent("extra", EVENT, "nobody", item, int(opened.feed.times[0]), 0.0, ROLE_IMPRESSION, False)
     opened.store.append([extra])
     assert compare(replay)[0]["field"].startswith("item_shows")
 
 
 def test_materialize_replays_on_the_chosen_engine_and_finds_nothing(tmp_path: Path) -> None:
     data, _ = made(tmp_path, random_log(5, num_requests=80), lag_s=5)
-    report = run(data, history(lag_s=5), TOLD, materialize(), validate())
+    report = run(data, history(lag_s=5), TOLD, materialize(), validate(), labels())
     assert report["first_mismatches"] == []
     assert report["parity_by_part"]["replay"]["checked"] >= 20
 

@@ -13,7 +13,7 @@ from contracts.schema import FIRST_INDEX
 from features.convention import micros
 from features.event_counts import USER_EVENTS, write_event_counts
 from features.feast_repository import definitions
-from features.history_cut import ARRAYS
+from features.history_cut import ARRAYS, SESSIONS
 from features.history_reader import UserHistories
 from features.load import offline_store
 from features.materialize import run
@@ -24,6 +24,7 @@ from tests.features.retrieved import candidates, compare
 from tests.features.small_log import START, START_US, build, history, random_log, row
 
 pytestmark = pytest.mark.xdist_group("feast")
+WANTED = [f"user_history:{name}" for name in (*ARRAYS, SESSIONS)]
 HISTORY = history(lag_s=5, max_length=7)
 
 
@@ -32,7 +33,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made by the stages; times are whole seconds, so that many stand at the cuts."""
     data = tmp_path_factory.mktemp("root") / "data" / "table"
     build(data, [*random_log(3, num_requests=150), row("early", "i00", 0)], lag_s=5)
-    run(data, HISTORY, small_log.statistics(), small_log.materialize(num_parity_requests=5), small_log.validate())
+    sections = (small_log.statistics(), small_log.materialize(num_parity_requests=5), small_log.validate())
+    run(data, HISTORY, *sections, small_log.labels())
     return data
 
 
@@ -59,7 +61,7 @@ def test_a_history_as_of_a_time_is_what_was_stored_before_it(feast: FeatureStore
     """By end_offset, as training cuts it: the newest max_length events, and nothing at or after t - lag."""
     impressions, entity_df = candidates(small)
     entity_df = entity_df.drop(columns="item_id")
-    found = feast.get_historical_features(entity_df, [f"user_history:{name}" for name in ARRAYS]).to_arrow().to_pylist()
+    found = feast.get_historical_features(entity_df, WANTED).to_arrow().to_pylist()
     stored = UserHistories.open(small / "user_histories")
     names = stored.vocabulary["item_id"].to_pylist()
     lengths = set()
@@ -69,12 +71,12 @@ def test_a_history_as_of_a_time_is_what_was_stored_before_it(feast: FeatureStore
         rows = slice(stored.offsets[user] + max(0, end - HISTORY.max_length), stored.offsets[user] + end)
         lengths.add(end)
         if not end:
-            assert {line[name] for name in ARRAYS} == {None}
+            assert {line[name] for name in (*ARRAYS, SESSIONS)} == {None}
             continue
         assert line["item_ids"] == [names[index - FIRST_INDEX] for index in stored.item_index[rows]]
         assert line["occurred_at"] == stored.occurred_at[rows].tolist()
         assert line["labels"] == stored.label[rows].tolist()
-        assert line["sessions"] == stored.session[rows].tolist()
+        assert line["sessions"] == (stored.session[rows] - stored.session[rows][0]).tolist()
         assert line["occurred_at"][-1] < line["event_timestamp"].timestamp() * 1e6 - micros(HISTORY.lag_s)
     assert min(lengths) == 0
     assert max(lengths) > HISTORY.max_length
@@ -84,8 +86,8 @@ def test_at_the_log_s_end_a_history_is_what_is_served(feast: FeatureStore, small
     served = pq.read_table(small / "feature_snapshot" / "user_history.parquet")
     asked = pd.DataFrame({"user_id": served["user_id"].to_pylist()})
     asked["event_timestamp"] = pd.Timestamp(START) + pd.Timedelta(days=30)
-    found = feast.get_historical_features(asked, [f"user_history:{name}" for name in ARRAYS]).to_arrow()
-    for name in ARRAYS:
+    found = feast.get_historical_features(asked, WANTED).to_arrow()
+    for name in (*ARRAYS, SESSIONS):
         assert found[name].to_pylist() == served[name].to_pylist(), name
 
 

@@ -20,6 +20,8 @@ from orchestration.checks import judge as judge_report
 from tests.features.raw_logs import digest, ingest_table, limits, read, write_interactions
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+FAILED = "text-danger"
+"""On a page of the Data Docs, where an expectation failed."""
 
 
 def event(number: int, **changes: Any) -> dict[str, Any]:
@@ -147,8 +149,11 @@ def test_the_same_log_gives_the_same_bytes_and_readable_pages(tmp_path: Path) ->
     assert hashes[0] == hashes[1]
     docs = tmp_path / "a" / ".state" / "log" / "data_docs"
     assert (docs / "index.html").is_file()
-    assert len(list(docs.glob("validations/**/*.html"))) == 1
+    pages = [path.read_text() for path in sorted(docs.glob("validations/**/*.html"))]
+    assert len(pages) == 2  # the partition, and the log
     assert "label missing" in (docs / "expectations" / "interactions.html").read_text()
+    assert "rows held back" in (docs / "expectations" / "log.html").read_text()
+    assert "whole_log_1_of_10_rows_held_back" in (docs / "index.html").read_text()
 
 
 def test_pages_and_dagster_say_what_was_held_back_beside_what_succeeded(tmp_path: Path) -> None:
@@ -212,8 +217,62 @@ def test_newer_pages_take_the_place_of_the_last_by_rename(tmp_path: Path) -> Non
     (docs.parent / ".data_docs.new").mkdir()
     for _ in range(2):
         judge(tmp_path, [event(n) for n in range(4)])
-    assert len(list(docs.glob("validations/**/*.html"))) == 1
+    assert len(list(docs.glob("validations/**/*.html"))) == 2
     assert [path.name for path in docs.parent.iterdir()] == ["data_docs"]
+
+
+def by_batches(tmp_path: Path, batches: list[list[dict[str, Any]]], **changes: Any) -> dict[str, Any]:
+    """Validate a partition a batch, as a log of more than BATCH_ROWS rows is."""
+    for number, rows in enumerate(batches, 1):
+        write_interactions(tmp_path / "data" / "log", rows, f"2024-01-{number:02}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("features.validate.BATCH_ROWS", 1)
+        return dict(run(tmp_path / "data" / "log", limits(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("last", "limit"),
+    [
+        # the issue's: what the log has, its last batch has not
+        ([event(90, user_id="u0", item_id="i0", label=0.0)], {"min_clicks": 5, "min_users": 3, "min_items": 5}),
+        ([event(90, label=None)], {"max_quarantined_share": 0.1}),  # 1 of 21 rows is bad, all of its batch
+        ([event(3)], {"max_duplicated_share": 0.1}),
+    ],
+)
+def test_a_good_log_is_not_judged_by_its_last_batch(tmp_path: Path, last: list[dict[str, Any]], limit: Any) -> None:
+    report = by_batches(tmp_path, [[event(n) for n in range(10)], [event(10 + n) for n in range(10)], last], **limit)
+    assert report["failed_expectations"] == []
+    assert report["summary"].startswith(f"{report['num_expectations']} of {report['num_expectations']} expectations")
+    pages = list((tmp_path / ".state" / "log" / "data_docs").glob("validations/**/*.html"))
+    assert len(pages) == 4
+    assert not any(FAILED in page.read_text() for page in pages)
+
+
+def test_expectations_fail_where_the_log_as_a_whole_does(tmp_path: Path) -> None:
+    """Every batch within its own limits tells nothing either: three users here and three there are three users."""
+    rows = [[event(10 * batch + n) for n in range(9)] for batch in range(2)]
+    with pytest.raises(InputError, match="3 users in 18 valid rows"):
+        by_batches(tmp_path, rows, min_users=4)
+    refused = tmp_path / "attempts" / "validate" / "data_docs"
+    assert any(FAILED in page.read_text() for page in refused.glob("validations/log/**/*.html"))
+
+
+def test_what_holds_and_what_was_held_back_stand_side_by_side(tmp_path: Path) -> None:
+    rows = [event(n) for n in range(100)] + [event(0), event(200, label=None), event(201, user_id=None)]
+    report = judge(tmp_path, rows)
+    total = report["num_expectations"]
+    assert report["summary"] == (
+        f"{total} of {total} expectations of the whole log hold; 2 of 103 rows (1.94%) are held back in quarantine "
+        "(label missing: 1; user_id missing: 1), 1 repeat another row and are left out."
+    )
+
+
+@pytest.mark.parametrize(("labels", "clicks"), [([0.5, 0.4, 1, 0], 2), ([0.7, 0.7, 0.2, 0.2], 2), ([0.3, 1, 0, 0], 1)])
+def test_a_label_of_a_half_is_a_click_for_validate_too(tmp_path: Path, labels: list[float], clicks: int) -> None:
+    """It counted labels of exactly 1, ingest those of 1 and more, statistics those of .5 and more."""
+    rows = [event(n, label=label) for n, label in enumerate(labels)]
+    with pytest.raises(InputError, match=f"{clicks} clicks? in 4 valid rows"):
+        judge(tmp_path, rows, limits(min_clicks=clicks + 1))
 
 
 def test_too_many_repetitions_are_blocked(tmp_path: Path) -> None:

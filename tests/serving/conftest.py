@@ -55,6 +55,16 @@ def predictor(data: Path, state: Path) -> Predictor:
     return Predictor.open(data / "bundle", state, data / "feature_snapshot")
 
 
+@pytest.fixture(scope="session")
+def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the clone whose bundle remembers what it shows."""
+    repository = tmp_path_factory.mktemp("live") / "clone"
+    shutil.copytree(made, repository, symlinks=True)
+    run(repository, "python", "-m", "contracts.configure", "serve.log_exposures=true")
+    run(repository, "python", "-m", "serving.package")
+    return repository
+
+
 @pytest.fixture
 def bundle(data: Path, tmp_path: Path) -> Path:
     """A copy of its bundle, to be spoiled."""

@@ -8,7 +8,7 @@ import pytest
 
 from serving.bento import requirements
 from serving.predictor import Predictor
-from serving.requests import RankRequest
+from serving.requests import RankRequest, to_iso
 from tests.clones import ROOT, run, surroundings
 from tests.serving.conftest import serving
 
@@ -27,7 +27,7 @@ def test_it_serves_by_itself_from_anywhere(
     made: Path, state: Path, tag: str, predictor: Predictor, tmp_path: Path
 ) -> None:
     golden = predictor.bundle.golden[0]
-    request = {"user_id": golden.user_id, "candidates": golden.candidates}
+    request = {"user_id": golden.user_id, "candidates": golden.candidates, "at": to_iso(golden.at)}
     home = surroundings(made)["BENTOML_HOME"]
     with serving(tmp_path, tag, BENTOML_HOME=home, LEITMOTIF_STATE=str(state)) as client:
         assert client.post("/rank", json=request).json() == predictor.rank(RankRequest(**request)).model_dump()

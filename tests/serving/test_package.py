@@ -4,14 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from contracts.errors import CheckFailed, InputError
 from contracts.params import load_params
 from serving import package
+from serving.ask import table
 from serving.bundle import GOLDEN, MODEL, SPEC, open_bundle
 from serving.golden import check_golden
 from serving.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
+from serving.predictor import Predictor
+from serving.requests import RankReply, RankRequest, to_iso
+from training import evaluate
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -65,11 +70,70 @@ def test_packaging_again_gives_the_same_bytes(made: Path, data: Path, copied: Pa
 def test_a_failed_verdict_is_refused_and_the_last_bundle_stands(made: Path, copied: Path) -> None:
     before = hash_file(copied / "bundle" / MANIFEST)
     path = copied / "metrics" / "verdict.json"
-    report = json.loads(path.read_text()) | {"verdict": {"passed": False, "reasons": ["below popularity"]}}
+    report = json.loads(path.read_text()) | {
+        "verdict": {"state": "failed", "passed": False, "reasons": ["below popularity"]}
+    }
     path.write_text(json.dumps(report))
     with pytest.raises(CheckFailed, match="below popularity"):
         package.run(copied, load_params(made / "params.yaml")["serve"])
     assert hash_file(copied / "bundle" / MANIFEST) == before
+
+
+def test_what_was_not_judged_is_packaged_and_says_so_wherever_it_is_named(data: Path, predictor: Predictor) -> None:
+    """SMALL's log is too small to judge: that is not a pass."""
+    card = (data / "bundle" / "MODEL_CARD.md").read_text()
+    verdict = predictor.info()["verdict"]
+    assert (verdict["state"], verdict["passed"]) == ("not judged", False)
+    assert "evaluate.min_requests is 100,000" in verdict["reasons"][0]
+    assert f"Verdict of the absolute rules: **not judged** ({verdict['reasons'][0]})." in card
+    assert "passed" not in card
+    for sentence in predictor.info()["standing"]:
+        assert f"- {sentence}\n" in card
+    assert "MoS ranks" in card
+
+
+@pytest.fixture(scope="module")
+def without_themes(made: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same log where the validation part chose DIN: evaluated and packaged by the real stages."""
+    target = tmp_path_factory.mktemp("din") / "simulator"
+    shutil.copytree(data, target, ignore=shutil.ignore_patterns("interactions", "provenance"))
+    path = target / "weights" / "model.json"
+    description = json.loads(path.read_text()) | {"validation": {"mos": {"iauc": 0.5}, "din": {"iauc": 0.6}}}
+    path.write_text(json.dumps(description))
+    params = load_params(made / "params.yaml")
+    best = params["evaluate"].model_copy(update={"serve": "best"})
+    evaluate.run(target, best, params["labels"], params["seed"], params["split"])
+    package.run(target, params["serve"])
+    return target
+
+
+def test_a_model_without_themes_is_packaged_and_served(without_themes: Path, data: Path, state: Path) -> None:
+    manifest = read_manifest(without_themes / "bundle")
+    assert "din.safetensors" in manifest.files
+    assert "mos.safetensors" not in manifest.files
+    card = (without_themes / "bundle" / "MODEL_CARD.md").read_text()
+    assert "Deep Interest Network" in card
+    assert "DIN is served: its iAUC on the validation part was 0.6000 (MoS 0.5000)." in card
+    served = Predictor.open(without_themes / "bundle", state, data / "feature_snapshot")
+    golden = served.bundle.golden[0]
+    reply = served.rank(RankRequest(user_id=golden.user_id, candidates=golden.candidates, at=to_iso(golden.at)))
+    assert reply.themes == []
+    assert {(item.theme, item.theme_name, item.match) for item in reply.items} == {(None, None, None)}
+    assert RankReply.model_validate(reply.model_dump()) == reply
+    scores = dict(zip(golden.candidates, 1 / (1 + np.exp(-np.array(golden.logits))), strict=True))
+    assert {item.item_id: item.score for item in reply.items} == pytest.approx(scores, abs=1e-5)
+    assert served.info()["model"] == "din"
+    assert served.info()["theme_names"] == []
+    printed = table(reply.model_dump(), {})
+    assert "None" not in printed
+    assert "the model has none" in printed
+
+
+def test_the_two_models_of_one_log_score_otherwise(without_themes: Path, data: Path) -> None:
+    """So that a bundle of the one with the weights of the other could not pass for it."""
+    of_din, of_mos = (open_bundle(folder / "bundle").golden for folder in (without_themes, data))
+    assert [golden.request for golden in of_din] == [golden.request for golden in of_mos]
+    assert all(din.logits != mos.logits for din, mos in zip(of_din, of_mos, strict=True))
 
 
 def test_weights_that_evaluate_did_not_measure_are_refused(made: Path, copied: Path) -> None:

@@ -98,19 +98,21 @@ def test_a_candidate_s_score_does_not_depend_on_the_others(predictor: Predictor)
 def test_answers_are_sorted_and_k_cuts_them(predictor: Predictor) -> None:
     items = sorted(predictor.bundle.scorer.index_of)[:50]
     user = predictor.bundle.golden[0].user_id
-    everything = predictor.rank(RankRequest(user_id=user, candidates=items))
+    at = to_iso(predictor.clock())
+    everything = predictor.rank(RankRequest(user_id=user, candidates=items, at=at))
     scores = [item.score for item in everything.items]
     assert scores == sorted(scores, reverse=True)
     assert {item.item_id for item in everything.items} == set(items)
-    assert predictor.rank(RankRequest(user_id=user, candidates=items, k=7)).items == everything.items[:7]
-    assert predictor.rank(RankRequest(user_id=user, candidates=items, k=10**30)).items == everything.items
+    assert predictor.rank(RankRequest(user_id=user, candidates=items, k=7, at=at)).items == everything.items[:7]
+    assert predictor.rank(RankRequest(user_id=user, candidates=items, k=10**30, at=at)).items == everything.items
 
 
 def test_a_candidate_given_twice_is_answered_once(predictor: Predictor) -> None:
     items = sorted(predictor.bundle.scorer.index_of)[:5]
     user = predictor.bundle.golden[0].user_id
-    once = predictor.rank(RankRequest(user_id=user, candidates=items))
-    assert predictor.rank(RankRequest(user_id=user, candidates=[*items, *items[::-1]])) == once
+    at = to_iso(predictor.clock())
+    once = predictor.rank(RankRequest(user_id=user, candidates=items, at=at))
+    assert predictor.rank(RankRequest(user_id=user, candidates=[*items, *items[::-1]], at=at)) == once
 
 
 def test_unknown_users_and_items_are_answered_and_flagged(predictor: Predictor) -> None:

@@ -34,6 +34,8 @@ LIMITS = ServeParams(
     max_future_s=60,
     log_exposures=False,
     allowed_hosts=[],
+    max_exposed=3,
+    max_live_rows=3,
     num_threads=1,
 )
 

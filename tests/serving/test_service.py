@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serving.predictor import Predictor
-from serving.requests import RankRequest
+from serving.requests import RankRequest, to_iso, to_microseconds
 from tests.serving.bad_requests import BAD, Bad
 from tests.serving.conftest import refused
 
@@ -22,7 +22,7 @@ SLOW = b"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jso
 
 def test_it_ranks_as_the_predictor_does(server: httpx.Client, predictor: Predictor) -> None:
     for golden in predictor.bundle.golden[:8]:
-        request = {"user_id": golden.user_id, "candidates": golden.candidates, "k": 3}
+        request = {"user_id": golden.user_id, "candidates": golden.candidates, "k": 3, "at": to_iso(golden.at)}
         answer = server.post("/rank", json=request)
         assert answer.status_code == 200
         assert answer.json() == predictor.rank(RankRequest(**request)).model_dump()
@@ -64,7 +64,7 @@ def test_any_context_within_the_limits_is_taken_and_a_model_trained_without_igno
 ) -> None:
     assert not predictor.bundle.scorer.spec.context
     golden = predictor.bundle.golden[0]
-    request = {"user_id": golden.user_id, "candidates": golden.candidates}
+    request = {"user_id": golden.user_id, "candidates": golden.candidates, "at": to_iso(golden.at)}
     answer = server.post("/rank", json=request | {"context": context})
     assert answer.status_code == 200
     assert answer.json() == predictor.rank(RankRequest(**request)).model_dump()
@@ -122,13 +122,17 @@ def test_the_first_page_leads_to_info_and_loads_no_script(server: httpx.Client) 
 
 def test_info_says_what_is_served(server: httpx.Client, predictor: Predictor) -> None:
     told = server.get("/info").json()
-    assert told == predictor.info()
+    assert told | {"at": ""} == predictor.info() | {"at": ""}
+    assert abs(to_microseconds(told["at"]) - predictor.clock()) < 60_000_000  # the same clock in every process
     assert told["model_version"] == predictor.bundle.manifest.bundle_hash[:12]
 
 
 def test_it_is_live_ready_and_measured(server: httpx.Client) -> None:
     assert [server.get(path).status_code for path in ("/livez", "/healthz", "/readyz")] == [200, 200, 200]
-    assert "bentoml_service" in server.get("/metrics").text
+    told = server.get("/metrics").text
+    assert "bentoml_service" in told
+    names = ("live_rows", "live_bytes", "live_rows_limit", "tail_bytes", "rankings_kept_total", "rankings_lost_total")
+    assert all(f"\nleitmotif_{name} " in told for name in names)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_earlier_requests_than_train_from_are_in_no_part_and_a_request_at_it_is_
     found = requests([0, 1, 2, 3, 3, 4, 5, 6, 7, 8])
     cuts = cut(found.at, moment(6), moment(8), train_from=train_from)
     assert [cuts.part(found, name).at.tolist() for name in PARTS] == [[3, 3, 4, 5], [6, 7], [8]]
-    assert cuts.num_label_unknown(found.at, *PARTS) == 0
+    assert cuts.num_label_unknown(found, *PARTS) == 0
 
 
 def test_a_request_is_in_a_part_only_where_its_labels_were_known_at_the_end_of_it():
@@ -116,15 +116,15 @@ def test_a_request_is_in_a_part_only_where_its_labels_were_known_at_the_end_of_i
     cuts = cut(found.at, moment(10), moment(20), delay_us=3)
     assert cuts.log_end == 26
     assert [cuts.part(found, name).at.tolist() for name in PARTS] == [[6, 7, 7], [10, 16, 17], [20, 22, 23]]
-    assert [cuts.num_label_unknown(found.at, name) for name in PARTS] == [2, 1, 2]
-    assert cuts.num_label_unknown(found.at, "train", "validation") == 3
+    assert [cuts.num_label_unknown(found, name) for name in PARTS] == [2, 1, 2]
+    assert cuts.num_label_unknown(found, "train", "validation") == 3
 
 
 def test_where_the_log_ends_before_a_cut_its_end_decides():
     found = requests([1, 5, 6])
     cuts = cut(found.at, moment(100), moment(200), delay_us=2)  # known at 7, the log's end, or not at all
     assert [cuts.part(found, name).at.tolist() for name in PARTS] == [[1, 5], [], []]
-    assert cuts.num_label_unknown(found.at, *PARTS) == 1
+    assert cuts.num_label_unknown(found, *PARTS) == 1
 
 
 @given(
@@ -143,7 +143,7 @@ def test_no_part_knows_a_label_before_its_time(times, moments, delay, beyond):
         of_part = [at for at in sorted(times) if first <= at < last]
         known = [at for at in of_part if at + delay <= last and at + delay <= end]
         assert cuts.part(found, name).at.tolist() == known
-        assert cuts.num_label_unknown(found.at, name) == len(of_part) - len(known)
+        assert cuts.num_label_unknown(found, name) == len(of_part) - len(known)
 
 
 def events(occurred_at):

@@ -103,7 +103,7 @@ def test_figures_and_differences_of_a_hand_computed_case():
     # din: clicks .1 .8, others .9 .2: pairs won: .8 > .2 only -> 1/4; iAUC (0 + 1) / 2
     assert measure(scored["din"], found)["auc"] == 0.25
     assert measure(scored["din"], found)["iauc"] == 0.5
-    row = differences(scored, found, "mos", ("din",), 200, seed=1)["mos_minus_din"]
+    row = differences(scored, found, [("mos", "din")], 200, seed=1)["mos_minus_din"]
     assert (row["auc"], row["iauc"]) == (0.75, 0.5)
     assert (row["iauc_low"], row["iauc_high"]) == (0.0, 1.0)  # user 1 alone, user 0 alone
 
@@ -111,5 +111,5 @@ def test_figures_and_differences_of_a_hand_computed_case():
 def test_differences_of_no_requests_are_not_a_number():
     found = requests([], [])
     nothing = {name: Scored(np.zeros(0), np.zeros(0)) for name in ("mos", "din")}
-    row = differences(nothing, found, "mos", ("din",), 5, seed=1)["mos_minus_din"]
+    row = differences(nothing, found, [("mos", "din")], 5, seed=1)["mos_minus_din"]
     assert all(math.isnan(value) for value in row.values())

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from contracts.errors import InputError
+from contracts.errors import CheckFailed, InputError
 from contracts.params import PARAMS, load_params
 from contracts.schema import QUARANTINE
 from features import histories, ingest, statistics
@@ -196,7 +196,9 @@ def test_labels_that_were_not_known_in_time_change_no_weight(made, sections, tmp
         path = data / "impressions" / "impressions.parquet"
         table = pq.read_table(path)
         at, label = table["occurred_at"].cast(pa.int64()).to_numpy(), table["label"].to_numpy()
-        unused = ~(cuts.holds(at, "train") | cuts.holds(at, "validation"))
+        requests = load_requests(data, load_events(data))
+        used = requests.request_index[cuts.holds(requests, "train") | cuts.holds(requests, "validation")]
+        unused = ~np.isin(table["request_index"].to_numpy(), used)
         assert (unused & (at < cuts.test_at) & (at >= cuts.train_at)).any()
         assert (unused & (at < cuts.train_at)).any()
         if flip:
@@ -212,13 +214,13 @@ def test_evaluation_reports_every_model_and_repeats_to_the_byte(trained, section
     data, _ = trained
     report = run_evaluate(data, sections)
     first = contents(data, "metrics", "predictions")
-    assert {"mos", "din", "popularity", "random"} == set(report["models"])
+    assert {"mos", "din", "popularity", "random", "logistic"} == set(report["models"])
     for figures in report["models"].values():
         assert {"auc", "iauc", "gauc", "logloss", "calibration_error"} <= set(figures)
     assert report["slices"]["first_after_shift"]["requests"] > 0
     assert 0 <= report["theme_recovery_nmi"] <= 1
-    assert report["verdict"] == {"passed": True, "reasons": []}
-    assert {"models.csv", "slices.csv", "calibration.csv", "verdict.json"} == {
+    assert report["verdict"] == {"state": "passed", "passed": True, "reasons": []}
+    assert {"models.csv", "slices.csv", "calibration.csv", "verdict.json", "ranked.parquet"} == {
         path.name for path in (data / "metrics").iterdir()
     }
     json.dumps(report, allow_nan=False)
@@ -299,8 +301,9 @@ def test_an_empty_test_part_is_not_judged(trained, sections, tmp_path):
     data = tmp_path / "simulator"
     shutil.copytree(trained[0], data)
     report = run_evaluate(data, sections, split=changed(sections["split"], test=1.0))
-    assert report["verdict"]["passed"]
-    assert "not judged: 0 test requests" in report["verdict"]["reasons"][0]
+    assert report["verdict"]["state"] == "not judged"
+    assert not report["verdict"]["passed"]
+    assert report["verdict"]["reasons"][0].startswith("0 of 0 test requests can be ranked")
     assert report["models"]["mos"]["auc"] is None
 
 
@@ -323,17 +326,97 @@ def test_a_train_part_without_clicks_is_an_input_error(made, sections, tmp_path)
         run_train(data, sections)
 
 
-def test_a_diverged_model_fails_its_verdict_instead_of_the_stage(trained, sections, tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("mos", "nan"), ("din", "inf"), ("mos", "-inf")])
+def test_a_score_that_is_not_finite_is_refused_and_the_last_metrics_stand(trained, sections, tmp_path, name, value):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data)
+    description = json.loads((data / "weights" / "model.json").read_text())
+    model = load_model(name, data / "weights" / f"{name}.safetensors", description)
+    run_evaluate(data, sections)
+    before = contents(data, "metrics", "predictions")
+    with torch.no_grad():
+        model.head.layers[-1].bias.fill_(float(value))
+    train.save_weights(model, data / "weights" / f"{name}.safetensors")
+    with pytest.raises(CheckFailed, match=rf"{name} gives .* not finite.*run train again.*learning_rate"):
+        run_evaluate(data, sections)
+    assert contents(data, "metrics", "predictions") == before
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 1e30}, {"mutual_information": 1e38, "learning_rate": 1e4}])
+def test_weights_that_diverged_are_never_saved(trained, sections, tmp_path, changes):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data)
+    before = contents(data, *OUTS)
+    with pytest.raises(CheckFailed, match=r"has diverged: .* not finite.*nothing was saved.*train\.learning_rate"):
+        run_train(data, sections, train=changed(sections["train"], **changes))
+    assert contents(data, *OUTS) == before
+
+
+def test_an_epoch_that_diverged_is_not_the_one_that_is_kept(made, sections, tmp_path):
+    """Its scores are no order: sorted as if they were, NaN gave an AUC of 0 and, negated, of 1."""
+    spec = train.feature_spec(sections["history"], sections["model"], sections["statistics"])
+    prepared = train.prepare(made, spec, sections["split"], sections["labels"], sections["train"], 1)
+    wild = changed(sections["train"], learning_rate=1e30, router_steps=0)
+    _, record, _ = train.fit_one("din", sections["model"], prepared, wild, 1)
+    assert all(np.isnan(epoch.validation_auc) and np.isnan(epoch.validation_logloss) for epoch in record)
+
+
+def relabelled(data, label):
+    """Write other labels for the impressions: a function of the table."""
+    path = data / "impressions" / "impressions.parquet"
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("label")
+    pq.write_table(table.set_column(column, "label", pa.array(label(table), pa.float32())), path)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_coin_flips_are_never_packaged(made, sections, tmp_path, seed):
+    """Of noise a model's figure is above popularity's in every other draw: the interval decides, not the point."""
+    data = tmp_path / "simulator"
+    shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
+    relabelled(data, lambda table: np.random.default_rng(seed).random(len(table)) < 0.3)
+    run_train(data, sections)
+    rules = changed(sections["evaluate"], min_auc_over_popularity=-1.0)
+    report = run_evaluate(data, sections, evaluate=rules)
+    assert report["verdict"]["state"] == "failed"
+    assert "not shown to order a request better than chance" in report["verdict"]["reasons"][0]
+
+
+def test_what_is_served_was_chosen_on_the_validation_part(trained, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data)
+    path = data / "weights" / "model.json"
+    description = json.loads(path.read_text())
+    assert description["validation"].keys() == {"mos", "din"}
+    description["validation"] = {"mos": {"iauc": 0.6}, "din": {"iauc": 0.7}}
+    path.write_text(json.dumps(description))
+    report = run_evaluate(data, sections)
+    assert report["served"] == "din"
+    assert report["standing"][0] == "DIN is served: its iAUC on the validation part was 0.7000 (MoS 0.6000)."
+    assert {"din_minus_mos", "din_minus_random", "mos_minus_din", "mos_minus_popularity"} <= report[
+        "differences"
+    ].keys()
+    by_rule = run_evaluate(data, sections, evaluate=changed(sections["evaluate"], serve="candidate"))
+    assert by_rule["served"] == "mos"
+    ranked = pq.read_table(data / "metrics" / "ranked.parquet")
+    assert np.mean(ranked["auc"].to_numpy()) == pytest.approx(by_rule["models"]["mos"]["iauc"], abs=1e-6)
+    assert len(ranked) == by_rule["num_requests_ranked"] < by_rule["num_requests"]
+
+
+def test_a_model_that_is_significantly_worse_than_its_baseline_fails(trained, sections, tmp_path):
+    """MoS reversed, DIN as it was: the candidate is refused by name, and the reason says what serves the other."""
     data = tmp_path / "simulator"
     shutil.copytree(trained[0], data)
     description = json.loads((data / "weights" / "model.json").read_text())
     model = load_model("mos", data / "weights" / "mos.safetensors", description)
     with torch.no_grad():
-        model.head.layers[0].weight.fill_(float("nan"))
+        model.head.layers[-1].weight.neg_()
     train.save_weights(model, data / "weights" / "mos.safetensors")
-    report = run_evaluate(data, sections)
-    assert not report["verdict"]["passed"]
-    assert "not finite" in report["verdict"]["reasons"][0]
+    report = run_evaluate(data, sections, evaluate=changed(sections["evaluate"], serve="candidate"))
+    assert report["verdict"]["state"] == "failed"
+    reasons = "; ".join(report["verdict"]["reasons"])
+    assert "MoS ranks worse than DIN" in reasons
+    assert "evaluate.serve=best" in reasons
 
 
 def test_progress_says_where_training_stands(made, sections, tmp_path, caplog, monkeypatch):

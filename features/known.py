@@ -1,0 +1,60 @@
+"""When a fact of the log was known, and so from when on it counts: the one rule of all tables, tails and replays.
+
+A row tells up to two facts: that something was shown or done, and that it was clicked.
+
+- The row counts from its own time on, or from `arrived_at` on where it came later than that.
+- Its click counts with the row, or from `known_at` on where it became known later than the row.
+
+That later time is the time of the fact: counts are stamped with it, a history holds it as the event's time and is
+ordered by it, ties by item and event key as ever. What is read as of t is read strictly before t - lag, so nothing is
+read before it was known, and what an earlier read has found is never changed by what comes later.
+A history of all labels holds a show from its time on and, as an event of its own, its click from when that was known.
+
+A log that does not say (null) is taken at its own times. There labels.delay_s stands in: a click is known that long
+after its row, and no lag of what tells clicks may be shorter (features.params.lags_below_delay).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.schema import TIME
+from features.convention import CLICKED
+
+Int64 = npt.NDArray[np.int64]
+
+
+def times_of(rows: Any) -> tuple[Any, Any]:
+    """(time of the row, time of its click or that of the row where it has none), of a table of interactions in Ibis."""
+    import ibis  # the replay, which needs the rule too, does without
+
+    row_at = ibis.greatest(rows.occurred_at, ibis.coalesce(rows.arrived_at, rows.occurred_at))
+    click_at = ibis.ifelse(rows.label >= CLICKED, ibis.greatest(row_at, ibis.coalesce(rows.known_at, row_at)), row_at)
+    return row_at, click_at
+
+
+def says_known(path: Path) -> bool:
+    """Whether any row of a Parquet file of interactions says when it or its click was known."""
+    metadata = pq.read_metadata(path)
+    places = [metadata.schema.names.index(name) for name in ("known_at", "arrived_at")]
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return any(group.column(place).statistics.null_count < group.num_rows for group in groups for place in places)
+
+
+def times_in(rows: pa.Table) -> tuple[Int64, Int64]:
+    """The same of a table in Arrow, us."""
+    own = _us(rows["occurred_at"])
+    row_at = np.maximum(own, _us(rows["arrived_at"], own))
+    clicked = rows["label"].to_numpy() >= CLICKED
+    return row_at, np.where(clicked, np.maximum(row_at, _us(rows["known_at"], row_at)), row_at)
+
+
+def _us(column: pa.ChunkedArray, otherwise: Int64 | None = None) -> Int64:
+    whole: Any = column.cast(TIME).cast(pa.int64()).combine_chunks()
+    if otherwise is None or not whole.null_count:
+        return whole.to_numpy(zero_copy_only=False)
+    return np.where(whole.is_null().to_numpy(zero_copy_only=False), otherwise, whole.fill_null(0).to_numpy())

@@ -1,0 +1,97 @@
+"""Rankings that were given -> live events, beside the thread that ranks; and what became of them, in figures."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any
+
+from contracts.errors import InputError
+from serving.feedback import Shown, keep
+from serving.predictor import Predictor
+from serving.requests import RankRequest
+
+log = logging.getLogger("leitmotif")
+
+MAX_WAITING = 256
+"""Rankings that wait for the store; while it does not answer, one more is not kept."""
+
+
+class Remembering:
+    """One a worker. A ranking that cannot be kept is lost; its answer is not, and its click is an event of its own."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "remember")
+        self._waiting: set[Future[None]] = set()
+        self._lock = Lock()
+        self.kept = self.lost = self.full = 0
+        self._was_full = self._was_lost = False
+
+    def look(self, predictor: Predictor, request: RankRequest) -> None:
+        """Count, and say once, that a ranking is not remembered since too much is in memory."""
+        if not predictor.is_remembered(request):
+            return
+        if predictor.is_full and not self._was_full:
+            log.warning(
+                "%s live rows are in memory, and serve.max_live_rows is %s: rankings are not remembered as shown any "
+                "more and have no impression_id; clicks are kept. `make absorb` and `make run` bring them into the "
+                "log.",
+                f"{predictor.store.live.num_events:,}",
+                f"{predictor.limits.max_live_rows:,}",
+            )
+        self._was_full = predictor.is_full
+        self.full += predictor.is_full
+
+    def keep(self, predictor: Callable[[], Predictor], shown: Shown) -> None:
+        """Keep a ranking that has been given, soon. predictor: the newest, when it comes to that."""
+        with self._lock:
+            if len(self._waiting) >= MAX_WAITING:
+                self._lose(f"{MAX_WAITING} others wait to be kept")
+                return
+            future = self._thread.submit(self._keep, predictor, shown)
+            self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+
+    async def settled(self, timeout_s: float) -> None:
+        """Wait until what has been given is kept, so that a click finds what was shown; not longer than timeout_s."""
+        if waiting := [asyncio.wrap_future(each) for each in list(self._waiting)]:
+            await asyncio.wait(waiting, timeout=timeout_s)
+
+    def _keep(self, predictor: Callable[[], Predictor], shown: Shown) -> None:
+        try:
+            keep(predictor().store, shown)
+        except InputError as error:
+            self._lose(str(error))
+        except Exception:
+            log.exception("A ranking that was given is not kept as shown")
+            self.lost += 1
+        else:
+            self.kept += 1
+            self._was_lost = False
+
+    def _lose(self, reason: str) -> None:
+        """Said once until one is kept again: a store that is down fails each."""
+        self.lost += 1
+        if not self._was_lost:
+            log.warning("A ranking that was given is not kept as shown; its click will be an event alone: %s", reason)
+        self._was_lost = True
+
+    def metrics(self, predictor: Predictor) -> str:
+        """In the text format of Prometheus."""
+        store, limit = predictor.store, predictor.limits.max_live_rows
+        told: list[tuple[str, str, str, Any]] = [
+            ("live_rows", "gauge", "Live rows that are counted in this worker's memory", store.live.num_events),
+            ("live_bytes", "gauge", "Bytes that they take there, about", store.live.num_bytes),
+            ("live_rows_limit", "gauge", "serve.max_live_rows: rankings are kept up to it", limit),
+            ("rankings_kept_total", "counter", "Rankings that were given and kept as shown", self.kept),
+            ("rankings_lost_total", "counter", "Rankings that were given and could not be kept", self.lost),
+            ("rankings_over_limit_total", "counter", "Rankings without impression_id: too many live rows", self.full),
+        ]
+        with contextlib.suppress(InputError):  # a store that does not answer has no size; the rest is told all the same
+            told.append(("tail_bytes", "gauge", "Bytes of the store of live events", store.tail.size()))
+        return "".join(
+            f"# HELP leitmotif_{name} {text}.\n# TYPE leitmotif_{name} {kind}\nleitmotif_{name} {value}\n"
+            for name, kind, text, value in told
+        )

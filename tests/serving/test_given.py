@@ -1,0 +1,199 @@
+"""A ranking is kept once it was given, whatever fails: the real server, its store locked or lost, its worker killed."""
+
+import asyncio
+import json
+import socket
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from starlette.responses import JSONResponse
+
+from features.live_event import LiveEvent
+from features.live_redis import WAIT_S
+from features.live_sqlite import SqliteTail
+from serving.given import Given, came_at, once_given
+from tests.serving.conftest import serving
+
+pytestmark = [
+    pytest.mark.xdist_group("serving"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's words about what it imports
+]
+
+ASK = {"user_id": "given", "candidates": ["i00001", "i00002", "i00003"]}
+
+
+async def called(timeout_s: float, needed_s: float, status: int = 200, leaves: bool = False) -> tuple[int, list[str]]:
+    """The status that a caller sees of an endpoint that takes needed_s, and what was done after it."""
+    from bentoml._internal.server.http.traffic import TimeoutMiddleware
+
+    sent: list[MutableMapping[str, Any]] = []
+    done: list[str] = []
+
+    async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        assert came_at() <= time.monotonic()
+        await asyncio.sleep(needed_s)
+        once_given(lambda: done.append("body" if sent[-1]["type"] == "http.response.body" else "early"))
+        await JSONResponse({}, status)(scope, receive, send)
+
+    async def receive() -> MutableMapping[str, Any]:
+        if not leaves:
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    app: Callable[..., Awaitable[None]] = TimeoutMiddleware(Given(endpoint), timeout_s)  # type: ignore[arg-type]
+    await app({"type": "http", "method": "POST", "headers": []}, receive, send)
+    return sent[0]["status"], done
+
+
+def test_what_follows_an_answer_is_done_after_its_last_part() -> None:
+    assert asyncio.run(called(5, 0)) == (200, ["body"])
+
+
+def test_an_answer_that_came_too_late_a_refusal_and_one_to_nobody_are_followed_by_nothing() -> None:
+    assert asyncio.run(called(0.05, 1)) == (504, [])
+    assert asyncio.run(called(5, 0, status=400)) == (400, [])
+    assert asyncio.run(called(5, 0, leaves=True)) == (200, [])
+
+
+def test_a_store_is_waited_for_a_shorter_time_than_a_request() -> None:
+    from serving.service import STORE_S, TIMEOUT_S
+
+    assert STORE_S + WAIT_S < TIMEOUT_S
+
+
+@pytest.fixture(scope="module")
+def server(house: Path) -> Iterator[httpx.Client]:
+    for left in (house / "live").glob("simulator.db*"):
+        left.unlink()
+    with serving(house) as client:
+        yield client
+
+
+def rows_of(house: Path) -> list[LiveEvent]:
+    tail = SqliteTail(house / "live" / "simulator.db")
+    rows = [event for _, event in tail.since(0)]
+    tail.close()
+    return rows
+
+
+def kept(house: Path, impression_id: str, num_rows: int) -> list[LiveEvent]:
+    """The rows of a ranking, once there are so many."""
+    for _ in range(200):
+        rows = [event for event in rows_of(house) if event.impression_id == impression_id]
+        if len(rows) >= num_rows:
+            return rows
+        time.sleep(0.1)
+    return pytest.fail(f"{num_rows} rows of {impression_id} were not kept")
+
+
+@contextmanager
+def locked(house: Path) -> Iterator[None]:
+    """Another process than the server's writes, and does not end."""
+    other = sqlite3.connect(house / "live" / "simulator.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+def test_rankings_go_on_over_a_locked_store_and_are_kept_after_it_and_events_are_refused_in_time(
+    server: httpx.Client, house: Path
+) -> None:
+    event = {"user_id": "locked", "item_id": "i00001", "event_id": "sent again"}
+    assert server.post("/rank", json=ASK).status_code == 200
+    with locked(house):
+        shown = server.post("/rank", json=ASK)
+        assert shown.status_code == 200
+        with ThreadPoolExecutor(12) as callers:
+            answers = list(callers.map(lambda _: server.post("/events", json={"events": [event]}), range(12)))
+        assert {answer.status_code for answer in answers} == {503}  # none was given up: 504
+    assert [row.item_id for row in kept(house, shown.json()["impression_id"], 3)] == [
+        item["item_id"] for item in shown.json()["items"]
+    ]
+    assert not [row for row in rows_of(house) if row.user_id == "locked"]
+    fates = [server.post("/events", json={"events": [event]}).json()["events"][0]["fate"] for _ in range(2)]
+    assert fates == ["new", "repeated"]
+
+
+def test_a_ranking_whose_caller_had_gone_is_not_kept(server: httpx.Client, house: Path) -> None:
+    body = json.dumps(ASK | {"user_id": "gone"}).encode()
+    head = f"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with socket.create_connection(("127.0.0.1", server.base_url.port or 80)) as caller:
+        caller.sendall(head.encode() + b"\r\n\r\n" + body)
+    stays = server.post("/rank", json=ASK | {"user_id": "stays"}).json()  # in turn after it
+    kept(house, stays["impression_id"], 3)
+    assert not [row for row in rows_of(house) if row.user_id == "gone"]
+
+
+def test_a_click_at_once_finds_what_was_shown(server: httpx.Client, house: Path) -> None:
+    for number in range(20):
+        shown = server.post("/rank", json=ASK | {"user_id": f"quick {number}"}).json()
+        click = {"user_id": f"quick {number}", "item_id": "i00002", "impression_id": shown["impression_id"]}
+        assert server.post("/events", json={"events": [click]}).json()["num_new"] == 1
+        rows = kept(house, shown["impression_id"], 4)
+        assert sorted((row.revision, row.label) for row in rows) == [(0, 0.0), (0, 0.0), (0, 0.0), (1, 1.0)]
+
+
+def wait_until_ready(server: httpx.Client) -> None:
+    """Another worker takes the place of one that was killed."""
+    for _ in range(600):
+        try:
+            if server.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    pytest.fail("no worker was ready again")
+
+
+def test_a_worker_killed_between_the_answer_and_its_keeping_loses_the_show_and_not_the_click(
+    server: httpx.Client, house: Path
+) -> None:
+    with locked(house):
+        shown = server.post("/rank", json=ASK | {"user_id": "killed"}).json()
+        (worker,) = [
+            each
+            for each in psutil.Process().children(recursive=True)
+            if "_bentoml_impl.worker" in " ".join(each.cmdline())
+        ]
+        worker.kill()
+        psutil.wait_procs([worker], 20)
+    click = {"user_id": "killed", "item_id": "i00002", "impression_id": shown["impression_id"]}
+    wait_until_ready(server)
+    answer = server.post("/events", json={"events": [click]})
+    assert answer.json()["events"][0]["fate"] == "new"
+    assert server.post("/events", json={"events": [click]}).json()["events"][0]["fate"] == "repeated"
+    (row,) = kept(house, shown["impression_id"], 1)
+    assert (row.revision, row.label, row.user_id) == (0, 1.0, "killed")
+
+
+def test_live_events_deleted_under_the_service_are_said_and_it_goes_on(server: httpx.Client, house: Path) -> None:
+    log = house / f"serve-{server.base_url.port}.log"
+    said_before = len(log.read_text())
+    event = {"user_id": "lost", "item_id": "i00001"}
+    assert server.post("/events", json={"events": [event, event]}).json()["num_new"] == 2
+    asked = {"user_id": "lost", "candidates": ["i00001"], "preview": True}
+    before = server.post("/rank", json=asked).json()
+    assert before["history"]["length"] == 2
+    for left in (house / "live").glob("simulator.db*"):
+        left.unlink()
+    after = server.post("/rank", json=asked)
+    assert (after.status_code, after.json()["history"]["length"]) == (200, 0)
+    assert after.json()["at"] > before["at"]
+    assert server.post("/events", json={"events": [event]}).json()["num_new"] == 1
+    said = log.read_text()[said_before:]
+    assert "simulator.db was taken away while it was in use" in said
+    assert "Traceback" not in said

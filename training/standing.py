@@ -1,0 +1,90 @@
+"""Figures of the models -> which of them is served, and sentences on how it stands beside each of the others."""
+
+import math
+from collections.abc import Mapping
+
+CANDIDATE = "mos"
+NAMES = {"mos": "MoS", "din": "DIN", "popularity": "popularity", "random": "chance"}
+SIMPLE = {"logistic": "a logistic regression on the counters alone"}
+"""What people call the models that the verdict is about; other models are named as they are."""
+
+LEVEL = "no better and no worse"
+
+Figures = Mapping[str, float]
+
+
+def choose(validation: Mapping[str, Mapping[str, float | None]], serve: str) -> tuple[str, str]:
+    """The model to serve and a sentence that says why. The test part has no say: it measures what was chosen.
+
+    validation: iAUC of the fitted models on the validation part, None where undefined. A tie is the candidate's.
+    serve: evaluate.serve.
+    """
+    figures = {name: figures["iauc"] for name, figures in validation.items()}
+    if serve == "candidate":
+        return CANDIDATE, f"{name_of(CANDIDATE)} is served because evaluate.serve is candidate."
+    measured = {name: value for name, value in figures.items() if value is not None}
+    if len(measured) < len(figures):
+        return CANDIDATE, (
+            f"{name_of(CANDIDATE)} is served: no validation request could be ranked, so there was nothing to choose by."
+        )
+    best = max(measured, key=lambda name: (measured[name], name == CANDIDATE))
+    others = ", ".join(f"{name_of(name)} {value:.4f}" for name, value in measured.items() if name != best)
+    return best, f"{name_of(best)} is served: its iAUC on the validation part was {measured[best]:.4f} ({others})."
+
+
+def standing(
+    served: str,
+    because: str,
+    models: Mapping[str, Figures],
+    differences: Mapping[str, Figures],
+    test: Mapping[str, int],
+) -> list[str]:
+    """Plain sentences: what is served and why, and how it stands beside each other model on the test part."""
+    ranked = test["num_requests_ranked"]
+    if not ranked:
+        return [because, f"None of the {test['num_requests']:,} test requests can be ranked: nothing can be compared."]
+    others = [
+        f"{of_other(served, name, models, differences[f'{served}_minus_{name}'])}." for name in models if name != served
+    ]
+    return [because, *others]
+
+
+def of_other(served: str, other: str, models: Mapping[str, Figures], difference: Figures) -> str:
+    """One model beside another, in words and with both figures and their intervals."""
+    figures = "; ".join(
+        f"{said} {models[served][name]:.4f} against {models[other][name]:.4f}, {around(name, difference)}"
+        for name, said in (("iauc", "iAUC"), ("auc", "AUC"))
+    )
+    return f"{name_of(served)} ranks {_word(difference, name_of(other))} ({figures})"
+
+
+def around(name: str, difference: Figures) -> str:
+    """A difference with its interval."""
+    return f"{difference[name]:+.4f} ({difference[f'{name}_low']:+.4f} to {difference[f'{name}_high']:+.4f})"
+
+
+def warnings(served: str, models: Mapping[str, Figures], differences: Mapping[str, Figures]) -> list[str]:
+    """What the rules let pass and a person should know: simple models that are not served and rank better."""
+    return [
+        f"{of_other(served, name, models, difference)}: a simpler model would do better"
+        for name in models
+        if name not in NAMES and (difference := differences[f"{served}_minus_{name}"])["iauc_high"] < 0
+    ]
+
+
+def name_of(model: str) -> str:
+    return NAMES.get(model) or SIMPLE.get(model, model)
+
+
+def _word(difference: Figures, other: str) -> str:
+    """Better, worse or neither, by the interval of each figure."""
+    within, over_all = (_direction(difference[f"{name}_low"], difference[f"{name}_high"]) for name in ("iauc", "auc"))
+    if within != over_all:
+        return f"{within} than {other} within a request, and {over_all} over all requests"
+    return f"{within} than {other}" + (", as far as these requests tell" if within == LEVEL else "")
+
+
+def _direction(low: float, high: float) -> str:
+    if math.isnan(low) or low <= 0 <= high:
+        return LEVEL
+    return "better" if low > 0 else "worse"
