@@ -75,9 +75,14 @@ def test_a_port_that_is_none_is_one_line(house: Path, port: str) -> None:
     assert lines == [f"PORT is '{port}', not a number from 1 to 65535: make serve PORT=3002"]
 
 
-def test_bento_is_built_and_serves_from_an_empty_folder(house: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tag(house: Path) -> str:
+    """The Bento that `make bento` has built."""
     told = typed(house, "make bento").stdout
-    tag = next(line.split()[1] for line in told.splitlines() if line.startswith("Built "))
+    return next(line.split()[1] for line in told.splitlines() if line.startswith("Built "))
+
+
+def test_a_bento_serves_from_an_empty_folder(house: Path, tag: str, tmp_path: Path) -> None:
     port = free_port()
     given = {"BENTOML_HOME": str(house / ".bentoml"), "LEITMOTIF_STATE": str(house / ".state/simulator/feast")}
     with started(tmp_path, f"bentoml serve {shlex.quote(tag)}", "--port", str(port), **given) as program:
@@ -89,9 +94,7 @@ def test_bento_is_built_and_serves_from_an_empty_folder(house: Path, tmp_path: P
         assert program.gone(20), program.family()
 
 
-def test_a_bento_without_its_store_says_what_works_there(house: Path, tmp_path: Path) -> None:
-    told = typed(house, "make bento").stdout
-    tag = next(line.split()[1] for line in told.splitlines() if line.startswith("Built "))
+def test_a_bento_without_its_store_says_what_works_there(house: Path, tag: str, tmp_path: Path) -> None:
     given = {"BENTOML_HOME": str(house / ".bentoml"), "LEITMOTIF_STATE": str(tmp_path / "nothing")}
     refused = typed(tmp_path, f"bentoml serve {tag}", "--port", str(free_port()), check=False, **given)
     assert refused.returncode != 0
