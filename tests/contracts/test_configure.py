@@ -148,7 +148,7 @@ def test_what_was_set_of_a_source_is_forgotten_when_it_is_set_back(params: Path)
 @pytest.mark.parametrize(
     "change",
     [
-        {"statistics.devices": ["1", "2"]},
+        {"statistics.context": True, "statistics.devices": ["1", "2"]},
         {"model.hidden": []},
         {"history.session_max_s": None, "source.columns.label": "a: b # c"},
         {"train.learning_rate": 5e-05, "split.test": "2023-05-25T07:00:00Z"},

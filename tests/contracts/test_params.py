@@ -104,7 +104,12 @@ def test_what_only_looks_like_a_value_is_refused_by_its_key(raw: dict, section: 
         ({"statistics.bucket_s": 7200}, r"statistics\.bucket_s: .* windows of 3600 s; lower it to at most 3600"),
         ({"statistics.devices": ["1"]}, r"statistics\.devices: 1 .* set statistics\.context=true"),
         (
-            {"source.name": "table", "source.columns.user_id": "id", "source.columns.item_id": "id"},
+            {
+                "source.name": "table",
+                "source.id": "shop",
+                "source.columns.user_id": "id",
+                "source.columns.item_id": "id",
+            },
             r"source\.columns\.item_id: column 'id' is source\.columns\.user_id already",
         ),
         ({"train.loss": "listwise"}, r"evaluate\.max_calibration_error: 0\.2 .* set it to 1, or train\.loss=both"),
