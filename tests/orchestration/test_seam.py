@@ -72,10 +72,11 @@ def test_a_module_edited_and_a_table_written_while_a_stage_runs_are_no_record(ma
 def test_another_source_between_two_stages_is_refused_and_nothing_is_written_there(toy: Toy) -> None:
     with toy.held(*COUNT) as process:
         edit(toy, "name: simulator ", "name: table ")
+        edit(toy, "id: simulator ", "id: shop ")
     said = ends(process)
     assert process.returncode != 0
-    assert "params.yaml names the source table now, but DVC began this run for another (simulator)" in said
-    assert not (toy.root / "data/table").exists()
+    assert "params.yaml names the source shop now, but DVC began this run for another (simulator)" in said
+    assert not (toy.root / "data/shop").exists()
     assert set(locked(toy, "count")["params"]["params.yaml"]) == {"audit", "request"}
 
 
