@@ -156,7 +156,8 @@ def test_a_killed_stage_is_said_to_be_killed(made_toy: Toy) -> None:
 def test_a_stage_that_is_done_is_not_blamed_for_what_comes_after_it(toy: Toy) -> None:
     def kill(line: str) -> None:
         if line.startswith("Updating lock file"):
-            while "  make:" not in (toy.root / "dvc.lock").read_text():
+            lock = toy.root / "dvc.lock"
+            while not lock.exists() or "  make:" not in lock.read_text():
                 time.sleep(0.01)
             for child in psutil.Process().children():
                 if child.status() != psutil.STATUS_ZOMBIE and "repro" in child.cmdline():
