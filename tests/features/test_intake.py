@@ -137,6 +137,7 @@ def test_a_ranking_s_name_says_when_and_for_whom() -> None:
         ("u", "served-0-0-0"),
         ("u", "served-7fffffffffffffff-0-0"),
     ],
+    ids=["of another user", "of a lost tail", "malformed", "of no time"],  # the names are drawn: workers must agree
 )
 def test_what_cites_a_ranking_that_is_not_known_is_an_event_of_its_own_and_the_batch_is_taken(
     user: str, name: str

@@ -18,6 +18,8 @@ LIMITS = ServeParams(
     max_events=1000,
     max_future_s=60,
     log_exposures=False,
+    max_exposed=3,
+    max_live_rows=3,
     allowed_hosts=[],
     num_threads=1,
 )

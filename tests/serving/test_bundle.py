@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contracts.errors import InputError
-from serving.bundle import GOLDEN, METRICS, MODEL, SPEC, THEMES, VOCABULARY, WEIGHTS, open_bundle
+from serving.bundle import GOLDEN, METRICS, MODEL, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
 from serving.manifest import MANIFEST, write_manifest
 from serving.predictor import Predictor
 from serving.refusal import Refusal
@@ -21,6 +21,7 @@ from tests.serving.conftest import refused
 
 pytestmark = pytest.mark.xdist_group("serving")
 
+WEIGHTS = weights_of("mos")
 READ = (WEIGHTS, MODEL, SPEC, VOCABULARY, THEMES, GOLDEN, METRICS)
 ITEMS = "items.item.weight"
 FOR_PEOPLE = ("DATA_DICTIONARY.md", "MODEL_CARD.md")

@@ -17,6 +17,8 @@ LIMITS = ServeParams(
     max_events=3,
     max_future_s=60,
     log_exposures=False,
+    max_exposed=3,
+    max_live_rows=3,
     allowed_hosts=["localhost"],
     num_threads=1,
 )
