@@ -208,7 +208,8 @@ def own_log() -> list[list[str]]:
 
 def table_arguments(path: Path) -> list[str]:
     columns = [f"source.columns.{ours}={theirs}" for ours, theirs in TABLE_COLUMNS.items()]
-    return ["--source", "table", "--data", str(path), "source.time_unit=ms", "source.partition=month", *columns]
+    return ["--source", "table", "--data", str(path), "source.id=table", "source.time_unit=ms", "source.partition=month",
+            *columns]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from features.live_event import Fate
 from features.live_files import live_of, read_sealed, sealed_files, sealed_seq
 from features.live_tail import LiveTail, name_of_forgotten
 from features.load import load
-from features.online import OnlineStore
+from features.online import OnlineStore, StaleStoreError
 from features.state import DEFINED, ENGINE, STAMP, state_of
 from features.tails import ENGINE_VARIABLE, live_path, open_sqlite, open_tail
 from tests import clones
@@ -93,6 +93,9 @@ def test_a_live_file_that_is_made_anew_while_it_is_served_knows_who_is_forgotten
     store.tail.forget(["u1"])
     for left in live_path(state).parent.glob(f"{live_path(state).name}*"):
         left.rename(left.with_name(f"away-{left.name}"))
+    with pytest.raises(StaleStoreError, match="lost, emptied or replaced"):
+        store.append([event("a", user="u2")])
+    store = OnlineStore.open(state)
     assert store.append([event("a", user="u1"), event("b", user="u2")]) == [Fate.FORGOTTEN, Fate.NEW]
 
 

@@ -47,6 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         small_log.statistics(),
         small_log.materialize(num_parity_requests=2),
         small_log.validate(),
+        small_log.labels(),
     )
     return data
 

@@ -88,7 +88,7 @@ def test_a_file_of_another_format_is_refused(path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("PRAGMA user_version = 7")
     other.close()
-    with pytest.raises(InputError, match="its format is 7, ours 1"):
+    with pytest.raises(InputError, match="its format is 7, ours 2"):
         SqliteTail(path).newest_seq()
 
 

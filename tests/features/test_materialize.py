@@ -197,7 +197,7 @@ def test_the_counters_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     build(folder, random_log(2, num_requests=40))
     whole = Counters.from_folder
     monkeypatch.setattr(Counters, "from_folder", lambda *given: built.append(1) or whole(*given))
-    report = run(folder, history(lag_s=5, max_length=20), statistics(), PARITY, validate())
+    report = run(folder, history(lag_s=5, max_length=20), statistics(), PARITY, validate(), labels())
     assert report["parity"]["mismatches"] == 0
     assert len(built) == 1
 
@@ -206,7 +206,7 @@ def test_what_was_written_is_read_back_beside_a_sample_of_the_rest(tmp_path: Pat
     folder, few = tmp_path / "data" / "table", materialize(num_read_back=2)
     rows = random_log(3, num_requests=60)
     build(folder, rows)
-    sections = (history(lag_s=5, max_length=20), statistics(), few, validate())
+    sections = (history(lag_s=5, max_length=20), statistics(), few, validate(), labels())
     first = run(folder, *sections)["read_back"]
     assert first["user_history"] == {"rows": 5, "written": 5, "read_back": 2}
     assert first["item_profile"] == {"rows": 12, "written": 12, "read_back": 2}

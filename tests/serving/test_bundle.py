@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contracts.errors import InputError
-from serving.bundle import GOLDEN, METRICS, MODEL, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
+from serving.bundle import GOLDEN, METRICS, MODEL, RANKED, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
 from serving.manifest import MANIFEST, write_manifest
 from serving.predictor import Predictor
 from serving.refusal import Refusal
@@ -53,7 +53,7 @@ def assert_said_in_a_line(error: InputError, name: str) -> None:
 
 
 def test_the_lists_of_this_test_name_every_file(bundle: Path) -> None:
-    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, MANIFEST}
+    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, RANKED, MANIFEST}  # RANKED: promote's alone
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

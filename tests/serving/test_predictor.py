@@ -117,13 +117,13 @@ def test_a_candidate_given_twice_is_answered_once(predictor: Predictor) -> None:
 
 def test_unknown_users_and_items_are_answered_and_flagged(predictor: Predictor) -> None:
     known = sorted(predictor.bundle.scorer.index_of)[0]
-    reply = predictor.rank(RankRequest(user_id="nobody 🎈", candidates=[known, "nothing\x00"]))
+    reply = predictor.rank(RankRequest(user_id="nobody 🎈", candidates=[known, "nothing ·"]))
     assert reply.cold_start_user
     assert (reply.history.known, reply.history.length, reply.history.newest_event_at) == (False, 0, None)
     assert reply.themes == []
-    assert "nothing\x00" in reply.cold_start_items
+    assert "nothing ·" in reply.cold_start_items
     flags = {item.item_id: (item.known, item.theme is None) for item in reply.items}
-    assert flags == {known: (True, False), "nothing\x00": (False, True)}
+    assert flags == {known: (True, False), "nothing ·": (False, True)}
     assert all(0 < item.score < 1 for item in reply.items)
 
 
