@@ -239,7 +239,7 @@ def test_shuffled_rows_give_the_same_bytes(own: tuple[Path, list[list[str]]], tm
     other = clone(tmp_path)
     (other / "params.yaml").write_text((repository / "params.yaml").read_text())
     write_table(other / "logs", shuffled)
-    run(other, "python", "-m", "contracts.configure", f"source.path={other / 'logs' / 'log.csv'}")
+    run(other, "python", "-m", "contracts.configure", f"source.path={other / 'logs' / 'log.csv'}", "source.id=table")
     run(other, "dvc", "repro", "audit", "evaluate", "--quiet")
     after = hashes(other / "data/table")
     data = {name for name in before if not name.startswith(("provenance", "rejected", "quarantine", "bundle"))}
