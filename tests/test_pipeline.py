@@ -208,8 +208,8 @@ def own_log() -> list[list[str]]:
 
 def table_arguments(path: Path) -> list[str]:
     columns = [f"source.columns.{ours}={theirs}" for ours, theirs in TABLE_COLUMNS.items()]
-    return ["--source", "table", "--data", str(path), "source.id=table", "source.time_unit=ms", "source.partition=month",
-            *columns]  # fmt: skip
+    told = ["--source", "table", "--data", str(path)]
+    return [*told, "source.id=table", "source.time_unit=ms", "source.partition=month", *columns]
 
 
 @pytest.fixture(scope="module")
