@@ -168,6 +168,7 @@ def test_a_worker_killed_between_the_answer_and_its_keeping_loses_the_show_and_n
             each
             for each in psutil.Process().children(recursive=True)
             if "_bentoml_impl.worker" in " ".join(each.cmdline())
+            and each.cwd() == str(house)  # tests keep other services
         ]
         worker.kill()
         psutil.wait_procs([worker], 20)
