@@ -48,7 +48,7 @@ def main() -> None:
 def measure(num_rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """One number of rows, counted from nothing."""
     known = [{f"{kind}{n}": n for n in range(num)} for kind, num in (("i", options.items), ("u", options.users))]
-    live = LiveCounters(Counters(NONE, NONE, NONE), *known)
+    live = LiveCounters(Counters(NONE, NONE, NONE), known[0], known[1])
     gc.collect()
     before, started = rss(), time.perf_counter()
     for events in batches(num_rows, options):

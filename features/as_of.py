@@ -146,7 +146,7 @@ class AsOfCounter:
         time = self.packed[newest] % (len(self.times) + 1) if len(newest) else newest
         return np.where(newest >= 0, self.times[time] if len(time) else time, NEVER)
 
-    def _newest_with(self, counts: Int64) -> Int64:
+    def _newest_with(self, counts: npt.NDArray[np.integer]) -> Int64:
         """[rows] the newest row of the row's key at which a count grew, that row included; -1: none yet."""
         if not len(self.packed):
             return np.zeros(0, np.int64)
