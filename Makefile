@@ -55,7 +55,7 @@ run: $(READY) ## the whole pipeline: SOURCE=simulator|movielens|ebnerd|table DAT
 
 .PHONY: set
 set: $(READY) ## change params.yaml: make set ARGS="model.num_themes=8"
-	@python -m contracts.configure $(ARGS)
+	@python -m orchestration.configure $(ARGS)
 
 .PHONY: ui
 ui: $(READY) ## Dagster's web page on PORT (3001)
@@ -66,17 +66,17 @@ ui: $(READY) ## Dagster's web page on PORT (3001)
 
 .PHONY: load
 load: $(READY) ## bring Feast's online store to the newest snapshot
-	@python -m features.load
+	@python -m features.online.load
 
 .PHONY: freshness
 freshness: $(READY) ## freshness and completeness of each view, live events included
-	@python -m features.freshness
+	@python -m features.online.freshness
 
 .PHONY: serve
 serve: LISTEN = $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
 serve: $(READY) ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
 	@python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN)
-	@python -m features.load
+	@python -m features.online.load
 	@exec python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN) -- bentoml serve serving.service:Leitmotif --port '$(PORT)' $(LISTEN)
 
 .PHONY: ask
@@ -85,11 +85,11 @@ ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"; 
 
 .PHONY: absorb
 absorb: $(READY) ## seal acknowledged live events for the next run
-	@python -m features.absorb
+	@python -m features.live.absorb
 
 .PHONY: forget
 forget: $(READY) ## forget users for good: USER="u1 u2"; lists what still holds them and what removes it
-	@python -m features.forget $(ARGS) -- $(if $(filter command line,$(origin USER)),$(USER))
+	@python -m features.live.forget $(ARGS) -- $(if $(filter command line,$(origin USER)),$(USER))
 
 .PHONY: docs
 docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted
@@ -117,7 +117,7 @@ remote: $(READY) ## choose the DVC remote: make remote URL=s3://bucket/leitmotif
 
 .PHONY: doctor
 doctor: ## check the machine and say what is missing
-	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m contracts.doctor
+	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m orchestration.doctor
 
 .PHONY: lint
 lint: $(READY) ## ruff, pyright, import contracts

@@ -3,9 +3,10 @@
     python -m benchmarks.baselines [--models all] [--rolling]
 
 Popularity, rate, recency, list length, logistic regression, trees by LightGBM (log loss and lambdarank) and blends, on
-the scalars of features/scalars.py, in both tracks; with --models the sequence models too, fitted on the same rows.
-Their logits are kept under --keep-in, so that a stopped run goes on. Writes reports/<source>/baselines.json and .md. On
-a machine that is shared, set OPENBLAS_NUM_THREADS=1: its waiting threads made the logistic regression 12x slower.
+the scalars of features/encoding/scalars.py, in both tracks; with --models the sequence models too, fitted on the same
+rows. Their logits are kept under --keep-in, so that a stopped run goes on. Writes reports/<source>/baselines.json and
+.md. On a machine that is shared, set OPENBLAS_NUM_THREADS=1: its waiting threads made the logistic regression 12x
+slower.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from contracts.errors import InputError
 from contracts.params import load_params
 from training.evaluate import plain
 from training.model.build import GRAPH_MODELS
-from training.requests import MICROSECONDS, iso
+from training.requests.reader import MICROSECONDS, iso
 
 log = logging.getLogger("leitmotif")
 

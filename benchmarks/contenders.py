@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from benchmarks.tracks import Part, Track
 from benchmarks.trees import Objective, Trees
 from contracts.errors import InputError
-from training.baselines import fit_logistic, sigmoid
-from training.measure import Scored, bootstrap_iauc, measure, with_interval
+from training.judging.baselines import fit_logistic, sigmoid
+from training.judging.measure import Scored, bootstrap_iauc, measure, with_interval
 from training.metrics import iauc
-from training.requests import Requests
+from training.requests.reader import Requests
 
 FIGURES = ("iauc", "gauc", "auc", "logloss")
 RIDGES = (1.0, 1000.0)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from benchmarks.model_speed import make
 from contracts.params import PARAMS, load_params
-from training.losses import click_loss, mutual_information_loss
+from training.fitting.losses import click_loss, mutual_information_loss
 from training.model.batch import Candidates, History
 from training.model.build import Model
 from training.model.mixture import MixtureOfSequence
-from training.params import ModelParams
+from training.model.params import ModelParams
 
 log = logging.getLogger("leitmotif")
 
@@ -247,7 +247,7 @@ def _train(params: ModelParams, device: str, name: str, length: int, requests: i
 
 
 def _loss(model: Model, history: History, candidates: Candidates, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The training step's loss as training/fit.py makes it, and the logits."""
+    """The training step's loss as training/fitting/fit.py makes it, and the logits."""
     if not isinstance(model, MixtureOfSequence):
         logits = model(history, candidates)
         return click_loss(logits, labels), logits

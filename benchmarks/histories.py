@@ -24,8 +24,8 @@ from benchmarks.statistics import write_day
 from benchmarks.table import write_table
 from contracts.params import PARAMS, load_params
 from contracts.schema import CONTEXTS, ITEMS, QUARANTINE, REJECTED
-from features import histories
-from features.history_reader import ARRAYS
+from features.stages import histories
+from features.tables.histories import ARRAYS
 
 ROOT = Path(__file__).parents[1]
 NUM_DAYS = 30
@@ -57,7 +57,7 @@ def main() -> None:
         "log": f"{options.days} partitions, lists of 5, {ROWS_A_USER} rows a user, both sides by Zipf; seed 0",
         "limits": LIMITS,
         "load": f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes",
-        "processes_use": f"{histories.engine.NUM_THREADS} DuckDB threads; ours gives it {histories.MEMORY}",
+        "processes_use": f"{histories.duck.NUM_THREADS} DuckDB threads; ours gives it {histories.MEMORY}",
     }
     options.reports.mkdir(parents=True, exist_ok=True)
     print(write_table(options.reports, "histories", about, rows))

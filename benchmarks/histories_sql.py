@@ -1,4 +1,4 @@
-"""The peer of features/histories.py: the same arrays, sessions, requests and end_offsets by hand-written DuckDB SQL."""
+"""The peer of features/stages/histories.py: the same tables by hand-written DuckDB SQL."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from contracts.params import PARAMS, load_params
 from contracts.schema import FIRST_INDEX
-from features.convention import CLICKED, micros
+from features.terms.convention import CLICKED, micros
 
 SETUP = """
 CREATE TABLE users AS

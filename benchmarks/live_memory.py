@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from contracts.schema import ROLE_IMPRESSION
-from features.as_of import AsOfCounter
-from features.counters import Counters
-from features.live_counters import LiveCounters, _joined
-from features.live_event import EVENT, OUTCOME, LiveEvent
+from features.encoding.as_of import AsOfCounter
+from features.encoding.counters import Counters
+from features.online.live_counters import LiveCounters, _joined
+from features.sealed.event import EVENT, OUTCOME, LiveEvent
 
 START_US, SECOND = 1_700_000_000_000_000, 1_000_000
 BATCH = 10_000

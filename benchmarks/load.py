@@ -27,14 +27,14 @@ from feast import FeatureStore, RepoConfig
 from benchmarks.table import write_table
 from contracts.params import PARAMS, load_params
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED, ROLE_HISTORY, ROLE_IMPRESSION
-from features import histories, statistics
-from features.feast_repository import definitions, read_settings
-from features.fill import VIEWS
-from features.history_reader import UserHistories
-from features.load import load
-from features.online import OnlineStore
-from features.snapshot import write_snapshot
-from features.state import state_of
+from features.feast_store.repository import definitions, read_settings
+from features.live.places import state_of
+from features.online.fill import VIEWS
+from features.online.load import load
+from features.online.snapshot import write_snapshot
+from features.online.store import OnlineStore
+from features.stages import histories, statistics
+from features.tables.histories import UserHistories
 
 ROOT = Path(__file__).parents[1]
 FIRST_DAY = np.datetime64("2024-01-01")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.encode import FeatureSpec, encode_histories, newest
+from features.encoding.encode import FeatureSpec, encode_histories, newest
 
 Int64 = npt.NDArray[np.int64]
 ARRAYS = {"item_index": np.int32, "occurred_at": np.int64, "label": np.float32, "session": np.int32}

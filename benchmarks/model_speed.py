@@ -13,12 +13,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from contracts.params import PARAMS, load_params
-from training.losses import click_loss, mutual_information_loss
+from training.fitting.losses import click_loss, mutual_information_loss
 from training.model.batch import Candidates, History
 from training.model.build import MODELS, Model, build
 from training.model.mixture import MixtureOfSequence
+from training.model.params import ModelParams
 from training.model.shape import ModelShape
-from training.params import ModelParams
 
 SHAPE = ModelShape(
     num_items=1502,

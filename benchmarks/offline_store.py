@@ -23,15 +23,15 @@ import pyarrow.parquet as pq
 
 from benchmarks.table import write_table
 from contracts.schema import TIME, VOCABULARY
-from features import history_reader
-from features.as_of_join import take_ranges
-from features.event_counts import USER_EVENTS, write_event_counts
+from features.feast_store.as_of_join import take_ranges
+from features.tables import histories as history_reader
+from features.tables.event_counts import USER_EVENTS, write_event_counts
 
 ROOT = Path(__file__).parents[1]
 START_US = 1_704_067_200_000_000
 SPAN_US = 30 * 86_400_000_000
 NUM_ITEMS = 10_000
-OURS = "features.feast_offline.LeitmotifOfflineStore"
+OURS = "features.feast_store.offline.LeitmotifOfflineStore"
 SIDES = {
     "arrays, Feast": ("duckdb", "arrays", "snapshots:occurred_at", "snapshots.parquet"),
     "arrays, ours: cut from the histories": (OURS, "arrays", "history:occurred_at", "user_histories/*.npy"),
@@ -92,7 +92,7 @@ def measure(side: str, folder: Path, length: int) -> dict[str, Any]:
     """Seconds and CPU seconds of one retrieval, the process's peak memory, bytes of the feature and of its store."""
     from feast import FeatureStore, RepoConfig
 
-    from features.engine import duckdb, ibis
+    from features.tables.duck import duckdb, ibis
 
     kind, asking, feature, stored = SIDES[side]
     name = "arrays.parquet" if asking == "arrays" else "scalars_asking.parquet"

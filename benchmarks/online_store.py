@@ -31,10 +31,10 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Float32, Int64, String
 from feast.value_type import ValueType
 
-from features.live_event import EVENT, LiveEvent
-from features.merge import live_events, merge
-from features.sequence_view import ENCODE, EPOCH, Written
-from features.sessions import SessionRule
+from features.feast_store.merge import live_events, merge
+from features.feast_store.sequence_view import ENCODE, EPOCH, Written
+from features.sealed.event import EVENT, LiveEvent
+from features.terms.sessions import SessionRule
 
 LENGTH, NUM_LIVE = 1000, 50
 START_US, SECOND = 1_700_000_000_000_000, 1_000_000
@@ -71,8 +71,8 @@ def main() -> None:
     print(json.dumps(report, indent=2))
 
 
-OURS = {"type": "features.feast_sqlite.LeitmotifSqliteOnlineStore"}
-OURS_REDIS = {"type": "features.feast_redis.LeitmotifRedisOnlineStore"}
+OURS = {"type": "features.feast_store.sqlite.LeitmotifSqliteOnlineStore"}
+OURS_REDIS = {"type": "features.feast_store.redis.LeitmotifRedisOnlineStore"}
 
 
 def compare(ours: FeatureStore, stock: FeatureStore, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -18,21 +18,21 @@ import numpy.typing as npt
 from benchmarks.contenders import Contender, calibrated
 from benchmarks.kept import digest_arrays, digest_files, kept
 from benchmarks.tracks import PARTS, Log, Part, Track
-from features.encode import FeatureSpec
-from training.catalogue import Vocabulary, count_items, fit_tables, load_vocabulary
-from training.dataset import RequestDataset
+from features.encoding.encode import FeatureSpec
+from training.judging.scoring import score_requests
 from training.metrics import iauc
-from training.params import ModelParams, TrainParams
-from training.requests import Events, load_events
-from training.sample import Sample
-from training.scoring import score_requests
+from training.model.params import ModelParams, TrainParams
+from training.requests.batches import RequestDataset
+from training.requests.catalogue import Vocabulary, count_items, fit_tables, load_vocabulary
+from training.requests.reader import Events, load_events
+from training.requests.sample import Sample
 from training.train import Prepared, fit_one, shape_of
 
 log = logging.getLogger("leitmotif")
 
 ROOT = Path(__file__).parents[1]
-CODE = ("training/*.py", "training/model/*.py", "features/encode.py")
-"""What decides a model's logits beside its inputs; features/scalars.py is in the inputs' digest by its values."""
+CODE = ("training/*.py", "training/model/*.py", "features/encoding/encode.py")
+"""What decides a model's logits beside its inputs; the values of the scalars are in the digest of the inputs."""
 
 
 @dataclass(frozen=True)

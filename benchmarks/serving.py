@@ -20,9 +20,9 @@ import httpx
 import numpy as np
 import torch
 
-from serving.predictor import Predictor, open_here
-from serving.requests import RankRequest
-from serving.scorer import NO_EVENTS
+from serving.answering.predictor import Predictor, open_here
+from serving.answering.requests import RankRequest
+from serving.bundle.scorer import NO_EVENTS
 from training.model.batch import Candidates, History, to_candidates, to_history
 
 START_LIMIT_S = 120

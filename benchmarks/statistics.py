@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from benchmarks.table import write_table
 from contracts.params import PARAMS, load_params
 from contracts.schema import INTERACTIONS, ROLE_IMPRESSION
-from features import statistics
+from features.stages import statistics
 
 ROOT = Path(__file__).parents[1]
 FIRST_DAY = np.datetime64("2024-01-01")
@@ -56,7 +56,7 @@ def main() -> None:
         f"{options.users:,} users, {options.items:,} items, both by Zipf's law; seed 0",
         "limits": LIMITS,
         "load": f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes",
-        "processes_use": f"{statistics.engine.NUM_THREADS} DuckDB threads, its memory_limit {statistics.MEMORY}",
+        "processes_use": f"{statistics.duck.NUM_THREADS} DuckDB threads, its memory_limit {statistics.MEMORY}",
     }
     options.reports.mkdir(parents=True, exist_ok=True)
     print(write_table(options.reports, "statistics", about, rows))

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from features.convention import is_click
-from features.counters import Counters
-from features.encode import FeatureSpec
-from training.catalogue import load_counters, load_vocabulary
-from training.dataset import read_scalars
-from training.requests import Cuts, Events, Requests, cut_times, iso, load_events, load_requests, log_end
+from features.encoding.counters import Counters
+from features.encoding.encode import FeatureSpec
+from features.terms.convention import is_click
+from training.requests.batches import read_scalars
+from training.requests.catalogue import load_counters, load_vocabulary
+from training.requests.reader import Cuts, Events, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.train import feature_spec
 
 log = logging.getLogger("leitmotif")

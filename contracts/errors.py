@@ -1,4 +1,7 @@
-"""The two ways a stage may end badly on purpose, each with its exit code."""
+"""The two ways a stage may end badly on purpose, each with its exit code; and how long a message may be."""
+
+MAX_MESSAGE = 400
+"""Characters of another's message that ours repeats."""
 
 
 class InputError(ValueError):
@@ -17,3 +20,9 @@ class CheckFailed(Exception):
     """
 
     exit_code = 3
+
+
+def shorten(text: str, length: int) -> str:
+    """A text with its middle left out where it is longer."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"

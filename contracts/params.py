@@ -16,35 +16,35 @@ PARAMS = Path("params.yaml")
 
 SECTIONS: Mapping[str, str] = {
     "seed": "contracts.section:Seed",
-    "source": "features.params:SourceParams",
-    "simulator": "features.params:SimulatorParams",
-    "labels": "features.params:LabelParams",
-    "split": "features.params:SplitParams",
-    "request": "features.params:RequestParams",
-    "validate": "features.params:ValidateParams",
-    "history": "features.params:HistoryParams",
-    "statistics": "features.params:StatisticsParams",
-    "audit": "features.params:AuditParams",
-    "materialize": "features.params:MaterializeParams",
-    "model": "training.params:ModelParams",
-    "train": "training.params:TrainParams",
-    "evaluate": "training.params:EvaluateParams",
+    "source": "features.terms.params:SourceParams",
+    "simulator": "features.terms.params:SimulatorParams",
+    "labels": "features.terms.params:LabelParams",
+    "split": "features.terms.params:SplitParams",
+    "request": "features.terms.params:RequestParams",
+    "validate": "features.terms.params:ValidateParams",
+    "history": "features.terms.params:HistoryParams",
+    "statistics": "features.terms.params:StatisticsParams",
+    "audit": "features.terms.params:AuditParams",
+    "materialize": "features.terms.params:MaterializeParams",
+    "model": "training.model.params:ModelParams",
+    "train": "training.model.params:TrainParams",
+    "evaluate": "training.model.params:EvaluateParams",
     "serve": "serving.params:ServeParams",
 }
 """Section -> module:type, by name, so that contracts imports no package above it."""
 
 RULES = (
-    "features.params:lags_below_delay",
-    "features.params:negatives_are_no_history",
-    "features.agreement:history_is_kept",
-    "features.agreement:split_is_in_order",
-    "features.agreement:counts_are_read",
-    "features.agreement:columns_are_distinct",
-    "features.agreement:calibration_is_meant",
+    "features.terms.params:lags_below_delay",
+    "features.terms.params:negatives_are_no_history",
+    "features.terms.agreement:history_is_kept",
+    "features.terms.agreement:split_is_in_order",
+    "features.terms.agreement:counts_are_read",
+    "features.terms.agreement:columns_are_distinct",
+    "features.terms.agreement:calibration_is_meant",
 )
 """Functions of all sections -> what is wrong between them, by name too. Asked where each section is right by itself."""
 
-READ_BY = "features.params:READ_BY"
+READ_BY = "features.terms.params:READ_BY"
 """Keys that not every source reads -> the sources that do, by name too."""
 
 

@@ -9,7 +9,7 @@ import dagster as dg
 from orchestration.assets import POOL
 from orchestration.group import run_group
 
-COMMAND = (sys.executable, "-m", "features.absorb")
+COMMAND = (sys.executable, "-m", "features.live.absorb")
 
 
 def build_absorb(root: Path, command: Sequence[str] = COMMAND) -> dg.JobDefinition:

@@ -11,10 +11,10 @@ import dagster as dg
 from dagster import AssetKey
 from pydantic import Field
 
-from contracts.configure import configure
 from contracts.errors import InputError
 from orchestration.attempt import WAIT_S, Attempt, repro
 from orchestration.checks import CHECKS, Check, judge
+from orchestration.configure import configure
 from orchestration.dvc_lock import LockBusy
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph, Stage, read_graph

@@ -1,6 +1,6 @@
 """Changes to params.yaml in, a checked params.yaml out: comments kept, one rename, old and new values said.
 
-Two doors lead here: `python -m contracts.configure key=value ...` (make run, make set) and Dagster's Launchpad. The
+Two doors lead here: `python -m orchestration.configure key=value ...` (make run, make set) and Dagster's Launchpad. The
 file is written as DVC writes it (`dvc exp run -S`), so that either changes the lines of what it changes and no other.
 Nobody changes it while a stage runs: the change waits, says for whom, and gives up after a while.
 """
@@ -51,7 +51,7 @@ def main() -> None:
     """Apply key=value arguments to params.yaml; exit 2 with one message where that cannot be."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("python -m contracts.configure section.name=value ... changes params.yaml: model.num_themes=8")
+        print("python -m orchestration.configure section.name=value ... changes params.yaml: model.num_themes=8")
         sys.exit(0 if arguments else 2)
     try:
         changes = configure(parse_assignments(arguments), say=lambda line: print(line, file=sys.stderr))

@@ -32,7 +32,7 @@ class Stage:
 
     @property
     def package(self) -> str:
-        """`features` of `exec python -m features.ingest`."""
+        """`features` of `exec python -m features.stages.ingest`."""
         return self.cmd.split()[-1].partition(".")[0]
 
 

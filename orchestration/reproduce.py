@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from contracts.configure import configure, parse_assignments
 from contracts.errors import InputError
 from orchestration.attempt import Attempt, repro
+from orchestration.configure import configure, parse_assignments
 from orchestration.graph import Graph, Stage, read_graph
 from orchestration.timing import wall_s
 

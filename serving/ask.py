@@ -97,9 +97,9 @@ def rank_here(request: dict[str, Any]) -> dict[str, Any]:
     """Rank without a server."""
     from pydantic import ValidationError
 
-    from serving.predictor import open_here
-    from serving.refusal import Refusal, of_validation
-    from serving.requests import RankRequest
+    from serving.answering.predictor import open_here
+    from serving.answering.refusal import Refusal, of_validation
+    from serving.answering.requests import RankRequest
 
     try:
         checked = RankRequest.model_validate(request)

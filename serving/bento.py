@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import InputError
+from serving.bundle.manifest import Manifest, read_manifest
 from serving.locations import find_bundle
-from serving.manifest import Manifest, read_manifest
 
 SERVICE = "serving.service:Leitmotif"
 NAME = "leitmotif"
@@ -25,7 +25,7 @@ CODE = (
     "contracts/*.py",
     "features/*.py",
     "training/__init__.py",
-    "training/params.py",
+    "training/model/params.py",
     "training/model/*.py",
     "serving/*.py",
 )

@@ -17,13 +17,15 @@ import torch
 from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
-from features.asked import Asked, recent_clicks
-from features.convention import RECENT
-from features.counters import Counters
-from features.online import OnlineStore
-from features.replay import replaying
-from features.scalars import scalars_of_one
-from serving.bundle import (
+from features.encoding.asked import Asked, recent_clicks
+from features.encoding.counters import Counters
+from features.encoding.scalars import scalars_of_one
+from features.online.replay import replaying
+from features.online.store import OnlineStore
+from features.terms.convention import RECENT
+from serving.bundle.card import write_card, write_dictionary
+from serving.bundle.golden import TOLERANCE, GoldenRequest, check_golden, window, write_golden
+from serving.bundle.loaded import (
     GOLDEN,
     METRICS,
     MODEL,
@@ -37,29 +39,27 @@ from serving.bundle import (
     read_json,
     weights_of,
 )
-from serving.card import write_card, write_dictionary
-from serving.golden import TOLERANCE, GoldenRequest, check_golden, window, write_golden
-from serving.logged import LoggedRequest, RequestLog
-from serving.manifest import hash_file, hash_folder, write_manifest
+from serving.bundle.logged import LoggedRequest, RequestLog
+from serving.bundle.manifest import hash_file, hash_folder, write_manifest
+from serving.bundle.reading import read_events, read_scalars
+from serving.bundle.scorer import NO_EVENTS, Scorer
+from serving.bundle.themes import name_themes
 from serving.params import ServeParams
-from serving.reading import read_events, read_scalars
-from serving.scorer import NO_EVENTS, Scorer
-from serving.themes import name_themes
 
 log = logging.getLogger("leitmotif")
 
 TRAINING_DATA = ("user_histories", "impressions", "item_counters", "user_counters", "user_item_counters", "coclicks")
 CODE = (
     "contracts/schema.py",
-    "features/convention.py",
-    "features/encode.py",
-    "features/scalars.py",
-    "features/as_of.py",
-    "features/asked.py",
-    "features/coclicks.py",
-    "features/counters.py",
+    "features/terms/convention.py",
+    "features/encoding/encode.py",
+    "features/encoding/scalars.py",
+    "features/encoding/as_of.py",
+    "features/encoding/asked.py",
+    "features/encoding/coclicks.py",
+    "features/encoding/counters.py",
     "training/model/*.py",
-    "serving/scorer.py",
+    "serving/bundle/scorer.py",
 )
 """What decides a score. Only modules that this one imports, so that they are among the stage's deps."""
 

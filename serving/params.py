@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from contracts.section import Section
-from features.params import LONGEST_S
+from features.terms.params import LONGEST_S
 
 
 class ServeParams(Section):

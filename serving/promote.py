@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import publish, write_json
-from serving.bundle import METRICS, RANKED, model_of, read_json
+from serving.bundle.loaded import METRICS, RANKED, model_of, read_json
+from serving.bundle.manifest import Manifest, read_manifest
 from serving.locations import champion_path, newest_path
-from serving.manifest import Manifest, read_manifest
-from training.measure import with_interval
+from training.judging.measure import with_interval
 from training.metrics import draw_users
 
 METRIC = "iauc"

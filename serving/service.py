@@ -20,18 +20,18 @@ from starlette.routing import Route
 
 from contracts.errors import InputError
 from contracts.parent import end_with_parent
-from features.deadline import due, left_s
-from features.online import StaleStoreError
-from serving.answered import answered
-from serving.gate import READ, Gate
-from serving.given import Given, came_at, once_given
-from serving.hosts import allowed_hosts
+from features.live.deadline import due, left_s
+from features.online.store import StaleStoreError
+from serving.answering.predictor import Predictor, open_here
+from serving.answering.remembering import Remembering
+from serving.answering.requests import EventsReply, EventsRequest, RankReply, RankRequest
+from serving.http.answered import answered
+from serving.http.gate import READ, Gate
+from serving.http.given import Given, came_at, once_given
+from serving.http.hosts import allowed_hosts
+from serving.http.readiness import Readiness
 from serving.locations import where_commands_run
 from serving.params import ServeParams
-from serving.predictor import Predictor, open_here
-from serving.readiness import Readiness
-from serving.remembering import Remembering
-from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest
 
 LOOPBACK = "127.0.0.1"
 """Where it listens unless told: BENTOML_HOST, `bentoml serve --host`, `make serve HOST=`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook(["training.losses", "training.model"], "beartype.beartype")
+install_import_hook(["training.fitting.losses", "training.model"], "beartype.beartype")
 
 GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
 

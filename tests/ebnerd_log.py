@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from contracts.configure import configure
 from contracts.params import load_params
 from contracts.schema import QUARANTINE
-from features import histories, ingest, statistics
+from features.stages import histories, ingest, statistics
+from orchestration.configure import configure
 from tests.clones import ROOT
 
 PARTS = ("train", "validation")

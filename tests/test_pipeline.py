@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from serving.predictor import Predictor
-from serving.requests import RankRequest, RequestContext
+from serving.answering.predictor import Predictor
+from serving.answering.requests import RankRequest, RequestContext
 from tests.clones import SMALL, clone, real_data, run
 from tests.ebnerd_log import of_some_users
 from tests.prepared import copied, prepared
@@ -157,7 +157,7 @@ def test_posted_events_stay_through_a_run_and_a_restart_and_then_come_from_the_l
     with serving(repository) as client:
         assert [client.post("/rank", json=each).json() for each in ask] == live
     histories = [opened(repository).store.history(user) for user in users]
-    assert "sealed 50 in live/simulator/" in run(repository, "python", "-m", "features.absorb").stdout
+    assert "sealed 50 in live/simulator/" in run(repository, "python", "-m", "features.live.absorb").stdout
     run(repository, "python", "-m", "orchestration.reproduce")
     assert "up to date" in run(repository, "dvc", "status").stdout
     assert_adds_up(repository, "simulator")

@@ -25,24 +25,24 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish, write_json
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from contracts.stage import Report, main
-from features.convention import is_click
-from features.counters import Counters
-from features.encode import FeatureSpec
-from features.params import LabelParams, SplitParams
-from training.baselines import fit_logistic, logistic, popularity, sigmoid
-from training.catalogue import Vocabulary, load_counters, load_vocabulary
-from training.collapse import collapse_warnings, theme_use
-from training.dataset import make_dataset, read_scalars
-from training.measure import Scored, differences, measure, measure_slices, rankable
+from features.encoding.counters import Counters
+from features.encoding.encode import FeatureSpec
+from features.terms.convention import is_click
+from features.terms.params import LabelParams, SplitParams
+from training.judging.baselines import fit_logistic, logistic, popularity, sigmoid
+from training.judging.collapse import collapse_warnings, theme_use
+from training.judging.measure import Scored, differences, measure, measure_slices, rankable
+from training.judging.scoring import score_requests
+from training.judging.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
+from training.judging.standing import CANDIDATE, choose, standing, warnings
+from training.judging.verdict import judge
 from training.metrics import calibration, grouped_auc, normalised_mutual_information
 from training.model.build import GRAPH_MODELS, Model, load_model
 from training.model.mixture import MixtureOfSequence
-from training.params import EvaluateParams
-from training.requests import Events, Requests, cut_times, iso, load_events, load_requests, log_end
-from training.scoring import score_requests
-from training.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
-from training.standing import CANDIDATE, choose, standing, warnings
-from training.verdict import judge
+from training.model.params import EvaluateParams
+from training.requests.batches import make_dataset, read_scalars
+from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
+from training.requests.reader import Events, Requests, cut_times, iso, load_events, load_requests, log_end
 
 log = logging.getLogger("leitmotif")
 

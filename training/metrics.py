@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.convention import is_click
+from features.terms.convention import is_click
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]

@@ -16,18 +16,18 @@ import torch
 from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
-from features.convention import is_click
-from features.encode import FeatureSpec
-from features.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
-from training.catalogue import ItemTables, Vocabulary, count_items, fit_tables, load_counters, load_vocabulary
-from training.dataset import RequestDataset, make_dataset
-from training.fit import fit
+from features.encoding.encode import FeatureSpec
+from features.terms.convention import is_click
+from features.terms.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
+from training.fitting.fit import fit
+from training.fitting.record import Epoch, log_live, write_record
 from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
+from training.model.params import ModelParams, TrainParams
 from training.model.shape import ModelShape
-from training.params import ModelParams, TrainParams
-from training.record import Epoch, log_live, write_record
-from training.requests import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
-from training.sample import Sample, sample_train, sample_validation
+from training.requests.batches import RequestDataset, make_dataset
+from training.requests.catalogue import ItemTables, Vocabulary, count_items, fit_tables, load_counters, load_vocabulary
+from training.requests.reader import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
+from training.requests.sample import Sample, sample_train, sample_validation
 
 log = logging.getLogger("leitmotif")
 

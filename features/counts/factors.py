@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from contracts.errors import InputError
 from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
-from features.convention import CLICKED, micros
+from features.terms.convention import CLICKED, micros
 
 log = logging.getLogger("leitmotif")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from features.convention import counted_at
-from features.known import says_known, times_in
-from features.partition_cache import hash_file, key_of
-from features.partitions import Partition
+from features.tables.cache import hash_file, key_of
+from features.tables.partitions import Partition
+from features.terms.convention import counted_at
+from features.terms.known import says_known, times_in
 
 DAY_US = 86_400_000_000
 

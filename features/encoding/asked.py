@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.schema import FIRST_INDEX, PADDING_INDEX, UNKNOWN_INDEX
-from features.convention import CLICKED, RECENT, is_click
-from features.encode import EncodedHistory
+from features.encoding.encode import EncodedHistory
+from features.terms.convention import CLICKED, RECENT, is_click
 
 Int64 = npt.NDArray[np.int64]
 
@@ -31,7 +31,7 @@ NO_CONTEXT = Context()
 
 @dataclass(frozen=True)
 class Asked:
-    """R requests. Keys are those of features/counters.py: an item's or a user's position, negative where unknown."""
+    """R requests. Keys are those of counters.py: an item's or a user's position, negative where unknown."""
 
     user_keys: Int64  # [R]
     at: Int64  # [R] us

@@ -2,7 +2,7 @@
 
 An item is what its readers are: its vector is the sum of the factors of the users who clicked it strictly before
 t - lag (fold-in), so that an item an hour old has one. Factors of users are made anew at the start of each period, of
-the clicks before it (features/coclick_factors.py); a request reads those of the newest start that is not after
+the clicks before it (features/counts/factors.py); a request reads those of the newest start that is not after
 t - lag. Sums are of integers: exact, and what comes later changes none of them.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from features.as_of import AsOfCounter
-from features.asked import Asked
-from features.convention import COCLICK_SPANS, coclick_columns
+from features.encoding.as_of import AsOfCounter
+from features.encoding.asked import Asked
+from features.terms.convention import COCLICK_SPANS, coclick_columns
 
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]

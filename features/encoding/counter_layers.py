@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from features.as_of import AsOfCounter
+from features.encoding.as_of import AsOfCounter
 
 Int64 = npt.NDArray[np.int64]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features import counter_layers
-from features.as_of import AsOfCounter, AsOfCounts
-from features.coclicks import Coclicks
-from features.convention import counted_at
+from features.encoding import counter_layers
+from features.encoding.as_of import AsOfCounter, AsOfCounts
+from features.encoding.coclicks import Coclicks
+from features.terms.convention import counted_at
 
 Int64 = npt.NDArray[np.int64]
 

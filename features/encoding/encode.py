@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from contracts.errors import InputError
 from contracts.schema import PADDING_INDEX
-from features.convention import CLICKED, RECENT, coclick_columns, micros
+from features.terms.convention import CLICKED, RECENT, coclick_columns, micros
 
 if TYPE_CHECKING:
-    from features.params import HistoryParams, StatisticsParams
+    from features.terms.params import HistoryParams, StatisticsParams
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ class FeatureSpec:
 
     @property
     def candidate_scalars(self) -> tuple[str, ...]:
-        """The columns of features/scalars.py that differ from candidate to candidate of one request."""
+        """The columns of features/encoding/scalars.py that differ from candidate to candidate of one request."""
         of_item = [f"item_{what}_{scope}" for scope in self.scopes for what in ("shows", "clicks", "rate")]
         ages = ("item_age", "item_seen_age", "item_click_age")
         of_pair = [f"user_item_{what}" for what in ("shows", "clicks", "seen_age")]
@@ -136,7 +136,7 @@ class FeatureSpec:
                 key for key in spec.to_json().keys() | value.keys() if spec.to_json().get(key) != value.get(key)
             )
             raise InputError(
-                f"The feature spec was written by another version of features/encode.py: {', '.join(changed)} differ. "
+                f"The feature spec was written by another version of encode.py: {', '.join(changed)} differ. "
                 "Train and package again, or serve with the code that made the bundle."
             )
         return spec

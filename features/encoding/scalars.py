@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from features.as_of import NEVER, AsOfCounts
-from features.asked import NO_KEY, Asked
-from features.coclicks import Coclicks
-from features.convention import micros
-from features.counters import Counters
-from features.encode import FeatureSpec
+from features.encoding.as_of import NEVER, AsOfCounts
+from features.encoding.asked import NO_KEY, Asked
+from features.encoding.coclicks import Coclicks
+from features.encoding.counters import Counters
+from features.encoding.encode import FeatureSpec
+from features.terms.convention import micros
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -45,8 +45,8 @@ def scalar_features(
     item_keys: [B] positions in the vocabulary (item_index - FIRST_INDEX); negative where unknown.
     request_of: [B] the request of each candidate, ascending: candidates of one request stand together, as one list.
     Item columns: log1p of shows and clicks and a smoothed rate, in total and in each trailing window. A total's rate
-    is smoothed towards PRIOR_RATE, a window's towards its total. Ages are log1p of hours. serving/card.py says what
-    each column means; tests/features/test_scalars.py has the slow definition.
+    is smoothed towards PRIOR_RATE, a window's towards its total. Ages are log1p of hours. serving/bundle/card.py says
+    what each column means; tests/features/test_scalars.py has the slow definition.
     """
     items, request_of = np.asarray(item_keys, np.int64), np.asarray(request_of, np.int64)
     users, at = asked.user_keys, asked.at

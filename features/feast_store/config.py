@@ -6,7 +6,7 @@ from typing import Any
 
 from feast import RepoConfig
 
-from features.tails import PROJECT, live_path, prefix_of, redis_address, source_of
+from features.live.open_tail import PROJECT, live_path, prefix_of, redis_address, source_of
 
 
 def config(state: Path, offline: str | dict[str, Any], tail_of: Path | None = None) -> RepoConfig:
@@ -28,11 +28,11 @@ def config(state: Path, offline: str | dict[str, Any], tail_of: Path | None = No
 
 def _online_store(state: Path, tail_of: Path) -> dict[str, Any]:
     if address := redis_address():
-        from features.feast_redis import LeitmotifRedisOnlineStore
+        from features.feast_store.redis import LeitmotifRedisOnlineStore
 
         told = {"connection_string": address, "tail_prefix": prefix_of(tail_of)}
         return {"type": _path(LeitmotifRedisOnlineStore)} | told
-    from features.feast_sqlite import LeitmotifSqliteOnlineStore
+    from features.feast_store.sqlite import LeitmotifSqliteOnlineStore
 
     told = {"path": str(state / "online.db"), "tail_path": str(live_path(tail_of))}
     return {"type": _path(LeitmotifSqliteOnlineStore)} | told

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX
-from features.as_of_join import LISTS_AT_ONCE, ranges
-from features.encode import ends_before
-from features.history_reader import UserHistories, from_first
+from features.encoding.encode import ends_before
+from features.feast_store.as_of_join import LISTS_AT_ONCE, ranges
+from features.tables.histories import UserHistories, from_first
 
 Int64 = npt.NDArray[np.int64]
 
@@ -43,7 +43,7 @@ def cut_histories(
     if unknown := [name for name in names if name not in (*ARRAYS, SESSIONS)]:
         raise InputError(
             f"user_history has no {', '.join(unknown)} as of a time; there are {', '.join((*ARRAYS, SESSIONS))}. "
-            "Ask the online store, or add it to features/history_cut.py."
+            "Ask the online store, or add it to features/feast_store/cut.py."
         )
     stored = UserHistories.open(folder)
     ids = user_ids.cast(stored.user_ids.type)

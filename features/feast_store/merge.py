@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.convention import CLICKED, key_of_text
-from features.live_event import LiveEvent
-from features.sessions import NO_SESSION, SessionRule, number_sessions
+from features.sealed.event import LiveEvent
+from features.terms.convention import CLICKED, key_of_text
+from features.terms.sessions import NO_SESSION, SessionRule, number_sessions
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -22,7 +22,7 @@ class Events:
     """
 
     item_ids: list[str]
-    occurred_at: Int64  # us, as features/known.py says
+    occurred_at: Int64  # us, as features/terms/known.py says
     labels: Float32
     event_keys: Int64  # convention.key_of_text of the event_id
     session_keys: Int64  # of the source's session id; NO_SESSION without

@@ -41,9 +41,9 @@ from pydantic import StrictStr
 
 from contracts.errors import InputError
 from contracts.schema import TIME
-from features.as_of_join import NO_FACT, UNKNOWN_KEY, AsOfJoin, number_keys, take
-from features.convention import micros
-from features.history_cut import cut_histories
+from features.feast_store.as_of_join import NO_FACT, UNKNOWN_KEY, AsOfJoin, number_keys, take
+from features.feast_store.cut import cut_histories
+from features.terms.convention import micros
 
 Int64 = npt.NDArray[np.int64]
 
@@ -54,7 +54,7 @@ NEVER = np.iinfo(np.int64).min
 class LeitmotifOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """What feature_store.yaml may say of it: what it may say of `duckdb`."""
 
-    type: StrictStr = "features.feast_offline.LeitmotifOfflineStore"
+    type: StrictStr = "features.feast_store.offline.LeitmotifOfflineStore"
 
 
 class LeitmotifOfflineStore(DuckDBOfflineStore):

@@ -1,6 +1,6 @@
 """Rows of a snapshot -> Feast's online store: written by Feast's own path, restamped, removed and listed beside it.
 
-SQLite's are here, Redis' in features/redis_rows.py.
+SQLite's are here, Redis' in features/feast_store/redis_rows.py.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.utils import _convert_arrow_to_proto
 
-from features.entity_keys import KEY_VERSION, entity_key
+from features.feast_store.entity_keys import KEY_VERSION, entity_key
 
 ELEMENTS_AT_ONCE = 1 << 19
 """Of list elements, as many become Python objects at once: about 100 MB."""
@@ -112,7 +112,7 @@ def is_file(feast: FeatureStore) -> bool:
 
 def redis_rows() -> Any:
     """What the rows of a Redis are handled by; needs its client."""
-    from features import redis_rows
+    from features.feast_store import redis_rows
 
     return redis_rows
 

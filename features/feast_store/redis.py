@@ -23,9 +23,9 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from contracts.errors import InputError
-from features.live_event import Fate, LiveEvent
-from features.live_redis import START, WAIT_S, RedisTail
-from features.sequence_view import Row, SequenceView, Written, user_ids
+from features.feast_store.sequence_view import Row, SequenceView, Written, user_ids
+from features.live.redis import START, WAIT_S, RedisTail
+from features.sealed.event import Fate, LiveEvent
 
 WRITTEN_AT_ONCE = 200
 """Users of one pipeline."""
@@ -40,8 +40,8 @@ return 1
 class LeitmotifRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """connection_string: of one server; base and live events share it. tail_prefix: what the tail's keys begin with."""
 
-    type: Literal["features.feast_redis.LeitmotifRedisOnlineStore"] = (  # type: ignore[assignment]
-        "features.feast_redis.LeitmotifRedisOnlineStore"
+    type: Literal["features.feast_store.redis.LeitmotifRedisOnlineStore"] = (  # type: ignore[assignment]
+        "features.feast_store.redis.LeitmotifRedisOnlineStore"
     )
     tail_prefix: str
 

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis.exceptions import RedisError
 
 from contracts.errors import InputError
-from features.entity_keys import KEY_VERSION, entity_key
+from features.feast_store.entity_keys import KEY_VERSION, entity_key
 
 AT_ONCE = 1_000
 

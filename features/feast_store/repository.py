@@ -1,11 +1,11 @@
 """The feature snapshot and the counters of a source -> what Feast knows of them: entities, views, services.
 
 A request reads the service `ranking` online: a user's newest events. The service `training` is everything that a row
-of training data knows in numbers, each as of the row's time: read it with features/retrieve.py, through the offline
-store of features/feast_offline.py, whose tags (lag_s, strict, sequence) the views carry.
+of training data knows in numbers, each as of the row's time: read it with features/feast_store/retrieve.py, through
+the offline store of features/feast_store/offline.py, whose tags (lag_s, strict, sequence) the views carry.
 
-`python -m features.load` applies the definitions to registry.db in .state/<source>/feast, as does
-`feast -c features/repo apply`. features/counters.py reads the very Parquet that is registered here;
+`python -m features.online.load` applies the definitions to registry.db in .state/<source>/feast, as does
+`feast -c features/repo apply`. features/encoding/counters.py reads the very Parquet that is registered here;
 tests/features/test_feast_views.py and test_retrieve.py hold it to Feast's own answer.
 """
 
@@ -20,8 +20,8 @@ from feast.types import Array, Float32, Int64, String
 from pydantic import ValidationError
 
 from contracts.errors import InputError
-from features.event_counts import USER_EVENTS
-from features.params import HistoryParams, StatisticsParams
+from features.tables.event_counts import USER_EVENTS
+from features.terms.params import HistoryParams, StatisticsParams
 
 PROJECT = "leitmotif"
 OWNER = "leitmotif"

@@ -20,7 +20,7 @@ def retrieve(store: "FeatureStore", entity_df: "pd.DataFrame") -> pa.Table:
     <item | user | user_item>_<shows | clicks>_<scope>: in total, and within each trailing window that ends at the time
     less the lag (user_shows_session: within session_gap_s). end_offset is where the user's history ends:
     data/<source>/user_histories, from the user's first event on.
-    store: as features.load.offline_store opens it. Lags are the views' own.
+    store: as features.online.load.offline_store opens it. Lags are the views' own.
     """
     service = store.get_feature_service(SERVICE)
     found = store.get_historical_features(entity_df=entity_df, features=service, full_feature_names=True).to_arrow()

@@ -10,9 +10,9 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, StringList, Value
 
 from contracts.errors import InputError
-from features.live_event import LiveEvent
-from features.merge import Events, History, live_events, merge
-from features.sessions import SessionRule, number_sessions
+from features.feast_store.merge import Events, History, live_events, merge
+from features.sealed.event import LiveEvent
+from features.terms.sessions import SessionRule, number_sessions
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 """What Feast reads of one entity: the row's event timestamp and its features; (None, None) where it has none."""
@@ -53,7 +53,7 @@ class SequenceView:
             raise InputError(
                 f"The view {view.name} is tagged as a sequence, but its tags do not say how it is read "
                 f"({type(error).__name__}: {error}); they are session_gap_s, session_max_s and max_length. "
-                "`feast apply` with those of features/feast_repository.py."
+                "`feast apply` with those of features/feast_store/repository.py."
             ) from error
 
     @classmethod
@@ -63,7 +63,7 @@ class SequenceView:
         if sequence is None:
             raise InputError(
                 f"The view {view.name} is not a sequence: events cannot be appended to it. Append to one whose tag "
-                "`sequence` is `true`, as user_history in features/feast_repository.py."
+                "`sequence` is `true`, as user_history in features/feast_store/repository.py."
             )
         return sequence
 
@@ -147,7 +147,7 @@ def user_ids(view: SequenceView, keys: Sequence[EntityKey]) -> list[str]:
     if any(len(key.entity_values) != 1 or not key.entity_values[0].HasField("string_val") for key in keys):
         raise InputError(
             f"The view {view.name} was asked by {list(keys[0].join_keys)} for something other than one user_id, a "
-            "string. Ask by the entity that features/feast_repository.py declares."
+            "string. Ask by the entity that features/feast_store/repository.py declares."
         )
     return [key.entity_values[0].string_val for key in keys]
 

@@ -12,9 +12,9 @@ from pydantic import Field, StrictStr
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from features.feast_sqlite import LeitmotifSqliteOnlineStore, LeitmotifSqliteOnlineStoreConfig
-from features.state import state_of
-from features.tails import live_path
+from features.feast_store.sqlite import LeitmotifSqliteOnlineStore, LeitmotifSqliteOnlineStoreConfig
+from features.live.open_tail import live_path
+from features.live.places import state_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +41,7 @@ class SourceRegistryStore(FileRegistryStore):
 class SourceSqliteOnlineStoreConfig(LeitmotifSqliteOnlineStoreConfig):
     """`path` and `tail_path` follow the source where they are not given."""
 
-    type: Any = "features.feast_source.SourceSqliteOnlineStore"
+    type: Any = "features.feast_store.source.SourceSqliteOnlineStore"
     path: StrictStr = Field(default_factory=lambda: _path("online.db"))
     tail_path: str = Field(default_factory=lambda: str(live_path(state_of(source_folder()))))
 

@@ -26,9 +26,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import to_naive_utc
 
 from contracts.errors import InputError
-from features.live_event import Fate, LiveEvent
-from features.live_sqlite import SqliteTail
-from features.sequence_view import Row, SequenceView, Written, newest_of, user_ids
+from features.feast_store.sequence_view import Row, SequenceView, Written, newest_of, user_ids
+from features.live.sqlite import SqliteTail
+from features.sealed.event import Fate, LiveEvent
 
 WRITTEN_AT_ONCE = 200
 """Users of one transaction: no reader waits for more."""
@@ -39,8 +39,8 @@ READ_WAIT_MS = 1_000
 class LeitmotifSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
     """path: the base, which Feast materializes. tail_path: live events; `feast apply` and teardown leave them be."""
 
-    type: Literal["features.feast_sqlite.LeitmotifSqliteOnlineStore"] = (  # type: ignore[assignment]
-        "features.feast_sqlite.LeitmotifSqliteOnlineStore"
+    type: Literal["features.feast_store.sqlite.LeitmotifSqliteOnlineStore"] = (  # type: ignore[assignment]
+        "features.feast_store.sqlite.LeitmotifSqliteOnlineStore"
     )
     tail_path: str
 

@@ -1,8 +1,8 @@
 """One time partition of the log -> a piece: its rows by user, ids numbered, kept for its content in .cache/histories/.
 
 A piece is a folder: users.parquet and items.parquet (the ids that its numbers stand for), and tables in Arrow's file
-format, of which any slice is read without the rest (contents of features/history_queries.py):
-rows.arrow        item_code, occurred_at, row_at, click_at (features/known.py), label, kind, position, event_key,
+format, of which any slice is read without the rest (contents of features/history/queries.py):
+rows.arrow        item_code, occurred_at, row_at, click_at (features/terms/known.py), label, kind, position, event_key,
                   session_key; by (user, time, item, key)
 requests.arrow    named requests: user_code, impression_id, request_at, num_rows, known_at; by (time, user, name)
 by_user.arrow     of the same: user_code, place (its row in requests), request_at, name_key; by (user, place)
@@ -24,9 +24,11 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from contracts import schema
-from features import convention, engine, history_queries, known
-from features.partition_cache import PartitionCache, hash_file, key_of
-from features.partitions import Partition
+from features.history import queries as history_queries
+from features.tables import duck
+from features.tables.cache import PartitionCache, hash_file, key_of
+from features.tables.partitions import Partition
+from features.terms import convention, known
 
 log = logging.getLogger("leitmotif")
 
@@ -46,7 +48,7 @@ class Piece:
 
     def table(self, name: str) -> pa.Table:
         """rows, requests, by_user or asked, mapped into memory: nothing is read until it is touched."""
-        return engine.read_arrow(self.files[f"{name}.arrow"])
+        return duck.read_arrow(self.files[f"{name}.arrow"])
 
 
 def pieces_of(connection: Backend, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[Piece]:
@@ -144,6 +146,6 @@ def _code() -> list[str]:
     """What else the bytes depend on: these modules, and the libraries that sort and write."""
     modules = [
         Path(__file__),
-        *(Path(str(each.__file__)) for each in (convention, engine, history_queries, known, schema)),
+        *(Path(str(each.__file__)) for each in (convention, duck, history_queries, known, schema)),
     ]
     return [*map(hash_file, modules), *(version(name) for name in ("duckdb", "ibis-framework", "pyarrow"))]

@@ -9,8 +9,8 @@ import ibis
 import ibis.expr.types as ir
 
 from contracts import schema
-from features.convention import CLICKED
-from features.known import times_of
+from features.terms.convention import CLICKED
+from features.terms.known import times_of
 
 IN_REQUEST, MAY_BE_IN_BLOCK, HISTORY_ONLY = 0, 1, 2
 """The kind of a row: it has a request's name; it may stand in a block; it only extends a history."""

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features import engine
-from features.convention import micros
-from features.history_queries import MAY_BE_IN_BLOCK, NO_POSITION
-from features.history_users import NamedRequests, Rows, UserLog
-from features.params import RequestParams
-from features.requests import block_starts, end_offsets
+from features.history.blocks import block_starts, end_offsets
+from features.history.queries import MAY_BE_IN_BLOCK, NO_POSITION
+from features.history.users import NamedRequests, Rows, UserLog
+from features.tables import duck
+from features.terms.convention import micros
+from features.terms.params import RequestParams
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -71,7 +71,7 @@ class Blocks:
     @classmethod
     def read(cls, folder: Path, number: int) -> "Blocks":
         """What write kept, mapped into memory."""
-        return cls(*(engine.read_arrow(folder / f"block-{name}-{number:06}.arrow") for name in ("requests", "rows")))
+        return cls(*(duck.read_arrow(folder / f"block-{name}-{number:06}.arrow") for name in ("requests", "rows")))
 
 
 def find_blocks(

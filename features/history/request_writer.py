@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from contracts import schema
-from features import engine
-from features.history_pieces import Piece
-from features.history_users import UserLog
-from features.request_rows import NOT_LATER, Blocks, Moved, read_end_offsets, spread
+from features.history.pieces import Piece
+from features.history.request_rows import NOT_LATER, Blocks, Moved, read_end_offsets, spread
+from features.history.users import UserLog
+from features.tables import duck
 
 Int64 = npt.NDArray[np.int64]
 
@@ -56,7 +56,7 @@ def write_requests(
     blocks = [Blocks.read(users.scratch, number) for number in range(len(users.starts) - 1)]
     num_requests = 0
     with (
-        engine.row_groups(folder / "impressions.parquet", schema.IMPRESSIONS) as append_rows,
+        duck.row_groups(folder / "impressions.parquet", schema.IMPRESSIONS) as append_rows,
         _with_contexts(connection, contexts, folder / "requests.parquet") as append_names,
     ):
         for place, piece in enumerate(users.pieces):
@@ -222,7 +222,7 @@ def _with_contexts(connection: Backend, contexts: ir.Table, path: Path) -> Itera
     """Append the names of requests, numbered from a number on, to a file with what contexts says of each."""
     any_context = bool(connection.to_pyarrow(contexts.count()).as_py())
     held: list[pa.Table] = []
-    with engine.row_groups(path, schema.REQUESTS) as append:
+    with duck.row_groups(path, schema.REQUESTS) as append:
 
         def write() -> None:
             table = pa.concat_tables(held)

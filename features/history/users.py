@@ -18,8 +18,8 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from contracts.errors import InputError
-from features import engine
-from features.history_pieces import Piece
+from features.history.pieces import Piece
+from features.tables import duck
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -34,10 +34,10 @@ class Rows:
     user_index: Int32
     item_index: Int32
     occurred_at: Int64
-    row_at: Int64  # from when on the row counts, and its click: features/known.py
+    row_at: Int64  # from when on the row counts, and its click: features/terms/known.py
     click_at: Int64
     label: npt.NDArray[np.float32]
-    kind: Int32  # features.history_queries
+    kind: Int32  # features.history.queries
     position: Int32  # NO_POSITION where the log has none
     event_key: Int64
     session_key: Int64
@@ -76,15 +76,15 @@ class UserLog:
         num_rows: [num_users]. at_once: rows of a range; a user with more is a range alone.
         Raises InputError where an item of the log is not in items.
         """
-        users = of_pieces(connection, pieces, "users").inner_join(engine.kept(connection, "users"), "user_id")
-        items = of_pieces(connection, pieces, "items").inner_join(engine.kept(connection, "vocabulary"), "item_id")
+        users = of_pieces(connection, pieces, "users").inner_join(duck.kept(connection, "users"), "user_id")
+        items = of_pieces(connection, pieces, "items").inner_join(duck.kept(connection, "vocabulary"), "item_id")
         wanted = {
             "users": users.order_by(["partition", "user_code"]).select("user_index", "num_rows"),
             "items": items.order_by(["partition", "item_code"]).select("item_index"),
         }
         for table, numbered in wanted.items():
             missing = sum(piece.num_rows[table] for piece in pieces)
-            missing -= engine.write_arrow(connection, numbered, scratch / f"{table}.arrow")
+            missing -= duck.write_arrow(connection, numbered, scratch / f"{table}.arrow")
             if missing:
                 raise InputError(
                     f"{missing:,} {table} of the partitions of validated_interactions are unknown: items.parquet is "
@@ -153,7 +153,7 @@ class UserLog:
 
     def _of_piece(self, table: str, place: int) -> pa.Table:
         offsets = self._id_offsets[table]
-        return engine.read_arrow(self.scratch / f"{table}.arrow").slice(
+        return duck.read_arrow(self.scratch / f"{table}.arrow").slice(
             offsets[place], offsets[place + 1] - offsets[place]
         )
 

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.schema import LIVE, TIME
-from features.forgotten import Forgotten, are_forgotten, list_lines, read_forgotten
-from features.live_event import REDIS, SQLITE, LiveEvent
-from features.live_files import (
+from features.live.open_tail import claim, live_path, open_sqlite, open_tail, place_of
+from features.live.places import state_of
+from features.live.tail import LiveTail
+from features.sealed.event import REDIS, SQLITE, LiveEvent
+from features.sealed.files import (
     live_of,
     newest_seq,
     read_sealed,
@@ -27,12 +29,10 @@ from features.live_files import (
     write_sealed,
     writing,
 )
-from features.live_known import check_list, known_path, lacking, note, read_known
-from features.live_tail import LiveTail
-from features.log_identity import identity_of, refuse_other
-from features.partitions import Partition
-from features.state import state_of
-from features.tails import claim, live_path, open_sqlite, open_tail, place_of
+from features.sealed.forgotten import Forgotten, are_forgotten, list_lines, read_forgotten
+from features.sealed.known_logs import check_list, known_path, lacking, note, read_known
+from features.sealed.log_id import identity_of, refuse_other
+from features.tables.partitions import Partition
 
 Sealing = list[tuple[int, LiveEvent]]
 

@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Sequence
 
 from contracts.schema import ROLE_IMPRESSION
-from features.asked import Context
-from features.live_event import EVENT, LiveEvent
+from features.encoding.asked import Context
+from features.sealed.event import EVENT, LiveEvent
 
 PREFIX = "served"
 NUM_DIGITS = 16  # of a microsecond, hexadecimal

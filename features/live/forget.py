@@ -17,16 +17,16 @@ import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from features.forgotten import NAME, add_forgotten, read_forgotten
-from features.holdings import CACHE, EXPERIMENTS, WORKSPACE, Found, Holding, find_holdings
-from features.live_event import REDIS
-from features.live_files import engine_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
-from features.live_known import known_path, read_known
-from features.live_tail import LiveTail
-from features.log_identity import identity_of, refuse_other
-from features.spellings import Users
-from features.state import loaded_into, read_stamp, state_of
-from features.tails import claim, live_path, open_sqlite, open_tail
+from features.live.holdings import CACHE, EXPERIMENTS, WORKSPACE, Found, Holding, find_holdings
+from features.live.open_tail import claim, live_path, open_sqlite, open_tail
+from features.live.places import loaded_into, read_stamp, state_of
+from features.live.spellings import Users
+from features.live.tail import LiveTail
+from features.sealed.event import REDIS
+from features.sealed.files import engine_of, newest_seq, read_sealed, sealed_files, write_sealed, writing
+from features.sealed.forgotten import NAME, add_forgotten, read_forgotten
+from features.sealed.known_logs import known_path, read_known
+from features.sealed.log_id import identity_of, refuse_other
 
 log = logging.getLogger("leitmotif")
 
@@ -136,7 +136,7 @@ def _limits(found: Found, source: str, raw_log: str) -> list[str]:
 def main() -> None:
     """Parse, forget, list. Exits 0, or 2 for what a person gave that cannot be used."""
     parser = argparse.ArgumentParser(
-        prog="python -m features.forget",
+        prog="python -m features.live.forget",
         description=inspect.getdoc(sys.modules[__name__]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

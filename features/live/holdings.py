@@ -20,8 +20,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from contracts.errors import InputError
-from features.spellings import NOBODY, Traces, Users, Wanted
-from features.traces import look_into
+from features.live.spellings import NOBODY, Traces, Users, Wanted
+from features.live.traces import look_into
 
 log = logging.getLogger("leitmotif")
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from contracts.errors import InputError
 from contracts.schema import ROLE_IMPRESSION
-from features.convention import CLICKED
-from features.exposure import is_exposure, served_at, shown_event_id
-from features.identity import event_id
-from features.live_event import EVENT, OUTCOME, LiveEvent
-from features.rules import Rule, first_broken
+from features.live.exposure import is_exposure, served_at, shown_event_id
+from features.sealed.event import EVENT, OUTCOME, LiveEvent
+from features.terms.convention import CLICKED
+from features.terms.event_id import event_id
+from features.terms.rules import Rule, first_broken
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CONTENT = frozenset({"item_id", "occurred_at", "label", "impression_id", "position", "session_id"})

@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from contracts.errors import InputError
-from features.forgotten import Forgotten, read_forgotten
-from features.live_event import REDIS, SQLITE
-from features.live_known import shared
-from features.live_tail import LiveTail
+from features.live.tail import LiveTail
+from features.sealed.event import REDIS, SQLITE
+from features.sealed.forgotten import Forgotten, read_forgotten
+from features.sealed.known_logs import shared
 
 PROJECT = "leitmotif"
 ENGINE_VARIABLE = "LEITMOTIF_ONLINE"
@@ -89,7 +89,7 @@ def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
     Raises InputError, at the first use, where their store does not answer or the list cannot be read.
     """
     if address := redis_address():
-        from features.live_redis import RedisTail
+        from features.live.redis import RedisTail
 
         return RedisTail(_url(address), prefix_of(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
     return open_sqlite(state, acknowledged)
@@ -97,7 +97,7 @@ def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
 
 def open_sqlite(state: Path, acknowledged: int = 0) -> LiveTail:
     """The same of the SQLite file, whichever engine is chosen."""
-    from features.live_sqlite import SqliteTail
+    from features.live.sqlite import SqliteTail
 
     return SqliteTail(live_path(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
 

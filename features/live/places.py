@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from features.live_event import ENGINES
+from features.sealed.event import ENGINES
 
 STAMP = "stamp.json"
 DEFINED = "defined"
 """The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and more."""
 LOG = "log"
-"""Its key for the identity of the log that was loaded (features/log_identity.py)."""
+"""Its key for the identity of the log that was loaded (features/sealed/log_id.py)."""
 ENGINE = "engine"
 """In it, which online store was loaded: Feast's registry is of one."""
 

@@ -14,15 +14,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from contracts.errors import InputError
-from features.convention import key_of_text
-from features.deadline import left_s
-from features.live_event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
-from features.live_tail import Listed, Marks, name_of_forgotten, nobody
+from features.live.deadline import left_s
+from features.live.tail import Listed, Marks, name_of_forgotten, nobody
+from features.sealed.event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
+from features.terms.convention import key_of_text
 
 T = TypeVar("T")
 
 WAIT_S = 1.0
-"""How long an answer is waited for; none is asked for once the request is due (features/deadline.py)."""
+"""How long an answer is waited for; none is asked for once the request is due (features/live/deadline.py)."""
 PRUNED_AT_ONCE = 1_000
 START = "`redis-server --appendonly yes --appendfsync always`"
 KEEP = (
@@ -109,7 +109,7 @@ end
 
 
 class RedisTail:
-    """See features/live_tail.py. Every append is one script, so it is done wholly or not at all.
+    """See features/live/tail.py. Every append is one script, so it is done wholly or not at all.
 
     url: redis://[user:password@]host:port/database. prefix: what the names of its keys begin with.
     wait_s: how long an answer is waited for, in seconds. acknowledged: the newest seq that is known to have been given.

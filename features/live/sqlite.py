@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from contracts.errors import InputError
-from features.convention import key_of_text
-from features.deadline import left_s
-from features.live_event import EVENT, OUTCOME, SQLITE, Fate, LiveEvent
-from features.live_owner import BELONGS, CLAIM, WHOSE, noted_in
-from features.live_tail import Listed, Marks, name_of_forgotten, nobody
+from features.live.deadline import left_s
+from features.live.tail import Listed, Marks, name_of_forgotten, nobody
+from features.sealed.event import EVENT, OUTCOME, SQLITE, Fate, LiveEvent
+from features.sealed.owner import BELONGS, CLAIM, WHOSE, noted_in
+from features.terms.convention import key_of_text
 
 log = logging.getLogger("leitmotif")
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 VERSION = 2
 WAIT_S = 5.0
-"""How long a lock of another process is waited for, where no request is due earlier (features/deadline.py)."""
+"""How long a lock of another process is waited for, where no request is due earlier (features/live/deadline.py)."""
 PAUSES_S = (0.0005, 0.02)
 """The first and the longest pause between two tries."""
 PRUNED_AT_ONCE = 2_000
@@ -91,7 +91,7 @@ class Opened(NamedTuple):
 
 
 class SqliteTail:
-    """See features/live_tail.py. WAL, every acknowledgement on the disk before it is given, a connection a thread.
+    """See features/live/tail.py. WAL, every acknowledgement on the disk before it is given, a connection a thread.
 
     path: the file; made, with its folder, at the first use. wait_s: how long a locked file is tried, in seconds.
     acknowledged: the newest seq that is known to have been given, of a file that may be gone: no later one is smaller.

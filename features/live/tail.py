@@ -1,4 +1,4 @@
-"""What a store of live events can do: the contract of features/live_sqlite.py and features/live_redis.py.
+"""What a store of live events can do: the contract of features/live/sqlite.py and features/live/redis.py.
 
 A tail is a log in order of acknowledgement (seq) and, for histories, the same events by user. It is shared by every
 process that appends or reads; what append has returned is durable.
@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from features.live_event import Fate, LiveEvent
+from features.sealed.event import Fate, LiveEvent
 
 
 def name_of_forgotten(user_id: str) -> str:
@@ -40,7 +40,7 @@ class LiveTail(Protocol):
     Before it answers anything over a new connection it has forgotten who is on the list: the store may be a new one.
     """
 
-    engine: str  # of features.live_event.ENGINES: whose seqs these are
+    engine: str  # of features.sealed.event.ENGINES: whose seqs these are
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """Keep events: all of them or, where this raises, none. A repeated (event_id, revision) changes nothing."""

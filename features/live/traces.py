@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.forgotten import fields_of
-from features.spellings import NOBODY, TELLING_DIGITS, Traces, Users, Wanted, is_number
+from features.live.spellings import NOBODY, TELLING_DIGITS, Traces, Users, Wanted, is_number
+from features.sealed.forgotten import fields_of
 
 ENTITY_KEY = "entity_key"
 """Feast's column, which holds the id among other bytes."""

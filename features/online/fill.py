@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from google.protobuf.message import Message
 
 from contracts.errors import InputError
-from features import counter_layers
-from features.counters import COCLICKS, KEYS, NAMES, Counters, from_parquet
-from features.row_changes import Difference, Rows
-from features.snapshot import COUNTERS
-from features.state import DEFINED, ENGINE
-from features.tails import engine
+from features.encoding import counter_layers
+from features.encoding.counters import COCLICKS, KEYS, NAMES, Counters, from_parquet
+from features.live.open_tail import engine
+from features.live.places import DEFINED, ENGINE
+from features.online.changes import Difference, Rows
+from features.online.snapshot import COUNTERS
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -168,9 +168,9 @@ def _feast(
     """
     from feast import FeatureStore
 
-    from features import online_rows
-    from features.feast_repository import definitions, read_settings
-    from features.online_config import config
+    from features.feast_store import online_rows
+    from features.feast_store.config import config
+    from features.feast_store.repository import definitions, read_settings
 
     wanted = definitions(data, data / "feature_snapshot", *read_settings(snapshot, stamp))
     defined = _hashes(wanted)
@@ -221,7 +221,7 @@ def _load_view(
     feast: "FeatureStore", folder: Path, name: str, held: Held | None, snapshot: Path, tell: Written | None
 ) -> None:
     """Bring the rows of one view from what held has to what the snapshot has; folder remembers them."""
-    from features import online_rows
+    from features.feast_store import online_rows
 
     rows_file = f"{name}.rows.parquet"
     view, key = feast.get_feature_view(name), VIEWS[name]

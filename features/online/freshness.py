@@ -1,7 +1,8 @@
 """The loaded online store, and the log that it stands for -> how fresh and how complete each view is.
 
-`python -m features.freshness` prints it and exits 3 where a view is past its limit, 2 where nothing is loaded: for a
-schedule that watches what is served, apart from the stage materialize, which reports the same of what it has loaded.
+`python -m features.online.freshness` prints it and exits 3 where a view is past its limit, 2 where nothing is loaded:
+for a schedule that watches what is served, apart from the stage materialize, which reports the same of what it has
+loaded.
 """
 
 import logging
@@ -20,14 +21,14 @@ import pyarrow.dataset as ds
 from contracts.errors import CheckFailed, InputError
 from contracts.params import load_params
 from contracts.views import incomplete, stale
-from features import online_rows
-from features.as_of import AsOfCounter
-from features.counters import NAMES, PAIR_RADIX
-from features.history_reader import UserHistories
-from features.online import OnlineStore
-from features.params import MaterializeParams
-from features.state import state_of
-from features.tails import place_of
+from features.encoding.as_of import AsOfCounter
+from features.encoding.counters import NAMES, PAIR_RADIX
+from features.feast_store import online_rows
+from features.live.open_tail import place_of
+from features.live.places import state_of
+from features.online.store import OnlineStore
+from features.tables.histories import UserHistories
+from features.terms.params import MaterializeParams
 
 Bool = npt.NDArray[np.bool_]
 

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.schema import ROLE_HISTORY
-from features.as_of import AsOfCounter, AsOfCounts, SummedCounts
-from features.coclicks import Clicks
-from features.convention import CLICKED, counted_at
-from features.counters import PAIR_RADIX, Counters
-from features.live_event import EVENT, LiveEvent
+from features.encoding.as_of import AsOfCounter, AsOfCounts, SummedCounts
+from features.encoding.coclicks import Clicks
+from features.encoding.counters import PAIR_RADIX, Counters
+from features.sealed.event import EVENT, LiveEvent
+from features.terms.convention import CLICKED, counted_at
 
 log = logging.getLogger("leitmotif")
 

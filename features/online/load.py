@@ -1,7 +1,8 @@
 """data/<source>/feature_snapshot and the counters -> .state/<source>/feast, ready to be served. All of it or none.
 
-`python -m features.load` loads where the stamp differs from the snapshot, or a loaded file from what the stamp says of
-it; otherwise it says so. Only users and items whose row changed since the last load are written; after damage, all are.
+`python -m features.online.load` loads where the stamp differs from the snapshot, or a loaded file from what the stamp
+says of it; otherwise it says so. Only users and items whose row changed since the last load are written; after damage,
+all are.
 """
 
 import contextlib
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import write_json
-from features.fill import ONLINE, Counted, Held, Written, fill
-from features.state import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
-from features.tails import engine, forgotten_of, open_tail, redis_address
+from features.live.open_tail import engine, forgotten_of, open_tail, redis_address
+from features.live.places import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
+from features.online.fill import ONLINE, Counted, Held, Written, fill
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -107,13 +108,13 @@ def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
     import ibis
     from feast import FeatureStore
 
-    from features.engine import duckdb
-    from features.online_config import config
+    from features.feast_store.config import config
+    from features.tables.duck import duckdb
 
     with duckdb(spill) as connection:
         ibis.set_backend(connection)
         try:
-            yield FeatureStore(config=config(state, offline="features.feast_offline.LeitmotifOfflineStore"))
+            yield FeatureStore(config=config(state, offline="features.feast_store.offline.LeitmotifOfflineStore"))
         finally:
             ibis.options.default_backend = None
 
@@ -173,8 +174,8 @@ def _has_rows(state: Path, stamp: dict[str, Any]) -> bool:
         return (state / ONLINE).exists()
     from feast import FeatureStore
 
-    from features import online_rows
-    from features.online_config import config
+    from features.feast_store import online_rows
+    from features.feast_store.config import config
 
     return online_rows.is_of(FeatureStore(config=config(state, offline="file")), stamp["snapshot_id"])
 

@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
-from features.asked import Asked, Context, recent_clicks, recent_of_histories
-from features.convention import RECENT, micros
-from features.counters import Counters
-from features.encode import EncodedHistory, FeatureSpec, encode_histories, encode_one
-from features.history_reader import UserHistories
-from features.online import ItemProfile, OnlineStore, UserHistory
-from features.replay import Replay
-from features.scalars import scalars_of_one
+from features.encoding.asked import Asked, Context, recent_clicks, recent_of_histories
+from features.encoding.counters import Counters
+from features.encoding.encode import EncodedHistory, FeatureSpec, encode_histories, encode_one
+from features.encoding.scalars import scalars_of_one
+from features.online.replay import Replay
+from features.online.store import ItemProfile, OnlineStore, UserHistory
+from features.tables.histories import UserHistories
+from features.terms.convention import RECENT, micros
 
 logger = logging.getLogger("leitmotif")
 

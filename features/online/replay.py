@@ -1,7 +1,7 @@
 """A log's tables -> a scratch online store: loaded as of a time, then fed live, event by event, as they became known.
 
-What it reads at a time is what serving would have read then; features/parity.py and the stage package hold training's
-reads against it.
+What it reads at a time is what serving would have read then; features/online/parity.py and the stage package hold
+training's reads against it.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -22,17 +22,17 @@ from feast import FeatureStore
 
 from contracts.publish import write_json
 from contracts.schema import ROLE_HISTORY, TIME
-from features import online_rows
-from features.convention import CLICKED, counted_at, micros
-from features.counters import Counters
-from features.feast_repository import read_settings, sequence_definitions
-from features.history_reader import UserHistories
-from features.known import times_in
-from features.live_event import EVENT, OUTCOME, LiveEvent
-from features.online import OnlineStore
-from features.online_config import config
-from features.snapshot import user_history_rows
-from features.state import STAMP
+from features.encoding.counters import Counters
+from features.feast_store import online_rows
+from features.feast_store.config import config
+from features.feast_store.repository import read_settings, sequence_definitions
+from features.live.places import STAMP
+from features.online.snapshot import user_history_rows
+from features.online.store import OnlineStore
+from features.sealed.event import EVENT, OUTCOME, LiveEvent
+from features.tables.histories import UserHistories
+from features.terms.convention import CLICKED, counted_at, micros
+from features.terms.known import times_in
 
 REPLAY = "replay"
 """The snapshot_id of a scratch store."""
@@ -110,7 +110,7 @@ def _load(
     bucket_us: int,
     counters: Counters | None,
 ) -> None:
-    """A state folder as features.load makes it, of what was known at from_us."""
+    """A state folder as features.online.load makes it, of what was known at from_us."""
     state.mkdir()
     items, users = histories.vocabulary["item_id"], histories.user_ids
     (counters or Counters.from_folder(data, items, users)).before(from_us, bucket_us).save(state)

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
-from features.history_reader import UserHistories, from_first
-from features.live_event import ENGINES
-from features.state import LOG
+from features.live.places import LOG
+from features.sealed.event import ENGINES
+from features.tables.histories import UserHistories, from_first
 
 ITEM_PROFILE = pa.schema(
     [

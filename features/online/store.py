@@ -23,16 +23,16 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
 from contracts.errors import InputError
-from features import online_rows
-from features.clock import Clock, wall_us
-from features.convention import micros
-from features.counters import Counters
-from features.live_counters import LiveCounters
-from features.live_event import Fate, LiveEvent
-from features.live_tail import LiveTail, Marks
-from features.online_config import config
-from features.state import LOG, absorbed_upto, is_current, loaded_into, read_stamp
-from features.tails import claim, engine, open_tail, place_of, redis_address
+from features.encoding.counters import Counters
+from features.feast_store import online_rows
+from features.feast_store.config import config
+from features.live.clock import Clock, wall_us
+from features.live.open_tail import claim, engine, open_tail, place_of, redis_address
+from features.live.places import LOG, absorbed_upto, is_current, loaded_into, read_stamp
+from features.live.tail import LiveTail, Marks
+from features.online.live_counters import LiveCounters
+from features.sealed.event import Fate, LiveEvent
+from features.terms.convention import micros
 
 log = logging.getLogger("leitmotif")
 
@@ -90,7 +90,7 @@ class _Progress:
 
 @dataclass(frozen=True)
 class OnlineStore:
-    """What the service reads. Made by features.load; a newer load never changes an opened one, live events do."""
+    """What the service reads. Made by load.py; a newer load never changes an opened one, live events do."""
 
     feast: FeatureStore
     history_view: FeatureView

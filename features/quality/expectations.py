@@ -1,7 +1,8 @@
 """Interactions and the rules -> Great Expectations' judgement: counts by rule, failed expectations, Data Docs to read.
 
 Rows are counted batch by batch, and the log is judged by its sums: a limit on a share, or on how many users there are,
-says nothing of one batch. Which rows are held back is decided by features.validate, and the two must count alike.
+says nothing of one batch. Which rows are held back is decided by features.stages.validate, and the two must count
+alike.
 """
 
 import os
@@ -16,8 +17,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from features.params import ValidateParams
-from features.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
+from features.terms.params import ValidateParams
+from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 COLUMNS = ("user_id", "item_id", "occurred_at", "label", "position", "role", REPETITION, SEVERAL_USERS)
 TEXTS = ["user_id", "item_id", "role"]

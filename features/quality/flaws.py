@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from features.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
+from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""What `feast apply` finds here: the definitions that features.load applies, of the source that params.yaml names.
+"""What `feast apply` finds here: the definitions that a load applies, of the source that params.yaml names.
 
-They are in features/feast_repository.py, as functions: paths, lags and windows are the snapshot's. Feast looks for
-them among a module's names.
+They are in features/feast_store/repository.py, as functions: paths, lags and windows are the snapshot's. Feast looks
+for them among a module's names.
 """
 
 import json
 
-from features.feast_repository import definitions, read_settings
-from features.feast_source import source_folder
+from features.feast_store.repository import definitions, read_settings
+from features.feast_store.source import source_folder
 
 DATA = source_folder()
 SNAPSHOT = DATA / "feature_snapshot"

@@ -31,7 +31,7 @@ class LiveEvent(NamedTuple):
 
     @property
     def counts_from(self) -> int:
-        """The time of what it tells, us: see features/known.py."""
+        """The time of what it tells, us: see features/terms/known.py."""
         return self.occurred_at if self.known_at is None else max(self.occurred_at, self.known_at)
 
 

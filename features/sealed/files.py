@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.running import LOCKS, reader_of, wait_for_reader
 from contracts.schema import LIVE
-from features.live_event import REDIS, SQLITE
-from features.live_known import known_path, note
+from features.sealed.event import REDIS, SQLITE
+from features.sealed.known_logs import known_path, note
 
 PATIENCE_S = 3600.0
 """For so long who changes these files waits for a run of ingest."""

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import InputError
-from features.live_files import sync_folder, writing
-from features.live_known import check_list, note
+from features.sealed.files import sync_folder, writing
+from features.sealed.known_logs import check_list, note
 
 NAME = "forgotten.txt"
 FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")

@@ -2,7 +2,7 @@
 
 from contracts.errors import InputError
 from contracts.source_id import TABLE, fingerprint
-from features.params import SourceParams
+from features.terms.params import SourceParams
 
 
 def identity_of(source: SourceParams) -> str:

@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 BELONGS = "CREATE TABLE IF NOT EXISTS belongs (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), log TEXT NOT NULL)"
-"""log: an identity (features/log_identity.py). A table of its own, so that files from before get it too."""
+"""log: an identity (features/sealed/log_id.py). A table of its own, so that files from before get it too."""
 CLAIM = "INSERT OR IGNORE INTO belongs VALUES (1, ?)"
 WHOSE = "SELECT log FROM belongs"
 

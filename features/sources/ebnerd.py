@@ -12,10 +12,10 @@ import duckdb
 import pyarrow as pa
 
 from contracts.schema import ITEMS, REJECTED, TIME
-from features.params import SourceParams
 from features.sources.ebnerd_events import explode
 from features.sources.ebnerd_files import ARTICLES, BEHAVIORS, HISTORY, find_ebnerd, read_columns
 from features.sources.log import Log
+from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")
 

@@ -10,9 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from contracts.schema import CONTEXTS, REJECTED, ROLE_HISTORY, ROLE_IMPRESSION, TIME
-from features.convention import CLICKED
 from features.sources.log import EVENTS
 from features.sources.parse import YEAR_1_US, YEAR_10000_US
+from features.terms.convention import CLICKED
 
 SAME_CLICK_US = 600 * 1_000_000
 """A history row this near to a click of the same user on the same item is that click; the impression's time holds."""

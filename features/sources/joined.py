@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from contracts.schema import REJECTED, ROLE_IMPRESSION
-from features.convention import CLICKED
 from features.sources.log import EVENTS
+from features.terms.convention import CLICKED
 
 log = logging.getLogger("leitmotif")
 

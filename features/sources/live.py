@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.schema import CONTEXTS, LIVE, REJECTED, TIME
-from features.forgotten import Forgotten, are_forgotten
-from features.live_event import ENGINES, EVENT
-from features.live_files import engine_of, newest_seq, read_sealed, sealed_files
+from features.sealed.event import ENGINES, EVENT
+from features.sealed.files import engine_of, newest_seq, read_sealed, sealed_files
+from features.sealed.forgotten import Forgotten, are_forgotten
 from features.sources.log import EVENTS
 from features.sources.tombstones import tombstones
 

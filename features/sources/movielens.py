@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from contracts.errors import InputError
 from contracts.schema import ITEMS, REJECTED, TIME
-from features.params import SourceParams
 from features.sources.delimited import WRONG_FIELDS, Header, read_delimited, read_header, read_raw
 from features.sources.files import DataFile, describe
 from features.sources.log import EVENTS, Log
 from features.sources.table import cut, notes_of, read_file
+from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")
 

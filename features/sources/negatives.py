@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.schema import ROLE_IMPRESSION
-from features.convention import CLICKED
-from features.identity import event_ids
 from features.sources.log import EVENTS
+from features.terms.convention import CLICKED
+from features.terms.event_id import event_ids
 
 log = logging.getLogger("leitmotif")
 

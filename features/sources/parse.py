@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from contracts.errors import InputError
-from features.rules import CONTROL_CHARACTERS
+from features.terms.rules import CONTROL_CHARACTERS
 
 UNITS_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 YEAR_1_US, YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000

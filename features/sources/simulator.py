@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.schema import ITEMS, REJECTED, ROLE_IMPRESSION, TIME
-from features.params import SimulatorParams
 from features.sources.log import EVENTS, Log
 from features.sources.simulator_world import NUM_STYLES, Items, Users, draw_items, draw_users
+from features.terms.params import SimulatorParams
 
 STARTED_AT_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 NUM_CANDIDATES = 5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from contracts.errors import InputError
-from features.params import SimulatorParams
+from features.terms.params import SimulatorParams
 
 NUM_CLUSTERS = 5
 NUM_STYLES = 4

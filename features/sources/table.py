@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.schema import ITEMS, REJECTED, ROLE_IMPRESSION, TIME
-from features.forgotten import Forgotten, are_forgotten
-from features.params import ColumnParams, SourceParams
+from features.sealed.forgotten import Forgotten, are_forgotten
 from features.sources.delimited import WRONG_FIELDS, Rows, read_delimited, read_header, read_raw
 from features.sources.files import ADVICE, PARQUET, READ_ERRORS, DataFile, find_files, named, open_bytes, unreadable
 from features.sources.log import EVENTS, Log
 from features.sources.parse import KEYS, WHOLE, parse
+from features.terms.params import ColumnParams, SourceParams
 
 log = logging.getLogger("leitmotif")
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.schema import REJECTED
-from features.forgotten import Forgotten, are_forgotten, fields_of, hash_of
+from features.sealed.forgotten import Forgotten, are_forgotten, fields_of, hash_of
 from features.sources.log import Log
 
 log = logging.getLogger("leitmotif")

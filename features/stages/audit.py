@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from contracts.publish import publish, write_json
 from contracts.schema import FIRST_INDEX
 from contracts.stage import Report, main
-from features.history_reader import UserHistories
-from features.params import AuditParams
+from features.tables.histories import UserHistories
+from features.terms.params import AuditParams
 
 log = logging.getLogger("leitmotif")
 

@@ -1,6 +1,6 @@
 """Validated interactions -> every user's events once, in time order, and the requests that point into them.
 
-A partition of the log is sorted once for its content (features/history_pieces.py), so that a day more costs a day's
+A partition of the log is sorted once for its content (features/history/pieces.py), so that a day more costs a day's
 sorting; what follows is made of the pieces, a range of users at a time, so that memory does not grow with the log.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
@@ -22,20 +22,20 @@ from contracts import schema
 from contracts.errors import InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
-from features import engine
-from features.convention import CLICKED, micros
-from features.history_pieces import Piece, pieces_of
-from features.history_queries import HISTORY_ONLY, IN_REQUEST
-from features.history_reader import HistoryWriter
-from features.history_users import Rows, UserLog, of_pieces
-from features.ledger import assemble
-from features.params import HistoryParams, RequestParams
-from features.partition_cache import PartitionCache
-from features.partitions import check_times, partitions_of
-from features.request_rows import Moved, find_blocks, write_end_offsets
-from features.request_writer import write_requests
-from features.requests import end_offsets
-from features.sessions import SessionRule, number_sessions
+from features.history.blocks import end_offsets
+from features.history.pieces import Piece, pieces_of
+from features.history.queries import HISTORY_ONLY, IN_REQUEST
+from features.history.request_rows import Moved, find_blocks, write_end_offsets
+from features.history.request_writer import write_requests
+from features.history.users import Rows, UserLog, of_pieces
+from features.tables import duck
+from features.tables.cache import PartitionCache
+from features.tables.histories import HistoryWriter
+from features.tables.ledger import assemble
+from features.tables.partitions import check_times, partitions_of
+from features.terms.convention import CLICKED, micros
+from features.terms.params import HistoryParams, RequestParams
+from features.terms.sessions import SessionRule, number_sessions
 
 log = logging.getLogger("leitmotif")
 
@@ -56,7 +56,7 @@ def run(data: Path, request: RequestParams, history: HistoryParams) -> Report:
     with PartitionCache.open(kept) as cache, publish(data, *OUTS) as staging:
         scratch = staging / "scratch"
         scratch.mkdir()
-        with engine.duckdb(scratch) as connection:
+        with duck.duckdb(scratch) as connection:
             connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
             pieces = pieces_of(connection, cache, files)
             cache.keep_only({piece.key for piece in pieces})
@@ -64,7 +64,7 @@ def run(data: Path, request: RequestParams, history: HistoryParams) -> Report:
             num_items = _number_items(connection, data / "items", staging / "user_histories")
             users = UserLog.open(connection, pieces, num_rows, RANGE_ROWS, scratch)
             made = _make_histories(users, request, history, _log_end(pieces), staging)
-            contexts = engine.read(connection, data / "contexts")
+            contexts = duck.read(connection, data / "contexts")
             num_requests = write_requests(connection, users, user_ids, made.moved, contexts, staging / "impressions")
         if not num_requests:
             raise InputError(
@@ -72,7 +72,7 @@ def run(data: Path, request: RequestParams, history: HistoryParams) -> Report:
                 f"has request.min_user_events ({request.min_user_events}) events. Lower it, or map "
                 "columns.impression_id."
             )
-        engine.write(assemble(data, made.fates), schema.LEDGER, staging / "ledger" / "ledger.parquet")
+        duck.write(assemble(data, made.fates), schema.LEDGER, staging / "ledger" / "ledger.parquet")
     return {
         "num_users": len(num_rows),
         "num_items": num_items,
@@ -102,17 +102,17 @@ def _number_users(connection: Backend, pieces: Sequence[Piece], folder: Path) ->
         )
     index = pa.array(np.arange(len(users), dtype=np.int32))
     numbered = pa.table({"user_index": index, "user_id": users["user_id"]})
-    engine.write(numbered, schema.USERS, folder / "users.parquet")
-    engine.keep(connection, "users", numbered)
+    duck.write(numbered, schema.USERS, folder / "users.parquet")
+    duck.keep(connection, "users", numbered)
     return users["user_id"], users["num_rows"].cast(pa.int64()).to_numpy()
 
 
 def _number_items(connection: Backend, items: Path, folder: Path) -> int:
-    listed = engine.read(connection, items).select("item_id", "categories").order_by("item_id").to_pyarrow()
+    listed = duck.read(connection, items).select("item_id", "categories").order_by("item_id").to_pyarrow()
     index = pa.array(np.arange(len(listed), dtype=np.int32) + schema.FIRST_INDEX)
     vocabulary = listed.append_column("item_index", index)
-    engine.write(vocabulary, schema.VOCABULARY, folder / "vocabulary.parquet")
-    engine.keep(connection, "vocabulary", vocabulary.select(["item_index", "item_id"]))
+    duck.write(vocabulary, schema.VOCABULARY, folder / "vocabulary.parquet")
+    duck.keep(connection, "vocabulary", vocabulary.select(["item_index", "item_id"]))
     return len(vocabulary)
 
 
@@ -140,7 +140,7 @@ def _make_histories(
     writer = HistoryWriter(staging / "user_histories")
     fates: Counter[str] = Counter()
     num_sessions, moved, newest = 0, [], log_end
-    with engine.row_groups(staging / "sessions" / "sessions.parquet", schema.SESSIONS) as append_sessions:
+    with duck.row_groups(staging / "sessions" / "sessions.parquet", schema.SESSIONS) as append_sessions:
         for number in range(len(users.starts) - 1):
             rows = users.rows(number)
             newest = max(newest, int(rows.click_at.max()))
@@ -163,7 +163,7 @@ def _make_histories(
 
 @dataclass(frozen=True)
 class _Facts:
-    """What rows tell, each at the time from which on it counts (features/known.py)."""
+    """What rows tell, each at the time from which on it counts (features/terms/known.py)."""
 
     row: Int64
     at: Int64
@@ -200,7 +200,7 @@ def _events(rows: Rows, history: HistoryParams, keep_from: int | None) -> tuple[
 def _arrays(
     rows: Rows, kept: _Facts, user: npt.NDArray[np.int32], history: HistoryParams
 ) -> dict[str, npt.NDArray[Any]]:
-    """What user_histories holds of the facts that are kept (features.history_reader.ARRAYS)."""
+    """What user_histories holds of the facts that are kept (features.tables.histories.ARRAYS)."""
     names = ("item_index", "event_key", "session_key")
     arrays: dict[str, npt.NDArray[Any]] = {name: getattr(rows, name)[kept.row] for name in names}
     arrays |= {"occurred_at": kept.at, "label": kept.label}

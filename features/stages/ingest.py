@@ -16,15 +16,11 @@ from contracts.errors import InputError
 from contracts.publish import publish, write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from contracts.stage import Report, main
-from features.convention import CLICKED, num_clicks
-from features.forgotten import HEAD, Forgotten, list_lines
-from features.identity import event_ids
-from features.ledger import ITEM_ROWS, ROWS
-from features.live_files import live_of, reading, sealed_files
-from features.live_known import check_files, check_list, known_path, read_known, shared
-from features.live_owner import noted_in
-from features.log_identity import identity_of, refuse_other
-from features.params import CLICKS_ALONE, SimulatorParams, SourceParams
+from features.sealed.files import live_of, reading, sealed_files
+from features.sealed.forgotten import HEAD, Forgotten, list_lines
+from features.sealed.known_logs import check_files, check_list, known_path, read_known, shared
+from features.sealed.log_id import identity_of, refuse_other
+from features.sealed.owner import noted_in
 from features.sources.ebnerd import read_ebnerd
 from features.sources.joined import join_repeats
 from features.sources.live import Live, read_live, without_logged
@@ -34,6 +30,10 @@ from features.sources.negatives import with_negatives
 from features.sources.simulator import simulate
 from features.sources.table import read_table
 from features.sources.tombstones import REASON, leave_out
+from features.tables.ledger import ITEM_ROWS, ROWS
+from features.terms.convention import CLICKED, num_clicks
+from features.terms.event_id import event_ids
+from features.terms.params import CLICKS_ALONE, SimulatorParams, SourceParams
 
 log = logging.getLogger("leitmotif")
 

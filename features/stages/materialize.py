@@ -16,15 +16,12 @@ import pyarrow.compute as pc
 
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
-from features.encode import FeatureSpec
-from features.event_counts import USER_EVENTS, write_event_counts
-from features.fill import Counted
-from features.freshness import measure
-from features.history_reader import UserHistories
-from features.load import load
-from features.online import OnlineStore
-from features.params import HistoryParams, LabelParams, MaterializeParams, StatisticsParams, ValidateParams
-from features.parity import (
+from features.encoding.encode import FeatureSpec
+from features.live.places import state_of
+from features.online.fill import Counted
+from features.online.freshness import measure
+from features.online.load import load
+from features.online.parity import (
     Comparison,
     OfflineLog,
     compare_requests,
@@ -32,9 +29,12 @@ from features.parity import (
     replay_from,
     replay_requests,
 )
-from features.replay import DELAY, replaying
-from features.snapshot import write_snapshot
-from features.state import state_of
+from features.online.replay import DELAY, replaying
+from features.online.snapshot import write_snapshot
+from features.online.store import OnlineStore
+from features.tables.event_counts import USER_EVENTS, write_event_counts
+from features.tables.histories import UserHistories
+from features.terms.params import HistoryParams, LabelParams, MaterializeParams, StatisticsParams, ValidateParams
 
 log = logging.getLogger("leitmotif")
 

@@ -22,14 +22,16 @@ from contracts import schema
 from contracts.errors import InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
-from features import convention, counter_pieces, engine, known, partitions
-from features.coclick_factors import write_coclicks
-from features.convention import CLICKED, counted_at, micros
-from features.counter_pieces import Piece, plan
-from features.known import says_known, times_of
-from features.params import StatisticsParams
-from features.partition_cache import PartitionCache, hash_file, key_of
-from features.partitions import check_times, partitions_of
+from features.counts import pieces as counter_pieces
+from features.counts.factors import write_coclicks
+from features.counts.pieces import Piece, plan
+from features.tables import duck, partitions
+from features.tables.cache import PartitionCache, hash_file, key_of
+from features.tables.partitions import check_times, partitions_of
+from features.terms import convention, known
+from features.terms.convention import CLICKED, counted_at, micros
+from features.terms.known import says_known, times_of
+from features.terms.params import StatisticsParams
 
 log = logging.getLogger("leitmotif")
 
@@ -55,7 +57,7 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
     kept = data.parent.parent / ".cache" / "statistics" / data.name
     with PartitionCache.open(kept) as cache, publish(data, *TABLES, "coclicks") as staging:
         (staging / "scratch").mkdir()
-        with engine.duckdb(staging / "scratch") as connection:
+        with duck.duckdb(staging / "scratch") as connection:
             connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
             basis = key_of(_code(), bucket_us)
             pieces = plan(files, bucket_us, basis)
@@ -70,7 +72,7 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
 def _write_coclicks(connection: Backend, data: Path, statistics: StatisticsParams, folder: Path) -> dict[str, int]:
     if not statistics.coclick_rank:
         return {}
-    rows = engine.read(connection, data / "validated_interactions")
+    rows = duck.read(connection, data / "validated_interactions")
     rows = rows.mutate(occurred_at=times_of(rows)[1])
     return write_coclicks(rows, statistics.coclick_rank, statistics.coclick_period_s, folder)
 
@@ -116,7 +118,7 @@ def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Tabl
 
 
 def stamped_at_bucket_ends(rows: ir.Table, bucket_us: int) -> ir.Table:
-    """Events at the end of their bucket (features.convention.counted_at); 0 keeps every time."""
+    """Events at the end of their bucket (features.terms.convention.counted_at); 0 keeps every time."""
     if not bucket_us:
         return rows
     return rows.mutate(occurred_at=make_timestamptz(counted_at(epoch_us(rows.occurred_at), bucket_us)))
@@ -164,12 +166,12 @@ def _count(
             (making / piece.key).mkdir()
         for name, keys in TABLES.items():
             shown = rows.filter(rows.role == schema.ROLE_IMPRESSION) if keys == ["item_id"] else rows
-            counted = engine.keep(connection, "counted", cumulative_counts(shown, keys))
+            counted = duck.keep(connection, "counted", cumulative_counts(shown, keys))
             if earlier:
                 before = connection.read_parquet([str(cache.file(piece.key, name)) for piece in earlier])
-                counted = engine.keep(connection, "carried", carried_on(counted, before, keys))
+                counted = duck.keep(connection, "carried", carried_on(counted, before, keys))
             for piece in chunk:
-                num_rows[piece.key][name] = engine.write_sorted(
+                num_rows[piece.key][name] = duck.write_sorted(
                     connection,
                     counted.filter(_within(counted, piece, piece)),
                     [*keys, "occurred_at"],
@@ -204,7 +206,7 @@ def _code() -> list[str]:
     """What else the bytes depend on: these modules, and the libraries that count and write."""
     modules = [
         Path(__file__),
-        *(Path(str(each.__file__)) for each in (convention, counter_pieces, engine, known, partitions, schema)),
+        *(Path(str(each.__file__)) for each in (convention, counter_pieces, duck, known, partitions, schema)),
     ]
     return [*map(hash_file, modules), *(version(name) for name in ("duckdb", "ibis-framework", "pyarrow"))]
 

@@ -17,12 +17,12 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.schema import INTERACTIONS, QUARANTINE
 from contracts.stage import ATTEMPTS, Report, main
-from features.convention import num_clicks
-from features.docs_note import held_back, put_on_top
-from features.expectations import Judgement
-from features.flaws import Flaws, find_flaws
-from features.params import CLICKS_ALONE, ValidateParams
-from features.rules import rules
+from features.quality.docs_note import held_back, put_on_top
+from features.quality.expectations import Judgement
+from features.quality.flaws import Flaws, find_flaws
+from features.terms.convention import num_clicks
+from features.terms.params import CLICKS_ALONE, ValidateParams
+from features.terms.rules import rules
 
 log = logging.getLogger("leitmotif")
 

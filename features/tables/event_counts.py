@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.schema import TIME
-from features.history_reader import UserHistories
+from features.tables.histories import UserHistories
 
 USER_EVENTS = "user_events.parquet"
 SCHEMA = pa.schema(

@@ -14,7 +14,7 @@ from contracts.publish import write_json
 
 ARRAYS: dict[str, type[np.generic]] = {
     "item_index": np.int32,
-    "occurred_at": np.int64,  # microseconds, from when on it counts: features/known.py
+    "occurred_at": np.int64,  # microseconds, from when on it counts: features/terms/known.py
     "label": np.float32,
     "session": np.int32,  # per user, from 0
     "event_key": np.int64,  # convention.key_of_text of the event_id

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from features.convention import RECENT
+from features.terms.convention import RECENT
 
 Sections = Mapping[str, Any]
 

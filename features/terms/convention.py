@@ -45,7 +45,7 @@ COCLICK_SPANS = (1, 3, RECENT)
 
 
 def coclick_columns(rank: int, context: bool) -> tuple[str, ...]:
-    """The columns of features/coclicks.py, in order; none where rank is 0. context: the item being read is known."""
+    """The columns of encoding/coclicks.py, in order; none where rank is 0. context: the item being read is known."""
     if not rank:
         return ()
     of_spans = (f"coclick_last_{span}" for span in COCLICK_SPANS)

@@ -11,7 +11,7 @@ read before it was known, and what an earlier read has found is never changed by
 A history of all labels holds a show from its time on and, as an event of its own, its click from when that was known.
 
 A log that does not say (null) is taken at its own times. There labels.delay_s stands in: a click is known that long
-after its row, and no lag of what tells clicks may be shorter (features.params.lags_below_delay).
+after its row, and no lag of what tells clicks may be shorter (features.terms.params.lags_below_delay).
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.schema import TIME
-from features.convention import CLICKED
+from features.terms.convention import CLICKED
 
 Int64 = npt.NDArray[np.int64]
 

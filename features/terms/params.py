@@ -72,7 +72,8 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "source.time_unit": ("table",),
 }
 """Keys that not every source reads -> the sources that do. Where another source is chosen they are put back to what
-presets/simulator.yaml has (contracts.configure), so that ingest, which depends on the sections, finds itself unchanged.
+presets/simulator.yaml has (orchestration.configure), so that ingest, which depends on the sections, finds itself
+unchanged.
 """
 
 
@@ -82,7 +83,7 @@ class SourceParams(Section):
     name: Literal["simulator", "movielens", "ebnerd", "table"]
     id: Annotated[LogId, Field(description=SAY_ID)]  # names the log's folders, in data/, live/, .state/ and others
     path: str  # a file or folder; the simulator's is its own program
-    same_as: Annotated[str, Field(pattern=f"^{FINGERPRINT}-{FINGERPRINT}$")] | None  # of features.log_identity
+    same_as: Annotated[str, Field(pattern=f"^{FINGERPRINT}-{FINGERPRINT}$")] | None  # of features.sealed.log_id
     columns: ColumnParams  # table only
     time_unit: Literal["s", "ms", "us", "iso"]  # table only
     format: Literal["auto", "csv", "tsv", "semicolon", "pipe", "double_colon", "parquet"]  # table only

@@ -1,6 +1,7 @@
 """What a valid interaction is, said once: a rule is a DuckDB condition, a GX expectation and a test of one value.
 
-A log is judged by the first two (features/flaws.py, features/expectations.py), a live event by the third.
+A log is judged by the first two (features/quality/flaws.py, features/quality/expectations.py), a live event by the
+third.
 """
 
 import math
@@ -11,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from contracts.schema import ROLE_HISTORY, ROLE_IMPRESSION
-from features.params import ValidateParams
+from features.terms.params import ValidateParams
 
 REPEATED = "repeats an event"
 REPETITION, SEVERAL_USERS = "repetition", "num_users_of_impression"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.convention import micros
+from features.terms.convention import micros
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]

@@ -5,16 +5,15 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from contracts.errors import InputError
-from features.asked import Context
-from features.convention import micros
-from features.exposure import name_exposure, shows
-from features.intake import Intake, Posted, as_events_of_their_own, differences, refuse_names_of_others
-from features.live_event import Fate, LiveEvent
-from features.online import OnlineStore, StaleStoreError
-from features.params import ValidateParams
-from features.rules import rules
-from serving.params import ServeParams
-from serving.requests import (
+from features.encoding.asked import Context
+from features.live.exposure import name_exposure, shows
+from features.live.intake import Intake, Posted, as_events_of_their_own, differences, refuse_names_of_others
+from features.online.store import OnlineStore, StaleStoreError
+from features.sealed.event import Fate, LiveEvent
+from features.terms.convention import micros
+from features.terms.params import ValidateParams
+from features.terms.rules import rules
+from serving.answering.requests import (
     EventFate,
     EventIn,
     EventsReply,
@@ -23,6 +22,7 @@ from serving.requests import (
     refused_event,
     to_microseconds,
 )
+from serving.params import ServeParams
 
 CONFLICT = "conflict"
 """The fate of an event whose event_id names another event of its user, which stays as it was."""

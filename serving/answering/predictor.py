@@ -11,21 +11,15 @@ import torch
 
 from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
-from features.asked import NO_CONTEXT, Context
-from features.clock import LOG_END
-from features.encode import FeatureSpec
-from features.intake import Intake
-from features.online import OnlineStore
-from features.state import LOG, STAMP
-from serving.bundle import GOLDEN, Bundle, open_bundle, reading
-from serving.feedback import Shown, intake_of, keep, show, take
-from serving.golden import check_golden
-from serving.locations import find_bundle, find_snapshot, find_state
-from serving.manifest import Manifest, read_manifest
-from serving.params import ServeParams
-from serving.reading import read_events, read_scalars
-from serving.refusal import MAX_NAME, Refusal
-from serving.requests import (
+from features.encoding.asked import NO_CONTEXT, Context
+from features.encoding.encode import FeatureSpec
+from features.live.clock import LOG_END
+from features.live.intake import Intake
+from features.live.places import LOG, STAMP
+from features.online.store import OnlineStore
+from serving.answering.feedback import Shown, intake_of, keep, show, take
+from serving.answering.refusal import MAX_NAME, Refusal
+from serving.answering.requests import (
     EventsReply,
     EventsRequest,
     HistoryView,
@@ -37,7 +31,13 @@ from serving.requests import (
     to_iso,
     to_microseconds,
 )
-from serving.scorer import NO_EVENTS, Events, Scores
+from serving.bundle.golden import check_golden
+from serving.bundle.loaded import GOLDEN, Bundle, open_bundle, reading
+from serving.bundle.manifest import Manifest, read_manifest
+from serving.bundle.reading import read_events, read_scalars
+from serving.bundle.scorer import NO_EVENTS, Events, Scores
+from serving.locations import find_bundle, find_snapshot, find_state
+from serving.params import ServeParams
 
 NUM_USER_THEMES = 3
 """How many of a user's current themes an answer names."""
@@ -167,7 +167,7 @@ class Predictor:
         return read_events(self.store, user_id)
 
     def clock(self) -> int:
-        """The time of a request that states none, in us: features/clock.py says what it is."""
+        """The time of a request that states none, in us: features/live/clock.py says what it is."""
         return self.store.clock.now()
 
     def info(self) -> dict[str, Any]:

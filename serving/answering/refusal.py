@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from contracts.errors import MAX_MESSAGE, shorten
+
 JSON = "application/json"
 CODES = {
     400: "invalid_request",
@@ -25,8 +27,8 @@ CODES = {
 }
 MAX_ERRORS = 20
 """Of one answer: who sent more knows by then."""
-MAX_NAME, MAX_MESSAGE = 64, 400
-"""Characters of what a caller sent that an answer repeats."""
+MAX_NAME = 64
+"""Characters of a name that a caller sent which an answer repeats."""
 OWN_WORDS = {
     "model_type": "Input should be a JSON object",
     "string_pattern_mismatch": "Ids have no control characters",
@@ -68,9 +70,3 @@ def of_validation(error: ValidationError) -> Refusal:
     said = detail[0]["msg"]
     is_placed = bool(place) and detail[0]["type"] != "refused_event"  # a rule of the log names the event itself
     return Refusal(400, f"{place}: {said}{more}" if is_placed else f"{said}{more}", detail)
-
-
-def shorten(text: str, length: int) -> str:
-    """A text with its middle left out where it is longer."""
-    half = length // 2
-    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"

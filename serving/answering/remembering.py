@@ -9,9 +9,9 @@ from threading import Lock
 from typing import Any
 
 from contracts.errors import InputError
-from serving.feedback import Shown, keep
-from serving.predictor import Predictor
-from serving.requests import RankRequest
+from serving.answering.feedback import Shown, keep
+from serving.answering.predictor import Predictor
+from serving.answering.requests import RankRequest
 
 log = logging.getLogger("leitmotif")
 

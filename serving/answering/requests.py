@@ -46,7 +46,7 @@ def to_iso(microseconds: int) -> str:
 
 
 Id = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-"""The caller's own name of something. Control characters are what features/rules.py holds back from the log."""
+"""The caller's own name of something. Control characters are what features/terms/rules.py holds back from the log."""
 
 
 class Message(BaseModel):

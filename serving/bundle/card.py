@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from features.convention import COCLICK_SPANS
-from features.encode import FeatureSpec
-from features.scalars import OLDEST_HOURS, PRIOR_RATE, PRIOR_SHOWS, TREND_S
+from features.encoding.encode import FeatureSpec
+from features.encoding.scalars import OLDEST_HOURS, PRIOR_RATE, PRIOR_SHOWS, TREND_S
+from features.terms.convention import COCLICK_SPANS
+from serving.bundle.scorer import Scorer
 from serving.params import ServeParams
-from serving.scorer import Scorer
 
 FIGURES = ("auc", "iauc", "gauc", "logloss")
 

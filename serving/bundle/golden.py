@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from contracts.errors import InputError
-from serving.scorer import Events, Scorer
+from serving.bundle.scorer import Events, Scorer
 
 TOLERANCE = 1e-5
 """Largest difference of a logit, relative to 1 + its size: another CPU adds in another order."""

@@ -11,16 +11,15 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import TypeAdapter
 
-from contracts.errors import InputError
+from contracts.errors import MAX_MESSAGE, InputError, shorten
 from contracts.schema import FIRST_INDEX
-from features.encode import FeatureSpec
-from serving.golden import GoldenRequest, read_golden
-from serving.manifest import AGAIN, Manifest, read_manifest
-from serving.refusal import MAX_MESSAGE, shorten
-from serving.scorer import Scorer
+from features.encoding.encode import FeatureSpec
+from serving.bundle.golden import GoldenRequest, read_golden
+from serving.bundle.manifest import AGAIN, Manifest, read_manifest
+from serving.bundle.scorer import Scorer
 from training.model.build import Model, load_model
+from training.model.params import ModelParams
 from training.model.shape import ModelShape
-from training.params import ModelParams
 
 MODEL = "model.json"
 NAME = "name"
@@ -54,7 +53,7 @@ def open_bundle(path: Path) -> Bundle:
         here, then = scorer.spec.hash()[:12], manifest.feature_spec_hash[:12]
         raise InputError(
             f"{path / SPEC} has hash {here} here and {then} when packaged: "
-            "features/encode.py changed. Train and package again, or serve with the code that made the bundle."
+            "features/encoding/encode.py changed. Train and package again, or serve with the code that made the bundle."
         )
     theme_names = _theme_names(path / THEMES, scorer.theme_NT.shape[1])
     with reading(path / GOLDEN):

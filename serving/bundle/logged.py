@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX
-from features.asked import Context
-from features.history_reader import UserHistories
-from serving.scorer import Events
+from features.encoding.asked import Context
+from features.tables.histories import UserHistories
+from serving.bundle.scorer import Events
 
 Int64 = npt.NDArray[np.int64]
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from features.asked import Asked, Context, recent_clicks
-from features.convention import RECENT
-from features.online import OnlineStore
-from features.scalars import scalars_of_one
-from serving.scorer import NO_EVENTS, Events, Scorer
+from features.encoding.asked import Asked, Context, recent_clicks
+from features.encoding.scalars import scalars_of_one
+from features.online.store import OnlineStore
+from features.terms.convention import RECENT
+from serving.bundle.scorer import NO_EVENTS, Events, Scorer
 
 
 def read_events(store: OnlineStore, user_id: str) -> Events | None:

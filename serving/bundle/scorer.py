@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 
 from contracts.schema import UNKNOWN_INDEX
-from features.encode import EncodedHistory, FeatureSpec, encode_one, micros
+from features.encoding.encode import EncodedHistory, FeatureSpec, encode_one, micros
 from training.model.batch import Candidates, History, to_candidates, to_history
 from training.model.build import Model
 from training.model.mixture import MixtureOfSequence
-from training.params import ModelParams
+from training.model.params import ModelParams
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]

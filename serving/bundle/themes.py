@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from serving.scorer import Scorer
+from serving.bundle.scorer import Scorer
 
 NUM_NAMING_CATEGORIES = 2
 

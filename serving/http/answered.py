@@ -8,8 +8,8 @@ from bentoml.exceptions import ServiceUnavailable
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from contracts.errors import InputError
-from serving.refusal import JSON, MAX_MESSAGE, Refusal, of_validation, shorten
+from contracts.errors import MAX_MESSAGE, InputError, shorten
+from serving.answering.refusal import JSON, Refusal, of_validation
 
 log = logging.getLogger("leitmotif")
 Reply = TypeVar("Reply")

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from serving.params import ServeParams
-from serving.refusal import MAX_NAME, Refusal, of_validation, shorten
-from serving.requests import (
+from contracts.errors import shorten
+from serving.answering.refusal import MAX_NAME, Refusal, of_validation
+from serving.answering.requests import (
     EventsRequest,
     Message,
     RankRequest,
@@ -20,6 +20,7 @@ from serving.requests import (
     max_body_bytes,
     max_events_bytes,
 )
+from serving.params import ServeParams
 
 MAX_KEYS = 32
 """Of one object: no message has half as many."""

@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from email.message import Message as Header
 from typing import Any
 
-from serving.body import KINDS, Kind, read_message
-from serving.hosts import is_known
+from contracts.errors import shorten
+from serving.answering.refusal import JSON, MAX_NAME, Refusal
+from serving.answering.requests import Message
+from serving.http.body import KINDS, Kind, read_message
+from serving.http.hosts import is_known
 from serving.params import ServeParams
-from serving.refusal import JSON, MAX_NAME, Refusal, shorten
-from serving.requests import Message
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

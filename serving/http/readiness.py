@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from features.online import OnlineStore
+from features.online.store import OnlineStore
 
 LIMIT_S = 1.0
 NOBODY = ""

@@ -1,4 +1,4 @@
-"""A click is defined once, in features/convention.py: no other line compares a label with a number."""
+"""A click is defined once, in features/terms/convention.py: no other line compares a label with a number."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.convention import CLICKED, is_click
+from features.terms.convention import CLICKED, is_click
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("contracts", "features", "training", "serving", "orchestration", "benchmarks")
@@ -51,7 +51,7 @@ def test_no_line_says_what_a_click_is_but_one(package: str) -> None:
         for path in (ROOT / package).rglob("*.py")
         for line in definitions(path.read_text(encoding="utf-8"))
     }
-    assert not found, "use features.convention.CLICKED or is_click"
+    assert not found, "use features.terms.convention.CLICKED or is_click"
 
 
 @pytest.mark.parametrize(

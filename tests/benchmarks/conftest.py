@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.params import PARAMS, load_params
-from features import histories, ingest, statistics
-from features.params import SimulatorParams
+from features.stages import histories, ingest, statistics
+from features.terms.params import SimulatorParams
 
 pytest.importorskip("lightgbm", reason="pip install -e '.[benchmarks]'")
 

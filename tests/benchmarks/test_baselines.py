@@ -19,11 +19,11 @@ from benchmarks.tracks import Log, Track, open_log
 from benchmarks.trees import fit_seeds
 from contracts.errors import InputError
 from tests.training.contexts import no_contexts
-from training.baselines import popularity
 from training.evaluate import PREDICTIONS
-from training.measure import Scored
+from training.judging.baselines import popularity
+from training.judging.measure import Scored
 from training.metrics import iauc
-from training.requests import Requests
+from training.requests.reader import Requests
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from contracts.configure import configure, flatten, parse_assignments
 from contracts.errors import InputError
 from contracts.params import read_by
+from orchestration.configure import configure, flatten, parse_assignments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,7 +193,7 @@ def test_assignments_are_yaml_values_and_odd_words_stay_words() -> None:
 
 def test_the_command_says_one_thing_and_exits_2(params: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "contracts.configure", "modl.width=3"],
+        [sys.executable, "-m", "orchestration.configure", "modl.width=3"],
         cwd=params.parent,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,

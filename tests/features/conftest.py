@@ -6,12 +6,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from features.encode import FeatureSpec
+from features.encoding.encode import FeatureSpec
 from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features import published
 from tests.features.redis_server import RedisServer
-from training.requests import Requests, load_events, load_requests
+from training.requests.reader import Requests, load_events, load_requests
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.ingest import run
+from features.stages.ingest import run
 from tests.features.raw_logs import SMALL, read, source
 
 START = datetime(2023, 5, 18, 7)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX
-from training.requests import Requests
+from training.requests.reader import Requests
 
 
 def ids(data: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray, pa.ChunkedArray]:

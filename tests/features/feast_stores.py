@@ -13,11 +13,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Float32, Int64, String
 from feast.value_type import ValueType
 
-from features.convention import key_of_text
-from features.live_event import LiveEvent
-from features.merge import History, live_events, merge
-from features.sequence_view import ENCODE, EPOCH, Written
-from features.sessions import SessionRule
+from features.feast_store.merge import History, live_events, merge
+from features.feast_store.sequence_view import ENCODE, EPOCH, Written
+from features.sealed.event import LiveEvent
+from features.terms.convention import key_of_text
+from features.terms.sessions import SessionRule
 from tests.features.redis_server import RedisServer
 
 LENGTH = 20
@@ -46,11 +46,14 @@ def settings(engine: str, ours: bool, folder: Path, server: RedisServer | None) 
     """The section online_store of feature_store.yaml."""
     if engine == "sqlite":
         stock: dict[str, Any] = {"type": "sqlite", "path": str(folder / "online.db")}
-        own = {"type": "features.feast_sqlite.LeitmotifSqliteOnlineStore", "tail_path": str(folder / "live" / "log.db")}
+        own = {
+            "type": "features.feast_store.sqlite.LeitmotifSqliteOnlineStore",
+            "tail_path": str(folder / "live" / "log.db"),
+        }
     else:
         assert server is not None
         stock = {"type": "redis", "connection_string": f"127.0.0.1:{server.port},db=0"}
-        own = {"type": "features.feast_redis.LeitmotifRedisOnlineStore", "tail_prefix": f"live:{folder}"}
+        own = {"type": "features.feast_store.redis.LeitmotifRedisOnlineStore", "tail_prefix": f"live:{folder}"}
     return stock | own if ours else stock
 
 

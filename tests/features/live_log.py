@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from contracts.schema import LIVE
-from features.live_files import write_sealed
+from features.sealed.files import write_sealed
 
 START = datetime(2024, 1, 3, tzinfo=UTC)
 HEADER = "user,item,at,click\n"

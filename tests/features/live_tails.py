@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.live_event import EVENT, LiveEvent
-from features.live_redis import RedisTail
-from features.live_sqlite import SqliteTail
-from features.live_tail import LiveTail
+from features.live.redis import RedisTail
+from features.live.sqlite import SqliteTail
+from features.live.tail import LiveTail
+from features.sealed.event import EVENT, LiveEvent
 from tests.features.redis_server import RedisServer
 
 ENGINES = ("sqlite", "redis")

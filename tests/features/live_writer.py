@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-from features.live_event import LiveEvent
-from features.live_redis import RedisTail
-from features.live_sqlite import SqliteTail
-from features.live_tail import LiveTail
+from features.live.redis import RedisTail
+from features.live.sqlite import SqliteTail
+from features.live.tail import LiveTail
+from features.sealed.event import LiveEvent
 from tests.features.live_tails import event
 
 SECOND = 1_000_000

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from features import histories
-from features.history_reader import UserHistories
-from features.materialize import parity_spec
-from features.params import HistoryParams, StatisticsParams
-from features.parity import Comparison, replay_from, replay_requests
-from features.replay import DELAY, Replay, replaying
-from features.snapshot import write_snapshot
-from features.statistics import run as run_statistics
+from features.online.parity import Comparison, replay_from, replay_requests
+from features.online.replay import DELAY, Replay, replaying
+from features.online.snapshot import write_snapshot
+from features.stages import histories
+from features.stages.materialize import parity_spec
+from features.stages.statistics import run as run_statistics
+from features.tables.histories import UserHistories
+from features.terms.params import HistoryParams, StatisticsParams
 from tests.features.small_log import Row, history, request, row, statistics, validate, write_log
 
 DAY_S = 86_400

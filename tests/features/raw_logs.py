@@ -10,8 +10,8 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import INTERACTIONS, PROVENANCE
-from features.ingest import run
-from features.params import ColumnParams, SimulatorParams, SourceParams, ValidateParams
+from features.stages.ingest import run
+from features.terms.params import ColumnParams, SimulatorParams, SourceParams, ValidateParams
 
 SMALL = SimulatorParams(preference="item", num_users=40, num_items=200, num_themes=12, num_sessions=8)
 READING = {

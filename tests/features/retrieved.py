@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from contracts.schema import FIRST_INDEX
-from features.convention import micros
-from features.counters import Counters
-from features.history_reader import UserHistories
-from features.params import HistoryParams, StatisticsParams
-from features.retrieve import retrieve
+from features.encoding.counters import Counters
+from features.feast_store.retrieve import retrieve
+from features.tables.histories import UserHistories
+from features.terms.convention import micros
+from features.terms.params import HistoryParams, StatisticsParams
 
 
 def candidates(data: Path) -> tuple[pa.Table, pd.DataFrame]:
@@ -46,7 +46,7 @@ def compare(store: FeatureStore, data: Path, own: HistoryParams, counted: Statis
 def read_by_training(
     data: Path, impressions: pa.Table, own: HistoryParams, counted: StatisticsParams
 ) -> dict[str, np.ndarray]:
-    """The as-of reads of features/counters.py, by the names that retrieve gives them."""
+    """The as-of reads of features/encoding/counters.py, by the names that retrieve gives them."""
     stored = UserHistories.open(data / "user_histories")
     counters = Counters.from_folder(data, stored.vocabulary["item_id"], stored.user_ids)
     at = impressions["occurred_at"].cast(pa.int64()).to_numpy()

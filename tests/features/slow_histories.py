@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from contracts.schema import FIRST_INDEX
-from features.convention import key_of_text, micros
-from features.params import HistoryParams, RequestParams
+from features.terms.convention import key_of_text, micros
+from features.terms.params import HistoryParams, RequestParams
 from tests.features.small_log import START, START_US, Row
 
 

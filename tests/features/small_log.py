@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from contracts.publish import write_json
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
-from features import histories
-from features.history_reader import UserHistories
-from features.params import (
+from features.stages import histories
+from features.stages.statistics import run as run_statistics
+from features.tables.histories import UserHistories
+from features.terms.params import (
     HistoryParams,
     LabelParams,
     MaterializeParams,
@@ -22,7 +23,6 @@ from features.params import (
     StatisticsParams,
     ValidateParams,
 )
-from features.statistics import run as run_statistics
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 START_US = int(START.timestamp()) * 1_000_000

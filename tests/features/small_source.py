@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from contracts.publish import write_json
-from features.history_reader import UserHistories
-from features.snapshot import write_snapshot
+from features.online.snapshot import write_snapshot
+from features.tables.histories import UserHistories
 from tests.features.small_log import build, random_log, settings, statistics
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import LIVE, ROLE_IMPRESSION
-from features.absorb import absorb
-from features.live_event import EVENT, OUTCOME, LiveEvent
-from features.live_files import read_sealed
-from features.live_sqlite import SqliteTail
+from features.live.absorb import absorb
+from features.live.sqlite import SqliteTail
+from features.sealed.event import EVENT, OUTCOME, LiveEvent
+from features.sealed.files import read_sealed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,8 +94,8 @@ def test_a_damaged_file_stops_it_and_nothing_is_lost(tail: SqliteTail, tmp_path:
 PROGRAM = """
 import sys
 from pathlib import Path
-from features.absorb import absorb
-from features.live_sqlite import SqliteTail
+from features.live.absorb import absorb
+from features.live.sqlite import SqliteTail
 root = Path(sys.argv[1])
 tail = SqliteTail(root / "live" / "table.db")
 print("begun", flush=True)

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import FIRST_INDEX
-from features.asked import NO_KEY, Asked
-from features.coclick_factors import user_factors
-from features.coclicks import Coclicks
-from features.convention import RECENT
-from features.counters import Counters
-from features.encode import FeatureSpec
+from features.counts.factors import user_factors
+from features.encoding.asked import NO_KEY, Asked
+from features.encoding.coclicks import Coclicks
+from features.encoding.counters import Counters
+from features.encoding.encode import FeatureSpec
+from features.terms.convention import RECENT
 from tests.features import published
 from tests.features.ebnerd_ids import ids, in_published_order
-from training.dataset import read_scalars
-from training.requests import Requests, load_events
+from training.requests.batches import read_scalars
+from training.requests.reader import Requests, load_events
 
 pytestmark = pytest.mark.xdist_group("ebnerd")
 

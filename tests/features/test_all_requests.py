@@ -9,14 +9,14 @@ import numpy.typing as npt
 import pytest
 
 from contracts.schema import FIRST_INDEX
-from features.convention import coclick_columns
-from features.counters import Counters
-from features.encode import FeatureSpec, encode_histories
-from features.scalars import PRIOR_RATE, PRIOR_SHOWS
+from features.encoding.counters import Counters
+from features.encoding.encode import FeatureSpec, encode_histories
+from features.encoding.scalars import PRIOR_RATE, PRIOR_SHOWS
+from features.terms.convention import coclick_columns
 from tests.features import published
 from tests.features.ebnerd_ids import ids, in_published_order
-from training.dataset import read_scalars
-from training.requests import Requests, load_events
+from training.requests.batches import read_scalars
+from training.requests.reader import Requests, load_events
 
 pytestmark = pytest.mark.xdist_group("ebnerd")
 

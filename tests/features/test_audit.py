@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features import histories
-from features.audit import run, shifts
-from features.params import AuditParams
+from features.stages import histories
+from features.stages.audit import run, shifts
+from features.terms.params import AuditParams
 from tests.features.small_log import Row, history, request, row, write_log
 
 HOUR = 3600

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from features.clock import Clock, wall_us
-from features.live_tail import LiveTail
-from features.online import OnlineStore
-from features.state import state_of
+from features.live.clock import Clock, wall_us
+from features.live.places import state_of
+from features.live.tail import LiveTail
+from features.online.store import OnlineStore
 from tests.features.live_tails import ENGINES, event, tails_of
 from tests.features.redis_server import RedisServer
 from tests.features.small_log import START_US, row

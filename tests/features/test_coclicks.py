@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from contracts.errors import InputError
 from contracts.schema import COCLICK_CLICKS, ROLE_HISTORY, ROLE_IMPRESSION, TIME, coclick_factors
-from features.asked import NO_KEY, Asked, recent_clicks
-from features.coclick_factors import LENGTH, user_factors, write_coclicks
-from features.coclicks import SHRINKAGE, Coclicks
-from features.convention import COCLICK_SPANS, RECENT, coclick_columns
+from features.counts.factors import LENGTH, user_factors, write_coclicks
+from features.encoding.asked import NO_KEY, Asked, recent_clicks
+from features.encoding.coclicks import SHRINKAGE, Coclicks
+from features.terms.convention import COCLICK_SPANS, RECENT, coclick_columns
 
 SECOND = 1_000_000
 NUM_ITEMS, NUM_USERS, RANK = 4, 3, 2

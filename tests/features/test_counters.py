@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.schema import USER_ITEM_COUNTERS, counters
-from features.as_of import NEVER, AsOfCounter
-from features.counters import Counters, from_parquet
+from features.encoding.as_of import NEVER, AsOfCounter
+from features.encoding.counters import Counters, from_parquet
 from tests.features.small_log import build, random_log, statistics
 
 events = st.lists(st.tuples(st.integers(0, 4), st.integers(-5, 20), st.booleans()), max_size=30)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features import histories, validate
-from features.history_reader import UserHistories
+from features.stages import histories, validate
+from features.tables.histories import UserHistories
 from tests.features.ebnerd_bundle import ORDINARY, WEEK, at, clicks, impression, ingest, write_bundle
 from tests.features.raw_logs import digest, limits, read
 from tests.features.small_log import history, request

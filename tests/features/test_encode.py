@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import InputError
-from features.encode import (
+from features.encoding.encode import (
     NUM_AGE_BUCKETS,
     EncodedHistory,
     FeatureSpec,

@@ -18,11 +18,11 @@ from feast.repo_config import RepoConfig
 from feast.types import Array, Float64, Int64, String
 
 from contracts.errors import InputError
-from features.engine import duckdb, ibis
+from features.tables.duck import duckdb, ibis
 
 pytestmark = pytest.mark.xdist_group("feast")
 START = pd.Timestamp("2024-01-01", tz="UTC")
-OURS = "features.feast_offline.LeitmotifOfflineStore"
+OURS = "features.feast_store.offline.LeitmotifOfflineStore"
 FOREVER = timedelta(0)
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)

@@ -10,7 +10,7 @@ from feast import FeatureStore, FeatureView
 from feast.protos.feast.types.Value_pb2 import Int64List, Value
 
 from contracts.errors import InputError
-from features.live_event import OUTCOME, Fate
+from features.sealed.event import OUTCOME, Fate
 from tests.features.feast_stores import (
     LENGTH,
     NAMES,

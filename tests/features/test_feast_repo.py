@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts.configure import configure
-from features.materialize import run as materialize
-from features.online import OnlineStore
-from features.state import state_of
+from features.live.places import state_of
+from features.online.store import OnlineStore
+from features.stages.materialize import run as materialize
+from orchestration.configure import configure
 from tests import clones
 from tests.features.small_log import START, build, history, labels, random_log, statistics, validate
 from tests.features.small_log import materialize as parity

@@ -16,14 +16,14 @@ from feast import FeatureStore, FeatureView, FileSource
 
 from contracts.errors import InputError
 from contracts.schema import ROLE_IMPRESSION
-from features import statistics
-from features.convention import micros
-from features.counters import NAMES, AsOfCounter, Counters
-from features.feast_repository import definitions
-from features.load import load, offline_store
-from features.materialize import run
-from features.snapshot import write_snapshot
-from features.state import state_of
+from features.encoding.counters import NAMES, AsOfCounter, Counters
+from features.feast_store.repository import definitions
+from features.live.places import state_of
+from features.online.load import load, offline_store
+from features.online.snapshot import write_snapshot
+from features.stages import statistics
+from features.stages.materialize import run
+from features.terms.convention import micros
 from tests.clones import real_data
 from tests.features import small_log
 from tests.features.ebnerd_bundle import ingest

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from features.forget import forget
-from features.forgotten import add_forgotten, hash_of, read_forgotten
-from features.ingest import run as ingest
-from features.live_files import live_of, read_sealed, sealed_files
+from features.live.forget import forget
+from features.sealed.files import live_of, read_sealed, sealed_files
+from features.sealed.forgotten import add_forgotten, hash_of, read_forgotten
+from features.stages.ingest import run as ingest
 from tests import clones
 from tests.features.live_log import event, seal, show
 from tests.features.raw_logs import SMALL, read, source
@@ -30,10 +30,10 @@ MANY = 40
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tables were made twice: by a commit, and again after a change."""
     root = clones.clone(tmp_path_factory.mktemp("made"))
-    clones.run(root, sys.executable, "-m", "contracts.configure", *clones.SMALL)
+    clones.run(root, sys.executable, "-m", "orchestration.configure", *clones.SMALL)
     seal(root / "live" / "simulator" / "2026-11-24.parquet", show(5, "a", user_id=USER), event(6, user_id=OTHER))
     for seed in (1, 2):
-        clones.run(root, sys.executable, "-m", "contracts.configure", f"seed={seed}")
+        clones.run(root, sys.executable, "-m", "orchestration.configure", f"seed={seed}")
         clones.run(root, "dvc", "repro", "-q", "histories", "statistics")
         clones.run(root, "git", "add", "-A")
         clones.run(root, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", f"seed {seed}")
@@ -60,7 +60,7 @@ def naming(folder: Path) -> set[str]:
 
 
 def forgetting(root: Path, *users: str) -> str:
-    return clones.run(root, sys.executable, "-m", "features.forget", *users).stdout
+    return clones.run(root, sys.executable, "-m", "features.live.forget", *users).stdout
 
 
 def test_after_the_commands_that_it_prints_nothing_names_the_user(repository: Path) -> None:
@@ -97,13 +97,13 @@ def test_an_unknown_user_is_said_to_be_nowhere_and_recorded_all_the_same(reposit
     assert "Nowhere found: u0004." in said  # the beginning of ten others
     live = repository / "live" / "simulator"
     assert read_forgotten(live) == {hash_of("u0004"), hash_of(OTHER)}
-    listed = clones.run(repository, sys.executable, "-m", "features.forget", "--list").stdout
+    listed = clones.run(repository, sys.executable, "-m", "features.live.forget", "--list").stdout
     assert listed == "2 users of simulator forgotten (live/simulator/forgotten.txt).\n"
 
 
 def test_without_a_user_or_with_an_empty_one_it_says_what_to_type(repository: Path) -> None:
     for users in ((), ("",)):
-        done = clones.run(repository, sys.executable, "-m", "features.forget", *users, check=False)
+        done = clones.run(repository, sys.executable, "-m", "features.live.forget", *users, check=False)
         assert done.returncode == 2
         assert 'make forget USER="u1 u2"' in done.stderr
     assert not (repository / "live" / "simulator" / "forgotten.txt").exists()
@@ -139,7 +139,7 @@ def test_killed_at_any_moment_it_leaves_whole_files_and_a_second_call_finishes(r
         seal(live / f"2025-{day // 28 + 1:02}-{day % 28 + 1:02}.parquet", event(day, user_id=USER), event(day + 99))
     for delay in (0.05, 0.4, 0.6, 0.8, 1.0, 1.2):
         process = subprocess.Popen(
-            [sys.executable, "-m", "features.forget", USER, f"{USER}-{delay}"],
+            [sys.executable, "-m", "features.live.forget", USER, f"{USER}-{delay}"],
             cwd=repository,
             env=clones.surroundings(repository),
             stdout=subprocess.DEVNULL,
@@ -168,7 +168,8 @@ def test_a_run_of_ingest_that_is_under_way_is_waited_for(tmp_path: Path) -> None
     rwlock.write_text(json.dumps({"write": {}, "read": read}))
     began = time.monotonic()
     program = (
-        f"from pathlib import Path; from features.forgotten import add_forgotten as a; a(Path({str(live)!r}), ['u1'])"
+        "from pathlib import Path; from features.sealed.forgotten import add_forgotten; "
+        f"add_forgotten(Path({str(live)!r}), ['u1'])"
     )
     writer = subprocess.Popen([sys.executable, "-c", program], cwd=clones.ROOT)
     reader.wait()  # reaped: the process that DVC names is gone

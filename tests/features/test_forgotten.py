@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from features import histories
-from features.forgotten import add_forgotten, are_forgotten, hash_of, read_forgotten
-from features.ingest import run
-from features.live_files import live_of
-from features.validate import run as validate
+from features.sealed.files import live_of
+from features.sealed.forgotten import add_forgotten, are_forgotten, hash_of, read_forgotten
+from features.stages import histories
+from features.stages.ingest import run
+from features.stages.validate import run as validate
 from tests.clones import real_data
 from tests.features.live_log import HEADER, LINES, event, seal, write_table
 from tests.features.raw_logs import SMALL, digest, ingest_table, limits, read, source

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from contracts.publish import write_json
-from features.absorb import absorb
-from features.forgotten import add_forgotten, hash_of
-from features.live_event import Fate
-from features.live_files import live_of, read_sealed, sealed_files, sealed_seq
-from features.live_tail import LiveTail, name_of_forgotten
-from features.load import load
-from features.online import OnlineStore, StaleStoreError
-from features.state import DEFINED, ENGINE, STAMP, state_of
-from features.tails import ENGINE_VARIABLE, live_path, open_sqlite, open_tail
+from features.live.absorb import absorb
+from features.live.open_tail import ENGINE_VARIABLE, live_path, open_sqlite, open_tail
+from features.live.places import DEFINED, ENGINE, STAMP, state_of
+from features.live.tail import LiveTail, name_of_forgotten
+from features.online.load import load
+from features.online.store import OnlineStore, StaleStoreError
+from features.sealed.event import Fate
+from features.sealed.files import live_of, read_sealed, sealed_files, sealed_seq
+from features.sealed.forgotten import add_forgotten, hash_of
 from tests import clones
 from tests.features.live_tails import ENGINES, event, tails_of
 from tests.features.redis_server import RedisServer
@@ -151,7 +151,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def forgetting(repository: Path) -> Callable[..., tuple[int, str]]:
     def run(online: str, *users: str) -> tuple[int, str]:
-        command = (sys.executable, "-m", "features.forget", *users)
+        command = (sys.executable, "-m", "features.live.forget", *users)
         done = clones.run(repository, *command, check=False, LEITMOTIF_ONLINE=online)
         return done.returncode, done.stdout + done.stderr
 

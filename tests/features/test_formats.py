@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.configure import main as configure
-from features.forgotten import fields_of
+from features.sealed.forgotten import fields_of
+from orchestration.configure import main as configure
 from tests.features.raw_logs import COLUMNS, digest, ingest_table, read, refusal
 
 HEADER = "user,item,at,click"

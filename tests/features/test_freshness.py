@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.configure import configure
 from contracts.errors import CheckFailed, InputError
-from features.freshness import measure, watch
-from features.load import load
-from features.materialize import run
-from features.online import OnlineStore
-from features.snapshot import COUNTERS
-from features.state import state_of
+from features.live.places import state_of
+from features.online.freshness import measure, watch
+from features.online.load import load
+from features.online.snapshot import COUNTERS
+from features.online.store import OnlineStore
+from features.stages.materialize import run
 from orchestration.checks import CHECKS, Verdict, judge
+from orchestration.configure import configure
 from orchestration.figures import figures
 from tests.features.small_log import build, history, labels, materialize, random_log, row, statistics, validate
 from tests.features.test_online import loaded
@@ -133,7 +133,7 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(tmp
 
     def command() -> "subprocess.CompletedProcess[str]":
         path = {"PYTHONPATH": str(ROOT)}
-        done = [sys.executable, "-m", "features.freshness"]
+        done = [sys.executable, "-m", "features.online.freshness"]
         return subprocess.run(done, cwd=tmp_path, env=path, capture_output=True, text=True, check=False)
 
     assert (command().returncode, "make load" in command().stderr) == (2, True)

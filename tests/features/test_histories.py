@@ -13,9 +13,9 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import IMPRESSIONS, LEDGER, QUARANTINE, REJECTED, REQUESTS, SESSIONS, USERS, VOCABULARY
-from features import histories as stage
-from features.history_reader import UserHistories
-from features.requests import block_starts
+from features.history.blocks import block_starts
+from features.stages import histories as stage
+from features.tables.histories import UserHistories
 from tests.features.small_log import START, START_US, Row, history, random_log, request, row, write_log
 
 SECOND = 1_000_000

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from contracts.errors import InputError
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, QUARANTINE, REJECTED
-from features import histories as stage
-from features import history_queries, request_writer
-from features.convention import key_of_text
-from features.history_pieces import decode_keys
-from features.history_reader import UserHistories
-from features.params import HistoryParams, RequestParams
+from features.history import queries, request_writer
+from features.history.pieces import decode_keys
+from features.stages import histories as stage
+from features.tables.histories import UserHistories
+from features.terms.convention import key_of_text
+from features.terms.params import HistoryParams, RequestParams
 from tests.features.slow_histories import slowly
 from tests.features.small_log import START, Row, contexts_of, history, request, row
 
@@ -209,5 +209,5 @@ def test_keys_decoded_from_digits_are_those_of_the_convention_and_a_null_is_no_s
 
 def test_the_same_expressions_compile_to_the_sql_of_spark() -> None:
     """As Ibis writes it for Databricks: its compiler for PySpark needs that package, which is not among ours."""
-    for expression in [*history_queries.tables().values(), *history_queries.contents().values()]:
+    for expression in [*queries.tables().values(), *queries.contents().values()]:
         assert "SELECT" in str(ibis.to_sql(expression, dialect="databricks"))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from contracts.errors import InputError
 from contracts.schema import CONTEXTS, INTERACTIONS, ITEMS, PROVENANCE, REJECTED
-from features.ingest import run
-from features.params import SourceParams
+from features.stages.ingest import run
+from features.terms.params import SourceParams
 from tests.features.raw_logs import SMALL, digest, ingest_table, read, source
 
 LINES = [f"u{n % 7},i{n % 11},2024-01-{1 + n % 9:02d}T{n % 24:02d}:00:00,{n % 2}\n" for n in range(60)]

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from contracts.errors import InputError
 from contracts.schema import INTERACTIONS, ROLE_HISTORY, ROLE_IMPRESSION
-from features.asked import Context
-from features.exposure import is_exposure, name_exposure, served_at, shown_event_id, shows
-from features.flaws import find_flaws
-from features.identity import event_id, event_ids
-from features.intake import Intake, Posted, as_events_of_their_own, refuse_names_of_others
-from features.live_event import EVENT, OUTCOME, Fate, LiveEvent
-from features.live_sqlite import SqliteTail
-from features.params import ValidateParams
-from features.rules import first_broken, rules
+from features.encoding.asked import Context
+from features.live.exposure import is_exposure, name_exposure, served_at, shown_event_id, shows
+from features.live.intake import Intake, Posted, as_events_of_their_own, refuse_names_of_others
+from features.live.sqlite import SqliteTail
+from features.quality.flaws import find_flaws
+from features.sealed.event import EVENT, OUTCOME, Fate, LiveEvent
+from features.terms.event_id import event_id, event_ids
+from features.terms.params import ValidateParams
+from features.terms.rules import first_broken, rules
 
 PARAMS = ValidateParams(
     earliest=datetime(1990, 1, 1, tzinfo=UTC),

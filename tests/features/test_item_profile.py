@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import QUARANTINE
-from features import histories, statistics
-from features.materialize import run
-from features.online import ItemProfile, OnlineStore
-from features.state import state_of
+from features.live.places import state_of
+from features.online.store import ItemProfile, OnlineStore
+from features.stages import histories, statistics
+from features.stages.materialize import run
 from tests.features import small_log
 from tests.features.ebnerd_bundle import START, at, clicks, ingest, write_bundle
 from tests.features.raw_logs import read

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from features import histories, validate
 from features.sources.joined import APART, JOINED
+from features.stages import histories, validate
 from tests.features.raw_logs import digest, ingest_table, limits, read
 from tests.features.small_log import history, request
 

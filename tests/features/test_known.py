@@ -13,24 +13,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import FIRST_INDEX, QUARANTINE, ROLE_HISTORY, ROLE_IMPRESSION
-from features import histories
-from features.absorb import absorb
-from features.asked import Asked, Context, recent_clicks
-from features.convention import RECENT
-from features.counters import Counters
-from features.encode import EncodedHistory, FeatureSpec, encode_one
-from features.exposure import shows
-from features.history_reader import UserHistories
-from features.live_event import EVENT, OUTCOME, LiveEvent
-from features.live_files import live_of, read_sealed
-from features.live_known import note
-from features.live_sqlite import SqliteTail
-from features.load import load
-from features.online import OnlineStore
-from features.scalars import scalars_of_one
-from features.snapshot import write_snapshot
-from features.state import state_of
-from features.statistics import run as run_statistics
+from features.encoding.asked import Asked, Context, recent_clicks
+from features.encoding.counters import Counters
+from features.encoding.encode import EncodedHistory, FeatureSpec, encode_one
+from features.encoding.scalars import scalars_of_one
+from features.live.absorb import absorb
+from features.live.exposure import shows
+from features.live.places import state_of
+from features.live.sqlite import SqliteTail
+from features.online.load import load
+from features.online.snapshot import write_snapshot
+from features.online.store import OnlineStore
+from features.sealed.event import EVENT, OUTCOME, LiveEvent
+from features.sealed.files import live_of, read_sealed
+from features.sealed.known_logs import note
+from features.stages import histories
+from features.stages.statistics import run as run_statistics
+from features.tables.histories import UserHistories
+from features.terms.convention import RECENT
 from tests.features.live_log import event, seal, show, write_table
 from tests.features.raw_logs import COLUMNS, ingest_table, read
 from tests.features.small_log import START, START_US, build, history, request, row, settings, statistics, write_log

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.schema import ROLE_HISTORY, ROLE_IMPRESSION
-from features.as_of import AsOfCounter
-from features.asked import NO_KEY, Asked
-from features.coclicks import Clicks, Coclicks
-from features.convention import RECENT
-from features.counters import NAMES, PAIR_RADIX, Counters
-from features.live_counters import JOINED_AT_ONCE, LiveCounters
-from features.live_event import EVENT, OUTCOME, LiveEvent
+from features.encoding.as_of import AsOfCounter
+from features.encoding.asked import NO_KEY, Asked
+from features.encoding.coclicks import Clicks, Coclicks
+from features.encoding.counters import NAMES, PAIR_RADIX, Counters
+from features.online.live_counters import JOINED_AT_ONCE, LiveCounters
+from features.sealed.event import EVENT, OUTCOME, LiveEvent
+from features.terms.convention import RECENT
 
 USERS, ITEMS = ("u0", "u1", "u2"), ("i0", "i1", "i2", "i3")
 KNOWN_USERS, KNOWN_ITEMS = 2, 3  # the log's; the others come live

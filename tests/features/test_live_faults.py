@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InputError
-from features.deadline import due
-from features.live_event import Fate
-from features.live_redis import RedisTail
-from features.live_sqlite import SqliteTail
+from features.live.deadline import due
+from features.live.redis import RedisTail
+from features.live.sqlite import SqliteTail
+from features.sealed.event import Fate
 from tests.clones import ROOT
 from tests.features.feast_stores import append, close, history_of, open_feast, read, row_of, seen, write
 from tests.features.live_tails import event
@@ -201,7 +201,7 @@ def test_a_full_disk_keeps_nothing_of_the_call_and_says_so(path: Path) -> None:
         import resource, sys
         from pathlib import Path
         from contracts.errors import InputError
-        from features.live_sqlite import SqliteTail
+        from features.live.sqlite import SqliteTail
         from tests.features.live_tails import event
         tail = SqliteTail(Path(sys.argv[1]))
         tail.append([event("a")])

@@ -10,13 +10,13 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import CONTEXTS, LIVE
-from features.forgotten import add_forgotten
-from features.ingest import run
-from features.live_event import LiveEvent
-from features.live_files import newest_seq, read_sealed, sealed_files, sealed_name, writing
-from features.live_files import write_sealed as write
+from features.sealed.event import LiveEvent
+from features.sealed.files import newest_seq, read_sealed, sealed_files, sealed_name, writing
+from features.sealed.files import write_sealed as write
+from features.sealed.forgotten import add_forgotten
 from features.sources.live import read_live
-from features.validate import run as validate
+from features.stages.ingest import run
+from features.stages.validate import run as validate
 from tests.clones import real_data
 from tests.features.live_log import event, seal, show, write_table
 from tests.features.raw_logs import SMALL, digest, ingest_table, limits, read, source

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from features.absorb import absorb
-from features.forget import forget
-from features.forgotten import add_forgotten, hash_of
-from features.live_files import live_of, sealed_files
-from features.live_known import KNOWN, read_known, shared
-from features.live_sqlite import SqliteTail
+from features.live.absorb import absorb
+from features.live.forget import forget
+from features.live.sqlite import SqliteTail
+from features.sealed.files import live_of, sealed_files
+from features.sealed.forgotten import add_forgotten, hash_of
+from features.sealed.known_logs import KNOWN, read_known, shared
 from tests import clones
 from tests.features.live_log import event, seal, write_table
 from tests.features.raw_logs import ingest_table
@@ -102,7 +102,7 @@ def test_what_is_known_names_nobody_and_cannot_be_guessed_from_ids(data: Path, t
 
 def test_two_writers_of_two_logs_lose_nothing_of_each_other(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from features.forgotten import add_forgotten as add\n"
+        "import sys; from pathlib import Path; from features.sealed.forgotten import add_forgotten as add\n"
         "for n in range(40): add(Path(sys.argv[1]), [str(n)])"
     )
     logs = [tmp_path / "live" / name for name in ("a", "b")]
@@ -126,7 +126,7 @@ def test_a_temporary_workspace_reads_the_list_of_its_repository(data: Path, tmp_
 def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone whose log was read and committed, and in which then somebody asked to be forgotten."""
     root = clones.clone(tmp_path_factory.mktemp("forgetful") / "clone")
-    clones.run(root, sys.executable, "-m", "contracts.configure", *TINY)
+    clones.run(root, sys.executable, "-m", "orchestration.configure", *TINY)
     clones.run(root, "dvc", "repro", "-q", "ingest")
     clones.run(root, "git", "add", "-A")
     clones.run(root, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "read")

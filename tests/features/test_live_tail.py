@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from features.convention import key_of_text
-from features.live_event import OUTCOME, Fate
-from features.live_tail import LiveTail
+from features.live.tail import LiveTail
+from features.sealed.event import OUTCOME, Fate
+from features.terms.convention import key_of_text
 from tests.features.live_tails import ENGINES, START_US, event, tails_of
 
 pytestmark = pytest.mark.xdist_group("redis")

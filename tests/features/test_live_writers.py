@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from feast import FeatureStore
 
-from features.live_event import LiveEvent
+from features.sealed.event import LiveEvent
 from tests.clones import ROOT
 from tests.features.feast_stores import close, history_of, online_of, open_feast, read, row_of, seen, write
 from tests.features.live_tails import ENGINES

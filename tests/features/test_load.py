@@ -21,17 +21,17 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import USER_HISTORY_SNAPSHOT
-from features import online_rows
-from features.counters import NAMES, PAIR_RADIX
-from features.fill import VIEWS
-from features.histories import run as run_histories
-from features.history_reader import UserHistories
-from features.load import load
-from features.online import OnlineStore
-from features.row_changes import Difference, Rows
-from features.snapshot import ITEM_PROFILE, write_snapshot
-from features.state import read_stamp, state_of
-from features.statistics import run as run_statistics
+from features.encoding.counters import NAMES, PAIR_RADIX
+from features.feast_store import online_rows
+from features.live.places import read_stamp, state_of
+from features.online.changes import Difference, Rows
+from features.online.fill import VIEWS
+from features.online.load import load
+from features.online.snapshot import ITEM_PROFILE, write_snapshot
+from features.online.store import OnlineStore
+from features.stages.histories import run as run_histories
+from features.stages.statistics import run as run_statistics
+from features.tables.histories import UserHistories
 from tests.features.redis_server import RedisServer
 from tests.features.small_log import (
     START,
@@ -48,7 +48,7 @@ from tests.features.small_log import (
 
 pytestmark = pytest.mark.xdist_group("feast")
 ROOT = Path(__file__).resolve().parents[2]
-LOAD = "from pathlib import Path; from features.load import *; d = Path({!r}); print(load(d, state_of(d)))"
+LOAD = "from pathlib import Path; from features.online.load import *; d = Path({!r}); print(load(d, state_of(d)))"
 
 
 class Source:

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from contracts.configure import configure
 from contracts.errors import InputError
 from contracts.publish import write_json
-from features.absorb import absorb
-from features.forgotten import add_forgotten
-from features.ingest import run
-from features.live_files import live_of
-from features.live_known import read_known
-from features.live_sqlite import SqliteTail
-from features.load import load
-from features.log_identity import identity_of
-from features.online import OnlineStore
-from features.params import SourceParams
-from features.state import state_of
+from features.live.absorb import absorb
+from features.live.places import state_of
+from features.live.sqlite import SqliteTail
+from features.online.load import load
+from features.online.store import OnlineStore
+from features.sealed.files import live_of
+from features.sealed.forgotten import add_forgotten
+from features.sealed.known_logs import read_known
+from features.sealed.log_id import identity_of
+from features.stages.ingest import run
+from features.terms.params import SourceParams
+from orchestration.configure import configure
 from tests.clones import surroundings
 from tests.features import live_log
 from tests.features.live_log import seal, write_table

@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import USER_HISTORY_SNAPSHOT
-from features.convention import RECENT
-from features.counters import Counters
-from features.history_reader import UserHistories
-from features.live_counters import LiveCounters
-from features.materialize import ReadBack, parity_spec, run
-from features.online import OnlineStore
-from features.parity import compare_requests, compare_snapshot
-from features.snapshot import write_snapshot
-from features.state import state_of
+from features.encoding.counters import Counters
+from features.live.places import state_of
+from features.online.live_counters import LiveCounters
+from features.online.parity import compare_requests, compare_snapshot
+from features.online.snapshot import write_snapshot
+from features.online.store import OnlineStore
+from features.stages.materialize import ReadBack, parity_spec, run
+from features.tables.histories import UserHistories
+from features.terms.convention import RECENT
 from tests.features.small_log import (
     build,
     history,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.merge import Events, History, merge
-from features.sessions import NO_SESSION, SessionRule
+from features.feast_store.merge import Events, History, merge
+from features.terms.sessions import NO_SESSION, SessionRule
 
 RULE = SessionRule(gap_us=10, max_us=25)
 

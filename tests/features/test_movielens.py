@@ -7,8 +7,8 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import QUARANTINE
-from features.ingest import run
-from features.ledger import assemble
+from features.stages.ingest import run
+from features.tables.ledger import assemble
 from tests.clones import real_data
 from tests.features.raw_logs import SMALL, read, source
 

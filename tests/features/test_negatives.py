@@ -9,16 +9,16 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.params import check_params
-from features import validate
-from features.ingest import run
-from features.materialize import parity_spec
-from features.params import negatives_are_no_history
-from features.parity import replay_from, replay_requests
-from features.replay import replaying
-from features.snapshot import write_snapshot
+from features.live.open_tail import ENGINE_VARIABLE
+from features.online.parity import replay_from, replay_requests
+from features.online.replay import replaying
+from features.online.snapshot import write_snapshot
 from features.sources.joined import JOINED
 from features.sources.negatives import FILE
-from features.tails import ENGINE_VARIABLE
+from features.stages import validate
+from features.stages.ingest import run
+from features.stages.materialize import parity_spec
+from features.terms.params import negatives_are_no_history
 from tests.features.raw_logs import SMALL, digest, ingest_table, limits, read, source
 from tests.features.small_log import build, history, settings, statistics
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InputError
-from features.load import load
-from features.online import OnlineStore, StaleStoreError
-from features.snapshot import write_snapshot
-from features.state import read_stamp, state_of
+from features.live.places import read_stamp, state_of
+from features.online.load import load
+from features.online.snapshot import write_snapshot
+from features.online.store import OnlineStore, StaleStoreError
 from tests.features.live_tails import event
 from tests.features.small_log import START_US, build, random_log, row, settings
 
@@ -90,7 +90,7 @@ def test_reading_needs_none_of_the_tools_that_load(data: Path) -> None:
         from pathlib import Path
         for blocked in ("ibis", "duckdb", "lightning", "dagster", "dvc", "great_expectations", "pyspark"):
             sys.modules[blocked] = None
-        from features.online import OnlineStore
+        from features.online.store import OnlineStore
         print(OnlineStore.open(Path({str(state_of(data))!r})).history("v").item_ids)
     """)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -148,7 +148,9 @@ def test_a_load_killed_midway_leaves_the_last_good_one_and_the_next_load_succeed
     folder = tmp_path / "data" / "table"
     store = loaded(folder, random_log(3))
     newer = write_snapshot(folder, build(folder, random_log(4)), 9, settings(), folder / "feature_snapshot")
-    script = f"from pathlib import Path; from features.load import *; d = Path({str(folder)!r}); load(d, state_of(d))"
+    script = (
+        f"from pathlib import Path; from features.online.load import *; d = Path({str(folder)!r}); load(d, state_of(d))"
+    )
     loading = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     while not list(state_of(folder).parent.glob(f".feast-{loading.pid}-*/online.db")):
         assert loading.poll() is None, "ended before it could be killed"

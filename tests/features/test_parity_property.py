@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.replay import Replay
+from features.online.replay import Replay
 from tests.features.random_params import build, draw, replayed
 from tests.features.small_log import history, statistics
 

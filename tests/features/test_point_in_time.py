@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import FIRST_INDEX
-from features import histories, statistics
-from features.counters import Counters
-from features.history_reader import UserHistories
+from features.encoding.counters import Counters
+from features.stages import histories, statistics
+from features.tables.histories import UserHistories
 from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features import small_log

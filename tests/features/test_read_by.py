@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from features.ingest import run
-from features.params import READ_BY, SimulatorParams, SourceParams
+from features.stages.ingest import run
+from features.terms.params import READ_BY, SimulatorParams, SourceParams
 from tests.features.ebnerd_bundle import write_bundle
 from tests.features.raw_logs import COLUMNS, SMALL, source
 

@@ -11,16 +11,16 @@ import redis
 from contracts.errors import InputError
 from contracts.publish import write_json
 from contracts.schema import ROLE_IMPRESSION
-from features.history_reader import UserHistories
-from features.live_event import EVENT, LiveEvent
-from features.load import load
-from features.materialize import parity_spec, run
-from features.online import OnlineStore
-from features.parity import replay_from, replay_requests
-from features.replay import Replay, replaying
-from features.snapshot import write_snapshot
-from features.state import read_stamp, state_of
-from features.tails import ENGINE_VARIABLE, redis_address
+from features.live.open_tail import ENGINE_VARIABLE, redis_address
+from features.live.places import read_stamp, state_of
+from features.online.load import load
+from features.online.parity import replay_from, replay_requests
+from features.online.replay import Replay, replaying
+from features.online.snapshot import write_snapshot
+from features.online.store import OnlineStore
+from features.sealed.event import EVENT, LiveEvent
+from features.stages.materialize import parity_spec, run
+from features.tables.histories import UserHistories
 from tests.features.redis_server import RedisServer
 from tests.features.small_log import (
     START_US,

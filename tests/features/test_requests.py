@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from features.requests import block_starts, end_offsets
+from features.history.blocks import block_starts, end_offsets
 
 
 def random_events(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,15 +10,15 @@ from feast import FeatureStore
 
 from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX
-from features.convention import micros
-from features.event_counts import USER_EVENTS, write_event_counts
-from features.feast_repository import definitions
-from features.history_cut import ARRAYS, SESSIONS
-from features.history_reader import UserHistories
-from features.load import offline_store
-from features.materialize import run
-from features.retrieve import retrieve
-from features.state import state_of
+from features.feast_store.cut import ARRAYS, SESSIONS
+from features.feast_store.repository import definitions
+from features.feast_store.retrieve import retrieve
+from features.live.places import state_of
+from features.online.load import offline_store
+from features.stages.materialize import run
+from features.tables.event_counts import USER_EVENTS, write_event_counts
+from features.tables.histories import UserHistories
+from features.terms.convention import micros
 from tests.features import small_log
 from tests.features.retrieved import candidates, compare
 from tests.features.small_log import START, START_US, build, history, random_log, row
@@ -111,7 +111,7 @@ def test_event_counts_are_the_same_however_many_are_made_at_once(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = UserHistories.open(small / "user_histories")
-    monkeypatch.setattr("features.event_counts.EVENTS_AT_ONCE", 3)
+    monkeypatch.setattr("features.tables.event_counts.EVENTS_AT_ONCE", 3)
     num_rows = write_event_counts(stored, tmp_path / "few.parquet")
     few, whole = pq.read_table(tmp_path / "few.parquet"), pq.read_table(small / "feature_snapshot" / USER_EVENTS)
     assert few.equals(whole)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from features.event_counts import USER_EVENTS, write_event_counts
-from features.feast_repository import definitions
-from features.history_reader import UserHistories
-from features.load import offline_store
+from features.feast_store.repository import definitions
+from features.online.load import offline_store
+from features.tables.event_counts import USER_EVENTS, write_event_counts
+from features.tables.histories import UserHistories
 from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features.retrieved import compare

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.as_of import AsOfCounter
-from features.asked import NO_CONTEXT, NO_KEY, UNKNOWN_KEY, Asked, Context, recent_clicks
-from features.convention import RECENT
-from features.counters import PAIR_RADIX, Counters
-from features.encode import FeatureSpec
-from features.scalars import (
+from features.encoding.as_of import AsOfCounter
+from features.encoding.asked import NO_CONTEXT, NO_KEY, UNKNOWN_KEY, Asked, Context, recent_clicks
+from features.encoding.counters import PAIR_RADIX, Counters
+from features.encoding.encode import FeatureSpec
+from features.encoding.scalars import (
     OLDEST_HOURS,
     PRIOR_RATE,
     PRIOR_SHOWS,
@@ -22,6 +21,7 @@ from features.scalars import (
     scalar_features,
     scalars_of_one,
 )
+from features.terms.convention import RECENT
 
 SECOND = 1_000_000
 NUM_ITEMS, NUM_USERS = 4, 3
@@ -174,7 +174,7 @@ def test_no_request_and_many_chunks_are_the_same_rows(monkeypatch: pytest.Monkey
     asked = [(0, 100 + number, [0, 1, 2][: 1 + number % 3]) for number in range(12)]
     assert of_requests(IN_LIST, log, []).shape == (0, len(IN_LIST.scalars))
     whole = of_requests(IN_LIST, log, asked)
-    monkeypatch.setattr("features.scalars.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("features.encoding.scalars.ROWS_AT_ONCE", 4)
     np.testing.assert_array_equal(of_requests(IN_LIST, log, asked), whole)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.live_event import EVENT, LiveEvent
-from features.merge import History, live_events, merge
-from features.sequence_view import ENCODE, EPOCH, SequenceView
-from features.sessions import SessionRule
+from features.feast_store.merge import History, live_events, merge
+from features.feast_store.sequence_view import ENCODE, EPOCH, SequenceView
+from features.sealed.event import EVENT, LiveEvent
+from features.terms.sessions import SessionRule
 
 SESSIONS = st.none() | st.sampled_from(["one", "other"])
 RULES = st.builds(SessionRule, st.integers(0, 15), st.none() | st.integers(1, 30))

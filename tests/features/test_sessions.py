@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.convention import key_of_text
-from features.sessions import NO_SESSION, SessionRule, number_sessions
+from features.terms.convention import key_of_text
+from features.terms.sessions import NO_SESSION, SessionRule, number_sessions
 
 SECOND = 1_000_000
 S1, S2 = key_of_text("s1"), key_of_text("s2")

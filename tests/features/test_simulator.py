@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from contracts.errors import InputError
-from features.params import SimulatorParams
 from features.sources.log import Log
 from features.sources.simulator import simulate
+from features.terms.params import SimulatorParams
 from tests.features.raw_logs import SMALL
 
 FULL = SimulatorParams(preference="item", num_users=1200, num_items=1500, num_themes=12, num_sessions=46)

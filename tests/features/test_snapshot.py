@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.counters import NAMES
-from features.snapshot import write_snapshot
+from features.encoding.counters import NAMES
+from features.online.snapshot import write_snapshot
 from tests.features.small_log import build, random_log, settings, statistics
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import ITEM_COUNTERS, USER_COUNTERS, USER_ITEM_COUNTERS
-from features.counters import Counters
-from features.statistics import run
+from features.encoding.counters import Counters
+from features.stages.statistics import run
 from tests.features.small_log import START, START_US, random_log, row, statistics, write_log
 
 SECOND = 1_000_000

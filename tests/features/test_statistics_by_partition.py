@@ -13,8 +13,8 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import INTERACTIONS
-from features import statistics as stage
-from features.statistics import TABLES, run
+from features.stages import statistics as stage
+from features.stages.statistics import TABLES, run
 from tests.features.small_log import START, START_US, Row, row, statistics, write_log
 
 SECOND = 1_000_000

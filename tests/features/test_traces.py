@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.spellings import Traces, Users, Wanted
-from features.traces import PIECE, look_into
+from features.live.spellings import Traces, Users, Wanted
+from features.live.traces import PIECE, look_into
 
 WANTED = Wanted(frozenset(["u1", "7", "an id", "é🙂", 'q"uote']))
 NEAR = ["u10", "xu1", "u1-2", "u1_", "77", "an idea", "é🙂🙂", "u"]

@@ -12,14 +12,14 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.publish import write_json
-from features.absorb import absorb
-from features.live_files import live_of, read_sealed, sealed_files, sealed_seq
-from features.live_tail import LiveTail
-from features.load import load
-from features.online import OnlineStore
-from features.snapshot import absorbed_seq
-from features.state import STAMP, read_stamp, state_of
-from features.tails import ENGINE_VARIABLE, live_path, open_tail
+from features.live.absorb import absorb
+from features.live.open_tail import ENGINE_VARIABLE, live_path, open_tail
+from features.live.places import STAMP, read_stamp, state_of
+from features.live.tail import LiveTail
+from features.online.load import load
+from features.online.snapshot import absorbed_seq
+from features.online.store import OnlineStore
+from features.sealed.files import live_of, read_sealed, sealed_files, sealed_seq
 from tests.features.live_tails import event, tails_of
 from tests.features.redis_server import RedisServer
 from tests.features.small_source import make, take
@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> Path:
 def absorbing(root: Path, online: str) -> str:
     shutil.copy(ROOT / "params.yaml", root)
     told = os.environ | {ENGINE_VARIABLE: online, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "features.absorb"]
+    command = [sys.executable, "-m", "features.live.absorb"]
     return subprocess.run(command, cwd=root, env=told, capture_output=True, text=True, check=True).stdout
 
 

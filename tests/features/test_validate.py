@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import CheckFailed, InputError
-from features.expectations import Judgement
-from features.flaws import find_flaws
-from features.params import ValidateParams
-from features.rules import REPEATED, rules
-from features.validate import run
+from features.quality.expectations import Judgement
+from features.quality.flaws import find_flaws
+from features.stages.validate import run
+from features.terms.params import ValidateParams
+from features.terms.rules import REPEATED, rules
 from orchestration.checks import CHECKS
 from orchestration.checks import judge as judge_report
 from tests.features.raw_logs import digest, ingest_table, limits, read, write_interactions
@@ -226,7 +226,7 @@ def by_batches(tmp_path: Path, batches: list[list[dict[str, Any]]], **changes: A
     for number, rows in enumerate(batches, 1):
         write_interactions(tmp_path / "data" / "log", rows, f"2024-01-{number:02}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("features.validate.BATCH_ROWS", 1)
+        patch.setattr("features.stages.validate.BATCH_ROWS", 1)
         return dict(run(tmp_path / "data" / "log", limits(**changes)))
 
 

@@ -37,7 +37,7 @@ class Toy:
 
     def set(self, **changes: object) -> None:
         """Change parameters: audit__min_session_events=3."""
-        from contracts.configure import configure
+        from orchestration.configure import configure
 
         configure({key.replace("__", "."): value for key, value in changes.items()}, self.root / "params.yaml")
 

@@ -53,4 +53,4 @@ def test_absorb_is_in_the_one_pool_and_its_schedule_is_off() -> None:
     assert op.definition.pool == "dvc"
     (hourly,) = [each for each in repository.schedule_defs if each.job_name == "absorb"]
     assert (hourly.cron_schedule, hourly.default_status.value) == ("0 * * * *", "STOPPED")
-    assert COMMAND[1:] == ("-m", "features.absorb")
+    assert COMMAND[1:] == ("-m", "features.live.absorb")

@@ -83,7 +83,7 @@ def test_another_source_between_two_stages_is_refused_and_nothing_is_written_the
 def test_make_set_waits_for_who_runs_and_says_so(toy: Toy) -> None:
     with toy.held(*COUNT) as process:
         change = subprocess.Popen(
-            [sys.executable, "-m", "contracts.configure", "audit.min_session_events=5"],
+            [sys.executable, "-m", "orchestration.configure", "audit.min_session_events=5"],
             cwd=toy.root,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

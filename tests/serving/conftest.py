@@ -12,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.predictor import Predictor
+from serving.answering.predictor import Predictor
 from tests.clones import SMALL, clone, run, surroundings
 
 STAGES = (
-    "features.ingest",
-    "features.validate",
-    "features.histories",
-    "features.statistics",
-    "features.materialize",
+    "features.stages.ingest",
+    "features.stages.validate",
+    "features.stages.histories",
+    "features.stages.statistics",
+    "features.stages.materialize",
     "training.train",
     "training.evaluate",
     "serving.package",
@@ -31,7 +31,7 @@ STAGES = (
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which every stage that serving needs has run."""
     repository = clone(tmp_path_factory.mktemp("served"))
-    run(repository, "python", "-m", "contracts.configure", *SMALL)
+    run(repository, "python", "-m", "orchestration.configure", *SMALL)
     for stage in STAGES:
         run(repository, "python", "-m", stage)
     return repository
@@ -60,7 +60,7 @@ def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the clone whose bundle remembers what it shows."""
     repository = tmp_path_factory.mktemp("live") / "clone"
     shutil.copytree(made, repository, symlinks=True)
-    run(repository, "python", "-m", "contracts.configure", "serve.log_exposures=true")
+    run(repository, "python", "-m", "orchestration.configure", "serve.log_exposures=true")
     run(repository, "python", "-m", "serving.package")
     return repository
 

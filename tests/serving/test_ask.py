@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
+from serving.answering.predictor import Predictor
 from serving.ask import draw_candidates, rank_here
-from serving.predictor import Predictor
 from tests.clones import run
 
 PROFILES = "item_profile.parquet"

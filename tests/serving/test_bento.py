@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.answering.predictor import Predictor
+from serving.answering.requests import RankRequest, to_iso
 from serving.bento import requirements
-from serving.predictor import Predictor
-from serving.requests import RankRequest, to_iso
 from tests.clones import ROOT, run, surroundings
 from tests.serving.conftest import serving
 

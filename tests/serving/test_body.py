@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from serving.body import KINDS, MAX_KEYS, parse, read_message
+from serving.answering.refusal import MAX_ERRORS, Refusal
+from serving.http.body import KINDS, MAX_KEYS, parse, read_message
 from serving.params import ServeParams
-from serving.refusal import MAX_ERRORS, Refusal
 
 LIMITS = ServeParams(
     clock="log_end",

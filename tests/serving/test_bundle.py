@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contracts.errors import InputError
-from serving.bundle import GOLDEN, METRICS, MODEL, RANKED, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
-from serving.manifest import MANIFEST, write_manifest
-from serving.predictor import Predictor
-from serving.refusal import Refusal
-from serving.requests import RankRequest
+from serving.answering.predictor import Predictor
+from serving.answering.refusal import Refusal
+from serving.answering.requests import RankRequest
+from serving.bundle.loaded import GOLDEN, METRICS, MODEL, RANKED, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
+from serving.bundle.manifest import MANIFEST, write_manifest
 from tests.serving.conftest import refused
 
 pytestmark = pytest.mark.xdist_group("serving")

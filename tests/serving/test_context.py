@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from features.convention import RECENT
-from serving.logged import LoggedRequest, RequestLog
-from serving.predictor import Predictor
-from serving.requests import RankReply, RankRequest, RequestContext, to_iso
+from features.terms.convention import RECENT
+from serving.answering.predictor import Predictor
+from serving.answering.requests import RankReply, RankRequest, RequestContext, to_iso
+from serving.bundle.logged import LoggedRequest, RequestLog
 from tests.clones import SMALL, clone, run
 from tests.features.ebnerd_bundle import WEEK, Row, clicks, impression, write_bundle
 from tests.serving.conftest import STAGES, serving
@@ -59,7 +59,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = write_bundle(tmp_path_factory.mktemp("log") / "eb", week(1, 700, 0), week(701, 400, 1), history(2))
     repository = clone(tmp_path_factory.mktemp("told"))
     source = ("source.name=ebnerd", f"source.path={log}")
-    run(repository, "python", "-m", "contracts.configure", *source, *SMALL, *TRAINING)
+    run(repository, "python", "-m", "orchestration.configure", *source, *SMALL, *TRAINING)
     for stage in STAGES:
         run(repository, "python", "-m", stage)
     return repository

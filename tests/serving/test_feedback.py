@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from features.live_event import OUTCOME
-from features.online import StaleStoreError
+from features.online.store import StaleStoreError
+from features.sealed.event import OUTCOME
 from serving import ask
-from serving.predictor import Predictor
-from serving.refusal import of_validation
-from serving.remembering import Remembering
-from serving.requests import EventsReply, EventsRequest, RankReply, RankRequest, RequestContext, to_iso, to_microseconds
+from serving.answering.predictor import Predictor
+from serving.answering.refusal import of_validation
+from serving.answering.remembering import Remembering
+from serving.answering.requests import (
+    EventsReply,
+    EventsRequest,
+    RankReply,
+    RankRequest,
+    RequestContext,
+    to_iso,
+    to_microseconds,
+)
 from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("serving")

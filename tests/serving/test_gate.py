@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from serving.gate import READ, Gate
+from serving.http.gate import READ, Gate
 from serving.params import ServeParams
 
 BODY = {"type": "http.request", "body": b'{"user_id": "u", "candidates": ["a"]}', "more_body": False}

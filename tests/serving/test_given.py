@@ -16,10 +16,10 @@ import psutil
 import pytest
 from starlette.responses import JSONResponse
 
-from features.live_event import LiveEvent
-from features.live_redis import WAIT_S
-from features.live_sqlite import SqliteTail
-from serving.given import Given, came_at, once_given
+from features.live.redis import WAIT_S
+from features.live.sqlite import SqliteTail
+from features.sealed.event import LiveEvent
+from serving.http.given import Given, came_at, once_given
 from tests.serving.conftest import serving
 
 pytestmark = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.hosts import is_known
+from serving.http.hosts import is_known
 
 
 @pytest.mark.parametrize(

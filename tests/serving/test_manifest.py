@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import InputError
-from serving.manifest import MANIFEST, Manifest, hash_folder, read_manifest, write_manifest
+from serving.bundle.manifest import MANIFEST, Manifest, hash_folder, read_manifest, write_manifest
 from serving.params import ServeParams
 
 LIMITS = ServeParams(

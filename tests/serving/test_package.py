@@ -10,12 +10,12 @@ import pytest
 from contracts.errors import CheckFailed, InputError
 from contracts.params import load_params
 from serving import package
+from serving.answering.predictor import Predictor
+from serving.answering.requests import RankReply, RankRequest, to_iso
 from serving.ask import table
-from serving.bundle import GOLDEN, MODEL, SPEC, open_bundle
-from serving.golden import check_golden
-from serving.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
-from serving.predictor import Predictor
-from serving.requests import RankReply, RankRequest, to_iso
+from serving.bundle.golden import check_golden
+from serving.bundle.loaded import GOLDEN, MODEL, SPEC, open_bundle
+from serving.bundle.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
 from training import evaluate
 
 pytestmark = pytest.mark.xdist_group("serving")

@@ -10,17 +10,17 @@ import torch
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from features.encode import FeatureSpec
-from serving.logged import RequestLog
-from serving.manifest import read_manifest
-from serving.predictor import Predictor
-from serving.requests import RankRequest, to_iso
-from serving.scorer import NO_EVENTS, Events
-from training.catalogue import load_counters, load_vocabulary
-from training.dataset import make_dataset
+from features.encoding.encode import FeatureSpec
+from serving.answering.predictor import Predictor
+from serving.answering.requests import RankRequest, to_iso
+from serving.bundle.logged import RequestLog
+from serving.bundle.manifest import read_manifest
+from serving.bundle.scorer import NO_EVENTS, Events
+from training.judging.scoring import score_requests
 from training.model.build import load_model
-from training.requests import cut_times, load_events, load_requests, log_end
-from training.scoring import score_requests
+from training.requests.batches import make_dataset
+from training.requests.catalogue import load_counters, load_vocabulary
+from training.requests.reader import cut_times, load_events, load_requests, log_end
 
 pytestmark = pytest.mark.xdist_group("serving")
 

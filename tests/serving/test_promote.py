@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from serving.bundle import METRICS, RANKED
-from serving.manifest import MANIFEST, read_manifest, write_manifest
+from serving.bundle.loaded import METRICS, RANKED
+from serving.bundle.manifest import MANIFEST, read_manifest, write_manifest
 from serving.promote import decide, promote
 from tests.clones import run
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serving.params import ServeParams
-from serving.requests import (
+from serving.answering.requests import (
     EVENT_IDS,
     EventIn,
     EventsRequest,
@@ -24,6 +23,7 @@ from serving.requests import (
     to_iso,
     to_microseconds,
 )
+from serving.params import ServeParams
 
 LIMITS = ServeParams(
     clock="log_end",

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.predictor import Predictor
-from serving.requests import RankRequest, to_iso, to_microseconds
+from serving.answering.predictor import Predictor
+from serving.answering.requests import RankRequest, to_iso, to_microseconds
 from tests.serving.bad_requests import BAD, Bad
 from tests.serving.conftest import refused
 

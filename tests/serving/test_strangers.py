@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from serving.predictor import Predictor
+from serving.answering.predictor import Predictor
 from tests.clones import run
 from tests.serving.conftest import serving
 

@@ -8,8 +8,8 @@ import torch
 
 from training.model.batch import Candidates, History
 from training.model.build import Model, build, fit_buffers
+from training.model.params import ModelParams
 from training.model.shape import ModelShape
-from training.params import ModelParams
 
 SHAPE = ModelShape(
     num_items=42,

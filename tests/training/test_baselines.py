@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from features.as_of import AsOfCounter
-from features.counters import Counters
+from features.encoding.as_of import AsOfCounter
+from features.encoding.counters import Counters
 from tests.training.contexts import no_contexts
-from training.baselines import fit_logistic, logistic, popularity, sigmoid
-from training.requests import Requests
+from training.judging.baselines import fit_logistic, logistic, popularity, sigmoid
+from training.requests.reader import Requests
 
 
 def test_the_logistic_curve_equals_that_of_scikit_learn():

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tests.training.contexts import no_contexts
-from training.catalogue import Vocabulary, count_items, fit_tables
-from training.requests import Events, Requests
+from training.requests.catalogue import Vocabulary, count_items, fit_tables
+from training.requests.reader import Events, Requests
 
 
 def vocabulary(categories):

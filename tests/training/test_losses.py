@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.losses import listwise_loss, mutual_information_loss
+from training.fitting.losses import listwise_loss, mutual_information_loss
 from training.model.router import session_mean
 
 

@@ -6,7 +6,7 @@ import jaxtyping
 import pytest
 import torch
 
-from training.losses import click_loss, mutual_information_loss
+from training.fitting.losses import click_loss, mutual_information_loss
 from training.model.batch import Candidates, History
 from training.model.build import build, load_model, save_weights
 from training.model.build import describe as describe_model

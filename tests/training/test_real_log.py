@@ -13,18 +13,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.configure import flatten
 from contracts.schema import FIRST_INDEX
 from contracts.stage import parameters
-from features.encode import FeatureSpec
+from features.encoding.encode import FeatureSpec
+from orchestration.configure import flatten
 from tests import ebnerd_log
 from tests.clones import real_data
 from training import evaluate, train
-from training.catalogue import load_counters, load_vocabulary
-from training.dataset import make_dataset
+from training.judging.scoring import score_requests
 from training.model.build import GRAPH_MODELS, load_model
-from training.requests import load_events, load_requests
-from training.scoring import score_requests
+from training.requests.batches import make_dataset
+from training.requests.catalogue import load_counters, load_vocabulary
+from training.requests.reader import load_events, load_requests
 
 pytestmark = pytest.mark.xdist_group("ebnerd_models")
 

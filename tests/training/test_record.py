@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from training.record import Epoch, best_epoch, log_live, write_record
+from training.fitting.record import Epoch, best_epoch, log_live, write_record
 
 
 def epoch(number, loss, model="mos"):

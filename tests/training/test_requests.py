@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import InputError
-from features.params import LabelParams, SplitParams
+from features.terms.params import LabelParams, SplitParams
 from tests.training.contexts import no_contexts
-from training.params import TrainParams
-from training.requests import Cuts, Events, Requests, cut_times, iso, log_end, rows_of
-from training.sample import sample_train, sample_validation
+from training.model.params import TrainParams
+from training.requests.reader import Cuts, Events, Requests, cut_times, iso, log_end, rows_of
+from training.requests.sample import sample_train, sample_validation
 
 TRAIN = TrainParams(
     epochs=1,

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.training.contexts import no_contexts
-from training.measure import Scored, differences, measure, measure_slices
-from training.requests import Requests
-from training.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
+from training.judging.measure import Scored, differences, measure, measure_slices
+from training.judging.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
+from training.requests.reader import Requests
 
 MINUTE = 60_000_000
 

@@ -15,14 +15,14 @@ import torch
 from contracts.errors import CheckFailed, InputError
 from contracts.params import PARAMS, load_params
 from contracts.schema import QUARANTINE
-from features import histories, ingest, statistics
-from features.params import SimulatorParams
+from features.stages import histories, ingest, statistics
+from features.terms.params import SimulatorParams
 from training import evaluate, train
-from training.catalogue import load_counters, load_vocabulary
-from training.dataset import make_dataset
+from training.judging.scoring import score_requests
 from training.model.build import load_model
-from training.requests import cut_times, load_events, load_requests, log_end
-from training.scoring import score_requests
+from training.requests.batches import make_dataset
+from training.requests.catalogue import load_counters, load_vocabulary
+from training.requests.reader import cut_times, load_events, load_requests, log_end
 
 OUTS = ("weights", "training_record")
 SMALL_MODEL = {"history_length": 30, "theme_capacity": 10, "num_themes": 6, "short_length": 5}

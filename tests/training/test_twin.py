@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.losses import click_loss
+from training.fitting.losses import click_loss
 from training.model.twin import NUM_HEADS, TwoStageInterest
 
 LENGTHS = [24, 11, 1, 0]

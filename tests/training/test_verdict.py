@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from training.params import EvaluateParams
-from training.standing import choose, standing, warnings
-from training.verdict import MIN_USERS, judge
+from training.judging.standing import choose, standing, warnings
+from training.judging.verdict import MIN_USERS, judge
+from training.model.params import EvaluateParams
 
 RULES = EvaluateParams(
     serve="best",

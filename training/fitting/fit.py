@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader
 
-from training.dataset import Batch, RequestDataset, in_order, shuffled
-from training.losses import click_loss, listwise_loss, mutual_information_loss
+from training.fitting.losses import click_loss, listwise_loss, mutual_information_loss
+from training.fitting.record import Epoch, best_epoch
 from training.metrics import auc, iauc, logloss
 from training.model.build import Model
 from training.model.mixture import MixtureOfSequence
-from training.params import TrainParams
-from training.record import Epoch, best_epoch
+from training.model.params import TrainParams
+from training.requests.batches import Batch, RequestDataset, in_order, shuffled
 
 log = logging.getLogger("leitmotif")
 

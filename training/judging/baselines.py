@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.schema import FIRST_INDEX
-from features.convention import is_click
-from features.counters import Counters
-from features.encode import micros
-from training.requests import Requests
+from features.encoding.counters import Counters
+from features.encoding.encode import micros
+from features.terms.convention import is_click
+from training.requests.reader import Requests
 
 NEWTON_STEPS = 30
 NEWTON_TOLERANCE = 1e-7  # of the largest step

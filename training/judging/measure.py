@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from features.convention import is_click
+from features.terms.convention import is_click
 from training.metrics import auc as pooled_auc
 from training.metrics import bootstrap_auc, calibration, draw_users, gauc, grouped_auc, iauc, logloss
-from training.requests import Requests
+from training.requests.reader import Requests
 
 INTERVAL = (2.5, 97.5)  # percent of the bootstrap
 

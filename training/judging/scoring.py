@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.dataset import RequestDataset, positions_in_order
 from training.model.build import Model
+from training.requests.batches import RequestDataset, positions_in_order
 
 log = logging.getLogger("leitmotif")
 

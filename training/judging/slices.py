@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import UNKNOWN_INDEX
-from features.encode import micros
-from training.requests import Requests
+from features.encoding.encode import micros
+from training.requests.reader import Requests
 
 Mask = npt.NDArray[np.bool_]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from training.params import EvaluateParams
-from training.standing import NAMES, around, of_other
+from training.judging.standing import NAMES, around, of_other
+from training.model.params import EvaluateParams
 
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
 MIN_USERS = 10

@@ -33,7 +33,7 @@ class Candidates(NamedTuple):
 
 
 def to_history(arrays: Mapping[str, np.ndarray]) -> History:
-    """Arrays of features.encode (by their names there, without the shape) -> tensors."""
+    """Arrays of features.encoding.encode (by their names there, without the shape) -> tensors."""
     kinds = {"mask": np.bool_}
     return History(
         *(

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from contracts.errors import InputError
 from training.model.din import DeepInterestNetwork
 from training.model.mixture import MixtureOfSequence
+from training.model.params import ModelParams
 from training.model.shape import ModelShape
 from training.model.twin import TwoStageInterest
-from training.params import ModelParams
 
 Model = MixtureOfSequence | DeepInterestNetwork | TwoStageInterest
 MODELS: dict[str, type[MixtureOfSequence] | type[DeepInterestNetwork] | type[TwoStageInterest]] = {

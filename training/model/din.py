@@ -14,8 +14,8 @@ from training.model.attention import TargetAttention
 from training.model.batch import Candidates, History
 from training.model.embeddings import Catalogue, ItemEmbedding, TokenEmbedding, embedding
 from training.model.head import Head
+from training.model.params import ModelParams
 from training.model.shape import ATTENTION_RATIO, EMBEDDING_STD, ModelShape
-from training.params import ModelParams
 
 
 class InterestState(NamedTuple):

@@ -16,9 +16,9 @@ from training.model.batch import Candidates, History
 from training.model.embeddings import Catalogue, ItemEmbedding, TokenEmbedding, embedding
 from training.model.head import Head
 from training.model.packing import pack
+from training.model.params import ModelParams
 from training.model.router import Router
 from training.model.shape import ATTENTION_RATIO, EMBEDDING_STD, ModelShape
-from training.params import ModelParams
 
 AGREEMENT_FLOOR = 1e-4
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from contracts.section import Section, Several
-from features.params import LONGEST_S
+from features.terms.params import LONGEST_S
 
 MIN_BOOTSTRAP = 20
 """The 2.5 % end of an interval lies within so many draws."""

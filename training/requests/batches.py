@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from contracts.schema import FIRST_INDEX
-from features.asked import Asked, recent_of_histories
-from features.convention import RECENT, is_click
-from features.counters import Counters
-from features.encode import EncodedHistory, FeatureSpec, encode_histories
-from features.scalars import scalar_features
+from features.encoding.asked import Asked, recent_of_histories
+from features.encoding.counters import Counters
+from features.encoding.encode import EncodedHistory, FeatureSpec, encode_histories
+from features.encoding.scalars import scalar_features
+from features.terms.convention import RECENT, is_click
 from training.model.batch import Candidates, History, to_candidates, to_history
-from training.requests import Events, Requests, rows_of
+from training.requests.reader import Events, Requests, rows_of
 
 ENCODED_AT_ONCE = 65_536
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
-from features.counters import Counters
-from training.requests import Events, Requests
+from features.encoding.counters import Counters
+from training.requests.reader import Events, Requests
 
 MAX_CATEGORIES = 16  # of one item; the most frequent ones are kept
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX, PADDING_INDEX, UNKNOWN_INDEX
-from features.convention import micros
-from features.params import LabelParams, SplitParams
+from features.terms.convention import micros
+from features.terms.params import LabelParams, SplitParams
 
 Ints = npt.NDArray[np.integer]
 MICROSECONDS = 1_000_000

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from contracts.errors import InputError
-from training.params import TrainParams
-from training.requests import Requests
+from training.model.params import TrainParams
+from training.requests.reader import Requests
 
 RECENT = 2  # sampled from the latest RECENT x max_requests
 VALIDATION_SHARE = 0.25  # of max_requests

@@ -12,7 +12,7 @@ from toy.words import TOO_LARGE
 from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
-from features.params import AuditParams, RequestParams
+from features.terms.params import AuditParams, RequestParams
 
 
 def run(data: Path, audit: AuditParams, request: RequestParams) -> Report:
