@@ -72,7 +72,7 @@ def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], roo
 
 def check_modules(stage: str, inputs: Inputs, root: Path = Path()) -> None:
     """Raise InputError where a module was edited after this process began: it may have imported the one before."""
-    if edited := _edited_since_start([path for path in inputs.deps if path.endswith(".py")], root):
+    if edited := _edited_since_start([path for path in inputs.files if path.endswith(".py")], root):
         raise InputError(f"{_listed(edited)} changed while {stage} was starting. Nothing was made; run it again.")
 
 

@@ -173,7 +173,7 @@ def _failure(stage: str, attempt: Attempt, root: Path) -> dg.Failure:
 
 
 def _describe_code(stage: Stage) -> str:
-    return f"What `{stage.cmd}` is made of: its command, its paths and {len(stage.files)} files."
+    return f"What `{stage.cmd}` is made of: its command, its paths, and the files and folders of code."
 
 
 def _observed(root: Path, key: str, description: str, group: str, files: str = "") -> dg.AssetsDefinition:

@@ -15,6 +15,7 @@ from orchestration.graph import Graph, Stage, read_graph
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("contracts", "features", "training", "serving", "orchestration")
+MOST_CODE_DEPS = 12
 STAGES = ("ingest", "validate", "histories", "statistics", "audit", "materialize", "train", "evaluate", "package")
 
 
@@ -36,6 +37,14 @@ def _module(stage: Stage) -> str:
 def _file(module: str) -> Path:
     path = ROOT / module.replace(".", "/")
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _room(path: Path) -> str:
+    """The dep that stands for a module: its room, or the file itself where it stands between the rooms."""
+    if path.parts[0] == "contracts":
+        return "contracts"
+    is_in_a_room = len(path.parts) > 2 and path.parts[1] != "stages"
+    return "/".join(path.parts[:2]) if is_in_a_room else path.as_posix()
 
 
 def _is_empty(path: Path) -> bool:
@@ -65,19 +74,28 @@ def test_the_params_of_a_stage_are_its_signature(graph: Graph, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_deps_of_a_stage_are_exactly_the_modules_it_imports(
+def test_the_rooms_and_files_of_a_stage_cover_what_it_imports_and_no_more(
     graph: Graph, imports: grimp.ImportGraph, name: str
 ) -> None:
     stage = graph.stage(name)
     module = _module(stage)
-    modules = {module, *imports.find_upstream_modules(module)}
-    wanted = {path.relative_to(ROOT).as_posix() for path in map(_file, modules) if not _is_empty(path)}
-    listed = {path for path in stage.files if path.endswith(".py")}
+    imported = {_file(each).relative_to(ROOT) for each in (module, *imports.find_upstream_modules(module))}
+    wanted = {_room(path) for path in imported if not _is_empty(ROOT / path)}
+    listed = {path for path in stage.files if path.partition("/")[0] in PACKAGES}
+    listed.discard(load_params(ROOT / "params.yaml")["source"].path)
     missing = "".join(f"\n      - {path}" for path in sorted(wanted - listed))
     superfluous = "".join(f"\n      - {path}" for path in sorted(listed - wanted))
     assert wanted == listed, (
         f"dvc.yaml, {name}: add to deps:{missing or ' nothing'}\n  remove:{superfluous or ' nothing'}"
     )
+    assert len(listed) <= MOST_CODE_DEPS
+
+
+def test_no_stage_reruns_when_a_page_or_the_services_edge_is_edited(graph: Graph) -> None:
+    """What only answers requests or shows results is behind a wall that no stage's deps reach over."""
+    reached = {path for stage in graph.stages for path in stage.files}
+    for room in ("serving/http", "serving/answering", "serving/service.py", "orchestration"):
+        assert not any(path == room or path.startswith(f"{room}/") for path in reached), room
 
 
 def test_the_raw_log_is_a_dep_so_that_new_rows_rerun_ingest(graph: Graph) -> None:
