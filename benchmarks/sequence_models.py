@@ -31,7 +31,7 @@ from training.train import Prepared, fit_one, shape_of
 log = logging.getLogger("leitmotif")
 
 ROOT = Path(__file__).parents[1]
-CODE = ("training/*.py", "training/model/*.py", "features/encoding/encode.py")
+CODE = ("training/**/*.py", "features/encoding/encode.py")
 """What decides a model's logits beside its inputs; the values of the scalars are in the digest of the inputs."""
 
 

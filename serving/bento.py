@@ -23,11 +23,10 @@ SERVICE = "serving.service:Leitmotif"
 NAME = "leitmotif"
 CODE = (
     "contracts/*.py",
-    "features/*.py",
+    "features/**/*.py",
     "training/__init__.py",
-    "training/model/params.py",
     "training/model/*.py",
-    "serving/*.py",
+    "serving/**/*.py",
 )
 INCLUDE = [
     "/contracts/",
