@@ -46,7 +46,7 @@ def scalar_features(
     request_of: [B] the request of each candidate, ascending: candidates of one request stand together, as one list.
     Item columns: log1p of shows and clicks and a smoothed rate, in total and in each trailing window. A total's rate
     is smoothed towards PRIOR_RATE, a window's towards its total. Ages are log1p of hours. serving/bundle/card.py says
-    what each column means; tests/features/test_scalars.py has the slow definition.
+    what each column means; tests/features/encoding/test_scalars.py has the slow definition.
     """
     items, request_of = np.asarray(item_keys, np.int64), np.asarray(request_of, np.int64)
     users, at = asked.user_keys, asked.at

@@ -6,7 +6,7 @@ the offline store of features/feast_store/offline.py, whose tags (lag_s, strict,
 
 `python -m features.online.load` applies the definitions to registry.db in .state/<source>/feast, as does
 `feast -c features/repo apply`. features/encoding/counters.py reads the very Parquet that is registered here;
-tests/features/test_feast_views.py and test_retrieve.py hold it to Feast's own answer.
+tests/features/feast_store/test_feast_views.py and test_retrieve.py hold it to Feast's own answer.
 """
 
 from collections.abc import Iterator, Mapping

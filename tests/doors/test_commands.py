@@ -13,7 +13,7 @@ from contracts.params import load_params
 from tests.doors.conftest import free_port, started, typed
 from tests.doors.test_ui import CHROMIUM
 from tests.features.ebnerd_bundle import write_bundle
-from tests.features.test_movielens import write as write_movielens
+from tests.features.sources.test_movielens import write as write_movielens
 
 pytestmark = pytest.mark.xdist_group("door-commands")
 

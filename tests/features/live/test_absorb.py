@@ -20,7 +20,7 @@ from features.live.sqlite import SqliteTail
 from features.sealed.event import EVENT, OUTCOME, LiveEvent
 from features.sealed.files import read_sealed
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def event(number: int, **changes: object) -> LiveEvent:

@@ -10,9 +10,9 @@ from features.live.places import state_of
 from features.live.tail import LiveTail
 from features.online.store import OnlineStore
 from tests.features.live_tails import ENGINES, event, tails_of
+from tests.features.online.test_online import loaded
 from tests.features.redis_server import RedisServer
 from tests.features.small_log import START_US, row
-from tests.features.test_online import loaded
 
 pytestmark = pytest.mark.xdist_group("redis")
 YEAR_US = 365 * 86_400 * 1_000_000

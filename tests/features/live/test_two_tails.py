@@ -25,7 +25,7 @@ from tests.features.redis_server import RedisServer
 from tests.features.small_source import make, take
 
 pytestmark = pytest.mark.xdist_group("redis")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -21,11 +21,11 @@ from features.stages.materialize import run
 from orchestration.checks import CHECKS, Verdict, judge
 from orchestration.configure import configure
 from orchestration.figures import figures
+from tests.features.online.test_online import loaded
 from tests.features.small_log import build, history, labels, materialize, random_log, row, statistics, validate
-from tests.features.test_online import loaded
 
 pytestmark = pytest.mark.xdist_group("feast")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LENIENT = materialize(min_user_share=0.8)
 VIEWS = {"user_history", "item_profile", *COUNTERS} - {"coclicks"}
 DAY_S = 86_400

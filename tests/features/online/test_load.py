@@ -47,7 +47,7 @@ from tests.features.small_log import (
 )
 
 pytestmark = pytest.mark.xdist_group("feast")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LOAD = "from pathlib import Path; from features.online.load import *; d = Path({!r}); print(load(d, state_of(d)))"
 
 

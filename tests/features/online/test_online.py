@@ -18,7 +18,7 @@ from tests.features.live_tails import event
 from tests.features.small_log import START_US, build, random_log, row, settings
 
 pytestmark = pytest.mark.xdist_group("feast")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def loaded(data: Path, rows: list[dict], max_length: int = 50) -> OnlineStore:

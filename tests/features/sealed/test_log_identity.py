@@ -31,7 +31,7 @@ from tests.features.live_tails import event
 from tests.features.raw_logs import COLUMNS, SMALL, source
 from tests.features.small_source import make, take
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIRST, SECOND = "0123456789ab", "ba9876543210"
 SWAPPED = COLUMNS | {"user_id": "item", "item_id": "user"}
 
