@@ -13,7 +13,7 @@ PROGRAMS = ("make", "dvc", "feast", "bentoml", "curl", "python -m", "source")
 
 RUN_ELSEWHERE = {
     "make test": "it is what runs these tests",
-    "make serve ONLINE=": "needs a Redis that keeps every write; tests/features/online/test_online.py and others start one",
+    "make serve ONLINE=": "needs a Redis that keeps every write; tests/features/online starts one",
     "source .venv/bin/activate": "a line for the shell that is typed in; what it puts on the path is typed here",
 }
 """Commands that no door runs, each with the reason."""
