@@ -10,7 +10,6 @@ inode, size or time of change differ, or where that time was too new to tell two
 """
 
 import fnmatch
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from contracts.errors import InputError
+from contracts.files import hash_file
 from contracts.params import PARAMS, read_params
 
 PIPELINE = Path("dvc.yaml")
@@ -215,8 +215,7 @@ def _digest(path: Path) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "no file"
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return hash_file(path)
     except OSError as error:
         return type(error).__name__
 

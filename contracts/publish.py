@@ -1,6 +1,5 @@
 """Outs are written under a temporary name and appear whole: rename on success, nothing on failure."""
 
-import hashlib
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import CheckFailed
+from contracts.files import hash_file, write_text
 
 
 @contextmanager
@@ -49,18 +49,13 @@ def write_report(path: Path, report: Mapping[str, Any]) -> str:
 
 def digest_of(path: Path) -> str:
     """The digest of a report's bytes: which of several runs it is of."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return hash_file(path)[:16]
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object by rename: keys sorted, a number that is not finite as null (JSON has none)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(
-        json.dumps(_finite(value), indent=2, allow_nan=False, sort_keys=True, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(temporary, path)
+    text = json.dumps(_finite(value), indent=2, allow_nan=False, sort_keys=True, ensure_ascii=False)
+    write_text(path, text + "\n")
 
 
 def _replace(source: Path, target: Path) -> None:

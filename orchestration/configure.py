@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from contracts.errors import InputError
+from contracts.files import write_text
 from contracts.params import PARAMS, check_params, load_params, read_by
 from contracts.running import alone
 from contracts.source_id import default_id, fingerprint
@@ -93,8 +94,8 @@ def configure(
         if path.read_text(encoding="utf-8") != plan.before:  # by another door, meanwhile
             plan = _plan(changes, path)
         for name, own in plan.kept.items():
-            _write(path.parent / PRESETS / KEPT / f"{name}.yaml", own)
-        _write(path, plan.text)
+            write_text(path.parent / PRESETS / KEPT / f"{name}.yaml", own)
+        write_text(path, plan.text)
     return plan.made
 
 
@@ -145,13 +146,6 @@ def _read_back(text: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if any(flatten(values).get(key, key) != value for key, value in wanted.items()):
         raise InputError("A comment beside a value would spoil the file. Change it in an editor.")
     return values
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _dump(document: Any) -> str:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from contracts.errors import CheckFailed, InputError
+from contracts.files import hash_file
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encoding.asked import Asked, recent_clicks
@@ -40,7 +41,7 @@ from serving.bundle.loaded import (
     weights_of,
 )
 from serving.bundle.logged import LoggedRequest, RequestLog
-from serving.bundle.manifest import hash_file, hash_folder, write_manifest
+from serving.bundle.manifest import hash_folder, write_manifest
 from serving.bundle.reading import read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Scorer
 from serving.bundle.themes import name_themes
@@ -52,12 +53,8 @@ TRAINING_DATA = ("user_histories", "impressions", "item_counters", "user_counter
 CODE = (
     "contracts/schema.py",
     "features/terms/convention.py",
-    "features/encoding/encode.py",
-    "features/encoding/scalars.py",
-    "features/encoding/as_of.py",
-    "features/encoding/asked.py",
-    "features/encoding/coclicks.py",
-    "features/encoding/counters.py",
+    "features/terms/slices.py",
+    "features/encoding/*.py",
     "training/model/*.py",
     "serving/bundle/scorer.py",
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from features.tables.cache import hash_file, key_of
+from contracts.files import hash_file
+from features.tables.cache import key_of
 from features.tables.partitions import Partition
 from features.terms.convention import counted_at
 from features.terms.known import says_known, times_in

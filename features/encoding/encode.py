@@ -14,6 +14,7 @@ import numpy.typing as npt
 from contracts.errors import InputError
 from contracts.schema import PADDING_INDEX
 from features.terms.convention import CLICKED, RECENT, coclick_columns, micros
+from features.terms.slices import ends_before
 
 if TYPE_CHECKING:
     from features.terms.params import HistoryParams, StatisticsParams
@@ -226,23 +227,6 @@ def encode_one(
     """One user's whole stored history, in time order, as known at `at`: encode_histories with U = 1."""
     end = np.searchsorted(occurred_at, at - micros(spec.history_lag_s), side="left")
     return encode_histories(spec, item_index, occurred_at, label, session, [0], [end], [at])
-
-
-def ends_before(occurred_at: npt.NDArray[Any], starts: Int64, ends: Int64, cut: Int64) -> Int64:
-    """Move an end back to the first event that is not strictly before the cut. Free where ends are right already."""
-    nonempty = ends > starts
-    late = np.zeros(len(ends), bool)
-    late[nonempty] = occurred_at[ends[nonempty] - 1] >= cut[nonempty]
-    if not late.any():
-        return ends
-    low, high = starts[late], ends[late]  # bisect all late rows together
-    while (low < high).any():
-        middle = (low + high) // 2
-        before = (low < high) & (occurred_at[np.minimum(middle, len(occurred_at) - 1)] < cut[late])
-        low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
-    ends = ends.copy()
-    ends[late] = low
-    return ends
 
 
 def age_bucket(age_us: npt.ArrayLike) -> Int32:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.terms.slices import positions
+
 Int64 = npt.NDArray[np.int64]
 
 NO_FACT = -1
@@ -127,13 +129,8 @@ def take_ranges(values: pa.Array, starts: Int64, ends: Int64, there: npt.NDArray
     pieces = []
     for first in range(0, max(len(starts), 1), LISTS_AT_ONCE):
         rows = slice(first, first + LISTS_AT_ONCE)
-        offsets, flat = ranges(starts[rows], ends[rows])
+        counts = ends[rows] - starts[rows]
+        offsets, flat = np.r_[0, np.cumsum(counts)], positions(starts[rows], counts)
         taken: Any = values.take(pa.array(flat))
         pieces.append(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), taken, mask=pa.array(~there[rows])))
     return pa.chunked_array(pieces, kind)
-
-
-def ranges(starts: Int64, ends: Int64) -> tuple[Int64, Int64]:
-    """[R + 1] offsets of the ranges when laid end to end, and every position that they hold."""
-    offsets = np.r_[0, np.cumsum(ends - starts)]
-    return offsets, np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX
-from features.encoding.encode import ends_before
-from features.feast_store.as_of_join import LISTS_AT_ONCE, ranges
+from features.feast_store.as_of_join import LISTS_AT_ONCE
 from features.tables.histories import UserHistories, from_first
+from features.terms.slices import ends_before, positions
 
 Int64 = npt.NDArray[np.int64]
 
@@ -57,7 +57,8 @@ def cut_histories(
     pieces: dict[str, list[pa.Array]] = {name: [] for name in names}
     for first in range(0, max(len(starts), 1), LISTS_AT_ONCE):
         rows = slice(first, first + LISTS_AT_ONCE)
-        offsets, events = ranges(starts[rows], ends[rows])
+        counts = ends[rows] - starts[rows]
+        offsets, events = np.r_[0, np.cumsum(counts)], positions(starts[rows], counts)
         none = pa.array(starts[rows] == ends[rows])
         for name in names:
             if name == SESSIONS:

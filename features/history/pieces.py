@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from contracts import schema
+from contracts.files import hash_file
 from features.history import queries as history_queries
 from features.tables import duck
-from features.tables.cache import PartitionCache, hash_file, key_of
+from features.tables.cache import PartitionCache, key_of
 from features.tables.partitions import Partition
 from features.terms import convention, known
 

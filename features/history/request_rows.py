@@ -16,6 +16,7 @@ from features.history.users import NamedRequests, Rows, UserLog
 from features.tables import duck
 from features.terms.convention import micros
 from features.terms.params import RequestParams
+from features.terms.slices import positions
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -100,7 +101,7 @@ def find_blocks(
         "known_at": _known_at(rows, place, starts)[order],
     }
     inside = place[_within_blocks(rows, place, np.repeat(np.arange(len(starts)), counts))]
-    inside = inside[spread(starts[order], counts[order])]
+    inside = inside[positions(starts[order], counts[order])]
     kept = {"item_index": rows.item_index[inside], "label": rows.label[inside]}
     return Blocks(pa.table(requests), pa.table(kept)), nameless
 
@@ -126,12 +127,6 @@ def read_end_offsets(users: UserLog, place: int) -> npt.NDArray[np.int32]:
         return np.zeros(0, np.int32)
     start = int(first) * np.dtype(np.int32).itemsize
     return np.fromfile(users.scratch / END_OFFSETS, np.int32, int(end - first), offset=start)
-
-
-def spread(starts: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]) -> Int64:
-    """starts[0], starts[0] + 1, ... counts[0] of them, then the same of starts[1], and so on."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 NOT_LATER = 0

@@ -21,9 +21,10 @@ from ibis.backends.duckdb import Backend
 
 from contracts import schema
 from features.history.pieces import Piece
-from features.history.request_rows import NOT_LATER, Blocks, Moved, read_end_offsets, spread
+from features.history.request_rows import NOT_LATER, Blocks, Moved, read_end_offsets
 from features.history.users import UserLog
 from features.tables import duck
+from features.terms.slices import positions
 
 Int64 = npt.NDArray[np.int64]
 
@@ -153,7 +154,7 @@ class _Named:
             counts = self.users.pieces[piece].table("requests")["num_rows"].to_numpy()
             starts = np.r_[0, np.cumsum(counts, dtype=np.int64)]
             places = self.moved.from_place[chosen]
-            rows = pa.array(spread(starts[places], counts[places]))
+            rows = pa.array(positions(starts[places], counts[places]))
             later = self.users.pieces[piece].table("asked").take(rows)
             columns = [later[name].to_numpy() for name in ("label", "position", "event_key")]
             to = np.repeat(self.moved.to_place[chosen], counts[places])
@@ -204,7 +205,7 @@ def _in_order(parts: list[Requests]) -> Requests:
         by_name = pc.sort_indices(keys, sort_keys=[(key, "ascending") for key in keys.column_names])
         order[places] = some[by_name.to_numpy()]
     starts = np.cumsum(counts, dtype=np.int64) - counts
-    rows = spread(starts[order], counts[order])
+    rows = positions(starts[order], counts[order])
     of_requests = (at[order], user[order], name.take(pa.array(order)), ends[order], counts[order], known[order])
     return Requests(*of_requests, item_index[rows], label[rows])
 

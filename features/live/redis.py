@@ -15,8 +15,9 @@ from redis.retry import Retry
 
 from contracts.errors import InputError
 from features.live.deadline import left_s
-from features.live.tail import Listed, Marks, name_of_forgotten, nobody
+from features.live.tail import Listed, Marks, nobody
 from features.sealed.event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
+from features.sealed.forgotten import hash_of
 from features.terms.convention import key_of_text
 
 T = TypeVar("T")
@@ -178,7 +179,7 @@ class RedisTail:
             with self._client.pipeline(transaction=False) as pipe:
                 for user_id in user_ids:
                     pipe.zrevrange(self._key(f"history:{user_id}"), 0, length - 1)
-                pipe.smismember(self._key("forgotten"), [name_of_forgotten(user_id) for user_id in user_ids])
+                pipe.smismember(self._key("forgotten"), [hash_of(user_id) for user_id in user_ids])
                 return pipe.execute()
 
         if not user_ids:
@@ -225,7 +226,7 @@ class RedisTail:
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
         if not user_ids:
             return []
-        names = [name_of_forgotten(user_id) for user_id in user_ids]
+        names = [hash_of(user_id) for user_id in user_ids]
         return [bool(gone) for gone in self._ask(lambda: self._client.smismember(self._key("forgotten"), names))]
 
     def prune(self, upto_seq: int) -> int:
@@ -238,7 +239,7 @@ class RedisTail:
 
     def forget(self, user_ids: Sequence[str]) -> None:
         """The server's append-only file is written anew, without them, as soon as it gets to it."""
-        pairs = [value for user_id in user_ids for value in (user_id, name_of_forgotten(user_id))]
+        pairs = [value for user_id in user_ids for value in (user_id, hash_of(user_id))]
         self._ask(lambda: self._forget(args=[self._prefix, *pairs]))
         self._ask(self._rewrite)
 
@@ -262,7 +263,7 @@ class RedisTail:
             keys = self._client.scan_iter(match=f"{glob_escape(prefix)}*", count=1_000)
             return [cast(bytes, key).decode().removeprefix(prefix) for key in keys]
 
-        if theirs := [user for user in self._ask(users) if name_of_forgotten(user) in digests]:
+        if theirs := [user for user in self._ask(users) if hash_of(user) in digests]:
             self.forget(theirs)
 
     def drop(self) -> None:
@@ -361,7 +362,7 @@ def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:
     key = key_of_text(event.event_id) + 2**63
     whole = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # has no byte 0: JSON escapes it
     member = f"{event.item_id}\0{key:016x}\0{whole}"
-    name = name_of_forgotten(event.user_id)
+    name = hash_of(event.user_id)
     in_history = int(event.in_history)
     return event.user_id, name, event.event_id, int(event.revision), in_history, int(event.counts_from), member
 

@@ -15,8 +15,9 @@ from typing import NamedTuple, TypeVar
 
 from contracts.errors import InputError
 from features.live.deadline import left_s
-from features.live.tail import Listed, Marks, name_of_forgotten, nobody
+from features.live.tail import Listed, Marks, nobody
 from features.sealed.event import EVENT, OUTCOME, SQLITE, Fate, LiveEvent
+from features.sealed.forgotten import hash_of
 from features.sealed.owner import BELONGS, CLAIM, WHOSE, noted_in
 from features.terms.convention import key_of_text
 
@@ -43,7 +44,7 @@ CREATE TABLE IF NOT EXISTS forgotten (user TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 """
 """current: the row is its user's history: in_history, and not a show whose outcome counts from the same time on.
-user: name_of_forgotten."""
+user: hash_of."""
 COUNTS_FROM = "max(occurred_at, ifnull(known_at, occurred_at))"
 """LiveEvent.counts_from."""
 SCHEMA = SCHEMA.replace("COUNTS_FROM", COUNTS_FROM)
@@ -154,7 +155,7 @@ class SqliteTail:
             found = []
             for user_id in user_ids:
                 rows = connection.execute(HISTORY, (user_id, length)).fetchall()
-                gone = connection.execute(FORGOTTEN, (name_of_forgotten(user_id),)).fetchone()
+                gone = connection.execute(FORGOTTEN, (hash_of(user_id),)).fetchone()
                 found.append(None if gone else [_event(row) for row in reversed(rows)])
             return found
 
@@ -183,7 +184,7 @@ class SqliteTail:
         return noted if noted is not None else self._write(lambda connection: _belongs_to(connection, log))
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
-        return self._are_forgotten([name_of_forgotten(user_id) for user_id in user_ids])
+        return self._are_forgotten([hash_of(user_id) for user_id in user_ids])
 
     def prune(self, upto_seq: int) -> int:
         """In small transactions; that they are gone is written before the first goes."""
@@ -202,7 +203,7 @@ class SqliteTail:
 
     def forget(self, user_ids: Sequence[str]) -> None:
         """Their bytes are overwritten, in the file at once, in its log where no reader holds that open."""
-        self._forget([name_of_forgotten(user_id) for user_id in user_ids], lambda _: user_ids)
+        self._forget([hash_of(user_id) for user_id in user_ids], lambda _: user_ids)
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
         """One look where it has forgotten them all."""
@@ -378,7 +379,7 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent], acknowl
     for event in events:
         user_id = event.user_id
         if user_id not in gone:
-            gone[user_id] = connection.execute(FORGOTTEN, (name_of_forgotten(user_id),)).fetchone() is not None
+            gone[user_id] = connection.execute(FORGOTTEN, (hash_of(user_id),)).fetchone() is not None
         if gone[user_id]:
             fates.append(Fate.FORGOTTEN)
             continue
@@ -401,7 +402,7 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent], acknowl
 def _users(connection: sqlite3.Connection, digests: frozenset[str]) -> list[str]:
     """Those who have events here, of these."""
     users = connection.execute("SELECT DISTINCT user_id FROM log").fetchall()
-    return [user for (user,) in users if name_of_forgotten(user) in digests]
+    return [user for (user,) in users if hash_of(user) in digests]
 
 
 def _event(row: Sequence) -> LiveEvent:

@@ -4,20 +4,13 @@ A tail is a log in order of acknowledgement (seq) and, for histories, the same e
 process that appends or reads; what append has returned is durable.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from features.sealed.event import Fate, LiveEvent
 
-
-def name_of_forgotten(user_id: str) -> str:
-    """What a tail keeps of a user who asked to be forgotten: the SHA-256 of the id, in 64 hexadecimal digits."""
-    return hashlib.sha256(user_id.encode()).hexdigest()
-
-
 Listed = Callable[[], Iterable[str]]
-"""Reads the list of the forgotten: each as name_of_forgotten."""
+"""Reads the list of the forgotten: each as hash_of."""
 
 
 def nobody() -> tuple[str, ...]:
@@ -105,7 +98,7 @@ class LiveTail(Protocol):
         ...
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
-        """The same for those of these users (as name_of_forgotten) whom it has not forgotten. Returns how many."""
+        """The same for those of these users (as hash_of) whom it has not forgotten. Returns how many."""
         ...
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:

@@ -7,7 +7,6 @@ all are.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contracts.errors import InputError
+from contracts.files import hash_file
 from contracts.params import load_params
 from contracts.publish import write_json
 from features.live.open_tail import engine, forgotten_of, open_tail, redis_address
@@ -201,8 +201,7 @@ def _stored(folder: Path, known: dict[str, Any]) -> dict[str, Stored]:
         if path.name in known and version == (*known[path.name][1:],):
             stored[path.name] = Stored(*known[path.name])
             continue
-        with path.open("rb") as handle:
-            stored[path.name] = Stored(hashlib.file_digest(handle, "sha256").hexdigest(), *version)
+        stored[path.name] = Stored(hash_file(path), *version)
     return stored
 
 

@@ -14,11 +14,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
+from contracts.files import hash_file
 from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
 from features.live.places import LOG
 from features.sealed.event import ENGINES
 from features.tables.histories import UserHistories, from_first
+from features.terms.slices import ends_before
 
 ITEM_PROFILE = pa.schema(
     [
@@ -61,7 +63,7 @@ def write_snapshot(
         "num_users": num_users,
         "num_items": num_items,
         "settings": settings,
-        "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+        "files": {name: hash_file(path) for name, path in files.items()},
     }
     stamp = {"snapshot_id": hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest(), **held}
     write_json(folder / "snapshot.json", stamp)
@@ -102,7 +104,7 @@ def user_history_rows(histories: UserHistories, max_length: int, before_us: int 
     for first, last in _users_at_once(histories.offsets):
         starts, ends = histories.offsets[first:last], histories.offsets[first + 1 : last + 1]
         if before_us is not None:
-            ends = _ends_before(histories, starts, ends, before_us)
+            ends = ends_before(histories.occurred_at, starts, ends, np.full(len(ends), before_us))
         lengths = ends - starts
         users = np.flatnonzero(lengths)
         kept = np.minimum(lengths, max_length)[users]
@@ -120,14 +122,6 @@ def user_history_rows(histories: UserHistories, max_length: int, before_us: int 
         newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
         names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
         yield pa.table([names, newest, *lists], schema=USER_HISTORY_SNAPSHOT)
-
-
-def _ends_before(
-    histories: UserHistories, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], at_us: int
-) -> npt.NDArray[np.int64]:
-    """Where each user's events strictly before a time end."""
-    earlier = np.r_[0, np.cumsum(histories.occurred_at[starts[0] : ends[-1]] < at_us)]
-    return starts + earlier[ends - starts[0]] - earlier[starts - starts[0]]
 
 
 def _users_at_once(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:

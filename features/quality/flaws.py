@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from features.tables.connection import connect
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 
@@ -38,8 +39,7 @@ class Flaws:
 
 def find_flaws(files: Sequence[Path], rules: Sequence[Rule]) -> Flaws:
     """Judge every row of all files. A row's reason is the first rule that it breaks."""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 2; SET enable_progress_bar = false")
+    with connect() as connection:
         _prepare(connection, files, rules)
         found = connection.sql(f"""
             SELECT place, row, rule, {SEVERAL_USERS} AS num_users, CASE WHEN repeats AND rule < 0 THEN

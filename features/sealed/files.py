@@ -1,9 +1,8 @@
 """live/<source>/: the files in which live events were sealed, each whole or not there; all that ingest sees of them."""
 
 import fcntl
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
+from contracts.files import locked, written
 from contracts.running import LOCKS, reader_of, wait_for_reader
 from contracts.schema import LIVE
 from features.sealed.event import REDIS, SQLITE
@@ -74,18 +74,8 @@ def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None, lo
     """
     events = events.select(LIVE.names).combine_chunks().cast(LIVE).sort_by("seq")
     newest = max(newest_seq or 0, events["seq"][-1].as_py() if len(events) else 0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as handle:
-            kept = events.replace_schema_metadata({NEWEST_SEQ: str(newest)})
-            pq.write_table(kept, handle, compression="zstd")
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path) as temporary:
+        pq.write_table(events.replace_schema_metadata({NEWEST_SEQ: str(newest)}), temporary, compression="zstd")
     note(path.parent, [path], log=log)
 
 
@@ -93,15 +83,6 @@ def newest_seq(tables: Sequence[pa.Table]) -> int:
     """The newest seq that was ever sealed in these files of one engine, as read_sealed gives them; 0 without any."""
     of_rows = [table["seq"][-1].as_py() for table in tables if len(table)]
     return max([0, *of_rows, *(int((table.schema.metadata or {}).get(NEWEST_SEQ, b"0")) for table in tables)])
-
-
-def sync_folder(folder: Path) -> None:
-    """Put on the disk which names a folder holds: a rename is not there before."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -133,13 +114,8 @@ def reading(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    locks = folder.parent.parent / LOCKS
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / f"live-{folder.name}.lock").open("a") as handle:
-        fcntl.flock(handle, how)
-        yield
+def _locked(folder: Path, how: int) -> AbstractContextManager[None]:
+    return locked(folder.parent.parent / LOCKS / f"live-{folder.name}.lock", how)
 
 
 def _damaged(path: Path, said: str) -> InputError:

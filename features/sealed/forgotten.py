@@ -6,7 +6,6 @@ Whoever can guess an id can tell whether it is on the list, so that neither git 
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -18,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import InputError
-from features.sealed.files import sync_folder, writing
+from contracts.files import write_text
+from features.sealed.files import writing
 from features.sealed.known_logs import check_list, note
 
 NAME = "forgotten.txt"
@@ -80,14 +80,7 @@ def _with_head(lines: list[str]) -> list[str]:
 
 
 def _write(folder: Path, lines: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{NAME}.{os.getpid()}"
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write("".join(f"{line}\n" for line in lines))
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, folder / NAME)
-    sync_folder(folder)
+    write_text(folder / NAME, "".join(f"{line}\n" for line in lines))
 
 
 def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArray[np.bool_]:

@@ -5,15 +5,15 @@ Tracked by git and read by ingest; live/<id>/ is neither. A clone, or the tempor
 digest of that many lines, the first of which is random. The list only grows, so an older known.json fits a newer list.
 """
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from contracts.errors import InputError
+from contracts.files import locked
 from contracts.publish import write_json
 
 KNOWN = "known.json"
@@ -125,13 +125,8 @@ def _known(content: dict[str, Any], folder: Path) -> Known:
         raise InputError(f"{path}, {folder.name}: {error}. `git checkout {path}` brings it back.") from error
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    locks = folder.parent.parent / ".state" / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / "live-known.lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return locked(folder.parent.parent / ".state" / "locks" / "live-known.lock")
 
 
 def _hash(content: bytes) -> str:

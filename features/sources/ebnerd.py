@@ -8,13 +8,13 @@ article's totals) is never read.
 
 import logging
 
-import duckdb
 import pyarrow as pa
 
 from contracts.schema import ITEMS, REJECTED, TIME
 from features.sources.ebnerd_events import explode
 from features.sources.ebnerd_files import ARTICLES, BEHAVIORS, HISTORY, find_ebnerd, read_columns
 from features.sources.log import Log
+from features.tables.connection import connect
 from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")
@@ -62,8 +62,7 @@ def read_ebnerd(source: SourceParams) -> Log:
 
 def _items(articles: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The catalogue (ITEMS), and articles without an id (REJECTED)."""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 2; SET enable_progress_bar = false")
+    with connect() as connection:
         connection.register("articles", articles)
         items = connection.sql(LISTED).to_arrow_table()
         nameless = connection.sql(NAMELESS).to_arrow_table()

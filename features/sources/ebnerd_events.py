@@ -6,12 +6,12 @@ One DuckDB connection over Arrow tables; no row is looked at in Python.
 
 from typing import NamedTuple
 
-import duckdb
 import pyarrow as pa
 
 from contracts.schema import CONTEXTS, REJECTED, ROLE_HISTORY, ROLE_IMPRESSION, TIME
 from features.sources.log import EVENTS
 from features.sources.parse import YEAR_1_US, YEAR_10000_US
+from features.tables.connection import connect
 from features.terms.convention import CLICKED
 
 SAME_CLICK_US = 600 * 1_000_000
@@ -116,8 +116,7 @@ def explode(behaviors: pa.Table, history: pa.Table) -> Exploded:
         user_id, item_ids, times_us; both with file and line. A history row counts once however many files hold it,
         and not at all where it is a click.
     """
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 2; SET enable_progress_bar = false")
+    with connect() as connection:
         connection.register("behaviors", behaviors)
         connection.register("history", history)
         for step in (IMPRESSIONS, CANDIDATES, VISITS):

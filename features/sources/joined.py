@@ -6,12 +6,12 @@ The rule is that of live outcomes (features/sources/live.py): the show's row sta
 
 import logging
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from contracts.schema import REJECTED, ROLE_IMPRESSION
 from features.sources.log import EVENTS
+from features.tables.connection import connect
 from features.terms.convention import CLICKED
 
 log = logging.getLogger("leitmotif")
@@ -74,8 +74,7 @@ def join_repeats(events: pa.Table, join_s: float) -> tuple[pa.Table, pa.Table]:
     row that tells it was. A row further than join_s from the
     show is no part of that fact: it is held back with a reason of its own, as no request holds an item twice.
     """
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 2; SET enable_progress_bar = false")
+    with connect() as connection:
         connection.register("events", events.select(["role", "label", "impression_id", "user_id", "item_id"]))
         key = connection.execute(CANDIDATES).fetchnumpy()["key"]
         connection.unregister("events")

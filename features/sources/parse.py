@@ -7,13 +7,13 @@ One DuckDB query over an Arrow table; no row is looked at in Python.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from contracts.errors import InputError
+from features.tables.connection import connect
 from features.terms.rules import CONTROL_CHARACTERS
 
 UNITS_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -66,8 +66,7 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Seq
         FROM (SELECT {", ".join(f"{term} AS {name}" for name, term in terms.items())}, row_number FROM raw_rows)
         ORDER BY row_number
     """
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 2")
+    with connect() as connection:
         connection.register("raw_rows", raw.append_column("row_number", pa.array(np.arange(len(raw)))))
         rows = connection.sql(query).to_arrow_table()
         zoneless = connection.sql(f"SELECT {_num_without_zone(has['occurred_at'], time_unit)} FROM raw_rows").fetchall()
@@ -134,7 +133,7 @@ def _in_digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
     digits = "lower(hex(bytes))"
     if is_uuid:
         digits = f"regexp_replace({digits}, '(.{{8}})(.{{4}})(.{{4}})(.{{4}})', '\\1-\\2-\\3-\\4-')"
-    with duckdb.connect() as connection:
+    with connect() as connection:
         connection.register("column_of_bytes", pa.table({"bytes": column.cast(pa.binary())}))
         return connection.sql(f"SELECT {digits} AS digits FROM column_of_bytes").to_arrow_table()["digits"]
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +22,7 @@ from features.sources.delimited import WRONG_FIELDS, Rows, read_delimited, read_
 from features.sources.files import ADVICE, PARQUET, READ_ERRORS, DataFile, find_files, named, open_bytes, unreadable
 from features.sources.log import EVENTS, Log
 from features.sources.parse import KEYS, WHOLE, parse
+from features.tables.connection import connect
 from features.terms.params import ColumnParams, SourceParams
 
 log = logging.getLogger("leitmotif")
@@ -238,8 +238,7 @@ def _whole_ids(events: pa.Table) -> tuple[pa.Table, dict[str, int]]:
 
 def _items(parsed: pa.Table) -> pa.Table:
     """One row an item: the latest of each fact where it was given; the row order does not matter."""
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 2")
+    with connect() as connection:
         connection.register("parsed", parsed.select(["item_id", "occurred_at", *ABOUT_ITEMS]))
         items = connection.sql("""
             SELECT item_id,

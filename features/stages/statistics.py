@@ -20,13 +20,14 @@ from ibis.backends.duckdb import Backend
 
 from contracts import schema
 from contracts.errors import InputError
+from contracts.files import hash_file
 from contracts.publish import publish
 from contracts.stage import Report, main
 from features.counts import pieces as counter_pieces
 from features.counts.factors import write_coclicks
 from features.counts.pieces import Piece, plan
 from features.tables import duck, partitions
-from features.tables.cache import PartitionCache, hash_file, key_of
+from features.tables.cache import PartitionCache, key_of
 from features.tables.partitions import check_times, partitions_of
 from features.terms import convention, known
 from features.terms.convention import CLICKED, counted_at, micros

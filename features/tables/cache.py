@@ -4,7 +4,6 @@ A key is a hash of all that the files depend on. Files are copied out, never lin
 or DVC when it protects one, must not reach what later runs are assembled from.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from contracts.files import hash_file, locked
 from contracts.publish import write_json
 
 ENTRY = "entry.json"
@@ -23,12 +23,6 @@ MAKING = ".making"
 def key_of(*parts: object) -> str:
     """The name of what depends on these parts: a hash of their JSON."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def file_name(table: str) -> str:
@@ -49,9 +43,7 @@ class PartitionCache:
     @contextmanager
     def open(cls, folder: Path) -> Iterator["PartitionCache"]:
         """The cache in a folder, for one process at a time: another waits."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(folder / LOCK):
             yield cls(folder)
 
     def holds(self, key: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from contracts.errors import InputError
+from contracts.files import hash_file
 from contracts.publish import write_json
 from contracts.section import Section
 from serving.params import ServeParams
@@ -62,12 +63,6 @@ def read_manifest(folder: Path) -> Manifest:
     if changed:
         raise InputError(f"{folder}: {', '.join(changed)} changed since the bundle was packaged. {AGAIN}")
     return manifest
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def hash_folder(folder: Path) -> str:

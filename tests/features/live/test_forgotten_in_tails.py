@@ -12,7 +12,7 @@ from contracts.publish import write_json
 from features.live.absorb import absorb
 from features.live.open_tail import ENGINE_VARIABLE, live_path, open_sqlite, open_tail
 from features.live.places import DEFINED, ENGINE, STAMP, state_of
-from features.live.tail import LiveTail, name_of_forgotten
+from features.live.tail import LiveTail
 from features.online.load import load
 from features.online.store import OnlineStore, StaleStoreError
 from features.sealed.event import Fate
@@ -47,10 +47,6 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def data(tmp_path: Path) -> Path:
     """data/<source> of a small log with its snapshot; the source's name is of this test alone."""
     return make(tmp_path)
-
-
-def test_the_list_and_the_tails_name_a_user_alike() -> None:
-    assert [hash_of(user) for user in ("u", "é 1")] == [name_of_forgotten(user) for user in ("u", "é 1")]
 
 
 def test_hashes_that_a_tail_lacks_are_refused_from_then_on_and_their_events_gone(tail: LiveTail) -> None:

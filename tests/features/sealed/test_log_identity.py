@@ -184,7 +184,7 @@ def test_absorb_and_forget_do_not_touch_what_came_to_another_log(tmp_path: Path)
 def told(folder: Path, command: str, *arguments: str) -> str:
     """What a command says in a folder."""
     done = subprocess.run(
-        [sys.executable, "-m", f"features.{command}", *arguments],
+        [sys.executable, "-m", f"features.live.{command}", *arguments],
         cwd=folder,
         env=surroundings(folder) | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
