@@ -1,4 +1,4 @@
-"""Every command that README.md names is run: by a door's test, which is read here, or for a reason given here."""
+"""Every command that README.md and docs/ name is run: by a door's test, read here, or for a reason given here."""
 
 import ast
 import re
@@ -13,10 +13,19 @@ PROGRAMS = ("make", "dvc", "feast", "bentoml", "curl", "python -m", "source")
 
 RUN_ELSEWHERE = {
     "make test": "it is what runs these tests",
+    "make lint": "make test runs it first",
+    "make clean": "tests/contracts/test_running.py runs what it asks before it deletes",
+    "make serve HOST=": "it would listen beyond loopback; tests/serving/test_hosts.py and tests/orchestration hold it",
+    "python -m orchestration.reproduce": "it is what make run calls",
     "make serve ONLINE=": "needs a Redis that keeps every write; tests/features/online starts one",
     "source .venv/bin/activate": "a line for the shell that is typed in; what it puts on the path is typed here",
 }
 """Commands that no door runs, each with the reason."""
+
+
+def pages() -> str:
+    """README.md and the pages that it links."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))))
 
 
 def commands_of(text: str) -> set[str]:
@@ -118,15 +127,15 @@ def _apart(command: str) -> tuple[str, set[str]]:
 
 
 def test_every_command_of_the_readme_is_run() -> None:
-    named = commands_of((ROOT / "README.md").read_text(encoding="utf-8"))
+    named = commands_of(pages())
     assert {"make ui", "make run DATA= SOURCE=movielens", "dvc exp run", "feast apply", "curl rank"} <= named
     run = typed_by_doors() | benchmarks_that_tests_run()
     missing = {command for command in named if not is_run(command, run)} - RUN_ELSEWHERE.keys()
-    assert not missing, f"README.md names what no test runs: {sorted(missing)}"
+    assert not missing, f"README.md or docs/ name what no test runs: {sorted(missing)}"
 
 
 def test_a_reason_is_given_for_nothing_that_is_run_or_not_named() -> None:
-    named = commands_of((ROOT / "README.md").read_text(encoding="utf-8"))
+    named = commands_of(pages())
     run = typed_by_doors() | benchmarks_that_tests_run()
     assert not {command for command in RUN_ELSEWHERE if is_run(command, run)}
     assert RUN_ELSEWHERE.keys() <= named
