@@ -49,7 +49,7 @@ def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
     _execute(feast, f"DELETE FROM {_quoted(feast, view)} WHERE entity_key = ?", keys)
 
 
-def let_older_in(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
+def allow_older_overwrite(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
     """Before a write that may be of older events: our stores keep what is newer than what is written.
 
     Nobody reads the file of a load yet; a server's rows are read all the while, so they stay until they are replaced.

@@ -100,7 +100,7 @@ class _Named:
     row_offsets: Int64
     end_offset: npt.NDArray[np.int32]
     known_at: Int64
-    goes: npt.NDArray[np.bool_]  # it began in an earlier piece
+    began_earlier: npt.NDArray[np.bool_]  # the request began in an earlier piece, which writes it
     moved: Moved
 
     @classmethod
@@ -109,22 +109,24 @@ class _Named:
         by_user = users.pieces[place].table("by_user")["place"].to_numpy()
         ends = np.empty(len(held), np.int32)
         ends[by_user] = read_end_offsets(users, place)
-        goes = np.zeros(len(held), bool)
-        goes[moved.from_place[moved.from_piece == place]] = True
+        began_earlier = np.zeros(len(held), bool)
+        began_earlier[moved.from_place[moved.from_piece == place]] = True
         at, counts = held["request_at"].to_numpy(), held["num_rows"].to_numpy()
         known, mine = _known_at(held), moved.to_piece == place
         for piece in np.unique(moved.from_piece[mine]):
             later = mine & (moved.from_piece == piece)
             told = _known_at(users.pieces[int(piece)].table("requests"))
             np.maximum.at(known, moved.to_place[later], told[moved.from_place[later]])
-        return cls(users, place, held, at, np.r_[0, np.cumsum(counts, dtype=np.int64)], ends, known, goes, moved)
+        return cls(
+            users, place, held, at, np.r_[0, np.cumsum(counts, dtype=np.int64)], ends, known, began_earlier, moved
+        )
 
     def between(self, first_us: int, end_us: int) -> Requests:
         """Requests at times [first, end)."""
         first, end = np.searchsorted(self.request_at, [first_us, end_us])
         held = self.held.slice(first, end - first)
         members = self.users.members(self.place)["user_index"].to_numpy()
-        counts, stays = held["num_rows"].to_numpy(), ~self.goes[first:end]
+        counts, owned_here = held["num_rows"].to_numpy(), ~self.began_earlier[first:end]
         rows = slice(self.row_offsets[first], self.row_offsets[end])
         asked = self.users.pieces[self.place].table("asked").slice(rows.start, rows.stop - rows.start)
         item_index = self.users.item_index(self.place)[asked["item_code"].to_numpy()]
@@ -135,14 +137,14 @@ class _Named:
             joined = self._with_later(of, item_index, asked, np.flatnonzero(mine))
             of, item_index, label = joined
             counts = np.bincount(of - first, minlength=end - first).astype(np.int32)
-        if not stays.all():
-            of_staying = np.repeat(stays, counts)
-            item_index, label = item_index[of_staying], label[of_staying]
-        user = members[held["user_code"].to_numpy()][stays]
-        name = held["impression_id"].filter(pa.array(stays))
-        at, known = self.request_at[first:end][stays], self.known_at[first:end][stays]
-        ends = self.end_offset[first:end][stays]
-        return Requests(at, user, name, ends, counts[stays], known, item_index, label)
+        if not owned_here.all():
+            of_owned = np.repeat(owned_here, counts)
+            item_index, label = item_index[of_owned], label[of_owned]
+        user = members[held["user_code"].to_numpy()][owned_here]
+        name = held["impression_id"].filter(pa.array(owned_here))
+        at, known = self.request_at[first:end][owned_here], self.known_at[first:end][owned_here]
+        ends = self.end_offset[first:end][owned_here]
+        return Requests(at, user, name, ends, counts[owned_here], known, item_index, label)
 
     def _with_later(
         self, of: Int64, item_index: npt.NDArray[np.int32], asked: pa.Table, mine: Int64

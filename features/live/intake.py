@@ -173,7 +173,7 @@ def differences(
 
 
 def as_events_of_their_own(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> list[LiveEvent]:
-    """As if they came one by one: a click whose show is nowhere (any more) becomes an event that is a show too.
+    """An outcome whose show is no longer in the tail becomes an event of its own, and counts as a show as well.
 
     held: what is held by each event_id. The same click once more is then that event again.
     """

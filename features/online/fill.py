@@ -235,10 +235,10 @@ def _load_view(
         written, restamped = difference.changed(Rows.of(piece, key, EVENT_TIME))
         changed = piece.filter(pa.array(written))
         if held is not None:
-            online_rows.let_older_in(feast, view, changed[key].to_pylist())
+            online_rows.allow_older_overwrite(feast, view, changed[key].to_pylist())
         elif len(unknown):
             there = pc.call_function("is_in", [changed[key]], pc.SetLookupOptions(value_set=unknown))
-            online_rows.let_older_in(feast, view, changed[key].filter(there).to_pylist())
+            online_rows.allow_older_overwrite(feast, view, changed[key].filter(there).to_pylist())
         online_rows.write(feast, view, changed)
         late = piece.select([key, EVENT_TIME]).filter(pa.array(restamped))
         online_rows.restamp(feast, view, late[key].to_pylist(), late[EVENT_TIME].cast(pa.int64()).to_pylist())

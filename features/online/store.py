@@ -74,7 +74,7 @@ class ItemProfile(NamedTuple):
 
 
 class StaleStoreError(InputError):
-    """What is open has been replaced so long ago that live events are missing between it and the tail."""
+    """Live events between the opened load and the tail have been pruned: a newer load has to be opened."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ RUN_ELSEWHERE = {
     "make test": "it is what runs these tests",
     "make lint": "make test runs it first",
     "make clean": "tests/contracts/test_running.py runs what it asks before it deletes",
-    "make serve HOST=": "it would listen beyond loopback; tests/serving/test_hosts.py and tests/orchestration hold it",
+    "make serve HOST=": "it would listen beyond loopback; tests/serving/test_strangers.py reads what it runs",
     "python -m orchestration.reproduce": "it is what make run calls",
     "make serve ONLINE=": "needs a Redis that keeps every write; tests/features/online starts one",
     "source .venv/bin/activate": "a line for the shell that is typed in; what it puts on the path is typed here",
