@@ -180,7 +180,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _identifier(name: str, kind: pa.DataType) -> str:
-    """Empty text is no id, nor are spaces alone. A whole number that a null turned into a float gets its digits back."""
+    """Empty text is no id, nor are spaces. A whole number that a null turned into a float gets its digits back."""
     if _is_text(kind):
         return f"CASE WHEN regexp_matches({name}, '{BLANK}') THEN NULL ELSE {name} END"
     if kinds.is_integer(kind) or kinds.is_boolean(kind):
