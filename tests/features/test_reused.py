@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from features.live_files import live_of
 from features.sources.joined import APART, JOINED
+from tests.features.live_log import event, seal, write_table
 from tests.features.raw_logs import COLUMNS, ingest_table, read
 
 HOUR, DAY = 3_600, 86_400
@@ -30,11 +32,11 @@ def ingest(folder: Path, rows: list[tuple[str, str, float, int, str]], **changes
 
 def requests(folder: Path) -> set[frozenset]:
     """Each request as what it holds, whatever its name."""
-    held = defaultdict(set)
+    held = defaultdict(list)
     for row in read(folder / "table" / "interactions"):
         if None in (row["user_id"], row["impression_id"], row["label"]):
             continue
-        held[row["user_id"], row["impression_id"]].add((row["item_id"], row["label"], row["occurred_at"]))
+        held[row["user_id"], row["impression_id"]].append((row["item_id"], row["label"], row["occurred_at"]))
     return {frozenset([user, *rows]) for (user, _), rows in held.items()}
 
 
@@ -102,3 +104,18 @@ def test_the_parameter_says_how_far_apart(tmp_path: Path) -> None:
     ingest(tmp_path / "two", rows, shown_s=9)
     assert items(tmp_path / "one") == ["a b c"]
     assert items(tmp_path / "two") == ["a b", "c"]
+
+
+def test_what_is_posted_in_a_request_of_the_caller_s_own_name_is_read_as_a_log_is(tmp_path: Path) -> None:
+    live, own = live_of(tmp_path / "table"), {"impression_id": "posted-1", "position": 3}
+    days = [number * DAY for number in (0, 1, 2)]
+    for day in days:
+        shown = [event(day + place, **own, item_id=item, label=0.0) for place, item in enumerate("ab")]
+        seal(live / f"2024-01-{3 + day // DAY:02}.parquet", *shown, event(day + 60, **own, item_id="a"))
+    report = ingest_table(tmp_path / "table", write_table(tmp_path / "log.csv"))
+    assert report["dropped"] == {JOINED: 3}
+    assert report["rows_read"] == report["rows_written"] + 3 == 60 + 9
+    assert report["requests_named_apart"] == 2
+    assert items(tmp_path) == ["a* b"] * 3
+    late = [row for row in read(tmp_path / "table" / "interactions") if row["item_id"] == "a"]
+    assert [row["known_at"] - row["occurred_at"] for row in late] == [timedelta(seconds=60)] * 3
