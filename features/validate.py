@@ -47,7 +47,11 @@ def run(data: Path, validate: ValidateParams) -> Report:
         report = _split(files, flaws, judgement, data / "provenance" / "provenance.parquet", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
-        report |= {"num_expectations": judgement.num_expectations, "failed_expectations": judgement.failed}
+        report |= {
+            "rows_duplicated_differing": flaws.num_differing,
+            "num_expectations": judgement.num_expectations,
+            "failed_expectations": judgement.failed,
+        }
         report["summary"] = summarise(report)
         try:
             _decide(report, validate)
@@ -63,6 +67,7 @@ def run(data: Path, validate: ValidateParams) -> Report:
 
 def summarise(report: Mapping[str, Any]) -> str:
     """What Great Expectations says of the log, and beside it what was held back: a sentence."""
+    differing = report["rows_duplicated_differing"]
     held = report["num_expectations"] - len(report["failed_expectations"])
     reasons = "; ".join(f"{reason}: {num:,}" for reason, num in sorted(report["quarantined_by_reason"].items()))
     return (
@@ -70,6 +75,12 @@ def summarise(report: Mapping[str, Any]) -> str:
         f"{report['rows_in']:,} rows ({report['rows_quarantined'] / report['rows_in']:.2%}) are held back in quarantine"
         + (f" ({reasons})" if reasons else "")
         + f", {report['rows_duplicated']:,} repeat another row and are left out."
+        + (
+            f" {differing:,} of these say something else than the row whose event_id they have: is "
+            "source.columns.event_id the name of one event?"
+            if differing
+            else ""
+        )
     )
 
 

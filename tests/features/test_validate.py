@@ -128,6 +128,23 @@ def test_of_a_repeated_event_the_first_sound_row_is_kept(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"item_id": "other"},
+        {"user_id": "other", "impression_id": "q"},
+        {"label": 0.0},
+        {"position": 4},
+        {"impression_id": None},
+    ],
+)
+def test_what_has_the_event_id_of_another_event_is_left_out_and_said(tmp_path: Path, other: dict[str, Any]) -> None:
+    told = event(0, impression_id="r", position=1)
+    report = judge(tmp_path, [told, told, told | other, event(1, label=0.0)])
+    assert (report["rows_valid"], report["rows_duplicated"], report["rows_duplicated_differing"]) == (2, 2, 1)
+    assert "1 of these say something else than the row whose event_id they have" in report["summary"]
+
+
 def test_an_event_repeated_in_another_partition_is_a_duplicate(tmp_path: Path) -> None:
     data = tmp_path / "data" / "log"
     write_interactions(data, [event(0), event(1)], "2024-01-01")
