@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def at(seconds: float) -> str:
     return (datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def ingest(folder: Path, rows: list[tuple[str, str, float, int, str]], **changes: Any) -> dict[str, Any]:
+def ingest(folder: Path, rows: Sequence[tuple[str, str, float, Any, str]], **changes: Any) -> dict[str, Any]:
     """rows: user, item, seconds, label, request."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{user},{item},{at(seconds)},{label},{name}\n" for user, item, seconds, label, name in rows]
@@ -92,7 +93,7 @@ def test_where_a_request_ends(tmp_path: Path, more: list, expected: list[str], d
 
 
 def test_rows_without_a_label_a_user_or_a_name_stay_as_they_are(tmp_path: Path) -> None:
-    rows = [("u", "a", 3 * DAY, "", "1"), ("", "a", 3 * DAY, 0, "1"), ("u", "a", 3 * DAY, 0, "")]  # type: ignore[list-item]
+    rows = [("u", "a", 3 * DAY, "", "1"), ("", "a", 3 * DAY, 0, "1"), ("u", "a", 3 * DAY, 0, "")]
     report = ingest(tmp_path, [*SHOWN, *rows])
     assert (report["dropped"], report["requests_named_apart"]) == ({}, 1)
     assert items(tmp_path) == ["a b"]
