@@ -22,13 +22,17 @@ from features.docs_note import held_back, put_on_top
 from features.expectations import Judgement
 from features.flaws import Flaws, find_flaws
 from features.params import CLICKS_ALONE, ValidateParams
-from features.rules import rules
+from features.rules import SHARED, rules
 
 log = logging.getLogger("leitmotif")
 
 BATCH_ROWS = 1_000_000
 """Great Expectations sees whole partitions, until they hold this many rows."""
 ROW_GROUP = 1 << 18
+ONE_USER_S = (
+    " An impression_id is one user's: where each user's requests are counted from 1, write it as <user>-<number>, or "
+    'leave it out (make set ARGS="source.columns.impression_id=null"), which makes requests of blocks of events.'
+)
 
 
 def run(data: Path, validate: ValidateParams) -> Report:
@@ -157,11 +161,12 @@ def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
         if share > getattr(validate, limit):
             reasons = "; ".join(f"{reason}: {num:,}" for reason, num in report["quarantined_by_reason"].items())
             because = f" ({reasons})" if rows == "quarantined" else ""
+            advice = ONE_USER_S if rows == "quarantined" and SHARED in report["quarantined_by_reason"] else ""
             raise CheckFailed(
                 f"{report[f'rows_{rows}']:,} of {report['rows_in']:,} rows are {rows}, {share:.1%}{because}; "
                 f"validate.{limit} is {getattr(validate, limit):.1%}. "
                 f"See {ATTEMPTS}/validate (data_docs, made/quarantine) and mend the source, or raise the limit: "
-                f'make set ARGS="validate.{limit}={min(1, math.ceil(share * 100) / 100):g}".'
+                f'make set ARGS="validate.{limit}={min(1, math.ceil(share * 100) / 100):g}".{advice}'
             )
     for what in ("users", "items", "clicks"):
         count, limit = report[f"num_{what}"], getattr(validate, f"min_{what}")

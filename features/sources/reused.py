@@ -81,7 +81,8 @@ def part_reused(events: pa.Table, shown_s: float, join_s: float) -> tuple[pa.Tab
     names = _names(events["impression_id"], begins)
     num = len(pc.unique(names.filter(pa.array(begins != 0))))
     if num:
-        log.warning("%s requests have an impression_id that their user had before: each has a name of its own", num)
+        told = f"{num:,}"
+        log.warning("%s requests have an impression_id that their user had before: each has a name of its own", told)
     late = np.zeros(len(events), bool)
     late[row[is_late]] = True
     place = events.column_names.index("impression_id")

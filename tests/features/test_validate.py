@@ -214,6 +214,12 @@ def test_too_much_bad_data_is_blocked_and_kept_for_inspection(tmp_path: Path) ->
     assert (tmp_path / "attempts" / "validate" / "data_docs" / "index.html").is_file()
 
 
+def test_requests_counted_for_each_user_from_1_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    rows = [event(number, impression_id=f"{number // 3}") for number in range(30)]  # each of three users
+    with pytest.raises(CheckFailed, match=r"impression of several users: 30.*write it as <user>-<number>, or leave it"):
+        judge(tmp_path, rows, limits(max_quarantined_share=0.05))
+
+
 def test_a_refused_attempt_leaves_the_last_good_pages(tmp_path: Path) -> None:
     judge(tmp_path, [event(n) for n in range(9)])
     docs = tmp_path / ".state" / "log" / "data_docs"
