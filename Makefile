@@ -89,7 +89,7 @@ absorb: $(READY) ## seal acknowledged live events for the next run
 
 .PHONY: forget
 forget: $(READY) ## forget users for good: USER="u1 u2"; lists what still holds them and what removes it
-	@python -m features.live.forget $(ARGS) -- $(if $(filter command line,$(origin USER)),$(USER))
+	@python -m features.live.forget $(ARGS)$(if $(filter command line,$(origin USER)), --words='$(subst ','\'',$(value USER))')
 
 .PHONY: docs
 docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted

@@ -8,6 +8,7 @@ sealed in live/<source>/ are gone. What was made before still names them; it is 
 import argparse
 import inspect
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,15 +142,27 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("users", nargs="*", metavar="USER", help="a user_id, exactly as the log has it")
+    parser.add_argument("--words", default="", help="more of them as one text, in quotes where they hold spaces")
     parser.add_argument("--list", action="store_true", help="say how many users of this source are forgotten, and end")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     try:
-        print(_run(Path.cwd(), arguments.users, arguments.list))
+        print(_run(Path.cwd(), [*arguments.users, *words_of(arguments.words)], arguments.list))
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def words_of(text: str) -> list[str]:
+    """As a shell parts words, and nothing else of what it does: `a&b` and `$5` are ids."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(
+            f"USER={text} cannot be taken apart: {error}. Put an id that holds quotes or spaces in quotes of the other "
+            "kind: make forget USER='\"o'neil\" u2', or python -m features.live.forget <id> <id>. Nothing is done."
+        ) from error
 
 
 def _run(root: Path, users: Sequence[str], only_list: bool) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.tables.connection import connect
+from features.terms.event_id import IDENTITY
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 
@@ -22,6 +23,7 @@ class Flaws:
     repetition: np.ndarray  # 0 for the first sound row of an event_id; the others are duplicates
     num_users: np.ndarray  # of the row's impression
     num_rows_by_rule: Mapping[str, int]  # a row may break several rules
+    num_differing: int  # of the duplicates, those that say something else than the row whose event_id they have
 
     def of(self, partition: int) -> slice:
         """Where one partition's rows are."""
@@ -43,17 +45,18 @@ def find_flaws(files: Sequence[Path], rules: Sequence[Rule]) -> Flaws:
         _prepare(connection, files, rules)
         found = connection.sql(f"""
             SELECT place, row, rule, {SEVERAL_USERS} AS num_users, CASE WHEN repeats AND rule < 0 THEN
-                row_number() OVER (PARTITION BY event_id, rule < 0 ORDER BY place, row) - 1 ELSE 0 END AS repetition
-            FROM flawed ORDER BY place, row
+                row_number() OVER same - 1 ELSE 0 END AS repetition, said <> first_value(said) OVER same AS differs
+            FROM flawed WINDOW same AS (PARTITION BY event_id, rule < 0 ORDER BY place, row) ORDER BY place, row
         """).fetchnumpy()
         counts = ", ".join(f"count(*) FILTER ({rule.condition})" for rule in rules)
         totals = connection.sql(f"SELECT {counts} FROM log").fetchall()[0]
     reasons = np.array([*(rule.reason for rule in rules), None], dtype=object)
     num_rows = dict(zip((rule.reason for rule in rules), totals, strict=True))
-    num_rows[REPEATED] = int((found["repetition"] > 0).sum())
-    return Flaws(
-        found["place"], found["row"], reasons[found["rule"]], found["repetition"], found["num_users"], num_rows
-    )
+    is_repeated = found["repetition"] > 0
+    num_rows[REPEATED] = int(is_repeated.sum())
+    num_differing = int((is_repeated & found["differs"]).sum())
+    where = (found["place"], found["row"], reasons[found["rule"]])
+    return Flaws(*where, found["repetition"], found["num_users"], num_rows, num_differing)
 
 
 def _prepare(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], rules: Sequence[Rule]) -> None:
@@ -75,5 +78,6 @@ def _prepare(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], rules
             event_id IN (SELECT event_id FROM repeated) AS repeats
         FROM read LEFT JOIN shared USING (impression_id);
         CREATE TEMP TABLE flawed AS SELECT place, row, event_id, repeats, {SEVERAL_USERS},
+            hash({", ".join(IDENTITY)}) AS said,
             CASE {cases} ELSE -1 END AS rule FROM log WHERE repeats OR rule >= 0;
     """)

@@ -5,7 +5,12 @@ Whoever can guess an id can tell whether it is on the list, so that neither git 
 """
 # pyright: reportAttributeAccessIssue=false
 
+import contextlib
+import csv
 import hashlib
+import io
+import itertools
+import json
 import re
 import secrets
 from collections.abc import Iterable
@@ -23,6 +28,7 @@ from features.sealed.known_logs import check_list, note
 
 NAME = "forgotten.txt"
 FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")
+SEPARATORS = (",", ";", "\t", "|", "::", "\x01")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 HEAD = "# "
 """What the first line begins with; a list from before has none."""
@@ -94,6 +100,29 @@ def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArra
 
 def fields_of(text: str) -> set[str]:
     """All that may be a user_id in the text of a row that could not be parsed: fields, and words within them."""
-    cells = {cell.strip().strip('"') for separator in ",;\t|" for cell in text.split(separator)}
-    found = cells | set(FIELD.findall(text))
+    plain = {cell for separator in SEPARATORS for cell in text.split(separator)}
+    found = plain | {cell.strip().strip('"') for cell in plain} | set(FIELD.findall(text))
+    if '"' in text:
+        found |= _in_json(text) or _in_quotes(text)
     return found | {re.sub(r"\.0+$", "", each) for each in found}  # as ingest writes whole numbers that were floats
+
+
+def _in_json(text: str) -> set[str]:
+    """The values of a row of Parquet, which ingest writes as JSON."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return set()
+    return {str(value) for value in row.values()} if isinstance(row, dict) else set()
+
+
+def _in_quotes(text: str) -> set[str]:
+    """Fields as they are once their quotes are read: an id may hold spaces, quotes and what parts fields."""
+    found = set()
+    one = text.replace("::", "\x1f")
+    for separator, escape in itertools.product(",;\t|\x01\x1f", (None, "\\")):
+        rows = csv.reader(io.StringIO(one, newline=""), delimiter=separator, escapechar=escape)
+        with contextlib.suppress(csv.Error):  # a carriage return in a field; what was read before it counts
+            for row in rows:
+                found.update(cell.replace("\x1f", "::") for cell in row)
+    return found

@@ -18,17 +18,21 @@ from features.terms.rules import CONTROL_CHARACTERS
 
 UNITS_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 YEAR_1_US, YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
+FAR_US = 2**61
 KEYS = ("event_id", "user_id", "item_id", "impression_id", "session_id")
 IDS = (*KEYS, "title")
+TIMES = ("occurred_at", "known_at", "published_at")
 NAMES = ("event_id", "impression_id", "session_id")
 """Ids that validate does not look at: it judges what is learnt from, and these only name and group rows."""
 MAX_ID_CHARACTERS = 10_000
 """No id is longer: a row with a longer one is rejected, before a field of megabytes is copied about."""
-EXACT_BELOW = {32: 2**24, 64: 2**53}
-"""Bits of a float -> the whole number up to which all are told apart."""
+EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}
+"""Bits of a float -> the whole number below which all are told apart; the number itself also stands for the next."""
 ZONE = r":[0-9:.,\s]*[A-Za-z+-]"
 """Behind a time of day; a date's own hyphens stand before any colon."""
 SPACED = r"\s+(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
+BLANK = r"^[\s\x{85}\p{Z}]*$"
+"""Nothing, or spaces of any script."""
 WHOLE = r"\.0+$"
 """What is left of a whole number that was a float or a decimal."""
 
@@ -78,7 +82,8 @@ def _without(raw: pa.Table, null_words: Sequence[str]) -> tuple[pa.Table, dict[s
     counts = {}
     for place, name in enumerate(raw.column_names):
         if null_words and _is_text(raw[name].type):
-            is_word = pc.is_in(raw[name], value_set=pa.array(null_words, raw[name].type))
+            said = pc.utf8_trim_whitespace(raw[name])
+            is_word = pc.is_in(said, value_set=pa.array(null_words, raw[name].type))
             if num := pc.sum(is_word).as_py():
                 counts[name] = num
                 raw = raw.set_column(place, name, pc.if_else(is_word, pa.scalar(None, raw[name].type), raw[name]))
@@ -98,6 +103,9 @@ def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in a type that the query knows. Raises InputError for float ids too large to be told apart."""
     if isinstance(column.type, pa.BaseExtensionType) or kinds.is_fixed_size_binary(column.type):
         column = _in_digits(column)
+    if kinds.is_timestamp(column.type) or kinds.is_date(column.type):
+        return _in_us(column) if name in TIMES else column
+    stored = column.type
     try:
         column = column.cast(_known(column.type))
     except pa.ArrowInvalid as error:
@@ -107,17 +115,33 @@ def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if name in KEYS and kinds.is_decimal(column.type):
         return pc.replace_substring_regex(column.cast(pa.string()), WHOLE, "")
     if name in KEYS and kinds.is_floating(column.type):
-        limit = EXACT_BELOW[column.type.bit_width]
+        limit = EXACT_BELOW[stored.bit_width]
         size = pc.abs(column.filter(pc.is_finite(column)))
         largest = pc.max(size).as_py()
-        if largest is not None and largest > limit:
-            num_larger = pc.sum(pc.greater(size, float(limit))).as_py()
+        if largest is not None and largest >= limit:
+            num_larger = pc.sum(pc.greater_equal(size, float(limit))).as_py()
             raise InputError(
-                f"source.columns.{name}: the column holds {column.type}, and {num_larger:,} of {len(column):,} ids are "
-                f"beyond {limit:,} (as {largest!r}), where such numbers no longer tell ids apart. Write the ids as "
-                "text or whole numbers."
+                f"source.columns.{name}: the column holds {stored}, and {num_larger:,} of {len(column):,} ids are "
+                f"at or beyond {limit:,} (as {largest!r}), where such numbers no longer tell ids apart. Write the ids "
+                "as text or whole numbers."
             )
     return column
+
+
+def _in_us(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times in microseconds, cut and not rounded, as text is: a row must be the same in every file.
+
+    What no engine can hold (year 70000 and on: nanoseconds that are called microseconds) stays far beyond any limit.
+    """
+    kind = column.type
+    unit = kind.unit if kinds.is_timestamp(kind) else "d" if kinds.is_date32(kind) else "ms"
+    size = {**UNITS_US, "d": 86_400_000_000, "ns": 1}[unit]
+    whole = column.cast(pa.int32()).cast(pa.int64()) if unit == "d" else column.cast(pa.int64())
+    values = whole.fill_null(0).to_numpy()
+    us = values // 1_000 if unit == "ns" else values.clip(-FAR_US // size, FAR_US // size) * size
+    times = pa.array(us, mask=whole.is_null().to_numpy().astype(bool))
+    zone = "UTC" if kinds.is_timestamp(kind) and kind.tz else None
+    return pa.chunked_array([times.cast(pa.timestamp("us", zone))])
 
 
 def _in_digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -155,9 +179,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _identifier(name: str, kind: pa.DataType) -> str:
-    """Empty text is no id. A whole number that a null turned into a float gets its digits back."""
+    """Empty text is no id, nor are spaces. A whole number that a null turned into a float gets its digits back."""
     if _is_text(kind):
-        return f"nullif({name}, '')"
+        return f"CASE WHEN regexp_matches({name}, '{BLANK}') THEN NULL ELSE {name} END"
     if kinds.is_integer(kind) or kinds.is_boolean(kind):
         return f"{name}::VARCHAR"
     if kinds.is_floating(kind):

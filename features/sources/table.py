@@ -192,12 +192,37 @@ def _ours(table: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    """A dictionary's values; views, of which Arrow can neither filter nor compare any, as what they show."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return column.cast(_without_views(kind))
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list):
+        if is_list(kind) and (plain := _without_views(kind.value_type)) != kind.value_type:
+            return pa.large_list(plain)
+    return kind
 
 
 def _texts(rows: pa.Table) -> list[str]:
     """A Parquet row has no text of its own: its mapped values as JSON."""
-    return [json.dumps(row, default=str, ensure_ascii=False) for row in rows.to_pylist()]
+    told = pa.table({name: _told(rows[name]) for name in rows.column_names})
+    return [json.dumps(row, default=str, ensure_ascii=False) for row in told.to_pylist()]
+
+
+def _told(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times as text: Python knows neither every zone nor any year beyond 9999."""
+    kind = column.type
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        return column
+    plain = column.cast(pa.int64()).cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) else column
+    texts = plain.to_numpy().astype(str)
+    ends = "Z" if pa.types.is_timestamp(kind) and kind.tz else ""
+    return pa.chunked_array([pa.array([f"{text}{ends}" if text != "NaT" else None for text in texts], pa.string())])
 
 
 def _events(parsed: pa.Table, name: str, line: np.ndarray) -> pa.Table:

@@ -27,6 +27,7 @@ from features.sources.live import Live, read_live, without_logged
 from features.sources.log import Log
 from features.sources.movielens import read_movielens
 from features.sources.negatives import with_negatives
+from features.sources.reused import part_reused
 from features.sources.simulator import simulate
 from features.sources.table import read_table
 from features.sources.tombstones import REASON, leave_out
@@ -59,8 +60,9 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
     logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)
     logged = replace(logged, events=_identify(logged.events))
     live = without_logged(live, logged.events["event_id"])
-    logged, num_sampled = _as_requests(logged, source, seed)
-    read = _with_live(logged, live)
+    events, left, num_apart = _requests(live.events, source)
+    live = replace(live, events=events, rejected=pa.concat_tables([live.rejected, left]))
+    read = _with_live(_as_requests(logged, source, seed, num_apart), live)
     if not len(read.events):
         raise InputError(_nothing(source, read))
     _warn_of_clicks_alone(read.events)
@@ -78,16 +80,24 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
             _write(table, table.schema, staging / "truth" / f"{name}.parquet")
         write_json(staging / "absorbed" / ABSORBED, dict(live.newest_seq))
         write_json(staging / "absorbed" / WHICH, {"id": source.id, "log": identity_of(source)})
-    return _report(read, live, events, items, partitions) | {"rows_sampled": num_sampled} | dict(read.notes)
+    return _report(read, live, events, items, partitions) | dict(read.notes)
 
 
-def _as_requests(logged: Log, source: SourceParams, seed: int) -> tuple[Log, int]:
-    """One row an item in each request, and unclicked rows where source.negatives asks for them; how many these are."""
-    joined, left = join_repeats(logged.events, source.join_s)
+def _requests(events: pa.Table, source: SourceParams) -> tuple[pa.Table, pa.Table, int]:
+    """One name a request, one row an item in it; the rows left over (REJECTED); how many requests have a new name."""
+    parted, late, num_apart = part_reused(events, source.shown_s, source.join_s)
+    joined, left = join_repeats(parted, source.join_s)
+    return joined, pa.concat_tables([late, left]), num_apart
+
+
+def _as_requests(logged: Log, source: SourceParams, seed: int, num_apart: int) -> Log:
+    """The log in requests, with unclicked rows where source.negatives asks for them. num_apart: of the live events."""
+    events, left, num_logged = _requests(logged.events, source)
     num_sampled = 0
     if source.negatives:
-        joined, num_sampled = with_negatives(joined, source.negatives, source.negatives_from, seed)
-    return replace(logged, events=joined, rejected=pa.concat_tables([logged.rejected, left])), num_sampled
+        events, num_sampled = with_negatives(events, source.negatives, source.negatives_from, seed)
+    notes = {**logged.notes, "requests_named_apart": num_apart + num_logged, "rows_sampled": num_sampled}
+    return replace(logged, events=events, rejected=pa.concat_tables([logged.rejected, left]), notes=notes)
 
 
 def _warn_of_clicks_alone(events: pa.Table) -> None:

@@ -22,13 +22,17 @@ from features.quality.expectations import Judgement
 from features.quality.flaws import Flaws, find_flaws
 from features.terms.convention import num_clicks
 from features.terms.params import CLICKS_ALONE, ValidateParams
-from features.terms.rules import rules
+from features.terms.rules import SHARED, rules
 
 log = logging.getLogger("leitmotif")
 
 BATCH_ROWS = 1_000_000
 """Great Expectations sees whole partitions, until they hold this many rows."""
 ROW_GROUP = 1 << 18
+ONE_USER_S = (
+    " An impression_id is one user's: where each user's requests are counted from 1, write it as <user>-<number>, or "
+    'leave it out (make set ARGS="source.columns.impression_id=null"), which makes requests of blocks of events.'
+)
 
 
 def run(data: Path, validate: ValidateParams) -> Report:
@@ -47,7 +51,11 @@ def run(data: Path, validate: ValidateParams) -> Report:
         report = _split(files, flaws, judgement, data / "provenance" / "provenance.parquet", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
-        report |= {"num_expectations": judgement.num_expectations, "failed_expectations": judgement.failed}
+        report |= {
+            "rows_duplicated_differing": flaws.num_differing,
+            "num_expectations": judgement.num_expectations,
+            "failed_expectations": judgement.failed,
+        }
         report["summary"] = summarise(report)
         try:
             _decide(report, validate)
@@ -63,6 +71,7 @@ def run(data: Path, validate: ValidateParams) -> Report:
 
 def summarise(report: Mapping[str, Any]) -> str:
     """What Great Expectations says of the log, and beside it what was held back: a sentence."""
+    differing = report["rows_duplicated_differing"]
     held = report["num_expectations"] - len(report["failed_expectations"])
     reasons = "; ".join(f"{reason}: {num:,}" for reason, num in sorted(report["quarantined_by_reason"].items()))
     return (
@@ -70,6 +79,12 @@ def summarise(report: Mapping[str, Any]) -> str:
         f"{report['rows_in']:,} rows ({report['rows_quarantined'] / report['rows_in']:.2%}) are held back in quarantine"
         + (f" ({reasons})" if reasons else "")
         + f", {report['rows_duplicated']:,} repeat another row and are left out."
+        + (
+            f" {differing:,} of these say something else than the row whose event_id they have: is "
+            "source.columns.event_id the name of one event?"
+            if differing
+            else ""
+        )
     )
 
 
@@ -146,11 +161,12 @@ def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
         if share > getattr(validate, limit):
             reasons = "; ".join(f"{reason}: {num:,}" for reason, num in report["quarantined_by_reason"].items())
             because = f" ({reasons})" if rows == "quarantined" else ""
+            advice = ONE_USER_S if rows == "quarantined" and SHARED in report["quarantined_by_reason"] else ""
             raise CheckFailed(
                 f"{report[f'rows_{rows}']:,} of {report['rows_in']:,} rows are {rows}, {share:.1%}{because}; "
                 f"validate.{limit} is {getattr(validate, limit):.1%}. "
                 f"See {ATTEMPTS}/validate (data_docs, made/quarantine) and mend the source, or raise the limit: "
-                f'make set ARGS="validate.{limit}={min(1, math.ceil(share * 100) / 100):g}".'
+                f'make set ARGS="validate.{limit}={min(1, math.ceil(share * 100) / 100):g}".{advice}'
             )
     for what in ("users", "items", "clicks"):
         count, limit = report[f"num_{what}"], getattr(validate, f"min_{what}")

@@ -90,6 +90,7 @@ class SourceParams(Section):
     null_words: Several[str]  # table and movielens: texts that say that nothing was given
     label_threshold: float  # table and movielens: clicked = label >= this
     join_s: Seconds  # rows of one item in one request are one row, up to this far apart
+    shown_s: Seconds  # unclicked rows of one impression_id further apart than this are of different requests
     negatives: Annotated[int, Field(ge=0, le=1000)]  # unclicked items sampled for each request of clicks alone
     negatives_from: Literal["popularity", "uniform"]  # among the items clicked before: by their clicks, or each alike
     partition: Literal["day", "month", "year"]

@@ -17,6 +17,7 @@ from features.terms.params import ValidateParams
 REPEATED = "repeats an event"
 REPETITION, SEVERAL_USERS = "repetition", "num_users_of_impression"
 """Columns that the log does not have and that are judged too: what one row alone cannot say."""
+SHARED = "impression of several users"
 CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f]"
 
 
@@ -61,7 +62,7 @@ def rules(validate: ValidateParams) -> list[Rule]:
             {"column": "role", "value_set": list(roles)},
             lambda role: role not in roles,
         ),
-        _between("impression of several users", SEVERAL_USERS, max_value=1),
+        _between(SHARED, SEVERAL_USERS, max_value=1),
     ]
 
 

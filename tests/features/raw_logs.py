@@ -18,6 +18,7 @@ READING = {
     "format": "auto",
     "null_words": ["NULL", "\\N", "None", "nan"],
     "join_s": 86_400,
+    "shown_s": 3_600,
     "negatives": 0,
     "negatives_from": "popularity",
 }

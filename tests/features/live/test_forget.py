@@ -1,5 +1,6 @@
 """`make forget`: at once for what comes live, at the next run for all that is made; it says what still holds a user."""
 
+import ast
 import json
 import re
 import shutil
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from features.live.forget import forget
+from contracts.errors import InputError
+from features.live.forget import forget, words_of
 from features.sealed.files import live_of, read_sealed, sealed_files
 from features.sealed.forgotten import add_forgotten, hash_of, read_forgotten
 from features.stages.ingest import run as ingest
@@ -107,6 +109,33 @@ def test_without_a_user_or_with_an_empty_one_it_says_what_to_type(repository: Pa
         assert done.returncode == 2
         assert 'make forget USER="u1 u2"' in done.stderr
     assert not (repository / "live" / "simulator" / "forgotten.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "users"),
+    [
+        ("u1 u2", ["u1", "u2"]),
+        ("ann&bob", ["ann&bob"]),  # the shell would have forgotten ann, and run bob
+        ("ann;ls a|b", ["ann;ls", "a|b"]),
+        ("$5 $(HOME) `id`", ["$5", "$(HOME)", "`id`"]),
+        ("*.md [x] a(b) 50% a#b ~ !", ["*.md", "[x]", "a(b)", "50%", "a#b", "~", "!"]),
+        ("'an id' u2", ["an id", "u2"]),
+        ('"o\'neil" -x --list', ["o'neil", "-x", "--list"]),
+    ],
+)
+def test_make_takes_an_id_as_it_is_typed_and_no_shell_reads_it(typed: str, users: list[str]) -> None:
+    dry = ["make", "--dry-run", "--old-file=.venv/.ready", "--no-print-directory", "forget", f"USER={typed}"]
+    recipe = subprocess.run(dry, cwd=clones.ROOT, capture_output=True, text=True, check=True).stdout
+    named = recipe.replace("-m features.live.forget", "-c 'import sys; print(sys.argv[1:])'")
+    assert named != recipe
+    told = subprocess.run(named, shell=True, cwd=clones.ROOT, capture_output=True, text=True, check=True).stdout
+    [words] = ast.literal_eval(told)
+    assert words_of(words.removeprefix("--words=")) == users
+
+
+def test_quotes_that_are_not_closed_forget_nobody() -> None:
+    with pytest.raises(InputError, match="USER=o'neil cannot be taken apart: No closing quotation"):
+        words_of("o'neil")
 
 
 def test_forgetting_drops_sealed_rows_of_these_users_alone_and_twice_is_once(tmp_path: Path) -> None:

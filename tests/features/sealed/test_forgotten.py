@@ -1,5 +1,6 @@
 """A forgotten user's rows are left out by ingest, whatever the source; what is left out is counted and says nothing."""
 
+import csv
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,6 +56,41 @@ def test_a_line_that_is_no_hash_stops_the_run_and_is_named(tmp_path: Path) -> No
 def test_an_id_that_begins_or_ends_like_a_forgotten_one_is_not_forgotten() -> None:
     users = pa.chunked_array([["u1", "u10", None, "xu1", "u1 ", "U1", "u"]])
     assert are_forgotten(users, frozenset([hash_of("u1")])).tolist() == [True, *[False] * 6]
+
+
+IDS = [
+    "Doe, John",
+    'q"uote',
+    "an id",
+    "a;b",
+    "a|b",
+    "a::b",
+    "o'neil",
+    "a\\b",
+    "[x]",
+    "u:1",
+    " lead",
+    "é 🙂",
+    "50%",
+    "a.*",
+]
+
+
+@pytest.mark.parametrize("kind", [",", ";", "\t", "|", "parquet"])
+def test_no_text_of_a_row_that_could_not_be_parsed_names_a_forgotten_user(tmp_path: Path, kind: str) -> None:
+    rows = [(user, "x", "never", "1") for user in [*IDS, "v"]] + [("w", "x", "2024-01-01", "1")]
+    path = tmp_path / ("log.parquet" if kind == "parquet" else "log.csv")
+    if kind == "parquet":
+        columns = dict(zip(("user", "item", "at", "click"), map(list, zip(*rows, strict=True)), strict=True))
+        pq.write_table(pa.table(columns), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as handle:
+            csv.writer(handle, delimiter=kind).writerows([("user", "item", "at", "click"), *rows])
+    data = tmp_path / "data" / "table"
+    add_forgotten(live_of(data), IDS)
+    report = ingest_table(data, path)
+    assert report["dropped"] == {"bad time": len(IDS) + 1}
+    assert [row["raw"] != "" for row in read(data / "rejected")] == [False] * len(IDS) + [True]  # v is nobody's
 
 
 def test_rows_of_a_forgotten_user_are_counted_with_their_place_and_without_their_text(tmp_path: Path) -> None:

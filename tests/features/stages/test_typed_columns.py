@@ -19,12 +19,14 @@ def parquet(path: Path, **columns: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("kind", "exact"), [(pa.float64(), 2**53), (pa.float32(), 2**24)])
+@pytest.mark.parametrize(
+    ("kind", "exact"), [(pa.float64(), 2**53 - 1), (pa.float32(), 2**24 - 1), (pa.float16(), 2**11 - 1)]
+)
 def test_float_ids_too_large_to_be_told_apart_are_refused(tmp_path: Path, kind: pa.DataType, exact: int) -> None:
     largest = parquet(tmp_path / "sound.parquet", item=pa.array([float(exact), float("nan")], kind))
     ingest_table(tmp_path / "sound", largest)
     assert [row["item_id"] for row in read(tmp_path / "sound" / "interactions")] == [str(exact), None]
-    for bad in (1e30, -2.0 * exact):
+    for bad in (-2.0 * exact, exact + 1.0, exact + 2.0):  # the last two are one number, where it is stored
         path = parquet(tmp_path / "log.parquet", item=pa.array([1.0, bad], kind))
         assert f"source.columns.item_id: the column holds {kind}, and 1 of 2 ids" in refusal(tmp_path, path)
 
@@ -86,3 +88,65 @@ def test_embeddings_of_half_floats_in_lists_of_one_size_are_read(tmp_path: Path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.array([0.5, 1, 2, 3], np.float16)), 2)
     ingest_table(tmp_path / "data", parquet(tmp_path / "log.parquet", v=vectors), COLUMNS | {"embedding": "v"})
     assert [row["embedding"] for row in read(tmp_path / "data" / "items")] == [[0.5, 1], [2, 3]]
+
+
+VIEWS = {
+    "text": pa.array(["7", "NULL"], pa.string_view()),
+    "bytes": pa.array([b"7", b"NULL"], pa.binary_view()),
+    "dictionary": pa.array(["7", "NULL"]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_views_as_newer_writers_have_them_read_as_what_they_show(tmp_path: Path, kind: str) -> None:
+    ids = VIEWS[kind]
+    bad = parquet(tmp_path / "log.parquet", user=ids, click=pa.array(["1", "perhaps"], pa.string_view()))
+    report = ingest_table(tmp_path / "data", bad)
+    assert report["dropped"] == {"bad label": 1}
+    assert [row["user_id"] for row in read(tmp_path / "data" / "interactions")] == ["7"]
+    assert '"perhaps"' in read(tmp_path / "data" / "rejected")[0]["raw"]
+
+
+@pytest.mark.parametrize("lists", [pa.list_, pa.large_list, lambda kind: pa.list_(kind, 2)])
+def test_lists_of_views_are_categories(tmp_path: Path, lists: Any) -> None:
+    column = pa.array([["a", "b"], ["c", "d"]], lists(pa.string_view()))
+    path = parquet(tmp_path / "log.parquet", categories=column)
+    ingest_table(tmp_path / "data", path, COLUMNS | {"categories": "categories"})
+    assert [row["categories"] for row in read(tmp_path / "data" / "items")] == [["a", "b"], ["c", "d"]]
+
+
+NANOSECONDS = 1_704_067_200_123_456_789
+
+
+@pytest.mark.parametrize(
+    ("far", "told"),
+    [
+        (pa.array([NANOSECONDS, 0], pa.timestamp("us", "UTC")), "+"),  # nanoseconds that are called microseconds
+        (pa.array([NANOSECONDS // 1_000, 0], pa.timestamp("s")), "+"),
+        (pa.array([2**63 - 1, 0], pa.timestamp("us")), "294247-01-10"),
+        (pa.array([1 - 2**63, 0], pa.timestamp("ms", "Mars/Olympus")), "-"),
+        (pa.array([2**31 - 1, 0], pa.date32()), "5881580-07-11"),
+    ],
+)
+def test_a_time_that_no_calendar_holds_is_rejected_and_not_the_end_of_the_run(
+    tmp_path: Path, far: pa.Array, told: str
+) -> None:
+    report = ingest_table(tmp_path / "data", parquet(tmp_path / "log.parquet", at=far))
+    assert (report["rows_written"], report["dropped"]) == (1, {"bad time": 1})
+    [left] = read(tmp_path / "data" / "rejected")
+    assert told.strip("+") in left["raw"]
+
+
+def test_a_row_is_the_same_whether_its_nanoseconds_are_text_or_parquet_s(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    texts = ["2024-01-01T00:00:00.123456789Z", "1969-12-31T23:59:59.999999999Z", "2024-01-01T00:00:00.9999999Z"]
+    lines = [f"a,x,{text},1" for text in texts]
+    (tmp_path / "logs" / "a.csv").write_text("\n".join(["user,item,at,click", *lines]))
+    at = pa.array([NANOSECONDS, -1, NANOSECONDS // 10**9 * 10**9 + 999_999_900], pa.timestamp("ns", "UTC"))
+    pq.write_table(
+        pa.table({"user": ["a"] * 3, "item": ["x"] * 3, "at": at, "click": [1] * 3}), tmp_path / "logs" / "b.parquet"
+    )
+    ingest_table(tmp_path / "data", tmp_path / "logs")
+    rows = [row for day in sorted((tmp_path / "data").glob("interactions/*")) for row in pq.read_table(day).to_pylist()]
+    assert len(rows) == 6
+    assert len({(row["event_id"], row["occurred_at"]) for row in rows}) == 3

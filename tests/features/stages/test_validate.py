@@ -128,6 +128,14 @@ def test_of_a_repeated_event_the_first_sound_row_is_kept(tmp_path: Path) -> None
     ]
 
 
+def test_what_has_the_event_id_of_another_event_is_left_out_and_said(tmp_path: Path) -> None:
+    others = [{"item_id": "x"}, {"user_id": "x", "impression_id": "q"}, {"label": 0.0}, {"position": 4}]
+    told = [event(number, impression_id=f"r{number}", position=1) for number in range(len(others))]
+    report = judge(tmp_path, [*told, *told, *(row | other for row, other in zip(told, others, strict=True))])
+    assert (report["rows_valid"], report["rows_duplicated"], report["rows_duplicated_differing"]) == (4, 8, 4)
+    assert "4 of these say something else than the row whose event_id they have" in report["summary"]
+
+
 def test_an_event_repeated_in_another_partition_is_a_duplicate(tmp_path: Path) -> None:
     data = tmp_path / "data" / "log"
     write_interactions(data, [event(0), event(1)], "2024-01-01")
@@ -195,6 +203,12 @@ def test_too_much_bad_data_is_blocked_and_kept_for_inspection(tmp_path: Path) ->
     assert not (data / "validated_interactions").exists()
     assert len(read(data / ".refused" / "quarantine")) == 3
     assert (tmp_path / "attempts" / "validate" / "data_docs" / "index.html").is_file()
+
+
+def test_requests_counted_for_each_user_from_1_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    rows = [event(number, impression_id=f"{number // 3}") for number in range(30)]  # each of three users
+    with pytest.raises(CheckFailed, match=r"impression of several users: 30.*write it as <user>-<number>, or leave it"):
+        judge(tmp_path, rows, limits(max_quarantined_share=0.05))
 
 
 def test_a_refused_attempt_leaves_the_last_good_pages(tmp_path: Path) -> None:
