@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import InputError
+from contracts.errors import InputError, Interrupted
 
 LOCKS = Path(".state/locks")
 DVC_LOCK = Path(".dvc/tmp/lock")  # held by a DVC command, but not while it runs a stage
@@ -156,7 +156,10 @@ def _wait(who: Callable[[], Running | None], wait_s: float, say: Callable[[str],
         if now - told >= SAY_AGAIN_S:
             say(f"Waiting for {one} to end; then {then}.")
             told = now
-        time.sleep(POLL_S)
+        try:
+            time.sleep(POLL_S)
+        except KeyboardInterrupt as error:  # whoever waits has begun nothing
+            raise Interrupted(f"Interrupted while waiting for {one} to end.") from error
 
 
 def _is_held(path: Path) -> bool:
