@@ -69,7 +69,7 @@ def end_group(process: "subprocess.Popen[str]", escalation: Sequence[tuple[int, 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C, SIGTERM and a terminal's end off while something must be finished. Only a main thread is sent them."""
+    """Hold Ctrl-C, SIGTERM and SIGHUP off while something must be finished. Only the main thread can be sent them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

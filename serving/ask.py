@@ -154,8 +154,8 @@ def _read(path: Path, columns: list[str]) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. `make run` makes it, `make pull` fetches it.") from None
     except (OSError, pa.ArrowException) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read: {said}. `make run` makes it again, `make pull` fetches it.") from error
+        said = f"{path} cannot be read: {' '.join(str(error).split())}."
+        raise InputError(f"{said} `make run` makes it again, `make pull` fetches it.") from error
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def test_a_log_of_sqlite_that_is_taken_away_is_no_place_to_write_to_and_loses_no
     tail.append([event("a")])
     path.with_name(f"{path.name}-wal").unlink()
     for ask in (lambda: tail.append([event("b")]), tail.marks, lambda: tail.held(["a"])):
-        with pytest.raises(InputError, match="-wal was taken away while it was in use.* start it again"):
+        with pytest.raises(InputError, match=r"-wal was taken away while it was in use.* start it again"):
             ask()
     kept = Path(shutil.copy(path, path.with_name("kept.db")))  # as after kill -9
     tail.close()

@@ -330,7 +330,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 
 
 def assert_not_loaded(source: Source) -> None:
-    with pytest.raises(InputError, match="`make run` makes (it again|one), `make pull` fetches"):
+    with pytest.raises(InputError, match=r"`make run` makes (it again|one), `make pull` fetches"):
         load(source.data, source.state)
     assert list(source.state.parent.glob("*")) == []
 
@@ -338,7 +338,7 @@ def assert_not_loaded(source: Source) -> None:
 @pytest.mark.parametrize("how", SPOILT)
 def test_what_the_snapshot_was_not_made_of_is_not_loaded(tmp_path: Path, how: str) -> None:
     """Counters of a day that is gone would be wrong counts in silence."""
-    source = Source(tmp_path, random_log(np.random.default_rng(3), 40))
+    source = Source(tmp_path, random_log(3, 40))
     source.take_up(source.rows)
     names = [f"{name}/2024-01.parquet" for name in NAMES]
     names += [f"feature_snapshot/{name}" for name in ("item_profile.parquet", "user_history.parquet", "snapshot.json")]
@@ -352,7 +352,7 @@ def test_what_the_snapshot_was_not_made_of_is_not_loaded(tmp_path: Path, how: st
 
 def test_counters_of_a_run_that_came_to_no_snapshot_are_not_loaded(tmp_path: Path) -> None:
     """`dvc repro statistics` alone makes them."""
-    source = Source(tmp_path, random_log(np.random.default_rng(3), 40))
+    source = Source(tmp_path, random_log(3, 40))
     source.take_up(source.rows)
     day = source.data / "user_counters" / "2024-01.parquet"
     shutil.copy(day, day.with_name("2031-01.parquet"))
