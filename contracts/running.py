@@ -147,6 +147,13 @@ def _say(line: str) -> None:
 
 
 def _wait(who: Callable[[], Running | None], wait_s: float, say: Callable[[str], None], then: str) -> None:
+    try:
+        _wait_for(who, wait_s, say, then)
+    except KeyboardInterrupt as error:  # whoever waits has begun nothing
+        raise Interrupted(f"Interrupted before {then}.") from error
+
+
+def _wait_for(who: Callable[[], Running | None], wait_s: float, say: Callable[[str], None], then: str) -> None:
     began, told = time.monotonic(), -SAY_AGAIN_S
     while (one := who()) is not None:
         now = time.monotonic()
@@ -156,10 +163,7 @@ def _wait(who: Callable[[], Running | None], wait_s: float, say: Callable[[str],
         if now - told >= SAY_AGAIN_S:
             say(f"Waiting for {one} to end; then {then}.")
             told = now
-        try:
-            time.sleep(POLL_S)
-        except KeyboardInterrupt as error:  # whoever waits has begun nothing
-            raise Interrupted(f"Interrupted while waiting for {one} to end.") from error
+        time.sleep(POLL_S)
 
 
 def _is_held(path: Path) -> bool:

@@ -108,7 +108,7 @@ def test_who_is_tired_of_waiting_gets_a_line_and_nothing_has_changed(tmp_path: P
         waiting.send_signal(signal.SIGINT)
         said, _ = waiting.communicate(timeout=30)
     assert waiting.returncode == 130
-    assert said.startswith("params.yaml stays as it was. Interrupted while waiting for a run (process ")
+    assert said.startswith("params.yaml stays as it was. Interrupted before params.yaml is changed.")
     assert "Traceback" not in said
     assert params.read_text() == (ROOT / "params.yaml").read_text()
 
