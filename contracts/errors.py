@@ -1,4 +1,4 @@
-"""The two ways a stage may end badly on purpose, each with its exit code."""
+"""The ways in which a program of ours may end badly on purpose, each with its exit code."""
 
 
 class InputError(ValueError):
@@ -8,6 +8,12 @@ class InputError(ValueError):
     """
 
     exit_code = 2
+
+
+class Interrupted(InputError):
+    """A person ended it (Ctrl-C, SIGTERM) before it had begun what it was to do. Exit code 130."""
+
+    exit_code = 130
 
 
 class CheckFailed(Exception):
