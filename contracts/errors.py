@@ -1,4 +1,4 @@
-"""The two ways a stage may end badly on purpose, each with its exit code; and how long a message may be."""
+"""The ways in which a program of ours may end badly on purpose, each with its exit code; how long a message may be."""
 
 MAX_MESSAGE = 400
 """Characters of another's message that ours repeats."""
@@ -11,6 +11,12 @@ class InputError(ValueError):
     """
 
     exit_code = 2
+
+
+class Interrupted(InputError):
+    """A person ended it (Ctrl-C, SIGTERM) before it had begun what it was to do. Exit code 130."""
+
+    exit_code = 130
 
 
 class CheckFailed(Exception):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import InputError
+from contracts.errors import InputError, Interrupted
 
 LOCKS = Path(".state/locks")
 DVC_LOCK = Path(".dvc/tmp/lock")  # held by a DVC command, but not while it runs a stage
@@ -147,6 +147,13 @@ def _say(line: str) -> None:
 
 
 def _wait(who: Callable[[], Running | None], wait_s: float, say: Callable[[str], None], then: str) -> None:
+    try:
+        _wait_for(who, wait_s, say, then)
+    except KeyboardInterrupt as error:  # whoever waits has begun nothing
+        raise Interrupted(f"Interrupted before {then}.") from error
+
+
+def _wait_for(who: Callable[[], Running | None], wait_s: float, say: Callable[[str], None], then: str) -> None:
     began, told = time.monotonic(), -SAY_AGAIN_S
     while (one := who()) is not None:
         now = time.monotonic()

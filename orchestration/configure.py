@@ -143,7 +143,8 @@ def _read_back(text: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         values = YAML(typ="safe").load(text)
     except YAMLError:
         values = {}
-    if any(flatten(values).get(key, key) != value for key, value in wanted.items()):
+    read = flatten(values)
+    if any(read.get(key, key) != value and value == value for key, value in wanted.items()):  # NaN is not itself
         raise InputError("A comment beside a value would spoil the file. Change it in an editor.")
     return values
 

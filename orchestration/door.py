@@ -45,6 +45,8 @@ def cannot_listen(host: str, port: str, door: str) -> str | None:
     """Why nothing can listen there, and what to type instead; None where it can."""
     if not port.isdecimal() or not 0 < int(port) < 1 << 16:
         return f"PORT is {port!r}, not a number from 1 to 65535: {door} PORT=3002"
+    if not host:  # to a socket that is every address of this machine
+        return f"HOST is empty: {door} HOST=127.0.0.1, or HOST=0.0.0.0 for all addresses of this machine"
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: ports just left are free
@@ -52,6 +54,9 @@ def cannot_listen(host: str, port: str, door: str) -> str | None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return f"Port {port} is in use{_holder(int(port))}. End that, or choose another: {door} PORT={_free(host)}"
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            said = f"Nothing can listen on {host}: {error.strerror}. Choose an IPv4 address of this machine"
+            return f"{said}, or 0.0.0.0 for all of them: {door} HOST=127.0.0.1"
         return f"Nothing can listen on {host}:{port}: {error.strerror}. Choose another: {door} PORT={_free(host)}"
     return None
 

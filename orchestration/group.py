@@ -69,11 +69,11 @@ def end_group(process: "subprocess.Popen[str]", escalation: Sequence[tuple[int, 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM off while something must be finished. Only the main thread can be sent them."""
+    """Hold Ctrl-C, SIGTERM and SIGHUP off while something must be finished. Only the main thread can be sent them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield

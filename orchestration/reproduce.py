@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from contracts.errors import InputError
+from contracts.errors import InputError, Interrupted
 from orchestration.attempt import Attempt, repro
 from orchestration.configure import configure, parse_assignments
 from orchestration.graph import Graph, Stage, read_graph
 from orchestration.timing import wall_s
 
-INTERRUPTED = 130
 WAIT_S = 60.0
 """For so long a person waits for another run to end."""
 MEANINGS: Mapping[int, str] = {
     1: "a defect, or DVC's own failure",
     2: "bad input, or something else is running",
     3: "a check refuses the data or the model",
-    INTERRUPTED: "interrupted",
+    Interrupted.exit_code: "interrupted",
 }
 _QUIET = ("To track the changes with git", "To enable auto staging", "\tgit add", "\tdvc config", "Use `dvc push`")
 _QUIET += (
@@ -52,7 +51,9 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 def main() -> None:
     """Configure, reproduce, tell. Exits with the failed stage's own code: 1 defect, 2 bad input, 3 a check blocks."""
     arguments = _parse()
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup make run &
+            signal.signal(number, _stop)
     began = time.perf_counter()
     try:
         for change in configure(arguments.changes, say=_warn) if arguments.changes else []:
@@ -65,7 +66,11 @@ def main() -> None:
         attempt = repro(root, arguments.stages, say=_say, wait_s=WAIT_S)
     except KeyboardInterrupt:
         _warn("\nInterrupted. No process is left, the last good outputs stand; run it again to go on.")
-        _exit(INTERRUPTED)
+        _exit(Interrupted.exit_code)
+    except BrokenPipeError:  # `make run | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _warn("\nWhoever read what this run says has ended, and so did it. The last good outputs stand; run it again.")
+        _exit(Interrupted.exit_code)
     if attempt.reason:
         reason = attempt.reason
         _warn(f"\n{reason.stage or 'make run'} failed: {reason.message}")

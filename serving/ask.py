@@ -1,6 +1,7 @@
 """A user and candidates -> one ranking as a table, from a running server or in this process."""
 
 import argparse
+import http.client
 import json
 import sys
 import urllib.error
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.params import load_params
+from serving.answering.requests import RankReply
 
 SEED = 0
 TITLE_WIDTH = 40
+OURS = "`make serve` starts one; `make ask PORT=3002` asks another port, --url another address."
 MAX_SHOWN = 1000
 """Bytes of an answer that is none of ours."""
 
@@ -83,14 +87,20 @@ def titles(snapshot: Path) -> dict[str, str]:
 def post(url: str, request: dict[str, Any]) -> dict[str, Any]:
     """Ask a running server."""
     body = json.dumps(request).encode()
-    call = urllib.request.Request(f"{url.rstrip('/')}/rank", body, {"Content-Type": "application/json"})
     try:
+        call = urllib.request.Request(f"{url.rstrip('/')}/rank", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(call, timeout=10) as response:
-            return json.load(response)
+            reply = json.load(response)
     except urllib.error.HTTPError as error:
         raise InputError(f"{url} answered {error.code}: {_reason(error.read())}") from error
     except OSError as error:
         raise InputError(f"No server at {url} ({error}). `make serve` starts one.") from error
+    except (ValueError, http.client.HTTPException) as error:  # no URL; no HTTP; no JSON
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_SHOWN]
+        raise InputError(f"{url} is not the ranking service ({said}). {OURS}") from error
+    if not isinstance(reply, dict) or not RankReply.model_fields.keys() <= reply.keys():
+        raise InputError(f"{url} is not the ranking service: its answer is no ranking. {OURS}")
+    return reply
 
 
 def rank_here(request: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +153,9 @@ def _read(path: Path, columns: list[str]) -> Any:
         return pq.read_table(path, columns=columns)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. `make run` makes it, `make pull` fetches it.") from None
+    except (OSError, pa.ArrowException) as error:
+        said = f"{path} cannot be read: {' '.join(str(error).split())}."
+        raise InputError(f"{said} `make run` makes it again, `make pull` fetches it.") from error
 
 
 if __name__ == "__main__":

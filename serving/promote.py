@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.publish import publish, write_json
-from serving.bundle.loaded import METRICS, RANKED, model_of, read_json
+from serving.bundle.loaded import METRICS, RANKED, model_of, read_json, reading
 from serving.bundle.manifest import Manifest, read_manifest
 from serving.locations import champion_path, newest_path
 from training.judging.measure import with_interval
@@ -145,7 +146,7 @@ def _place(bundle: Path, champion: Path) -> None:
 
 def _gain(candidate: Path, champion: Path) -> dict[str, Any]:
     """The difference of the two in METRIC with its interval: the same draws of users for both."""
-    new, old = (pq.read_table(bundle / RANKED) for bundle in (candidate, champion))
+    new, old = (_ranked(bundle / RANKED) for bundle in (candidate, champion))
     if not new["user_index"].equals(old["user_index"]):
         raise InputError(
             f"{candidate / RANKED} and {champion / RANKED} hold other requests, although both bundles name the same "
@@ -159,22 +160,28 @@ def _gain(candidate: Path, champion: Path) -> dict[str, Any]:
     return with_interval(METRIC, float(difference.mean()), drawn)
 
 
+def _ranked(path: Path) -> pa.Table:
+    with reading(path):
+        return pq.read_table(path, columns=["user_index", "auc"])
+
+
 def _side(bundle: Path) -> dict[str, Any]:
     manifest: Manifest = read_manifest(bundle)
     metrics = read_json(bundle / METRICS)
     model = model_of(bundle)
-    figures = metrics["models"][model]
-    verdict = metrics["verdict"]
-    return {
-        "model": model,
-        "verdict": verdict.get("state", "passed"),
-        "verdict_reasons": verdict["reasons"],
-        "model_version": manifest.model_version,
-        "log": manifest.log,
-        "test_data_hash": metrics["test_data_hash"],
-        METRIC: figures.get(METRIC),
-        "auc": figures.get("auc"),
-    }
+    with reading(bundle / METRICS):
+        figures = metrics["models"][model]
+        verdict = metrics["verdict"]
+        return {
+            "model": model,
+            "verdict": verdict.get("state", "passed"),
+            "verdict_reasons": verdict["reasons"],
+            "model_version": manifest.model_version,
+            "log": manifest.log,
+            "test_data_hash": metrics["test_data_hash"],
+            METRIC: figures.get(METRIC),
+            "auc": figures.get("auc"),
+        }
 
 
 def _dvc(*arguments: str) -> None:

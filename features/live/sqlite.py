@@ -85,10 +85,11 @@ NEXT_STEP = {
 
 
 class Opened(NamedTuple):
-    """A thread's connection, and which file it was opened on."""
+    """A thread's connection, and which files it was opened on."""
 
     connection: sqlite3.Connection
     file: tuple[int, int] | None
+    wal: tuple[int, int] | None
 
 
 class SqliteTail:
@@ -104,6 +105,8 @@ class SqliteTail:
         self.path = path
         self._acknowledged = acknowledged
         self._file: tuple[int, int] | None = None  # which file was used last, by whichever thread
+        self._size = 0  # bytes that it has had: SQLite never makes it smaller, for nothing here vacuums
+        self._wal = path.with_name(f"{path.name}-wal")
         self._losing = threading.Lock()
         self._listed = listed
         self._wait_s = wait_s
@@ -139,8 +142,7 @@ class SqliteTail:
         return told
 
     def size(self) -> int:
-        files = [self.path, self.path.with_name(f"{self.path.name}-wal")]
-        return sum(path.stat().st_size for path in files if path.exists())
+        return sum(path.stat().st_size for path in (self.path, self._wal) if path.exists())
 
     def pruned_seq(self) -> int:
         return self._patiently(lambda connection: connection.execute(PRUNED).fetchone()[0])
@@ -227,7 +229,7 @@ class SqliteTail:
 
     def drop(self) -> None:
         self.close()
-        self._file = None
+        self._file, self._size = None, 0
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
@@ -294,6 +296,7 @@ class SqliteTail:
         key = (os.getpid(), threading.get_ident())
         opened, there = self._opened.get(key), _file(self.path)
         if opened is not None and opened.file == there:
+            self._check_whole(opened)
             return opened.connection
         self._let_go()  # the file was taken away: what is written must not go with it
         self._say_if_lost(there)
@@ -304,14 +307,32 @@ class SqliteTail:
         except BaseException:
             connection.close()
             raise
-        self._file = _file(self.path)
-        self._opened[key] = Opened(connection, self._file)
+        self._file, self._size = _file(self.path), max(self._size, os.stat(self.path).st_size)
+        self._opened[key] = Opened(connection, self._file, _file(self._wal))
         try:
             self.forget_hashes(self._listed())
         except BaseException:
             self._let_go()
             raise
         return connection
+
+    def _check_whole(self, opened: Opened) -> None:
+        """SQLite goes on with a log that has no name any more, and in a file that was cut short: all would be lost."""
+        size = os.stat(self.path).st_size
+        with self._losing:
+            was, self._size = self._size, max(self._size, size)
+        if (wal := _file(self._wal)) != opened.wal:
+            if wal is None:  # nobody has begun another: what ours holds goes into the file while we still have it
+                opened.connection.execute("PRAGMA wal_checkpoint").fetchone()
+            raise InputError(
+                f"{self._wal} was taken away while it was in use: what was written now would be lost, so nothing is "
+                f"taken. End all that uses {self.path} and start it again; what was acknowledged before is in there."
+            )
+        if size < was:
+            raise InputError(
+                f"{self.path} was cut short while it was in use, from {was:,} bytes to {size:,}. Nothing is taken. "
+                "Stop what uses it, bring the file back from a copy, or move it away, and start again."
+            )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -333,7 +354,7 @@ class SqliteTail:
     def _say_if_lost(self, there: tuple[int, int] | None) -> None:
         """there: the file that is at the path now."""
         with self._losing:
-            lost, self._file = self._file, None
+            lost, self._file, self._size = self._file, None, 0
         if lost is not None and there != lost:
             log.error(
                 "%s was taken away while it was in use; %s. Live events acknowledged until %s that are not sealed in "

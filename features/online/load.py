@@ -24,12 +24,14 @@ from contracts.publish import write_json
 from features.live.open_tail import engine, forgotten_of, open_tail, redis_address
 from features.live.places import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
 from features.online.fill import ONLINE, Counted, Held, Written, fill
+from features.online.snapshot import COUNTERS
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 log = logging.getLogger("leitmotif")
 
+AGAIN = "`make run` makes it again, `make pull` fetches it."
 BUILDING = ".feast-"
 STORED = "stored"
 """The stamp's key for the loaded files: name -> Stored. SQLite's -wal and -shm are left out: readers may make them."""
@@ -68,6 +70,8 @@ def load(
         held = _held(state)
         if held is not None and _without_ours(held.stamp) == stamp:
             return False
+        if counted is None:
+            _check_files(data, snapshot, stamp)
         building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
         try:
             defined = fill(building, held, data, snapshot, stamp, counted, written)
@@ -122,16 +126,34 @@ def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
 def _read_snapshot(snapshot: Path) -> dict[str, Any]:
     try:
         stamp = json.loads((snapshot / "snapshot.json").read_text(encoding="utf-8"))
+        if not isinstance(stamp, dict):
+            raise ValueError("it holds no JSON object")
     except FileNotFoundError:
         raise InputError(
             f"There is no feature snapshot in {snapshot}. `make run` makes one, `make pull` fetches one."
         ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{snapshot / 'snapshot.json'} cannot be read: {error}. {AGAIN}") from error
     if not is_current(stamp):
         raise InputError(
             f"The feature snapshot in {snapshot} was made by another version: its absorbed_seq is "
             f"{stamp.get('absorbed_seq')!r}, not one seq an engine. `make run` makes it anew."
         )
     return stamp
+
+
+def _check_files(data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
+    """Raise InputError where what would be loaded is not what the snapshot was made of: damaged, or of another run."""
+    said: dict[str, str] = stamp["files"]
+    counted = {f"{name}/{path.name}" for name in COUNTERS for path in (data / name).glob("*.parquet")}
+    for name in sorted(said.keys() | counted):
+        path = (data if "/" in name else snapshot) / name
+        try:
+            digest = hash_file(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error}. {AGAIN}") from error
+        if digest != said.get(name):
+            raise InputError(f"{path} is not what the snapshot in {snapshot} was made of. {AGAIN}")
 
 
 @contextlib.contextmanager

@@ -251,7 +251,13 @@ class OnlineStore:
         """The same for several users in one read."""
         keys = [EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=name)]) for name in user_ids]
         # What get_online_features adds for its callers (metadata, timestamps, a copy a value) would double the time.
-        rows = self.feast._get_provider().online_read(self.feast.config, self.history_view, keys, [*HISTORY])
+        try:
+            rows = self.feast._get_provider().online_read(self.feast.config, self.history_view, keys, [*HISTORY])
+        except InputError:
+            raise
+        except DAMAGE as error:
+            said = f"The histories in the online store cannot be read: {type(error).__name__}: {error}."
+            raise InputError(f"{said} `make load` loads them again; then start what reads them anew.") from error
         return [None if values is None else _history(values) for _, values in rows]
 
     def profiles(self, item_ids: Sequence[str]) -> list[ItemProfile | None]:

@@ -144,9 +144,7 @@ def _check_headers(headers: Headers, limit: int) -> None:
         raise _Unread(415, f"The request has no content type; this service reads {JSON}. Send `content-type: {JSON}`.")
     if media_type != JSON:
         raise _Unread(415, f"The body is {media_type[:100]!r}; this service reads {JSON}.")
-    described = Header()
-    described["content-type"] = content_type
-    charset = described.get_content_charset("utf-8")
+    charset = _charset(content_type)
     if charset not in ("utf-8", "utf8"):
         raise _Unread(415, f"The body is in charset {charset[:100]!r}; this service reads {JSON} in UTF-8.")
     if first.get(b"content-encoding", "identity") != "identity":
@@ -154,6 +152,18 @@ def _check_headers(headers: Headers, limit: int) -> None:
     told = first.get(b"content-length", "")
     if told.isascii() and told.isdigit() and (len(told) > 18 or int(told) > limit):
         raise _too_large(limit)
+
+
+def _charset(content_type: str) -> str:
+    """UTF-8 where none is named. The parts of a parameter may be numbered (RFC 2231): by more digits than are read."""
+    described = Header()
+    described["content-type"] = content_type
+    try:
+        return described.get_content_charset("utf-8")
+    except ValueError as error:
+        raise _Unread(
+            415, f"The content type {shorten(content_type, MAX_NAME)!r} cannot be read; send `content-type: {JSON}`."
+        ) from error
 
 
 async def _read(receive: Receive, limit: int) -> bytes:

@@ -6,12 +6,14 @@ do so with a number: an address is always known.
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 
 from serving.params import ServeParams
 
 VARIABLE = "LEITMOTIF_ALLOWED_HOSTS"
 ANY = "*"
+WITH_PORT = re.compile(r"(\[(?P<inside>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(:[0-9]*)?")
 
 
 def allowed_hosts(limits: ServeParams) -> list[str]:
@@ -32,9 +34,9 @@ def is_known(host: str, allowed: Sequence[str]) -> bool:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0] if host.count(":") == 1 else host
+    """What ends as no port does is left as it is, and is then nobody's name."""
+    told = WITH_PORT.fullmatch(host)
+    return (told["inside"] or told["name"]) if told else host
 
 
 def _is_address(name: str) -> bool:

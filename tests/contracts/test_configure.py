@@ -57,6 +57,8 @@ def test_nested_and_dotted_changes_mean_the_same(params: Path) -> None:
         ({"model": 3}, "model: a section; give one of model.history_length"),
         ({"source.name": "movielense"}, "did you mean 'movielens'?"),
         ({"history.labels": "clickd", "seed": 2}, "history.labels"),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate: input should be a finite number, got nan"),
+        ({"train.epochs": float("nan")}, "train.epochs: input should be a valid integer, got nan"),
     ],
 )
 def test_a_refused_change_leaves_the_file_as_it_was(params: Path, change: dict[str, object], says: str) -> None:

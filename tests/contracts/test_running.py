@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +88,29 @@ def test_waiting_ends_and_says_for_whom(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message), alone(tmp_path, 0.6, said.append, "it begins"):
             pass
     assert said == [f"Waiting for `dvc repro` (process {pid}) to end; then it begins."]
+
+
+@pytest.mark.parametrize("program", ["orchestration.configure", "orchestration.reproduce"])
+def test_who_is_tired_of_waiting_gets_a_line_and_nothing_has_changed(tmp_path: Path, program: str) -> None:
+    params = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    with begun(tmp_path, "a run", 0, print):
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", program, "seed=7"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline().startswith("Waiting for a run (process ")
+        waiting.send_signal(signal.SIGINT)
+        said, _ = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert said.startswith("params.yaml stays as it was. Interrupted before params.yaml is changed.")
+    assert "Traceback" not in said
+    assert params.read_text() == (ROOT / "params.yaml").read_text()
 
 
 def test_one_run_at_a_time_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:

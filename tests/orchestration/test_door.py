@@ -94,3 +94,14 @@ def test_a_port_in_use_names_who_listens_and_another_one() -> None:
     assert f"in use by process {os.getpid()} (" in done.stderr
     assert "choose another: make ui PORT=" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["::1", "203.0.113.9", "nosuch.example.invalid", ""])
+def test_what_is_no_address_of_this_machine_is_one_line(host: str) -> None:
+    done = subprocess.run(
+        [*DOOR, "--host", host, "--port", str(free_port()), "--", sys.executable, "-c", "print('it listens')"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "HOST=127.0.0.1" in line

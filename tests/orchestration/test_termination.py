@@ -85,7 +85,7 @@ def _is_whole_and_runs_again(toy: Toy) -> None:
     assert "up to date" in toy.dvc("status")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_make_run_restores_and_leaves_nothing(made_toy: Toy, number: signal.Signals) -> None:
     process = _start_slow_stage(made_toy, "-m", "orchestration.reproduce")
     process.send_signal(number)
@@ -95,6 +95,17 @@ def test_an_interrupted_make_run_restores_and_leaves_nothing(made_toy: Toy, numb
     assert _left_over(made_toy.root) == []
     assert made_toy.read("totals/total.txt") == "8"
     _is_whole_and_runs_again(made_toy)
+
+
+def test_a_make_run_that_nobody_reads_on_ends_in_words_and_leaves_the_last_outs(made_toy: Toy) -> None:
+    made_toy.set(request__block_s=700.0)
+    command = f"{sys.executable} -m orchestration.reproduce | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=made_toy.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "run it again" in done.stderr
+    assert _settles(made_toy.root)
+    assert made_toy.read("totals/total.txt") == "8"
 
 
 def test_a_terminated_dagster_run_restores_and_leaves_nothing(made_toy: Toy, instance: dg.DagsterInstance) -> None:

@@ -1,5 +1,7 @@
 """`make ask` shows one ranking to a person."""
 
+import http.server
+import threading
 from pathlib import Path
 
 import httpx
@@ -9,7 +11,7 @@ import pytest
 
 from contracts.errors import InputError
 from serving.answering.predictor import Predictor
-from serving.ask import draw_candidates, rank_here
+from serving.ask import draw_candidates, longest_history, post, rank_here, titles
 from tests.clones import run
 
 PROFILES = "item_profile.parquet"
@@ -75,3 +77,58 @@ def test_a_refusal_of_the_server_is_its_sentence(made: Path, server: httpx.Clien
     done = run(made, "python", "-m", "serving.ask", "--url", str(server.base_url), "--at", "soon", check=False)
     assert done.returncode == 2
     assert f"No ranking: {server.base_url} answered 400: at: Input should be an ISO 8601 time" in done.stderr
+
+
+ANSWERS = {
+    "a page": b"<html>",
+    "another object": b'{"items": []}',
+    "a list": b"[]",
+    "no text": b"\xff\xfe",
+    "less than it says": None,
+    "no HTTP": b"",
+}
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Something else on the port: it answers 200 to whatever is posted."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        name = self.path.removesuffix("/rank").strip("/").replace("_", " ")
+        if name == "no HTTP":
+            self.wfile.write(b"SSH-2.0-x\r\n")
+            return
+        body = ANSWERS[name]
+        self.send_response(200)
+        self.send_header("content-length", str(50 if body is None else len(body)))
+        self.end_headers()
+        self.wfile.write(body or b"{")
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_another_program_on_the_port_is_said_in_a_line(name: str) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        thread = threading.Thread(target=stranger.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{stranger.server_port}/{name.replace(' ', '_')}"
+        with pytest.raises(InputError, match=r"is not the ranking service.*`make serve` starts one"):
+            post(url, {"user_id": "u", "candidates": ["a"]})
+        thread.join()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "nonsense", "http://127.0.0.1:x"])
+def test_what_is_no_url_is_said_in_a_line(url: str) -> None:
+    with pytest.raises(InputError, match="`make serve` starts one"):
+        post(url, {"user_id": "u", "candidates": ["a"]})
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 50, b"PAR1" * 20])
+def test_a_snapshot_that_was_cut_short_is_said_in_a_line(tmp_path: Path, content: bytes) -> None:
+    for name in ("user_history.parquet", PROFILES):
+        (tmp_path / name).write_bytes(content)
+    for ask in (longest_history, lambda folder: draw_candidates(folder, 3), titles):
+        with pytest.raises(InputError, match=r"\.parquet cannot be read: .*`make pull` fetches it"):
+            ask(tmp_path)

@@ -4,6 +4,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from serving.http.gate import READ, Gate
 from serving.params import ServeParams
 
@@ -128,3 +130,11 @@ def test_a_length_beyond_the_limit_is_refused_before_the_body_is_read() -> None:
     status, answer = asyncio.run(Checked(BODY, headers=(TYPE, length)).call(gated(None)))
     assert status == 413
     assert "bytes" in answer["error"]
+
+
+@pytest.mark.parametrize("told", [b"charset*" + b"9" * 5_000 + b"=x", b"charset*0*=utf-8''a; charset*" + b"1" * 9_999])
+def test_a_content_type_that_python_cannot_read_is_a_415(told: bytes) -> None:
+    caller = Caller(BODY, headers=((b"content-type", b"application/json; " + told),))
+    status, answer = asyncio.run(caller.call(gated(None)))
+    assert (status, answer["code"]) == (415, "not_json")
+    assert len(answer["error"]) < 300

@@ -7,7 +7,17 @@ from serving.http.hosts import is_known
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "LocalHost:3000", "localhost.", "127.0.0.1", "127.0.0.1:3000", "[::1]:3000", "[::1]", "10.1.2.3:80"],
+    [
+        "localhost",
+        "LocalHost:3000",
+        "localhost.",
+        "127.0.0.1",
+        "127.0.0.1:3000",
+        "[::1]:3000",
+        "[::1]",
+        "::1",
+        "10.2.3.4:8",
+    ],
 )
 def test_localhost_and_every_address_are_known(host: str) -> None:
     assert is_known(host, ["localhost"])
@@ -23,6 +33,11 @@ def test_localhost_and_every_address_are_known(host: str) -> None:
         "127.0.0.1.evil.example",
         "evil@localhost",
         "[x]",
+        "[::1].evil.example",
+        "[::1",
+        "127.0.0.1:evil.example",
+        "localhost:80.evil.example",
+        "localhost:3000:evil.example",
     ],
 )
 def test_a_name_that_nobody_allowed_is_not_known(host: str) -> None:

@@ -132,3 +132,24 @@ def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path)
         assert "--force" in run(made, "python", "-m", "serving.promote", "--help").stdout
     finally:
         shutil.rmtree(made / "champions" / "simulator", ignore_errors=True)
+
+
+DAMAGE = {
+    "metrics of nothing": (METRICS, b"{}"),
+    "metrics of other kinds": (METRICS, b'{"models": 3, "verdict": []}'),
+    "requests cut short": (RANKED, b"PAR1"),
+    "no requests": (RANKED, b""),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("side", ["candidate", "champion"])
+def test_a_damaged_bundle_with_the_right_hashes_is_named(data: Path, tmp_path: Path, what: str, side: str) -> None:
+    bundles = {"candidate": changed(data / "bundle", tmp_path / "a", 0.7)}
+    bundles["champion"] = changed(data / "bundle", tmp_path / "b", 0.6)
+    name, content = DAMAGE[what]
+    (bundles[side] / name).write_bytes(content)
+    rehash(bundles[side])
+    with pytest.raises(InputError) as error:
+        decide(bundles["candidate"], bundles["champion"])
+    assert str(bundles[side] / name) in str(error.value)

@@ -1,7 +1,9 @@
 """What goes wrong with the engines of live events, done to real ones: a bounded error that says what to do."""
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -144,6 +146,36 @@ def test_another_file_in_the_place_of_the_one_in_use_is_said(path: Path, caplog:
     assert [record.getMessage().split(". ")[0].split("; ")[1] for record in caplog.records] == [
         "another file is in its place"
     ]
+    tail.close()
+
+
+def test_a_log_of_sqlite_that_is_taken_away_is_no_place_to_write_to_and_loses_nothing(path: Path) -> None:
+    """SQLite itself goes on in the file without a name, acknowledges, and forgets all of it at its end."""
+    tail = SqliteTail(path)
+    tail.append([event("a")])
+    path.with_name(f"{path.name}-wal").unlink()
+    for ask in (lambda: tail.append([event("b")]), tail.marks, lambda: tail.held(["a"])):
+        with pytest.raises(InputError, match=r"-wal was taken away while it was in use.* start it again"):
+            ask()
+    kept = Path(shutil.copy(path, path.with_name("kept.db")))  # as after kill -9
+    tail.close()
+    for each in (SqliteTail(kept), SqliteTail(path)):
+        assert [held.event_id for _, held in each.since(0)] == ["a"]
+        assert each.append([event("b")]) == [Fate.NEW]
+        each.close()
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+def test_a_file_that_is_cut_short_while_it_is_in_use_takes_nothing_more(path: Path, size: int) -> None:
+    tail = SqliteTail(path)
+    tail.append([event(str(number)) for number in range(50)])
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint")
+    tail.marks()
+    os.truncate(path, size)
+    for ask in (lambda: tail.append([event("b")]), tail.marks, lambda: tail.held(["1"])):
+        with pytest.raises(InputError, match=f"cut short while it was in use.* to {size:,}.* from a copy"):
+            ask()
     tail.close()
 
 

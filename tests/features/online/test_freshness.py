@@ -21,6 +21,7 @@ from features.stages.materialize import run
 from orchestration.checks import CHECKS, Verdict, judge
 from orchestration.configure import configure
 from orchestration.figures import figures
+from serving.bundle.manifest import hash_file
 from tests.features.online.test_online import loaded
 from tests.features.small_log import build, history, labels, materialize, random_log, row, statistics, validate
 
@@ -88,6 +89,7 @@ def test_users_that_the_snapshot_lacks_are_missed_by_the_log_s_own_account(tmp_p
     users = pq.read_table(snapshot / "user_history.parquet")
     pq.write_table(users.filter(pc.field("user_id") != "u2"), snapshot / "user_history.parquet")
     stamp = json.loads((snapshot / "snapshot.json").read_text())
+    stamp["files"]["user_history.parquet"] = hash_file(snapshot / "user_history.parquet")
     (snapshot / "snapshot.json").write_text(json.dumps(stamp | {"snapshot_id": "without u2", "num_users": 4}))
     load(folder, state_of(folder))
     views = measure(OnlineStore.open(state_of(folder)), folder, materialize(min_user_share=0.9))

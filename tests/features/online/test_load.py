@@ -1,6 +1,7 @@
 """A load over what was loaded before gives what a load from nothing gives; and nothing but a whole one is ever seen."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from features.live.places import read_stamp, state_of
 from features.online.changes import Difference, Rows
 from features.online.fill import VIEWS
 from features.online.load import load
-from features.online.snapshot import ITEM_PROFILE, write_snapshot
+from features.online.snapshot import COUNTERS, ITEM_PROFILE, write_snapshot
 from features.online.store import OnlineStore
 from features.stages.histories import run as run_histories
 from features.stages.statistics import run as run_statistics
@@ -102,7 +103,11 @@ class Source:
         self.number += 1
         stamp = {"snapshot_id": f"number {self.number}", "log_end_us": START_US, "settings": settings()}
         stamp["absorbed_seq"] = {}
-        (self.snapshot / "snapshot.json").write_text(json.dumps(stamp | {"files": {}, "number": self.number}))
+        paths = [self.snapshot / f"{name}.parquet" for name in VIEWS]
+        files = {path.name: path for path in paths if path.exists()}
+        files |= {f"{name}/{path.name}": path for name in COUNTERS for path in (self.data / name).glob("*.parquet")}
+        stamp["files"] = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+        (self.snapshot / "snapshot.json").write_text(json.dumps(stamp | {"number": self.number}))
 
 
 def random_rows(schema: pa.Schema, key: str, ids: Sequence[str], random: np.random.Generator) -> pa.Table:
@@ -314,6 +319,44 @@ def test_after_damage_everything_is_written_again(tmp_path: Path, caplog: pytest
     assert load(source.data, source.state)
     assert "user_history 3 of 3 rows written" in caplog.text
     assert_as_from_nothing(source)
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "gone": lambda path: path.unlink(),
+    "a list": lambda path: path.write_bytes(b"[]"),
+}
+
+
+def assert_not_loaded(source: Source) -> None:
+    with pytest.raises(InputError, match=r"`make run` makes (it again|one), `make pull` fetches"):
+        load(source.data, source.state)
+    assert list(source.state.parent.glob("*")) == []
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_the_snapshot_was_not_made_of_is_not_loaded(tmp_path: Path, how: str) -> None:
+    """Counters of a day that is gone would be wrong counts in silence."""
+    source = Source(tmp_path, random_log(3, 40))
+    source.take_up(source.rows)
+    names = [f"{name}/2024-01.parquet" for name in NAMES]
+    names += [f"feature_snapshot/{name}" for name in ("item_profile.parquet", "user_history.parquet", "snapshot.json")]
+    for path in (source.data / name for name in names):
+        whole = path.read_bytes()
+        SPOILT[how](path)
+        assert_not_loaded(source)
+        path.write_bytes(whole)
+    assert load(source.data, source.state)
+
+
+def test_counters_of_a_run_that_came_to_no_snapshot_are_not_loaded(tmp_path: Path) -> None:
+    """`dvc repro statistics` alone makes them."""
+    source = Source(tmp_path, random_log(3, 40))
+    source.take_up(source.rows)
+    day = source.data / "user_counters" / "2024-01.parquet"
+    shutil.copy(day, day.with_name("2031-01.parquet"))
+    assert_not_loaded(source)
 
 
 def test_an_opened_store_reads_on_while_a_newer_one_is_loaded_over_it(tmp_path: Path) -> None:

@@ -197,3 +197,16 @@ def test_a_store_that_must_be_opened_again_says_so_before_it_keeps_anything(tmp_
     with pytest.raises(StaleStoreError, match="have left the tail"):
         store.append([event("sent")])
     assert store.tail.since(0) == []
+
+
+@pytest.mark.parametrize("how", ["overwritten", "cut short"])
+def test_histories_that_are_damaged_under_an_opened_store_are_said_in_words(tmp_path: Path, how: str) -> None:
+    """A worker that is asked answers 503 with this, and no 500."""
+    store = loaded(tmp_path / "data" / "table", [row(f"u{number}", "i", number) for number in range(2_000)])
+    path = state_of(tmp_path / "data" / "table") / "online.db"
+    whole = path.read_bytes()
+    with path.open("r+b") as handle:
+        handle.truncate(8_192) if how == "cut short" else handle.write(b"garbage!" * (len(whole) // 8))
+    with pytest.raises(InputError, match=r"cannot be read: DatabaseError: .*`make load` loads them again"):
+        store.histories([f"u{number}" for number in range(2_000)])
+    store.tail.close()
