@@ -124,8 +124,19 @@ lint: $(READY) ## ruff, pyright, import contracts
 	@ruff check . && ruff format --check . && pyright && lint-imports
 
 .PHONY: test
-test: lint ## lint, types, import contracts, all tests
-	@pytest -n 2 $(ARGS)
+test: lint ## lint, types, import contracts, all tests but the slow ones
+	@pytest -n 2 -m "not slow" $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(READY) ## the slow tests: whole real logs, the quality of the default model
+	@pytest -n 2 -m slow $(ARGS)
+
+.PHONY: test-all
+test-all: test test-slow ## every test
+
+.PHONY: test-fast
+test-fast: lint ## for an edit loop, under two minutes: lint, types, and the tests that start nothing
+	@pytest -n 2 -m "not slow" $(FAST) $(ARGS)
 
 .PHONY: clean
 clean: ## remove mutable state (.state, attempts) unless something runs; data, cache and models stay

@@ -1,5 +1,6 @@
 """A copy of this repository as a person would clone it, and the commands that person would type."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -76,6 +77,15 @@ def surroundings(repository: Path) -> dict[str, str]:
         "FEAST_USAGE": "False",
         "GX_ANALYTICS_ENABLED": "false",
         "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Of every file below a folder: its path there -> SHA-256."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.clones import clone, run
 
-pytestmark = pytest.mark.xdist_group("quality")
+pytestmark = [pytest.mark.xdist_group("quality"), pytest.mark.slow]
 
 
 def test_themes_beat_target_attention_and_popularity_on_the_default_log(tmp_path: Path) -> None:

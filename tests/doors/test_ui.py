@@ -11,7 +11,9 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from contracts.params import load_params
+from tests.clones import clone, hashes
 from tests.doors.conftest import Started, free_port, started, typed
+from tests.prepared import add_environment, prepared
 
 pytestmark = pytest.mark.xdist_group("door-ui")
 
@@ -83,6 +85,20 @@ class Dagster:
 
 
 @pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
+    """A new clone with the parameters of the one in which `make run` has run."""
+    new = add_environment(clone(tmp_path_factory.mktemp("new")))
+    (new / "params.yaml").write_text((made / "params.yaml").read_text())
+    return new
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which `make run` has run."""
+    return prepared(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
 def dagster(house: Path) -> Iterator[Dagster]:
     """`make ui` on a free port, its code location loaded."""
     port = free_port()
@@ -103,8 +119,11 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def test_everything_launched_there_succeeds_and_dvc_has_nothing_to_do(dagster: Dagster, house: Path) -> None:
+def test_everything_launched_there_makes_what_make_run_makes_and_dvc_has_nothing_to_do(
+    dagster: Dagster, house: Path, made: Path
+) -> None:
     dagster.ends(dagster.launch("everything"))
+    assert hashes(house / "data") == hashes(made / "data")
     assert "up to date" in typed(house, "dvc status").stdout
 
 

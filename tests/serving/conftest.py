@@ -13,28 +13,14 @@ import httpx
 import pytest
 
 from serving.answering.predictor import Predictor
-from tests.clones import SMALL, clone, run, surroundings
-
-STAGES = (
-    "features.stages.ingest",
-    "features.stages.validate",
-    "features.stages.histories",
-    "features.stages.statistics",
-    "features.stages.materialize",
-    "training.train",
-    "training.evaluate",
-    "serving.package",
-)
+from tests.clones import run, surroundings
+from tests.prepared import copied, prepared
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which every stage that serving needs has run."""
-    repository = clone(tmp_path_factory.mktemp("served"))
-    run(repository, "python", "-m", "orchestration.configure", *SMALL)
-    for stage in STAGES:
-        run(repository, "python", "-m", stage)
-    return repository
+    """A clone of one's own in which the small pipeline has run."""
+    return copied(prepared(tmp_path_factory), tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="session")

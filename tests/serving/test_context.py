@@ -18,10 +18,21 @@ from serving.answering.requests import RankReply, RankRequest, RequestContext, t
 from serving.bundle.logged import LoggedRequest, RequestLog
 from tests.clones import SMALL, clone, run
 from tests.features.ebnerd_bundle import WEEK, Row, clicks, impression, write_bundle
-from tests.serving.conftest import STAGES, serving
+from tests.one_process import run_stages
+from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("serving")
 
+STAGES = (
+    "features.stages.ingest",
+    "features.stages.validate",
+    "features.stages.histories",
+    "features.stages.statistics",
+    "features.stages.materialize",
+    "training.train",
+    "training.evaluate",
+    "serving.package",
+)
 NUM_USERS, NUM_TASTES, HISTORY_LENGTH = 40, 4, 8
 ARTICLES = range(100, 160)  # an article's taste is its remainder
 TRAINING = (f"model.history_length={HISTORY_LENGTH}", "model.short_length=4", "statistics.coclick_rank=4")
@@ -60,8 +71,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = clone(tmp_path_factory.mktemp("told"))
     source = ("source.name=ebnerd", f"source.path={log}")
     run(repository, "python", "-m", "orchestration.configure", *source, *SMALL, *TRAINING)
-    for stage in STAGES:
-        run(repository, "python", "-m", stage)
+    run_stages(repository, STAGES)
     return repository
 
 

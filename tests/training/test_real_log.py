@@ -26,7 +26,7 @@ from training.requests.batches import make_dataset
 from training.requests.catalogue import load_counters, load_vocabulary
 from training.requests.reader import load_events, load_requests
 
-pytestmark = pytest.mark.xdist_group("ebnerd_models")
+pytestmark = [pytest.mark.xdist_group("ebnerd_models"), pytest.mark.slow]
 
 ONE_IN = 8
 """Users kept."""

@@ -22,7 +22,7 @@ from tests.features.ebnerd_ids import ids, in_published_order
 from training.requests.batches import read_scalars
 from training.requests.reader import Requests, load_events
 
-pytestmark = pytest.mark.xdist_group("ebnerd")
+pytestmark = [pytest.mark.xdist_group("ebnerd"), pytest.mark.slow]
 
 SECOND = 1_000_000
 NUM_SAMPLED = 300

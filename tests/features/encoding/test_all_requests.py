@@ -18,7 +18,7 @@ from tests.features.ebnerd_ids import ids, in_published_order
 from training.requests.batches import read_scalars
 from training.requests.reader import Requests, load_events
 
-pytestmark = pytest.mark.xdist_group("ebnerd")
+pytestmark = [pytest.mark.xdist_group("ebnerd"), pytest.mark.slow]
 
 NUM_REQUESTS, NUM_CANDIDATES = 50_080, 583_054
 AT_ONCE = 4096

@@ -20,7 +20,7 @@ from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features import small_log
 
-pytestmark = pytest.mark.xdist_group("ebnerd")
+pytestmark = [pytest.mark.xdist_group("ebnerd"), pytest.mark.slow]
 
 SECOND = 1_000_000
 LAG_US = 60 * SECOND

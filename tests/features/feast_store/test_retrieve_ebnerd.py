@@ -12,7 +12,7 @@ from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features.retrieved import compare
 
-pytestmark = pytest.mark.xdist_group("ebnerd")
+pytestmark = [pytest.mark.xdist_group("ebnerd"), pytest.mark.slow]
 
 
 def test_every_row_of_ebnerd_knows_what_training_reads(ebnerd: Path, tmp_path: Path) -> None:
