@@ -136,7 +136,7 @@ def test_the_list_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", noted)
     add_forgotten(folder, ["u1"])
-    assert synced == [(False, False), (True, True)]
+    assert synced[:2] == [(False, False), (True, True)]  # then known.json
 
 
 @pytest.fixture
