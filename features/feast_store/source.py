@@ -16,7 +16,7 @@ from features.feast_store.sqlite import LeitmotifSqliteOnlineStore, LeitmotifSql
 from features.live.open_tail import live_path
 from features.live.places import state_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def source_folder() -> Path:
