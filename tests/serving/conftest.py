@@ -16,6 +16,8 @@ from serving.answering.predictor import Predictor
 from tests.clones import run, surroundings
 from tests.prepared import copied, prepared
 
+SERVICE = "serving.service:Leitmotif"
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,8 +59,13 @@ def bundle(data: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(data / "bundle", tmp_path / "bundle", copy_function=shutil.copyfile))
 
 
+def own_home(repository: Path, target: str, port: int) -> dict[str, str]:
+    """BentoML deletes the metrics of every other server of its home when one starts. A Bento needs its own."""
+    return {"BENTOML_HOME": str(repository / f".bentoml-{port}")} if target == SERVICE else {}
+
+
 @contextmanager
-def serving(repository: Path, target: str = "serving.service:Leitmotif", **environment: str) -> Iterator[httpx.Client]:
+def serving(repository: Path, target: str = SERVICE, **environment: str) -> Iterator[httpx.Client]:
     """`bentoml serve` in a folder on a free port, until it is ready; ended afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -68,7 +75,7 @@ def serving(repository: Path, target: str = "serving.service:Leitmotif", **envir
         process = subprocess.Popen(
             [Path(sys.executable).parent / "bentoml", "serve", target, "--port", str(port)],
             cwd=repository,
-            env=surroundings(repository) | environment,
+            env=surroundings(repository) | own_home(repository, target, port) | environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -104,9 +111,9 @@ def refused(repository: Path, **environment: str) -> subprocess.CompletedProcess
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return subprocess.run(
-        [Path(sys.executable).parent / "bentoml", "serve", "serving.service:Leitmotif", "--port", str(port)],
+        [Path(sys.executable).parent / "bentoml", "serve", SERVICE, "--port", str(port)],
         cwd=repository,
-        env=surroundings(repository) | environment,
+        env=surroundings(repository) | own_home(repository, SERVICE, port) | environment,
         capture_output=True,
         text=True,
         timeout=120,
