@@ -10,6 +10,9 @@ SOURCE ?=
 DATA ?=
 ARGS ?=
 PORT ?= 3000
+QUICK := tests/architecture tests/features/encoding tests/features/history tests/training tests/contracts/test_params.py \
+    tests/contracts/test_publish.py tests/contracts/test_figures.py tests/serving/test_requests.py tests/serving/test_gate.py \
+    tests/serving/test_body.py tests/serving/test_hosts.py
 UI_PORT := $(if $(filter command line,$(origin PORT)),$(PORT),3001)
 ONLINE ?= $(or $(LEITMOTIF_ONLINE),sqlite)
 
@@ -134,9 +137,12 @@ test-slow: $(READY) ## the slow tests: whole real logs, the quality of the defau
 .PHONY: test-all
 test-all: test test-slow ## every test
 
-.PHONY: test-fast
-test-fast: lint ## for an edit loop, under two minutes: lint, types, and the tests that start nothing
-	@pytest -n 2 -m "not slow" $(FAST) $(ARGS)
+.PHONY: test-fast quick
+test-fast: ## for an edit loop, under two minutes: lint and types beside the tests that start nothing
+	@$(MAKE) --no-print-directory -j 2 lint quick
+
+quick: $(READY)
+	@pytest -n 1 -m "not slow" $(QUICK) $(ARGS)
 
 .PHONY: clean
 clean: ## remove mutable state (.state, attempts) unless something runs; data, cache and models stay

@@ -40,6 +40,7 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert len(rows) == 6
 
 
+@pytest.mark.slow
 def test_offline_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--impressions", "200", "--rows", "300", "--users", "20", "--snapshots", "3", "--length", "5")
     rows = rows_of(run(monkeypatch, capsys, "offline_store", *small, "--reports", str(tmp_path)))

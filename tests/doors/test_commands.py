@@ -116,6 +116,7 @@ def test_other_logs_run_by_the_readmes_words_and_the_way_back_is_a_checkout(hous
     assert "0 of 9 stages ran" in told
 
 
+@pytest.mark.slow
 def test_the_service_is_measured(house: Path) -> None:
     told = json.loads(typed(house, "python -m benchmarks.serving", "--requests", "3", "--candidates", "5").stdout)
     assert told["setting"]["requests"] == 3
