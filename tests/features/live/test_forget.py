@@ -125,7 +125,8 @@ def test_without_a_user_or_with_an_empty_one_it_says_what_to_type(repository: Pa
 )
 def test_make_takes_an_id_as_it_is_typed_and_no_shell_reads_it(typed: str, users: list[str]) -> None:
     dry = ["make", "--dry-run", "--old-file=.venv/.ready", "--no-print-directory", "forget", f"USER={typed}"]
-    recipe = subprocess.run(dry, cwd=clones.ROOT, capture_output=True, text=True, check=True).stdout
+    typed_anew = clones.surroundings(clones.ROOT)
+    recipe = subprocess.run(dry, cwd=clones.ROOT, env=typed_anew, capture_output=True, text=True, check=True).stdout
     named = recipe.replace("-m features.live.forget", "-c 'import sys; print(sys.argv[1:])'")
     assert named != recipe
     told = subprocess.run(named, shell=True, cwd=clones.ROOT, capture_output=True, text=True, check=True).stdout
