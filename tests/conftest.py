@@ -1,5 +1,6 @@
 """Shapes at the model's tensor boundaries are checked in every test; tests of one group run in one process."""
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["training.fitting.losses", "training.model"], "beartype.beartype")
+
+for name in [each for each in os.environ if each.startswith(("MAKE", "MFLAGS", "ARGS", "GIVEN_"))]:
+    del os.environ[name]  # what a test starts is not started by the `make test` that runs the tests
 
 GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
 
