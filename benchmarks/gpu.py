@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from benchmarks.model_speed import make
 from contracts.params import PARAMS, load_params
-from training.fitting.losses import click_loss, mutual_information_loss
+from training.fitting.losses import click_loss
 from training.model.batch import Candidates, History
 from training.model.build import Model
-from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams
 
 log = logging.getLogger("leitmotif")
@@ -112,8 +111,9 @@ def equality(params: ModelParams, device: str, small: bool) -> Iterator[dict[str
                 if a.grad is not None and b.grad is not None
             ),
         }
-        if isinstance(here, MixtureOfSequence) and isinstance(there, MixtureOfSequence):
-            ours, theirs = here.user_side(history).theme_UL, there.user_side(far_history).theme_UL.cpu()
+        if here.has_router:
+            ours = here.user_side(history, here.tables()).theme_UL
+            theirs = there.user_side(far_history, there.tables()).theme_UL.cpu()
             row["share_of_events_routed_otherwise"] = float((ours != theirs).float().mean())
         yield row
 
@@ -248,13 +248,8 @@ def _train(params: ModelParams, device: str, name: str, length: int, requests: i
 
 def _loss(model: Model, history: History, candidates: Candidates, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The training step's loss as training/fitting/fit.py makes it, and the logits."""
-    if not isinstance(model, MixtureOfSequence):
-        logits = model(history, candidates)
-        return click_loss(logits, labels), logits
-    state, routing = model.route_history(history)
-    logits = model.score(state, candidates)
-    information = mutual_information_loss(routing, history.item_index_UL, history.session_UL, history.mask_UL)
-    return click_loss(logits, labels) + 0.3 * information, logits
+    logits, information_loss = model.learn(history, candidates)
+    return click_loss(logits, labels) + 0.3 * information_loss, logits
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:

@@ -13,10 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from contracts.params import PARAMS, load_params
-from training.fitting.losses import click_loss, mutual_information_loss
+from training.fitting.losses import click_loss
 from training.model.batch import Candidates, History
 from training.model.build import MODELS, Model, build
-from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams
 from training.model.shape import ModelShape
 
@@ -63,13 +62,8 @@ def train_speed(name: str, params: ModelParams, length: int, candidates_each: in
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
 
     def step() -> None:
-        if isinstance(model, MixtureOfSequence):
-            state, routing = model.route_history(history)
-            loss = click_loss(model.score(state, candidates), labels)
-            mask = history.mask_UL
-            loss = loss + 0.3 * mutual_information_loss(routing, history.item_index_UL, history.session_UL, mask)
-        else:
-            loss = click_loss(model(history, candidates), labels)
+        logits, information_loss = model.learn(history, candidates)
+        loss = click_loss(logits, labels) + 0.3 * information_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -81,9 +75,10 @@ def inference_ms(name: str, params: ModelParams, length: int) -> tuple[float, fl
     """CPU ms of user_side and of score."""
     model, history, candidates = make(name, params, length, 1, 100)
     with torch.inference_mode():
-        state = model.user_side(history)
-        user_s = cpu_seconds(lambda: model.user_side(history))
-        score_s = cpu_seconds(lambda: model.score(state, candidates))  # type: ignore[arg-type]
+        tables = model.tables()
+        state = model.user_side(history, tables)
+        user_s = cpu_seconds(lambda: model.user_side(history, tables))
+        score_s = cpu_seconds(lambda: model.score(state, candidates, tables))
     return 1e3 * user_s, 1e3 * score_s
 
 

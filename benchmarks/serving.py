@@ -92,9 +92,9 @@ def rank_repeating_the_user_side(predictor: Predictor, body: dict) -> None:
     scalars = predictor.scalars(body["user_id"], events, body["candidates"], at)
     with torch.inference_mode():
         candidates = to_candidates(scorer.item_index(body["candidates"]), np.arange(num), scalars)
-        state = scorer.model.user_side(History(*(column.to(scorer.device) for column in repeated)))
+        state = scorer.model.user_side(History(*(column.to(scorer.device) for column in repeated)), scorer.tables)
         wanted = Candidates(*(column.to(scorer.device) for column in candidates))
-        scorer.model.score(state, wanted).cpu()  # type: ignore[arg-type]
+        scorer.model.score(state, wanted, scorer.tables).cpu()
 
 
 def measure(cases: dict[str, Callable[[dict], object]], bodies: list[dict]) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ from features.encoding.scalars import OLDEST_HOURS, PRIOR_RATE, PRIOR_SHOWS, TRE
 from features.terms.convention import COCLICK_SPANS
 from serving.bundle.scorer import Scorer
 from serving.params import ServeParams
+from training.model.alone import BackboneAlone
 
 FIGURES = ("auc", "iauc", "gauc", "logloss")
 
@@ -24,7 +25,7 @@ def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any
         "",
         f"- {num_parameters:,} parameters, {len(scorer.index_of):,} items, {scorer.theme_NT.shape[1] or 'no'} themes, "
         f"width {params.width}, the newest {spec.history_length} events of a history.",
-        f"- {_router(scorer)}ttention `{params.attention}`.",
+        f"- {_reader(scorer)}",
         f"- Ranks at most {serve.max_candidates:,} candidates at once, ids up to {serve.max_id_length} characters.",
         "",
         "## Measured on requests after the split",
@@ -92,9 +93,13 @@ def _reads(scorer: Scorer) -> str:
     return themed if scorer.theme_NT.shape[1] else "the user's whole history; it has no themes"
 
 
-def _router(scorer: Scorer) -> str:
-    params = scorer.params
-    return f"Router `{params.router}` by `{params.route}`, a" if scorer.theme_NT.shape[1] else "A"
+def _reader(scorer: Scorer) -> str:
+    """How it reads a history."""
+    params, model = scorer.params, scorer.model
+    if isinstance(model, BackboneAlone):
+        return f"Reads a history by `{model.name}`."
+    said = f"Router `{params.router}` by `{params.route}`, backbone `{params.backbone}`"
+    return f"{said}, the whole history by {'its mean' if params.global_expert == 'mean' else 'the backbone'}."
 
 
 def _theme_use(use: dict[str, Any] | None) -> list[str]:

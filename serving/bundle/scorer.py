@@ -15,8 +15,8 @@ from contracts.schema import UNKNOWN_INDEX
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_one, micros
 from training.model.batch import Candidates, History, to_candidates, to_history
 from training.model.build import Model
-from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams
+from training.model.ranker import Tables
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -52,6 +52,7 @@ class Scorer:
     """The model with what it needs to read ids."""
 
     model: Model
+    tables: Tables  # what depends on items alone, computed once
     params: ModelParams
     spec: FeatureSpec
     index_of: dict[str, int]  # item_id -> item_index
@@ -61,13 +62,11 @@ class Scorer:
     @classmethod
     def of(cls, model: Model, params: ModelParams, spec: FeatureSpec, index_of: dict[str, int]) -> "Scorer":
         """Route every item of the model's catalogue once, then move to the GPU where there is one."""
-        theme_NT = np.zeros((len(model.catalogue.row_of_N), 0), np.float32)
-        if isinstance(model, MixtureOfSequence):
-            with torch.inference_mode():
-                theme_NT = model.themes(torch.arange(len(theme_NT))).numpy()
         cold_N = model.catalogue.row_of_N.numpy() == UNKNOWN_INDEX
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device), params, spec, index_of, theme_NT, cold_N)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        with torch.inference_mode():
+            tables = model.tables()
+        return cls(model, tables, params, spec, index_of, tables.routing_NT.cpu().numpy(), cold_N)
 
     @property
     def device(self) -> torch.device:
@@ -96,14 +95,15 @@ class Scorer:
         """The half of a request that is computed once: the model's own state, to be given to `score`."""
         history = to_history(vars(self.encode(events, at)))
         with torch.inference_mode():
-            return self.model.user_side(History(*(column.to(self.device) for column in history)))
+            return self.model.user_side(History(*(column.to(self.device) for column in history)), self.tables)
 
     def score(self, state: Any, item_index: Int64, scalars: Float32) -> Scores:
         """Score M candidates for the one user of a state. scalars: [M, S]."""
         with torch.inference_mode():
             candidates = to_candidates(item_index, np.zeros(len(item_index), np.int64), scalars)
-            logit_M = self.model.score(state, Candidates(*(column.to(self.device) for column in candidates)))
+            on_device = Candidates(*(column.to(self.device) for column in candidates))
+            logit_M = self.model.score(state, on_device, self.tables)
         current_T = np.zeros(0, np.float32)
-        if isinstance(self.model, MixtureOfSequence):
+        if self.model.has_router:
             current_T = state.current_UT[0].cpu().numpy()
         return Scores(logit_M.cpu().numpy(), self.theme_NT[item_index], current_T)

@@ -8,8 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.fitting.losses import listwise_loss, mutual_information_loss
+from training.fitting.losses import listwise_loss
+from training.model.batch import History
+from training.model.information import mutual_information_loss
 from training.model.router import session_mean
+
+
+def history_of(items, sessions, mask):
+    none = torch.zeros_like(items)
+    return History(items, none, none, none, sessions, mask, none[:, 0])
 
 
 def one_hot(themes, num_themes=2):
@@ -20,7 +27,9 @@ def loss(themes, sessions, items=None, mask=None, num_themes=2):
     themes, sessions = torch.tensor(themes), torch.tensor(sessions)
     items = torch.arange(themes.numel()).view_as(themes) if items is None else torch.tensor(items)
     mask = torch.ones_like(themes, dtype=torch.bool) if mask is None else torch.tensor(mask)
-    return mutual_information_loss(one_hot(themes.tolist(), num_themes), items, sessions, mask).item()
+    routing = torch.zeros(int(items.max()) + 1, num_themes).double()
+    routing[items.flatten()] = one_hot(themes.flatten().tolist(), num_themes)
+    return mutual_information_loss(routing, history_of(items, sessions, mask)).item()
 
 
 def test_one_theme_a_session_reaches_the_bound():
@@ -55,10 +64,9 @@ def test_neighbours_stand_one_or_three_apart():
 
 
 def test_no_pairs_give_zero_and_a_finite_gradient():
-    routing = torch.full((1, 4, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
-    value = mutual_information_loss(
-        routing, torch.ones(1, 4, dtype=torch.int64), torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4).bool()
-    )
+    routing = torch.full((2, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
+    same = torch.ones(1, 4, dtype=torch.int64)
+    value = mutual_information_loss(routing, history_of(same, torch.zeros_like(same), same.bool()))
     value.backward()
     assert value.item() == 0.0
     assert torch.isfinite(routing.grad).all()

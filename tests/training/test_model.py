@@ -6,22 +6,28 @@ import jaxtyping
 import pytest
 import torch
 
-from training.fitting.losses import click_loss, mutual_information_loss
+from training.fitting.losses import click_loss
 from training.model.batch import Candidates, History
-from training.model.build import build, load_model, save_weights
+from training.model.build import ALONE, MODELS, build, load_model, save_weights
 from training.model.build import describe as describe_model
 
-OPTIONS = [
-    {"router": router, "route": route, "attention": attention, "num_candidate_themes": number}
-    for router, route, attention, number in itertools.product(
-        ["decoupled", "tied", "random"], ["item", "blend", "session"], ["din", "dot"], [1, 2]
+ROUTINGS = [
+    {"router": router, "route": route, "num_candidate_themes": number}
+    for router, route, number in itertools.product(
+        ["decoupled", "tied", "random"], ["item", "blend", "session"], [1, 2]
     )
 ]
+WRAPPED = [
+    {"backbone": backbone, "global_expert": expert}
+    for backbone, expert in itertools.product(ALONE, ["mean", "backbone"])
+]
+OPTIONS = [*ROUTINGS, *WRAPPED]
 LENGTHS = [24, 11, 1, 0]
 
 
 def scores(model, history, candidates):
-    return model.score(model.user_side(history), candidates)
+    tables = model.tables()
+    return model.score(model.user_side(history, tables), candidates, tables)
 
 
 def rows(history, index):
@@ -47,10 +53,9 @@ def test_every_option_gives_finite_scores_and_gradients(make_model, make_history
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("changes", OPTIONS[:2] + OPTIONS[-2:], ids=str)
-@pytest.mark.parametrize("name", ["mos", "din", "twin"])
-def test_the_cached_user_side_equals_the_repeated_one(make_model, make_history, make_candidates, name, changes):
-    model, history, candidates = make_model(name, **changes), make_history(LENGTHS), make_candidates(4, 3)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_cached_user_side_equals_the_repeated_one(make_model, make_history, make_candidates, name):
+    model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     repeated = rows(history, candidates.user_of_B)
     own = candidates._replace(user_of_B=torch.arange(12))
     torch.testing.assert_close(scores(model, history, candidates), scores(model, repeated, own), rtol=0, atol=1e-7)
@@ -64,7 +69,7 @@ def test_padding_never_changes_a_score(make_model, make_history, make_candidates
     )
 
 
-@pytest.mark.parametrize("name", ["din", "twin"])
+@pytest.mark.parametrize("name", ALONE)
 def test_padding_never_changes_a_score_of_a_baseline(make_model, make_history, make_candidates, name):
     model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     torch.testing.assert_close(
@@ -72,7 +77,7 @@ def test_padding_never_changes_a_score_of_a_baseline(make_model, make_history, m
     )
 
 
-@pytest.mark.parametrize("name", ["mos", "din", "twin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_the_order_of_candidates_and_of_users_changes_no_score(make_model, make_history, make_candidates, name):
     model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     expected = scores(model, history, candidates)
@@ -114,7 +119,7 @@ def test_permuting_the_themes_changes_nothing(make_model, make_history, make_can
     torch.testing.assert_close(scores(model, history, candidates), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["mos", "din", "twin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_the_exported_model_is_exact_for_any_number_of_candidates(
     make_model, make_history, make_candidates, name, monkeypatch
 ):
@@ -127,7 +132,7 @@ def test_the_exported_model_is_exact_for_any_number_of_candidates(
             self.model = model
 
         def forward(self, history: tuple, candidates: tuple):
-            return self.model.score(self.model.user_side(History(*history)), Candidates(*candidates))
+            return scores(self.model, History(*history), Candidates(*candidates))
 
     history, number = make_history([17]), torch.export.Dim("impressions", min=2, max=4096)
     dynamic = ([None] * len(history), [{0: number}] * 3)
@@ -141,19 +146,19 @@ def test_the_exported_model_is_exact_for_any_number_of_candidates(
 
 
 def test_an_event_outside_the_mask_never_changes_a_score(make_model, make_history, make_candidates):
-    for name, route in [("mos", "item"), ("mos", "blend"), ("mos", "session"), ("din", "item"), ("twin", "item")]:
+    for name, route in [("mos", "item"), ("mos", "blend"), ("mos", "session"), *((name, "item") for name in ALONE)]:
         model, history, candidates = make_model(name, route=route), make_history(LENGTHS), make_candidates(4, 3)
         changed = [torch.where(history.mask_UL, field, 1) if field.ndim == 2 else field for field in history]
         changed = History(*changed)._replace(mask_UL=history.mask_UL)
         assert torch.equal(scores(model, changed, candidates), scores(model, history, candidates))
 
 
-def test_mutual_information_never_reaches_the_click_tables_when_decoupled(make_model, make_history):
+def test_mutual_information_never_reaches_the_click_tables_when_decoupled(make_model, make_history, make_candidates):
     history = make_history(LENGTHS)
     for router, reached in [("decoupled", False), ("tied", True)]:
         model = make_model(router=router)
-        _, routing = model.route_history(history)
-        mutual_information_loss(routing, history.item_index_UL, history.session_UL, history.mask_UL).backward()
+        _, loss = model.learn(history, make_candidates(4, 3))
+        loss.backward()
         assert (model.items.item.weight.grad is not None) == reached
         assert model.router.prototype_TR.grad.abs().sum() > 0
 
@@ -168,7 +173,7 @@ def test_cold_and_unknown_items_share_one_score(make_model, make_history):
     assert torch.equal(logits, logits[:1].expand(3))
 
 
-@pytest.mark.parametrize("name", ["mos", "din", "twin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_comes_back_with_equal_scores_and_equal_bytes(
     make_model, make_history, make_candidates, params, shape, tmp_path, name
 ):
@@ -206,7 +211,7 @@ def test_the_mixture_can_overfit_a_handful_of_requests(make_model, make_history,
     assert loss.item() < 0.02
 
 
-@pytest.mark.parametrize("name", ["mos", "din", "twin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_dropout_acts_while_training_and_never_on_a_score(make_model, make_history, make_candidates, name):
     dropped, whole = make_model(name, dropout=0.5), make_model(name)
     assert dropped.state_dict().keys() == whole.state_dict().keys()
@@ -215,3 +220,35 @@ def test_dropout_acts_while_training_and_never_on_a_score(make_model, make_histo
     assert torch.equal(scores(dropped.eval(), history, candidates), expected)
     assert not torch.equal(scores(dropped.train(), history, candidates), expected)
     assert torch.equal(scores(whole.train(), history, candidates), expected)
+
+
+@pytest.mark.parametrize("backbone", ALONE)
+def test_a_mixture_with_its_backbone_as_global_expert_starts_as_the_backbone(
+    make_model, make_history, make_candidates, backbone
+):
+    """Equal weights where both have them, equal logits: training can only add to what is wrapped."""
+    mixture = make_model(backbone=backbone, global_expert="backbone")
+    alone = make_model(backbone)
+    given = alone.state_dict()
+    taken = {name.replace("backbone.", "global_backbone.", 1): value for name, value in given.items()}
+    first, width = taken.pop("head.layers.0.weight"), mixture.params.width
+    places = [range(start * width, (start + 1) * width) for start in (0, 3, 6, 7)]  # q; read; q * read; age
+    weight = mixture.head.layers[0].weight
+    with torch.no_grad():
+        weight[:, [place for part in places for place in part]] = first[:, : 4 * width]
+        weight[:, -3:] = first[:, -3:]
+    mixture.load_state_dict(taken, strict=False)
+    history, candidates = make_history(LENGTHS), make_candidates(4, 3)
+    torch.testing.assert_close(
+        scores(mixture, history, candidates), scores(alone, history, candidates), rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ["mos", "din"])
+def test_a_batch_s_own_items_score_as_the_whole_catalogue_does(make_model, make_history, make_candidates, name):
+    """More items than the batch holds: they are renumbered, and nothing else changes."""
+    model, history, candidates = make_model(name), make_history([2]), make_candidates(1, 2)
+    small = History(*(field[:, -3:] if field.ndim == 2 else field for field in history))
+    num_items = len(model.catalogue.row_of_N)
+    assert num_items > small.item_index_UL.numel() + 2
+    torch.testing.assert_close(model(small, candidates), scores(model, small, candidates), rtol=0, atol=1e-12)

@@ -5,8 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.model.attention import TargetAttention
+from training.model.backbones.choose import make_backbone
+from training.model.backbones.din import DinAttention
+from training.model.build import ALONE
 from training.model.packing import pack
+
+ATTENDING = [name for name in ALONE if name != "sasrec"]
+"""Backbones whose reads do not hang on which slot an event stands in."""
 
 
 def slow_pack(theme, mask, num_themes, capacity):
@@ -46,43 +51,69 @@ def sequence():
 
 def test_the_sum_over_all_themes_equals_full_attention(sequence):
     query, x, theme, mask = sequence
-    attend = TargetAttention(8, 16, "din").double()
-    ones = torch.ones(3, 10).double()
+    attend = DinAttention(8, 16).double()
 
-    def unscaled(keep):  # the published form divides by the root of the count
-        return attend(query, x, attend.keys(x), ones, keep) * keep.sum(1, keepdim=True).double().sqrt()
+    def unscaled(keep):  # ours divides by the root of the count
+        return attend.read(query, x, None, keep) * keep.sum(1, keepdim=True).double().sqrt()
 
     parts = sum(unscaled(mask & (theme == k)) for k in range(4))
     torch.testing.assert_close(parts, unscaled(mask), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["din", "dot"])
-def test_masked_attention_equals_packed_attention(sequence, kind):
+@pytest.mark.parametrize("name", ATTENDING)
+def test_masked_attention_equals_packed_attention(sequence, shape, name):
     query, x, theme, mask = sequence
-    attend = TargetAttention(8, 16, kind).double()
+    backbone = make_backbone(name, 8, shape).double()
+    events = backbone.events(x, torch.randint(0, shape.num_contexts, (3, 10)), mask, theme)
     weight = torch.rand(3, 10).double()
     packed = pack(theme, mask, 4, 10)
     for k in range(4):
-        masked = attend(query, x, attend.keys(x), weight, mask & (theme == k))
+        masked = backbone.read(query, events, weight, mask & (theme == k))
         position = packed.position_UTC[:, k]
-        own = x.gather(1, position.unsqueeze(-1).expand(-1, -1, 8))
-        read = attend(query, own, attend.keys(own), weight.gather(1, position), packed.mask_UTC[:, k])
+        own = events.gather(1, position.unsqueeze(-1).expand(-1, -1, events.shape[2]))
+        read = backbone.read(query, own, weight.gather(1, position), packed.mask_UTC[:, k])
         torch.testing.assert_close(read, masked, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["din", "dot"])
-def test_an_empty_sequence_reads_as_zero(kind):
-    attend = TargetAttention(8, 16, kind)
-    x = torch.randn(2, 5, 8)
-    read = attend(torch.randn(2, 8), x, attend.keys(x), torch.ones(2, 5), torch.zeros(2, 5, dtype=torch.bool))
-    assert torch.equal(read, torch.zeros(2, 8))
+@pytest.mark.parametrize("name", ALONE)
+def test_a_theme_is_encoded_as_if_it_were_a_sequence_of_its_own(sequence, shape, name):
+    _, x, theme, _ = sequence
+    everything = torch.ones(3, 10, dtype=torch.bool)
+    backbone, context = make_backbone(name, 8, shape).double(), torch.randint(0, shape.num_contexts, (3, 10))
+    events = backbone.events(x, context, everything, theme)
+    for user in range(3):
+        for k in range(4):
+            own = (theme[user] == k).nonzero().squeeze(1)
+            if not len(own):
+                continue
+            one = everything[:1, : len(own)]
+            alone = backbone.events(x[user : user + 1, own], context[user : user + 1, own], one)
+            torch.testing.assert_close(events[user, own], alone[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "hstu"])
+def test_an_encoder_never_looks_ahead(sequence, shape, name):
+    _, x, theme, mask = sequence
+    backbone, context = make_backbone(name, 8, shape).double(), torch.zeros(3, 10, dtype=torch.int64)
+    later = x.clone()
+    later[:, 6:] = 7.0
+    for themes in (None, theme):
+        before, after = (backbone.events(each, context, mask, themes)[:, :6] for each in (x, later))
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_an_empty_sequence_reads_as_zero(shape, name):
+    backbone, none = make_backbone(name, 8, shape), torch.zeros(2, 5, dtype=torch.bool)
+    events = backbone.events(torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.int64), none)
+    assert torch.equal(backbone.read(torch.randn(2, 8), events, torch.ones(2, 5), none), torch.zeros(2, 8))
 
 
 def test_din_attention_equals_the_formula_written_out(sequence):
     query, x, _, mask = sequence
-    attend = TargetAttention(8, 16, "din").double()
+    attend = DinAttention(8, 16).double()
     weight = torch.rand(3, 10).double()
-    found = attend(query, x, attend.keys(x), weight, mask)
+    found = attend.read(query, x, weight, mask)
     for b in range(3):
         total = torch.zeros(8).double()
         for j in range(10):

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader
 
-from training.fitting.losses import click_loss, listwise_loss, mutual_information_loss
+from training.fitting.losses import click_loss, listwise_loss
 from training.fitting.record import Epoch, best_epoch
 from training.metrics import auc, iauc, logloss
 from training.model.build import Model
+from training.model.information import mutual_information_loss
 from training.model.mixture import MixtureOfSequence
 from training.model.params import TrainParams
+from training.model.ranker import distinct_items
 from training.requests.batches import Batch, RequestDataset, in_order, shuffled
 
 log = logging.getLogger("leitmotif")
@@ -36,9 +38,8 @@ class RouterTraining(LightningModule):
         self.model, self.learning_rate = model, learning_rate
 
     def training_step(self, batch: Batch) -> Tensor:
-        history = batch.history
-        routing_ULT = self.model.themes(history.item_index_UL)
-        return mutual_information_loss(routing_ULT, history.item_index_UL, history.session_UL, history.mask_UL)
+        history, _, items = distinct_items(batch.history, batch.candidates, len(self.model.catalogue.row_of_N))
+        return mutual_information_loss(self.model.tables(items).routing_NT, history)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.model.parameters(), self.learning_rate)
@@ -56,19 +57,10 @@ class ClickTraining(LightningModule):
         self._logits: list[Tensor] = []
 
     def training_step(self, batch: Batch) -> Tensor:
-        history = batch.history
-        information = torch.zeros(())
-        if isinstance(self.model, MixtureOfSequence):
-            state, routing_ULT = self.model.route_history(history)
-            logits_B = self.model.score(state, batch.candidates)
-            information = -mutual_information_loss(
-                routing_ULT, history.item_index_UL, history.session_UL, history.mask_UL
-            )
-        else:
-            logits_B = self.model(history, batch.candidates)
+        logits_B, information_loss = self.model.learn(batch.history, batch.candidates)
         clicks = self._click_loss(logits_B, batch)
-        self._steps.append(torch.stack([clicks.detach(), information.detach().to(clicks.device)]))
-        return clicks - self.params.mutual_information * information
+        self._steps.append(torch.stack([clicks.detach(), -information_loss.detach()]))
+        return clicks + self.params.mutual_information * information_loss
 
     def validation_step(self, batch: Batch) -> None:
         self._logits.append(self.model(batch.history, batch.candidates).cpu())
@@ -92,7 +84,7 @@ class ClickTraining(LightningModule):
             model=self.name,
             epoch=len(self.record) + 1,
             train_loss=clicks,
-            mutual_information=information if isinstance(self.model, MixtureOfSequence) else math.nan,
+            mutual_information=information if self.model.has_router else math.nan,
             validation_logloss=logloss(probabilities, labels),
             validation_auc=auc(probabilities, labels),
             validation_iauc=iauc(probabilities, labels, requests.request_of_row[: len(labels)]),

@@ -9,18 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contracts.errors import InputError
-from training.model.din import DeepInterestNetwork
+from training.model.alone import BackboneAlone
 from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams
+from training.model.ranker import Ranker
 from training.model.shape import ModelShape
-from training.model.twin import TwoStageInterest
 
-Model = MixtureOfSequence | DeepInterestNetwork | TwoStageInterest
-MODELS: dict[str, type[MixtureOfSequence] | type[DeepInterestNetwork] | type[TwoStageInterest]] = {
-    "mos": MixtureOfSequence,
-    "din": DeepInterestNetwork,
-    "twin": TwoStageInterest,
-}
+Model = Ranker
+ALONE = ("din", "twin", "sdim", "sasrec", "hstu", "stca")
+"""Backbones, each a model by itself."""
+MODELS = ("mos", *ALONE)
 GRAPH_MODELS = ("mos", "din")
 """What the stages train and evaluate fit and measure; benchmarks build the others too."""
 
@@ -32,7 +30,7 @@ def build(name: str, params: ModelParams, shape: ModelShape) -> Model:
             f"model.num_candidate_themes is {params.num_candidate_themes} and model.num_themes {params.num_themes}: "
             "a candidate cannot read more themes than there are. Lower the first."
         )
-    return MODELS[name](params, shape)
+    return MixtureOfSequence(params, shape) if name == "mos" else BackboneAlone(params, shape, name)
 
 
 def fit_buffers(

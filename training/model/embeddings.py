@@ -1,7 +1,7 @@
-"""Indices -> vectors: items with their categories, and history tokens.
+"""Indices -> vectors: items with their categories, and what an event adds to its item.
 
-Shapes: U users, L history length, D width, N items (padding and unknown included), G categories of an item.
-A `*` stands for any leading dimensions: a history [U, L] or candidates [B].
+Shapes: U users, L history length, D width, N items (padding and unknown included), G categories of an item, K contexts:
+one a combination of label, rank bucket and age bucket. A `*` stands for any leading dimensions.
 """
 
 from typing import NamedTuple
@@ -55,8 +55,8 @@ class ItemEmbedding(nn.Module):
         return self.item(rows.row) + self.category(rows.category).sum(-2) / num_categories
 
 
-class TokenEmbedding(nn.Module):
-    """x_i = item and category + label + rank from the end + age at the request, one table each."""
+class ContextEmbedding(nn.Module):
+    """What an event adds to its item: label + rank from the end + age at the request, one table each."""
 
     def __init__(self, num_labels: int, num_rank_buckets: int, num_age_buckets: int, width: int, std: float) -> None:
         super().__init__()
@@ -64,13 +64,15 @@ class TokenEmbedding(nn.Module):
         self.rank = embedding(num_rank_buckets, width, std)
         self.age = embedding(num_age_buckets, width, std)
 
-    def forward(
-        self, item_ULD: Float[Tensor, "users length width"], history: History
-    ) -> Float[Tensor, "users length width"]:
-        """Tokens; zero where padded."""
-        token_ULD = item_ULD + self.label(history.label_UL) + self.rank(history.rank_bucket_UL)
-        token_ULD = token_ULD + self.age(history.age_bucket_UL)
-        return token_ULD * history.mask_UL.unsqueeze(-1)
+    def table(self) -> Float[Tensor, "contexts width"]:
+        """The sum for every combination: a few hundred rows, so that an event gathers one row and not three."""
+        label, rank, age = self.label.weight, self.rank.weight, self.age.weight
+        return (label[:, None, None] + rank[None, :, None] + age[None, None]).flatten(0, 2)
+
+    def rows(self, history: History) -> Int[Tensor, "users length"]:
+        """Where each event's combination stands in the table."""
+        num_ranks, num_ages = self.rank.num_embeddings, self.age.num_embeddings
+        return (history.label_UL * num_ranks + history.rank_bucket_UL) * num_ages + history.age_bucket_UL
 
 
 def embedding(num_rows: int, width: int, std: float, num_blank: int = 0) -> nn.Embedding:

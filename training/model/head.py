@@ -29,6 +29,11 @@ class Head(nn.Module):
             layers += [nn.Linear(before, after), relu]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
+    def start_blind(self, features: list[int]) -> None:
+        """Begin as if these features were absent: their weights are zero until trained."""
+        with torch.no_grad():
+            self.layers[0].weight[:, features] = 0.0  # type: ignore[operator]
+
     def forward(
         self, features_BF: Float[Tensor, "impressions features"], scalars_BS: Float[Tensor, "impressions scalars"]
     ) -> Float[Tensor, " impressions"]:

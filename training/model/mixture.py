@@ -1,7 +1,7 @@
 """Mixture of Sequence: a long history is routed into themes, and each candidate reads the theme it belongs to.
 
-Shapes: B impressions (candidates), U users (requests), L history length, T themes, K chosen themes, C capacity per
-theme, D width, H attention width, E = D + H + 1 (token, key, weight), N short length, S scalar features.
+A wrapper over any backbone. Shapes: B impressions (candidates), U users (requests), L history length, T themes, K
+chosen themes, C capacity per theme, D width, E event width of the backbone, N short length, R router width.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.model.attention import TargetAttention
+from training.model.backbones.choose import make_backbone
 from training.model.batch import Candidates, History
-from training.model.embeddings import Catalogue, ItemEmbedding, TokenEmbedding, embedding
-from training.model.head import Head
+from training.model.information import mutual_information_loss
 from training.model.packing import pack
 from training.model.params import ModelParams
+from training.model.ranker import Ranker, Tables, distinct_items
 from training.model.router import Router
-from training.model.shape import ATTENTION_RATIO, EMBEDDING_STD, ModelShape
+from training.model.shape import ModelShape
 
 AGREEMENT_FLOOR = 1e-4
 
@@ -26,28 +26,28 @@ AGREEMENT_FLOOR = 1e-4
 class MixtureState(NamedTuple):
     """The user's half of all scores of a request."""
 
-    event_ULE: Float[Tensor, "users length event"]  # [token adapted to its theme; W_k token; routing weight]
+    event_ULE: Float[Tensor, "users length event"]  # for the theme expert, each adapted to its theme
+    weight_UL: Float[Tensor, "users length"]  # how surely an event belongs to its theme
     position_UTC: Int[Tensor, "users themes capacity"]  # subsequences: positions in [0, U * L)
     mask_UTC: Bool[Tensor, "users themes capacity"]
-    short_UNE: Float[Tensor, "users short event"]  # [token; W_k token]
+    short_UNE: Float[Tensor, "users short event"]
     short_mask_UN: Bool[Tensor, "users short"]
-    mean_UD: Float[Tensor, "users width"]
+    global_ULE: Float[Tensor, "users global event"]  # one slot, the mean, or all events as the backbone made them
+    mask_UL: Bool[Tensor, "users length"]
     age_UD: Float[Tensor, "users width"]
     current_UT: Float[Tensor, "users themes"]  # where the user is: between the last event's routing and the mean
     usual_UT: Float[Tensor, "users themes"]  # the mean routing of the history
     theme_UL: Int[Tensor, "users length"]  # the theme each event was routed to; of no meaning where padded
 
 
-class MixtureOfSequence(nn.Module):
+class MixtureOfSequence(Ranker):
     """Three experts: the candidate's theme, the latest events, the whole history. MODEL.md has the formulas."""
 
+    has_router = True
+
     def __init__(self, params: ModelParams, shape: ModelShape) -> None:
-        super().__init__()
-        self.params = params
-        width, hidden, std = params.width, ATTENTION_RATIO * params.width, EMBEDDING_STD
-        self.catalogue = Catalogue(shape.num_items, shape.max_categories)
-        self.items = ItemEmbedding(shape.num_items, shape.num_categories, width, std)
-        self.tokens = TokenEmbedding(shape.num_labels, shape.num_rank_buckets, shape.num_age_buckets, width, std)
+        super().__init__(params, shape, 8 * params.width + params.num_themes + 2)
+        width = params.width
         self.router = Router(
             shape.num_items,
             shape.num_categories,
@@ -59,98 +59,129 @@ class MixtureOfSequence(nn.Module):
         )
         self.adapter_scale = nn.Parameter(torch.ones(params.num_themes, width))  # FiLM gamma and beta, a row a theme
         self.adapter_shift = nn.Parameter(torch.zeros(params.num_themes, width))
-        self.theme_attention = TargetAttention(width, hidden, params.attention)
-        self.short_attention = TargetAttention(width, hidden, params.attention)
+        self.theme_backbone = make_backbone(params.backbone, width, shape)
+        self.short_backbone = make_backbone(params.backbone, width, shape)
+        if params.global_expert == "backbone":
+            self.global_backbone = make_backbone(params.backbone, width, shape)
+            self.head.start_blind(features_beside_the_global_expert(params))
         self.gate = nn.Embedding(shape.num_age_buckets, 1)
         nn.init.zeros_(self.gate.weight)
-        self.last_age = embedding(shape.num_age_buckets, width, std)
-        self.head = Head(8 * width + params.num_themes + 2, shape.num_scalars, params.hidden, params.dropout)
 
-    def forward(self, history: History, candidates: Candidates) -> Float[Tensor, " impressions"]:
-        """Both halves at once: the logits of all candidates."""
-        return self.score(self.user_side(history), candidates)
+    def learn(
+        self, history: History, candidates: Candidates
+    ) -> tuple[Float[Tensor, " impressions"], Float[Tensor, ""]]:
+        """The logits of all candidates, and L_MI of the histories."""
+        history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N))
+        tables = self.tables(items)
+        logits_B = self.score(self.user_side(history, tables), candidates, tables)
+        return logits_B, mutual_information_loss(tables.routing_NT, history)
 
-    def user_side(self, history: History) -> MixtureState:
+    def tables(self, items: Int[Tensor, " items"] | None = None) -> Tables:
+        """Vectors, router codes and routing of these items; None: of the whole catalogue."""
+        if items is None:
+            items = torch.arange(len(self.catalogue.row_of_N), device=self.catalogue.row_of_N.device)
+        rows = self.catalogue(items)
+        vector_ND = self.items(rows)
+        code_NR = self.router.codes(rows, vector_ND)
+        return Tables(vector_ND, code_NR, self.router.assign(code_NR), self.contexts.table())
+
+    def themes(self, item_index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape themes"]:
+        """How much each item belongs to each theme; rows sum to 1."""
+        rows = self.catalogue(item_index)
+        return self.router.assign(self.router.codes(rows, self.items(rows)))
+
+    def user_side(self, history: History, tables: Tables) -> MixtureState:
         """Everything that does not depend on a candidate."""
-        state, _ = self.route_history(history)
-        return state
-
-    def route_history(self, history: History) -> tuple[MixtureState, Float[Tensor, "users length themes"]]:
-        """The user's half, and the routing of each event by its item alone, which L_MI reads."""
-        rows = self.catalogue(history.item_index_UL)
-        item_ULD = self.items(rows)
-        token_ULD = self.tokens(item_ULD, history)
-        routing_ULT, alone_ULT = self.router.history(rows, item_ULD, history)
+        mask_UL, context_UL = history.mask_UL, self.contexts.rows(history)
+        token_ULD = self.tokens(history, tables)
+        routing_ULT = self.router.history(tables.code_NR, tables.routing_NT, history)
         weight_UL, theme_UL = routing_ULT.max(dim=-1)
-        mask_UL, num_users, length = history.mask_UL, *history.mask_UL.shape
+        num_users, length = mask_UL.shape
 
         adapter_ULF = functional.embedding(theme_UL, torch.cat([self.adapter_scale, self.adapter_shift], dim=1))
         scale_ULD, shift_ULD = adapter_ULF.chunk(2, dim=-1)
-        adapted_ULD = token_ULD * scale_ULD + shift_ULD
+        adapted_ULD = torch.addcmul(shift_ULD, token_ULD, scale_ULD)
         packed = pack(theme_UL, mask_UL, self.params.num_themes, min(self.params.theme_capacity, length))
         first_U = torch.arange(num_users, device=mask_UL.device) * length
-        short_UND = token_ULD[:, -self.params.short_length :]
+        newest = slice(-self.params.short_length, None)
         last_UT, usual_UT = summarise_routing(routing_ULT, mask_UL)
         gate_U1 = torch.sigmoid(self.gate(history.last_age_bucket_U))
-        state = MixtureState(
-            event_ULE=torch.cat([adapted_ULD, self.theme_attention.keys(adapted_ULD), weight_UL.unsqueeze(-1)], dim=-1),
+        return MixtureState(
+            event_ULE=self.theme_backbone.events(adapted_ULD, context_UL, mask_UL, theme_UL),
+            weight_UL=weight_UL,
             position_UTC=packed.position_UTC + first_U.view(-1, 1, 1),
             mask_UTC=packed.mask_UTC,
-            short_UNE=torch.cat([short_UND, self.short_attention.keys(short_UND)], dim=-1),
-            short_mask_UN=mask_UL[:, -self.params.short_length :],
-            mean_UD=token_ULD.sum(1) / mask_UL.sum(1, keepdim=True).clamp(min=1),
+            short_UNE=self.short_backbone.events(token_ULD[:, newest], context_UL[:, newest], mask_UL[:, newest]),
+            short_mask_UN=mask_UL[:, newest],
+            global_ULE=self._global_events(token_ULD, context_UL, mask_UL),
+            mask_UL=mask_UL,
             age_UD=self.last_age(history.last_age_bucket_U),
             current_UT=gate_U1 * last_UT + (1 - gate_U1) * usual_UT,
             usual_UT=usual_UT,
             theme_UL=theme_UL,
         )
-        return state, alone_ULT
 
-    def score(self, state: MixtureState, candidates: Candidates) -> Float[Tensor, " impressions"]:
+    def score(self, state: MixtureState, candidates: Candidates, tables: Tables) -> Float[Tensor, " impressions"]:
         """Logits of a click on each candidate."""
-        user_B = candidates.user_of_B
-        rows = self.catalogue(candidates.item_index_B)
-        query_BD = self.items(rows)
-        routing_BT = self.router(rows, query_BD)
-        theme_BD = self._theme_expert(state, user_B, query_BD, routing_BT)
-        short_BD = self._short_expert(state, user_B, query_BD)
-        mean_BD = state.mean_UD.index_select(0, user_B)
+        features_BF = self.features(state, candidates, tables)
+        return self.head(features_BF, candidates.scalars_BS)
 
+    def features(
+        self, state: MixtureState, candidates: Candidates, tables: Tables
+    ) -> Float[Tensor, "impressions features"]:
+        """What the head reads of each candidate: [q; h1; h2; h3; q*h1; q*h2; q*h3; age; match features]."""
+        user_B = candidates.user_of_B
+        query_BD = functional.embedding(candidates.item_index_B, tables.vector_ND)
+        routing_BT = functional.embedding(candidates.item_index_B, tables.routing_NT)
+        theme_BD = self._theme_expert(state, user_B, query_BD, routing_BT)
+        short_UNE, short_mask_UN = state.short_UNE, state.short_mask_UN
+        short_BD = self.short_backbone.read(
+            query_BD, short_UNE.index_select(0, user_B), None, short_mask_UN.index_select(0, user_B)
+        )
+        global_BD = self._global_expert(state, user_B, query_BD)
         current_BT = state.current_UT.index_select(0, user_B) * routing_BT
         usual_BT = state.usual_UT.index_select(0, user_B) * routing_BT
-        features = [query_BD, theme_BD, short_BD, mean_BD]
-        features += [query_BD * theme_BD, query_BD * short_BD, query_BD * mean_BD, state.age_UD.index_select(0, user_B)]
+        features = [query_BD, theme_BD, short_BD, global_BD]
+        features += [query_BD * theme_BD, query_BD * short_BD, query_BD * global_BD]
+        features += [state.age_UD.index_select(0, user_B)]
         features += [current_BT.sum(1, keepdim=True), usual_BT.sum(1, keepdim=True)]
         features += [(current_BT + AGREEMENT_FLOOR).log()]
-        return self.head(torch.cat(features, dim=1), candidates.scalars_BS)
-
-    def themes(self, item_index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape themes"]:
-        """How much each item belongs to each theme; rows sum to 1."""
-        rows = self.catalogue(item_index)
-        return self.router(rows, self.items(rows))
+        return torch.cat(features, dim=1)
 
     def _theme_expert(self, state: MixtureState, user_B: Tensor, query_BD: Tensor, routing_BT: Tensor) -> Tensor:
         """The subsequences of the candidate's top themes, each weighed by how much the candidate belongs to it."""
+        num_chosen = self.params.num_candidate_themes
         num_themes, capacity = state.position_UTC.shape[1:]
-        weight_BK, theme_BK = routing_BT.topk(self.params.num_candidate_themes, dim=1)
+        weight_BK, theme_BK = routing_BT.topk(num_chosen, dim=1)
         chosen_Q = (user_B.unsqueeze(1) * num_themes + theme_BK).flatten()  # Q = B * K queries
-        position_QC = state.position_UTC.flatten(0, 1)[chosen_Q]
-        mask_QC = state.mask_UTC.flatten(0, 1)[chosen_Q]
-        event_QCE = state.event_ULE.flatten(0, 1).index_select(0, position_QC.flatten())
-        event_QCE = event_QCE.view(-1, capacity, state.event_ULE.shape[-1])
-        token_QCD, key_QCH, weight_QC1 = event_QCE.split(
-            [query_BD.shape[1], event_QCE.shape[2] - query_BD.shape[1] - 1, 1], 2
-        )
-        query_QD = query_BD.repeat_interleave(self.params.num_candidate_themes, dim=0)
-        read_QD = self.theme_attention(query_QD, token_QCD, key_QCH, weight_QC1.squeeze(2), mask_QC)
-        read_BKD = read_QD.view(-1, self.params.num_candidate_themes, query_BD.shape[1])
-        return (read_BKD * weight_BK.unsqueeze(-1)).sum(1)
+        position_R = state.position_UTC.flatten(0, 1).index_select(0, chosen_Q).flatten()  # R = Q * C
+        mask_QC = state.mask_UTC.flatten(0, 1).index_select(0, chosen_Q)
+        event_QCE = state.event_ULE.flatten(0, 1).index_select(0, position_R).unflatten(0, (-1, capacity))
+        weight_QC = state.weight_UL.flatten().index_select(0, position_R).unflatten(0, (-1, capacity))
+        query_QD = query_BD if num_chosen == 1 else query_BD.repeat_interleave(num_chosen, dim=0)
+        read_QD = self.theme_backbone.read(query_QD, event_QCE, weight_QC, mask_QC)
+        return (read_QD.unflatten(0, (-1, num_chosen)) * weight_BK.unsqueeze(-1)).sum(1)
 
-    def _short_expert(self, state: MixtureState, user_B: Tensor, query_BD: Tensor) -> Tensor:
-        event_BNE = state.short_UNE.index_select(0, user_B)
-        token_BND, key_BNH = event_BNE.split([query_BD.shape[1], event_BNE.shape[2] - query_BD.shape[1]], 2)
-        mask_BN = state.short_mask_UN[user_B]
-        return self.short_attention(query_BD, token_BND, key_BNH, torch.ones_like(key_BNH[..., 0]), mask_BN)
+    def _global_events(self, token_ULD: Tensor, context_UL: Tensor, mask_UL: Tensor) -> Tensor:
+        if self.params.global_expert == "backbone":
+            return self.global_backbone.events(token_ULD, context_UL, mask_UL)
+        return token_ULD.sum(1, keepdim=True) / mask_UL.sum(1).clamp(min=1).view(-1, 1, 1)
+
+    def _global_expert(self, state: MixtureState, user_B: Tensor, query_BD: Tensor) -> Tensor:
+        event_BLE = state.global_ULE.index_select(0, user_B)
+        if self.params.global_expert == "mean":
+            return event_BLE.squeeze(1)
+        return self.global_backbone.read(query_BD, event_BLE, None, state.mask_UL.index_select(0, user_B))
+
+
+def features_beside_the_global_expert(params: ModelParams) -> list[int]:
+    """Places of MixtureOfSequence.features that the backbone alone does not have."""
+    width = params.width
+    parts = ("query", "theme", "short", "global", "query * theme", "query * short", "query * global", "age")
+    places = {part: range(number * width, (number + 1) * width) for number, part in enumerate(parts)}
+    places["match"] = range(8 * width, 8 * width + params.num_themes + 2)
+    own = ("theme", "short", "query * theme", "query * short", "match")
+    return [place for part in own for place in places[part]]
 
 
 def summarise_routing(
@@ -159,6 +190,9 @@ def summarise_routing(
     """Routing of the newest event, and the mean over all events; uniform where the history is empty."""
     count_U1 = mask_UL.sum(1, keepdim=True)
     uniform = 1.0 / routing_ULT.shape[-1]
-    mean_UT = (routing_ULT * mask_UL.unsqueeze(-1)).sum(1) / count_U1.clamp(min=1)
+    sum_UT = torch.bmm(mask_UL.to(routing_ULT.dtype).unsqueeze(1), routing_ULT).squeeze(1)
     empty_U1 = count_U1 == 0
-    return torch.where(empty_U1, uniform, routing_ULT[:, -1]), torch.where(empty_U1, uniform, mean_UT)
+    return (
+        torch.where(empty_U1, uniform, routing_ULT[:, -1]),
+        torch.where(empty_U1, uniform, sum_UT / count_U1.clamp(min=1)),
+    )

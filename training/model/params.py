@@ -23,7 +23,8 @@ class ModelParams(Section):
     short_length: PositiveInt
     router: Literal["decoupled", "tied", "random"]  # random: the control, routing as drawn
     route: Literal["item", "blend", "session"]
-    attention: Literal["din", "dot"]
+    backbone: Literal["din", "twin", "sdim", "sasrec", "hstu", "stca"]  # what the mixture wraps
+    global_expert: Literal["mean", "backbone"]  # of the whole history: the mean of its tokens, or the backbone's read
     temperature: PositiveFloat
     hidden: Several[PositiveInt]
     dropout: Annotated[float, Field(ge=0, lt=1)]  # of the head's hidden layers, while training

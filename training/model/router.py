@@ -6,6 +6,7 @@ Shapes: U users, L history length, T themes, R router width. A `*` stands for an
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.model.batch import History
 from training.model.embeddings import ItemEmbedding, ItemRows
@@ -44,33 +45,30 @@ class Router(nn.Module):
             nn.init.normal_(self.item.item.weight, std=ROUTER_STD)
             self.requires_grad_(False)
 
-    def forward(self, rows: ItemRows, click: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape themes"]:
-        """Routing of items by themselves; rows sum to 1.
+    def codes(self, rows: ItemRows, click: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape router"]:
+        """What items are routed by.
 
         click: the click model's embedding of the same items, read only when tied.
         """
-        return self._assign(self._code(rows, click))
-
-    def history(
-        self, rows: ItemRows, click_ULD: Float[Tensor, "users length width"], history: History
-    ) -> tuple[Float[Tensor, "users length themes"], Float[Tensor, "users length themes"]]:
-        """Routing of a history's events: (as route says, each by its item alone)."""
-        code_ULR = self._code(rows, click_ULD)
-        alone_ULT = self._assign(code_ULR)
-        if self.route == "item":
-            return alone_ULT, alone_ULT
-        session_ULR = session_mean(code_ULR, history.session_UL, history.mask_UL)
-        if self.route == "session":
-            return self._assign(session_ULR), alone_ULT
-        share = torch.sigmoid(self.blend)
-        return self._assign(share * session_ULR + (1 - share) * code_ULR), alone_ULT
-
-    def _code(self, rows: ItemRows, click: Tensor) -> Tensor:
         return click if self.kind == "tied" else self.item(rows)
 
-    def _assign(self, code: Tensor) -> Tensor:
+    def assign(self, code: Float[Tensor, "*shape router"]) -> Float[Tensor, "*shape themes"]:
+        """Routing by codes; rows sum to 1."""
         cosine = direction(code) @ direction(self.prototype_TR).T
         return torch.softmax(cosine / self.temperature, dim=-1)
+
+    def history(
+        self, code_NR: Float[Tensor, "items router"], routing_NT: Float[Tensor, "items themes"], history: History
+    ) -> Float[Tensor, "users length themes"]:
+        """Routing of a history's events, as route says: by the item, its session, or both."""
+        if self.route == "item":
+            return functional.embedding(history.item_index_UL, routing_NT)
+        code_ULR = functional.embedding(history.item_index_UL, code_NR)
+        session_ULR = session_mean(code_ULR, history.session_UL, history.mask_UL)
+        if self.route == "session":
+            return self.assign(session_ULR)
+        share = torch.sigmoid(self.blend)
+        return self.assign(share * session_ULR + (1 - share) * code_ULR)
 
 
 def direction(vector: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:

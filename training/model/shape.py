@@ -17,3 +17,8 @@ class ModelShape:
     num_rank_buckets: int
     num_age_buckets: int
     num_scalars: int
+
+    @property
+    def num_contexts(self) -> int:
+        """Combinations of label, rank bucket and age bucket."""
+        return self.num_labels * self.num_rank_buckets * self.num_age_buckets

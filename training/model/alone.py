@@ -1,0 +1,46 @@
+"""A backbone alone: each candidate reads the whole history once. What a mixture over the backbone is compared with.
+
+Shapes: B impressions (candidates), U users (requests), L history length, D width, E event width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from training.model.backbones.choose import make_backbone
+from training.model.batch import Candidates, History
+from training.model.params import ModelParams
+from training.model.ranker import Ranker, Tables
+from training.model.shape import ModelShape
+
+
+class SequenceState(NamedTuple):
+    """The user's half of all scores of a request."""
+
+    event_ULE: Float[Tensor, "users length event"]
+    mask_UL: Bool[Tensor, "users length"]
+    age_UD: Float[Tensor, "users width"]
+
+
+class BackboneAlone(Ranker):
+    """Logit = MLP of [candidate; what it read; their product; age of the last event; scalars]."""
+
+    def __init__(self, params: ModelParams, shape: ModelShape, backbone: str) -> None:
+        super().__init__(params, shape, 4 * params.width)
+        self.name = backbone
+        self.backbone = make_backbone(backbone, params.width, shape)
+
+    def user_side(self, history: History, tables: Tables) -> SequenceState:
+        """Everything that does not depend on a candidate."""
+        event_ULE = self.backbone.events(self.tokens(history, tables), self.contexts.rows(history), history.mask_UL)
+        return SequenceState(event_ULE, history.mask_UL, self.last_age(history.last_age_bucket_U))
+
+    def score(self, state: SequenceState, candidates: Candidates, tables: Tables) -> Float[Tensor, " impressions"]:
+        """Logits of a click on each candidate."""
+        user_B = candidates.user_of_B
+        query_BD = torch.nn.functional.embedding(candidates.item_index_B, tables.vector_ND)
+        read_BD = self.backbone.read(query_BD, state.event_ULE.index_select(0, user_B), None, state.mask_UL[user_B])
+        features = [query_BD, read_BD, query_BD * read_BD, state.age_UD.index_select(0, user_B)]
+        return self.head(torch.cat(features, dim=1), candidates.scalars_BS)
