@@ -6,12 +6,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook(["training.fitting.losses", "training.model"], "beartype.beartype")
 
 for name in [each for each in os.environ if each.startswith(("MAKE", "MFLAGS", "ARGS", "GIVEN_"))]:
     del os.environ[name]  # what a test starts is not started by the `make test` that runs the tests
+
+settings.register_profile("leitmotif", deadline=None)  # no test asserts a speed
+settings.load_profile("leitmotif")
 
 GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
 

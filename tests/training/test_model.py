@@ -8,7 +8,7 @@ import torch
 
 from training.fitting.losses import click_loss
 from training.model.batch import Candidates, History
-from training.model.build import ALONE, MODELS, build, load_model, save_weights
+from training.model.build import ALONE, MODELS, PEERS, build, load_model, save_weights
 from training.model.build import describe as describe_model
 
 ROUTINGS = [
@@ -22,6 +22,8 @@ WRAPPED = [
     for backbone, expert in itertools.product(ALONE, ["mean", "backbone"])
 ]
 OPTIONS = [*ROUTINGS, *WRAPPED]
+BY_ITSELF = [name for name in MODELS if name != "expert_choice"]
+"""Models that score a candidate whatever is scored beside it."""
 LENGTHS = [24, 11, 1, 0]
 
 
@@ -53,7 +55,7 @@ def test_every_option_gives_finite_scores_and_gradients(make_model, make_history
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BY_ITSELF)
 def test_the_cached_user_side_equals_the_repeated_one(make_model, make_history, make_candidates, name):
     model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     repeated = rows(history, candidates.user_of_B)
@@ -69,7 +71,7 @@ def test_padding_never_changes_a_score(make_model, make_history, make_candidates
     )
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", [*ALONE, *PEERS])
 def test_padding_never_changes_a_score_of_a_baseline(make_model, make_history, make_candidates, name):
     model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     torch.testing.assert_close(
@@ -77,7 +79,7 @@ def test_padding_never_changes_a_score_of_a_baseline(make_model, make_history, m
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BY_ITSELF)
 def test_the_order_of_candidates_and_of_users_changes_no_score(make_model, make_history, make_candidates, name):
     model, history, candidates = make_model(name), make_history(LENGTHS), make_candidates(4, 3)
     expected = scores(model, history, candidates)
@@ -119,7 +121,7 @@ def test_permuting_the_themes_changes_nothing(make_model, make_history, make_can
     torch.testing.assert_close(scores(model, history, candidates), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BY_ITSELF)
 def test_the_exported_model_is_exact_for_any_number_of_candidates(
     make_model, make_history, make_candidates, name, monkeypatch
 ):
@@ -146,7 +148,12 @@ def test_the_exported_model_is_exact_for_any_number_of_candidates(
 
 
 def test_an_event_outside_the_mask_never_changes_a_score(make_model, make_history, make_candidates):
-    for name, route in [("mos", "item"), ("mos", "blend"), ("mos", "session"), *((name, "item") for name in ALONE)]:
+    for name, route in [
+        ("mos", "item"),
+        ("mos", "blend"),
+        ("mos", "session"),
+        *((name, "item") for name in (*ALONE, *PEERS)),
+    ]:
         model, history, candidates = make_model(name, route=route), make_history(LENGTHS), make_candidates(4, 3)
         changed = [torch.where(history.mask_UL, field, 1) if field.ndim == 2 else field for field in history]
         changed = History(*changed)._replace(mask_UL=history.mask_UL)
@@ -229,15 +236,7 @@ def test_a_mixture_with_its_backbone_as_global_expert_starts_as_the_backbone(
     """Equal weights where both have them, equal logits: training can only add to what is wrapped."""
     mixture = make_model(backbone=backbone, global_expert="backbone")
     alone = make_model(backbone)
-    given = alone.state_dict()
-    taken = {name.replace("backbone.", "global_backbone.", 1): value for name, value in given.items()}
-    first, width = taken.pop("head.layers.0.weight"), mixture.params.width
-    places = [range(start * width, (start + 1) * width) for start in (0, 3, 6, 7)]  # q; read; q * read; age
-    weight = mixture.head.layers[0].weight
-    with torch.no_grad():
-        weight[:, [place for part in places for place in part]] = first[:, : 4 * width]
-        weight[:, -3:] = first[:, -3:]
-    mixture.load_state_dict(taken, strict=False)
+    mixture.start_from(alone)
     history, candidates = make_history(LENGTHS), make_candidates(4, 3)
     torch.testing.assert_close(
         scores(mixture, history, candidates), scores(alone, history, candidates), rtol=0, atol=1e-12

@@ -39,8 +39,13 @@ class BackboneAlone(Ranker):
 
     def score(self, state: SequenceState, candidates: Candidates, tables: Tables) -> Float[Tensor, " impressions"]:
         """Logits of a click on each candidate."""
+        return self.head(self.features(state, candidates, tables), candidates.scalars_BS)
+
+    def features(
+        self, state: SequenceState, candidates: Candidates, tables: Tables
+    ) -> Float[Tensor, "impressions features"]:
+        """What the head reads of each candidate."""
         user_B = candidates.user_of_B
         query_BD = torch.nn.functional.embedding(candidates.item_index_B, tables.vector_ND)
         read_BD = self.backbone.read(query_BD, state.event_ULE.index_select(0, user_B), None, state.mask_UL[user_B])
-        features = [query_BD, read_BD, query_BD * read_BD, state.age_UD.index_select(0, user_B)]
-        return self.head(torch.cat(features, dim=1), candidates.scalars_BS)
+        return torch.cat([query_BD, read_BD, query_BD * read_BD, state.age_UD.index_select(0, user_B)], dim=1)

@@ -12,13 +12,17 @@ from contracts.errors import InputError
 from training.model.alone import BackboneAlone
 from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams
+from training.model.peers.chunks import GapChunks
+from training.model.peers.experts import KINDS, MixtureOfExperts
 from training.model.ranker import Ranker
 from training.model.shape import ModelShape
 
 Model = Ranker
 ALONE = ("din", "twin", "sdim", "sasrec", "hstu", "stca")
 """Backbones, each a model by itself."""
-MODELS = ("mos", *ALONE)
+PEERS = ("gap_chunk", *KINDS)
+"""What a mixture of sequences is compared with, over model.backbone."""
+MODELS = ("mos", *ALONE, *PEERS)
 GRAPH_MODELS = ("mos", "din")
 """What the stages train and evaluate fit and measure; benchmarks build the others too."""
 
@@ -30,7 +34,11 @@ def build(name: str, params: ModelParams, shape: ModelShape) -> Model:
             f"model.num_candidate_themes is {params.num_candidate_themes} and model.num_themes {params.num_themes}: "
             "a candidate cannot read more themes than there are. Lower the first."
         )
-    return MixtureOfSequence(params, shape) if name == "mos" else BackboneAlone(params, shape, name)
+    if name == "mos":
+        return MixtureOfSequence(params, shape)
+    if name == "gap_chunk":
+        return GapChunks(params, shape)
+    return MixtureOfExperts(params, shape, name) if name in KINDS else BackboneAlone(params, shape, name)
 
 
 def fit_buffers(

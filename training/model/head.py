@@ -38,5 +38,14 @@ class Head(nn.Module):
         self, features_BF: Float[Tensor, "impressions features"], scalars_BS: Float[Tensor, "impressions scalars"]
     ) -> Float[Tensor, " impressions"]:
         """Logits of a click."""
-        scalars_BS = ((scalars_BS - self.mean_S) / self.scale_S).clamp(-SCALAR_LIMIT, SCALAR_LIMIT)
+        return self.mix(features_BF, self.standardise(scalars_BS))
+
+    def standardise(self, scalars_BS: Float[Tensor, "impressions scalars"]) -> Float[Tensor, "impressions scalars"]:
+        """In standard deviations of the train part, cut at SCALAR_LIMIT."""
+        return ((scalars_BS - self.mean_S) / self.scale_S).clamp(-SCALAR_LIMIT, SCALAR_LIMIT)
+
+    def mix(
+        self, features_BF: Float[Tensor, "impressions features"], scalars_BS: Float[Tensor, "impressions scalars"]
+    ) -> Float[Tensor, " impressions"]:
+        """Logits, of scalars that are standardised already."""
         return self.layers(torch.cat([features_BF, scalars_BS], dim=1)).squeeze(1)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.model.alone import BackboneAlone
 from training.model.backbones.choose import make_backbone
 from training.model.batch import Candidates, History
 from training.model.information import mutual_information_loss
@@ -21,6 +22,9 @@ from training.model.router import Router
 from training.model.shape import ModelShape
 
 AGREEMENT_FLOOR = 1e-4
+SHARED = ("query", "global", "query * global", "age")
+"""Features that the backbone alone has too, in its order."""
+OWN = ("theme", "short", "query * theme", "query * short", "match")
 
 
 class MixtureState(NamedTuple):
@@ -63,9 +67,24 @@ class MixtureOfSequence(Ranker):
         self.short_backbone = make_backbone(params.backbone, width, shape)
         if params.global_expert == "backbone":
             self.global_backbone = make_backbone(params.backbone, width, shape)
-            self.head.start_blind(features_beside_the_global_expert(params))
+            self.head.start_blind([place for part in OWN for place in feature_places(params)[part]])
         self.gate = nn.Embedding(shape.num_age_buckets, 1)
         nn.init.zeros_(self.gate.weight)
+
+    def start_from(self, alone: BackboneAlone) -> None:
+        """Take over a fitted backbone: from here on every logit is the backbone's until the experts have learnt.
+
+        Needs model.global_expert = backbone, and a model of the same shape.
+        """
+        taken = {name.replace("backbone.", "global_backbone.", 1): value for name, value in alone.state_dict().items()}
+        given = taken.pop("head.layers.0.weight")
+        places = feature_places(self.params)
+        shared = [place for part in SHARED for place in places[part]]
+        with torch.no_grad():
+            weight = self.head.layers[0].weight
+            weight[:, shared] = given[:, : len(shared)]
+            weight[:, places["match"].stop :] = given[:, len(shared) :]
+        self.load_state_dict(taken, strict=False)
 
     def learn(
         self, history: History, candidates: Candidates
@@ -174,14 +193,12 @@ class MixtureOfSequence(Ranker):
         return self.global_backbone.read(query_BD, event_BLE, None, state.mask_UL.index_select(0, user_B))
 
 
-def features_beside_the_global_expert(params: ModelParams) -> list[int]:
-    """Places of MixtureOfSequence.features that the backbone alone does not have."""
+def feature_places(params: ModelParams) -> dict[str, range]:
+    """Part of MixtureOfSequence.features -> its columns."""
     width = params.width
     parts = ("query", "theme", "short", "global", "query * theme", "query * short", "query * global", "age")
     places = {part: range(number * width, (number + 1) * width) for number, part in enumerate(parts)}
-    places["match"] = range(8 * width, 8 * width + params.num_themes + 2)
-    own = ("theme", "short", "query * theme", "query * short", "match")
-    return [place for part in own for place in places[part]]
+    return places | {"match": range(8 * width, 8 * width + params.num_themes + 2)}
 
 
 def summarise_routing(
