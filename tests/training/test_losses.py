@@ -29,7 +29,7 @@ def loss(themes, sessions, items=None, mask=None, num_themes=2):
     mask = torch.ones_like(themes, dtype=torch.bool) if mask is None else torch.tensor(mask)
     routing = torch.zeros(int(items.max()) + 1, num_themes).double()
     routing[items.flatten()] = one_hot(themes.flatten().tolist(), num_themes)
-    return mutual_information_loss(routing, history_of(items, sessions, mask)).item()
+    return mutual_information_loss(routing[items], history_of(items, sessions, mask)).item()
 
 
 def test_one_theme_a_session_reaches_the_bound():
@@ -64,7 +64,7 @@ def test_neighbours_stand_one_or_three_apart():
 
 
 def test_no_pairs_give_zero_and_a_finite_gradient():
-    routing = torch.full((2, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
+    routing = torch.full((1, 4, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
     same = torch.ones(1, 4, dtype=torch.int64)
     value = mutual_information_loss(routing, history_of(same, torch.zeros_like(same), same.bool()))
     value.backward()

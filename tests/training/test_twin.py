@@ -31,7 +31,7 @@ def slow_read(model, history, candidates, num_found):
             reads.append(twin.query.weight.new_zeros(twin.out.out_features))
             continue
         one = type(history)(*(field[user : user + 1] for field in history))
-        tokens = model.tokens(one, tables)[0, events]
+        tokens = model.tokens(tables.item_NX[one.item_index_UL], one, tables)[0, events]
         bias = twin.context_bias(model.contexts.rows(one)[0, events])
         query = twin.query(model.items(model.catalogue(item)))
         heads = [slice(head * width, (head + 1) * width) for head in range(NUM_HEADS)]

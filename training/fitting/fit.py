@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn import functional
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader
 
@@ -39,7 +40,8 @@ class RouterTraining(LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         history, _, items = distinct_items(batch.history, batch.candidates, len(self.model.catalogue.row_of_N))
-        return mutual_information_loss(self.model.tables(items).routing_NT, history)
+        routing_ULT = functional.embedding(history.item_index_UL, self.model.tables(items).routing_NT)
+        return mutual_information_loss(routing_ULT, history)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.model.parameters(), self.learning_rate)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from training.model.backbones.choose import make_backbone
 from training.model.batch import Candidates, History
@@ -34,7 +35,8 @@ class BackboneAlone(Ranker):
 
     def user_side(self, history: History, tables: Tables) -> SequenceState:
         """Everything that does not depend on a candidate."""
-        event_ULE = self.backbone.events(self.tokens(history, tables), self.contexts.rows(history), history.mask_UL)
+        token_ULD = self.tokens(functional.embedding(history.item_index_UL, tables.item_NX), history, tables)
+        event_ULE = self.backbone.events(token_ULD, self.contexts.rows(history), history.mask_UL)
         return SequenceState(event_ULE, history.mask_UL, self.last_age(history.last_age_bucket_U))
 
     def score(self, state: SequenceState, candidates: Candidates, tables: Tables) -> Float[Tensor, " impressions"]:
@@ -46,6 +48,6 @@ class BackboneAlone(Ranker):
     ) -> Float[Tensor, "impressions features"]:
         """What the head reads of each candidate."""
         user_B = candidates.user_of_B
-        query_BD = torch.nn.functional.embedding(candidates.item_index_B, tables.vector_ND)
+        query_BD = functional.embedding(candidates.item_index_B, tables.item_NX)
         read_BD = self.backbone.read(query_BD, state.event_ULE.index_select(0, user_B), None, state.mask_UL[user_B])
         return torch.cat([query_BD, read_BD, query_BD * read_BD, state.age_UD.index_select(0, user_B)], dim=1)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from training.model.batch import Candidates
 from training.model.mixture import MixtureOfSequence, MixtureState, feature_places
@@ -42,7 +43,7 @@ def explain(model: MixtureOfSequence, state: MixtureState, candidates: Candidate
     features_BF = model.features(state, candidates, tables)
     scalars_BS = model.head.standardise(candidates.scalars_BS)
     value = {joined: model.head.mix(_kept(model, features_BF, joined), scalars_BS) for joined in _subsets()}
-    routing_BT = torch.nn.functional.embedding(candidates.item_index_B, tables.routing_NT)
+    routing_BT = functional.embedding(candidates.item_index_B, tables.routing_NT)
     theme_B = routing_BT.argmax(1)
     chosen_B = candidates.user_of_B * state.position_UTC.shape[1] + theme_B
     mask_BC = state.mask_UTC.flatten(0, 1)[chosen_B]

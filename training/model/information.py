@@ -1,12 +1,11 @@
-"""Routing of items and their sessions -> L_MI: neighbours within a session share a theme, and all themes are used.
+"""Routing of events and their sessions -> L_MI: neighbours within a session share a theme, and all themes are used.
 
-Shapes: U users, L history length, T themes, N items of the tables, P pairs.
+Shapes: U users, L history length, T themes.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from training.model.batch import History
 
@@ -14,23 +13,22 @@ NEIGHBOUR_DISTANCES = (1, 3)
 JOINT_FLOOR = 1e-9
 
 
-def mutual_information_loss(routing_NT: Float[Tensor, "items themes"], history: History) -> Float[Tensor, ""]:
+def mutual_information_loss(routing_ULT: Float[Tensor, "users length themes"], history: History) -> Float[Tensor, ""]:
     """L_MI = -I(theme of an event; theme of its neighbour); from -log T (each session one theme, all used) to 0.
 
     Neighbours stand 1 or 3 events apart in one session and are different items. Zero where there are none.
-    routing_NT: of each item by itself; rows sum to 1. Only the pairs that count are gathered.
+    routing_ULT: of each event by its item alone; rows sum to 1.
     """
     item_UL, session_UL, mask_UL = history.item_index_UL, history.session_UL, history.mask_UL
-    pairs = []
+    joint_TT = routing_ULT.new_zeros(routing_ULT.shape[-1], routing_ULT.shape[-1])
     for distance in NEIGHBOUR_DISTANCES:
         if distance >= item_UL.shape[1]:
             continue
         earlier, later = (slice(None), slice(None, -distance)), (slice(None), slice(distance, None))
         counts = mask_UL[earlier] & mask_UL[later] & (session_UL[earlier] == session_UL[later])
         counts = counts & (item_UL[earlier] != item_UL[later])
-        pairs.append(torch.stack([item_UL[earlier][counts], item_UL[later][counts]]))
-    earlier_P, later_P = torch.cat(pairs, dim=1) if pairs else item_UL.new_zeros(2, 0)
-    joint_TT = functional.embedding(earlier_P, routing_NT).T @ functional.embedding(later_P, routing_NT)
+        counted = (routing_ULT[earlier] * counts.unsqueeze(-1)).flatten(0, 1)
+        joint_TT = torch.addmm(joint_TT, counted.T, routing_ULT[later].flatten(0, 1))
     joint_TT = joint_TT + joint_TT.T
     joint_TT = joint_TT / joint_TT.sum().clamp(min=JOINT_FLOOR)
     marginal_T = joint_TT.sum(1)

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.model.alone import BackboneAlone
 from training.model.backbones.choose import make_backbone
 from training.model.batch import Candidates, History
 from training.model.information import mutual_information_loss
@@ -22,9 +21,8 @@ from training.model.router import Router
 from training.model.shape import ModelShape
 
 AGREEMENT_FLOOR = 1e-4
-SHARED = ("query", "global", "query * global", "age")
-"""Features that the backbone alone has too, in its order."""
 OWN = ("theme", "short", "query * theme", "query * short", "match")
+"""Features that the backbone alone does not have; the others are its own, in its order."""
 
 
 class MixtureState(NamedTuple):
@@ -42,6 +40,14 @@ class MixtureState(NamedTuple):
     current_UT: Float[Tensor, "users themes"]  # where the user is: between the last event's routing and the mean
     usual_UT: Float[Tensor, "users themes"]  # the mean routing of the history
     theme_UL: Int[Tensor, "users length"]  # the theme each event was routed to; of no meaning where padded
+
+
+class ItemColumns(NamedTuple):
+    """What a row of MixtureOfSequence.tables holds."""
+
+    vector: Float[Tensor, "*shape width"]
+    routing: Float[Tensor, "*shape themes"]  # by the item alone; rows sum to 1
+    code: Float[Tensor, "*shape router"]  # R is 0 where events are routed by their items alone
 
 
 class MixtureOfSequence(Ranker):
@@ -71,38 +77,26 @@ class MixtureOfSequence(Ranker):
         self.gate = nn.Embedding(shape.num_age_buckets, 1)
         nn.init.zeros_(self.gate.weight)
 
-    def start_from(self, alone: BackboneAlone) -> None:
-        """Take over a fitted backbone: from here on every logit is the backbone's until the experts have learnt.
-
-        Needs model.global_expert = backbone, and a model of the same shape.
-        """
-        taken = {name.replace("backbone.", "global_backbone.", 1): value for name, value in alone.state_dict().items()}
-        given = taken.pop("head.layers.0.weight")
-        places = feature_places(self.params)
-        shared = [place for part in SHARED for place in places[part]]
-        with torch.no_grad():
-            weight = self.head.layers[0].weight
-            weight[:, shared] = given[:, : len(shared)]
-            weight[:, places["match"].stop :] = given[:, len(shared) :]
-        self.load_state_dict(taken, strict=False)
-
     def learn(
         self, history: History, candidates: Candidates
     ) -> tuple[Float[Tensor, " impressions"], Float[Tensor, ""]]:
         """The logits of all candidates, and L_MI of the histories."""
         history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N))
         tables = self.tables(items)
-        logits_B = self.score(self.user_side(history, tables), candidates, tables)
-        return logits_B, mutual_information_loss(tables.routing_NT, history)
+        item = self._gather(history.item_index_UL, tables)
+        logits_B = self.score(self._read(history, item, tables), candidates, tables)
+        return logits_B, mutual_information_loss(item.routing, history)
 
     def tables(self, items: Int[Tensor, " items"] | None = None) -> Tables:
-        """Vectors, router codes and routing of these items; None: of the whole catalogue."""
+        """A row is [vector; routing; router code], the last only where events are routed by sessions too."""
         if items is None:
             items = torch.arange(len(self.catalogue.row_of_N), device=self.catalogue.row_of_N.device)
         rows = self.catalogue(items)
         vector_ND = self.items(rows)
         code_NR = self.router.codes(rows, vector_ND)
-        return Tables(vector_ND, code_NR, self.router.assign(code_NR), self.contexts.table())
+        routing_NT = self.router.assign(code_NR)
+        columns = [vector_ND, routing_NT] if self.params.route == "item" else [vector_ND, routing_NT, code_NR]
+        return Tables(torch.cat(columns, dim=1), routing_NT, self.contexts.table())
 
     def themes(self, item_index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape themes"]:
         """How much each item belongs to each theme; rows sum to 1."""
@@ -111,9 +105,17 @@ class MixtureOfSequence(Ranker):
 
     def user_side(self, history: History, tables: Tables) -> MixtureState:
         """Everything that does not depend on a candidate."""
+        return self._read(history, self._gather(history.item_index_UL, tables), tables)
+
+    def _gather(self, item_index: Int[Tensor, "*shape"], tables: Tables) -> "ItemColumns":
+        width, num_themes = self.params.width, self.params.num_themes
+        row = functional.embedding(item_index, tables.item_NX)
+        return ItemColumns(*row.split([width, num_themes, row.shape[-1] - width - num_themes], dim=-1))
+
+    def _read(self, history: History, item: "ItemColumns", tables: Tables) -> MixtureState:
         mask_UL, context_UL = history.mask_UL, self.contexts.rows(history)
-        token_ULD = self.tokens(history, tables)
-        routing_ULT = self.router.history(tables.code_NR, tables.routing_NT, history)
+        token_ULD = self.tokens(item.vector, history, tables)
+        routing_ULT = self.router.history(item.routing, item.code, history)
         weight_UL, theme_UL = routing_ULT.max(dim=-1)
         num_users, length = mask_UL.shape
 
@@ -150,8 +152,7 @@ class MixtureOfSequence(Ranker):
     ) -> Float[Tensor, "impressions features"]:
         """What the head reads of each candidate: [q; h1; h2; h3; q*h1; q*h2; q*h3; age; match features]."""
         user_B = candidates.user_of_B
-        query_BD = functional.embedding(candidates.item_index_B, tables.vector_ND)
-        routing_BT = functional.embedding(candidates.item_index_B, tables.routing_NT)
+        query_BD, routing_BT, _ = self._gather(candidates.item_index_B, tables)
         theme_BD = self._theme_expert(state, user_B, query_BD, routing_BT)
         short_UNE, short_mask_UN = state.short_UNE, state.short_mask_UN
         short_BD = self.short_backbone.read(

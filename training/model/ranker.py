@@ -20,11 +20,15 @@ from training.model.shape import EMBEDDING_STD, ModelShape
 
 
 class Tables(NamedTuple):
-    """What depends on items alone. An item_index of History and Candidates is a row of these."""
+    """What depends on items alone. An item_index of History and Candidates is a row of these.
 
-    vector_ND: Float[Tensor, "items width"]
-    code_NR: Float[Tensor, "items router"]  # R is 0 of a model without a router
-    routing_NT: Float[Tensor, "items themes"]  # T is 0 of a model without a router
+    All of an item stands in one row, so that an event gathers once: see Ranker.tables and MixtureOfSequence.tables.
+    """
+
+    item_NX: Float[Tensor, "items columns"]
+    routing_NT: Float[
+        Tensor, "items themes"
+    ]  # how much an item belongs to each theme; T is 0 of a model without themes
     context_KD: Float[Tensor, "contexts width"]
 
 
@@ -60,13 +64,13 @@ class Ranker(nn.Module, ABC):
         if items is None:
             items = torch.arange(len(self.catalogue.row_of_N), device=self.catalogue.row_of_N.device)
         vector_ND = self.items(self.catalogue(items))
-        none = vector_ND[:, :0]
-        return Tables(vector_ND, none, none, self.contexts.table())
+        return Tables(vector_ND, vector_ND[:, :0], self.contexts.table())
 
-    def tokens(self, history: History, tables: Tables) -> Float[Tensor, "users length width"]:
+    def tokens(
+        self, item_ULD: Float[Tensor, "users length width"], history: History, tables: Tables
+    ) -> Float[Tensor, "users length width"]:
         """x_i = item and category + label + rank from the end + age at the request; zero where padded."""
-        token_ULD = nn.functional.embedding(history.item_index_UL, tables.vector_ND)
-        token_ULD = token_ULD + nn.functional.embedding(self.contexts.rows(history), tables.context_KD)
+        token_ULD = item_ULD + nn.functional.embedding(self.contexts.rows(history), tables.context_KD)
         return token_ULD * history.mask_UL.unsqueeze(-1)
 
     @abstractmethod

@@ -6,7 +6,6 @@ Shapes: U users, L history length, T themes, R router width. A `*` stands for an
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from training.model.batch import History
 from training.model.embeddings import ItemEmbedding, ItemRows
@@ -58,12 +57,14 @@ class Router(nn.Module):
         return torch.softmax(cosine / self.temperature, dim=-1)
 
     def history(
-        self, code_NR: Float[Tensor, "items router"], routing_NT: Float[Tensor, "items themes"], history: History
+        self,
+        alone_ULT: Float[Tensor, "users length themes"],
+        code_ULR: Float[Tensor, "users length router"],
+        history: History,
     ) -> Float[Tensor, "users length themes"]:
-        """Routing of a history's events, as route says: by the item, its session, or both."""
+        """Routing of a history's events, as route says: by the item alone (which is given), its session, or both."""
         if self.route == "item":
-            return functional.embedding(history.item_index_UL, routing_NT)
-        code_ULR = functional.embedding(history.item_index_UL, code_NR)
+            return alone_ULT
         session_ULR = session_mean(code_ULR, history.session_UL, history.mask_UL)
         if self.route == "session":
             return self.assign(session_ULR)

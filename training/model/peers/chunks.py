@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from training.model.backbones.choose import make_backbone
 from training.model.batch import Candidates, History
@@ -42,7 +43,8 @@ class GapChunks(Ranker):
 
     def user_side(self, history: History, tables: Tables) -> ChunkState:
         """Everything that does not depend on a candidate."""
-        token_ULD, mask_UL = self.tokens(history, tables), history.mask_UL
+        token_ULD = self.tokens(functional.embedding(history.item_index_UL, tables.item_NX), history, tables)
+        mask_UL = history.mask_UL
         context_UL, newest = self.contexts.rows(history), slice(-self.params.short_length, None)
         place_UL = NUM_CHUNKS - 1 - history.session_UL.clamp(max=NUM_CHUNKS - 1)  # the newest chunk stands last
         kept_UL = mask_UL.to(token_ULD.dtype)
@@ -66,7 +68,7 @@ class GapChunks(Ranker):
     def score(self, state: ChunkState, candidates: Candidates, tables: Tables) -> Float[Tensor, " impressions"]:
         """Logits of a click on each candidate."""
         user_B = candidates.user_of_B
-        query_BD = torch.nn.functional.embedding(candidates.item_index_B, tables.vector_ND)
+        query_BD = functional.embedding(candidates.item_index_B, tables.item_NX)
         branches = (
             (self.whole, state.event_ULE, state.mask_UL),
             (self.between, state.chunk_UPF, state.chunk_mask_UP),
