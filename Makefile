@@ -102,6 +102,10 @@ docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted
 bento: $(READY) ## build the Bento for deployment
 	@python -m serving.bento
 
+.PHONY: export
+export: $(READY) ## the model as programs that need torch alone (ARGS=--compile: as machine code)
+	@python -m serving.export $(ARGS)
+
 .PHONY: promote
 promote: $(READY) ## compare the bundle with the champion and, if better, put it in its place
 	@python -m serving.promote $(ARGS)

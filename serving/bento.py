@@ -25,7 +25,7 @@ CODE = (
     "contracts/*.py",
     "features/**/*.py",
     "training/__init__.py",
-    "training/model/*.py",
+    "training/model/**/*.py",
     "serving/**/*.py",
 )
 INCLUDE = [

@@ -55,7 +55,7 @@ CODE = (
     "features/terms/convention.py",
     "features/terms/slices.py",
     "features/encoding/*.py",
-    "training/model/*.py",
+    "training/model/**/*.py",
     "serving/bundle/scorer.py",
 )
 """What decides a score. Only modules that this one imports, so that they are among the stage's deps."""

@@ -1,0 +1,118 @@
+"""The bundle to serve -> exported/<source>: both halves of its model as programs that need torch and no code of ours.
+
+    python -m serving.export             # user_side.pt2 and score.pt2, for torch.export.load
+    python -m serving.export --compile   # machine code by AOTInductor, for torch._inductor.aoti_load_package
+
+Every golden request of the bundle is scored by the programs before they are put in place.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contracts.errors import InputError
+from contracts.publish import write_json
+from serving.bundle.golden import TOLERANCE, GoldenRequest
+from serving.bundle.loaded import MODEL, Bundle, open_bundle
+from serving.bundle.scorer import Scorer
+from serving.locations import find_bundle
+from training.model.batch import to_candidates, to_history
+from training.model.exported import HALVES, compile_half, export_halves
+from training.model.shape import ModelShape
+
+DESCRIPTION = "exported.json"
+Half = Callable[..., Any]
+
+log = logging.getLogger("leitmotif")
+
+
+def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
+    """Write the programs and what they are into `out`, whole or not at all. Returns exported.json."""
+    if compiled and shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise InputError(
+            "There is no C++ compiler (g++ or clang++), which --compile needs. Install one, or leave it out."
+        )
+    described = json.loads((bundle.path / MODEL).read_text(encoding="utf-8"))
+    programs = export_halves(bundle.scorer.model, ModelShape(**described["shape"]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as temporary:
+        staging = Path(temporary) / "made"
+        staging.mkdir()
+        for name, program in programs.items():
+            path = staging / f"{name}.pt2"
+            compile_half(program, path) if compiled else torch.export.save(program, path)
+        halves = {name: _load(staging / f"{name}.pt2", compiled) for name in HALVES}
+        worst = max(_difference(bundle.scorer, halves, golden) for golden in bundle.golden)
+        if not worst <= TOLERANCE:
+            raise InputError(
+                f"The exported programs score a golden request {worst:.1e} otherwise; nothing was written."
+            )
+        description = {
+            "model_version": bundle.manifest.model_version,
+            "compiled": compiled,
+            "device": str(bundle.scorer.device),
+            "torch": torch.__version__,
+            "num_golden_requests": len(bundle.golden),
+            "largest_difference": worst,
+            "files": {name: f"{name}.pt2" for name in HALVES},
+        }
+        write_json(staging / DESCRIPTION, description)
+        shutil.rmtree(out, ignore_errors=True)
+        staging.rename(out)
+    return description
+
+
+def _load(path: Path, compiled: bool) -> Half:
+    if compiled:
+        return torch._inductor.aoti_load_package(str(path))
+    return torch.export.load(path).module()
+
+
+def _difference(scorer: Scorer, halves: dict[str, Half], golden: GoldenRequest) -> float:
+    """The largest difference of a logit, relative to 1 + its size, from what the bundle's own model gives."""
+    history = to_history(vars(scorer.encode(golden.events, golden.at)))
+    index = scorer.item_index(golden.candidates)
+    scalars = np.array(golden.scalars, np.float32).reshape(len(index), -1)
+    candidates = to_candidates(index, np.zeros(len(index), np.int64), scalars)
+    with torch.inference_mode():
+        state = halves["user_side"](*(each.to(scorer.device) for each in history))
+        logits: Tensor = halves["score"](*state, *(each.to(scorer.device) for each in candidates))
+    wanted = np.array(golden.rescore(scorer))
+    return float((np.abs(logits.cpu().numpy() - wanted) / (1 + np.abs(wanted))).max())
+
+
+def main() -> None:
+    """Export and say what was written; exit 2 where it cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="serving.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--compile", action="store_true", help="machine code; needs a C++ compiler")
+    parser.add_argument("--out", type=Path, help="the folder to write; default exported/<source>")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        bundle = open_bundle(find_bundle())
+        out = arguments.out or Path("exported") / bundle.manifest.source
+        made = export(bundle, out, arguments.compile)
+    except InputError as error:
+        print(f"export failed: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    kind = "machine code" if made["compiled"] else "programs"
+    print(
+        f"{out}: {' and '.join(made['files'].values())}, {kind} of model {made['model_version']} for {made['device']}. "
+        f"{made['num_golden_requests']} golden requests differ by at most {made['largest_difference']:.1e}."
+    )
+
+
+if __name__ == "__main__":
+    main()

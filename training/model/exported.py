@@ -1,0 +1,96 @@
+"""A fitted model -> both halves as programs that need torch and none of this project's code.
+
+The tables of the items are constants of the programs. Shapes: U users and B impressions are dynamic, L is the model's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from training.model.batch import Candidates, History
+from training.model.ranker import Ranker, Tables
+from training.model.shape import ModelShape
+
+USERS, IMPRESSIONS = "users", "impressions"
+HALVES = ("user_side", "score")
+MAX_USERS, MAX_IMPRESSIONS = 65_536, 1_048_576
+
+
+class UserSide(nn.Module):
+    """History's tensors, in its order -> the state's tensors."""
+
+    def __init__(self, model: Ranker, tables: Tables) -> None:
+        super().__init__()
+        self.model, self.tables = model, _Constants(tables)
+
+    def forward(self, *history: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.user_side(History(*history), self.tables()))
+
+
+class Score(nn.Module):
+    """The state's tensors, then those of Candidates -> logits [B]."""
+
+    def __init__(self, model: Ranker, tables: Tables, state: type[Any]) -> None:
+        super().__init__()
+        self.model, self.tables, self.state = model, _Constants(tables), state
+
+    def forward(self, *given: Tensor) -> Tensor:
+        of_state, of_candidates = given[: -len(Candidates._fields)], given[-len(Candidates._fields) :]
+        return self.model.score(self.state(*of_state), Candidates(*of_candidates), self.tables())
+
+
+def export_halves(model: Ranker, shape: ModelShape) -> dict[str, ExportedProgram]:
+    """{user_side, score}: exact, for any number of users and of impressions.
+
+    The model must be in eval mode and on the device where the programs will run.
+    """
+    history, candidates = _example(model, shape)
+    with torch.no_grad():
+        tables = model.tables()
+        state = model.user_side(history, tables)
+    users = Dim(USERS, min=1, max=MAX_USERS)
+    impressions = Dim(IMPRESSIONS, min=1, max=MAX_IMPRESSIONS)
+    of_history = tuple({0: users} for _ in history)
+    of_score = (*({0: users} for _ in state), *({0: impressions} for _ in candidates))
+    checks = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)  # checking a shape would fix it
+    try:
+        with torch.no_grad():
+            return {
+                "user_side": torch.export.export(UserSide(model, tables), tuple(history), dynamic_shapes=(of_history,)),
+                "score": torch.export.export(
+                    Score(model, tables, type(state)), (*state, *candidates), dynamic_shapes=(of_score,)
+                ),
+            }
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", checks)
+
+
+def compile_half(program: ExportedProgram, path: Path) -> None:
+    """Write machine code by AOTInductor, which needs a C++ compiler here and none where it is loaded."""
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+class _Constants(nn.Module):
+    """Tables as buffers, so that a program carries them."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__()
+        for name, value in tables._asdict().items():
+            self.register_buffer(name, value.detach().clone())
+
+    def forward(self) -> Tables:
+        return Tables(*(getattr(self, name) for name in Tables._fields))
+
+
+def _example(model: Ranker, shape: ModelShape) -> tuple[History, Candidates]:
+    """Two users of full length and three impressions; each input is a tensor of its own, or export merges them."""
+    device = model.catalogue.row_of_N.device
+    whole = torch.zeros(2, model.params.history_length, dtype=torch.int64, device=device)
+    history = History(*(whole.clone() for _ in range(5)), whole == 0, whole[:, 0].clone())
+    item_B = torch.zeros(3, dtype=torch.int64, device=device)
+    return history, Candidates(item_B, item_B.clone(), torch.zeros(3, shape.num_scalars, device=device))
