@@ -25,6 +25,7 @@ from training.fitting.losses import click_loss
 from training.model.batch import Candidates, History
 from training.model.build import Model
 from training.model.params import ModelParams
+from training.model.ranker import Tables
 
 log = logging.getLogger("leitmotif")
 
@@ -32,6 +33,10 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "gpu.json"
 CANDIDATES = 12  # a request, as in EB-NeRD
 LEARNING_RATE = 5e-3
+SERVED = ((1, 200, 100), (1, 1000, 100), (1, 1000, 1000), (64, 200, 100), (64, 1000, 100))
+"""(users at once, length of their histories, candidates each)."""
+NARROW = (torch.int32, torch.uint8, torch.uint8, torch.uint8, torch.int16, torch.uint8, torch.uint8)
+"""Types that hold the columns of History, the index of up to two billion items first."""
 
 
 def main() -> None:
@@ -135,42 +140,77 @@ def training(params: ModelParams, device: str, small: bool) -> Iterator[dict[str
 
 
 def serving(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
-    """One request from tensors on the host to scores on the host: both halves and the copies; milliseconds."""
+    """Requests from tensors on the host to scores on the host: both halves and the copies; milliseconds."""
     for name in ("mos", "din"):
-        for length in (20,) if small else (200, 1000):
-            for number in (5,) if small else (100, 1000):
-                model, history, candidates = make(name, params, length, 1, number)
-                model.to(device).eval()
+        for users, length, number in ((1, 20, 5), (2, 20, 5)) if small else SERVED:
+            model, history, candidates = make(name, params, length, users, number)
+            model.to(device).eval()
+            with torch.inference_mode():
+                tables = model.tables()
 
-                def answer(model: Model = model, history: History = history, asked: Candidates = candidates) -> Tensor:
-                    with torch.inference_mode():
-                        near, wanted = moved(history, asked, device)
-                        return model(near, wanted).cpu()
+            def answer(
+                model: Model = model,
+                history: History = history,
+                asked: Candidates = candidates,
+                tables: Tables = tables,
+            ) -> Tensor:
+                with torch.inference_mode():
+                    near, wanted = moved(history, asked, device)
+                    return model.score(model.user_side(near, tables), wanted, tables).cpu()
 
-                times = sorted(_times_s(answer, device, 20 if small else 300))
-                yield {
-                    "model": name,
-                    "length": length,
-                    "candidates": number,
-                    "p50_ms": round(1e3 * times[len(times) // 2], 3),
-                    "p99_ms": round(1e3 * times[int(0.99 * len(times))], 3),
-                }
+            times = sorted(_times_s(answer, device, 20 if small else 300))
+            p50_ms, p99_ms = (1e3 * times[int(share * len(times))] for share in (0.5, 0.99))
+            yield {
+                "model": name,
+                "users_at_once": users,
+                "length": length,
+                "candidates": number,
+                "p50_ms": round(p50_ms, 3),
+                "p99_ms": round(p99_ms, 3),
+                "requests_s": round(1e3 * users / p50_ms),
+            }
+
+
+def loading(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
+    """A batch from the host to the device: as it is, in the narrowest types that hold it, and from pinned memory."""
+    requests = 8 if small else 1024
+    _, history, _ = make("mos", params, params.history_length, requests, CANDIDATES)
+    narrow = [each.to(kind) for each, kind in zip(history, NARROW, strict=True)]
+    for how, columns in (("as it is", list(history)), ("narrow", narrow)):
+        for pinned in (False, True):
+            if pinned and device != "cuda":
+                continue
+            held = [each.pin_memory() for each in columns] if pinned else columns
+
+            def copy(held: list[Tensor] = held, pinned: bool = pinned) -> list[Tensor]:
+                return [each.to(device, non_blocking=pinned).to(torch.int64) for each in held]
+
+            number = sum(each.numel() * each.element_size() for each in columns)
+            yield {
+                "how": how,
+                "pinned": pinned,
+                "bytes_an_event": round(number / history.mask_UL.numel(), 1),
+                "ms": round(1e3 * _median_s(copy, device), 3),
+            }
 
 
 def optimizer(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
-    """Adam's step over an item table: dense and fused, by its number of rows; milliseconds."""
+    """Adam's step over an item table: dense, fused, and sparse, by its number of rows; milliseconds."""
     for rows in (1000,) if small else (1_000, 1_000_000, 10_000_000):
-        for fused in (False, True):
-            table = nn.Embedding(rows, params.width, device=device)
-            adam = torch.optim.Adam(table.parameters(), LEARNING_RATE, fused=fused)
+        for kind in ("dense", "fused", "sparse"):
+            table = nn.Embedding(rows, params.width, device=device, sparse=kind == "sparse")
+            if kind == "sparse":
+                adam: torch.optim.Optimizer = torch.optim.SparseAdam(table.parameters(), LEARNING_RATE)
+            else:
+                adam = torch.optim.Adam(table.parameters(), LEARNING_RATE, fused=kind == "fused")
             asked = torch.randint(0, rows, (1024 * params.history_length,), device=device)
 
-            def step(table: nn.Embedding = table, adam: torch.optim.Adam = adam, asked: Tensor = asked) -> None:
+            def step(table: nn.Embedding = table, adam: torch.optim.Optimizer = adam, asked: Tensor = asked) -> None:
                 adam.zero_grad()
                 table(asked).square().mean().backward()
                 adam.step()
 
-            yield {"rows": rows, "fused": fused, "ms": round(1e3 * _median_s(step, device), 3)}
+            yield {"rows": rows, "kind": kind, "ms": round(1e3 * _median_s(step, device), 3)}
 
 
 def log_here(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
@@ -200,7 +240,7 @@ def log_here(params: ModelParams, device: str, small: bool) -> Iterator[dict[str
         }
 
 
-STEPS = (limits, equality, training, serving, optimizer, log_here)
+STEPS = (limits, equality, training, serving, loading, optimizer, log_here)
 
 
 def moved(history: History, candidates: Candidates, device: str) -> tuple[History, Candidates]:

@@ -1,0 +1,102 @@
+"""Names of the comparison -> models: backbones alone and wrapped, peers, controls, and mixtures without a part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from benchmarks.fixed_routing import fix_routing
+from training.model.batch import Candidates
+from training.model.build import ALONE, PEERS, Model, build
+from training.model.mixture import MixtureOfSequence, MixtureState, feature_places
+from training.model.params import ModelParams
+from training.model.ranker import Tables
+from training.model.shape import ModelShape
+
+SAME_COST_LENGTH = 70
+"""Events that DIN reads for what the mixture's theme (50) and short (20) experts read."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the comparison, and what of it departs from params.yaml."""
+
+    what: str
+    model: str = "mos"
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the model section
+    train: Mapping[str, Any] = field(default_factory=dict)  # of the train section
+    without: str = ""  # an expert that reads nothing
+    needs_truth: bool = False
+
+
+def _wrapped(backbone: str, expert: str = "mean") -> dict[str, Any]:
+    return {"backbone": backbone, "global_expert": expert}
+
+
+BACKBONES = {name: Variant(f"{name} alone", name) for name in ALONE}
+MIXTURES = {f"mos_{name}": Variant(f"MoS over {name}", changes=_wrapped(name)) for name in ALONE}
+CONTAINING = {
+    f"mos_{name}_whole": Variant(
+        f"MoS over {name}, which reads the whole history too", changes=_wrapped(name, "backbone")
+    )
+    for name in ALONE
+}
+OTHER_MIXTURES = {name: Variant(f"{name} over DIN", name) for name in PEERS}
+CONTROLS = {
+    "random_routing": Variant("MoS, routing as drawn", changes={"router": "random"}),
+    "oracle": Variant("MoS, routed by the simulator's true themes", needs_truth=True),
+    "din_same_cost": Variant(
+        f"DIN, the newest {SAME_COST_LENGTH} events", "din", changes={"history_length": SAME_COST_LENGTH}
+    ),
+}
+ABLATIONS = {
+    "no_theme": Variant("MoS without the theme expert", without="theme"),
+    "no_short": Variant("MoS without the short expert", without="short"),
+    "no_global": Variant("MoS without the global expert", without="global"),
+    "no_information": Variant("MoS without L_MI", train={"mutual_information": 0.0, "router_steps": 0}),
+    "no_pretraining": Variant("MoS, the router not trained before", train={"router_steps": 0}),
+    "capacity_20": Variant("MoS, 20 events a theme", changes={"theme_capacity": 20}),
+    "capacity_200": Variant("MoS, 200 events a theme", changes={"theme_capacity": 200}),
+    "themes_6": Variant("MoS, 6 themes", changes={"num_themes": 6}),
+    "themes_24": Variant("MoS, 24 themes", changes={"num_themes": 24}),
+    "two_themes": Variant("MoS, two themes a candidate", changes={"num_candidate_themes": 2}),
+    "tied": Variant("MoS, routed by the click embeddings", changes={"router": "tied"}),
+    "session": Variant("MoS, sessions routed", changes={"route": "session"}),
+    "blend": Variant("MoS, items and sessions routed", changes={"route": "blend"}),
+}
+GROUPS = {
+    "core": {"din": BACKBONES["din"], "mos_din": MIXTURES["mos_din"], "mos_din_whole": CONTAINING["mos_din_whole"]},
+    "backbones": BACKBONES | MIXTURES,
+    "containing": CONTAINING,
+    "mixtures": OTHER_MIXTURES,
+    "controls": CONTROLS,
+    "ablations": ABLATIONS,
+}
+
+
+class WithoutExpert(MixtureOfSequence):
+    """One expert reads nothing: its part of the features is zero."""
+
+    def __init__(self, params: ModelParams, shape: ModelShape, without: str) -> None:
+        super().__init__(params, shape)
+        places = feature_places(params)
+        self.absent = torch.tensor([*places[without], *places[f"query * {without}"]])
+
+    def features(self, state: MixtureState, candidates: Candidates, tables: Tables) -> Tensor:
+        """As the mixture's, less what the expert says."""
+        return super().features(state, candidates, tables).index_fill(1, self.absent, 0.0)
+
+
+def make(variant: Variant, params: ModelParams, shape: ModelShape, true_theme_N: npt.NDArray[np.int64] | None) -> Model:
+    """The variant's model with drawn weights. true_theme_N: of each item_index, -1 where it has none."""
+    if variant.without:
+        return WithoutExpert(params, shape, variant.without)
+    model = build(variant.model, params, shape)
+    if variant.needs_truth:
+        assert true_theme_N is not None, "the caller leaves such variants out where there is no truth"
+        fix_routing(model, true_theme_N)
+    return model
