@@ -175,8 +175,8 @@ def loading(params: ModelParams, device: str, small: bool) -> Iterator[dict[str,
     """A batch from the host to the device: as it is, in the narrowest types that hold it, and from pinned memory."""
     requests = 8 if small else 1024
     _, history, _ = make("mos", params, params.history_length, requests, CANDIDATES)
-    narrow = [each.to(kind) for each, kind in zip(history, NARROW, strict=True)]
-    for how, columns in (("as it is", list(history)), ("narrow", narrow)):
+    narrow = [each.to(kind).contiguous() for each, kind in zip(history, NARROW, strict=True)]
+    for how, columns in (("as it is", [each.contiguous() for each in history]), ("narrow", narrow)):
         for pinned in (False, True):
             if pinned and device != "cuda":
                 continue
