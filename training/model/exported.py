@@ -3,6 +3,7 @@
 The tables of the items are constants of the programs. Shapes: U users and B impressions are dynamic, L is the model's.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def export_halves(model: Ranker, shape: ModelShape) -> dict[str, ExportedProgram
 
 def compile_half(program: ExportedProgram, path: Path) -> None:
     """Write machine code by AOTInductor, which needs a C++ compiler here and none where it is loaded."""
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own modules
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
 
 class _Constants(nn.Module):
