@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 SMALL = (
+    "simulator.num_days=6",
     "simulator.num_users=120",
     "simulator.num_sessions=24",
     "simulator.num_items=300",

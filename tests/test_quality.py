@@ -17,5 +17,5 @@ def test_themes_beat_target_attention_and_popularity_on_the_default_log(tmp_path
     models = report["models"]
     assert report["verdict"] == {"state": "passed", "passed": True, "reasons": None}
     assert models["mos"]["auc"] > models["din"]["auc"] + 0.01  # one seed gave +.027
-    assert models["mos"]["auc"] > models["popularity"]["auc"] + 0.2
+    assert models["mos"]["auc"] > models["popularity"]["auc"] + 0.1
     assert report["theme_recovery_nmi"] > 0.5

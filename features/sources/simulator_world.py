@@ -1,6 +1,6 @@
-"""Simulator params -> what there is before anybody acts: items of hidden themes, users of several themes with tastes.
+"""Simulator params -> what there is before anybody acts: items of hidden themes that come and go, users with tastes.
 
-Axes: U users, T themes, I items, K style dimensions, C clusters of a theme.
+Axes: U users, T themes, I items that there ever are, P places on the shelf, K style dimensions, C clusters of a theme.
 """
 
 from dataclasses import dataclass
@@ -15,26 +15,25 @@ NUM_STYLES = 4
 CLUSTER_SPREAD = 0.175
 QUALITY_SPREAD = BIAS_SPREAD = 0.4
 WRONG_CATEGORY = 0.1
-ZIPF_EXPONENT = 0.9
 MIN_THEMES, MAX_THEMES = 3, 6
 DIRICHLET = 2.0
+DAY_H = 24
 
 
 @dataclass(frozen=True)
 class Items:
-    """Arrays over I, and the way to draw an item of a theme by its popularity."""
+    """Arrays over I, in order of their coming.
+
+    An item takes the place of the oldest, which is of its theme: the number of items on offer never changes.
+    """
 
     theme: np.ndarray
     cluster: np.ndarray
     category: np.ndarray  # what is observed of theme and cluster
     style: np.ndarray  # [I, K]
     quality: np.ndarray
-    by_popularity: np.ndarray  # items in order of theme, the most popular first
-    ends: np.ndarray  # in that order: theme + the share of the theme's popularity up to here
-
-    def draw(self, theme: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """One item of each theme, given a number in [0, 1)."""
-        return self.by_popularity[np.searchsorted(self.ends, theme + uniform, side="right")]
+    place: np.ndarray  # P of them, in order of their themes
+    born_h: np.ndarray  # when it was published, in hours since the log's start; before it for the first P items
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,20 @@ class Users:
 
 
 def draw_items(params: SimulatorParams, rng: np.random.Generator) -> Items:
-    T, num_items = params.num_themes, params.num_items
-    theme_I = rng.integers(T, size=num_items)
-    counts_T = np.bincount(theme_I, minlength=T)
+    """Raises InputError where a theme is left without an item."""
+    T, P = params.num_themes, params.num_items
+    theme_P = np.sort(rng.integers(T, size=P))
+    counts_T = np.bincount(theme_P, minlength=T)
     if (counts_T == 0).any():
         raise InputError(
-            f"simulator.num_items: {num_items} items leave {(counts_T == 0).sum()} of {T} themes without one. "
+            f"simulator.num_items: {P} items leave {(counts_T == 0).sum()} of {T} themes without one. "
             f"Raise it to {20 * T} or more, or lower simulator.num_themes."
         )
+    between_h = params.item_life_days * DAY_H / P  # from one new item to the next
+    num_items = P + int(params.num_days * DAY_H / between_h)
+    born_h_I = np.round((np.arange(num_items) - P + rng.random(num_items)) * between_h, 6)
+    place_I = rng.permutation(P)[np.arange(num_items) % P]
+    theme_I = theme_P[place_I]
     cluster_I = rng.integers(NUM_CLUSTERS, size=num_items)
     centre_TCK = rng.standard_normal((T, NUM_CLUSTERS, NUM_STYLES))
     style_IK = centre_TCK[theme_I, cluster_I] + CLUSTER_SPREAD * rng.standard_normal((num_items, NUM_STYLES))
@@ -63,16 +68,7 @@ def draw_items(params: SimulatorParams, rng: np.random.Generator) -> Items:
     wrong_I = rng.random(num_items) < WRONG_CATEGORY
     shift_I = rng.integers(1, T * NUM_CLUSTERS, size=num_items)
     category_I = (names[theme_I * NUM_CLUSTERS + cluster_I] + wrong_I * shift_I) % (T * NUM_CLUSTERS)
-    by_popularity_I = np.lexsort((rng.permutation(num_items), theme_I))
-    starts_T = np.cumsum(counts_T) - counts_T
-    sorted_theme_I = theme_I[by_popularity_I]
-    popularity_I = 1.0 / (np.arange(num_items) - starts_T[sorted_theme_I] + 1.0) ** ZIPF_EXPONENT
-    total_T = np.bincount(sorted_theme_I, weights=popularity_I)
-    running_I = np.cumsum(popularity_I)
-    before_T = np.cumsum(total_T) - total_T
-    ends_I = sorted_theme_I + (running_I - before_T[sorted_theme_I]) / total_T[sorted_theme_I]
-    ends_I[starts_T + counts_T - 1] = np.arange(T) + 1.0
-    return Items(theme_I, cluster_I, category_I, style_IK, quality_I, by_popularity_I, ends_I)
+    return Items(theme_I, cluster_I, category_I, style_IK, quality_I, place_I, born_h_I)
 
 
 def draw_users(params: SimulatorParams, rng: np.random.Generator) -> Users:

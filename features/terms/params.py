@@ -105,13 +105,15 @@ class SourceParams(Section):
 
 
 class SimulatorParams(Section):
-    """The simulated logs of MODEL.md's appendix."""
+    """The simulated logs of MODEL.md's appendix, cut from a world in steady state."""
 
     preference: Literal["item", "session"]  # log A, log B
-    num_users: PositiveInt
-    num_items: PositiveInt
+    num_days: Annotated[int, Field(ge=1, le=3650)]
+    num_users: PositiveInt  # who ever come
+    num_items: PositiveInt  # on offer at any time
     num_themes: Annotated[int, Field(ge=6)]
-    num_sessions: PositiveInt
+    num_sessions: PositiveInt  # of a user before it leaves for good, on average
+    item_life_days: Annotated[float, Field(ge=1, le=3650)]  # until the next item of its theme takes its place
 
 
 class LabelParams(Section):

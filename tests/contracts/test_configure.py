@@ -131,7 +131,7 @@ def test_another_source_and_back_leaves_every_section_of_ingest_as_it_was(
     before = YAML(typ="safe").load(params)
     configure({"source.name": source, "source.path": "log", **own}, params)
     there = YAML(typ="safe").load(params)
-    assert there["simulator"]["num_users"] == 1200  # the other's sections do not depend on it either
+    assert there["simulator"]["num_users"] == 1750  # the other's sections do not depend on it either
     configure({"source.name": "simulator"}, params)
     assert YAML(typ="safe").load(params) == before
     configure({"source.name": source, "source.path": there["source"]["path"]}, params)

@@ -13,7 +13,9 @@ from contracts.schema import INTERACTIONS, PROVENANCE
 from features.stages.ingest import run
 from features.terms.params import ColumnParams, SimulatorParams, SourceParams, ValidateParams
 
-SMALL = SimulatorParams(preference="item", num_users=40, num_items=200, num_themes=12, num_sessions=8)
+SMALL = SimulatorParams(
+    preference="item", num_days=3, num_users=40, num_items=200, num_themes=12, num_sessions=8, item_life_days=20.0
+)
 READING = {
     "format": "auto",
     "null_words": ["NULL", "\\N", "None", "nan"],

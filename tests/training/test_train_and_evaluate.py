@@ -46,7 +46,9 @@ def sections():
 def made(tmp_path_factory, sections):
     """data/simulator as it stands before train."""
     data = tmp_path_factory.mktemp("training") / "data" / "simulator"
-    simulator = SimulatorParams(preference="item", num_users=40, num_items=60, num_themes=6, num_sessions=12)
+    simulator = SimulatorParams(
+        preference="item", num_days=4, num_users=60, num_items=60, num_themes=6, num_sessions=12, item_life_days=20.0
+    )
     ingest.run(data, 1, simulator, changed(sections["source"], name="simulator"))
     shutil.copytree(data / "interactions", data / "validated_interactions")
     (data / "quarantine").mkdir()

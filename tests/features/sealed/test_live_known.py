@@ -20,7 +20,7 @@ from tests import clones
 from tests.features.live_log import event, seal, write_table
 from tests.features.raw_logs import ingest_table
 
-TINY = ("simulator.num_users=60", "simulator.num_sessions=4", "simulator.num_items=200")
+TINY = ("simulator.num_days=2", "simulator.num_users=60", "simulator.num_sessions=4", "simulator.num_items=200")
 USER = "u00042"
 QUEUE_S = 180
 

@@ -1,10 +1,12 @@
-"""The simulated logs are MODEL.md's appendix, and frozen."""
+"""The simulated logs are MODEL.md's appendix in a world in steady state, and frozen."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from ruamel.yaml import YAML
 
 from contracts.errors import InputError
 from features.sources.log import Log
@@ -12,7 +14,7 @@ from features.sources.simulator import simulate
 from features.terms.params import SimulatorParams
 from tests.features.raw_logs import SMALL
 
-FULL = SimulatorParams(preference="item", num_users=1200, num_items=1500, num_themes=12, num_sessions=46)
+ROOT = Path(__file__).parents[3]
 
 
 def content(log: Log) -> str:
@@ -34,15 +36,17 @@ def codes(log: Log, column: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def full() -> Log:
-    return simulate(FULL, seed=1)
+    """The log that a new clone's `make run` begins with."""
+    shipped = YAML(typ="safe").load(ROOT / "presets" / "simulator.yaml")
+    return simulate(SimulatorParams.model_validate(shipped["simulator"]), seed=1)
 
 
 def test_log_a_is_frozen() -> None:
-    assert content(simulate(SMALL, seed=1)) == "a50429c146769a47"
+    assert content(simulate(SMALL, seed=1)) == "96ddd657e5c65fa8"
 
 
 def test_log_b_is_frozen() -> None:
-    assert content(simulate(session_log(SMALL), seed=1)) == "1029939f42ae0596"
+    assert content(simulate(session_log(SMALL), seed=1)) == "c08b0912df6adb67"
 
 
 def test_the_full_log_a_is_frozen(full: Log) -> None:
@@ -50,7 +54,7 @@ def test_the_full_log_a_is_frozen(full: Log) -> None:
     at = full.events["occurred_at"].cast(pa.int64()).to_numpy()
     label = full.events["label"].to_numpy()
     total = hashlib.sha256(logit.tobytes() + at.tobytes() + label.tobytes())
-    assert total.hexdigest()[:16] == "6a25671f6a8d28cf"
+    assert total.hexdigest()[:16] == "76dd1a62f13cc850"
 
 
 def test_another_seed_gives_another_log() -> None:
@@ -58,12 +62,25 @@ def test_another_seed_gives_another_log() -> None:
 
 
 def test_the_full_log_has_the_size_that_the_appendix_says(full: Log) -> None:
-    # 334 thousand requests, 1.67 million rows, 604 thousand clicks, median history 495
+    # 334 thousand requests, 1.67 million rows, 604 thousand clicks; of the users, who join and leave, half have 258 or
+    # more; requests are those of the users with many
     label = full.events["label"].to_numpy()
     assert len(full.truth["requests"]) == pytest.approx(334_000, rel=0.02)
     assert len(label) == 5 * len(full.truth["requests"])
     assert label.sum() == pytest.approx(604_000, rel=0.03)
-    assert np.median(np.bincount(codes(full, "user_id"), weights=label)) == pytest.approx(495, rel=0.05)
+    assert np.median(np.bincount(codes(full, "user_id"), weights=label)) == pytest.approx(258, rel=0.05)
+
+
+def test_histories_of_the_test_part_are_long_and_some_users_are_new(full: Log) -> None:
+    user, label = codes(full, "user_id"), full.events["label"].to_numpy()
+    order = np.argsort(user, kind="stable")  # the log is in order of time
+    clicks = np.cumsum(label[order])
+    starts = np.searchsorted(user[order], np.arange(user.max() + 1))
+    before = np.empty(len(user))
+    before[order] = clicks - label[order] - (clicks - label[order])[starts][user[order]]
+    history = before[int(0.91 * len(user)) :: 5]
+    assert np.median(history) == pytest.approx(320, rel=0.1)
+    assert 0.01 < (history < 20).mean() < 0.06
 
 
 def test_candidates_follow_the_shares_of_the_appendix(full: Log) -> None:
