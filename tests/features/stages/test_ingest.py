@@ -26,7 +26,13 @@ def test_the_simulator_writes_every_out_in_the_contracts_schema(tmp_path: Path) 
     for name, schema in outs.items():
         for file in (tmp_path / name).iterdir():
             assert pq.read_schema(file).equals(schema), name
-    assert sorted(path.stem for path in (tmp_path / "truth").iterdir()) == ["items", "logits", "requests", "users"]
+    assert sorted(path.stem for path in (tmp_path / "truth").iterdir()) == [
+        "items",
+        "logits",
+        "propensities",
+        "requests",
+        "users",
+    ]
     rows = read(tmp_path / "interactions")
     assert report["rows_read"] == report["rows_written"] == len(rows) == len({row["event_id"] for row in rows})
     assert rows == sorted(rows, key=lambda row: (row["occurred_at"], row["event_id"]))
