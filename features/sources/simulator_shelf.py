@@ -82,7 +82,6 @@ def _zipf(theme_P: np.ndarray, num_themes: int) -> tuple[np.ndarray, np.ndarray]
     starts_T = np.cumsum(counts_T) - counts_T
     weight_P = 1.0 / (np.arange(len(theme_P)) - starts_T[theme_P] + 1.0) ** ZIPF_EXPONENT
     share_P = weight_P / np.bincount(theme_P, weights=weight_P)[theme_P]
-    running_P = np.cumsum(share_P)
-    ends_P = theme_P + running_P - (np.cumsum(np.ones(num_themes)) - 1.0)[theme_P]
+    ends_P = np.cumsum(share_P)  # each theme's add up to 1: exactly, where one ends
     ends_P[starts_T + counts_T - 1] = np.arange(num_themes) + 1.0
     return share_P, ends_P
