@@ -39,7 +39,7 @@ class Requests:
 def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generator) -> Requests:
     """Every user's sessions within the log, session by session: as many rounds as the busiest user has sessions."""
     U, end_ms = params.num_users, params.num_days * DAY_S * 1000
-    left_U = rng.geometric(1.0 / params.num_sessions, U)
+    left_U = rng.geometric(1.0 / params.num_sessions, U)  # sessions that reach into the log: everybody is seen in it
     free_ms_U, gap_s_U = np.full(U, -BURN_IN_S * 1000), _first_s(params, rng)
     theme_U = np.full(U, -1)
     session, rounds = 0, []
@@ -57,9 +57,10 @@ def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generato
         at_ms = total_ms + np.repeat(free_ms_U[user_A] - before_A, num_A)
         rounds.append((user, np.full(len(user), session), theme_U[user], at_ms, ordinal))
         free_ms_U[user_A] = at_ms[starts_A + num_A - 1]
+        left_U[user_A] -= free_ms_U[user_A] >= 0
         gap_s_U[user_A] = _gap_s(len(user_A), rng)
         session += 1
-        user_A = user_A[(left_U[user_A] > session) & (free_ms_U[user_A] < end_ms)]
+        user_A = user_A[(left_U[user_A] > 0) & (free_ms_U[user_A] < end_ms)]
     columns = [np.concatenate(column) for column in zip(*rounds, strict=True)]
     order = np.lexsort((columns[0], columns[3]))
     at_ms = columns[3][order]
@@ -68,17 +69,18 @@ def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generato
 
 
 def _first_s(params: SimulatorParams, rng: np.random.Generator) -> np.ndarray:
-    """[U] when each user is first seen, from the burn-in's begin: that is already in the steady state.
+    """[U] when each user's first session begins, from the burn-in's begin: that is already in the steady state.
 
-    A user may leave after any session alike, so those who had joined before differ from others in one thing: it begins
-    somewhere in a gap between two of their sessions. A long gap holds the begin more often than a short one.
+    New users join in the log. A user may leave after any session alike, so those who had joined before differ from
+    others in one thing: it begins somewhere in a gap between two of their sessions, more often in a long gap.
     """
-    U, whole_s = params.num_users, float(params.num_days * DAY_S + BURN_IN_S)
+    U, whole_s = params.num_users, float(params.num_days * DAY_S)
     life_s = (params.num_sessions - 1) * CYCLE_S
     spread = np.where(rng.random(U) < LONG_MEAN_S / (LONG_MEAN_S + GAP_MIN_S), GAP_LOG_SPREAD**2, 0.0)
     gap_s_U = np.exp(GAP_LOG_MEAN + spread + GAP_LOG_SPREAD * rng.standard_normal(U)) + GAP_MIN_S
-    rest_s_U, joined_s_U = gap_s_U * rng.random(U), whole_s * rng.random(U)
-    return np.where(rng.random(U) < life_s / (life_s + whole_s), rest_s_U, joined_s_U)
+    rest_s_U, joined_s_U = gap_s_U * rng.random(U), BURN_IN_S + whole_s * rng.random(U)
+    before_U = (rng.random(U) < life_s / (life_s + whole_s)) & (rest_s_U < whole_s)
+    return np.where(before_U, rest_s_U, joined_s_U)
 
 
 def _gap_s(number: int, rng: np.random.Generator) -> np.ndarray:

