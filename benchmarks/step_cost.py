@@ -1,17 +1,17 @@
-"""Catalogues of 10 thousand, 1 million and 10 million items -> what one training step costs with each optimizer.
+"""Catalogues of 10 thousand to 10 million items -> what one training step costs with each optimizer.
 
     nice -n 10 python -m benchmarks.step_cost [--small]
 
 One thread; CPU seconds; the model, the batch and the loss of the stage train, optimizers as training/fitting makes
-them, beside
-dense Adam unfused. Writes benchmarks/results/step_cost.json: every figure as a ratio to the same optimizer's at 10
-thousand items in the same run, since a busy machine changes both. The three sizes take turns. Ten million items with a
-dense optimizer need 6 GB of memory.
+them, beside dense Adam unfused. Items are drawn evenly, the worst case, and by popularity (log-uniform: Zipf),
+as in logs. Writes benchmarks/results/step_cost.json: every figure also as a ratio to the same optimizer's at 10 thousand
+items in the same run, since a busy machine changes both. Ten million items need 6 GB of memory with a dense optimizer.
 """
 
 import argparse
 import gc
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -33,8 +33,8 @@ from training.model.params import ModelParams
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "step_cost.json"
-SIZES = (10_000, 1_000_000, 10_000_000)
-OPTIMIZERS = ("dense", "fused", "sparse")
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+RUNS = (("sparse", "even"), ("sparse", "popularity"), ("fused", "even"), ("dense", "even"))
 NUM_USERS, EACH = 64, 5
 BATCHES = 8
 """Different ones, so that a step finds the rows that it reads outside the cache, as in a real log."""
@@ -49,20 +49,20 @@ def main() -> None:
     params = load_params(ROOT / PARAMS)["model"]
     sizes = (10_000, 100_000) if small else SIZES
     rows = []
-    for kind in OPTIMIZERS:
+    for kind, draw in RUNS:
         for size in sizes:
-            rows.append(measure(params, kind, size))
+            rows.append(measure(params, kind, draw, size))
+            first = next(each for each in rows if (each["optimizer"], each["draw"]) == (kind, draw))
+            rows[-1]["ratio_to_smallest"] = round(rows[-1]["cpu_ms"] / first["cpu_ms"], 3)
+            rows[-1]["ratio_of_least"] = round(rows[-1]["least_cpu_ms"] / first["least_cpu_ms"], 3)
+            print(json.dumps(rows[-1]), flush=True)
             gc.collect()  # a catalogue of ten million items is gone before the next is made
-    for row in rows:
-        first = next(each for each in rows if each["optimizer"] == row["optimizer"])
-        row["ratio_to_smallest"] = round(row["cpu_ms"] / first["cpu_ms"], 3)
-        print(json.dumps(row))
     if not small:
         made = {"torch": torch.__version__, "threads": 1, "model": "mos", "requests_a_step": NUM_USERS, "steps": rows}
         write_json(RESULT, made)
 
 
-def measure(params: ModelParams, kind: str, num_items: int) -> dict[str, Any]:
+def measure(params: ModelParams, kind: str, draw: str, num_items: int) -> dict[str, Any]:
     """CPU ms of a step: the median, and the least, of a few."""
     torch.manual_seed(0)
     model = build("mos", params, replace(SHAPE, num_items=num_items))
@@ -70,7 +70,7 @@ def measure(params: ModelParams, kind: str, num_items: int) -> dict[str, Any]:
     model.catalogue.category_NG.random_(1, SHAPE.num_categories)
     choose_sparse(model, "sparse" if kind == "sparse" else "dense")
     optimizer = Adam(model.parameters(), 5e-3, foreach=False) if kind == "dense" else make_optimizer(model, 5e-3)
-    batches = [_batch(params.history_length, num_items, seed) for seed in range(BATCHES)]
+    batches = [_batch(params.history_length, draw, num_items, seed) for seed in range(BATCHES)]
 
     def step(number: int) -> None:
         history, candidates, labels = batches[number % BATCHES]
@@ -80,10 +80,12 @@ def measure(params: ModelParams, kind: str, num_items: int) -> dict[str, Any]:
         loss.backward()
         optimizer.step()
 
-    times = _cpu_ms(step, repeats=BATCHES * (1 if kind != "sparse" and num_items > 100_000 else 4))
+    is_slow = kind != "sparse" and num_items > 1_000_000
+    times = _cpu_ms(step, repeats=3 if is_slow else 5 * BATCHES)
     rows = sum(weight.numel() for weight in model.parameters())
     return {
         "optimizer": kind,
+        "draw": draw,
         "num_items": num_items,
         "num_parameters": rows,
         "cpu_ms": round(statistics.median(times), 2),
@@ -92,7 +94,7 @@ def measure(params: ModelParams, kind: str, num_items: int) -> dict[str, Any]:
 
 
 def _cpu_ms(step: Callable[[int], None], repeats: int) -> list[float]:
-    for number in range(3):
+    for number in range(2):
         step(number)
     times = []
     for number in range(repeats):
@@ -102,12 +104,12 @@ def _cpu_ms(step: Callable[[int], None], repeats: int) -> list[float]:
     return times
 
 
-def _batch(length: int, num_items: int, seed: int) -> tuple[History, Candidates, torch.Tensor]:
+def _batch(length: int, how: str, num_items: int, seed: int) -> tuple[History, Candidates, torch.Tensor]:
     """Full histories in sessions of ten events, of items drawn from the whole catalogue."""
     draw = torch.Generator().manual_seed(seed)
     shape, number = (NUM_USERS, length), NUM_USERS * EACH
     history = History(
-        item_index_UL=torch.randint(2, num_items, shape, generator=draw),
+        item_index_UL=_items(shape, how, num_items, draw),
         label_UL=torch.ones(shape, dtype=torch.int64),
         rank_bucket_UL=torch.arange(length, 0, -1).log2().long().expand(shape),
         age_bucket_UL=torch.randint(0, SHAPE.num_age_buckets, shape, generator=draw),
@@ -116,11 +118,18 @@ def _batch(length: int, num_items: int, seed: int) -> tuple[History, Candidates,
         last_age_bucket_U=torch.randint(0, SHAPE.num_age_buckets, (NUM_USERS,), generator=draw),
     )
     candidates = Candidates(
-        torch.randint(2, num_items, (number,), generator=draw),
+        _items((number,), how, num_items, draw),
         torch.arange(NUM_USERS).repeat_interleave(EACH),
         torch.randn(number, SHAPE.num_scalars, generator=draw),
     )
     return history, candidates, (torch.rand(number, generator=draw) < 0.3).float()
+
+
+def _items(shape: tuple[int, ...], how: str, num_items: int, draw: torch.Generator) -> torch.Tensor:
+    if how == "even":
+        return torch.randint(2, num_items, shape, generator=draw)
+    rank = torch.exp(torch.rand(shape, generator=draw, dtype=torch.float64) * math.log(num_items - 2)).long()
+    return 2 + (rank * 7_919) % (num_items - 2)  # popular items lie anywhere in the tables
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's own
 SPARSE_LEAST = 1_000
 """Rows of a table below which a dense step is always the cheaper one."""
-SPARSE_FROM = 100_000
+SPARSE_FROM = 200_000
 """Rows of a table from which on train.optimizer: auto updates only those that a batch has read."""
 
 
@@ -33,21 +33,22 @@ class RowAdam(Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self._step(table, table.grad.coalesce(), group["lr"], group["betas"], group["eps"])
+                    grad = table.grad if table.grad.is_sparse else table.grad.to_sparse(1)  # read as a whole
+                    self._step(table, grad.coalesce(), group["lr"], group["betas"], group["eps"])
 
     def _step(self, table: nn.Parameter, grad: Tensor, lr: float, betas: tuple[float, float], eps: float) -> None:
         state = self.state[table]
-        if not state:
-            state["step"] = 0
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
+        if not state:  # both moments of a row side by side: they are fetched from afar, and together
+            state["step"], state["moments"] = 0, table.new_zeros(len(table), 2, table.shape[1])
         state["step"] += 1
         rows, value = grad._indices()[0], grad._values()
-        mean = state["exp_avg"].index_select(0, rows).lerp_(value, 1 - betas[0])
-        square = state["exp_avg_sq"].index_select(0, rows).mul_(betas[1]).addcmul_(value, value, value=1 - betas[1])
-        state["exp_avg"].index_copy_(0, rows, mean)
-        state["exp_avg_sq"].index_copy_(0, rows, square)
+        moments = state["moments"].index_select(0, rows)
+        mean, square = moments[:, 0], moments[:, 1]
+        mean.lerp_(value, 1 - betas[0])
+        square.mul_(betas[1]).addcmul_(value, value, value=1 - betas[1])
+        state["moments"].index_copy_(0, rows, moments)
         size = lr * math.sqrt(1 - betas[1] ** state["step"]) / (1 - betas[0] ** state["step"])
-        table.index_add_(0, rows, mean.div_(square.sqrt_().add_(eps)), alpha=-size)
+        table.index_add_(0, rows, mean / square.sqrt_().add_(eps), alpha=-size)
 
 
 class RowsAndRest(Optimizer):

@@ -52,7 +52,7 @@ class TrainParams(Section):
     router_steps: NonNegativeInt  # L_MI-only steps before the first epoch
     min_item_events: PositiveInt  # items with fewer train events share the unknown row
     num_threads: PositiveInt
-    optimizer: Literal["dense", "sparse", "auto"]  # of the tables; auto: sparse for those of 100,000 rows and more
+    optimizer: Literal["dense", "sparse", "auto"]  # of the tables; auto: sparse for those of 200,000 rows and more
     gradient_clip: PositiveFloat | None  # largest norm of all gradients together
     validations_per_epoch: PositiveInt
     choose_by: Literal["gauc", "iauc", "logloss"]  # of the validation part: whose weights are kept
