@@ -4,7 +4,7 @@
 
 One thread; CPU seconds; the model, the batch and the loss of the stage train, optimizers as training/fitting makes
 them, beside dense Adam unfused. Items are drawn evenly, the worst case, and by popularity (log-uniform: Zipf),
-as in logs. Writes benchmarks/results/step_cost.json: every figure also as a ratio to the same optimizer's at 10 thousand
+as in logs. Writes benchmarks/results/step_cost.json: every figure also as a ratio to the same optimizer at 10 thousand
 items in the same run, since a busy machine changes both. Ten million items need 6 GB of memory with a dense optimizer.
 """
 

@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from contracts.errors import InputError
 from training.model.params import TrainParams
