@@ -130,11 +130,12 @@ def _fit(
     logits = [score_requests(name, fitted, each).astype(np.float64) for each in (prepared.validation, test)]
     validation = prepared.validation.requests
     log.info(
-        "%s, seed %d: epoch %d of %d, validation iAUC %.4f, fitted in %.0f s (%.0f requests/s)",
-        name, seed, best, len(record), iauc(logits[0], validation.label, validation.request_of_row), seconds,
-        len(prepared.train) * len(record) / seconds,
+        "%s, seed %d: step %d of %d, validation iAUC %.4f, fitted in %.0f s (%.0f requests/s)",
+        name, seed, record[best - 1].step, record[-1].step,
+        iauc(logits[0], validation.label, validation.request_of_row), seconds,
+        train.batch_requests * record[-1].step / seconds,
     )  # fmt: skip
-    return {"validation": logits[0], "test": logits[1], "epoch": np.array(best)}
+    return {"validation": logits[0], "test": logits[1], "epoch": np.array(record[best - 1].epoch)}
 
 
 def prepare_variant(bench: Bench, variant: Variant, model: ModelParams, train: TrainParams) -> Prepared:

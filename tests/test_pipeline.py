@@ -109,6 +109,26 @@ def test_dvc_compares_the_figures_that_people_compare_and_draws_no_report(made: 
     assert "WARNING" not in drawn.stderr
 
 
+@pytest.mark.slow
+def test_an_experiment_changes_a_parameter_and_the_curves_of_both_are_drawn(made: Path, tmp_path: Path) -> None:
+    repository = copied(made, tmp_path / "clone")
+    run(repository, "git", "add", "-A")
+    run(repository, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "made")
+    before = report(repository, "simulator", "train")["num_parameters"]
+    run(repository, "dvc", "exp", "run", "-S", "model.num_themes=8")
+    assert params_of(repository)["model"]["num_themes"] == 8
+    assert report(repository, "simulator", "train")["num_parameters"] < before
+    rows = list(csv.DictReader(run(repository, "dvc", "exp", "show", "--csv").stdout.splitlines()))
+    assert {"8", "12"} <= {row["model.num_themes"] for row in rows}
+    assert "up to date" in run(repository, "dvc", "status").stdout
+    page = repository / ".state" / "plots"
+    run(repository, "dvc", "plots", "diff", "HEAD", "workspace", "-o", str(page))
+    drawn = (page / "index.html").read_text()
+    assert "validation_gauc" in drawn
+    assert "train_loss" in drawn
+    assert '"rev": "HEAD"' in drawn
+
+
 def test_the_report_table_names_what_was_made_and_where_to_look(made: Path) -> None:
     told = run(made, "python", "-m", "orchestration.reproduce").stdout
     for stage in STAGES:

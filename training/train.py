@@ -1,11 +1,13 @@
 """Histories, impressions and counters -> weights of the Mixture of Sequence and of its DIN baseline.
 
 Reads user_histories, impressions, the three tables of counters and coclicks; writes weights and
-training_record. Trains on requests before split.validation, picks the epoch on those before split.test; each only
-where what became of it was known by then (labels.delay_s).
+training_record. Trains on requests before split.validation, picks the weights on those before split.test; each only
+where what became of it was known by then (labels.delay_s). While it runs, checkpoints lie in .state/<id>/train and
+curves in .state/<id>/dvclive: a run that was killed goes on, to the same bytes.
 """
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from contracts.stage import Report, main
 from features.encoding.encode import FeatureSpec
 from features.terms.convention import is_click
 from features.terms.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
-from training.fitting.fit import fit
-from training.fitting.record import Epoch, log_live, write_record
+from training.fitting.checkpoint import open_state
+from training.fitting.fit import Places, fit
+from training.fitting.record import Measured, write_record
 from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
 from training.model.params import ModelParams, TrainParams
 from training.model.shape import ModelShape
@@ -60,10 +63,15 @@ def run(
 ) -> Report:
     """Raises InputError where there is nothing to train on."""
     torch.set_num_threads(train.num_threads)
+    places = open_places(
+        data, history=history, labels=labels, model=model, seed=seed, split=split, statistics=statistics, train=train
+    )
     spec = feature_spec(history, model, statistics)
-    prepared = prepare(data, spec, split, labels, train, seed)
-    fitted = {name: fit_one(name, model, prepared, train, seed) for name in GRAPH_MODELS}
-    record = [epoch for _, epochs, _ in fitted.values() for epoch in epochs]
+    prepared = prepare(data, spec, split, labels, train, seed, places.checkpoints)
+    fitted = {name: fit_one(name, model, prepared, train, seed, places) for name in GRAPH_MODELS}
+    if any(not all_finite(built) for built, _, _ in fitted.values()):
+        shutil.rmtree(places.checkpoints)  # a run that goes on from there would end there again
+    record = [measured for _, rows, _ in fitted.values() for measured in rows]
     report = _report(prepared, fitted)
     with publish(data, "weights", "training_record") as staging:
         for name, (built, _, _) in fitted.items():
@@ -77,8 +85,18 @@ def run(
         write_json(staging / "weights" / "model.json", description)
         write_record(staging / "training_record" / "record.csv", record)
         write_json(staging / "training_record" / "training.json", report)
-    log_live(Path(".state") / data.name / "dvclive", record)
+    shutil.rmtree(places.checkpoints, ignore_errors=True)
     return report
+
+
+def open_places(data: Path, **params: Any) -> Places:
+    """Where this run keeps its state; what another run left there is removed. params: the sections that train reads."""
+    state = Path(".state") / data.name
+    places = Places(state / "train", state / "dvclive")
+    open_state(places.checkpoints, params, data, Path(__file__).parents[1])
+    if not any(places.checkpoints.glob("*/*.ckpt")):  # nothing to go on from: curves begin anew too
+        shutil.rmtree(places.live, ignore_errors=True)
+    return places
 
 
 def feature_spec(history: HistoryParams, model: ModelParams, statistics: StatisticsParams) -> FeatureSpec:
@@ -87,9 +105,19 @@ def feature_spec(history: HistoryParams, model: ModelParams, statistics: Statist
 
 
 def prepare(
-    data: Path, spec: FeatureSpec, split: SplitParams, labels: LabelParams, train: TrainParams, seed: int
+    data: Path,
+    spec: FeatureSpec,
+    split: SplitParams,
+    labels: LabelParams,
+    train: TrainParams,
+    seed: int,
+    folder: Path | None = None,
 ) -> Prepared:
-    """Read, cut by time, sample and count; nothing here sees a request at or after split.test."""
+    """Read, cut by time, sample and count; nothing here sees a request at or after split.test.
+
+    folder: where scalar features are kept while training runs; None: in memory.
+    """
+    files = [folder / f"{part}_scalars.npy" if folder else None for part in ("train", "validation")]
     events = load_events(data)
     requests = load_requests(data, events)
     cuts = cut_times(split, labels, requests.at, log_end(requests, events))
@@ -109,8 +137,8 @@ def prepare(
         cuts=cuts,
         num_label_unknown=cuts.num_label_unknown(requests, "train", "validation"),
         sample=sample,
-        train=make_dataset(spec, events, sample.requests, counters),
-        validation=make_dataset(spec, events, validation, counters),
+        train=make_dataset(spec, events, sample.requests, counters, files[0]),
+        validation=make_dataset(spec, events, validation, counters, files[1]),
         tables=tables,
         shape=shape_of(spec, tables, vocabulary, len(spec.scalars)),
     )
@@ -130,16 +158,15 @@ def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_
 
 
 def fit_one(
-    name: str, params: ModelParams, prepared: Prepared, train: TrainParams, seed: int
-) -> tuple[Model, list[Epoch], int]:
-    """A model fitted on the train part with the weights of its best epoch, the record, and that epoch."""
+    name: str, params: ModelParams, prepared: Prepared, train: TrainParams, seed: int, places: Places | None = None
+) -> tuple[Model, list[Measured], int]:
+    """A model fitted on the train part with its best weights, the record, and the number of the row they are of."""
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
-    scalars = prepared.train.scalars.astype(np.float64)
-    scale = scalars.std(axis=0)
+    mean, scale = prepared.train.standardisation()
     scale[scale < SCALE_FLOOR] = 1.0
-    fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, scalars.mean(axis=0), scale)
-    record, best = fit(name, model, prepared.train, prepared.validation, train, seed)
+    fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, mean, scale)
+    record, best = fit(name, model, prepared.train, prepared.validation, train, seed, places)
     return model, record, best
 
 
@@ -153,14 +180,17 @@ def _check_labels(requests: Requests) -> None:
         )
 
 
-def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Epoch], int]]) -> dict[str, Any]:
+def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Measured], int]]) -> dict[str, Any]:
     model, record, best = fitted["mos"]
     report = {
         "num_parameters": num_parameters(model),
-        "epochs": len(record),
-        "best_epoch": best,
+        "epochs": record[-1].epoch,
+        "best_epoch": record[best - 1].epoch,
+        "best_step": record[best - 1].step,
+        "num_steps": record[-1].step,
+        "num_validations": len(record),
         "num_requests": len(prepared.train),
-        "num_impressions": len(prepared.train.scalars),
+        "num_impressions": len(prepared.train.requests.label),
         "num_validation_requests": len(prepared.validation),
         "num_requests_label_unknown": prepared.num_label_unknown,
         "min_history": prepared.sample.min_history,
@@ -170,18 +200,23 @@ def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Epoch], int]
         "feature_spec_hash": prepared.spec.hash(),
         "notes": prepared.sample.notes,
         "baseline_num_parameters": num_parameters(fitted["din"][0]),
-        "baseline_best_epoch": fitted["din"][2],
+        "baseline_best_epoch": fitted["din"][1][fitted["din"][2] - 1].epoch,
     }
     for name, each in fitted.items():
         report |= {f"{name}_validation_{figure}": value for figure, value in _validated(each).items()}
     return report
 
 
-def _validated(fitted: tuple[Model, list[Epoch], int]) -> dict[str, float | None]:
-    """The chosen epoch's figures on the validation part, None where one is not defined."""
-    _, epochs, best = fitted
-    values = {name: getattr(epochs[best - 1], f"validation_{name}") for name in ("auc", "iauc", "logloss")}
+def _validated(fitted: tuple[Model, list[Measured], int]) -> dict[str, float | None]:
+    """The chosen weights' figures on the validation part, None where one is not defined."""
+    _, record, best = fitted
+    values = {name: getattr(record[best - 1], f"validation_{name}") for name in ("auc", "gauc", "iauc", "logloss")}
     return {name: round(value, 6) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def all_finite(model: Model) -> bool:
+    """Is no weight NaN or infinite?"""
+    return all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
 
 
 def require_finite_weights(name: str, model: Model) -> None:

@@ -13,10 +13,7 @@ import pytest
 import torch
 
 from contracts.errors import CheckFailed, InputError
-from contracts.params import PARAMS, load_params
-from contracts.schema import QUARANTINE
-from features.stages import histories, ingest, statistics
-from features.terms.params import SimulatorParams
+from tests.training.small_run import changed, contents, make_log, run_train, small_sections
 from training import evaluate, train
 from training.judging.scoring import score_requests
 from training.model.build import load_model
@@ -25,37 +22,17 @@ from training.requests.catalogue import load_counters, load_vocabulary
 from training.requests.reader import cut_times, load_events, load_requests, log_end
 
 OUTS = ("weights", "training_record")
-SMALL_MODEL = {"history_length": 30, "theme_capacity": 10, "num_themes": 6, "short_length": 5}
-SMALL_TRAIN = {"max_requests": 300, "router_steps": 10, "batch_requests": 32, "num_threads": 1}
-
-
-def changed(section, **changes):
-    return type(section).model_validate(section.model_dump() | changes)
 
 
 @pytest.fixture(scope="module")
 def sections():
-    found = load_params(Path(__file__).parents[2] / PARAMS)
-    found["model"] = changed(found["model"], **SMALL_MODEL)
-    found["train"] = changed(found["train"], **SMALL_TRAIN)
-    found["evaluate"] = changed(found["evaluate"], num_bootstrap=20, min_requests=50, min_auc_over_popularity=-1.0)
-    return found
+    return small_sections()
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, sections):
     """data/simulator as it stands before train."""
-    data = tmp_path_factory.mktemp("training") / "data" / "simulator"
-    simulator = SimulatorParams(
-        preference="item", num_days=4, num_users=60, num_items=60, num_themes=6, num_sessions=12, item_life_days=20.0
-    )
-    ingest.run(data, 1, simulator, changed(sections["source"], name="simulator"))
-    shutil.copytree(data / "interactions", data / "validated_interactions")
-    (data / "quarantine").mkdir()
-    pq.write_table(QUARANTINE.empty_table(), data / "quarantine" / "quarantine.parquet")
-    histories.run(data, sections["request"], sections["history"])
-    statistics.run(data, sections["statistics"])
-    return data
+    return make_log(tmp_path_factory.mktemp("training") / "data" / "simulator", sections)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +46,6 @@ def trained(made, sections):
 @pytest.fixture(autouse=True)
 def _in_the_root(made, monkeypatch):
     monkeypatch.chdir(made.parents[1])
-
-
-def run_train(data, sections, **changes):
-    names = ("history", "labels", "model", "seed", "split", "statistics", "train")
-    return train.run(data, **{name: changes.get(name, sections[name]) for name in names})
 
 
 def run_evaluate(data, sections, **changes):
@@ -101,10 +73,6 @@ def test_a_linear_schedule_starts_at_the_learning_rate_and_falls(made, sections,
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]) is equal
 
 
-def contents(data, *outs):
-    return {str(path.relative_to(data)): path.read_bytes() for out in outs for path in sorted((data / out).iterdir())}
-
-
 def test_training_reports_what_it_did(trained):
     data, report = trained
     assert report["epochs"] == 2
@@ -114,9 +82,18 @@ def test_training_reports_what_it_did(trained):
     assert 0 < report["mos_validation_auc"] < 1
     json.dumps(report, allow_nan=False)
     record = (data / "training_record" / "record.csv").read_text().splitlines()
-    assert record[0].startswith("model,epoch,train_loss")
-    assert [line.split(",")[:2] for line in record[1:]] == [["mos", "1"], ["mos", "2"], ["din", "1"], ["din", "2"]]
+    assert record[0].startswith("model,epoch,step,train_loss")
+    rows = [["1", "5"], ["1", "10"], ["2", "15"], ["2", "20"]]
+    assert [line.split(",")[:3] for line in record[1:]] == [[name, *row] for name in ("mos", "din") for row in rows]
+    assert report["best_step"] in (5, 10, 15, 20)
     assert (data.parents[1] / ".state" / "simulator" / "dvclive" / "metrics.json").exists()
+    assert not (data.parents[1] / ".state" / "simulator" / "train").exists()
+    curves = data.parents[1] / ".state" / "simulator" / "dvclive" / "plots" / "metrics"
+    for name, more in (("mos", {"load_05", "routing_entropy"}), ("din", set())):
+        found = {path.stem for path in (curves / name).iterdir()}
+        assert {"train", "validation_iauc", "validation_gauc"} | more <= found
+        steps = [line.split("\t")[0] for line in (curves / name / "validation_iauc.tsv").read_text().splitlines()]
+        assert steps == ["step", "5", "10", "15", "20"]
 
 
 def test_a_second_run_leaves_the_same_bytes(trained, sections, tmp_path):
@@ -352,6 +329,7 @@ def test_weights_that_diverged_are_never_saved(trained, sections, tmp_path, chan
     with pytest.raises(CheckFailed, match=r"has diverged: .* not finite.*nothing was saved.*train\.learning_rate"):
         run_train(data, sections, train=changed(sections["train"], **changes))
     assert contents(data, *OUTS) == before
+    assert not Path(".state/simulator/train").exists(), "a run that goes on from there would end there again"
 
 
 def test_an_epoch_that_diverged_is_not_the_one_that_is_kept(made, sections, tmp_path):
@@ -360,7 +338,9 @@ def test_an_epoch_that_diverged_is_not_the_one_that_is_kept(made, sections, tmp_
     prepared = train.prepare(made, spec, sections["split"], sections["labels"], sections["train"], 1)
     wild = changed(sections["train"], learning_rate=1e30, router_steps=0)
     _, record, _ = train.fit_one("din", sections["model"], prepared, wild, 1)
-    assert all(np.isnan(epoch.validation_auc) and np.isnan(epoch.validation_logloss) for epoch in record)
+    assert len(record) == 1, "no further step leads back"
+    assert np.isnan(record[0].validation_auc)
+    assert np.isnan(record[0].validation_logloss)
 
 
 def relabelled(data, label):
@@ -425,7 +405,7 @@ def test_a_model_that_is_significantly_worse_than_its_baseline_fails(trained, se
 
 
 def test_progress_says_where_training_stands(made, sections, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(train.fit.__globals__["Progress"], "EVERY_S", 0.0)
+    monkeypatch.setattr("training.fitting.progress.Progress.EVERY_S", 0.0)
     data = tmp_path / "simulator"
     shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
     caplog.set_level(logging.INFO, "leitmotif")
@@ -433,3 +413,4 @@ def test_progress_says_where_training_stands(made, sections, tmp_path, caplog, m
     assert "mos router: epoch 1, step 1 of 10" in caplog.text
     assert "din clicks: epoch 2, step 20 of 20" in caplog.text
     assert "requests/s" in caplog.text
+    assert "impressions/s" in caplog.text

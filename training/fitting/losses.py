@@ -4,9 +4,12 @@ Shapes: B impressions, U users (requests).
 """
 
 import torch
+import torch.distributed
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+from training.model.processes import num_processes
 
 TOTAL_FLOOR = 1e-9
 
@@ -34,3 +37,16 @@ def listwise_loss(
     share_B = labels_B / clicks_U.clamp(min=1)[request_of_B]
     surprise_B = share_B * (log_total_U[request_of_B] - shifted_B)
     return surprise_B.sum() / (clicks_U > 0).sum().clamp(min=1)
+
+
+def share_of_mean(mean: Float[Tensor, ""], number: int | Tensor) -> Float[Tensor, ""]:
+    """This process's part of a mean over all processes: the mean of the parts is the mean over all.
+
+    mean: over what this process holds. number: how many things that is; processes may hold different numbers.
+    """
+    if num_processes() == 1:
+        return mean
+    mine = torch.as_tensor(number, dtype=mean.dtype, device=mean.device)
+    total = mine.clone()
+    torch.distributed.all_reduce(total)
+    return mean * (mine * num_processes() / total.clamp(min=1))

@@ -1,4 +1,4 @@
-"""The epochs of a run -> its record.csv, and DVCLive's folder, which `dvc plots` and the editor plug-in follow."""
+"""What a run measured, validation by validation -> its record.csv, and the one whose weights are kept."""
 
 import csv
 import math
@@ -6,54 +6,52 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 DIGITS = 6
+UNMEASURED = -1e9
+"""Below every figure."""
 
 
 @dataclass(frozen=True)
-class Epoch:
+class Measured:
     """One row of the training record; validation figures are nan where there are no validation requests."""
 
     model: str
     epoch: int  # from 1
-    train_loss: float  # mean loss of clicks over the epoch, as train.loss says
-    mutual_information: float  # -L_MI, mean over the epoch, nats; nan for a model without a router
+    step: int  # steps of the optimizer so far
+    train_loss: float  # mean loss of clicks since the row before, as train.loss says
+    mutual_information: float  # -L_MI, mean since the row before, nats; nan for a model without a router
+    routing_entropy: float  # of the validation histories, 0 (each event one theme) to 1; nan without a router
     validation_logloss: float
     validation_auc: float
+    validation_gauc: float
     validation_iauc: float
 
 
-def best_epoch(record: Sequence[Epoch], listwise: bool = False) -> int:
-    """The epoch of the lowest validation logloss, the first of equals; the last epoch where none is finite.
+def choice_of(measured: Measured, number: int, choose_by: str) -> float:
+    """What is compared, the higher the better. Where it is not defined it is below all that are, and rises.
 
-    listwise: of the highest validation iAUC instead, since such logits are no probabilities.
+    So the first of equals is kept, and the last of all where none is defined. number: of the row, from 1.
     """
-
-    def cost(epoch: Epoch) -> float:
-        return -epoch.validation_iauc if listwise else epoch.validation_logloss
-
-    measured = [epoch for epoch in record if math.isfinite(cost(epoch))]
-    return min(measured, key=cost).epoch if measured else record[-1].epoch
+    value = getattr(measured, f"validation_{choose_by}")
+    if not math.isfinite(value):
+        return UNMEASURED / number
+    return float(np.float32(-value if choose_by == "logloss" else value))  # as Lightning compares it
 
 
-def write_record(path: Path, record: Sequence[Epoch]) -> None:
-    """One line an epoch; nan becomes an empty field."""
+def best_of(record: Sequence[Measured], choose_by: str) -> int:
+    """The number of the row that is kept, from 1."""
+    choices = [choice_of(measured, number, choose_by) for number, measured in enumerate(record, 1)]
+    return 1 + max(range(len(choices)), key=choices.__getitem__)
+
+
+def write_record(path: Path, record: Sequence[Measured]) -> None:
+    """One line a validation; nan becomes an empty field."""
     with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, [field.name for field in fields(Epoch)], lineterminator="\n")
+        writer = csv.DictWriter(handle, [field.name for field in fields(Measured)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _plain(value) for name, value in asdict(epoch).items()} for epoch in record)
-
-
-def log_live(folder: Path, record: Sequence[Epoch]) -> None:
-    """Write the curves to DVCLive's folder. It is mutable state beside the graph: no stage reads it."""
-    from dvclive.live import Live  # imports DVC, which the figures of a run do not need
-
-    with Live(dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False) as live:
-        for number in sorted({epoch.epoch for epoch in record}):
-            for epoch in (epoch for epoch in record if epoch.epoch == number):
-                for name, value in asdict(epoch).items():
-                    if isinstance(value, float) and math.isfinite(value):
-                        live.log_metric(f"{epoch.model}/{name}", value)
-            live.next_step()
+        writer.writerows({name: _plain(value) for name, value in asdict(each).items()} for each in record)
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from training.model.batch import History
+from training.model.processes import over_processes
 
 NEIGHBOUR_DISTANCES = (1, 3)
 JOINT_FLOOR = 1e-9
@@ -29,7 +30,7 @@ def mutual_information_loss(routing_ULT: Float[Tensor, "users length themes"], h
         counts = counts & (item_UL[earlier] != item_UL[later])
         counted = (routing_ULT[earlier] * counts.unsqueeze(-1)).flatten(0, 1)
         joint_TT = torch.addmm(joint_TT, counted.T, routing_ULT[later].flatten(0, 1))
-    joint_TT = joint_TT + joint_TT.T
+    joint_TT = over_processes(joint_TT + joint_TT.T)
     joint_TT = joint_TT / joint_TT.sum().clamp(min=JOINT_FLOOR)
     marginal_T = joint_TT.sum(1)
     ratio_TT = (joint_TT + JOINT_FLOOR) / (marginal_T.unsqueeze(0) * marginal_T.unsqueeze(1) + JOINT_FLOOR)

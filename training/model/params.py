@@ -52,6 +52,23 @@ class TrainParams(Section):
     router_steps: NonNegativeInt  # L_MI-only steps before the first epoch
     min_item_events: PositiveInt  # items with fewer train events share the unknown row
     num_threads: PositiveInt
+    optimizer: Literal["dense", "sparse", "auto"]  # of the tables; auto: sparse for those of 200,000 rows and more
+    gradient_clip: PositiveFloat | None  # largest norm of all gradients together
+    validations_per_epoch: PositiveInt
+    choose_by: Literal["gauc", "iauc", "logloss"]  # of the validation part: whose weights are kept
+    patience: PositiveInt | None  # validations without a better one, after which training ends; None: never early
+    checkpoint_s: NonNegativeFloat  # between two checkpoints that a killed run goes on from
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveInt | Literal["auto"]  # one process each, of batch_requests requests a step each
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    strategy: str  # Lightning's name; auto, ddp: processes started here, one a device
+    num_nodes: PositiveInt
+
+    @model_validator(mode="after")
+    def _chosen_by_what_the_loss_gives(self) -> "TrainParams":
+        if self.loss == "listwise" and self.choose_by == "logloss":
+            raise ValueError("choose_by is logloss, but a listwise loss gives no probabilities: take gauc or iauc")
+        return self
 
 
 class EvaluateParams(Section):

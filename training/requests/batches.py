@@ -1,7 +1,13 @@
-"""Requests -> batches: each request's history encoded once, and all its candidates flat with a pointer to it."""
+"""Requests -> batches: each request's history encoded once, and all its candidates flat with a pointer to it.
+
+Scalar features of all rows are computed once, some requests at a time: into a file that is mapped, so that memory does
+not grow with the impressions, or, without one, into memory.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from mmap import mmap
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +24,11 @@ from features.encoding.scalars import scalar_features
 from features.terms.convention import RECENT, is_click
 from training.model.batch import Candidates, History, to_candidates, to_history
 from training.requests.reader import Events, Requests, rows_of
+from training.requests.sampler import BatchSampler
 
 ENCODED_AT_ONCE = 65_536
+READ_AT_ONCE = 4_096
+"""Requests whose scalars are computed, or gone through, together."""
 
 
 class Batch(NamedTuple):
@@ -28,6 +37,9 @@ class Batch(NamedTuple):
     history: History
     candidates: Candidates
     label_B: Tensor
+    request_U: Tensor  # positions in the dataset
+    user_U: Tensor  # user_index
+    counts: bool = True  # False: taken along for the step of other processes; its history is empty, its loss nothing
 
 
 class RequestDataset(Dataset[Batch]):
@@ -43,18 +55,49 @@ class RequestDataset(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
+        """The requests at these positions, in that order; one ~position makes a batch that does not count."""
         chosen = np.asarray(positions, np.int64)
+        counts = not (chosen < 0).any()
+        chosen = chosen if counts else ~chosen
         rows, row_starts = rows_of(self.requests.row_starts, chosen)
         user_of = np.repeat(np.arange(len(chosen)), np.diff(row_starts))
+        history = self.history(chosen)
+        if not counts:
+            history = history._replace(mask_UL=torch.zeros_like(history.mask_UL))
         return Batch(
-            self.history(chosen),
+            history,
             to_candidates(self.requests.item_index[rows], user_of, self.scalars[rows]),
             torch.from_numpy(is_click(self.requests.label[rows]).astype(np.float32)),
+            torch.from_numpy(chosen),
+            torch.from_numpy(self.requests.user_index[chosen].astype(np.int64)),
+            counts,
         )
 
     def history(self, chosen: npt.NDArray[np.int64]) -> History:
         """The encoded histories of the requests at these positions."""
         return to_history(vars(encode_requests(self.spec, self.events, self.requests, chosen)))
+
+    def standardisation(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """(mean, standard deviation) of each scalar over all rows."""
+        number, width = 0, self.scalars.shape[1]
+        mean, spread = np.zeros(width), np.zeros(width)
+        for chosen in positions_in_order(len(self), READ_AT_ONCE):
+            rows = self.requests.row_starts[[chosen[0], chosen[-1] + 1]]
+            values = self.scalars[rows[0] : rows[1]].astype(np.float64)
+            if len(values):  # Chan et al. 1979: sums of squares about the mean add up without cancelling
+                apart, total = values.mean(axis=0) - mean, number + len(values)
+                spread += values.var(axis=0) * len(values) + apart**2 * (number * len(values) / total)
+                mean, number = mean + apart * (len(values) / total), total
+        return mean, np.sqrt(spread / max(number, 1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is mapped from a file is sent to another process as the file's place, not as its content."""
+        events = {name: _place(values) for name, values in vars(self.events).items()}
+        return {**vars(self), "events": events, "scalars": _place(self.scalars)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        events = Events(**{name: _opened(place) for name, place in state["events"].items()})
+        vars(self).update({**state, "events": events, "scalars": _opened(state["scalars"])})
 
 
 def encode_requests(
@@ -73,9 +116,28 @@ def encode_requests(
     )
 
 
-def make_dataset(spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> RequestDataset:
-    """Read the scalar features of all rows as of their request's time, then batch on demand."""
-    return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters))
+def make_dataset(
+    spec: FeatureSpec, events: Events, requests: Requests, counters: Counters, file: Path | None = None
+) -> RequestDataset:
+    """Compute the scalar features of all rows as of their request's time, then batch on demand.
+
+    file: where they are kept (.npy), and mapped from; None: in memory.
+    """
+    if file is None:
+        return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters))
+    write_scalars(file, spec, events, requests, counters)
+    return RequestDataset(spec, events, requests, np.load(file, mmap_mode="r"))
+
+
+def write_scalars(file: Path, spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> None:
+    """read_scalars into a .npy, READ_AT_ONCE requests at a time."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shape = (len(requests.label), len(spec.scalars))
+    with file.open("wb") as handle:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(handle, header)
+        for chosen in positions_in_order(len(requests), READ_AT_ONCE):
+            read_scalars(spec, events, requests.take(chosen), counters).tofile(handle)
 
 
 def read_scalars(spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> npt.NDArray[np.float32]:
@@ -100,15 +162,49 @@ def _recent(spec: FeatureSpec, events: Events, requests: Requests) -> npt.NDArra
     return np.concatenate(made)
 
 
-def shuffled(dataset: RequestDataset, batch_requests: int, seed: int) -> DataLoader[Batch]:
-    """Batches in an order that the seed decides, another in every epoch."""
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(dataset, batch_requests, shuffle=True, generator=generator, collate_fn=_as_made)
+class RequestLoader(DataLoader[Batch]):
+    """A DataLoader that knows how many batches of its epoch it has given: Lightning keeps that in its checkpoints."""
+
+    def __init__(self, dataset: RequestDataset, sampler: BatchSampler) -> None:
+        generator = torch.Generator()  # its own: iterating draws a number, which would shift the model's dropout
+        super().__init__(dataset, batch_sampler=sampler, generator=generator, collate_fn=_as_made)
+        self._given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._given = 0
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampler's, at the batch after the last that was given."""
+        state = self._sampler.state_dict()
+        return state | {"position": state["position"] + self._given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there."""
+        self._sampler.load_state_dict(state)
+        self._given = 0
+
+    @property
+    def _sampler(self) -> BatchSampler:
+        assert isinstance(self.batch_sampler, BatchSampler)
+        return self.batch_sampler
 
 
-def in_order(dataset: RequestDataset, batch_requests: int) -> DataLoader[Batch]:
-    """Batches in the order of the requests."""
-    return DataLoader(dataset, batch_requests, shuffle=False, collate_fn=_as_made)
+def shuffled(
+    dataset: RequestDataset, batch_requests: int, seed: int, process: int = 0, num_processes: int = 1
+) -> RequestLoader:
+    """Batches in an order that the seed decides, another in every epoch; each process gets its share of a step's."""
+    return RequestLoader(dataset, BatchSampler(len(dataset), batch_requests, seed, process, num_processes))
+
+
+def in_order(dataset: RequestDataset, batch_requests: int, process: int = 0, num_processes: int = 1) -> RequestLoader:
+    """Batches in the order of the requests; each process gets its share."""
+    return RequestLoader(dataset, BatchSampler(len(dataset), batch_requests, None, process, num_processes))
 
 
 def positions_in_order(num_requests: int, batch_requests: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -119,3 +215,13 @@ def positions_in_order(num_requests: int, batch_requests: int) -> Iterator[npt.N
 
 def _as_made(batch: Any) -> Batch:
     return batch
+
+
+def _place(values: npt.NDArray[Any]) -> npt.NDArray[Any] | dict[str, Any]:
+    if not isinstance(values, np.memmap) or not isinstance(values.base, mmap):  # a part of a map has another start
+        return values
+    return {"filename": values.filename, "dtype": values.dtype, "offset": values.offset, "shape": values.shape}
+
+
+def _opened(place: npt.NDArray[Any] | dict[str, Any]) -> npt.NDArray[Any]:
+    return np.memmap(**place, mode="r") if isinstance(place, dict) else place  # type: ignore[call-overload]

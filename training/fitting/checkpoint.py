@@ -1,0 +1,191 @@
+"""What a run that was killed left of itself -> where the next one goes on; nothing, where it was another run.
+
+One folder a model below .state/<id>/train: resume.ckpt (weights, optimizer, place in the epoch, random numbers),
+best.ckpt (the weights to keep so far) and, once the model is fitted, fitted.json. key.json says of which run they are.
+"""
+
+import json
+import logging
+import math
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from contracts.files import hash_file
+from contracts.publish import write_json
+from training.fitting.learning import CHOICE
+from training.fitting.record import Measured
+from training.model.build import Model
+
+log = logging.getLogger("leitmotif")
+
+KEY = "key.json"
+RESUME = "resume"
+BEST = "best"
+FITTED = "fitted.json"
+OF_THE_MODEL = "model."
+NOT_LEARNT = ("train.checkpoint_s",)
+"""Params that change no weight: a run goes on whatever they are."""
+NAMED = 3
+
+
+class ResumePoint(ModelCheckpoint):
+    """resume.ckpt every so often, in the midst of an epoch.
+
+    Not where a validation or the epoch's end follows: Lightning would take either for done when it goes on from there.
+    """
+
+    def __init__(self, folder: Path, every_s: float) -> None:
+        super().__init__(
+            dirpath=str(folder),
+            filename=RESUME,
+            train_time_interval=timedelta(seconds=every_s),
+            enable_version_counter=False,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """See above."""
+        steps = int(trainer.num_training_batches)
+        validates = trainer.enable_validation and (batch_idx + 1) % int(trainer.val_check_batch or steps) == 0
+        if batch_idx + 1 < steps and not validates:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+def best_weights(folder: Path) -> ModelCheckpoint:
+    """best.ckpt: on the disk, since a copy in memory would be a second catalogue."""
+    return ModelCheckpoint(
+        dirpath=str(folder),
+        filename=BEST,
+        monitor=CHOICE,
+        mode="max",
+        save_weights_only=True,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+
+
+class Fitted(Callback):
+    """fitted.json at the end, with the record: this model needs no training any more. Without validation, the last
+    weights are the best.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Every process saves, as Lightning wants it; the first writes."""
+        if not trainer.enable_validation:
+            trainer.save_checkpoint(self.folder / f"{BEST}.ckpt", weights_only=True)
+        if trainer.is_global_zero:
+            rows = [asdict(measured) for measured in pl_module.record]  # type: ignore[union-attr]
+            (self.folder / RESUME).with_suffix(".ckpt").unlink(missing_ok=True)
+            write_json(self.folder / FITTED, {"record": rows})
+
+
+def read_fitted(folder: Path) -> list[Measured] | None:
+    """The record of a model that was fitted to the end; None where it was not."""
+    if not (folder / FITTED).is_file() or not _is_whole(folder / f"{BEST}.ckpt"):
+        return None
+    rows = json.loads((folder / FITTED).read_text(encoding="utf-8"))["record"]
+    measured = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+    return [Measured(**row) for row in measured]  # type: ignore[arg-type]
+
+
+def resume_point(name: str, folder: Path) -> Path | None:
+    """resume.ckpt where training can go on from it; else nothing is left in the folder, and the log says why."""
+    path, best = folder / f"{RESUME}.ckpt", folder / f"{BEST}.ckpt"
+    if not path.exists():
+        broken = None
+    elif not _is_whole(path):
+        broken = path
+    else:
+        broken = best if best.exists() and not _is_whole(best) else None
+        if broken is None:
+            return path
+    if broken is not None:
+        log.warning("%s is damaged and was removed: the training of %s starts anew.", broken, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Steps that had been made when it was kept; 0 without one."""
+    if checkpoint is None:
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def load_best(model: Model, folder: Path) -> None:
+    """The weights of best.ckpt, into the model."""
+    held = torch.load(folder / f"{BEST}.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    model.load_state_dict(
+        {name.removeprefix(OF_THE_MODEL): value for name, value in held.items() if name.startswith(OF_THE_MODEL)}
+    )
+
+
+def open_state(folder: Path, params: Mapping[str, Any], data: Path, code: Path) -> None:
+    """Empty the folder where what it holds is of a run with other params, data or code, and say so in one sentence.
+
+    params: what training reads, by section. data: data/<id>. code: the repository, whose training/ is hashed.
+    """
+    key = {"params": _flat(params), "data": _digests(data, DATA), "code": _digests(code, CODE)}
+    key["torch"] = {"version": torch.__version__}
+    try:
+        before = json.loads((folder / KEY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if before is not None and (found := list(_differences(before, key))):
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        log.info(
+            "%s holds checkpoints of a run with other input (%s%s): they were removed, training starts anew.",
+            folder, ", ".join(found[:NAMED]), more,
+        )  # fmt: skip
+        before = None
+    if before is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / KEY, key)
+
+
+DATA = ("user_histories/*", "impressions/*", "*_counters/*", "coclicks/*")
+CODE = ("training/**/*.py", "features/encoding/*.py", "features/terms/*.py")
+
+
+def _digests(root: Path, patterns: Sequence[str]) -> dict[str, str]:
+    files = sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
+    return {path.relative_to(root).as_posix(): hash_file(path) for path in files}
+
+
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for section, value in params.items():
+        fields = value.model_dump(mode="json") if hasattr(value, "model_dump") else None
+        flat |= {section: value} if fields is None else {f"{section}.{name}": each for name, each in fields.items()}
+    return {name: each for name, each in flat.items() if name not in NOT_LEARNT}
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What is another, params with both values first."""
+    for part, values in now.items():
+        old = before.get(part, {})
+        for name in sorted(values.keys() | old.keys()):
+            if old.get(name) != values.get(name):
+                yield f"{name} {old.get(name)} -> {values.get(name)}" if part in ("params", "torch") else f"{name}"
+
+
+def _is_whole(path: Path) -> bool:
+    """Is it a checkpoint, each part of which has the checksum that was written with it?"""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return parts.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+        return False

@@ -1,0 +1,33 @@
+"""Lightning's advice on loaders and hardware is not this project's news: it is left out of the log."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While a trainer is at work; what it sets for the whole process is put back."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        with warnings.catch_warnings():
+            silence()
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def silence() -> None:
+    """For good: in a process that only trains."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(lightning|torchmetrics)\..*")

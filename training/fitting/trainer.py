@@ -1,0 +1,72 @@
+"""The train section of params.yaml -> Lightning's trainer: where it runs, by how many processes, how exactly."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from contracts.errors import InputError
+from training.model.params import TrainParams
+
+
+def make_trainer(
+    train: TrainParams,
+    callbacks: Sequence[Callback],
+    logger: Logger | None,
+    validate_every: int | None,
+    max_epochs: int = -1,
+    max_steps: int = -1,
+) -> Trainer:
+    """validate_every: steps; None: never. Raises InputError where this machine cannot do what the params ask for."""
+    if train.optimizer == "sparse" and num_processes(train) > 1:
+        raise InputError(
+            f"train.optimizer is sparse, but {num_processes(train)} processes train together: their gradients are "
+            "summed as dense ones. Set train.optimizer to auto or dense, or train.devices to 1."
+        )
+    try:
+        return Trainer(
+            accelerator=train.accelerator,
+            devices=train.devices,
+            num_nodes=train.num_nodes,
+            precision=train.precision,
+            strategy=_strategy(train),
+            max_epochs=max_epochs,
+            max_steps=max_steps,
+            gradient_clip_val=train.gradient_clip,
+            val_check_interval=validate_every,
+            limit_val_batches=0 if validate_every is None else None,
+            callbacks=list(callbacks),
+            logger=logger or False,
+            log_every_n_steps=1,  # learning.py says how often it logs
+            enable_checkpointing=len(callbacks) > 1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # RequestData deals out the batches itself
+            deterministic="warn" if torch.cuda.is_available() else True,  # equal bytes are promised for CPUs
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(
+            f"This machine cannot train with train.accelerator = {train.accelerator}, devices = {train.devices}, "
+            f"precision = {train.precision}, strategy = {train.strategy}: {error} "
+            "auto, 1, 32-true and auto work everywhere."
+        ) from error
+
+
+def num_processes(train: TrainParams) -> int:
+    """Processes that train together."""
+    if train.devices != "auto":
+        return train.devices * train.num_nodes
+    return (max(torch.cuda.device_count(), 1) if train.accelerator != "cpu" else 1) * train.num_nodes
+
+
+def _strategy(train: TrainParams) -> str | Strategy:
+    """Lightning's own ddp starts this stage's program again for each device, and the stage runs once: spawn instead."""
+    is_started_by_others = "LOCAL_RANK" in os.environ
+    if train.strategy not in ("auto", "ddp") or num_processes(train) == 1 or is_started_by_others:
+        return train.strategy
+    return DDPStrategy(start_method="spawn", find_unused_parameters=True)

@@ -1,0 +1,35 @@
+"""Values of one process of a distributed run -> those of all, gradients included. A run of one keeps its own."""
+
+from typing import Any
+
+import torch
+import torch.distributed
+from jaxtyping import Float
+from torch import Tensor
+
+
+def num_processes() -> int:
+    """Of the distributed run that this process takes part in; 1 without."""
+    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if is_distributed else 1
+
+
+def over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The sum over the processes; in a run of one the values themselves."""
+    if num_processes() == 1:
+        return values
+    return _Summed.apply(values)  # type: ignore[return-value]
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes: each one's loss hangs on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Summed.forward(ctx, grad)

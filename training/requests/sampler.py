@@ -1,0 +1,59 @@
+"""A seed, an epoch and a number of requests -> batches of their positions; the place in an epoch can be kept."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+EPOCH_STRIDE = 1_000_003  # of the seeds of two epochs; a prime, so that runs with neighbouring seeds share no order
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Batches of batch_requests positions for each of num_processes processes, the last one smaller.
+
+    One process with twice the batch sees the same requests in the same steps as two processes: a step's batch is dealt
+    out in turn. A process that gets none of a small last batch gets ~position of its first request instead (a negative
+    number): it takes part in the step, and nothing of it counts.
+    """
+
+    def __init__(
+        self, num_requests: int, batch_requests: int, seed: int | None, process: int = 0, num_processes: int = 1
+    ) -> None:
+        """seed: None for the order of the requests."""
+        self.num_requests, self.seed = num_requests, seed
+        self.process, self.num_processes = process, num_processes
+        self.step_requests = batch_requests * num_processes
+        self.epoch, self.position = 0, 0  # position: batches of this epoch that are not to be given again
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_requests // self.step_requests)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning's name: called before each epoch. Another epoch begins at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order()
+        for number in range(self.position, len(self)):
+            step = order[number * self.step_requests : (number + 1) * self.step_requests]
+            mine = step[self.process :: self.num_processes]
+            yield mine or [~step[0]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands, and of which order."""
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "num_requests": self.num_requests}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there. Raises ValueError where the order was another."""
+        if (state["seed"], state["num_requests"]) != (self.seed, self.num_requests):
+            raise ValueError(f"the position is of another order of requests ({state})")
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def _order(self) -> list[int]:
+        if self.seed is None:
+            return list(range(self.num_requests))
+        generator = torch.Generator().manual_seed(self.seed * EPOCH_STRIDE + self.epoch)
+        return torch.randperm(self.num_requests, generator=generator).tolist()
