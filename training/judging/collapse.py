@@ -9,14 +9,14 @@ import numpy.typing as npt
 import torch
 
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
-from training.model.mixture import MixtureOfSequence
+from training.judging.themed import Themed
 
 CROWDED_SHARE = 0.25
 """The largest theme is crowded where it holds so much, and CROWDED_TIMES its even share too."""
 CROWDED_TIMES = 3.0
 
 
-def theme_use(model: MixtureOfSequence, event_items: npt.NDArray[np.integer]) -> dict[str, Any]:
+def theme_use(model: Themed, event_items: npt.NDArray[np.integer]) -> dict[str, Any]:
     """{by_items, by_events}: each num_empty, largest, largest_share and entropy (1 is even, 0 is one theme).
 
     An item belongs to its top theme; items that share the unknown row and have no category belong to none.
