@@ -1,4 +1,4 @@
-"""Two bundles on the same newest requests -> their difference with its interval, by slice too, and a verdict in words."""
+"""Two bundles on the same newest requests -> their difference with its interval, by slice too, and the verdict."""
 
 from collections.abc import Mapping
 from pathlib import Path

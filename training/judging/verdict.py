@@ -71,8 +71,8 @@ def _against_chance(served: str, models: Mapping[str, Figures], difference: Figu
     low, high = difference["iauc_low"] + models["random"]["iauc"], difference["iauc_high"] + models["random"]["iauc"]
     return [
         f"{name_of(served)} is not shown to order a request better than chance: iAUC {models[served]['iauc']:.4f}, "
-        f"95 % interval {low:.4f} to {high:.4f}, chance .5. Check that source.columns.label tells what users chose; more "
-        "requests narrow the interval"
+        f"95 % interval {low:.4f} to {high:.4f}, chance .5. Check that source.columns.label tells what users chose; "
+        "more requests narrow the interval"
     ]
 
 
