@@ -43,13 +43,13 @@ from training.judging.scoring import score_requests
 from training.judging.slices import NO_THEME, cold_users, requests_since_shift, slice_masks, true_item_themes
 from training.judging.standing import CANDIDATE, choose, standing, warnings
 from training.judging.tables import plain, write_metrics, write_predictions, write_ranked
-from training.judging.themed import is_themed
 from training.judging.trees import is_installed, trees
 from training.judging.verdict import judge
 from training.metrics import normalised_mutual_information
 from training.model.build import GRAPH_MODELS, Model, load_model
 from training.model.params import EvaluateParams, ModelParams
 from training.model.shape import ModelShape
+from training.model.themed import is_themed
 from training.requests.batches import RequestDataset, make_dataset, read_scalars
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.requests.reader import Cuts, Events, Requests, cut_times, iso, load_events, load_requests, log_end

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
-from training.judging.themed import Themed
+from training.model.themed import Themed
 
 CROWDED_SHARE = 0.25
 """The largest theme is crowded where it holds so much, and CROWDED_TIMES its even share too."""
