@@ -9,7 +9,8 @@ import numpy as np
 from features.terms.params import LabelParams
 from serving.params import PromoteParams
 from serving.promoting.rescore import Incomparable, load_newest, masks_of, open_champion, open_fitted, score
-from training.judging.measure import bootstrap, differences, measure_slices, rankable
+from training.judging.measure import Scored, bootstrap, differences, measure_slices, rankable
+from training.judging.slices import Mask
 from training.judging.standing import name_of
 from training.judging.tables import plain
 from training.judging.verdict import MIN_USERS
@@ -45,18 +46,28 @@ def compare(candidate: Path, champion: Path, data: Path, labels: LabelParams, ru
         }
     except Incomparable as error:
         return Comparison(False, str(error), [], {})
-    requests = newest.requests
+    models = tuple(name_of(side.name) for side in sides)
+    return weigh(scored, newest.requests, masks_of(sides[0], newest), rules, models)
+
+
+def weigh(
+    scored: Mapping[str, Scored],
+    requests: Requests,
+    masks: Mapping[str, Mask],
+    rules: PromoteParams,
+    models: tuple[str, ...],
+) -> Comparison:
+    """The scores of both SIDES on the same requests -> whether the candidate wins. models: what people call the two."""
     drawn = bootstrap(scored, requests, rules.num_bootstrap, SEED, NDCG_AT)
     gain = differences(drawn, [SIDES])["candidate_minus_champion"]
-    masks = {name: mask for name, mask in masks_of(sides[0], newest).items() if name in _tolerance(rules)}
-    slices = measure_slices(scored, requests, masks, [SIDES], rules.num_bootstrap, SEED)
+    looked_at = {name: mask for name, mask in masks.items() if name in _tolerance(rules)}
+    slices = measure_slices(scored, requests, looked_at, [SIDES], rules.num_bootstrap, SEED)
     found = {
         "requests": _describe(requests),
         "figures": {side: each.value for side, each in drawn.items()},
         "difference": gain,
         "slices": slices,
     }
-    models = tuple(name_of(side.name) for side in sides)
     return _decide(plain(found), rules, models)
 
 

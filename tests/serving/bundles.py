@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
+from features.encoding.encode import FeatureSpec
 from serving.bundle.golden import read_golden, write_golden
-from serving.bundle.loaded import GOLDEN, METRICS, MODEL, VOCABULARY, load_scorer, model_of, weights_of
+from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, VOCABULARY, load_scorer, model_of, weights_of
 from serving.bundle.manifest import MANIFEST, write_manifest
 
 Weights = dict[str, torch.Tensor]
@@ -68,6 +69,14 @@ def without_items(bundle: Path, target: Path, gone: Callable[[str], bool]) -> Pa
     kept = [not gone(item_id) for item_id in table["item_id"].to_pylist()]
     pq.write_table(table.filter(kept), target / VOCABULARY)
     return rescored(target)
+
+
+def of_spec(bundle: Path, target: Path, **changes: Any) -> Path:
+    """A copy that says it was trained on other features, none of which its golden requests show."""
+    shutil.copytree(bundle, target, copy_function=shutil.copyfile)
+    spec = json.loads((target / SPEC).read_text()) | changes
+    (target / SPEC).write_text(json.dumps(spec))
+    return rehash(target, feature_spec_hash=FeatureSpec.from_json(spec).hash())
 
 
 def judged(bundle: Path, state: str = "passed", **model: Any) -> Path:

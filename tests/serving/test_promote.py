@@ -1,6 +1,8 @@
 """The champion changes only for a model that does better on the newest requests, or by force, and never by half."""
 
+import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +15,19 @@ from contracts.errors import InputError
 from contracts.params import load_params
 from features.encoding.counters import Counters
 from serving import package
-from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC
+from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, open_bundle
 from serving.bundle.logged import RequestLog
 from serving.bundle.manifest import read_manifest
+from serving.bundle.stored import other_coclicks
 from serving.promote import decide, promote
+from serving.promoting.compare import weigh
 from serving.promoting.places import exchange, former_of, restore, withdrawn_of
 from serving.promoting.rescore import load_newest, open_fitted, score
 from serving.rollback import rollback
 from tests.clones import run
-from tests.serving.bundles import judged, noisy, rehash, reversed_head, rewritten, without_items
+from tests.serving.bundles import judged, noisy, of_spec, rehash, reversed_head, rewritten, without_items
+from tests.training.test_slices_and_measure import requests as of_two_candidates
+from training.judging.measure import Scored
 from training.judging.slices import slice_masks
 from training.metrics import iauc
 
@@ -87,38 +93,30 @@ def test_one_that_is_hardly_another_is_not_shown_to_be_better(
     assert report["gain_low"] <= 0 <= report["gain_high"]
 
 
-def test_a_better_one_that_falls_behind_in_a_slice_is_refused_by_its_name(
-    good: Path, worse: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The champion is the better one on a tenth of the requests, which is made a slice of its own."""
-    from serving.promoting import compare as comparing
-
-    whole = comparing.score
-
-    def mixed(side: Any, newest: Any, what: str) -> Any:
-        found = whole(side, newest, what)
-        few = newest.requests.request_of_row % 10 == 0
-        return found._replace(score=np.where(few, -found.score, found.score))
-
-    def masks(side: Any, newest: Any) -> dict[str, Any]:
-        row = newest.requests.request_of_row
-        return {"history_0": row % 10 == 0, "cold_users": row % 10 != 0}
-
-    monkeypatch.setattr(comparing, "score", mixed)
-    monkeypatch.setattr(comparing, "masks_of", masks)
-    refused = compared(good, worse, min_requests=20)
-    assert refused["gain_low"] > 0
-    assert not refused["promoted"]
-    assert "better than the champion" in refused["reason"]
-    assert "falls behind in 1 of 2 slices: in history_0 by" in refused["reason"]
-    tolerated = load_params(Path("params.yaml"))["promote"].tolerance.model_copy(update={"history_0": 1.0})
-    assert compared(good, worse, min_requests=20, tolerance=tolerated)["promoted"]
+def test_a_better_one_that_falls_behind_in_a_slice_is_refused_by_its_name(params: dict[str, Any]) -> None:
+    """It puts the click first in nine of ten requests and last in the tenth, where the champion flips coins."""
+    number = 600
+    found = of_two_candidates(np.arange(number) % 30, np.arange(number))
+    tenth = found.request_of_row % 10 == 0
+    clicked, coins = found.label.astype(float), np.random.default_rng(1).random(2 * number)
+    scores = {"candidate": np.where(tenth, -clicked, clicked), "champion": coins}
+    scored = {side: Scored(score, np.full(2 * number, 0.5)) for side, score in scores.items()}
+    masks = {"history_0": tenth, "cold_users": ~tenth, "hour_00_05": tenth}  # the last has no tolerance
+    rules = params["promote"]
+    refused = weigh(scored, found, masks, rules, ("MoS", "DIN"))
+    assert refused.found["difference"]["iauc_low"] > 0
+    assert not refused.promoted
+    assert "better than the champion" in refused.reason
+    assert "falls behind in 1 of 2 slices: in history_0 by 0." in refused.reason
+    assert "promote.tolerance.history_0 is 0.02" in refused.reason
+    tolerant = rules.model_copy(update={"tolerance": rules.tolerance.model_copy(update={"history_0": 1.0})})
+    assert weigh(scored, found, masks, tolerant, ("MoS", "DIN")).promoted
+    few = rules.model_copy(update={"min_requests": 61})  # of the slice's 60
+    assert weigh(scored, found, masks, few, ("MoS", "DIN")).promoted
 
 
 def test_the_slices_of_the_tolerances_are_slices_that_evaluate_names(params: dict[str, Any]) -> None:
-    from tests.training.test_slices_and_measure import requests
-
-    masks = slice_masks(requests([0], [0]), np.zeros(1, np.int64), np.zeros(9, np.int64), np.zeros(1, bool))
+    masks = slice_masks(of_two_candidates([0], [0]), np.zeros(1, np.int64), np.zeros(9, np.int64), np.zeros(1, bool))
     assert set(params["promote"].tolerance.model_dump()) <= set(masks)
 
 
@@ -139,38 +137,43 @@ def test_a_bundle_reads_the_log_by_its_own_vocabulary_as_a_service_of_it_would(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spec", "said"),
     [
         ({"labels": "all"}, r"history\.labels clicked \(trained: all\); set it back in params\.yaml"),
         ({"session_gap_s": 60.0}, r"history\.session_gap_s 1800"),
-        ({"coclick_rank": 7}, "co-clicks of rank 7, and the log's are of rank 0"),
     ],
 )
-def test_a_champion_that_cannot_be_computed_on_the_log_is_said_so_in_one_sentence(
-    good: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
-    spoil: dict[str, Any], said: str,
-) -> None:  # fmt: skip
-    """The champion's scorer is as it was; what it says of its features is what another champion's would say."""
-    import re
-    from dataclasses import replace
-
-    from serving.promoting import compare as comparing
-
-    opened = comparing.open_champion
-
-    def of_other_features(path: Path, what: str) -> Any:
-        side = opened(path, what)
-        scorer = replace(side.scorer, spec=replace(side.scorer.spec, **spoil))
-        return replace(side, bundle=replace(side.bundle, scorer=scorer))
-
-    monkeypatch.setattr(comparing, "open_champion", of_other_features)
-    champion = rewritten(good, tmp_path / "old", noisy(1e-3))
+def test_a_champion_whose_features_the_log_does_not_hold_is_said_so_in_one_sentence(
+    good: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]], spec: dict[str, Any], said: str
+) -> None:
+    champion = of_spec(good, tmp_path / "old", **spec)
     report = compared(good, champion)
     assert not report["promoted"]
-    assert report["reason"].startswith("the champion reads ")
+    assert report["reason"].startswith("the champion reads other histories than the log holds now, ")
     assert re.search(said, report["reason"])
     assert "`make promote ARGS=--force`" in report["reason"]
     assert compared(good, champion, force=True)["promoted"]
+
+
+def test_a_log_that_counts_more_coarsely_or_others_alike_cannot_be_read(
+    data: Path, good: Path, worse: Path, tmp_path: Path, params: dict[str, Any]
+) -> None:
+    log = tmp_path / "simulator"
+    log.mkdir()
+    for name in ("user_histories", "impressions", "truth", "coclicks", "item_counters", "user_counters",
+                 "user_item_counters"):  # fmt: skip
+        (log / name).symlink_to(data / name)
+    shutil.copytree(data / "feature_snapshot", log / "feature_snapshot")
+    path = log / "feature_snapshot" / "snapshot.json"
+    snapshot = json.loads(path.read_text())
+    snapshot["settings"]["statistics"]["bucket_s"] = 7200
+    path.write_text(json.dumps(snapshot))
+    report = decide(good, worse, log, params["labels"], params["promote"])
+    assert "reads counts of the trailing 3600 s, and the log's are kept every 7200 s" in report["reason"]
+    spec = open_bundle(good).scorer.spec
+    settings = {"statistics": {"coclick_rank": 0, "coclick_period_s": 86400}}
+    assert other_coclicks(spec, settings) is None
+    assert other_coclicks(dataclasses.replace(spec, coclick_rank=7), settings) == settings["statistics"]
 
 
 def test_a_champion_of_other_item_ids_or_of_older_code_is_said_so(
