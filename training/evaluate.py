@@ -49,7 +49,6 @@ from training.metrics import normalised_mutual_information
 from training.model.build import GRAPH_MODELS, Model, load_model
 from training.model.params import EvaluateParams, ModelParams
 from training.model.shape import ModelShape
-from training.model.themed import is_themed
 from training.requests.batches import RequestDataset, make_dataset, read_scalars
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.requests.reader import Cuts, Events, Requests, cut_times, iso, load_events, load_requests, log_end
@@ -150,7 +149,7 @@ def compare(
     test = count(requests)
     said = warnings(served, models, between) if test["num_requests_ranked"] else []
     mos = tested.models["mos"]
-    use = theme_use(mos, tested.events.item_index) if is_themed(mos) else None
+    use = theme_use(mos, tested.events.item_index) if mos.has_router else None
     return {
         "served": served,
         "models": models,
@@ -263,12 +262,11 @@ def score_baselines(
 def theme_recovery(data: Path, vocabulary: Vocabulary, model: Model) -> float:
     """Normalised mutual information of an item's top theme and its true one; nan where the source has no truth."""
     truth = true_item_themes(data, vocabulary.item_ids)
-    if truth is None or not is_themed(model):
+    if truth is None or not model.has_router:
         return math.nan
-    item_index = torch.arange(FIRST_INDEX, vocabulary.num_items)
     with torch.inference_mode():
-        routed = model.themes(item_index).argmax(dim=1).numpy()
-    trained = model.catalogue.row_of_N[item_index].numpy() != UNKNOWN_INDEX
+        routed = model.tables().routing_NT[FIRST_INDEX:].argmax(dim=1).numpy()
+    trained = model.catalogue.row_of_N[FIRST_INDEX:].numpy() != UNKNOWN_INDEX
     trained &= truth != NO_THEME
     return normalised_mutual_information(routed[trained], truth[trained]) if trained.any() else math.nan
 

@@ -47,8 +47,8 @@ def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any
             for name, figures in sorted(metrics["models"].items())
         ),
         "",
-        "iAUC is the mean AUC within a request, ties one half; gAUC within a user, weighted by impressions; NDCG of the "
-        f"first {metrics.get('ndcg_at', 'few')}; NE is logloss over that of the click share as a constant. All "
+        "iAUC is the mean AUC within a request, ties one half; gAUC within a user, weighted by impressions; NDCG of "
+        f"the first {metrics.get('ndcg_at', 'few')}; NE is logloss over that of the click share as a constant. All "
         "models are measured on the same requests; trees are there where LightGBM was installed.",
         "",
         *_slices(metrics, metrics.get("served", "mos")),

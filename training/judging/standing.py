@@ -10,7 +10,20 @@ SIMPLE = {
     "trees": "gradient-boosted trees on the counters alone",
 }
 """Measured and never served: to rank worse than one of them is a warning, no refusal."""
-FITTED = {"mos": "MoS", "din": "DIN", "twin": "TWIN", "sdim": "SDIM", "sasrec": "SASRec", "transact": "TransAct"}
+FITTED = {
+    "mos": "MoS",
+    "din": "DIN",
+    "twin": "TWIN",
+    "sdim": "SDIM",
+    "sasrec": "SASRec",
+    "hstu": "HSTU",
+    "stca": "STCA",
+    "gap_chunk": "gap-chunk attention",
+    "mmoe": "MMoE",
+    "gshard": "GShard",
+    "dselect": "DSelect-k",
+    "expert_choice": "Expert Choice",
+}
 NAMES = BASELINES | SIMPLE | FITTED
 """What people call the models; a model without a name here is named as it is."""
 
