@@ -272,7 +272,7 @@ def theme_recovery(data: Path, vocabulary: Vocabulary, model: Model) -> float:
 
 
 def hash_test(requests: Requests) -> str:
-    """Names the test part whatever the model: two models are compared only where this is equal."""
+    """Names the test part whatever the model: where it is equal, figures are of the same requests."""
     digest = hashlib.sha256()
     for column, kind in (
         (requests.request_of_row, np.int64),

@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from contracts.errors import InputError
 from serving.bundle.golden import TOLERANCE, check_golden, differences, margin, near_tie
-from serving.bundle.loaded import load_scorer, model_of, open_bundle, weights_of
+from serving.bundle.loaded import MODEL, load_scorer, model_of, open_bundle, read_json, weights_of
 from serving.bundle.scorer import Scorer
 from tests.serving.bundles import Weights, rewritten
+from training.model.build import build
 from training.model.router import direction
+from training.model.shape import ModelShape
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -114,10 +116,11 @@ def test_a_margin_is_that_of_the_last_theme_that_is_read() -> None:
 def test_events_that_are_routed_by_their_session_are_read_as_the_model_routes_them(data: Path, route: str) -> None:
     """The tie of a session's mean is no tie of its items."""
     opened = open_bundle(data / "bundle")
-    scorer = replace(opened.scorer, params=opened.scorer.params.model_copy(update={"route": route}))
-    scorer.model.router.route = route
-    if route == "blend":
-        scorer.model.router.blend = torch.nn.Parameter(torch.zeros(()))
+    params = opened.scorer.params.model_copy(update={"route": route})
+    shape = ModelShape(**read_json(data / "bundle" / MODEL)["shape"])
+    model = build("mos", params, shape).eval().requires_grad_(False)
+    model.load_state_dict(opened.scorer.model.state_dict(), strict=False)  # blend alone has a weight more
+    scorer = Scorer.of(model, params, opened.scorer.spec, opened.scorer.index_of)
     encoded = scorer.encode(opened.golden[0].events, opened.golden[0].at)
     found, by_item = scorer.routing(encoded), opened.scorer.routing(encoded)
     assert found.shape == by_item.shape
