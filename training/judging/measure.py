@@ -206,5 +206,5 @@ def _per_user(
 ) -> Ratio:
     """The mean of values, each of a user, as sums over users. weight: how much each counts; None: the same."""
     weight = np.ones(len(values)) if weight is None else weight.astype(np.float64)
-    above = np.bincount(user, values * weight, minlength=num_users)[:num_users]
-    return Ratio(above, np.bincount(user, weight, minlength=num_users)[:num_users])
+    sums = (np.bincount(user, part, minlength=num_users)[:num_users] for part in (values * weight, weight))
+    return Ratio(*(each.astype(np.float64) for each in sums))

@@ -88,7 +88,7 @@ def off_policy(
         chosen = best(each.score[known], even)
         weight = even * chosen
         sums = (np.bincount(user, part, minlength=weights_RU.shape[1]) for part in (weight * clicked, weight))
-        ratio = Ratio(*sums)
+        ratio = Ratio(*(each.astype(np.float64) for each in sums))
         found["models"][name] = with_interval("snips", ratio.value, ratio.drawn(weights_RU)) | {
             "effective_share": estimate(clicked, chosen, propensity[known]).effective_share,
             "logged": float((chosen * clicked).sum() / chosen.sum()),
