@@ -107,8 +107,12 @@ export: $(READY) ## the model as programs that need torch alone (ARGS=--compile:
 	@python -m serving.export $(ARGS)
 
 .PHONY: promote
-promote: $(READY) ## compare the bundle with the champion and, if better, put it in its place
+promote: $(READY) ## score bundle and champion on the newest requests and, if better, put it in its place
 	@python -m serving.promote $(ARGS)
+
+.PHONY: rollback
+rollback: $(READY) ## put the former champion back in its place
+	@python -m serving.rollback $(ARGS)
 
 .PHONY: push
 push: $(READY) ## data, models and champion to the DVC remote

@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, str] = {
     "train": "training.model.params:TrainParams",
     "evaluate": "training.model.params:EvaluateParams",
     "serve": "serving.params:ServeParams",
+    "promote": "serving.params:PromoteParams",
 }
 """Section -> module:type, by name, so that contracts imports no package above it."""
 

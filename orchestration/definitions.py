@@ -1,4 +1,4 @@
-"""dvc.yaml in, everything that Dagster shows out: assets, checks, two jobs, their schedules, one sensor."""
+"""dvc.yaml in, everything that Dagster shows out: assets, checks, four jobs, two schedules, one sensor."""
 
 import warnings
 from pathlib import Path
@@ -8,6 +8,7 @@ import dagster as dg
 from orchestration.absorb import build_absorb
 from orchestration.assets import build_assets
 from orchestration.graph import read_graph
+from orchestration.promotion import build_promote, build_rollback
 from orchestration.sensors import build_sensor
 
 
@@ -36,7 +37,7 @@ def build_definitions(root: Path) -> dg.Definitions:
         assets = build_assets(read_graph(root))
     return dg.Definitions(
         assets=assets,
-        jobs=[everything, absorb],
+        jobs=[everything, absorb, build_promote(root), build_rollback(root)],
         schedules=[nightly, hourly],
         sensors=[build_sensor(root)],
         executor=dg.in_process_executor,  # a process a step costs seconds; the stages are processes of their own

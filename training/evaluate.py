@@ -1,11 +1,10 @@
-"""Weights and the requests after split.test -> metrics beside DIN and popularity, slices, predictions and a verdict.
+"""Weights and the requests after split.test -> metrics beside every baseline, slices, predictions and a verdict.
 
 Reads what train read, weights, truth and feature_snapshot/parity.json; writes metrics and predictions. Which model is
 served was chosen on the validation part. The verdict is in the report and in metrics/verdict.json; a failed one ends
-this stage well: package is what refuses.
+this stage well: package is what refuses. What was measured in time is in the report alone.
 """
 
-import csv
 import hashlib
 import json
 import logging
@@ -17,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from contracts.errors import CheckFailed, InputError
-from contracts.publish import publish, write_json
+from contracts.publish import publish
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from contracts.stage import Report, main
 from features.encoding.counters import Counters
@@ -31,36 +28,35 @@ from features.terms.convention import is_click
 from features.terms.params import LabelParams, SplitParams
 from training.judging.baselines import fit_logistic, logistic, popularity, sigmoid
 from training.judging.collapse import collapse_warnings, theme_use
-from training.judging.measure import Scored, differences, measure, measure_slices, rankable
+from training.judging.cost import cost_of, cpu_ms
+from training.judging.measure import (
+    Scored,
+    bootstrap,
+    differences,
+    intervals,
+    measure,
+    measure_slices,
+    rankable,
+)
+from training.judging.off_policy import off_policy
 from training.judging.scoring import score_requests
-from training.judging.slices import NO_THEME, requests_since_shift, slice_masks, true_item_themes
+from training.judging.slices import NO_THEME, cold_users, requests_since_shift, slice_masks, true_item_themes
 from training.judging.standing import CANDIDATE, choose, standing, warnings
+from training.judging.tables import plain, write_metrics, write_predictions, write_ranked
+from training.judging.trees import is_installed, trees
 from training.judging.verdict import judge
-from training.metrics import calibration, grouped_auc, normalised_mutual_information
+from training.metrics import normalised_mutual_information
 from training.model.build import GRAPH_MODELS, Model, load_model
-from training.model.mixture import MixtureOfSequence
-from training.model.params import EvaluateParams
-from training.requests.batches import make_dataset, read_scalars
+from training.model.params import EvaluateParams, ModelParams
+from training.model.shape import ModelShape
+from training.requests.batches import RequestDataset, make_dataset, read_scalars
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
-from training.requests.reader import Events, Requests, cut_times, iso, load_events, load_requests, log_end
+from training.requests.reader import Cuts, Events, Requests, cut_times, iso, load_events, load_requests, log_end
 
 log = logging.getLogger("leitmotif")
 
-DIGITS = 6
-LOGISTIC_REQUESTS = 20_000
-"""The latest of the train part that the logistic regression is fitted on."""
-
-PREDICTIONS = pa.schema(
-    [
-        pa.field("request_index", pa.int32(), nullable=False),
-        pa.field("item_index", pa.int32(), nullable=False),
-        pa.field("label", pa.float32(), nullable=False),
-        pa.field("mos", pa.float32(), nullable=False),  # logit
-        pa.field("din", pa.float32(), nullable=False),  # logit
-        pa.field("popularity", pa.float32(), nullable=False),  # clicks
-    ]
-)
-"""predictions/predictions.parquet: the test part in the order of impressions, sorted by request_index."""
+SIMPLE_REQUESTS = 20_000
+"""The latest of the train part that the logistic regression and the trees are fitted on."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,8 @@ class Tested:
     requests: Requests
     num_label_unknown: int  # requests at the log's end that are not judged
     since_shift: npt.NDArray[np.int64]  # [R]
+    cold_user: npt.NDArray[np.bool_]  # [R]
+    dataset: RequestDataset
     models: dict[str, Model]
     scored: dict[str, Scored]
 
@@ -87,24 +85,35 @@ def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, sp
             f"{data / 'weights'} is of an older version, which chose no model. Run train again (`dvc repro`)."
         )
     served, because = choose(description["validation"], evaluate.serve)
-    masks = slice_masks(requests, tested.since_shift, mos.catalogue.row_of_N.numpy())
+    masks = slice_masks(
+        requests,
+        tested.since_shift,
+        mos.catalogue.row_of_N.numpy(),
+        tested.cold_user,
+        description.get("min_history"),
+    )
+    pairs = [(served, name) for name in scored if name != served]
     report = plain(
         count(requests)
         | {
             "num_requests_label_unknown": tested.num_label_unknown,
             "theme_recovery_nmi": theme_recovery(data, vocabulary, mos),
-            "slices": measure_slices(scored, requests, masks),
+            "slices": measure_slices(scored, requests, masks, pairs, evaluate.num_bootstrap, seed),
             "test_data_hash": hash_test(requests),
+            "ndcg_at": evaluate.ndcg_at,
+            "costs": costs(tested, description),
+            "off_policy": off_policy(data, requests, scored, evaluate.num_bootstrap, seed),
         }
         | compare(tested, served, because, _parity(data), evaluate, seed)
     )
     with publish(data, "metrics", "predictions") as staging:
-        write_metrics(staging / "metrics", report, tested)
+        write_metrics(staging / "metrics", report, requests, tested.since_shift, scored)
         write_ranked(staging / "metrics" / "ranked.parquet", requests, scored[served])
-        write_predictions(staging / "predictions" / "predictions.parquet", requests, scored)
+        predicted = [*tested.models, "popularity"]
+        write_predictions(staging / "predictions" / "predictions.parquet", requests, scored, predicted)
     for sentence in (*report["standing"], *report["warnings"]):
         log.info("%s", sentence)
-    return report
+    return report | {"cpu_ms": {name: cpu_ms(model, tested.dataset) for name, model in tested.models.items()}}
 
 
 def count(requests: Requests) -> dict[str, Any]:
@@ -131,13 +140,16 @@ def compare(
 ) -> dict[str, Any]:
     """Every model's figures, the differences of the served one and of MoS to the others, in words too; the verdict."""
     requests, scored = tested.requests, tested.scored
-    models = {name: measure(values, requests) for name, values in scored.items()}
+    drawn = bootstrap(scored, requests, evaluate.num_bootstrap, seed, evaluate.ndcg_at)
+    models = {
+        name: measure(values, requests, evaluate.ndcg_at) | intervals(drawn[name]) for name, values in scored.items()
+    }
     pairs = [(first, name) for first in dict.fromkeys((CANDIDATE, served)) for name in scored if name != first]
-    between = differences(scored, requests, pairs, evaluate.num_bootstrap, seed)
+    between = differences(drawn, pairs)
     test = count(requests)
     said = warnings(served, models, between) if test["num_requests_ranked"] else []
     mos = tested.models["mos"]
-    use = theme_use(mos, tested.events.item_index) if isinstance(mos, MixtureOfSequence) else None
+    use = theme_use(mos, tested.events.item_index) if mos.has_router else None
     return {
         "served": served,
         "models": models,
@@ -167,8 +179,8 @@ def score_all(
             f"The weights were chosen on requests up to {iso(description['chosen_before_us'])}, but split.test is "
             f"{iso(cuts.test_at)}: the test would not be new to them. Run train again (`dvc repro`)."
         )
-    since_shift = requests_since_shift(data, requests, spec.session_gap_s)[cuts.holds(requests, "test")]
-    test, validation = cuts.part(requests, "test"), cuts.part(requests, "validation")
+    test = cuts.part(requests, "test")
+    held = cuts.holds(requests, "test")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
     models = {name: load_model(name, data / "weights" / f"{name}.safetensors", description) for name in GRAPH_MODELS}
@@ -176,12 +188,50 @@ def score_all(
     for name, values in logits.items():
         require_scores(name, values)
     scored = {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
-    scored |= score_baselines(test, validation, counters, spec, evaluate)
+    scored |= score_baselines(test, cuts.part(requests, "validation"), counters, spec, evaluate)
+    scored |= score_simple(cuts, requests, events, counters, spec, dataset.scalars, description["num_threads"])
+    return Tested(
+        events=events,
+        requests=test,
+        num_label_unknown=cuts.num_label_unknown(requests, "test"),
+        since_shift=requests_since_shift(data, requests, spec.session_gap_s)[held],
+        cold_user=cold_users(events, test, description["trained_before_us"]),
+        dataset=dataset,
+        models=models,
+        scored=scored,
+    )
+
+
+def score_simple(
+    cuts: Cuts,
+    requests: Requests,
+    events: Events,
+    counters: Counters,
+    spec: FeatureSpec,
+    test: npt.NDArray[np.float32],
+    num_threads: int,
+) -> dict[str, Scored]:
+    """Models of the scalars alone, fitted on the latest of the train part: a logistic regression, and trees where
+    LightGBM is installed. test: the scalars of the test rows."""
     latest = cuts.part(requests, "train")
-    latest = latest.take(np.arange(max(0, len(latest) - LOGISTIC_REQUESTS), len(latest)))
-    by_scalars = logistic(read_scalars(spec, events, latest, counters), latest.label, dataset.scalars)
-    scored["logistic"] = Scored(by_scalars, sigmoid(by_scalars))
-    return Tested(events, test, cuts.num_label_unknown(requests, "test"), since_shift, models, scored)
+    latest = latest.take(np.arange(max(0, len(latest) - SIMPLE_REQUESTS), len(latest)))
+    fitted_on = read_scalars(spec, events, latest, counters), latest.label
+    found = {"logistic": logistic(*fitted_on, test)}
+    if is_installed():
+        watched = cuts.part(requests, "validation")
+        watched = watched.take(np.arange(min(len(watched), SIMPLE_REQUESTS // 4)))
+        by_trees = trees(fitted_on, (read_scalars(spec, events, watched, counters), watched.label), test, num_threads)
+        found |= {} if by_trees is None else {"trees": by_trees}
+    return {name: Scored(values, sigmoid(values)) for name, values in found.items()}
+
+
+def costs(tested: Tested, description: dict[str, Any]) -> dict[str, Any]:
+    """What one request costs each fitted model, and each simple one whose cost is known."""
+    params, shape = ModelParams(**description["params"]), ModelShape(**description["shape"])
+    found = {name: cost_of(name, model, params, shape, tested.dataset) for name, model in tested.models.items()}
+    candidates, num_scalars = found[CANDIDATE]["candidates"], shape.num_scalars
+    flops = None if candidates is None else 2 * candidates * num_scalars
+    return found | {"logistic": {"parameters": num_scalars + 1, "flops": flops, "candidates": candidates}}
 
 
 def require_scores(name: str, logits: npt.NDArray[np.floating]) -> None:
@@ -212,18 +262,17 @@ def score_baselines(
 def theme_recovery(data: Path, vocabulary: Vocabulary, model: Model) -> float:
     """Normalised mutual information of an item's top theme and its true one; nan where the source has no truth."""
     truth = true_item_themes(data, vocabulary.item_ids)
-    if truth is None or not isinstance(model, MixtureOfSequence):
+    if truth is None or not model.has_router:
         return math.nan
-    item_index = torch.arange(FIRST_INDEX, vocabulary.num_items)
     with torch.inference_mode():
-        routed = model.themes(item_index).argmax(dim=1).numpy()
-    trained = model.catalogue.row_of_N[item_index].numpy() != UNKNOWN_INDEX
+        routed = model.tables().routing_NT[FIRST_INDEX:].argmax(dim=1).numpy()
+    trained = model.catalogue.row_of_N[FIRST_INDEX:].numpy() != UNKNOWN_INDEX
     trained &= truth != NO_THEME
     return normalised_mutual_information(routed[trained], truth[trained]) if trained.any() else math.nan
 
 
 def hash_test(requests: Requests) -> str:
-    """Names the test part whatever the model: two models are compared only where this is equal."""
+    """Names the test part whatever the model: where it is equal, figures are of the same requests."""
     digest = hashlib.sha256()
     for column, kind in (
         (requests.request_of_row, np.int64),
@@ -235,61 +284,9 @@ def hash_test(requests: Requests) -> str:
     return digest.hexdigest()
 
 
-def write_metrics(folder: Path, report: Mapping[str, Any], tested: Tested) -> None:
-    """models.csv, slices.csv and calibration.csv for plots; verdict.json, what package reads."""
-    _write_csv(folder / "models.csv", [{"model": name} | row for name, row in report["models"].items()])
-    _write_csv(folder / "slices.csv", [{"slice": name} | row for name, row in report["slices"].items()])
-    points = []
-    for name, scored in tested.scored.items():
-        if len(tested.requests) and name != "random":
-            parts = calibration(scored.probability, tested.requests.label)
-            for predicted, observed, rows in zip(parts.predicted, parts.observed, parts.rows, strict=True):
-                points.append(plain({"model": name, "predicted": predicted, "observed": observed, "rows": rows}))
-    _write_csv(folder / "calibration.csv", points or [{"model": "", "predicted": "", "observed": "", "rows": ""}])
-    write_json(folder / "verdict.json", report)
-
-
-def write_predictions(path: Path, requests: Requests, scored: Mapping[str, Scored]) -> None:
-    """One row a candidate, by request_index and then as in impressions."""
-    order = np.argsort(requests.request_index[requests.request_of_row], kind="stable")
-    columns = {
-        "request_index": requests.request_index[requests.request_of_row],
-        "item_index": requests.item_index,
-        "label": requests.label,
-        **{name: scored[name].score for name in ("mos", "din", "popularity")},
-    }
-    arrays = [pa.array(columns[field.name][order]).cast(field.type) for field in PREDICTIONS]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=PREDICTIONS), path, compression="zstd")
-
-
-def write_ranked(path: Path, requests: Requests, scored: Scored) -> None:
-    """The served model's AUC within each request that can be ranked, and whose it is: what `promote` compares by."""
-    within = grouped_auc(scored.score, requests.label, requests.request_of_row)
-    users = pa.array(requests.user_index[within.group], pa.int32())
-    pq.write_table(pa.table({"user_index": users, "auc": pa.array(within.auc, pa.float64())}), path, compression="zstd")
-
-
-def plain(value: Any) -> Any:
-    """JSON values: numbers rounded, nan as null."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float | np.floating):
-        return round(float(value), DIGITS) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
-
-
 def _parity(data: Path) -> dict[str, Any] | None:
     path = data / "feature_snapshot" / "parity.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

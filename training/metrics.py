@@ -59,6 +59,30 @@ def gauc(scores: Floats, labels: Floats, users: Integers) -> float:
     return grouped_auc(scores, labels, users).weighted_mean
 
 
+def grouped_ndcg(scores: Floats, labels: Floats, groups: Integers, k: int) -> tuple[NDArray[np.float64], Integers]:
+    """([G] NDCG of the first k within each group, [G] the groups' keys), of the groups that hold both classes.
+
+    A click gains 1, discounted by log2(1 + place). Equal scores share their places: each gains what the click share of
+    its ties gives, so that a constant score gets what chance gets, whatever the order of the rows.
+    """
+    if len(labels) == 0:
+        return np.zeros(0), np.zeros(0, np.int64)
+    require_finite(scores, "scores")
+    order = np.lexsort((-np.asarray(scores), groups))
+    score, group, clicked = np.asarray(scores)[order], np.asarray(groups)[order], is_click(labels)[order]
+    new_group = np.concatenate([[True], group[1:] != group[:-1]])
+    starts = np.flatnonzero(new_group)
+    sizes = np.diff(starts, append=len(group))
+    place = np.arange(len(group)) - np.repeat(starts, sizes)
+    gain = _mean_over_runs(clicked.astype(np.float64), new_group | np.concatenate([[True], score[1:] != score[:-1]]))
+    discount = np.where(place < k, 1 / np.log2(2.0 + place), 0.0)
+    gained = np.add.reduceat(gain * discount, starts)
+    clicks = np.add.reduceat(clicked.astype(np.int64), starts)
+    both = (clicks > 0) & (clicks < sizes)
+    most = np.cumsum(1 / np.log2(2.0 + np.arange(k)))[np.minimum(clicks[both], k) - 1]
+    return gained[both] / most, group[starts][both]
+
+
 def grouped_auc(scores: Floats, labels: Floats, groups: Integers) -> GroupedAuc:
     """AUC within each group by mean ranks: (sum of the clicks' ranks - P (P + 1) / 2) / (P N)."""
     if len(labels) == 0:
@@ -89,6 +113,12 @@ def logloss(probabilities: Floats, labels: Floats) -> float:
     return float(-np.mean(np.where(is_click(labels), np.log(p), np.log1p(-p))))
 
 
+def entropy(labels: Floats) -> float:
+    """Logloss of the best constant: what normalised entropy divides by. nan where there are no rows."""
+    share = float(is_click(labels).mean()) if len(labels) else float("nan")
+    return 0.0 if share in (0.0, 1.0) else float(-share * np.log(share) - (1 - share) * np.log1p(-share))
+
+
 class Calibration(NamedTuple):
     """Reliability by bins of equal counts."""
 
@@ -100,6 +130,19 @@ class Calibration(NamedTuple):
     def error(self) -> float:
         """Expected calibration error: mean over rows of |predicted - observed| of their bin."""
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.rows))
+
+    @property
+    def noise(self) -> float:
+        """The error that chance alone gives probabilities that are true: E|observed - p| of each bin's rows."""
+        return float(
+            np.average(np.sqrt(2 / np.pi * self.predicted * (1 - self.predicted) / self.rows), weights=self.rows)
+        )
+
+    @property
+    def ratio(self) -> float:
+        """Clicks predicted over clicks observed; 1 is calibrated as a whole, nan without a click."""
+        clicks = float(self.observed @ self.rows)
+        return float(self.predicted @ self.rows) / clicks if clicks else float("nan")
 
 
 def calibration(probabilities: Floats, labels: Floats, num_bins: int = NUM_CALIBRATION_BINS) -> Calibration:
@@ -127,17 +170,17 @@ def bootstrap_auc(
     """
     require_finite(scores, "scores")
     order = np.argsort(scores, kind="stable")
-    score, user = np.asarray(scores)[order], np.asarray(users)[order]
-    clicked = is_click(labels)[order]
-    runs = np.flatnonzero(np.concatenate([[True], score[1:] != score[:-1]]))
+    score, user, clicked = np.asarray(scores)[order], np.asarray(users)[order], is_click(labels)[order]
+    click_users, other_users = user[clicked], user[~clicked]
+    below = np.searchsorted(score[~clicked], score[clicked], side="left")
+    upto = np.searchsorted(score[~clicked], score[clicked], side="right")  # those that tie count one half
     values = np.empty(len(weights_RU))
+    passed = np.zeros(len(other_users) + 1)
     for draw, weight_U in enumerate(weights_RU):  # rows times draws would not fit in memory
-        weight = weight_U[user]
-        clicks = np.add.reduceat(np.where(clicked, weight, 0.0), runs)
-        others = np.add.reduceat(np.where(clicked, 0.0, weight), runs)
-        below = np.cumsum(others) - others
-        total = clicks.sum() * others.sum()
-        values[draw] = (clicks * (below + others / 2)).sum() / total if total else np.nan
+        np.cumsum(weight_U[other_users], out=passed[1:])
+        clicks = weight_U[click_users]
+        total = clicks.sum() * passed[-1]
+        values[draw] = clicks @ (passed[below] + passed[upto]) / 2 / total if total else np.nan
     return values
 
 

@@ -80,7 +80,7 @@ def run(
         description = describe(model, prepared.shape)
         description |= {"feature_spec": spec.to_json(), "feature_spec_hash": spec.hash()}
         description |= {"trained_before_us": prepared.cuts.validation_at, "chosen_before_us": prepared.cuts.test_at}
-        description |= {"num_threads": train.num_threads}
+        description |= {"num_threads": train.num_threads, "min_history": prepared.sample.min_history}
         description |= {"validation": {name: _validated(each) for name, each in fitted.items()}}
         write_json(staging / "weights" / "model.json", description)
         write_record(staging / "training_record" / "record.csv", record)

@@ -36,6 +36,7 @@ from serving.bundle.loaded import GOLDEN, Bundle, open_bundle, reading
 from serving.bundle.manifest import Manifest, read_manifest
 from serving.bundle.reading import read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Events, Scores
+from serving.bundle.stored import other_coclicks, other_histories
 from serving.locations import find_bundle, find_snapshot, find_state
 from serving.params import ServeParams
 
@@ -265,14 +266,10 @@ def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: P
                 f"{wanted[:12]}. `make load` brings it up to date."
             )
     stored = _read(state / STAMP, "settings", "Remove the folder and `make load` fills it again.")
-    trained = {name: getattr(spec, name) for name in ("labels", "session_gap_s", "session_max_s")}
-    differ = [
-        f"{name} {stored.get(name)} (trained: {value})" for name, value in trained.items() if stored.get(name) != value
-    ]
+    differ = other_histories(spec, stored)
     if stored.get("max_length", 0) < spec.num_events_read:
         differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")
-    counted = {name: stored.get("statistics", {}).get(name) for name in ("coclick_rank", "coclick_period_s")}
-    if spec.coclick_rank and counted != {name: getattr(spec, name) for name in counted}:
+    if (counted := other_coclicks(spec, stored)) is not None:
         raise InputError(
             f"The online store in {state} holds co-clicks of rank {counted['coclick_rank']} every "
             f"{counted['coclick_period_s']} s; the model was trained on rank {spec.coclick_rank} every "

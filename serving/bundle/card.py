@@ -10,7 +10,17 @@ from serving.bundle.scorer import Scorer
 from serving.params import ServeParams
 from training.model.alone import BackboneAlone
 
-FIGURES = ("auc", "iauc", "gauc", "logloss")
+FIGURES = {
+    "auc": "AUC",
+    "iauc": "iAUC",
+    "gauc": "gAUC",
+    "ndcg": "NDCG",
+    "logloss": "logloss",
+    "normalised_entropy": "NE",
+    "calibration_error": "calibration error",
+    "calibration_ratio": "predicted / observed",
+}
+"""Figure of evaluate's report -> the head of its column."""
 
 
 def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any], serve: ServeParams) -> None:
@@ -30,13 +40,18 @@ def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any
         "",
         "## Measured on requests after the split",
         "",
-        "| model | AUC | iAUC | gAUC | logloss |",
-        "| --- | --- | --- | --- | --- |",
-        *(_row(name, figures) for name, figures in sorted(metrics["models"].items())),
+        f"| model | {' | '.join(FIGURES.values())} | parameters | MFLOP a request |",
+        "| --- |" + " --- |" * (len(FIGURES) + 2),
+        *(
+            _row(name, figures, metrics.get("costs", {}).get(name, {}))
+            for name, figures in sorted(metrics["models"].items())
+        ),
         "",
-        "iAUC is the mean AUC within a request, ties one half; gAUC within a user, weighted by impressions. "
-        "Baselines are measured on the same requests.",
+        "iAUC is the mean AUC within a request, ties one half; gAUC within a user, weighted by impressions; NDCG of "
+        f"the first {metrics.get('ndcg_at', 'few')}; NE is logloss over that of the click share as a constant. All "
+        "models are measured on the same requests; trees are there where LightGBM was installed.",
         "",
+        *_slices(metrics, metrics.get("served", "mos")),
         f"Verdict of the absolute rules: **{verdict['state']}**"
         + (f" ({'; '.join(verdict['reasons'])})." if verdict["reasons"] else "."),
         "",
@@ -172,8 +187,22 @@ def _rate(scope: str) -> str:
     return f"clicks per show, smoothed by {PRIOR_SHOWS:g} shows at {prior},"
 
 
-def _row(name: str, figures: dict[str, float | None]) -> str:
-    return f"| {name} | " + " | ".join(_figure(figures.get(key)) for key in FIGURES) + " |"
+def _row(name: str, figures: dict[str, float | None], cost: dict[str, Any]) -> str:
+    parameters, flops = cost.get("parameters"), cost.get("flops")
+    costs = [f"{parameters:,}" if parameters is not None else "", f"{flops / 1e6:.3f}" if flops is not None else ""]
+    return f"| {name} | " + " | ".join([*(_figure(figures.get(key)) for key in FIGURES), *costs]) + " |"
+
+
+def _slices(metrics: dict[str, Any], served: str) -> list[str]:
+    """The served model by slice, with intervals; nothing of slices that hold no request to rank."""
+    key = f"{served}_iauc"
+    rows = [
+        f"| {name} | {row['requests_ranked']:,} | {_figure(row[key])} ({_figure(row[f'{key}_low'])} to "
+        f"{_figure(row[f'{key}_high'])}) |"
+        for name, row in metrics.get("slices", {}).items()
+        if row.get("requests_ranked") and row.get(key) is not None
+    ]
+    return ["| slice | requests ranked | iAUC (95 %) |", "| --- | --- | --- |", *rows, ""] if rows else []
 
 
 def _figure(value: float | None) -> str:

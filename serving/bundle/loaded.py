@@ -30,7 +30,7 @@ THEMES = "themes.json"
 GOLDEN = "golden.json"
 METRICS = "metrics.json"
 RANKED = "ranked.parquet"
-"""The model's AUC within each test request and the number of its user: what promote compares by."""
+"""The model's AUC within each request of its own test and the number of the user: what its iAUC is the mean of."""
 
 
 @dataclass(frozen=True)

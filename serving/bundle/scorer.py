@@ -15,6 +15,7 @@ from contracts.schema import UNKNOWN_INDEX
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_one, micros
 from training.model.batch import Candidates, History, to_candidates, to_history
 from training.model.build import Model
+from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams
 from training.model.ranker import Tables
 
@@ -90,6 +91,19 @@ class Scorer:
         """The model's view of a user at a time. Only the newest L known events are looked up."""
         known = self.newest_events(events, at, self.spec.history_length)
         return encode_one(self.spec, self.item_index(known.item_ids), known.occurred_at, known.label, known.session, at)
+
+    def routing(self, encoded: EncodedHistory) -> Float32:
+        """[L, T] how much each event of a history belongs to each theme, as the model routes it."""
+        index_L = encoded.item_index.reshape(-1)
+        if self.params.route == "item" or not isinstance(self.model, MixtureOfSequence):
+            return self.theme_NT[index_L]
+        history = History(*(column.to(self.device) for column in to_history(vars(encoded))))
+        with torch.inference_mode():
+            row_LX = self.tables.item_NX[torch.from_numpy(index_L.astype(np.int64)).to(self.device)]
+            own = [self.params.width, self.params.num_themes]
+            _, alone_LT, code_LR = row_LX.split([*own, row_LX.shape[1] - sum(own)], dim=1)
+            routing_ULT = self.model.router.history(alone_LT.unsqueeze(0), code_LR.unsqueeze(0), history)
+        return routing_ULT[0].cpu().numpy()
 
     def user_side(self, events: Events, at: int) -> Any:
         """The half of a request that is computed once: the model's own state, to be given to `score`."""

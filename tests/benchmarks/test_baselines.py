@@ -19,9 +19,9 @@ from benchmarks.tracks import Log, Track, open_log
 from benchmarks.trees import fit_seeds
 from contracts.errors import InputError
 from tests.training.contexts import no_contexts
-from training.evaluate import PREDICTIONS
 from training.judging.baselines import popularity
 from training.judging.measure import Scored
+from training.judging.tables import predictions_schema
 from training.metrics import iauc
 from training.requests.reader import Requests
 
@@ -105,7 +105,8 @@ def test_predictions_of_another_test_part_are_refused(tmp_path: Path) -> None:
     columns |= {name: np.arange(5.0) for name in ("mos", "din", "popularity")}
     import pyarrow as pa
 
-    table = pa.table({field.name: pa.array(columns[field.name]).cast(field.type) for field in PREDICTIONS})
+    schema = predictions_schema(["mos", "din", "popularity"])
+    table = pa.table({field.name: pa.array(columns[field.name]).cast(field.type) for field in schema})
     path = tmp_path / "predictions.parquet"
     pq.write_table(table, path)
     (mos,) = graph_models(str(path), requests, ("mos",))

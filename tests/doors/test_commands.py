@@ -73,6 +73,9 @@ def test_the_bundle_becomes_the_champion(house: Path) -> None:
     assert "Promoted" in typed(house, "make promote", "ARGS=--force").stdout
     assert (house / "champions/simulator.dvc").exists()
     assert "romoted" in typed(house, "make promote").stdout
+    back = typed(house, "make rollback", check=False)
+    assert back.returncode == 2
+    assert "keeps no former champion to go back to" in back.stderr
 
 
 def test_what_was_pushed_is_pulled_in_another_clone_and_nothing_is_run_again(house: Path, tmp_path: Path) -> None:

@@ -1,123 +1,333 @@
-"""The champion changes only for a better model or by force, and never by half."""
+"""The champion changes only for a model that does better on the newest requests, or by force, and never by half."""
 
+import dataclasses
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from serving.bundle.loaded import METRICS, RANKED
-from serving.bundle.manifest import MANIFEST, read_manifest, write_manifest
+from contracts.params import load_params
+from features.encoding.counters import Counters
+from serving import package
+from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, open_bundle
+from serving.bundle.logged import RequestLog
+from serving.bundle.manifest import read_manifest
+from serving.bundle.stored import other_coclicks
 from serving.promote import decide, promote
+from serving.promoting.compare import weigh
+from serving.promoting.places import exchange, former_of, restore, withdrawn_of
+from serving.promoting.rescore import load_newest, open_fitted, score
+from serving.rollback import rollback
 from tests.clones import run
+from tests.serving.bundles import judged, noisy, of_spec, rehash, reversed_head, rewritten, without_items
+from tests.training.test_slices_and_measure import requests as of_two_candidates
+from training.judging.measure import Scored
+from training.judging.slices import slice_masks
+from training.metrics import iauc
 
 pytestmark = pytest.mark.xdist_group("serving")
 
 
-def changed(
-    bundle: Path,
-    target: Path,
-    iauc: float | None,
-    test_data_hash: str = "same",
-    noise: float = 0.0,
-    state: str = "passed",
-    log: str | None = "0123456789ab",
-) -> Path:
-    """A copy of a bundle that was measured otherwise. noise: of the AUC of each of 60 requests of 30 users."""
-    shutil.copytree(bundle, target, copy_function=shutil.copyfile)
-    metrics = json.loads((target / METRICS).read_text()) | {"test_data_hash": test_data_hash}
-    metrics["models"]["mos"]["iauc"] = iauc
-    metrics["verdict"] = {"state": state, "passed": state == "passed", "reasons": ["27 of 5,153 requests"]}
-    (target / METRICS).write_text(json.dumps(metrics))
-    drawn = noise * np.random.default_rng(1).normal(size=60)
-    within = (iauc or 0) + drawn - drawn.mean()
-    pq.write_table(pa.table({"user_index": np.arange(60) // 2, "auc": within}), target / RANKED)
-    return rehash(target, log=log)
+@pytest.fixture(scope="module")
+def params(made: Path) -> dict[str, Any]:
+    """Of the small pipeline, with a rule that its few requests can meet."""
+    found = load_params(made / "params.yaml")
+    rules = found["promote"].model_copy(update={"min_requests": 50, "num_bootstrap": 200})
+    return found | {"promote": rules}
 
 
-def rehash(target: Path, **changes: Any) -> Path:
-    """The bundle with a manifest of what it holds now."""
-    described = json.loads((target / MANIFEST).read_text()) | changes
-    (target / MANIFEST).unlink()
-    write_manifest(target, **{key: described[key] for key in described.keys() - {"format", "files", "bundle_hash"}})
-    return target
+@pytest.fixture(scope="module")
+def good(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline's bundle, as one that passed."""
+    target = tmp_path_factory.mktemp("good") / "bundle"
+    shutil.copytree(data / "bundle", target, copy_function=shutil.copyfile)
+    return judged(target)
 
 
-@pytest.mark.parametrize(
-    ("candidate", "champion", "promoted", "reason"),
-    [
-        ((0.7, "same"), (0.6, "same"), True, "0.7000 against 0.6000"),
-        ((0.6, "same"), (0.7, "same"), False, "0.6000 against 0.7000"),
-        ((0.6, "same"), (0.6, "same"), False, "champion already"),
-        ((0.61, "same", 0.3), (0.6, "same"), False, "not shown to be better than the champion: iauc 0.6100"),
-        ((0.61, "same", 0.01), (0.6, "same"), True, "better than the champion: iauc 0.6100 against 0.6000, +0.0100"),
-        ((0.7, "same", 0.0, "not judged"), (0.6, "same"), False, "was not judged: 27 of 5,153 requests"),
-        ((0.9, "newer"), (0.7, "same"), False, "--force"),
-        ((None, "same"), (0.7, "same"), False, "not measured"),
-        ((0.7, "same"), (0.6, "same", 0.0, "passed", "ba9876543210"), False, "of another log (identity ba9876543210"),
-        ((0.7, "same"), (0.6, "same", 0.0, "passed", None), True, "0.7000 against 0.6000"),
-    ],
-)
-def test_the_better_one_is_promoted(
-    bundle: Path, tmp_path: Path, candidate: tuple, champion: tuple, promoted: bool, reason: str
+@pytest.fixture(scope="module")
+def worse(good: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rewritten(good, tmp_path_factory.mktemp("worse") / "bundle", reversed_head)
+
+
+@pytest.fixture
+def compared(data: Path, params: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """decide, on the small log."""
+
+    def compare(candidate: Path, champion: Path | None, **changes: Any) -> dict[str, Any]:
+        force = changes.pop("force", False)
+        rules = params["promote"].model_copy(update=changes)
+        return decide(candidate, champion, data, params["labels"], rules, force)
+
+    return compare
+
+
+def test_a_worse_one_is_refused_and_a_better_one_promoted_on_the_same_new_requests(
+    good: Path, worse: Path, compared: Callable[..., dict[str, Any]]
 ) -> None:
-    report = decide(changed(bundle, tmp_path / "new", *candidate), changed(bundle, tmp_path / "old", *champion))
-    assert report["promoted"] is promoted
-    assert reason in report["reason"]
+    up, down = compared(good, worse), compared(worse, good)
+    assert (up["promoted"], down["promoted"]) == (True, False)
+    assert "the newest is better than the champion: iauc" in up["reason"]
+    assert "the newest is worse than the champion: iauc" in down["reason"]
+    assert up["gain"] == pytest.approx(-down["gain"])
+    assert up["gain_low"] > 0 > down["gain_high"]
+    assert up["candidate"]["iauc"] == pytest.approx(1 - up["champion"]["iauc"], abs=1e-4)  # reversed
+    assert up["requests"]["num_requests_ranked"] >= 50
+    assert up["verdict"][0].startswith(f"Both were scored on the {up['requests']['num_requests']:,} newest requests")
+    assert "In none of 10 slices" in up["verdict"][-1]
+    assert any("It falls behind in later_after_shift by" in words for words in down["verdict"])
+    json.dumps(up, allow_nan=False)
 
 
-@pytest.mark.parametrize(
-    ("candidate", "champion", "promoted", "forced"),
-    [
-        ((0.6, "newer"), (0.7, "same"), True, True),
-        ((0.6, "same"), (0.7, "same"), True, True),
-        ((0.7, "same"), (0.6, "same"), True, False),
-        ((0.6, "same"), (0.6, "same"), False, False),
-        ((0.7, "same"), (0.6, "same", 0.0, "passed", "ba9876543210"), True, True),
-    ],
-)
-def test_force_promotes_what_would_be_refused_and_says_so(
-    bundle: Path, tmp_path: Path, candidate: tuple, champion: tuple, promoted: bool, forced: bool
+def test_one_that_is_hardly_another_is_not_shown_to_be_better(
+    good: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]]
 ) -> None:
-    report = decide(
-        changed(bundle, tmp_path / "new", *candidate), changed(bundle, tmp_path / "old", *champion), force=True
-    )
-    assert (report["promoted"], report["forced"]) == (promoted, forced)
-    assert report["reason"].startswith("by force") is forced
-
-
-def test_a_champion_of_an_older_version_and_one_of_other_requests_are_not_compared(
-    bundle: Path, tmp_path: Path
-) -> None:
-    new, old = changed(bundle, tmp_path / "new", 0.7), changed(bundle, tmp_path / "old", 0.6)
-    pq.write_table(pq.read_table(old / RANKED).slice(1), old / RANKED)
-    rehash(old)
-    with pytest.raises(InputError, match="hold other requests"):
-        decide(new, old)
-    (old / RANKED).unlink()
-    rehash(old)
-    report = decide(new, old)
+    report = compared(rewritten(good, tmp_path / "like", noisy(1e-3)), good)
     assert not report["promoted"]
-    assert "older version" in report["reason"]
+    assert "not shown to be better than the champion" in report["reason"]
+    assert report["gain_low"] <= 0 <= report["gain_high"]
+
+
+def test_a_better_one_that_falls_behind_in_a_slice_is_refused_by_its_name(params: dict[str, Any]) -> None:
+    """It puts the click first in nine of ten requests and last in the tenth, where the champion flips coins."""
+    number = 600
+    found = of_two_candidates(np.arange(number) % 30, np.arange(number))
+    tenth = found.request_of_row % 10 == 0
+    clicked, coins = found.label.astype(float), np.random.default_rng(1).random(2 * number)
+    scores = {"candidate": np.where(tenth, -clicked, clicked), "champion": coins}
+    scored = {side: Scored(score, np.full(2 * number, 0.5)) for side, score in scores.items()}
+    masks = {"history_0": tenth, "cold_users": ~tenth, "hour_00_05": tenth}  # the last has no tolerance
+    rules = params["promote"]
+    refused = weigh(scored, found, masks, rules, ("MoS", "DIN"))
+    assert refused.found["difference"]["iauc_low"] > 0
+    assert not refused.promoted
+    assert "better than the champion" in refused.reason
+    assert "falls behind in 1 of 2 slices: in history_0 by 0." in refused.reason
+    assert "promote.tolerance.history_0 is 0.02" in refused.reason
+    tolerant = rules.model_copy(update={"tolerance": rules.tolerance.model_copy(update={"history_0": 1.0})})
+    assert weigh(scored, found, masks, tolerant, ("MoS", "DIN")).promoted
+    few = rules.model_copy(update={"min_requests": 61})  # of the slice's 60
+    assert weigh(scored, found, masks, few, ("MoS", "DIN")).promoted
+
+
+def test_the_slices_of_the_tolerances_are_slices_that_evaluate_names(params: dict[str, Any]) -> None:
+    masks = slice_masks(of_two_candidates([0], [0]), np.zeros(1, np.int64), np.zeros(9, np.int64), np.zeros(1, bool))
+    assert set(params["promote"].tolerance.model_dump()) <= set(masks)
+
+
+def test_a_bundle_reads_the_log_by_its_own_vocabulary_as_a_service_of_it_would(
+    data: Path, good: Path, tmp_path: Path, params: dict[str, Any]
+) -> None:
+    """Two ways: in batches by numbers, and request by request by ids, through the service's own scorer."""
+    older = open_fitted(without_items(good, tmp_path / "older", lambda item: int(item[1:]) % 3 == 0), "older")
+    newest = load_newest(data, [older], params["labels"], 40)
+    scored = score(older, newest, "older")
+    log = RequestLog.open(data)
+    counters = Counters.from_folder(data, log.item_ids, log.histories.user_ids)
+    order = np.argsort(newest.requests.request_index)
+    starts = newest.requests.row_starts
+    for place, request in zip(order, log.read(newest.requests.request_index[order]), strict=True):
+        wanted = package._golden(request, log, older.scorer, counters).logits
+        np.testing.assert_allclose(scored.score[starts[place] : starts[place + 1]], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"labels": "all"}, r"history\.labels clicked \(trained: all\); set it back in params\.yaml"),
+        ({"session_gap_s": 60.0}, r"history\.session_gap_s 1800"),
+    ],
+)
+def test_a_champion_whose_features_the_log_does_not_hold_is_said_so_in_one_sentence(
+    good: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]], spec: dict[str, Any], said: str
+) -> None:
+    champion = of_spec(good, tmp_path / "old", **spec)
+    report = compared(good, champion)
+    assert not report["promoted"]
+    assert report["reason"].startswith("the champion reads other histories than the log holds now, ")
+    assert re.search(said, report["reason"])
+    assert "`make promote ARGS=--force`" in report["reason"]
+    assert compared(good, champion, force=True)["promoted"]
+
+
+def test_a_log_that_counts_more_coarsely_or_others_alike_cannot_be_read(
+    data: Path, good: Path, worse: Path, tmp_path: Path, params: dict[str, Any]
+) -> None:
+    log = tmp_path / "simulator"
+    log.mkdir()
+    for name in ("user_histories", "impressions", "truth", "coclicks", "item_counters", "user_counters",
+                 "user_item_counters"):  # fmt: skip
+        (log / name).symlink_to(data / name)
+    shutil.copytree(data / "feature_snapshot", log / "feature_snapshot")
+    path = log / "feature_snapshot" / "snapshot.json"
+    snapshot = json.loads(path.read_text())
+    snapshot["settings"]["statistics"]["bucket_s"] = 7200
+    path.write_text(json.dumps(snapshot))
+    report = decide(good, worse, log, params["labels"], params["promote"])
+    assert "reads counts of the trailing 3600 s, and the log's are kept every 7200 s" in report["reason"]
+    spec = open_bundle(good).scorer.spec
+    settings = {"statistics": {"coclick_rank": 0, "coclick_period_s": 86400}}
+    assert other_coclicks(spec, settings) is None
+    assert other_coclicks(dataclasses.replace(spec, coclick_rank=7), settings) == settings["statistics"]
+
+
+def test_a_champion_of_other_item_ids_or_of_older_code_is_said_so(
+    good: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]]
+) -> None:
+    strangers = without_items(good, tmp_path / "strangers", lambda _: True)
+    assert "knows none of the 300 items of the log" in compared(good, strangers)["reason"]
+    older = rehash(Path(shutil.copytree(good, tmp_path / "older", copy_function=shutil.copyfile)))
+    spec = json.loads((older / SPEC).read_text()) | {"version": 1}
+    (older / SPEC).write_text(json.dumps(spec))
+    report = compared(good, rehash(older))
+    assert not report["promoted"]
+    assert report["reason"].startswith("the champion cannot be scored by this code: ")
+    assert "--force" in report["reason"]
+
+
+def test_without_requests_that_are_new_to_both_nothing_is_promoted(
+    good: Path, worse: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]]
+) -> None:
+    report = compared(good, worse, min_requests=10**6)
+    assert "promote.min_requests is 1,000,000" in report["reason"]
+    late = Path(shutil.copytree(worse, tmp_path / "late", copy_function=shutil.copyfile))
+    report = compared(good, judged(late, chosen_before_us=4_000_000_000_000_000))
+    assert not report["promoted"]
+    assert "no request of" in report["reason"]
+    assert "is later than 2096" in report["reason"]
+
+
+def test_what_is_not_compared_says_why(
+    good: Path, worse: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]]
+) -> None:
+    assert "the champion already" in compared(good, good)["reason"]
+    unjudged = judged(Path(shutil.copytree(good, tmp_path / "new", copy_function=shutil.copyfile)), "not judged")
+    assert "was not judged: 27 of 5,153 requests" in compared(unjudged, worse)["reason"]
+    other = rehash(Path(shutil.copytree(worse, tmp_path / "other", copy_function=shutil.copyfile)), log="ba9876543210")
+    assert "of another log (identity ba9876543210" in compared(good, other)["reason"]
+    forced = compared(good, other, force=True)
+    assert (forced["promoted"], forced["forced"]) == (True, True)
+    assert forced["reason"].startswith("by force, although the champion is of another log")
+    assert not compared(good, good, force=True)["promoted"]
+    assert compared(unjudged, None)["reason"].startswith("there was no champion; the newest was not judged")
+
+
+@pytest.fixture
+def repository(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path) -> Path:
+    """A git and DVC repository in which `good` is the newest bundle."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    for command in (["git", "init", "-q"], ["python", "-m", "dvc", "init", "-q"]):
+        run(root, *command)
+    newest(root, good)
+    for name in ("user_histories", "impressions", "truth", "feature_snapshot", "coclicks", "item_counters",
+                 "user_counters", "user_item_counters"):  # fmt: skip
+        (root / "data" / "simulator" / name).symlink_to(data / name)
+    monkeypatch.chdir(root)
+    return root
+
+
+def newest(root: Path, bundle: Path) -> None:
+    target = root / "data" / "simulator" / "bundle"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(bundle, target, copy_function=shutil.copyfile)
+
+
+def version(bundle: Path) -> str:
+    return read_manifest(bundle).model_version
+
+
+def test_champions_follow_each_other_and_a_rollback_takes_the_last_one_back(
+    repository: Path, good: Path, worse: Path, tmp_path: Path, params: dict[str, Any]
+) -> None:
+    """First, a better one, two by force; back, and what was withdrawn is not promoted by itself again."""
+    labels, rules = params["labels"], params["promote"].model_copy(update={"num_former": 2})
+    home, champion = repository / "champions" / "simulator", repository / "champions" / "simulator" / "bundle"
+    third, fourth = (rewritten(good, tmp_path / name, noisy(scale)) for name, scale in (("c", 0.5), ("d", 1.0)))
+    newest(repository, worse)
+    assert promote("simulator", labels, rules)["promoted"]
+    newest(repository, good)
+    assert promote("simulator", labels, rules)["reason"].startswith("the newest is better than the champion")
+    for bundle in (third, fourth):
+        newest(repository, bundle)
+        assert promote("simulator", labels, rules, force=True)["forced"]
+    assert [path.name for path in former_of(home)] == [f"0003-{version(third)}", f"0002-{version(good)}"]
+
+    assert rollback("simulator") == {"champion": version(third), "withdrawn": version(fourth), "num_former": 1}
+    assert version(champion) == version(third)
+    again = promote("simulator", labels, rules)
+    assert not again["promoted"]
+    assert "`make rollback` withdrew it" in again["reason"]
+    rollback("simulator")
+    assert version(champion) == version(good)
+    with pytest.raises(InputError, match=r"keeps no former champion.*dvc checkout champions/simulator\.dvc"):
+        rollback("simulator")
+    assert version(champion) == version(good)
+    assert withdrawn_of(home) == sorted([version(third), version(fourth)])
+    assert promote("simulator", labels, rules, force=True)["forced"]
+    assert withdrawn_of(home) == [version(third)]
+    run(repository, "python", "-m", "dvc", "status", "--quiet", "champions/simulator.dvc")  # 0: as DVC noted it
 
 
 @pytest.mark.parametrize("has_champion", [True, False])
 def test_where_dvc_fails_the_champion_is_as_before(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_champion: bool
+    good: Path, worse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_champion: bool, params: dict[str, Any]
 ) -> None:
-    changed(bundle, tmp_path / "data" / "simulator" / "bundle", 0.7)
-    champion = tmp_path / "champions" / "simulator" / "bundle"
-    before = read_manifest(changed(bundle, champion, 0.6)) if has_champion else None
+    newest(tmp_path, good)
+    home = tmp_path / "champions" / "simulator"
+    if has_champion:
+        shutil.copytree(worse, home / "bundle")
+        shutil.copytree(good, home / "former" / f"0001-{version(good)}")
     monkeypatch.chdir(tmp_path)  # no DVC repository
+    before = sorted(path.relative_to(tmp_path) for path in (tmp_path / "champions").rglob("*"))
     with pytest.raises(InputError, match="dvc add"):
-        promote("simulator")
-    assert (read_manifest(champion) if champion.exists() else None) == before
-    assert [path.name for path in champion.parent.iterdir()] == ["bundle"] * has_champion
+        if has_champion:
+            restore(home)
+        else:
+            promote("simulator", params["labels"], params["promote"])
+    assert sorted(path.relative_to(tmp_path) for path in (tmp_path / "champions").rglob("*")) == before
+    assert not has_champion or version(home / "bundle") == version(worse)
+
+
+def test_a_former_champion_that_was_damaged_does_not_come_back(repository: Path, good: Path, worse: Path) -> None:
+    home = repository / "champions" / "simulator"
+    shutil.copytree(good, home / "bundle")
+    shutil.copytree(worse, home / "former" / f"0001-{version(worse)}")
+    with (former_of(home)[0] / GOLDEN).open("a") as golden:
+        golden.write(" ")
+    with pytest.raises(InputError, match=r"golden\.json changed since the bundle was packaged"):
+        rollback("simulator")
+    assert version(home / "bundle") == version(good)
+
+
+def test_a_reader_finds_one_champion_or_the_other_at_every_moment(tmp_path: Path) -> None:
+    import threading
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "is").write_text(name)
+    missed, stop = [], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                (tmp_path / "a" / "is").read_text()
+            except FileNotFoundError:
+                missed.append(True)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(501):
+        exchange(tmp_path / "a", tmp_path / "b")
+    stop.set()
+    reader.join()
+    assert missed == []
+    assert [(tmp_path / name / "is").read_text() for name in "ab"] == ["b", "a"]
 
 
 def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path) -> None:
@@ -130,6 +340,7 @@ def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path)
         second = run(made, "python", "-m", "serving.promote")
         assert second.stdout.startswith("Not promoted for simulator: the newest bundle is the champion already")
         assert "--force" in run(made, "python", "-m", "serving.promote", "--help").stdout
+        assert "former champion" in run(made, "python", "-m", "serving.rollback", "--help").stdout
     finally:
         shutil.rmtree(made / "champions" / "simulator", ignore_errors=True)
 
@@ -137,19 +348,36 @@ def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path)
 DAMAGE = {
     "metrics of nothing": (METRICS, b"{}"),
     "metrics of other kinds": (METRICS, b'{"models": 3, "verdict": []}'),
-    "requests cut short": (RANKED, b"PAR1"),
-    "no requests": (RANKED, b""),
+    "golden requests cut short": (GOLDEN, b"["),
+    "no model": (MODEL, b""),
 }
 
 
 @pytest.mark.parametrize("what", DAMAGE)
 @pytest.mark.parametrize("side", ["candidate", "champion"])
-def test_a_damaged_bundle_with_the_right_hashes_is_named(data: Path, tmp_path: Path, what: str, side: str) -> None:
-    bundles = {"candidate": changed(data / "bundle", tmp_path / "a", 0.7)}
-    bundles["champion"] = changed(data / "bundle", tmp_path / "b", 0.6)
+def test_a_damaged_bundle_with_the_right_hashes_is_named(
+    good: Path, worse: Path, tmp_path: Path, what: str, side: str, compared: Callable[..., dict[str, Any]]
+) -> None:
+    bundles = {
+        name: Path(shutil.copytree(bundle, tmp_path / name, copy_function=shutil.copyfile))
+        for name, bundle in (("candidate", good), ("champion", worse))
+    }
     name, content = DAMAGE[what]
     (bundles[side] / name).write_bytes(content)
     rehash(bundles[side])
-    with pytest.raises(InputError) as error:
-        decide(bundles["candidate"], bundles["champion"])
-    assert str(bundles[side] / name) in str(error.value)
+    try:
+        said = compared(bundles["candidate"], bundles["champion"])["reason"]
+        assert (side, name) == ("champion", GOLDEN)  # of a champion it is a reason, not an end
+    except InputError as error:
+        said = str(error)
+    assert str(bundles[side] / name) in said
+
+
+def test_the_figures_are_those_of_the_metrics_over_the_scores(
+    data: Path, good: Path, worse: Path, params: dict[str, Any], compared: Callable[..., dict[str, Any]]
+) -> None:
+    side = open_fitted(good, "good")
+    found = load_newest(data, [side], params["labels"], params["promote"].max_requests)
+    values = score(side, found, "good").score
+    wanted = iauc(values, found.requests.label, found.requests.request_of_row)
+    assert compared(good, worse)["candidate"]["iauc"] == pytest.approx(wanted, abs=1e-6)

@@ -1,6 +1,7 @@
 """Metrics against values worked out by hand and against slow, obvious references."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from training.metrics import (
     bootstrap_auc,
     calibration,
     draw_users,
+    entropy,
     gauc,
     grouped_auc,
+    grouped_ndcg,
     iauc,
     logloss,
     normalised_mutual_information,
@@ -130,3 +133,45 @@ def test_mutual_information_equals_that_of_scikit_learn(pairs):
     a, b = (np.array(side) for side in zip(*pairs, strict=True))
     if len(set(a)) > 1 and len(set(b)) > 1:
         assert normalised_mutual_information(a, b) == pytest.approx(normalized_mutual_info_score(a, b), abs=1e-9)
+
+
+def slow_ndcg(scores, labels, k):
+    """The mean over every order of the ties."""
+    found = []
+    for order in permutations(range(len(scores))):
+        ranked = [scores[i] for i in order]
+        if ranked == sorted(ranked, reverse=True):
+            found.append(sum(labels[i] / math.log2(place + 2) for place, i in enumerate(order[:k])))
+    best = sum(1 / math.log2(place + 2) for place in range(min(k, int(sum(labels)))))
+    return np.mean(found) / best
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), min_size=2, max_size=6), st.integers(1, 7))
+def test_ndcg_means_over_the_orders_of_what_ties(rows, k):
+    scores, labels = (np.array(side, float) for side in zip(*rows, strict=True))
+    found, groups = grouped_ndcg(np.r_[scores, 1.0], np.r_[labels, 1], np.r_[np.full(len(rows), 4), 9], k)
+    if 0 < labels.sum() < len(labels):
+        assert groups.tolist() == [4]  # group 9 is of one class
+        assert found[0] == pytest.approx(slow_ndcg(scores, labels, k))
+    else:
+        assert not len(found)
+
+
+def test_ndcg_of_a_hand_computed_case():
+    # the click stands second of three: 1 / log2(3) of the best, 1; cut at 1 it gains nothing
+    scores, labels, groups = np.array([3.0, 2.0, 1.0]), np.array([0, 1, 0]), np.zeros(3, int)
+    assert grouped_ndcg(scores, labels, groups, 10)[0].tolist() == [pytest.approx(1 / math.log2(3))]
+    assert grouped_ndcg(scores, labels, groups, 1)[0].tolist() == [0.0]
+
+
+def test_the_noise_of_a_calibration_is_the_error_of_true_probabilities():
+    rng = np.random.default_rng(3)
+    p = rng.uniform(0.05, 0.6, 4000)
+    errors = [calibration(p, rng.random(len(p)) < p).error for _ in range(60)]
+    assert calibration(p, rng.random(len(p)) < p).noise == pytest.approx(np.mean(errors), rel=0.1)
+
+
+def test_entropy_is_the_logloss_of_the_best_constant():
+    labels = np.array([1, 0, 0, 0])
+    assert entropy(labels) == pytest.approx(logloss(np.full(4, 0.25), labels))
+    assert entropy(np.ones(3)) == 0.0

@@ -193,13 +193,20 @@ def test_evaluation_reports_every_model_and_repeats_to_the_byte(trained, section
     data, _ = trained
     report = run_evaluate(data, sections)
     first = contents(data, "metrics", "predictions")
-    assert {"mos", "din", "popularity", "random", "logistic"} == set(report["models"])
+    assert {"mos", "din", "popularity", "random", "logistic", "trees"} == set(report["models"])
+    assert report["ndcg_at"] == 10
     for figures in report["models"].values():
-        assert {"auc", "iauc", "gauc", "logloss", "calibration_error"} <= set(figures)
+        assert {"auc", "iauc", "gauc", "ndcg", "logloss", "normalised_entropy", "calibration_error"} <= set(figures)
+        assert figures["gauc_low"] <= figures["gauc"] <= figures["gauc_high"]
+    assert report["models"]["random"]["normalised_entropy"] == pytest.approx(1, abs=0.02)
+    assert {"mos", "din", "logistic"} == set(report["costs"])
+    assert report["costs"]["din"]["flops"] > report["costs"]["logistic"]["flops"] > 0
+    assert all(value > 0 for value in report["cpu_ms"].values())
     assert report["slices"]["first_after_shift"]["requests"] > 0
     assert 0 <= report["theme_recovery_nmi"] <= 1
     assert report["verdict"] == {"state": "passed", "passed": True, "reasons": []}
-    assert {"models.csv", "slices.csv", "calibration.csv", "verdict.json", "ranked.parquet"} == {
+    curves = {"calibration.csv", "by_history.csv", "by_shift.csv"}
+    assert {"models.csv", "slices.csv", "verdict.json", "ranked.parquet"} | curves == {
         path.name for path in (data / "metrics").iterdir()
     }
     json.dumps(report, allow_nan=False)

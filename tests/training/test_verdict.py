@@ -13,21 +13,22 @@ RULES = EvaluateParams(
     min_requests=200,
     min_auc_over_popularity=0.01,
     max_calibration_error=0.1,
+    ndcg_at=10,
     num_bootstrap=20,
 )
 TEST = {"num_requests": 500, "num_requests_ranked": 400, "num_users_ranked": 60}
 MODELS = {
-    "mos": {"auc": 0.7, "iauc": 0.65, "calibration_error": 0.05},
-    "din": {"auc": 0.69, "iauc": 0.64, "calibration_error": 0.02},
-    "popularity": {"auc": 0.6, "iauc": 0.58, "calibration_error": 0.02},
-    "random": {"auc": 0.5, "iauc": 0.5, "calibration_error": 0.0},
+    "mos": {"auc": 0.7, "iauc": 0.65, "calibration_error": 0.05, "calibration_noise": 0.005},
+    "din": {"auc": 0.69, "iauc": 0.64, "calibration_error": 0.02, "calibration_noise": 0.005},
+    "popularity": {"auc": 0.6, "iauc": 0.58, "calibration_error": 0.02, "calibration_noise": 0.005},
+    "random": {"auc": 0.5, "iauc": 0.5, "calibration_error": 0.0, "calibration_noise": 0.005},
 }
 
 
-def between(auc=(0.05, 0.15), iauc=(0.05, 0.15)):
+def between(auc=(0.05, 0.15), iauc=(0.05, 0.15), logloss=(-0.1, -0.05)):
     """A difference with its interval, the point in the middle."""
     row = {}
-    for name, (low, high) in (("auc", auc), ("iauc", iauc)):
+    for name, (low, high) in (("auc", auc), ("iauc", iauc), ("logloss", logloss)):
         row |= {name: (low + high) / 2, f"{name}_low": low, f"{name}_high": high}
     return row
 
@@ -55,7 +56,11 @@ def test_what_holds_every_rule_passes():
         ({"din": between(iauc=(-0.0049, -0.0031))}, "MoS ranks worse than DIN within a request"),  # EB-NeRD's
         ({"din": between(auc=(-0.08, -0.03), iauc=(-0.01, 0.01))}, "no better and no worse than DIN within a request"),
         ({"popularity": between(iauc=(-0.2, -0.1))}, "MoS ranks worse than popularity within a request"),
-        ({"rules": RULES.model_copy(update={"max_calibration_error": 0.04})}, "calibration error of 0.0500"),
+        (
+            {"rules": RULES.model_copy(update={"max_calibration_error": 0.04})},
+            "calibration error of 0.0500, of which chance explains 0.0050; evaluate.max_calibration_error is 0.04",
+        ),
+        ({"random": between(logloss=(0.001, 0.02))}, "a higher logloss than the share of clicks as a constant"),
         ({"parity": {"checked": 9, "mismatches": 2}}, "2 of 9 online features"),
     ],
 )
@@ -75,6 +80,22 @@ def test_the_rules(changes, reason):
 )
 def test_a_model_that_is_not_shown_to_be_worse_passes(interval):
     assert verdict(din=interval)["state"] == "passed"
+
+
+def test_what_chance_explains_is_no_miscalibration_and_ranks_alone_are_not_judged_as_probabilities():
+    within_noise = RULES.model_copy(update={"max_calibration_error": 0.046})
+    assert verdict(rules=within_noise)["state"] == "passed"
+    ranks_only = RULES.model_copy(update={"max_calibration_error": 1.0})
+    assert verdict(rules=ranks_only, random=between(logloss=(0.001, 0.02)))["state"] == "passed"
+
+
+def test_any_fitted_model_that_ranks_better_forbids_serving_and_a_simple_one_warns():
+    models = MODELS | {"sdim": MODELS["din"], "trees": MODELS["din"]}
+    worse = between(iauc=(-0.03, -0.02))
+    assert "MoS ranks worse than SDIM" in verdict(models=models, sdim=worse)["reasons"][0]
+    assert verdict(models=models, trees=worse)["state"] == "passed"
+    differences = {f"mos_minus_{name}": between() for name in models} | {"mos_minus_trees": worse}
+    assert "gradient-boosted trees on the counters alone" in warnings("mos", models, differences)[0]
 
 
 def test_the_fallback_is_judged_by_the_same_rules():

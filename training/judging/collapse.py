@@ -9,14 +9,14 @@ import numpy.typing as npt
 import torch
 
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
-from training.model.mixture import MixtureOfSequence
+from training.model.build import Model
 
 CROWDED_SHARE = 0.25
 """The largest theme is crowded where it holds so much, and CROWDED_TIMES its even share too."""
 CROWDED_TIMES = 3.0
 
 
-def theme_use(model: MixtureOfSequence, event_items: npt.NDArray[np.integer]) -> dict[str, Any]:
+def theme_use(model: Model, event_items: npt.NDArray[np.integer]) -> dict[str, Any]:
     """{by_items, by_events}: each num_empty, largest, largest_share and entropy (1 is even, 0 is one theme).
 
     An item belongs to its top theme; items that share the unknown row and have no category belong to none.
@@ -28,7 +28,7 @@ def theme_use(model: MixtureOfSequence, event_items: npt.NDArray[np.integer]) ->
     known, num_themes = np.flatnonzero(placed_N), model.params.num_themes
     theme_of_item = np.full(len(row_N), num_themes)  # none
     with torch.inference_mode():
-        theme_of_item[known] = model.themes(torch.from_numpy(known)).argmax(dim=1).numpy()
+        theme_of_item[known] = model.tables().routing_NT.numpy()[known].argmax(axis=1)
     by_items = np.bincount(theme_of_item[known], minlength=num_themes)
     by_events = np.bincount(theme_of_item[event_items], minlength=num_themes + 1)[:num_themes]
     return {"num_themes": num_themes, "by_items": spread(by_items), "by_events": spread(by_events)}

@@ -1,20 +1,32 @@
-"""Scores of the test rows -> figures of every model, differences between models with intervals, slices."""
+"""Scores of the test rows -> figures of every model with intervals, differences between models, slices."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from features.terms.convention import is_click
+from training.metrics import (
+    PROBABILITY_FLOOR,
+    bootstrap_auc,
+    calibration,
+    draw_users,
+    entropy,
+    gauc,
+    grouped_auc,
+    grouped_ndcg,
+    iauc,
+    logloss,
+)
 from training.metrics import auc as pooled_auc
-from training.metrics import bootstrap_auc, calibration, draw_users, gauc, grouped_auc, iauc, logloss
 from training.requests.reader import Requests
 
 INTERVAL = (2.5, 97.5)  # percent of the bootstrap
 
 Floats = npt.NDArray[np.floating]
+Mask = npt.NDArray[np.bool_]
 
 
 class Scored(NamedTuple):
@@ -24,58 +36,125 @@ class Scored(NamedTuple):
     probability: Floats
 
 
-def measure(scored: Scored, requests: Requests) -> dict[str, float]:
-    """All figures of one model; nan where one is not defined."""
+class Ratio(NamedTuple):
+    """A figure that is one sum over users divided by another: what the bootstrap draws without sorting again."""
+
+    above_U: Floats
+    below_U: Floats
+
+    @property
+    def value(self) -> float:
+        """The figure itself; nan of nothing."""
+        below = float(self.below_U.sum())
+        return float(self.above_U.sum()) / below if below else math.nan
+
+    def drawn(self, weights_RU: Floats) -> Floats:
+        """[R] the figure under each draw; nan where a draw holds nothing."""
+        below = weights_RU @ self.below_U
+        return np.divide(weights_RU @ self.above_U, below, out=np.full(len(below), np.nan), where=below > 0)
+
+
+class Drawn(NamedTuple):
+    """One model's figures, and what they are under each draw of the users. Models share the draws: they are paired."""
+
+    value: dict[str, float]
+    draws: dict[str, Floats]
+
+
+def measure(scored: Scored, requests: Requests, ndcg_at: int | None = None) -> dict[str, float]:
+    """All figures of one model; nan where one is not defined. ndcg_at: places that NDCG reads; None: none is given."""
     labels, users = requests.label, requests.user_index[requests.request_of_row]
-    return {
+    found = {
         "auc": pooled_auc(scored.score, labels),
         "iauc": iauc(scored.score, labels, requests.request_of_row),
         "gauc": gauc(scored.score, labels, users),
         "logloss": logloss(scored.probability, labels),
-        "calibration_error": calibration(scored.probability, labels).error if len(labels) else math.nan,
+        "normalised_entropy": math.nan,
+        "calibration_error": math.nan,
+        "calibration_noise": math.nan,
+        "calibration_ratio": math.nan,
     }
+    if base := entropy(labels):
+        found["normalised_entropy"] = found["logloss"] / base
+    if len(labels):
+        bins = calibration(scored.probability, labels)
+        found |= {f"calibration_{name}": getattr(bins, name) for name in ("error", "noise", "ratio")}
+    if ndcg_at is not None:
+        within, _ = grouped_ndcg(scored.score, labels, requests.request_of_row, ndcg_at)
+        found["ndcg"] = float(within.mean()) if len(within) else math.nan
+    return found
+
+
+def bootstrap(
+    scored: Mapping[str, Scored], requests: Requests, num_bootstrap: int, seed: int, ndcg_at: int
+) -> dict[str, Drawn]:
+    """Every model's AUC, iAUC, gAUC, NDCG and logloss under the same draws of the users."""
+    user_of_request, weights_RU = draw_weights(requests, num_bootstrap, seed)
+    found = {}
+    for name, each in scored.items():
+        sums = _ratios(each, requests, user_of_request, weights_RU.shape[1], ndcg_at)
+        users = user_of_request[requests.request_of_row]
+        found[name] = Drawn(
+            {"auc": pooled_auc(each.score, requests.label)} | {key: one.value for key, one in sums.items()},
+            {"auc": bootstrap_auc(each.score, requests.label, users, weights_RU)}
+            | {key: one.drawn(weights_RU) for key, one in sums.items()},
+        )
+    return found
+
+
+def differences(drawn: Mapping[str, Drawn], pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]]:
+    """ "<first>_minus_<other>" -> the difference in each figure of `bootstrap`, with its 95 % interval."""
+    found = {}
+    for first, other in pairs:
+        one, two, row = drawn[first], drawn[other], {}
+        for name in one.value:
+            row |= with_interval(name, one.value[name] - two.value[name], one.draws[name] - two.draws[name])
+        found[f"{first}_minus_{other}"] = row
+    return found
+
+
+def intervals(drawn: Drawn) -> dict[str, float]:
+    """Of each figure its 95 % interval, as <name>_low and <name>_high."""
+    found: dict[str, float] = {}
+    for name, value in drawn.value.items():
+        found |= with_interval(name, value, drawn.draws[name])
+    return {name: value for name, value in found.items() if name not in drawn.value}
 
 
 def measure_slices(
-    scored: Mapping[str, Scored], requests: Requests, masks: Mapping[str, npt.NDArray[np.bool_]]
-) -> dict[str, dict[str, float]]:
-    """Slice -> its size, and every model's AUC and iAUC on its rows alone."""
-    request, slices = requests.request_of_row, {}
-    for name, mask in masks.items():
-        labels = requests.label[mask]
-        row: dict[str, float] = {"requests": len(np.unique(request[mask])), "impressions": int(mask.sum())}
-        for model, values in scored.items():
-            row[f"{model}_auc"] = pooled_auc(values.score[mask], labels)
-            row[f"{model}_iauc"] = iauc(values.score[mask], labels, request[mask])
-        slices[name] = row
-    return slices
-
-
-def differences(
     scored: Mapping[str, Scored],
     requests: Requests,
+    masks: Mapping[str, Mask],
     pairs: Sequence[tuple[str, str]],
     num_bootstrap: int,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """ "<first>_minus_<other>" -> difference in AUC and iAUC with 95 % intervals; the bootstrap draws users."""
+    """Slice -> its size, every model's AUC and iAUC on its rows alone, iAUC's interval, and the pairs' differences.
+
+    The draws are those of the whole test part, so that slices can be compared with it and with each other.
+    """
     user_of_request, weights_RU = draw_weights(requests, num_bootstrap, seed)
-    request = requests.request_of_row
-    auc, within, auc_R, iauc_R = {}, {}, {}, {}
-    for name in sorted({name for pair in pairs for name in pair}):
-        score = scored[name].score
-        auc[name] = pooled_auc(score, requests.label)
-        within[name] = iauc(score, requests.label, request)
-        auc_R[name] = bootstrap_auc(score, requests.label, user_of_request[request], weights_RU)
-        iauc_R[name] = bootstrap_iauc([score], requests, num_bootstrap, seed)
-    return {
-        f"{first}_minus_{other}": with_interval("auc", auc[first] - auc[other], auc_R[first] - auc_R[other])
-        | with_interval("iauc", within[first] - within[other], iauc_R[first] - iauc_R[other])
-        for first, other in pairs
-    }
+    order = {name: np.argsort(each.score, kind="stable") for name, each in scored.items()}
+    request, slices = requests.request_of_row, {}
+    for name, mask in masks.items():
+        row: dict[str, float] = {"requests": len(np.unique(request[mask])), "impressions": int(mask.sum())}
+        row["requests_ranked"] = 0
+        within: dict[str, Ratio] = {}
+        for model, values in scored.items():
+            rows = order[model][mask[order[model]]]  # in order of score: to sort them again costs little
+            groups = grouped_auc(values.score[rows], requests.label[rows], request[rows])
+            within[model] = _per_user(groups.auc, user_of_request[groups.group], weights_RU.shape[1])
+            row["requests_ranked"] = len(groups.auc)
+            row[f"{model}_auc"] = pooled_auc(values.score[rows], requests.label[rows])
+            row |= with_interval(f"{model}_iauc", within[model].value, within[model].drawn(weights_RU))
+        for first, other in pairs:
+            gained = within[first].drawn(weights_RU) - within[other].drawn(weights_RU)
+            row |= with_interval(f"{first}_minus_{other}_iauc", within[first].value - within[other].value, gained)
+        slices[name] = row
+    return slices
 
 
-def rankable(requests: Requests) -> npt.NDArray[np.bool_]:
+def rankable(requests: Requests) -> Mask:
     """[R] which requests can be ranked: they hold a click and a candidate without one."""
     clicks = np.bincount(requests.request_of_row, is_click(requests.label), minlength=len(requests))
     return (clicks > 0) & (clicks < np.diff(requests.row_starts))
@@ -93,15 +172,8 @@ def bootstrap_iauc(scores: Sequence[Floats], requests: Requests, num_bootstrap: 
     """[R] mean AUC within a request under each draw of the users. scores: [N] each; several (seeds) are meaned."""
     user_of_request, weights_RU = draw_weights(requests, num_bootstrap, seed)
     within = [grouped_auc(score, requests.label, requests.request_of_row) for score in scores]
-    return _drawn_mean(np.mean([each.auc for each in within], axis=0), user_of_request[within[0].group], weights_RU)
-
-
-def _drawn_mean(values: Floats, user: npt.NDArray[np.integer], weights_RU: Floats) -> Floats:
-    """[R] mean of values under each weighting of the users that they belong to."""
-    num_users = weights_RU.shape[1]
-    sums = weights_RU @ np.bincount(user, values, minlength=num_users)[:num_users]
-    counts = weights_RU @ np.bincount(user, minlength=num_users)[:num_users]
-    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    mean = np.mean([each.auc for each in within], axis=0)
+    return _per_user(mean, user_of_request[within[0].group], weights_RU.shape[1]).drawn(weights_RU)
 
 
 def with_interval(name: str, value: float, drawn: Floats) -> dict[str, float]:
@@ -109,3 +181,30 @@ def with_interval(name: str, value: float, drawn: Floats) -> dict[str, float]:
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.percentile(drawn, INTERVAL) if len(drawn) else (math.nan, math.nan)
     return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _ratios(
+    scored: Scored, requests: Requests, user_of_request: npt.NDArray[np.integer], num_users: int, ndcg_at: int
+) -> dict[str, Ratio]:
+    request, labels = requests.request_of_row, requests.label
+    user = user_of_request[request]
+    within = grouped_auc(scored.score, labels, request)
+    of_user = grouped_auc(scored.score, labels, user)
+    gained, ranked = grouped_ndcg(scored.score, labels, request, ndcg_at)
+    p = np.clip(np.asarray(scored.probability, np.float64), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    loss = -np.where(is_click(labels), np.log(p), np.log1p(-p))
+    return {
+        "iauc": _per_user(within.auc, user_of_request[within.group], num_users),
+        "gauc": _per_user(of_user.auc, of_user.group, num_users, of_user.size),
+        "ndcg": _per_user(gained, user_of_request[ranked], num_users),
+        "logloss": _per_user(loss, user, num_users),
+    }
+
+
+def _per_user(
+    values: Floats, user: npt.NDArray[np.integer], num_users: int, weight: npt.NDArray[Any] | None = None
+) -> Ratio:
+    """The mean of values, each of a user, as sums over users. weight: how much each counts; None: the same."""
+    weight = np.ones(len(values)) if weight is None else weight.astype(np.float64)
+    sums = (np.bincount(user, part, minlength=num_users)[:num_users] for part in (values * weight, weight))
+    return Ratio(*(each.astype(np.float64) for each in sums))

@@ -1,4 +1,4 @@
-"""Test rows -> named parts of them: after a theme shift, by length of history, by cold items."""
+"""Test rows -> named parts of them: after a theme shift, by length of history, cold items and users, by time."""
 
 from pathlib import Path
 
@@ -10,32 +10,62 @@ import pyarrow.parquet as pq
 
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.encode import micros
-from training.requests.reader import Requests
+from training.requests.reader import Events, Requests
 
 Mask = npt.NDArray[np.bool_]
 
 NO_THEME = -1
 """Of a request or an item that the simulator did not draw."""
 HISTORY_EDGES = (0, 1, 20, 100, 500)  # events; the last part is open
+HOUR_US = 3_600_000_000
+NUM_PERIODS = 3
+MOST_SINCE_SHIFT = 5  # of the curve after a shift, the last part is open
 
 
 def slice_masks(
-    requests: Requests, since_shift: npt.NDArray[np.int64], row_of_item: npt.NDArray[np.int64]
+    requests: Requests,
+    since_shift: npt.NDArray[np.int64],
+    row_of_item: npt.NDArray[np.int64],
+    cold_user: Mask | None = None,
+    min_history: int | None = None,
 ) -> dict[str, Mask]:
-    """Name -> [N] which rows belong. The first three parts are disjoint and cover all rows; so do the history parts.
+    """Name -> [N] which rows belong. The parts by shift, history, item, user, hour, period each cover every row once.
 
-    since_shift: [R] requests between the last theme shift and this one, 0 for the first after it.
+    since_shift: [R] requests between the last theme shift and this one, 0 for the first after it. cold_user: [R] whose
+    user training did not see. min_history: the events of history that training asked for, so that the figures can be
+    read over what it saw and over what it left out.
     """
-    row = requests.request_of_row
-    cold = row_of_item[requests.item_index] == UNKNOWN_INDEX
     by_request = {
         "first_after_shift": since_shift == 0,
         "second_and_third_after_shift": (since_shift >= 1) & (since_shift <= 2),
         "later_after_shift": since_shift >= 3,
     }
+    length = requests.num_events
     for low, high in zip(HISTORY_EDGES, [*HISTORY_EDGES[1:], None], strict=True):
-        by_request[_name(low, high)] = (requests.num_events >= low) & (high is None or requests.num_events < high)
+        by_request[_name(low, high)] = (length >= low) & (high is None or length < high)
+    if min_history:
+        by_request |= {"trained_history": length >= min_history, "untrained_history": length < min_history}
+    if cold_user is not None:
+        by_request |= {"cold_users": cold_user, "warm_users": ~cold_user}
+    by_request |= _by_time(requests.at)
+    row = requests.request_of_row
+    cold = row_of_item[requests.item_index] == UNKNOWN_INDEX
     return {name: mask[row] for name, mask in by_request.items()} | {"cold_items": cold, "warm_items": ~cold}
+
+
+def cold_users(events: Events, requests: Requests, before_us: int) -> Mask:
+    """[R] whose user has no event before a time: training, which ended there, saw nothing of them."""
+    offsets = np.asarray(events.offsets)
+    first = np.full(len(offsets) - 1, np.iinfo(np.int64).max)
+    held = np.flatnonzero(np.diff(offsets))
+    first[held] = np.asarray(events.occurred_at[offsets[:-1][held]])
+    return first[requests.user_index] >= before_us
+
+
+def after_shift_at(since_shift: npt.NDArray[np.int64]) -> dict[int, Mask]:
+    """Requests since the shift -> [R] which requests are there; the last part is open."""
+    last = MOST_SINCE_SHIFT
+    return {since: since_shift == since for since in range(last)} | {last: since_shift >= last}
 
 
 def requests_since_shift(data: Path, requests: Requests, session_gap_s: float) -> npt.NDArray[np.int64]:
@@ -66,6 +96,15 @@ def true_item_themes(data: Path, item_ids: list[str]) -> npt.NDArray[np.int64] |
         return None
     truth = pq.read_table(path, columns=["item_id", "theme"])
     return _themes_of(pa.array(item_ids, pa.string()), truth["item_id"], truth["theme"])
+
+
+def _by_time(at: npt.NDArray[np.int64]) -> dict[str, Mask]:
+    """By the hour of the day (UTC), and by thirds of the test part's time: does a model age?"""
+    hour = at // HOUR_US % 24
+    parts = {f"hour_{low:02d}_{low + 5:02d}": (hour >= low) & (hour < low + 6) for low in range(0, 24, 6)}
+    first, last = (int(at.min()), int(at.max()) + 1) if len(at) else (0, 1)
+    third = (at - first) * NUM_PERIODS // max(last - first, 1)
+    return parts | {f"period_{part + 1}": third == part for part in range(NUM_PERIODS)}
 
 
 def _name(low: int, high: int | None) -> str:

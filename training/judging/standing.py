@@ -4,9 +4,28 @@ import math
 from collections.abc import Mapping
 
 CANDIDATE = "mos"
-NAMES = {"mos": "MoS", "din": "DIN", "popularity": "popularity", "random": "chance"}
-SIMPLE = {"logistic": "a logistic regression on the counters alone"}
-"""What people call the models that the verdict is about; other models are named as they are."""
+BASELINES = {"popularity": "popularity", "random": "chance"}
+SIMPLE = {
+    "logistic": "a logistic regression on the counters alone",
+    "trees": "gradient-boosted trees on the counters alone",
+}
+"""Measured and never served: to rank worse than one of them is a warning, no refusal."""
+FITTED = {
+    "mos": "MoS",
+    "din": "DIN",
+    "twin": "TWIN",
+    "sdim": "SDIM",
+    "sasrec": "SASRec",
+    "hstu": "HSTU",
+    "stca": "STCA",
+    "gap_chunk": "gap-chunk attention",
+    "mmoe": "MMoE",
+    "gshard": "GShard",
+    "dselect": "DSelect-k",
+    "expert_choice": "Expert Choice",
+}
+NAMES = BASELINES | SIMPLE | FITTED
+"""What people call the models; a model without a name here is named as it is."""
 
 LEVEL = "no better and no worse"
 
@@ -68,12 +87,13 @@ def warnings(served: str, models: Mapping[str, Figures], differences: Mapping[st
     return [
         f"{of_other(served, name, models, difference)}: a simpler model would do better"
         for name in models
-        if name not in NAMES and (difference := differences[f"{served}_minus_{name}"])["iauc_high"] < 0
+        if name in SIMPLE and (difference := differences[f"{served}_minus_{name}"])["iauc_high"] < 0
     ]
 
 
 def name_of(model: str) -> str:
-    return NAMES.get(model) or SIMPLE.get(model, model)
+    """What people call a model."""
+    return NAMES.get(model, model)
 
 
 def _word(difference: Figures, other: str) -> str:

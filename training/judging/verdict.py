@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from training.judging.standing import NAMES, around, of_other
+from training.judging.standing import BASELINES, CANDIDATE, SIMPLE, around, name_of, of_other
 from training.model.params import EvaluateParams
 
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
@@ -40,13 +40,9 @@ def judge(
         f"{of_other(served, name, models, against[name])}: significantly worse, so it is not to be served"
         + _advice(served, name)
         for name in against
-        if name in NAMES and name != "random" and is_worse(against[name])
+        if name not in SIMPLE and name != "random" and is_worse(against[name])
     ]
-    if models[served]["calibration_error"] > rules.max_calibration_error:
-        failures.append(
-            f"{NAMES[served]} has a calibration error of {models[served]['calibration_error']:.4f}, "
-            f"evaluate.max_calibration_error is {rules.max_calibration_error}"
-        )
+    failures += _probabilities(served, models[served], against["random"], rules)
     return _verdict(FAILED if failures else PASSED, failures)
 
 
@@ -74,9 +70,9 @@ def _against_chance(served: str, models: Mapping[str, Figures], difference: Figu
         return []
     low, high = difference["iauc_low"] + models["random"]["iauc"], difference["iauc_high"] + models["random"]["iauc"]
     return [
-        f"{NAMES[served]} is not shown to order a request better than chance: iAUC {models[served]['iauc']:.4f}, 95 % "
-        f"interval {low:.4f} to {high:.4f}, chance .5. Check that source.columns.label tells what users chose; more "
-        "requests narrow the interval"
+        f"{name_of(served)} is not shown to order a request better than chance: iAUC {models[served]['iauc']:.4f}, "
+        f"95 % interval {low:.4f} to {high:.4f}, chance .5. Check that source.columns.label tells what users chose; "
+        "more requests narrow the interval"
     ]
 
 
@@ -86,18 +82,40 @@ def _against_popularity(
     if difference["auc_low"] > rules.min_auc_over_popularity:
         return []
     return [
-        f"{NAMES[served]} is not shown to be better than popularity: AUC {models[served]['auc']:.4f} against "
+        f"{name_of(served)} is not shown to be better than popularity: AUC {models[served]['auc']:.4f} against "
         f"{models['popularity']['auc']:.4f}, {around('auc', difference)}; the lower bound must exceed "
         f"evaluate.min_auc_over_popularity, {rules.min_auc_over_popularity}"
     ]
 
 
+def _probabilities(served: str, figures: Figures, to_chance: Figures, rules: EvaluateParams) -> list[str]:
+    """Whether the scores may be read as probabilities. Not asked where the rule is 1: a ranking loss gives none.
+
+    Few rows differ from true probabilities by chance alone (calibration_noise): so much is allowed on top.
+    """
+    limit = rules.max_calibration_error
+    if limit >= 1:
+        return []
+    failures, noise = [], figures["calibration_noise"]
+    if figures["calibration_error"] > limit + noise:
+        failures.append(
+            f"{name_of(served)} has a calibration error of {figures['calibration_error']:.4f}, of which chance "
+            f"explains {noise:.4f}; evaluate.max_calibration_error is {limit}"
+        )
+    if to_chance["logloss_low"] > 0:
+        failures.append(
+            f"{name_of(served)} has a higher logloss than the share of clicks as a constant, by "
+            f"{around('logloss', to_chance)}: its scores are no probabilities"
+        )
+    return failures
+
+
 def _advice(served: str, other: str) -> str:
-    if other not in ("mos", "din"):
+    if other in BASELINES:
         return ""
-    wanted = "best" if served == "mos" else "candidate"
+    wanted = "best" if served == CANDIDATE else "candidate"
     return f". evaluate.serve={wanted} " + (
-        "serves the one that the validation part chooses" if wanted == "best" else "serves MoS"
+        "serves the one that the validation part chooses" if wanted == "best" else f"serves {name_of(CANDIDATE)}"
     )
 
 

@@ -78,5 +78,8 @@ class EvaluateParams(Section):
     popularity_window_s: Annotated[int, Field(gt=0, le=LONGEST_S)] | None  # null: all time
     min_requests: PositiveInt  # of the test requests, those that can be ranked; fewer are not judged
     min_auc_over_popularity: Annotated[float, Field(ge=-1, le=1)]  # for the lower bound of the difference's interval
-    max_calibration_error: Annotated[float, Field(ge=0, le=1)]
+    max_calibration_error: Annotated[
+        float, Field(ge=0, le=1)
+    ]  # beyond what chance gives; 1: probabilities are not judged
+    ndcg_at: PositiveInt  # places of a ranking that NDCG reads
     num_bootstrap: Annotated[int, Field(ge=MIN_BOOTSTRAP)]  # draws of the users behind each interval

@@ -1,0 +1,162 @@
+"""Bundles and the log as it is now -> their scores of the newest requests, those that none of them was fitted on.
+
+Each bundle reads the log by its own weights, vocabulary and feature spec, as the service that it came from would.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import InputError
+from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
+from features.encoding.counters import Counters
+from features.terms.convention import micros
+from features.terms.params import LabelParams
+from serving.bundle.golden import check_golden
+from serving.bundle.loaded import MODEL, Bundle, open_bundle, read_json
+from serving.bundle.scorer import Scorer
+from serving.bundle.stored import other_coclicks, other_histories
+from training.judging.baselines import sigmoid
+from training.judging.measure import Scored
+from training.judging.scoring import score_requests
+from training.judging.slices import Mask, cold_users, requests_since_shift, slice_masks
+from training.requests.batches import RequestDataset, read_scalars
+from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
+from training.requests.reader import Cuts, Events, Requests, iso, load_events, load_requests, log_end
+
+SNAPSHOT = Path("feature_snapshot/snapshot.json")
+ANYWAY = "`make promote ARGS=--force` puts the newest in its place without a comparison"
+
+
+class Incomparable(Exception):
+    """Why two bundles cannot be compared on this log: one sentence, which says what to do."""
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The log as it is now, and its newest requests after a time."""
+
+    data: Path
+    vocabulary: Vocabulary
+    events: Events
+    requests: Requests
+    since_shift: npt.NDArray[np.int64]  # [R]
+    counters: Counters
+    settings: Mapping[str, Any]  # by which the log was stored
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A bundle that reproduces its golden requests here."""
+
+    bundle: Bundle
+    name: str
+    trained_before_us: int
+    chosen_before_us: int
+
+    @property
+    def scorer(self) -> Scorer:
+        return self.bundle.scorer
+
+
+def open_champion(path: Path, what: str) -> Fitted:
+    """Raises Incomparable where this code cannot score by the bundle as the code that packaged it did."""
+    try:
+        return open_fitted(path, what)
+    except InputError as error:
+        raise Incomparable(f"{what} cannot be scored by this code: {str(error).rstrip('.')}; {ANYWAY}") from error
+
+
+def open_fitted(path: Path, what: str) -> Fitted:
+    """Raises InputError where the bundle is damaged or does not reproduce its golden requests."""
+    bundle = open_bundle(path)
+    check_golden(bundle.scorer, bundle.golden)
+    description = read_json(path / MODEL)
+    missing = [key for key in ("trained_before_us", "chosen_before_us") if not isinstance(description.get(key), int)]
+    if missing:
+        raise Incomparable(
+            f"{what} was packaged by an older version, which did not note until when it was trained; {ANYWAY}"
+        )
+    bundle.scorer.model.to("cpu")
+    name = description.get("name", "mos")
+    return Fitted(bundle, name, description["trained_before_us"], description["chosen_before_us"])
+
+
+def load_newest(data: Path, sides: Sequence[Fitted], labels: LabelParams, max_requests: int) -> Newest:
+    """The newest requests that no side was trained or chosen on, and whose labels are known.
+
+    Raises InputError where the log is not here, Incomparable where it holds no such request.
+    """
+    for name in ("user_histories", "impressions", "item_counters"):
+        if not (data / name).is_dir():
+            raise InputError(f"{data / name} is not there, so nothing can be compared on it. `make run` makes it.")
+    settings = read_json(data / SNAPSHOT)["settings"]
+    vocabulary, events = load_vocabulary(data), load_events(data)
+    every = load_requests(data, events)
+    since = max(side.chosen_before_us for side in sides)
+    end = log_end(every, events)
+    cuts = Cuts(train_at=0, validation_at=0, test_at=since, log_end=end, delay=micros(labels.delay_s))
+    held = np.flatnonzero(cuts.holds(every, "test"))[-max_requests:]
+    if not len(held):
+        raise Incomparable(
+            f"no request of {data} is later than {iso(since)}, up to which the two were trained and chosen (the log "
+            f"ends {iso(end)}); `make run` over newer data gives some"
+        )
+    shifts = requests_since_shift(data, every, sides[0].scorer.spec.session_gap_s)[held]
+    return Newest(data, vocabulary, events, every.take(held), shifts, load_counters(data, vocabulary), settings)
+
+
+def score(side: Fitted, newest: Newest, what: str) -> Scored:
+    """What a bundle says of the requests. Raises Incomparable where it cannot read this log."""
+    spec = side.scorer.spec
+    _require_readable(side, newest, what)
+    scalars = read_scalars(spec, newest.events, newest.requests, newest.counters)
+    index_N = _own_index(side, newest.vocabulary)
+    events = replace(newest.events, item_index=index_N[newest.events.item_index])
+    requests = replace(newest.requests, item_index=index_N[newest.requests.item_index])
+    logits = score_requests(what, side.scorer.model, RequestDataset(spec, events, requests, scalars))
+    if not np.isfinite(logits).all():
+        raise Incomparable(f"{what} gives some of these requests a score that is no number; {ANYWAY}")
+    return Scored(logits, sigmoid(logits))
+
+
+def masks_of(side: Fitted, newest: Newest) -> dict[str, Mask]:
+    """The slices of the requests, cold as this side has it."""
+    row_N = side.scorer.model.catalogue.row_of_N.numpy()[_own_index(side, newest.vocabulary)]
+    unseen = cold_users(newest.events, newest.requests, side.trained_before_us)
+    return slice_masks(newest.requests, newest.since_shift, row_N, unseen)
+
+
+def _own_index(side: Fitted, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    """[N] item_index of the log -> the bundle's own; unknown where its vocabulary lacks the item."""
+    index_N = np.full(vocabulary.num_items, UNKNOWN_INDEX)
+    index_N[:FIRST_INDEX] = np.arange(FIRST_INDEX)
+    index_N[FIRST_INDEX:] = [side.scorer.index_of.get(item_id, UNKNOWN_INDEX) for item_id in vocabulary.item_ids]
+    return index_N
+
+
+def _require_readable(side: Fitted, newest: Newest, what: str) -> None:
+    """Every refusal is one sentence: what the bundle was trained on, what the log holds, what to do."""
+    spec, settings = side.scorer.spec, newest.settings
+    back = f"set it back in params.yaml and `make run`, or {ANYWAY}"
+    if differ := other_histories(spec, settings):
+        raise Incomparable(f"{what} reads other histories than the log holds now, history.{differ[0]}; {back}")
+    if (counted := other_coclicks(spec, settings)) is not None:
+        raise Incomparable(
+            f"{what} reads co-clicks of rank {spec.coclick_rank}, and the log's are of rank "
+            f"{counted['coclick_rank']}; {back}"
+        )
+    bucket_s = settings.get("statistics", {}).get("bucket_s", 0)
+    if finer := [window for window in spec.windows_s if window < bucket_s]:
+        raise Incomparable(
+            f"{what} reads counts of the trailing {finer[0]} s, and the log's are kept every {bucket_s:g} s; {back}"
+        )
+    if not any(item_id in side.scorer.index_of for item_id in newest.vocabulary.item_ids):
+        raise Incomparable(
+            f"{what} knows none of the {len(newest.vocabulary.item_ids):,} items of the log: their ids have changed; "
+            f"restore them and `make run`, or {ANYWAY}"
+        )

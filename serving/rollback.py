@@ -1,0 +1,49 @@
+"""The former champion of a source -> back in its place; the present one is withdrawn.
+
+Writes reports/<source>/rollback.json.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import InputError
+from contracts.params import load_params
+from contracts.publish import write_json
+from contracts.running import begun
+from serving.locations import champion_path
+from serving.promoting.places import former_of, restore
+
+WAIT_S = 60.0
+
+
+def rollback(source: str) -> dict[str, Any]:
+    """Put the latest former champion back. Raises InputError where none is kept."""
+    home = champion_path(source).parent
+    version, gone = restore(home)
+    report = {"champion": version, "withdrawn": gone, "num_former": len(former_of(home))}
+    write_json(Path("reports") / source / "rollback.json", report)
+    return report
+
+
+def main() -> None:
+    """`make rollback`: within the source that params.yaml names. Takes no flags."""
+    if len(sys.argv) > 1:
+        print(f"{__doc__}\n\nTakes no flags.")
+        sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
+    try:
+        source = load_params()["source"].id
+        with begun(Path(), "make rollback", WAIT_S, print):
+            report = rollback(source)
+    except InputError as error:
+        print(f"Not rolled back: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(
+        f"Rolled back for {source}: {report['champion']} is champion again, {report['withdrawn']} is withdrawn and "
+        f"promoted again by `make promote ARGS=--force` alone; {report['num_former']} former champions are kept. A "
+        f"running service serves it from its next start. Commit champions/{source}.dvc and `make push` to share it."
+    )
+
+
+if __name__ == "__main__":
+    main()
