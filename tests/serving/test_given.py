@@ -20,7 +20,6 @@ from features.live.redis import WAIT_S
 from features.live.sqlite import SqliteTail
 from features.sealed.event import LiveEvent
 from serving.http.given import Given, came_at, once_given
-from tests.serving.conftest import serving
 
 pytestmark = [
     pytest.mark.xdist_group("serving"),
@@ -72,12 +71,16 @@ def test_a_store_is_waited_for_a_shorter_time_than_a_request() -> None:
     assert STORE_S + WAIT_S < TIMEOUT_S
 
 
-@pytest.fixture(scope="module")
-def server(house: Path) -> Iterator[httpx.Client]:
-    for left in (house / "live").glob("simulator.db*"):
-        left.unlink()
-    with serving(house) as client:
-        yield client
+@pytest.fixture
+def server(keeping: httpx.Client) -> httpx.Client:
+    """One that remembers what it shows."""
+    return keeping
+
+
+@pytest.fixture
+def house(lived: Path) -> Path:
+    """Where it serves."""
+    return lived
 
 
 def rows_of(house: Path) -> list[LiveEvent]:
@@ -130,8 +133,8 @@ def test_rankings_go_on_over_a_locked_store_and_are_kept_after_it_and_events_are
 
 def test_a_ranking_whose_caller_had_gone_is_not_kept(server: httpx.Client, house: Path) -> None:
     body = json.dumps(ASK | {"user_id": "gone"}).encode()
-    head = f"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    with socket.create_connection(("127.0.0.1", server.base_url.port or 80)) as caller:
+    head = f"POST /rank HTTP/1.1\r\nHost: shop.example\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with socket.create_connection((server.base_url.host, server.base_url.port or 80)) as caller:
         caller.sendall(head.encode() + b"\r\n\r\n" + body)
     stays = server.post("/rank", json=ASK | {"user_id": "stays"}).json()  # in turn after it
     kept(house, stays["impression_id"], 3)

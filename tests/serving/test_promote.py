@@ -1,7 +1,10 @@
 """The champion changes only for a better model or by force, and never by half."""
 
 import json
+import os
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,7 @@ import pytest
 from contracts.errors import InputError
 from serving.bundle.loaded import METRICS, RANKED
 from serving.bundle.manifest import MANIFEST, read_manifest, write_manifest
-from serving.promote import decide, promote
-from tests.clones import run
+from serving.promote import decide, main, promote
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -120,16 +122,26 @@ def test_where_dvc_fails_the_champion_is_as_before(
     assert [path.name for path in champion.parent.iterdir()] == ["bundle"] * has_champion
 
 
-def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path) -> None:
+def test_the_first_bundle_becomes_the_champion_under_dvc(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process; `make promote` is typed by tests/doors/test_commands.py."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+    def told(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["promote", *arguments])
+        with suppress(SystemExit):  # of --help
+            main()
+        return capsys.readouterr().out
+
     try:
-        first = run(made, "python", "-m", "serving.promote")
-        assert first.stdout.startswith("Promoted for simulator: there was no champion; the newest was not judged (")
+        assert told().startswith("Promoted for simulator: there was no champion; the newest was not judged (")
         assert (made / "champions" / "simulator.dvc").exists()
         report = json.loads((made / "reports" / "simulator" / "promotion.json").read_text())
         assert report["promoted"] is True
-        second = run(made, "python", "-m", "serving.promote")
-        assert second.stdout.startswith("Not promoted for simulator: the newest bundle is the champion already")
-        assert "--force" in run(made, "python", "-m", "serving.promote", "--help").stdout
+        assert told().startswith("Not promoted for simulator: the newest bundle is the champion already")
+        assert "--force" in told("--help")
     finally:
         shutil.rmtree(made / "champions" / "simulator", ignore_errors=True)
 
