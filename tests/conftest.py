@@ -19,7 +19,7 @@ settings.register_profile("leitmotif", deadline=None)  # no test asserts a speed
 settings.load_profile("leitmotif")
 
 GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
-LONGEST = ("serving", "orchestration", "feast", "pipeline", "door-ui", "door-serve", "door-commands", "redis", "forgetting")
+LONGEST = ("serving", "feast", "pipeline", "door-ui", "door-serve", "door-commands", "redis")
 """Groups that take minutes, those first that should begin first; of the others, those with most tests."""
 
 

@@ -91,7 +91,7 @@ def typed_by_doors() -> set[str]:
         assert f'curl(house, service, "{path}"' in (DOORS / "test_serve.py").read_text()
         found.add(f"curl {path}")
     prepared = (ROOT / "tests" / "prepared.py").read_text()
-    assert 'run(repository, "make", "run", f"ARGS=' in prepared
+    assert 'run(add_environment(clone(making)), "make", "run", f"ARGS=' in prepared
     return found | {"make run", "make run ARGS="}
 
 

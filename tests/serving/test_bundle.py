@@ -191,7 +191,9 @@ def test_a_score_that_is_no_number_is_never_an_answer(bundle: Path, state: Path,
     opened.store.tail.close()
 
 
-def test_the_service_does_not_start_with_a_damaged_bundle_and_says_so_in_a_line(refusing: Refusing, bundle: Path) -> None:
+def test_the_service_does_not_start_with_a_damaged_bundle_and_says_so_in_a_line(
+    refusing: Refusing, bundle: Path
+) -> None:
     shutil.copyfile(bundle / MODEL, bundle / WEIGHTS)
     hash_again(bundle)
     (line,) = refusing(LEITMOTIF_BUNDLE=str(bundle)).splitlines()
