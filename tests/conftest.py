@@ -19,7 +19,17 @@ settings.register_profile("leitmotif", deadline=None)  # no test asserts a speed
 settings.load_profile("leitmotif")
 
 GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
-LONGEST = ("serving", "feast", "pipeline", "door-ui", "door-serve", "door-commands", "redis")
+LONGEST = (
+    "serving",
+    "feast",
+    "pipeline",
+    "ebnerd_models",
+    "quality",
+    "door-ui",
+    "door-commands",
+    "door-serve",
+    "redis",
+)
 """Groups that take minutes, those first that should begin first; of the others, those with most tests."""
 
 

@@ -109,8 +109,11 @@ def server(made: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def lived(house: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `keeping` serves."""
-    return copied(house, tmp_path_factory.mktemp("lived"))
+    """Where `keeping` serves. No live event came yet."""
+    repository = copied(house, tmp_path_factory.mktemp("lived"))
+    for left in (repository / "live").glob("simulator.db*"):
+        left.unlink()
+    return repository
 
 
 @pytest.fixture(scope="session")
