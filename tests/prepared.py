@@ -41,7 +41,8 @@ def prepared(factory: pytest.TempPathFactory) -> Path:
             making.rename(repository)
             failed.unlink()
     os.utime(repository)
-    for old in sorted(kept.glob("*/"), key=lambda each: each.stat().st_mtime)[:-NUM_KEPT]:
+    done = [each for each in kept.iterdir() if each.is_dir() and not each.suffix]
+    for old in sorted(done, key=lambda each: each.stat().st_mtime)[:-NUM_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return repository
 
