@@ -13,7 +13,7 @@ PROGRAMS = ("make", "dvc", "feast", "bentoml", "curl", "python -m", "source")
 
 RUN_ELSEWHERE = {
     "make test": "it is what runs these tests",
-    "make lint": "make test runs it first",
+    "make lint": "make test runs it",
     "make clean": "tests/contracts/test_running.py runs what it asks before it deletes",
     "make serve HOST=": "it would listen beyond loopback; tests/serving/test_strangers.py reads what it runs",
     "python -m orchestration.reproduce": "it is what make run calls",
