@@ -20,7 +20,7 @@ def _alive(pid: int) -> bool:
 
 
 def _wait_for(path: Path) -> str:
-    for _ in range(500):
+    for _ in range(6000):  # a Python that starts on a busy machine
         if path.exists() and path.read_text().strip():
             return path.read_text().strip()
         time.sleep(0.01)
@@ -28,7 +28,7 @@ def _wait_for(path: Path) -> str:
 
 
 def _gone(pid: int) -> bool:
-    for _ in range(300):
+    for _ in range(3000):
         if not _alive(pid):
             return True
         time.sleep(0.01)
