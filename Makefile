@@ -134,8 +134,12 @@ doctor: ## check the machine and say what is missing
 lint: $(READY) ## ruff, pyright, import contracts
 	@ruff check . && ruff format --check . && pyright && lint-imports
 
-.PHONY: test
-test: lint ## lint, types, import contracts, all tests but the slow ones
+.PHONY: test checks
+test: ## lint, types, import contracts, all tests but the slow ones
+	@$(MAKE) --no-print-directory -j 2 lint checks
+
+# beside lint, whose types keep one core for a minute
+checks: $(READY)
 	@pytest -n 2 -m "not slow" $(ARGS)
 
 .PHONY: test-slow

@@ -30,15 +30,19 @@ SMALL = (
 """Overrides that make the whole pipeline a matter of start-up times. Too small to judge a model by: no verdict."""
 
 
-def clone(target: Path) -> Path:
-    """Copy what git would give a new clone of the working tree, as a git repository of its own."""
+def files_of_a_clone() -> list[str]:
+    """What git would give a new clone of the working tree, by their paths from the root."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    return sorted(name for name in filter(None, listed.split("\0")) if (ROOT / name).is_file())
+
+
+def clone(target: Path) -> Path:
+    """Copy what git would give a new clone of the working tree, as a git repository of its own."""
+    for name in files_of_a_clone():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
     for lock in (target / "dvc.lock", target / "reports"):  # what was made at full size is not what a small run makes
         shutil.rmtree(lock, ignore_errors=True) if lock.is_dir() else lock.unlink(missing_ok=True)
     (target / ".dagster").mkdir()

@@ -1,33 +1,59 @@
-"""The small pipeline, run once for all who need it: whichever process of pytest comes first, runs it."""
+"""The small pipeline, run once for all who need it: whichever process of pytest comes first, runs it.
+
+What it made is kept for later runs of the tests by the content of all that made it: code, parameters, locked packages.
+"""
 
 import fcntl
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.clones import SMALL, clone, run
+from tests.clones import ROOT, SMALL, clone, files_of_a_clone, run
 
-DONE = ".prepared"
+MAKES_NOTHING = ("tests/", "docs/", "reports/", ".ci/", "README.md", "LICENSE", "dvc.lock")
+MAKES = ("tests/clones.py", "tests/prepared.py")
+NUM_KEPT = 4
+"""As many as there may be working trees whose tests run at once."""
 
 
 def prepared(factory: pytest.TempPathFactory) -> Path:
     """A clone in which `make run` has run once on a small simulated log. It is shared: copy it, do not change it."""
     base = factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    repository = shared / "small-pipeline"
-    with (shared / "small-pipeline.lock").open("w") as lock:
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    kept, failed = session.parent / "small-pipelines", session / "small-pipeline-failed"
+    kept.mkdir(exist_ok=True)
+    repository = kept / _content()
+    with repository.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / DONE).exists():
-            if repository.exists():
-                pytest.fail(f"the small pipeline failed to run before this test; see {repository}")
-            repository.mkdir()
-            add_environment(clone(repository))
-            run(repository, "make", "run", f"ARGS={' '.join(SMALL)}")
-            (shared / DONE).touch()
+        if failed.exists():
+            pytest.fail(f"the small pipeline failed to run before this test; see {failed.read_text()}")
+        if not repository.exists():
+            making = repository.with_suffix(".making")
+            failed.write_text(str(making))
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            run(add_environment(clone(making)), "make", "run", f"ARGS={' '.join(SMALL)}")
+            making.rename(repository)
+            failed.unlink()
+    os.utime(repository)
+    done = [each for each in kept.iterdir() if each.is_dir() and not each.suffix]
+    for old in sorted(done, key=lambda each: each.stat().st_mtime)[:-NUM_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
     return repository
+
+
+def _content() -> str:
+    """The name of all that the small pipeline is made of."""
+    made_of = hashlib.sha256(f"{sys.version} {sys.prefix}".encode())
+    for name in files_of_a_clone():
+        if name in MAKES or not name.startswith(MAKES_NOTHING):
+            made_of.update(f"{name}\0".encode() + hashlib.sha256((ROOT / name).read_bytes()).digest())
+    return made_of.hexdigest()[:16]
 
 
 def copied(repository: Path, target: Path) -> Path:

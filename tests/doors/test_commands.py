@@ -94,12 +94,14 @@ def test_what_was_pushed_is_pulled_in_another_clone_and_nothing_is_run_again(hou
 def test_feast_shows_what_was_loaded(house: Path) -> None:
     typed(house, "feast -c features/repo apply")
     views = typed(house, "feast -c features/repo feature-views list").stdout
-    assert {"user_history", "item_profile"} <= set(views.split())
+    assert {"user_history", "item_profile", "item_shows__total", "user_events"} <= set(views.split())
     stamp = json.loads((house / "data/simulator/feature_snapshot/snapshot.json").read_text())
     typed(house, "feast -c features/repo materialize-incremental", stamp["log_end"][:19], "--views", "item_profile")
     port = free_port()
     with started(house, "feast -c features/repo ui", "--port", str(port), "--host", "127.0.0.1") as program:
         program.until(lambda: httpx.get(f"http://127.0.0.1:{port}/").status_code == 200, 200)
+        projects = httpx.get(f"http://127.0.0.1:{port}/projects-list.json", timeout=30).json()["projects"]
+    assert "leitmotif" in {name for project in projects for name in (project["id"], project["name"])}
     assert "loaded snapshot" in typed(house, "make load").stdout
 
 

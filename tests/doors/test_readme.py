@@ -13,7 +13,7 @@ PROGRAMS = ("make", "dvc", "feast", "bentoml", "curl", "python -m", "source")
 
 RUN_ELSEWHERE = {
     "make test": "it is what runs these tests",
-    "make lint": "make test runs it first",
+    "make lint": "make test runs it",
     "make clean": "tests/contracts/test_running.py runs what it asks before it deletes",
     "make serve HOST=": "it would listen beyond loopback; tests/serving/test_strangers.py reads what it runs",
     "python -m orchestration.reproduce": "it is what make run calls",
@@ -91,7 +91,7 @@ def typed_by_doors() -> set[str]:
         assert f'curl(house, service, "{path}"' in (DOORS / "test_serve.py").read_text()
         found.add(f"curl {path}")
     prepared = (ROOT / "tests" / "prepared.py").read_text()
-    assert 'run(repository, "make", "run", f"ARGS=' in prepared
+    assert 'run(add_environment(clone(making)), "make", "run", f"ARGS=' in prepared
     return found | {"make run", "make run ARGS="}
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,13 +83,25 @@ def tag(house: Path) -> str:
     return next(line.split()[1] for line in told.splitlines() if line.startswith("Built "))
 
 
-def test_a_bento_serves_from_an_empty_folder(house: Path, tag: str, tmp_path: Path) -> None:
+def test_a_bento_names_the_commit_and_holds_no_data_but_the_bundle(house: Path, tag: str) -> None:
+    source = house / ".bentoml/bentos" / tag.replace(":", "/") / "src"
+    assert {path.name for path in source.iterdir()} - {"bentofile.yaml"} == {
+        "bundle", "contracts", "features", "serving", "training"}  # fmt: skip
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=house, capture_output=True, text=True, check=True).stdout
+    assert f"git_revision: {commit.strip()}" in (source.parent / "bento.yaml").read_text()
+
+
+def test_a_bento_serves_from_an_empty_folder_as_the_repository_does(
+    house: Path, service: int, tag: str, tmp_path: Path
+) -> None:
     port = free_port()
     given = {"BENTOML_HOME": str(house / ".bentoml"), "LEITMOTIF_STATE": str(house / ".state/simulator/feast")}
     with started(tmp_path, f"bentoml serve {shlex.quote(tag)}", "--port", str(port), **given) as program:
         ready(program, port)
-        asked = {"user_id": "u00042", "candidates": ["i00001", "nope"]}
-        assert len(curl(house, port, "rank", asked)["items"]) == 2
+        asked = {"user_id": "u00007", "candidates": ["i00001", "i00045", "nope"]}
+        answer = curl(house, service, "rank", asked | {"at": "2024-02-01T00:00:00Z"})
+        assert len(answer["items"]) == 3
+        assert curl(house, port, "rank", asked | {"at": answer["at"]}) == answer
         assert len(program.family()) > 1
         program.process.kill()
         assert program.gone(20), program.family()

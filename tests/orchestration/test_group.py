@@ -20,7 +20,7 @@ def _alive(pid: int) -> bool:
 
 
 def _wait_for(path: Path) -> str:
-    for _ in range(500):
+    for _ in range(6000):  # a Python that starts on a busy machine
         if path.exists() and path.read_text().strip():
             return path.read_text().strip()
         time.sleep(0.01)
@@ -28,7 +28,7 @@ def _wait_for(path: Path) -> str:
 
 
 def _gone(pid: int) -> bool:
-    for _ in range(300):
+    for _ in range(3000):
         if not _alive(pid):
             return True
         time.sleep(0.01)
@@ -60,7 +60,9 @@ def test_a_group_that_ignores_polite_signals_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_left_over_child_of_an_ended_leader_is_ended(tmp_path: Path) -> None:
-    assert run_group(["sh", "-c", f"sleep 60 >/dev/null 2>&1 & echo $! > {tmp_path}/pid"], cwd=tmp_path, say=print) == 0
+    # a shell has what it starts beside itself ignore SIGINT; the test above is of what ignores it
+    left = "env --default-signal=INT sleep 60" if sys.platform == "linux" else "sleep 60"
+    assert run_group(["sh", "-c", f"{left} >/dev/null 2>&1 & echo $! > {tmp_path}/pid"], cwd=tmp_path, say=print) == 0
     assert _gone(int(_wait_for(tmp_path / "pid")))
 
 

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,10 +28,12 @@ pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
 )
 
 HOLD_REPOSITORY = """
-import sys, time, zc.lockfile
+import time, zc.lockfile
+from pathlib import Path
 lock = zc.lockfile.LockFile(".dvc/tmp/lock")
 print("held", flush=True)
-time.sleep(float(sys.argv[1]))
+while not Path("../waited_for").exists():
+    time.sleep(0.01)
 """
 HOLD_PATH = """
 import sys, time
@@ -40,7 +43,8 @@ from dvc.rwlock import rwlock
 read = [str(Path("data/simulator/totals").resolve())]
 with rwlock(str(Path(".dvc/tmp").resolve()), localfs, " ".join(sys.argv), read, [], False):
     print("held", flush=True)
-    time.sleep(float(sys.argv[1]))
+    while not Path("../waited_for").exists():
+        time.sleep(0.01)
 """
 HOLD_BETWEEN = HOLD_PATH.replace("totals", "metrics").replace(
     "read = ",
@@ -58,17 +62,42 @@ def door(toy: Toy) -> Iterator[Door]:
         yield Door(toy.root, instance)
 
 
+WAITING = "to end; then "
+LIMIT_S = 60.0
+
+
 @contextmanager
-def held(root: Path, script: str, seconds: float) -> Iterator[int]:
-    """Another process that holds one of DVC's locks for some seconds; its id."""
+def held(root: Path, script: str, told: Callable[[], str]) -> Iterator[int]:
+    """Another process that holds one of DVC's locks until whoever waits for it has been told so; its id."""
     program = root.parent / "dvc"  # so named that its note is taken for that of a DVC command
     program.write_text(script)
-    with subprocess.Popen(
-        [sys.executable, program, str(seconds)], cwd=root, stdout=subprocess.PIPE, text=True
-    ) as process:
+
+    def release() -> None:
+        limit = time.monotonic() + LIMIT_S
+        while WAITING not in told() and time.monotonic() < limit:
+            time.sleep(0.05)
+        (root.parent / "waited_for").touch()
+
+    with subprocess.Popen([sys.executable, program], cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
+        releasing = threading.Thread(target=release)
+        releasing.start()
         yield process.pid
+        releasing.join()
+
+
+def run_pipeline(toy: Toy, said: Path) -> int:
+    """`make run`, what it says in a file while it runs; its exit status."""
+    with said.open("w") as output:
+        command = [sys.executable, "-m", "orchestration.reproduce"]
+        return subprocess.run(command, cwd=toy.root, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def said_so_far(door: Door) -> str:
+    """By the runs of Dagster up to now."""
+    runs = door.instance.get_runs()
+    return "\n".join(entry.user_message for run in runs for entry in door.instance.all_logs(run.run_id))
 
 
 def said(door: Door, run: dg.ExecuteInProcessResult) -> str:
@@ -85,19 +114,19 @@ def failure_of(run: dg.ExecuteInProcessResult) -> str:
 @pytest.mark.parametrize("script", [HOLD_REPOSITORY, HOLD_PATH], ids=["repository", "path"])
 def test_an_asset_waits_for_another_dvc_command_and_says_for_whom(made_toy: Toy, door: Door, script: str) -> None:
     made_toy.set(audit__min_session_events=4)
-    with held(made_toy.root, script, 8) as pid:
+    with held(made_toy.root, script, lambda: said_so_far(door)) as pid:
         run = door.materialize("totals")
     assert run.success
-    assert f"(process {pid}) to end; then " in said(door, run)
+    assert f"(process {pid}) {WAITING}" in said(door, run)
     assert made_toy.read("totals/total.txt") == "10"
 
 
-def test_make_run_waits_too(made_toy: Toy) -> None:
+def test_make_run_waits_too(made_toy: Toy, tmp_path: Path) -> None:
     made_toy.set(audit__min_session_events=4)
-    with held(made_toy.root, HOLD_PATH, 6) as pid:
-        done = made_toy.python("orchestration.reproduce")
-    assert done.returncode == 0, done.stderr
-    assert f"(process {pid}) to end; then " in done.stdout
+    (told := tmp_path / "told").touch()
+    with held(made_toy.root, HOLD_PATH, told.read_text) as pid:
+        assert run_pipeline(made_toy, told) == 0, told.read_text()
+    assert f"(process {pid}) {WAITING}" in told.read_text()
     assert made_toy.read("totals/total.txt") == "10"
 
 
@@ -110,14 +139,13 @@ def test_a_lock_whose_process_id_is_another_programs_by_now_keeps_nobody(made_to
     assert door.materialize("totals").success
 
 
-def test_a_dvc_command_that_comes_between_two_stages_is_waited_for(made_toy: Toy) -> None:
+def test_a_dvc_command_that_comes_between_two_stages_is_waited_for(made_toy: Toy, tmp_path: Path) -> None:
     made_toy.set(seed=4)  # everything is made again
-    with held(made_toy.root, HOLD_BETWEEN, 6) as pid:
-        run = made_toy.python("orchestration.reproduce")
-    told = run.stdout
-    assert run.returncode == 0, told
-    assert f"(process {pid}) to end; then the run goes on" in told
-    assert "3 of 3 stages ran" in told
+    (told := tmp_path / "told").touch()
+    with held(made_toy.root, HOLD_BETWEEN, told.read_text) as pid:
+        assert run_pipeline(made_toy, told) == 0, told.read_text()
+    assert f"(process {pid}) {WAITING}the run goes on" in told.read_text()
+    assert "3 of 3 stages ran" in told.read_text()
 
 
 def test_a_lock_file_that_stays_unreadable_is_one_sentence(

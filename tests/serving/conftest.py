@@ -5,15 +5,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from contracts.params import load_params
+from orchestration.configure import configure
+from serving import package
 from serving.answering.predictor import Predictor
-from tests.clones import run, surroundings
+from tests.clones import surroundings
 from tests.prepared import copied, prepared
 
 SERVICE = "serving.service:Leitmotif"
@@ -46,10 +49,9 @@ def predictor(data: Path, state: Path) -> Predictor:
 @pytest.fixture(scope="session")
 def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the clone whose bundle remembers what it shows."""
-    repository = tmp_path_factory.mktemp("live") / "clone"
-    shutil.copytree(made, repository, symlinks=True)
-    run(repository, "python", "-m", "orchestration.configure", "serve.log_exposures=true")
-    run(repository, "python", "-m", "serving.package")
+    repository = copied(made, tmp_path_factory.mktemp("house"))
+    configure({"serve.log_exposures": True}, repository / "params.yaml")
+    package.run(repository / "data" / "simulator", load_params(repository / "params.yaml")["serve"])
     return repository
 
 
@@ -103,6 +105,44 @@ def server(made: Path) -> Iterator[httpx.Client]:
     """One server for all tests that leave it as it was."""
     with serving(made) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def lived(house: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `keeping` serves. No live event came yet."""
+    repository = copied(house, tmp_path_factory.mktemp("lived"))
+    for left in (repository / "live").glob("simulator.db*"):
+        left.unlink()
+    return repository
+
+
+@pytest.fixture(scope="session")
+def keeping(lived: Path) -> Iterator[httpx.Client]:
+    """One server for all tests that post events or spoil its store. It remembers what it shows, is told an address and
+    names, and is left able to answer."""
+    with serving(lived, BENTOML_HOST="127.0.0.2", LEITMOTIF_ALLOWED_HOSTS="shop.example, *.inner") as client:
+        yield client
+
+
+Refusing = Callable[..., str]
+
+
+@pytest.fixture
+def refusing(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusing:
+    """What the service says instead of starting, in this process: the first that `bentoml serve` runs."""
+
+    def said(**environment: str) -> str:
+        from serving.service import Leitmotif
+
+        monkeypatch.chdir(made)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            Leitmotif.inner.refuse_what_cannot_be_served()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return said
 
 
 def refused(repository: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,11 @@
 """`make ask` shows one ranking to a person."""
 
 import http.server
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pyarrow as pa
@@ -11,7 +14,7 @@ import pytest
 
 from contracts.errors import InputError
 from serving.answering.predictor import Predictor
-from serving.ask import draw_candidates, longest_history, post, rank_here, titles
+from serving.ask import draw_candidates, longest_history, main, post, rank_here, titles
 from tests.clones import run
 
 PROFILES = "item_profile.parquet"
@@ -25,11 +28,36 @@ def test_it_picks_a_user_and_items_and_prints_a_ranking(made: Path, predictor: P
     assert [line.split()[0] for line in told.splitlines()[5:]] == ["1", "2", "3", "4", "5"]
 
 
-def test_it_ranks_what_it_is_given(made: Path) -> None:
-    given = ("--user", "nobody", "--candidates", "x", "y", "--context", '{"reading_item_id": "i00001"}')
-    told = run(made, "python", "-m", "serving.ask", *given).stdout
-    assert "cold start" in told
-    assert told.count("(unknown item)") == 2
+class Told(NamedTuple):
+    """What the command printed, and how it ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def asking(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """The command in this process, which has imported what it needs."""
+
+    def told(*arguments: str) -> Told:
+        monkeypatch.chdir(made)
+        monkeypatch.setattr(sys, "argv", ["ask", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Told(code, *capsys.readouterr())
+
+    return told
+
+
+def test_it_ranks_what_it_is_given(asking: Callable[..., Told]) -> None:
+    told = asking("--user", "nobody", "--candidates", "x", "y", "--context", '{"reading_item_id": "i00001"}')
+    assert told.code == 0, told.stderr
+    assert "cold start" in told.stdout
+    assert told.stdout.count("(unknown item)") == 2
 
 
 @pytest.mark.parametrize(
@@ -41,12 +69,12 @@ def test_it_ranks_what_it_is_given(made: Path) -> None:
         (["--context", "reading"], "is not JSON"),
     ],
 )
-def test_what_goes_wrong_is_said_in_a_line(made: Path, arguments: list[str], says: str) -> None:
-    done = run(made, "python", "-m", "serving.ask", *arguments, check=False)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if "No ranking" in line] == [done.stderr.splitlines()[-1]]
+def test_what_goes_wrong_is_said_in_a_line(asking: Callable[..., Told], arguments: list[str], says: str) -> None:
+    told = asking(*arguments)
+    assert (told.code, told.stdout) == (2, "")
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("No ranking: ")
+    assert says in line
 
 
 @pytest.mark.parametrize(
@@ -73,10 +101,10 @@ def test_candidates_are_drawn_where_there_are_items(tmp_path: Path, num_items: i
             draw_candidates(tmp_path, 10)
 
 
-def test_a_refusal_of_the_server_is_its_sentence(made: Path, server: httpx.Client) -> None:
-    done = run(made, "python", "-m", "serving.ask", "--url", str(server.base_url), "--at", "soon", check=False)
-    assert done.returncode == 2
-    assert f"No ranking: {server.base_url} answered 400: at: Input should be an ISO 8601 time" in done.stderr
+def test_a_refusal_of_the_server_is_its_sentence(asking: Callable[..., Told], server: httpx.Client) -> None:
+    told = asking("--url", str(server.base_url), "--at", "soon")
+    assert told.code == 2
+    assert f"No ranking: {server.base_url} answered 400: at: Input should be an ISO 8601 time" in told.stderr
 
 
 ANSWERS = {

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -16,10 +15,10 @@ from features.terms.convention import RECENT
 from serving.answering.predictor import Predictor
 from serving.answering.requests import RankReply, RankRequest, RequestContext, to_iso
 from serving.bundle.logged import LoggedRequest, RequestLog
+from serving.http.body import KINDS, read_message
 from tests.clones import SMALL, clone, run
 from tests.features.ebnerd_bundle import WEEK, Row, clicks, impression, write_bundle
 from tests.one_process import run_stages
-from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -167,16 +166,16 @@ def test_a_device_that_training_never_saw_is_none(
     assert opened.rank(silent) == opened.rank(silent.model_copy(update={"context": None}))
 
 
-def test_the_server_reads_contexts(told: Path, opened: Predictor) -> None:
+def test_a_context_comes_out_of_the_body_of_a_request(opened: Predictor) -> None:
+    """As the service reads it; tests/serving/test_service.py posts such bodies to a server."""
     golden = opened.bundle.golden[0]
     request = {"user_id": golden.user_id, "candidates": golden.candidates, "at": to_iso(golden.at)}
     answers = []
-    with serving(told) as server:
-        for context in ({}, {"reading_item_id": "101", "device": "2", "is_subscriber": True}):
-            answer: httpx.Response = server.post("/rank", json=request | {"context": context})
-            assert answer.status_code == 200
-            assert answer.json() == opened.rank(RankRequest(**request, context=RequestContext(**context))).model_dump()
-            answers.append([item["score"] for item in answer.json()["items"]])
+    for context in ({}, {"reading_item_id": "101", "device": "2", "is_subscriber": True}):
+        read = read_message(KINDS["/rank"], json.dumps(request | {"context": context}).encode(), opened.limits)
+        assert isinstance(read, RankRequest)
+        assert opened.rank(read) == opened.rank(RankRequest(**request, context=RequestContext(**context)))
+        answers.append([item.score for item in opened.rank(read).items])
     assert answers[0] != answers[1]
 
 

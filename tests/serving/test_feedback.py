@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -26,7 +27,6 @@ from serving.answering.requests import (
     to_iso,
     to_microseconds,
 )
-from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -384,24 +384,20 @@ def test_a_forgotten_user_is_unknown_at_once_and_taken_no_more(fresh: Predictor)
     assert [event for _, event in fresh.store.tail.since(0)] == []
 
 
-def test_the_server_takes_events_and_says_what_is_wrong(house: Path, fresh: Predictor) -> None:
-    golden = fresh.bundle.golden[0]
+def test_the_server_takes_events_and_says_what_is_wrong(keeping: httpx.Client, predictor: Predictor) -> None:
+    golden = predictor.bundle.golden[0]
     ask = {"user_id": golden.user_id, "candidates": golden.candidates}
-    with serving(house) as client:
-        before = client.post("/rank", json=ask | {"preview": True}).json()
-        shown = client.post("/rank", json=ask).json()
-        event = {"user_id": golden.user_id, "item_id": golden.candidates[0], "impression_id": shown["impression_id"]}
-        answer = client.post("/events", json={"events": [event]})
-        assert (answer.status_code, answer.json()["num_new"]) == (200, 1)
-        ask["at"] = client.get("/info").json()["at"]
-        after = client.post("/rank", json=ask | {"preview": True}).json()
-        assert after["history"]["length"] == before["history"]["length"] + 1
-        told = client.post("/events", json={"events": [event, event | {"label": 0.25}]}).json()
-        assert [each["fate"] for each in told["events"]] == ["repeated", "repeated"]
-        for bad in ({}, {"events": []}, {"events": [{"user_id": "u"}]}, {"events": [event | {"label": 3}]}):
-            assert client.post("/events", json=bad).status_code == 400
-        unlinked = client.post("/events", json={"events": [event, event | {"user_id": "other"}]})
-        assert unlinked.status_code == 200
-        assert [each["fate"] for each in unlinked.json()["events"]] == ["repeated", "unlinked"]
-    with serving(house) as client:
-        assert client.post("/rank", json=ask | {"preview": True}).json() == after
+    before = keeping.post("/rank", json=ask | {"preview": True}).json()
+    shown = keeping.post("/rank", json=ask).json()
+    event = {"user_id": golden.user_id, "item_id": golden.candidates[0], "impression_id": shown["impression_id"]}
+    answer = keeping.post("/events", json={"events": [event]})
+    assert (answer.status_code, answer.json()["num_new"]) == (200, 1)
+    after = keeping.post("/rank", json=ask | {"preview": True}).json()
+    assert after["history"]["length"] == before["history"]["length"] + 1
+    told = keeping.post("/events", json={"events": [event, event | {"label": 0.25}]}).json()
+    assert [each["fate"] for each in told["events"]] == ["repeated", "repeated"]
+    for bad in ({}, {"events": []}, {"events": [{"user_id": "u"}]}, {"events": [event | {"label": 3}]}):
+        assert keeping.post("/events", json=bad).status_code == 400
+    unlinked = keeping.post("/events", json={"events": [event, event | {"user_id": "other"}]})
+    assert unlinked.status_code == 200
+    assert [each["fate"] for each in unlinked.json()["events"]] == ["repeated", "unlinked"]

@@ -20,7 +20,6 @@ from features.live.redis import WAIT_S
 from features.live.sqlite import SqliteTail
 from features.sealed.event import LiveEvent
 from serving.http.given import Given, came_at, once_given
-from tests.serving.conftest import serving
 
 pytestmark = [
     pytest.mark.xdist_group("serving"),
@@ -72,14 +71,6 @@ def test_a_store_is_waited_for_a_shorter_time_than_a_request() -> None:
     assert STORE_S + WAIT_S < TIMEOUT_S
 
 
-@pytest.fixture(scope="module")
-def server(house: Path) -> Iterator[httpx.Client]:
-    for left in (house / "live").glob("simulator.db*"):
-        left.unlink()
-    with serving(house) as client:
-        yield client
-
-
 def rows_of(house: Path) -> list[LiveEvent]:
     tail = SqliteTail(house / "live" / "simulator.db")
     rows = [event for _, event in tail.since(0)]
@@ -110,48 +101,48 @@ def locked(house: Path) -> Iterator[None]:
 
 
 def test_rankings_go_on_over_a_locked_store_and_are_kept_after_it_and_events_are_refused_in_time(
-    server: httpx.Client, house: Path
+    keeping: httpx.Client, lived: Path
 ) -> None:
     event = {"user_id": "locked", "item_id": "i00001", "event_id": "sent again"}
-    assert server.post("/rank", json=ASK).status_code == 200
-    with locked(house):
-        shown = server.post("/rank", json=ASK)
+    assert keeping.post("/rank", json=ASK).status_code == 200
+    with locked(lived):
+        shown = keeping.post("/rank", json=ASK)
         assert shown.status_code == 200
         with ThreadPoolExecutor(12) as callers:
-            answers = list(callers.map(lambda _: server.post("/events", json={"events": [event]}), range(12)))
+            answers = list(callers.map(lambda _: keeping.post("/events", json={"events": [event]}), range(12)))
         assert {answer.status_code for answer in answers} == {503}  # none was given up: 504
-    assert [row.item_id for row in kept(house, shown.json()["impression_id"], 3)] == [
+    assert [row.item_id for row in kept(lived, shown.json()["impression_id"], 3)] == [
         item["item_id"] for item in shown.json()["items"]
     ]
-    assert not [row for row in rows_of(house) if row.user_id == "locked"]
-    fates = [server.post("/events", json={"events": [event]}).json()["events"][0]["fate"] for _ in range(2)]
+    assert not [row for row in rows_of(lived) if row.user_id == "locked"]
+    fates = [keeping.post("/events", json={"events": [event]}).json()["events"][0]["fate"] for _ in range(2)]
     assert fates == ["new", "repeated"]
 
 
-def test_a_ranking_whose_caller_had_gone_is_not_kept(server: httpx.Client, house: Path) -> None:
+def test_a_ranking_whose_caller_had_gone_is_not_kept(keeping: httpx.Client, lived: Path) -> None:
     body = json.dumps(ASK | {"user_id": "gone"}).encode()
-    head = f"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    with socket.create_connection(("127.0.0.1", server.base_url.port or 80)) as caller:
+    head = f"POST /rank HTTP/1.1\r\nHost: shop.example\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with socket.create_connection((keeping.base_url.host, keeping.base_url.port or 80)) as caller:
         caller.sendall(head.encode() + b"\r\n\r\n" + body)
-    stays = server.post("/rank", json=ASK | {"user_id": "stays"}).json()  # in turn after it
-    kept(house, stays["impression_id"], 3)
-    assert not [row for row in rows_of(house) if row.user_id == "gone"]
+    stays = keeping.post("/rank", json=ASK | {"user_id": "stays"}).json()  # in turn after it
+    kept(lived, stays["impression_id"], 3)
+    assert not [row for row in rows_of(lived) if row.user_id == "gone"]
 
 
-def test_a_click_at_once_finds_what_was_shown(server: httpx.Client, house: Path) -> None:
+def test_a_click_at_once_finds_what_was_shown(keeping: httpx.Client, lived: Path) -> None:
     for number in range(20):
-        shown = server.post("/rank", json=ASK | {"user_id": f"quick {number}"}).json()
+        shown = keeping.post("/rank", json=ASK | {"user_id": f"quick {number}"}).json()
         click = {"user_id": f"quick {number}", "item_id": "i00002", "impression_id": shown["impression_id"]}
-        assert server.post("/events", json={"events": [click]}).json()["num_new"] == 1
-        rows = kept(house, shown["impression_id"], 4)
+        assert keeping.post("/events", json={"events": [click]}).json()["num_new"] == 1
+        rows = kept(lived, shown["impression_id"], 4)
         assert sorted((row.revision, row.label) for row in rows) == [(0, 0.0), (0, 0.0), (0, 0.0), (1, 1.0)]
 
 
-def wait_until_ready(server: httpx.Client) -> None:
+def wait_until_ready(keeping: httpx.Client) -> None:
     """Another worker takes the place of one that was killed."""
     for _ in range(600):
         try:
-            if server.get("/readyz").status_code == 200:
+            if keeping.get("/readyz").status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -160,41 +151,41 @@ def wait_until_ready(server: httpx.Client) -> None:
 
 
 def test_a_worker_killed_between_the_answer_and_its_keeping_loses_the_show_and_not_the_click(
-    server: httpx.Client, house: Path
+    keeping: httpx.Client, lived: Path
 ) -> None:
-    with locked(house):
-        shown = server.post("/rank", json=ASK | {"user_id": "killed"}).json()
+    with locked(lived):
+        shown = keeping.post("/rank", json=ASK | {"user_id": "killed"}).json()
         (worker,) = [
             each
             for each in psutil.Process().children(recursive=True)
             if "_bentoml_impl.worker" in " ".join(each.cmdline())
-            and each.cwd() == str(house)  # tests keep other services
+            and each.cwd() == str(lived)  # tests keep other services
         ]
         worker.kill()
         psutil.wait_procs([worker], 20)
     click = {"user_id": "killed", "item_id": "i00002", "impression_id": shown["impression_id"]}
-    wait_until_ready(server)
-    answer = server.post("/events", json={"events": [click]})
+    wait_until_ready(keeping)
+    answer = keeping.post("/events", json={"events": [click]})
     assert answer.json()["events"][0]["fate"] == "new"
-    assert server.post("/events", json={"events": [click]}).json()["events"][0]["fate"] == "repeated"
-    (row,) = kept(house, shown["impression_id"], 1)
+    assert keeping.post("/events", json={"events": [click]}).json()["events"][0]["fate"] == "repeated"
+    (row,) = kept(lived, shown["impression_id"], 1)
     assert (row.revision, row.label, row.user_id) == (0, 1.0, "killed")
 
 
-def test_live_events_deleted_under_the_service_are_said_and_it_goes_on(server: httpx.Client, house: Path) -> None:
-    log = house / f"serve-{server.base_url.port}.log"
+def test_live_events_deleted_under_the_service_are_said_and_it_goes_on(keeping: httpx.Client, lived: Path) -> None:
+    log = lived / f"serve-{keeping.base_url.port}.log"
     said_before = len(log.read_text())
     event = {"user_id": "lost", "item_id": "i00001"}
-    assert server.post("/events", json={"events": [event, event]}).json()["num_new"] == 2
+    assert keeping.post("/events", json={"events": [event, event]}).json()["num_new"] == 2
     asked = {"user_id": "lost", "candidates": ["i00001"], "preview": True}
-    before = server.post("/rank", json=asked).json()
+    before = keeping.post("/rank", json=asked).json()
     assert before["history"]["length"] == 2
-    for left in (house / "live").glob("simulator.db*"):
+    for left in (lived / "live").glob("simulator.db*"):
         left.unlink()
-    after = server.post("/rank", json=asked)
+    after = keeping.post("/rank", json=asked)
     assert (after.status_code, after.json()["history"]["length"]) == (200, 0)
     assert after.json()["at"] > before["at"]
-    assert server.post("/events", json={"events": [event]}).json()["num_new"] == 1
+    assert keeping.post("/events", json={"events": [event]}).json()["num_new"] == 1
     said = log.read_text()[said_before:]
     assert "simulator.db was taken away while it was in use" in said
     assert "Traceback" not in said

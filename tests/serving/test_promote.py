@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, open_bundle
 from serving.bundle.logged import RequestLog
 from serving.bundle.manifest import read_manifest
 from serving.bundle.stored import other_coclicks
-from serving.promote import decide, promote
+from serving.promote import decide, main, promote
 from serving.promoting.compare import weigh
 from serving.promoting.places import exchange, former_of, restore, withdrawn_of
 from serving.promoting.rescore import load_newest, open_fitted, score
@@ -330,16 +333,26 @@ def test_a_reader_finds_one_champion_or_the_other_at_every_moment(tmp_path: Path
     assert [(tmp_path / name / "is").read_text() for name in "ab"] == ["b", "a"]
 
 
-def test_the_first_bundle_becomes_the_champion_under_dvc(made: Path, data: Path) -> None:
+def test_the_first_bundle_becomes_the_champion_under_dvc(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process; `make promote` is typed by tests/doors/test_commands.py."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+    def told(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["promote", *arguments])
+        with suppress(SystemExit):  # of --help
+            main()
+        return capsys.readouterr().out
+
     try:
-        first = run(made, "python", "-m", "serving.promote")
-        assert first.stdout.startswith("Promoted for simulator: there was no champion; the newest was not judged (")
+        assert told().startswith("Promoted for simulator: there was no champion; the newest was not judged (")
         assert (made / "champions" / "simulator.dvc").exists()
         report = json.loads((made / "reports" / "simulator" / "promotion.json").read_text())
         assert report["promoted"] is True
-        second = run(made, "python", "-m", "serving.promote")
-        assert second.stdout.startswith("Not promoted for simulator: the newest bundle is the champion already")
-        assert "--force" in run(made, "python", "-m", "serving.promote", "--help").stdout
+        assert told().startswith("Not promoted for simulator: the newest bundle is the champion already")
+        assert "--force" in told("--help")
         assert "former champion" in run(made, "python", "-m", "serving.rollback", "--help").stdout
     finally:
         shutil.rmtree(made / "champions" / "simulator", ignore_errors=True)

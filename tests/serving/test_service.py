@@ -11,10 +11,12 @@ import pytest
 from serving.answering.predictor import Predictor
 from serving.answering.requests import RankRequest, to_iso, to_microseconds
 from tests.serving.bad_requests import BAD, Bad
-from tests.serving.conftest import refused
+from tests.serving.conftest import Refusing, refused
 
-pytestmark = pytest.mark.xdist_group("serving")
-
+pytestmark = [
+    pytest.mark.xdist_group("serving"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's words about what it imports
+]
 
 MAX_ANSWER_BYTES = 4096
 SLOW = b"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 200\r\n\r\n{"
@@ -84,12 +86,34 @@ def test_a_body_that_does_not_end_is_a_408_that_says_why(server: httpx.Client) -
     assert "not whole" in answer
 
 
+def bodies(predictor: Predictor, num: int) -> dict[str, object]:
+    """A request of so many candidates, all that are known first."""
+    known = list(predictor.bundle.scorer.index_of)
+    candidates = known + [f"unknown {n}" for n in range(predictor.limits.max_candidates)]
+    return {"user_id": predictor.bundle.golden[0].user_id, "candidates": candidates[:num]}
+
+
+def takes_s(server: httpx.Client, body: dict[str, object]) -> float:
+    """How long one request takes on this machine as busy as it is now: the second longest of seven."""
+    taken = [server.post("/rank", json=body).elapsed.total_seconds() for _ in range(7)]
+    return sorted(taken)[-2]
+
+
 def test_under_overload_all_is_answered_in_time_and_probes_do_not_wait(
     server: httpx.Client, predictor: Predictor
 ) -> None:
-    known = list(predictor.bundle.scorer.index_of)
-    candidates = known + [f"unknown {n}" for n in range(predictor.limits.max_candidates)]
-    body = {"user_id": predictor.bundle.golden[0].user_id, "candidates": candidates[: predictor.limits.max_candidates]}
+    """Of 40 callers at once MAX_IN_FLIGHT are answered one after another, and the rest are told so at once.
+
+    The service gives up a request whose turn does not come within STORE_S (503), and one not answered within TIMEOUT_S
+    (504). On a machine that needs more than STORE_S / MAX_IN_FLIGHT = 112 ms for one ranking that must happen to the
+    last of a full queue: it is no fault, and was what this test saw of the longest lists on busy machines. So its lists
+    are only as long as this machine ranks MAX_IN_FLIGHT of within a third of that time; then neither may come.
+    """
+    from serving.service import MAX_IN_FLIGHT, STORE_S
+
+    whole = predictor.limits.max_candidates
+    share = STORE_S / 3 / MAX_IN_FLIGHT / takes_s(server, bodies(predictor, whole))
+    body = bodies(predictor, max(1, min(whole, int(whole * share))))
 
     def ask(_: int) -> httpx.Response:
         return server.post("/rank", json=body)
@@ -100,14 +124,13 @@ def test_under_overload_all_is_answered_in_time_and_probes_do_not_wait(
         while not all(answer.done() for answer in answers):
             assert server.get("/livez").status_code == 200
             num_probes += not all(answer.done() for answer in answers)
-    said = {200: [], 429: [], 503: [], 504: []}  # the last two where this machine is slower than the service's limits
+    said: dict[int, list[str]] = {200: [], 429: []}
     for answer in answers:
-        said[answer.result().status_code].append(answer.result().json())
+        said.setdefault(answer.result().status_code, []).append(answer.result().text)
+    assert set(said) == {200, 429}, {status: texts[0] for status, texts in said.items() if status >= 500}
     assert said[200]
     assert said[429]
-    assert all("most at once" in each["error"] for each in said[429])
-    assert all(each["code"] == "unavailable" and each["error"] for each in said[503])
-    assert all(each["code"] == "too_slow" and each["error"] for each in said[504])
+    assert all("most at once" in text for text in said[429])
     assert num_probes > 3  # each was answered while requests waited: none stood behind all of them
 
 
@@ -156,19 +179,16 @@ def test_without_state_it_does_not_start_and_names_make_load(made: Path, tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def test_a_tampered_bundle_is_not_served(made: Path, bundle: Path) -> None:
+def test_a_tampered_bundle_is_not_served(refusing: Refusing, bundle: Path) -> None:
     (bundle / "vocabulary.parquet").write_bytes(b"PAR1")
-    done = refused(made, LEITMOTIF_BUNDLE=str(bundle))
-    assert done.returncode == 2
-    assert "vocabulary.parquet changed" in done.stderr
+    assert "vocabulary.parquet changed" in refusing(LEITMOTIF_BUNDLE=str(bundle))
 
 
 @pytest.mark.parametrize("name", ["stamp.json", "ids.json", "registry.db", "online.db"])
-def test_a_damaged_state_is_said_in_one_message(made: Path, state: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_state_is_said_in_one_message(refusing: Refusing, state: Path, tmp_path: Path, name: str) -> None:
     damaged = Path(shutil.copytree(state.resolve(), tmp_path / "feast"))
     (damaged / name).write_bytes(b"\xff\xfe not what it was")
-    done = refused(made, LEITMOTIF_STATE=str(damaged))
-    assert done.returncode == 2, done.stderr
-    assert "make load" in done.stderr
-    assert done.stderr.count("Not serving") == 1
-    assert "Traceback" not in done.stderr
+    said = refusing(LEITMOTIF_STATE=str(damaged))
+    assert "make load" in said
+    assert said.count("Not serving") == 1
+    assert "Traceback" not in said

@@ -13,7 +13,6 @@ import pytest
 
 from serving.answering.predictor import Predictor
 from tests.clones import run
-from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -162,31 +161,32 @@ def test_head_a_slash_and_any_accept_header_are_answered_as_one_expects(server: 
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
 
 
+def test_it_listens_and_answers_to_what_it_was_told(keeping: httpx.Client) -> None:
+    assert listening(keeping.base_url.port or 80) == {"127.0.0.2"}
+    for name, status in (("shop.example", 200), ("a.inner", 200), ("localhost", 421)):
+        assert keeping.get("/info", headers={"host": name}).status_code == status
+
+
 def test_a_dead_store_is_said_in_words_and_by_readyz_until_it_lives_again(
-    made: Path, predictor: Predictor, tmp_path: Path
+    keeping: httpx.Client, lived: Path, predictor: Predictor
 ) -> None:
-    """Its own server, told an address and a name. The live events' file is spoiled under it, and put back."""
-    house = Path(shutil.copytree(made, tmp_path / "house", symlinks=True))
+    """The live events' file is spoiled under the server, and put back."""
     golden = predictor.bundle.golden[0]
     event = {"events": [{"user_id": golden.user_id, "item_id": golden.candidates[0]}]}
-    with serving(house, BENTOML_HOST="127.0.0.2", LEITMOTIF_ALLOWED_HOSTS="shop.example, *.inner") as client:
-        assert listening(client.base_url.port or 80) == {"127.0.0.2"}
-        for name, status in (("shop.example", 200), ("a.inner", 200), ("localhost", 421)):
-            assert client.get("/info", headers={"host": name}).status_code == status
-        assert client.post("/events", json=event).status_code == 200
-        (house / "live").rename(house / "kept")
-        (house / "live").mkdir()
-        (house / "live" / "simulator.db").write_bytes(b"not a database at all" * 500)
-        for answer in (
-            client.get("/readyz"),
-            client.post("/events", json=event),
-            client.post("/rank", json={"user_id": golden.user_id, "candidates": golden.candidates}),
-        ):
-            assert answer.status_code == 503
-            assert answer.json()["code"] == "unavailable"
-            assert "simulator.db" in answer.json()["error"]
-            assert "\n" not in answer.json()["error"]
-        assert client.get("/livez").status_code == 200
-        shutil.rmtree(house / "live")
-        (house / "kept").rename(house / "live")
-        assert client.get("/readyz").status_code == 200
+    assert keeping.post("/events", json=event).status_code == 200
+    (lived / "live").rename(lived / "kept")
+    (lived / "live").mkdir()
+    (lived / "live" / "simulator.db").write_bytes(b"not a database at all" * 500)
+    for answer in (
+        keeping.get("/readyz"),
+        keeping.post("/events", json=event),
+        keeping.post("/rank", json={"user_id": golden.user_id, "candidates": golden.candidates}),
+    ):
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "unavailable"
+        assert "simulator.db" in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
+    assert keeping.get("/livez").status_code == 200
+    shutil.rmtree(lived / "live")
+    (lived / "kept").rename(lived / "live")
+    assert keeping.get("/readyz").status_code == 200

@@ -1,11 +1,9 @@
-"""Feast's own command line, in a clone, from the repository's root: apply, materialize-incremental, ui."""
+"""Feast's own command line, in a clone, from the repository's root: apply, materialize-incremental.
+
+tests/doors/test_commands.py types those and `feature-views list` and opens the page.
+"""
 
 import json
-import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,9 +22,15 @@ FEAST = ("feast", "-c", "features/repo")
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone whose source `table` has been run up to materialize."""
-    root = clones.clone(tmp_path_factory.mktemp("clone"))
+def new_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which nothing has been run, until `clone` is asked for."""
+    return clones.clone(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="module")
+def clone(new_clone: Path) -> Path:
+    """It, after its source `table` has been run up to materialize."""
+    root = new_clone
     (root / "log.csv").write_text("user,item,at\n", encoding="utf-8")
     columns = {f"source.columns.{name}": name for name in ("user_id", "item_id", "occurred_at")}
     named = {"source.name": "table", "source.id": "table", "source.path": str(root / "log.csv")}
@@ -41,13 +45,18 @@ def feast(root: Path, *command: str) -> str:
     return clones.run(root, *FEAST, *command, PYTHONPATH=str(root)).stdout
 
 
+def test_a_clone_that_was_never_run_is_told_what_to_run(new_clone: Path) -> None:
+    """The first test of this file: the next ones run it."""
+    done = clones.run(new_clone, *FEAST, "apply", check=False, PYTHONPATH=str(new_clone))
+    assert done.returncode
+    assert "make run" in done.stderr + done.stdout
+
+
 def test_what_was_loaded_is_what_feast_apply_finds_in_the_repository(clone: Path) -> None:
     loaded = OnlineStore.open(state_of(clone / "data" / "table")).feast
     before = {view.name: view for view in loaded.list_feature_views()}
     assert {"user_history", "item_shows__total", "user_events"} <= before.keys()
     feast(clone, "apply")
-    listed = feast(clone, "feature-views", "list")
-    assert all(name in listed for name in before)
     again = OnlineStore.open(state_of(clone / "data" / "table")).feast
     assert {view.name: view for view in again.list_feature_views()} == before
     for view in before.values():
@@ -78,47 +87,3 @@ def test_the_store_of_the_repository_reads_as_of_a_time(clone: Path, tmp_path: P
     said = clones.run(clone, "python", "-c", program, PYTHONPATH=str(clone)).stdout
     (line,) = json.loads(said.splitlines()[-1])
     assert line["end_offset"] == len(line["item_ids"]) > 0
-
-
-def test_a_clone_that_was_never_run_is_told_what_to_run(tmp_path: Path) -> None:
-    root = clones.clone(tmp_path)
-    done = clones.run(root, *FEAST, "apply", check=False, PYTHONPATH=str(root))
-    assert done.returncode
-    assert "make run" in done.stderr + done.stdout
-
-
-@pytest.fixture
-def page(clone: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of Feast's web page, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = clones.surroundings(clone) | {"PYTHONPATH": str(clone)}
-    said = (tmp_path / "said").open("w+")
-    server = subprocess.Popen(
-        [*FEAST, "ui", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=clone, env=environment, stdout=said, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            if server.poll() is not None:
-                break
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        said.seek(0)
-        assert server.poll() is None, said.read()[-3000:]
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
-        said.close()
-
-
-def test_the_web_page_lists_the_views(page: str) -> None:
-    with urllib.request.urlopen(f"{page}/projects-list.json", timeout=30) as answer:
-        projects = json.load(answer)["projects"]
-    assert "leitmotif" in {project["id"] for project in projects} | {project["name"] for project in projects}

@@ -166,6 +166,7 @@ def test_feast_answers_what_training_reads_at_every_lag_and_window(small: Log) -
     assert 0 < num_quiet < num_compared
 
 
+@pytest.mark.slow
 def test_feast_answers_what_training_reads_of_ebnerd(ebnerd: Log) -> None:
     requests = requests_of(ebnerd)
     drawn = np.random.default_rng(7).choice(len(requests), 300, replace=False)

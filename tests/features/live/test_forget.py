@@ -23,9 +23,11 @@ from features.stages.ingest import run as ingest
 from tests import clones
 from tests.features.live_log import event, seal, show
 from tests.features.raw_logs import SMALL, read, source
+from tests.one_process import run_stages
 
 USER, OTHER = "u00042", "u00043"
 MANY = 40
+STAGES = ("ingest", "validate", "histories", "statistics")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seal(root / "live" / "simulator" / "2026-11-24.parquet", show(5, "a", user_id=USER), event(6, user_id=OTHER))
     for seed in (1, 2):
         clones.run(root, sys.executable, "-m", "orchestration.configure", f"seed={seed}")
-        clones.run(root, "dvc", "repro", "-q", "histories", "statistics")
+        run_stages(root, tuple(f"features.stages.{stage}" for stage in STAGES))
+        clones.run(root, "dvc", "commit", "-q", "-f", *STAGES)
         clones.run(root, "git", "add", "-A")
         clones.run(root, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", f"seed {seed}")
     return root

@@ -13,7 +13,7 @@ import pytest
 
 from contracts.errors import CheckFailed, InputError
 from features.live.places import state_of
-from features.online.freshness import measure, watch
+from features.online.freshness import main, measure, watch
 from features.online.load import load
 from features.online.snapshot import COUNTERS
 from features.online.store import OnlineStore
@@ -126,7 +126,9 @@ def test_a_log_that_went_on_without_the_store_makes_it_stale(tmp_path: Path) -> 
     assert any(line.startswith("user_history: 83.3333%") for line in lines)
 
 
-def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "data" / "table"
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "presets").symlink_to(ROOT / "presets")
@@ -138,12 +140,13 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(tmp
         done = [sys.executable, "-m", "features.online.freshness"]
         return subprocess.run(done, cwd=tmp_path, env=path, capture_output=True, text=True, check=False)
 
-    assert (command().returncode, "make load" in command().stderr) == (2, True)
     rows = random_log(6)
     loaded(folder, [*rows, row("u0", "i00", 4000)])
-    done = command()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+    monkeypatch.chdir(tmp_path)
+    main()  # the command in this process
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert [line.split()[0] for line in told.out.splitlines()] == [
         "view",
         "user_history",
         "item_profile",
@@ -152,13 +155,22 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(tmp
         "user_item_counters",
         "no",
     ]
-    assert done.stdout.endswith("no live event has come since\n")
+    assert told.out.endswith("no live event has come since\n")
     build(folder, [*rows, row("u0", "i00", 4000), row("u1", "i00", 4100)])
     done = command()
     assert done.returncode == 3
+    assert done.stderr.startswith("view ")  # nothing that a library says stands before it
     assert "user_history: its newest event, 2024-01-01T01:06:40+00:00, is 100 s behind the log's end" in done.stderr
 
 
-def test_a_store_that_was_never_loaded_names_the_command(tmp_path: Path) -> None:
+def test_a_store_that_was_never_loaded_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match="make load"):
         watch(tmp_path / "data" / "table", materialize())
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, "make load" in capsys.readouterr().err) == (2, True)

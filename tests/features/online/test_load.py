@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -33,6 +31,7 @@ from features.online.store import OnlineStore
 from features.stages.histories import run as run_histories
 from features.stages.statistics import run as run_statistics
 from features.tables.histories import UserHistories
+from tests.features.loaders import loading
 from tests.features.redis_server import RedisServer
 from tests.features.small_log import (
     START,
@@ -48,8 +47,6 @@ from tests.features.small_log import (
 )
 
 pytestmark = pytest.mark.xdist_group("feast")
-ROOT = Path(__file__).resolve().parents[3]
-LOAD = "from pathlib import Path; from features.online.load import *; d = Path({!r}); print(load(d, state_of(d)))"
 
 
 class Source:
@@ -381,12 +378,12 @@ def test_a_kill_in_the_middle_of_a_load_over_another_leaves_that_one(tmp_path: P
     load(source.data, source.state)
     before, stamp = content(source.state), read_stamp(source.state)
     source.write(np.random.default_rng(5), users, [f"i{number:02}" for number in range(12)])
-    loading = subprocess.Popen([sys.executable, "-c", LOAD.format(str(source.data))], cwd=ROOT, stdout=subprocess.PIPE)
-    while not list(source.state.parent.glob(f".feast-{loading.pid}-*/{after}")):
-        assert loading.poll() is None, "ended before it could be killed"
+    process = loading(source.data)
+    while not list(source.state.parent.glob(f".feast-{process.pid}-*/{after}")):
+        assert process.is_alive(), "ended before it could be killed"
         time.sleep(0.0005)
-    loading.kill()
-    loading.communicate()
+    process.kill()
+    process.join()
     assert read_stamp(source.state) == stamp
     assert content(source.state) == before
     assert load(source.data, source.state)
@@ -400,13 +397,14 @@ def test_of_loaders_at_once_one_loads_and_the_others_wait_and_find_it_done(tmp_p
     source.state.parent.mkdir(parents=True)
     lock = os.open(source.state.parent, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    command = [sys.executable, "-c", LOAD.format(str(source.data))]
-    loaders = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    files = [tmp_path / f"said {number}" for number in range(3)]
+    loaders = [loading(source.data, said) for said in files]
     time.sleep(0.5)
     assert not source.state.exists()
     os.close(lock)
-    said = [loader.communicate()[0].strip() for loader in loaders]
-    assert sorted(said) == ["False", "False", "True"]
+    for loader in loaders:
+        loader.join()
+    assert sorted(said.read_text() for said in files) == ["False", "False", "True"]
     assert_as_from_nothing(source)
 
 

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -142,25 +141,6 @@ def test_an_opened_store_stays_with_its_snapshot_when_a_newer_one_is_loaded(tmp_
     assert new is not None
     assert first.snapshot_id != second.snapshot_id == newer["snapshot_id"]
     assert new.item_ids == [*old.item_ids, "i01"]
-
-
-def test_a_load_killed_midway_leaves_the_last_good_one_and_the_next_load_succeeds(tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "table"
-    store = loaded(folder, random_log(3))
-    newer = write_snapshot(folder, build(folder, random_log(4)), 9, settings(), folder / "feature_snapshot")
-    script = (
-        f"from pathlib import Path; from features.online.load import *; d = Path({str(folder)!r}); load(d, state_of(d))"
-    )
-    loading = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
-    while not list(state_of(folder).parent.glob(f".feast-{loading.pid}-*/online.db")):
-        assert loading.poll() is None, "ended before it could be killed"
-        time.sleep(0.001)
-    loading.kill()
-    loading.wait()
-    assert OnlineStore.open(state_of(folder)).snapshot_id == store.snapshot_id
-    assert load(folder, state_of(folder))
-    assert OnlineStore.open(state_of(folder)).snapshot_id == newer["snapshot_id"]
-    assert len(list(state_of(folder).parent.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["online.db", "registry.db", "ids.json", "item_counters.npz", "stamp.json"])

@@ -1,6 +1,6 @@
 """Whatever the params, a log that is fed event by event reads at every request as its tables do; a crawler among all.
 
-LEITMOTIF_PARITY_SETS: how many random sets of params are drawn; 12 where it is not set.
+LEITMOTIF_PARITY_SETS: how many random sets of params are drawn; 12 where it is not set, of which 4 are no slow tests.
 """
 
 import os
@@ -18,9 +18,11 @@ from tests.features.random_params import build, draw, replayed
 from tests.features.small_log import history, statistics
 
 NUM_SETS = int(os.environ.get("LEITMOTIF_PARITY_SETS", "12"))
+NUM_QUICK = 4
+SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= NUM_QUICK)) for seed in range(NUM_SETS)]
 
 
-@pytest.mark.parametrize("seed", range(NUM_SETS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_online_reads_what_training_reads_whatever_the_params(seed: int, tmp_path: Path) -> None:
     drawn = draw(seed)
     data = tmp_path / "data" / "log"

@@ -180,6 +180,7 @@ def test_movielens_forgets_user_1_and_not_user_11(tmp_path: Path) -> None:
     assert before["items_read"] == after["items_read"]  # a catalogue is not derived from users
 
 
+@pytest.mark.slow
 def test_ebnerd_forgets_impressions_history_and_contexts(tmp_path: Path) -> None:
     data, path = tmp_path / "data" / "ebnerd", real_data("ebnerd-demo")
     run(data, 1, SMALL, source("ebnerd", path, partition="month"))

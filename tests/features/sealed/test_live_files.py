@@ -148,7 +148,7 @@ def test_each_engine_has_its_own_files_and_its_own_newest_seq(tmp_path: Path) ->
     assert places["live-5"] == ("live/table/2026-11-24.parquet", 1)
 
 
-@pytest.mark.parametrize("name", ["simulator", "movielens", "ebnerd"])
+@pytest.mark.parametrize("name", ["simulator", "movielens", pytest.param("ebnerd", marks=pytest.mark.slow)])
 def test_live_events_stand_beside_every_source(tmp_path: Path, name: str) -> None:
     paths = {"simulator": None, "movielens": "movielens-small", "ebnerd": "ebnerd-demo"}
     path = real_data(paths[name]) if paths[name] else None

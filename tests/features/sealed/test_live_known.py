@@ -155,7 +155,9 @@ def test_the_forgotten_stay_so_in_a_temporary_experiment(forgetful: Path) -> Non
     assert USER not in users
 
 
+@pytest.mark.slow
 def test_the_forgotten_stay_so_in_a_queued_experiment(forgetful: Path) -> None:
+    """In a workspace as that of --temp; DVC's own worker makes it."""
     clones.run(forgetful, "dvc", "exp", "run", "--queue", "-n", "queued", "-S", "train.epochs=4", "ingest")
     clones.run(forgetful, "dvc", "queue", "start")
     until = time.monotonic() + QUEUE_S

@@ -263,6 +263,7 @@ def slow_num_rows(behaviors: list[Row], histories: list[Row]) -> int:
     return num_rows
 
 
+@pytest.mark.slow
 def test_the_real_log_is_read_whole(tmp_path: Path) -> None:
     report = ingest(tmp_path, real_data("ebnerd-demo"))
     candidates, visits = 278_139 + 304_915, 258_318 + 240_058
