@@ -130,6 +130,8 @@ def _truth(
         "propensities": pa.table(
             {
                 "event_id": events["event_id"],
+                "impression_id": events["impression_id"],
+                "item_id": events["item_id"],
                 "propensity": np.round(slates.propensity.ravel(), 12).astype(np.float32),
                 "one_draw": np.round(slates.one_draw.ravel(), 12).astype(np.float32),
             }
