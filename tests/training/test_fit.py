@@ -112,7 +112,7 @@ def test_scalars_of_a_file_are_those_of_memory_and_memory_does_not_grow_with_the
     events, counters = load_events(data), load_counters(data, load_vocabulary(data))
     requests = load_requests(data, events)
     peaks = []
-    for part in (requests.take(np.arange(300)), requests.take(np.arange(2400))):
+    for part in (requests.take(np.arange(len(requests) // 8)), requests):
         tracemalloc.start()
         write_scalars(tmp_path / "scalars.npy", spec, events, part, counters)
         dataset = train.RequestDataset(spec, events, part, np.load(tmp_path / "scalars.npy", mmap_mode="r"))
@@ -121,7 +121,7 @@ def test_scalars_of_a_file_are_those_of_memory_and_memory_does_not_grow_with_the
             dataset.__getitems__(positions)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert len(part.label) > 10_000
+    assert len(part.label) > 5_000
     assert peaks[1] < peaks[0] + 0.1 * len(part.label) * len(spec.scalars) * 4, "not a tenth of them is held"
     expected = read_scalars(spec, events, part, counters)
     assert np.array_equal(dataset.scalars, expected)
