@@ -7,7 +7,7 @@ one a combination of label, rank bucket and age bucket. A `*` stands for any lea
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from contracts.schema import UNKNOWN_INDEX
@@ -17,8 +17,14 @@ from training.model.batch import History
 class ItemRows(NamedTuple):
     """Where an item's embeddings stand in the tables."""
 
+    index: Int[Tensor, "*shape"]  # item_index
     row: Int[Tensor, "*shape"]
     category: Int[Tensor, "*shape categories"]
+
+    @property
+    def is_told(self) -> Bool[Tensor, "*shape"]:
+        """Whether anything tells the item from another that nobody knows: a row of its own, or a category."""
+        return (self.row > UNKNOWN_INDEX) | (self.category > 0).any(-1)
 
 
 class Catalogue(nn.Module):
@@ -38,7 +44,7 @@ class Catalogue(nn.Module):
 
     def forward(self, item_index: Int[Tensor, "*shape"]) -> ItemRows:
         """Rows of any items; every index must be below N."""
-        return ItemRows(self.row_of_N[item_index], self.category_NG[item_index])
+        return ItemRows(item_index, self.row_of_N[item_index], self.category_NG[item_index])
 
 
 class ItemEmbedding(nn.Module):
