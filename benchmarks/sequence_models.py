@@ -144,7 +144,7 @@ def prepare_variant(bench: Bench, variant: Variant, model: ModelParams, train: T
     sets = {name: _dataset(bench, variant, spec, getattr(bench.track, name)) for name in PARTS[:2]}
     requests = sets["train"].requests
     counts = count_items(requests, bench.events, spec.history_length, bench.vocabulary.num_items)
-    tables = fit_tables(bench.vocabulary, counts, train.min_item_events)
+    tables = fit_tables(bench.vocabulary, counts, train.min_item_events, train.min_category_events)
     return Prepared(
         spec=spec,
         cuts=bench.source.cuts,

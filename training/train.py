@@ -126,7 +126,7 @@ def prepare(
     vocabulary = load_vocabulary(data)
     counters = load_counters(data, vocabulary)
     counts = count_items(sample.requests, events, spec.history_length, vocabulary.num_items)
-    tables = fit_tables(vocabulary, counts, train.min_item_events)
+    tables = fit_tables(vocabulary, counts, train.min_item_events, train.min_category_events)
     validation = sample_validation(cuts.part(requests, "validation"), sample.min_history, train, seed)
     log.info(
         "train on %s requests before %s, validate on %s", f"{len(sample.requests):,}", iso(cuts.validation_at),
