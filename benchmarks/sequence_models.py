@@ -159,4 +159,5 @@ def prepare_variant(bench: Bench, variant: Variant, model: ModelParams, train: T
 
 def _dataset(bench: Bench, variant: Variant, spec: FeatureSpec, part: Part) -> RequestDataset:
     requests = part.requests if variant.history else replace(part.requests, starts=part.requests.ends)
-    return RequestDataset(spec, bench.events, requests, part.scalars if variant.scalars else part.scalars[:, :0])
+    scalars = part.scalars if variant.scalars else part.scalars[:, :0]
+    return RequestDataset(spec, bench.events, requests, scalars, bench.source.counters)

@@ -154,6 +154,7 @@ def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_
         num_rank_buckets=spec.num_rank_buckets,
         num_age_buckets=spec.num_age_buckets,
         num_scalars=num_scalars,
+        code_width=spec.code_width,
     )
 
 

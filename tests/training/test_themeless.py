@@ -111,9 +111,9 @@ def test_by_a_session_such_an_event_goes_with_the_others(make, history):
 
 def test_such_events_neither_lower_nor_raise_mutual_information(make, history):
     model, mask_UL = make(), history.mask_UL
-    routing_NT = model.tables().routing_NT
+    routing_ULT = model.tables().routing_NT[history.item_index_UL]
     told_UL = mask_UL & ~torch.isin(history.item_index_UL, torch.tensor(NAMELESS))
-    whole, told = (mutual_information_loss(routing_NT, history._replace(mask_UL=each)) for each in (mask_UL, told_UL))
+    whole, told = (mutual_information_loss(routing_ULT, history._replace(mask_UL=each)) for each in (mask_UL, told_UL))
     torch.testing.assert_close(told, whole, rtol=0, atol=1e-12)
 
 

@@ -1,6 +1,6 @@
 """Items and sessions -> themes: soft routing over T prototypes.
 
-Shapes: U users, L history length, T themes, R router width. A `*` stands for any leading dimensions.
+Shapes: U users, L history length, T themes, R router width, F code width. A `*` stands for any leading dimensions.
 """
 
 import torch
@@ -12,13 +12,16 @@ from training.model.batch import History
 from training.model.embeddings import ItemEmbedding, ItemRows
 
 ROUTER_STD = 0.2
+CODE_STD = 0.5  # of the map of codes, which are shorter than 1: so that they weigh like a row
 NORM_FLOOR = 1e-4  # keeps the direction of a zero vector, and its gradient, finite
 
 
 class Router(nn.Module):
-    """p = softmax(cos(r, P_k) / temperature) with r = R_item + R_category, tables of its own unless tied.
+    """p = softmax(cos(r, P_k) / temperature) with r = R_item + R_category + W f, tables of its own unless tied.
 
-    An item of which nothing is known belongs to no theme, neither as an event nor as a candidate: its r and p are 0.
+    f: the item's code, by who read it before the request (features/encoding/item_codes.py): what an item has that was
+    never trained on. An item of which nothing is known belongs to no theme, neither as an event nor as a candidate:
+    its r and p are 0.
     tied: the click model's item embedding is used as r, and nothing is held here but the prototypes.
     random: routing stays as it was drawn, a theme for each item, the control; categories are not read.
     """
@@ -33,11 +36,15 @@ class Router(nn.Module):
         *,
         kind: str,
         route: str,
+        code_width: int = 0,
     ) -> None:
         super().__init__()
         self.kind, self.route, self.temperature = kind, route, temperature
         if kind != "tied":
             self.item = ItemEmbedding(num_items, num_categories, width, ROUTER_STD)
+        self.of_code = nn.Linear(code_width, width, bias=False) if code_width and kind != "random" else None
+        if self.of_code is not None:
+            nn.init.normal_(self.of_code.weight, std=CODE_STD)
         self.prototype_TR = nn.Parameter(torch.randn(num_themes, width))
         if route == "blend":
             self.blend = nn.Parameter(torch.zeros(()))
@@ -53,7 +60,10 @@ class Router(nn.Module):
         """
         if self.kind == "random":
             return self.item.item(rows.index) * (rows.index > UNKNOWN_INDEX).unsqueeze(-1)
-        return (click if self.kind == "tied" else self.item(rows)) * rows.is_told.unsqueeze(-1)
+        known = click if self.kind == "tied" else self.item(rows)
+        if self.of_code is not None and rows.code is not None:
+            known = known + self.of_code(rows.code)
+        return known * rows.is_told.unsqueeze(-1)
 
     def assign(self, code: Float[Tensor, "*shape router"]) -> Float[Tensor, "*shape themes"]:
         """Routing by codes; rows sum to 1, or are 0 where the code is."""
