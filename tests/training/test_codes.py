@@ -9,7 +9,7 @@ import torch
 from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
 from tests.training.conftest import PARAMS, SHAPE
-from training.model.batch import Codes
+from training.model.batch import Candidates, Codes, History
 from training.model.build import build, fit_buffers
 from training.model.exported import export_halves
 
@@ -41,10 +41,10 @@ def test_requests_score_alike_together_and_one_by_one(model, make_history, make_
     together = model(history, candidates, codes)
     for user in range(4):  # one by one, as a service asks
         own = candidates.user_of_B == user
-        one = candidates._replace(item_index_B=candidates.item_index_B[own], user_of_B=torch.zeros(3, dtype=torch.int64),
-                                  scalars_BS=candidates.scalars_BS[own])  # fmt: skip
-        alone = model(type(history)(*(field[user : user + 1] for field in history)), one,
-                      Codes(codes.event_ULF[user : user + 1], codes.candidate_BF[own]))  # fmt: skip
+        item_B, scalars_BS = candidates.item_index_B[own], candidates.scalars_BS[own]
+        one = Candidates(item_B, torch.zeros(3, dtype=torch.int64), scalars_BS)
+        of_one = Codes(codes.event_ULF[user : user + 1], codes.candidate_BF[own])
+        alone = model(History(*(field[user : user + 1] for field in history)), one, of_one)
         torch.testing.assert_close(alone, together[own], rtol=0, atol=1e-12)
 
 
