@@ -123,7 +123,7 @@ def _fit(bench: Bench, name: str, variant: Variant, params: Any, train: Any, see
     began = time.process_time()
     record, best = fit(name, model, prepared.train, prepared.validation, train, seed)
     seconds = time.process_time() - began
-    test = RequestDataset(spec, bench.events, bench.requests, bench.test.scalars)
+    test = RequestDataset(spec, bench.events, bench.requests, bench.test.scalars, bench.test.counters)
     log.info("%s, seed %d: step %d of %d, %.0f CPU s", name, seed, record[best - 1].step, record[-1].step, seconds)
     return {
         "logits": score_requests(name, model, test),
@@ -139,7 +139,7 @@ def _recovery(bench: Bench, model: Model, prepared: Prepared) -> float:
         return float("nan")
     warm = np.flatnonzero((bench.true_theme_N >= 0) & (prepared.tables.row_of_item > 1))
     with torch.inference_mode():
-        found = model.tables(torch.from_numpy(warm)).routing_NT.argmax(1).numpy()
+        found = model.themes(torch.from_numpy(warm)).argmax(1).numpy()
     return normalised_mutual_information(bench.true_theme_N[warm], found)
 
 

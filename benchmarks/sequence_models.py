@@ -144,7 +144,7 @@ def prepare_variant(bench: Bench, variant: Variant, model: ModelParams, train: T
     sets = {name: _dataset(bench, variant, spec, getattr(bench.track, name)) for name in PARTS[:2]}
     requests = sets["train"].requests
     counts = count_items(requests, bench.events, spec.history_length, bench.vocabulary.num_items)
-    tables = fit_tables(bench.vocabulary, counts, train.min_item_events)
+    tables = fit_tables(bench.vocabulary, counts, train.min_item_events, train.min_category_events)
     return Prepared(
         spec=spec,
         cuts=bench.source.cuts,
@@ -159,4 +159,5 @@ def prepare_variant(bench: Bench, variant: Variant, model: ModelParams, train: T
 
 def _dataset(bench: Bench, variant: Variant, spec: FeatureSpec, part: Part) -> RequestDataset:
     requests = part.requests if variant.history else replace(part.requests, starts=part.requests.ends)
-    return RequestDataset(spec, bench.events, requests, part.scalars if variant.scalars else part.scalars[:, :0])
+    scalars = part.scalars if variant.scalars else part.scalars[:, :0]
+    return RequestDataset(spec, bench.events, requests, scalars, bench.source.counters)

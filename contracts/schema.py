@@ -169,13 +169,14 @@ USER_ITEM_COUNTERS = counters("user_id", "item_id")
 COCLICK_CLICKS = pa.schema(
     [_required("item_id", pa.string()), _required("occurred_at", TIME), _required("user_id", pa.string())]
 )
-"""coclicks/clicks.parquet: every click of role impression, sorted by all columns."""
+"""coclicks/clicks.parquet: every click of role impression; history_clicks.parquet: the others. Sorted by all."""
 
 
-def coclick_factors(rank: int) -> pa.Schema:
-    """coclicks/factors.parquet: a user's factor of clicks before starts_at; sorted by (starts_at, user_id)."""
-    factor = pa.list_(pa.field("item", pa.int8(), nullable=False), rank)
-    return pa.schema([_required("starts_at", TIME), _required("user_id", pa.string()), _required("factor", factor)])
+def coclick_factors(rank: int, width: int) -> pa.Schema:
+    """coclicks/factors.parquet: a user's factor and code of clicks before starts_at; sorted by (starts_at, user_id)."""
+    factor, code = (pa.list_(pa.field("item", pa.int8(), nullable=False), length) for length in (rank, width))
+    users = [_required("starts_at", TIME), _required("user_id", pa.string())]
+    return pa.schema([*users, _required("factor", factor), _required("code", code)])
 
 
 USER_HISTORY_SNAPSHOT = pa.schema(

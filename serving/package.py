@@ -19,6 +19,7 @@ from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encoding.asked import Asked, recent_clicks
 from features.encoding.counters import Counters
+from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalars_of_one
 from features.online.replay import replaying
 from features.online.store import OnlineStore
@@ -51,7 +52,7 @@ from serving.bundle.loaded import (
 )
 from serving.bundle.logged import LoggedRequest, RequestLog
 from serving.bundle.manifest import hash_folder, write_manifest
-from serving.bundle.reading import read_events, read_scalars
+from serving.bundle.reading import read_codes, read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Scorer
 from serving.bundle.themes import name_themes
 from serving.params import ServeParams
@@ -81,9 +82,13 @@ def run(data: Path, serve: ServeParams) -> Report:
         _copy_model(data, bundle, metrics["served"])
         scorer = load_scorer(bundle)
         vocabulary = pq.read_table(bundle / VOCABULARY)
-        write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary)})
+        requests = RequestLog.open(data)
+        counters = Counters.from_folder(data, requests.item_ids, requests.histories.user_ids)
+        codes = item_codes(scorer.spec, counters, np.arange(len(vocabulary)), snapshot["log_end_us"])
+        write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary, codes)})
         scratch = staging / f"replay-{os.getpid()}"
-        golden = golden_requests(data, scorer, metrics["served"], serve.num_golden_requests, scratch)
+        served, num = metrics["served"], serve.num_golden_requests
+        golden = golden_requests(data, requests, counters, scorer, served, num, scratch)
         write_golden(bundle / GOLDEN, golden)
         write_json(bundle / METRICS, metrics)
         shutil.copyfile(data / "metrics" / RANKED, bundle / RANKED)
@@ -115,19 +120,19 @@ def run(data: Path, serve: ServeParams) -> Report:
     }
 
 
-def golden_requests(data: Path, scorer: Scorer, served: str, num: int, scratch: Path) -> list[GoldenRequest]:
+def golden_requests(
+    data: Path, requests: RequestLog, counters: Counters, scorer: Scorer, served: str, num: int, scratch: Path
+) -> list[GoldenRequest]:
     """Test requests at even distances in time, scored here.
 
     evaluate must have given them the same scores, and so must a scratch online store that the log is replayed into,
     event by event, up to each request's time.
     """
-    requests = RequestLog.open(data)
     predictions = pq.read_table(data / "predictions", columns=["request_index", "item_index", served])
     index_B = predictions["request_index"].to_numpy()
     distinct = np.unique(index_B)
     if not len(distinct):
         raise InputError(f"{data / 'predictions'} holds no test request: none can be golden. Move split.test earlier.")
-    counters = Counters.from_folder(data, requests.item_ids, requests.histories.user_ids)
     chosen = distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
     logged = list(requests.read(chosen))
     golden, snapshot = [], read_json(data / "feature_snapshot" / "snapshot.json")
@@ -150,7 +155,13 @@ def _golden(request: LoggedRequest, requests: RequestLog, scorer: Scorer, counte
     asked = Asked.of_one(request.user_key, request.at, clicks, reading, request.context)
     scalars = scalars_of_one(scorer.spec, counters, requests.item_keys(request.candidates), asked)
     kept = window(scorer, request.events, request.at)
-    state = scorer.user_side(kept, request.at)
+    newest = scorer.newest_events(kept, request.at, scorer.spec.history_length)
+    codes, of_candidates = (
+        item_codes(scorer.spec, counters, requests.item_keys(item_ids), request.at)
+        for item_ids in (newest.item_ids, request.candidates)
+    )
+    state = scorer.user_side(kept, request.at, codes)
+    scores = scorer.score(state, scorer.item_index(request.candidates), scalars, of_candidates)
     return GoldenRequest(
         request=request.name,
         user_id=request.user_id,
@@ -161,7 +172,9 @@ def _golden(request: LoggedRequest, requests: RequestLog, scorer: Scorer, counte
         sessions=kept.session.tolist(),
         candidates=list(request.candidates),
         scalars=scalars.tolist(),
-        logits=scorer.score(state, scorer.item_index(request.candidates), scalars).logit_M.tolist(),
+        event_codes=codes.tolist(),
+        candidate_codes=of_candidates.tolist(),
+        logits=scores.logit_M.tolist(),
     )
 
 
@@ -190,8 +203,9 @@ def _require_online(request: LoggedRequest, golden: GoldenRequest, scorer: Score
     """Bit for bit: the same lines on the same machine read the same."""
     events = read_events(store, request.user_id)
     scalars = read_scalars(scorer, store, request.user_id, events, golden.candidates, request.at, request.context)
-    state = scorer.user_side(events or NO_EVENTS, request.at)
-    logits = scorer.score(state, scorer.item_index(golden.candidates), scalars).logit_M.tolist()
+    codes, of_candidates = read_codes(scorer, store, events, golden.candidates, request.at)
+    state = scorer.user_side(events or NO_EVENTS, request.at, codes)
+    logits = scorer.score(state, scorer.item_index(golden.candidates), scalars, of_candidates).logit_M.tolist()
     if logits != golden.logits:
         raise CheckFailed(
             f"User {request.user_id!r}, request {request.name!r}: logits {logits} by an online store that saw the log "

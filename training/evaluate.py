@@ -24,6 +24,7 @@ from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from contracts.stage import Report, main
 from features.encoding.counters import Counters
 from features.encoding.encode import FeatureSpec
+from features.encoding.item_codes import item_codes
 from features.terms.convention import is_click
 from features.terms.params import LabelParams, SplitParams
 from training.judging.baselines import fit_logistic, logistic, popularity, sigmoid
@@ -71,6 +72,7 @@ class Tested:
     dataset: RequestDataset
     models: dict[str, Model]
     scored: dict[str, Scored]
+    code_NF: npt.NDArray[np.float32]  # of all items, by who read them up to the log's end
 
 
 def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, split: SplitParams) -> Report:
@@ -149,7 +151,7 @@ def compare(
     test = count(requests)
     said = warnings(served, models, between) if test["num_requests_ranked"] else []
     mos = tested.models["mos"]
-    use = theme_use(mos, tested.events.item_index) if mos.has_router else None
+    use = theme_use(mos, tested.events.item_index, tested.code_NF) if mos.has_router else None
     return {
         "served": served,
         "models": models,
@@ -199,6 +201,7 @@ def score_all(
         dataset=dataset,
         models=models,
         scored=scored,
+        code_NF=item_codes(spec, counters, np.arange(vocabulary.num_items) - FIRST_INDEX, cuts.log_end),
     )
 
 

@@ -126,7 +126,7 @@ def prepare(
     vocabulary = load_vocabulary(data)
     counters = load_counters(data, vocabulary)
     counts = count_items(sample.requests, events, spec.history_length, vocabulary.num_items)
-    tables = fit_tables(vocabulary, counts, train.min_item_events)
+    tables = fit_tables(vocabulary, counts, train.min_item_events, train.min_category_events)
     validation = sample_validation(cuts.part(requests, "validation"), sample.min_history, train, seed)
     log.info(
         "train on %s requests before %s, validate on %s", f"{len(sample.requests):,}", iso(cuts.validation_at),
@@ -154,6 +154,7 @@ def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_
         num_rank_buckets=spec.num_rank_buckets,
         num_age_buckets=spec.num_age_buckets,
         num_scalars=num_scalars,
+        code_width=spec.code_width,
     )
 
 

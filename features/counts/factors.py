@@ -1,7 +1,10 @@
-"""Clicks -> factors of users at the start of each period: a truncated SVD of who clicked what before it.
+"""Clicks -> factors and codes of users at the start of each period: a truncated SVD of who clicked what before it.
 
 The matrix has one row a user and one column an item, 1 / sqrt(clicks of the user x clicks of the item) where there was
 a click; its left singular vectors, weighted by their singular values and set to one length, are the users' factors.
+Signs and order of singular vectors differ from period to period, so factors are compared within a period alone. A code
+is what a model may learn weights on: the leading directions but the first, which says how active a user is, turned onto
+the codes of the period before (orthogonal Procrustes: Schoenemann, 1966).
 Randomised range finder: Halko, Martinsson and Tropp, 2011. Equal bytes are promised on one CPU type, as for weights.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
@@ -22,11 +25,13 @@ from threadpoolctl import threadpool_limits
 
 from contracts.errors import InputError
 from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
-from features.terms.convention import CLICKED, micros
+from features.terms.convention import CLICKED, code_width, micros
 
 log = logging.getLogger("leitmotif")
 
 Int64 = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating]
+Codes = npt.NDArray[np.int8]
 
 MAX_PERIODS = 2_000
 MAX_BYTES = 4 * 2**30
@@ -38,28 +43,50 @@ LENGTH = 127
 
 
 def write_coclicks(rows: ir.Table, rank: int, period_s: float, folder: Path) -> dict[str, int]:
-    """Write clicks.parquet and factors.parquet. rows: validated interactions. Returns how many of each.
+    """Write clicks.parquet, history_clicks.parquet and factors.parquet; returns counts. rows: validated.
 
-    Clicks that only extend a history make factors, but no item's readers: a log has them for some weeks and not for
-    others. A period's factors are of clicks strictly before its start.
+    Clicks that only extend a history stand apart: a log has them for some weeks and not for others, so that what is
+    compared by how many readers an item has leaves them out. A period's factors are of clicks before its start.
     """
     clicked = rows.filter(rows.label >= CLICKED)
-    shown = clicked.filter(clicked.role == ROLE_IMPRESSION)
-    clicks = shown.select("item_id", "occurred_at", "user_id").order_by(["item_id", "occurred_at", "user_id"])
-    clicks = clicks.to_pyarrow().cast(COCLICK_CLICKS)
-    pq.write_table(clicks, folder / "clicks.parquet", compression="zstd")
+    is_shown = clicked.role == ROLE_IMPRESSION
+    clicks, by_history = (_write_clicks(clicked.filter(which), folder / f"{name}.parquet")
+                          for name, which in (("clicks", is_shown), ("history_clicks", ~is_shown)))  # fmt: skip
     pairs = clicked.group_by(["user_id", "item_id"]).agg(occurred_at=clicked.occurred_at.min())
     pairs = pairs.order_by(["user_id", "item_id"]).to_pyarrow()
-    schema, num_factors = coclick_factors(rank), 0
+    schema, num_factors = coclick_factors(rank, code_width(rank)), 0
     with pq.ParquetWriter(folder / "factors.parquet", schema, compression="zstd") as writer:
         for table in _factors(pairs, _starts(clicks, micros(period_s), rank), rank):
             writer.write_table(table.cast(schema))
             num_factors += len(table)
-    return {"num_coclick_clicks": len(clicks), "num_coclick_factors": num_factors}
+    return {
+        "num_coclick_clicks": len(clicks),
+        "num_coclick_history_clicks": len(by_history),
+        "num_coclick_factors": num_factors,
+    }
 
 
 def user_factors(users: Int64, items: Int64, rank: int) -> npt.NDArray[np.int8]:
     """[U, rank] of clicked pairs, numbered densely from 0; columns beyond the matrix' rank are 0."""
+    return _of_one_length(leading(users, items, rank)[:, :rank], rank)
+
+
+def user_codes(directions: Floats, earlier_rows: Int64, earlier: Codes, width: int) -> Codes:
+    """[U, width] of `leading`'s directions, as near to the codes of the period before as turning them allows.
+
+    directions: of leading. earlier_rows: [E] the users who had codes, by their rows here. earlier: [E, width] these.
+    """
+    made = np.zeros((len(directions), width))
+    own = directions[:, 1 : width + 1]
+    made[:, : own.shape[1]] = own
+    with threadpool_limits(1):
+        left, _, right = np.linalg.svd(made[earlier_rows].T @ earlier.astype(np.float64))
+        turned = made @ (left @ right)
+    return _of_one_length(turned, width)
+
+
+def leading(users: Int64, items: Int64, rank: int) -> Floats:
+    """[U, up to rank + OVERSAMPLING] the left singular vectors times their values, the greatest first."""
     shape = (int(users.max()) + 1, int(items.max()) + 1)
     weight = 1 / np.sqrt(np.bincount(users)[users] * np.bincount(items)[items])
     matrix = sparse.csr_matrix((weight, (users, items)), shape=shape)
@@ -70,11 +97,21 @@ def user_factors(users: Int64, items: Int64, rank: int) -> npt.NDArray[np.int8]:
             basis, _ = np.linalg.qr(matrix.T @ sketch)
             sketch = matrix @ basis
         left, values, _ = np.linalg.svd(sketch, full_matrices=False)
-    factors = (left * values)[:, :rank]
-    length = np.linalg.norm(factors, axis=1, keepdims=True)
-    made = np.zeros((shape[0], rank), np.int8)
-    made[:, : factors.shape[1]] = np.rint(LENGTH * factors / np.where(length > 0, length, 1.0))
+    return left * values
+
+
+def _of_one_length(vectors: Floats, width: int) -> npt.NDArray[np.int8]:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    made = np.zeros((len(vectors), width), np.int8)
+    made[:, : vectors.shape[1]] = np.rint(LENGTH * vectors / np.where(length > 0, length, 1.0))
     return made
+
+
+def _write_clicks(rows: ir.Table, path: Path) -> pa.Table:
+    clicks = rows.select("item_id", "occurred_at", "user_id").order_by(["item_id", "occurred_at", "user_id"])
+    clicks = clicks.to_pyarrow().cast(COCLICK_CLICKS)
+    pq.write_table(clicks, path, compression="zstd")
+    return clicks
 
 
 def _starts(clicks: pa.Table, period_us: int, rank: int) -> Int64:
@@ -88,7 +125,7 @@ def _starts(clicks: pa.Table, period_us: int, rank: int) -> Int64:
             f"statistics.coclick_period_s is {period_us / 1e6:g}: the log's clicks span {last - first + 1:,} such "
             f"periods, and each is a factorisation; at most {MAX_PERIODS:,} are made. Raise it."
         )
-    size = (last - first + 1) * pc.count_distinct(clicks["user_id"]).as_py() * rank
+    size = (last - first + 1) * pc.count_distinct(clicks["user_id"]).as_py() * (rank + code_width(rank))
     if size > MAX_BYTES:
         raise InputError(
             f"Factors of {rank} for all users in {last - first + 1:,} periods take {size / 2**30:.1f} GiB; "
@@ -103,18 +140,23 @@ def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
     # numbered in order of their ids: in order of appearance, a later click could renumber the items of earlier periods
     ids = {name: pc.unique(pairs[name]).sort() for name in ("user_id", "item_id")}
     users, items = (pc.index_in(pairs[name], value_set=each).to_numpy().astype(np.int64) for name, each in ids.items())
-    said_at = time.monotonic()
+    width, said_at = code_width(rank), time.monotonic()
+    earlier, codes = np.zeros(0, np.int64), np.zeros((0, width), np.int8)  # users, ascending, and their codes
     for start in starts.tolist():
         before = at < start
         if not before.any():
             continue
         known, user_rank = np.unique(users[before], return_inverse=True)
-        factors = user_factors(user_rank, np.unique(items[before], return_inverse=True)[1], rank)
+        directions = leading(user_rank, np.unique(items[before], return_inverse=True)[1], rank)
+        factors = _of_one_length(directions[:, :rank], rank)
+        codes = user_codes(directions, np.searchsorted(known, earlier), codes, width)
+        earlier = known
         yield pa.table(
             {
                 "starts_at": pa.array(np.full(len(known), start)).cast(TIME),
                 "user_id": ids["user_id"].take(pa.array(known)),
                 "factor": pa.FixedSizeListArray.from_arrays(pa.array(factors.ravel()), rank),
+                "code": pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), width),
             }
         )
         if time.monotonic() - said_at >= 5:

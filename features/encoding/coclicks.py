@@ -4,12 +4,16 @@ An item is what its readers are: its vector is the sum of the factors of the use
 t - lag (fold-in), so that an item an hour old has one. Factors of users are made anew at the start of each period, of
 the clicks before it (features/counts/factors.py); a request reads those of the newest start that is not after
 t - lag. Sums are of integers: exact, and what comes later changes none of them.
+
+Factors of two periods cannot be compared, codes can: a model learns weights on the mean code of an item's readers, each
+as it stood when they read. There the clicks of histories count too: what is learnt is a direction, not a number.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +28,11 @@ Floats = npt.NDArray[np.floating]
 
 SHRINKAGE = 1.0
 """An item of few readers weighs less in a sum of items: a sum over n readers is divided by n + SHRINKAGE."""
+CLICK_ARRAYS = ("items", "times", "users")
 KEPT_SUMS = 2
 """Periods whose running sums are held at once; a log is read in order of time."""
+CODE_LENGTH = 127.0
+"""Of a user's code, as int8."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Clicks:
     _counter: AsOfCounter = field(init=False, repr=False)
     _lock: Lock = field(init=False, repr=False, default_factory=Lock)
     _sums: dict[int, npt.NDArray[np.int32]] = field(init=False, repr=False, default_factory=dict)
+    _coded: list[npt.NDArray[np.int32]] = field(init=False, repr=False, default_factory=list)  # none until asked
 
     def __post_init__(self) -> None:
         first = np.searchsorted(self.items, self.items, side="left")
@@ -46,9 +54,13 @@ class Clicks:
         counter = AsOfCounter.from_rows(self.items[last], self.times[last], upto[last], upto[last])
         object.__setattr__(self, "_counter", counter)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process go the clicks; what was computed of them stays here."""
+        return Clicks, (self.items, self.times, self.users)
+
     def held(self) -> list[npt.NDArray[Any]]:
         """All arrays that it holds in memory."""
-        return [self.items, self.times, self.users, *self._counter.arrays(), *self._sums.values()]
+        return [self.items, self.times, self.users, *self._counter.arrays(), *self._sums.values(), *self._coded]
 
     @classmethod
     def in_order(cls, items: Int64, times: Int64, users: Int64) -> "Clicks":
@@ -63,10 +75,33 @@ class Clicks:
 
         factors: [U, rank] of the period; a user beyond them has none and counts as a reader all the same.
         """
-        counts = self._counter.read(items, upto)[0]
-        first = np.where(counts > 0, np.searchsorted(self.items, items, side="left"), 0)
+        first, counts = self._readers(items, upto)
         sums = self._running_sums(period, factors)
         return sums[first + counts] - sums[first], counts
+
+    def coded(
+        self, starts: Int64, codes: npt.NDArray[np.int8], items: Int64, upto: Int64
+    ) -> tuple[npt.NDArray[np.int32], Int64]:
+        """As before, of codes [P, U, width], each of the period in which the click was.
+
+        A click before the first period counts by the codes of that one: nothing is read before it (Coclicks.codes).
+        """
+        first, counts = self._readers(items, upto)
+        with self._lock:
+            if not self._coded:
+                period = np.maximum(np.searchsorted(starts, self.times, side="right") - 1, 0)
+                known = self.users < codes.shape[1]
+                own = np.where(known[:, None], codes[period, np.where(known, self.users, 0)], 0)
+                sums = np.zeros((len(self.users) + 1, codes.shape[2]), np.int32)
+                np.cumsum(own, axis=0, dtype=np.int32, out=sums[1:])
+                self._coded.append(sums)
+        sums = self._coded[0]
+        return sums[first + counts] - sums[first], counts
+
+    def _readers(self, items: Int64, upto: Int64) -> tuple[Int64, Int64]:
+        """(where the clicks on each item begin, how many were strictly before)."""
+        counts = self._counter.read(items, upto)[0]
+        return np.where(counts > 0, np.searchsorted(self.items, items, side="left"), 0), counts
 
     def _running_sums(self, period: int, factors: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
         """[C + 1, rank] sums of the factors of all clicks before each; they may wrap, their differences do not."""
@@ -85,6 +120,16 @@ class Clicks:
             return self._sums[period]
 
 
+NO_CLICKS = Clicks(*np.zeros((3, 0), np.int64))
+
+
+class LiveClicks(NamedTuple):
+    """Clicks that came since: readers of items at once, factors and codes of users with the next run."""
+
+    shown: Clicks
+    history: Clicks  # of role history
+
+
 @dataclass(frozen=True)
 class Coclicks:
     """Clicks in order of (item, time) and the factors of users in each period."""
@@ -94,31 +139,49 @@ class Coclicks:
     users: Int64  # [C] user key
     starts: Int64  # [P] us; factors of period p are of clicks before its start
     factors: npt.NDArray[np.int8]  # [P, U, rank] of length about 127; 0 for a user without a click before the period
-    live: tuple[
-        Clicks, ...
-    ] = ()  # clicks that came since: readers of items at once, factors of users with the next run
+    codes: npt.NDArray[np.int8]  # [P, U, width] likewise
+    history: Clicks = NO_CLICKS  # those of role history: by them nothing is compared, but a code is of all readers
+    live: tuple[LiveClicks, ...] = ()
     _logged: Clicks = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_logged", Clicks(self.items, self.times, self.users))
 
-    def with_live(self, live: tuple[Clicks, ...]) -> "Coclicks":
+    def with_live(self, live: tuple[LiveClicks, ...]) -> "Coclicks":
         """These and the clicks that came live; what was computed of these is kept."""
         made = object.__new__(Coclicks)
-        for name in ("items", "times", "users", "starts", "factors", "_logged"):
+        for name in ("items", "times", "users", "starts", "factors", "codes", "history", "_logged"):
             object.__setattr__(made, name, getattr(self, name))
         object.__setattr__(made, "live", live)
         return made
 
     def before(self, at_us: int) -> "Coclicks":
         """With the clicks strictly before a time alone. All factors stay: those of a period are of clicks before it."""
-        kept = self.times < at_us
-        return Coclicks(self.items[kept], self.times[kept], self.users[kept], self.starts, self.factors)
+        kept, own = self.times < at_us, self.history
+        in_history = own.times < at_us
+        history = Clicks(own.items[in_history], own.times[in_history], own.users[in_history])
+        clicks = self.items[kept], self.times[kept], self.users[kept]
+        return Coclicks(*clicks, self.starts, self.factors, self.codes, history)
 
     @property
     def rank(self) -> int:
         """The length of a factor."""
         return self.factors.shape[2]
+
+    def item_codes(self, items: Int64, upto: Int64) -> npt.NDArray[np.float32]:
+        """[*shape, width] of each item: the shrunken mean of the codes of all who clicked it strictly before.
+
+        Of length up to 1; 0 of an item that nobody clicked, and before the first period. upto: us, of shape or [].
+        """
+        items, upto = np.broadcast_arrays(items, upto)
+        parts = [self._logged, self.history, *(clicks for both in self.live for clicks in both)]
+        sums, counts = np.zeros((*items.shape, self.codes.shape[2]), np.int32), np.zeros(items.shape, np.int64)
+        for clicks in parts if len(self.starts) else []:
+            more = clicks.coded(self.starts, self.codes, items, upto)
+            sums, counts = sums + more[0], counts + more[1]
+        known = (upto >= self.starts[0]) if len(self.starts) else np.zeros(items.shape, np.bool_)
+        weight = known / (CODE_LENGTH * (counts + SHRINKAGE))
+        return (sums * weight[..., None]).astype(np.float32)
 
     def columns(self, items: Int64, request_of: Int64, asked: Asked, lag_us: int) -> dict[str, Floats]:
         """Cosines of B candidates with what is known of their requests; 0 where either side is unknown.
@@ -152,7 +215,7 @@ class Coclicks:
     def _fold(self, period: int, items: Int64, upto: Int64) -> Floats:
         """[*shape, rank] of each item: the shrunken mean of the factors of those who clicked it strictly before."""
         sums, counts = self._logged.before(period, self.factors[period], items, upto)
-        for clicks in self.live:
+        for clicks, _ in self.live:
             more = clicks.before(period, self.factors[period], items, upto)
             sums, counts = sums + more[0], counts + more[1]
         return sums / (counts + SHRINKAGE)[..., None]
@@ -176,21 +239,32 @@ class Coclicks:
                 raise InputError(f"{folder}: a {column} is not in the vocabulary. Run histories and statistics again.")
             return found.to_numpy().astype(np.int64)
 
-        clicks, factors = (pq.read_table(folder / f"{name}.parquet") for name in ("clicks", "factors"))
-        items, users = keys(clicks, "item_id", item_ids), keys(clicks, "user_id", user_ids)
-        times = pc.cast(clicks["occurred_at"], pa.int64()).to_numpy()
-        order = np.lexsort((users, times, items))
-        at = pc.cast(factors["starts_at"], pa.int64()).to_numpy()
-        starts, period = np.unique(at, return_inverse=True)
-        rank = factors.schema.field("factor").type.list_size
-        dense = np.zeros((len(starts), len(user_ids), rank), np.int8)
-        flat = factors["factor"].combine_chunks().flatten().to_numpy().reshape(-1, rank)
-        dense[period, keys(factors, "user_id", user_ids)] = flat
-        return cls(items[order], times[order], users[order], starts, dense)
+        def read(name: str) -> Clicks:
+            table = pq.read_table(folder / f"{name}.parquet")
+            times = pc.cast(table["occurred_at"], pa.int64()).to_numpy()
+            return Clicks.in_order(keys(table, "item_id", item_ids), times, keys(table, "user_id", user_ids))
+
+        shown, factors = read("clicks"), pq.read_table(folder / "factors.parquet")
+        starts, period = np.unique(pc.cast(factors["starts_at"], pa.int64()).to_numpy(), return_inverse=True)
+        users, dense = keys(factors, "user_id", user_ids), []
+        for name in ("factor", "code"):
+            length = factors.schema.field(name).type.list_size
+            made = np.zeros((len(starts), len(user_ids), length), np.int8)
+            made[period, users] = factors[name].combine_chunks().flatten().to_numpy().reshape(-1, length)
+            dense.append(made)
+        return cls(shown.items, shown.times, shown.users, starts, *dense, history=read("history_clicks"))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What makes this object again: Coclicks(**arrays)."""
-        return {name: getattr(self, name) for name in ("items", "times", "users", "starts", "factors")}
+        """What makes this object again: Coclicks.of(arrays)."""
+        own = {name: getattr(self, name) for name in ("items", "times", "users", "starts", "factors", "codes")}
+        return own | {f"history_{name}": getattr(self.history, name) for name in CLICK_ARRAYS}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Coclicks":
+        """What `arrays` gave."""
+        history = Clicks(*(arrays[f"history_{name}"] for name in CLICK_ARRAYS))
+        own = {name: value for name, value in arrays.items() if not name.startswith("history_")}
+        return cls(**own, history=history)
 
 
 def _cosines(one: Floats, other: Floats) -> Floats:

@@ -86,7 +86,7 @@ class Counters:
         coclicks = None
         if (folder / COCLICKS).exists():
             with np.load(folder / COCLICKS, allow_pickle=False) as arrays:
-                coclicks = Coclicks(**{key: arrays[key] for key in arrays.files})
+                coclicks = Coclicks.of({key: arrays[key] for key in arrays.files})
         return cls(**tables, coclicks=coclicks)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from contracts.errors import InputError
 from contracts.schema import PADDING_INDEX
-from features.terms.convention import CLICKED, RECENT, coclick_columns, micros
+from features.terms.convention import CLICKED, RECENT, coclick_columns, code_width, micros
 from features.terms.slices import ends_before
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
-VERSION = 5
+VERSION = 6
 """Raised when the meaning of a tensor changes, so that an older bundle is refused."""
 NUM_AGE_BUCKETS = 26
 """floor(log2(1 + age / 30 s)) up to 31 years."""
@@ -77,6 +77,11 @@ class FeatureSpec:
     def num_labels(self) -> int:
         """0 shown and not clicked, 1 clicked."""
         return 2
+
+    @property
+    def code_width(self) -> int:
+        """F, of an item's code by its readers (item_codes.py); 0 where co-clicks are not kept."""
+        return code_width(self.coclick_rank)
 
     @property
     def num_events_read(self) -> int:

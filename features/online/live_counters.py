@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from contracts.schema import ROLE_HISTORY
 from features.encoding.as_of import AsOfCounter, AsOfCounts, SummedCounts
-from features.encoding.coclicks import Clicks
+from features.encoding.coclicks import Clicks, LiveClicks
 from features.encoding.counters import PAIR_RADIX, Counters
 from features.sealed.event import EVENT, LiveEvent
 from features.terms.convention import CLICKED, counted_at
@@ -50,7 +50,7 @@ class _Part(NamedTuple):
     item_counters: AsOfCounter
     user_counters: AsOfCounter
     user_item_counters: AsOfCounter
-    coclicks: Clicks | None
+    coclicks: LiveClicks | None
 
     @property
     def num_rows(self) -> int:
@@ -62,7 +62,7 @@ class _Part(NamedTuple):
         counters = (self.item_counters, self.user_counters, self.user_item_counters)
         arrays = [*self.rows, *(each for counter in counters for each in counter.arrays())]
         if self.coclicks is not None:
-            arrays += self.coclicks.held()
+            arrays += [each for clicks in self.coclicks for each in clicks.held()]
         return sum(each.nbytes for each in {id(each): each for each in arrays}.values())
 
 
@@ -191,7 +191,7 @@ class LiveCounters:
         )
 
     def _part(self, rows: _Rows) -> _Part:
-        shown, clicked = rows.in_lists, rows.in_lists & (rows.clicks > 0)
+        shown, clicked = rows.in_lists, rows.clicks > 0
         pairs = rows.users * np.int64(PAIR_RADIX) + rows.items
         times, rank = np.unique(counted_at(rows.times, self._bucket_us), return_inverse=True)
         part = _Part(
@@ -201,7 +201,7 @@ class LiveCounters:
             _count(pairs, times, rank, rows.shows, rows.clicks),
             None
             if self.logged.coclicks is None
-            else Clicks.in_order(*(each[clicked].astype(np.int64) for each in (rows.items, rows.times, rows.users))),
+            else LiveClicks(_clicks(rows, clicked & shown), _clicks(rows, clicked & ~shown)),
         )
         _ = part.item_counters.clicked_at  # now: no request shall wait for it
         return part
@@ -218,6 +218,10 @@ class LiveCounters:
             user_item_counters=summed("user_item_counters"),
             coclicks=None if logged is None else logged.with_live(live),
         )
+
+
+def _clicks(rows: _Rows, chosen: npt.NDArray[np.bool_]) -> Clicks:
+    return Clicks.in_order(*(each[chosen].astype(np.int64) for each in (rows.items, rows.times, rows.users)))
 
 
 def _joined(parts: Sequence[_Rows]) -> _Rows:

@@ -16,6 +16,7 @@ from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from features.encoding.asked import Asked, Context, recent_clicks, recent_of_histories
 from features.encoding.counters import Counters
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_histories, encode_one
+from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalars_of_one
 from features.online.replay import Replay
 from features.online.store import ItemProfile, OnlineStore, UserHistory
@@ -155,7 +156,9 @@ def _compare(
     user_id = log.user_id(request)
     indices = np.array([log.index_of.get(item_id, UNKNOWN_INDEX) for item_id in online.item_ids], np.int32)
     events = (indices, online.occurred_at, online.label, online.session)
-    pairs = _encoded_pairs(_offline(spec, log.histories, request), encode_one(spec, *events, at=request.at))
+    encoded = _offline(spec, log.histories, request)
+    pairs = _encoded_pairs(encoded, encode_one(spec, *events, at=request.at))
+    pairs |= _coded_pairs(spec, log, store, request, encoded)
     candidates = request.item_index - FIRST_INDEX
     names = [log.item_ids[position] for position in candidates]
     asked = _asked_offline(spec, log.histories, request), _asked_online(spec, store, user_id, online, request)
@@ -257,6 +260,20 @@ def _asked_online(spec: FeatureSpec, store: OnlineStore, user_id: str, online: U
 
 def _encoded_pairs(offline: EncodedHistory, online: EncodedHistory) -> dict[str, tuple[Any, Any]]:
     return {each.name: (getattr(offline, each.name), getattr(online, each.name)) for each in fields(EncodedHistory)}
+
+
+def _coded_pairs(
+    spec: FeatureSpec, log: "OfflineLog", store: OnlineStore, request: _Request, encoded: EncodedHistory
+) -> dict[str, tuple[Any, Any]]:
+    """Codes of the history's items and of the candidates, each side by its own numbers. encoded: the offline side's."""
+    pairs = {}
+    for name, index in (("event_codes", encoded.item_index[0][encoded.mask[0]]), ("codes", request.item_index)):
+        keys = index.astype(np.int64) - FIRST_INDEX
+        own = store.item_keys([log.item_ids[key] for key in keys])
+        pairs[name] = tuple(
+            item_codes(spec, *each, request.at) for each in ((log.counters, keys), (store.counters, own))
+        )
+    return pairs
 
 
 def _same(offline: Any, online: Any) -> bool:

@@ -52,6 +52,15 @@ def coclick_columns(rank: int, context: bool) -> tuple[str, ...]:
     return ("coclick_user", *of_spans, *(("coclick_read",) if context else ()))
 
 
+CODE_WIDTH = 32
+"""Of an item's code by its readers, at most."""
+
+
+def code_width(rank: int) -> int:
+    """How many numbers say who read an item, where users have factors of that length; none where they have none."""
+    return min(rank, CODE_WIDTH)
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def key_of_text(text: str) -> int:
     """The int64 that stands for an event_id or a session_id where histories are stored: the first 8 bytes of its MD5.

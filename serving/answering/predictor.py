@@ -34,7 +34,7 @@ from serving.answering.requests import (
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import GOLDEN, Bundle, open_bundle, reading
 from serving.bundle.manifest import Manifest, read_manifest
-from serving.bundle.reading import read_events, read_scalars
+from serving.bundle.reading import read_codes, read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Events, Scores
 from serving.bundle.stored import other_coclicks, other_histories
 from serving.locations import find_bundle, find_snapshot, find_state
@@ -153,7 +153,8 @@ class Predictor:
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
         scalars_MS = self.scalars(user_id, events, candidates, at, context)
-        scores = scorer.score(scorer.user_side(events or NO_EVENTS, at), index_M, scalars_MS)
+        codes, code_MF = read_codes(scorer, self.store, events, candidates, at)
+        scores = scorer.score(scorer.user_side(events or NO_EVENTS, at, codes), index_M, scalars_MS, code_MF)
         _require_finite(scores, candidates)
         return index_M, scores
 
@@ -201,7 +202,7 @@ class Predictor:
         theme_M = scores.theme_MT.argmax(axis=1) if names else np.zeros(len(index_M), np.int64)
         match_M = scores.theme_MT @ scores.current_T
         known_M = index_M != UNKNOWN_INDEX
-        named_M = known_M & bool(names)
+        named_M = scores.theme_MT.any(axis=1)  # an item of which nothing is known belongs to no theme
         return [
             RankedItem.model_construct(
                 item_id=candidates[row],

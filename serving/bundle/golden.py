@@ -43,6 +43,8 @@ class GoldenRequest:
     sessions: list[int]
     candidates: list[str]
     scalars: list[list[float]]
+    event_codes: list[list[float]]  # of the newest known events' items
+    candidate_codes: list[list[float]]
     logits: list[float]
 
     @property
@@ -57,9 +59,17 @@ class GoldenRequest:
 
     def rescore(self, scorer: Scorer) -> list[float]:
         """The logits that a scorer gives now."""
-        state = scorer.user_side(self.events, self.at)
-        scalars = np.array(self.scalars, np.float32).reshape(len(self.candidates), -1)
-        return scorer.score(state, scorer.item_index(self.candidates), scalars).logit_M.tolist()
+        known = scorer.newest_events(self.events, self.at, scorer.spec.history_length)
+        state = scorer.user_side(self.events, self.at, _table(self.event_codes, len(known.item_ids)))
+        num = len(self.candidates)
+        scalars, codes = _table(self.scalars, num), _table(self.candidate_codes, num)
+        return scorer.score(state, scorer.item_index(self.candidates), scalars, codes).logit_M.tolist()
+
+
+def _table(rows: list[list[float]], num: int) -> npt.NDArray[np.float32]:
+    return (
+        np.array(rows, np.float32).reshape(num, -1) if num else np.zeros((0, len(rows[0]) if rows else 0), np.float32)
+    )
 
 
 def window(scorer: Scorer, events: Events, at: int) -> Events:
@@ -79,7 +89,9 @@ def read_golden(path: Path) -> list[GoldenRequest]:
     read = TypeAdapter(list[GoldenRequest]).validate_json(path.read_bytes(), strict=True)
     for golden in read:
         of_events = {len(golden.item_ids), len(golden.occurred_at), len(golden.labels), len(golden.sessions)}
-        of_candidates = {len(golden.candidates), len(golden.scalars), len(golden.logits)}
+        of_candidates = {
+            len(each) for each in (golden.candidates, golden.scalars, golden.candidate_codes, golden.logits)
+        }
         if len(of_events) > 1 or len(of_candidates) > 1:
             raise ValueError(f"request {golden.request!r} has columns of several lengths")
     return read
@@ -145,11 +157,14 @@ def near_tie(scorer: Scorer, golden: GoldenRequest) -> npt.NDArray[np.bool_]:
     if not scorer.theme_NT.shape[1]:
         return np.zeros(len(golden.candidates), bool)
     encoded = scorer.encode(golden.events, golden.at)
-    of_events = scorer.routing(encoded)[encoded.mask.reshape(-1)]
+    num = int(encoded.mask.sum()), len(golden.candidates)
+    codes, code_MF = _table(golden.event_codes, num[0]), _table(golden.candidate_codes, num[1])
+    of_events = scorer.routing(encoded, codes)[encoded.mask.reshape(-1)]
+    of_events = of_events[of_events.any(axis=1)]  # what belongs to no theme is near none
     if (margin(of_events, 1) < NEAR_TIE).any():
         return np.ones(len(golden.candidates), bool)
-    routing_MT = scorer.theme_NT[scorer.item_index(golden.candidates)]
-    return margin(routing_MT, scorer.params.num_candidate_themes) < NEAR_TIE
+    routing_MT = scorer.themes(scorer.item_index(golden.candidates), code_MF)
+    return (margin(routing_MT, scorer.params.num_candidate_themes) < NEAR_TIE) & routing_MT.any(axis=1)
 
 
 def margin(routing: Floats, num_chosen: int) -> Floats:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.encoding.asked import Asked, Context, recent_clicks
+from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalars_of_one
 from features.online.store import OnlineStore
 from features.terms.convention import RECENT
@@ -16,6 +17,16 @@ def read_events(store: OnlineStore, user_id: str) -> Events | None:
     """All that the store holds of a user, live events included; None where it does not know the id."""
     history = store.history(user_id)
     return None if history is None else Events(history.item_ids, history.occurred_at, history.label, history.session)
+
+
+def read_codes(
+    scorer: Scorer, store: OnlineStore, events: Events | None, candidates: Sequence[str], at: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Codes of the newest known events and of the candidates, by who read them so far. events: of read_events."""
+    newest = scorer.newest_events(events or NO_EVENTS, at, scorer.spec.history_length)
+    keys = store.item_keys(newest.item_ids), store.item_keys(candidates)
+    of_events, of_candidates = (item_codes(scorer.spec, store.counters, each, at) for each in keys)
+    return of_events, of_candidates
 
 
 def read_scalars(

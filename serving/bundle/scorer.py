@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_one, micros
@@ -17,7 +18,7 @@ from training.model.batch import Candidates, History, to_candidates, to_history
 from training.model.build import Model
 from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams
-from training.model.ranker import Tables
+from training.model.ranker import Items, Tables
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -44,7 +45,8 @@ class Scores(NamedTuple):
     """One request's answer, in the order of its candidates."""
 
     logit_M: Float32
-    theme_MT: Float32  # how much each candidate belongs to each theme; rows sum to 1; T is 0 of a model without themes
+    theme_MT: Float32  # how much each candidate belongs to each theme; T is 0 of a model without themes
+    """Rows sum to 1, or are 0 where nothing is known of a candidate."""
     current_T: Float32  # where the user is now; sums to 1
 
 
@@ -57,7 +59,7 @@ class Scorer:
     params: ModelParams
     spec: FeatureSpec
     index_of: dict[str, int]  # item_id -> item_index
-    theme_NT: Float32  # the routing of every item, computed once; T is 0 of a model without themes
+    theme_NT: Float32  # the routing of every item by what was trained, computed once; T is 0 of a model without themes
     cold_N: npt.NDArray[np.bool_]  # items without an embedding of their own: training saw them too rarely
 
     @classmethod
@@ -92,32 +94,86 @@ class Scorer:
         known = self.newest_events(events, at, self.spec.history_length)
         return encode_one(self.spec, self.item_index(known.item_ids), known.occurred_at, known.label, known.session, at)
 
-    def routing(self, encoded: EncodedHistory) -> Float32:
-        """[L, T] how much each event of a history belongs to each theme, as the model routes it."""
-        index_L = encoded.item_index.reshape(-1)
-        if self.params.route == "item" or not isinstance(self.model, MixtureOfSequence):
+    def routing(self, encoded: EncodedHistory, code_NF: Float32 | None = None) -> Float32:
+        """[L, T] how much each event of a history belongs to each theme, as the model routes it.
+
+        code_NF: as user_side's.
+        """
+        index_L, row_NX = encoded.item_index.reshape(-1).astype(np.int64), self.tables.item_NX
+        if not isinstance(self.model, MixtureOfSequence):
+            return self.theme_NT[index_L]
+        if self.reads_codes:
+            code_LF = self._aligned(encoded, code_NF)
+            with torch.inference_mode():
+                places, tables = self._tables_of(torch.from_numpy(index_L).to(self.device), code_LF)
+            index_L, row_NX = places.cpu().numpy(), tables.item_NX
+            if self.params.route == "item":
+                return tables.routing_NT.cpu().numpy()
+        elif self.params.route == "item":
             return self.theme_NT[index_L]
         history = History(*(column.to(self.device) for column in to_history(vars(encoded))))
         with torch.inference_mode():
-            row_LX = self.tables.item_NX[torch.from_numpy(index_L.astype(np.int64)).to(self.device)]
+            row_LX = row_NX[torch.from_numpy(index_L).to(self.device)]
             own = [self.params.width, self.params.num_themes]
             _, alone_LT, code_LR = row_LX.split([*own, row_LX.shape[1] - sum(own)], dim=1)
             routing_ULT = self.model.router.history(alone_LT.unsqueeze(0), code_LR.unsqueeze(0), history)
         return routing_ULT[0].cpu().numpy()
 
-    def user_side(self, events: Events, at: int) -> Any:
-        """The half of a request that is computed once: the model's own state, to be given to `score`."""
-        history = to_history(vars(self.encode(events, at)))
-        with torch.inference_mode():
-            return self.model.user_side(History(*(column.to(self.device) for column in history)), self.tables)
+    def user_side(self, events: Events, at: int, code_NF: Float32 | None = None) -> Any:
+        """The half of a request that is computed once: the model's own state, to be given to `score`.
 
-    def score(self, state: Any, item_index: Int64, scalars: Float32) -> Scores:
-        """Score M candidates for the one user of a state. scalars: [M, S]."""
+        code_NF: of the items of newest_events(events, at, L), as known at that time; None: the spec has no codes.
+        """
+        encoded = self.encode(events, at)
+        history = to_history(vars(encoded))
+        with torch.inference_mode():
+            history = History(*(column.to(self.device) for column in history))
+            if not self.reads_codes:
+                return self.model.user_side(history, self.tables)
+            places_UL, tables = self._tables_of(history.item_index_UL, self._aligned(encoded, code_NF))
+            return self.model.user_side(history._replace(item_index_UL=places_UL), tables)
+
+    def score(self, state: Any, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None) -> Scores:
+        """Score M candidates for the one user of a state. scalars: [M, S]. code_MF: of the candidates."""
+        tables, theme_MT = self.tables, self.theme_NT[item_index]
         with torch.inference_mode():
             candidates = to_candidates(item_index, np.zeros(len(item_index), np.int64), scalars)
             on_device = Candidates(*(column.to(self.device) for column in candidates))
-            logit_M = self.model.score(state, on_device, self.tables)
+            if self.reads_codes:
+                places_B, tables = self._tables_of(on_device.item_index_B, _given(code_MF))
+                on_device, theme_MT = on_device._replace(item_index_B=places_B), tables.routing_NT.cpu().numpy()
+            logit_M = self.model.score(state, on_device, tables)
         current_T = np.zeros(0, np.float32)
         if self.model.has_router:
             current_T = state.current_UT[0].cpu().numpy()
-        return Scores(logit_M.cpu().numpy(), self.theme_NT[item_index], current_T)
+        return Scores(logit_M.cpu().numpy(), theme_MT, current_T)
+
+    @property
+    def reads_codes(self) -> bool:
+        """Whether the model routes items by who read them so far."""
+        return self.model.has_router and self.spec.code_width > 0
+
+    def themes(self, item_index: Int64, code_MF: Float32) -> Float32:
+        """[M, T] how much items belong to each theme, by who read them too; T is 0 of a model without themes."""
+        if not self.reads_codes:
+            return self.theme_NT[item_index]
+        with torch.inference_mode():
+            _, tables = self._tables_of(torch.from_numpy(item_index).to(self.device), code_MF)
+            return tables.routing_NT.cpu().numpy()
+
+    def _aligned(self, encoded: EncodedHistory, code_NF: Float32 | None) -> Float32:
+        code_LF = np.zeros((self.spec.history_length, self.spec.code_width), np.float32)
+        code_LF[encoded.mask[0]] = _given(code_NF)
+        return code_LF
+
+    def _tables_of(self, item_index: Tensor, code_NF: Float32) -> tuple[Tensor, Tables]:
+        """The items of one request as they are at its time: their places in tables of them alone, and these."""
+        items = Items(item_index.flatten(), torch.from_numpy(code_NF).to(self.device))
+        places = torch.arange(item_index.numel(), device=self.device).view_as(item_index)
+        return places, self.model.tables(items)
+
+
+def _given(codes: Float32 | None) -> Float32:
+    if codes is None:
+        raise ValueError("the model reads item codes, and none were given (features/encoding/item_codes.py)")
+    return codes

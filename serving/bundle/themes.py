@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from serving.bundle.scorer import Scorer
@@ -10,19 +11,19 @@ from serving.bundle.scorer import Scorer
 NUM_NAMING_CATEGORIES = 2
 
 
-def name_themes(scorer: Scorer, vocabulary: pa.Table) -> list[dict[str, Any]]:
+def name_themes(scorer: Scorer, vocabulary: pa.Table, code_NF: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
     """One entry a theme: `theme`, `name`, `categories`, `num_items`. None of a model without themes.
 
-    vocabulary: contracts.schema.VOCABULARY. An item belongs to its top theme; items that share the unknown row and
-    have no category belong to none. A category c counts p(c | theme) log(p(c | theme) / p(c)).
+    vocabulary: contracts.schema.VOCABULARY. code_NF: of its items; width 0 of a log without. An item belongs to its
+    top theme; one of which nothing is known belongs to none. A category c counts p(c | theme) log(p(c | theme) / p(c)).
     """
     num_themes = scorer.theme_NT.shape[1]
     if not num_themes:
         return []
     index_N = vocabulary["item_index"].to_numpy()
-    theme_N = scorer.theme_NT[index_N].argmax(axis=1)
+    routing_NT = scorer.themes(index_N.astype(np.int64), code_NF)
+    theme_N, placed_N = routing_NT.argmax(axis=1), routing_NT.any(axis=1)
     categories = vocabulary["categories"].to_pylist()
-    placed_N = ~scorer.cold_N[index_N] | np.array([bool(names) for names in categories], bool)
     pairs = [
         (int(theme), name)
         for theme, placed, names in zip(theme_N, placed_N, categories, strict=True)

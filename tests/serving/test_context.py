@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
+from contracts.schema import UNKNOWN_INDEX
+from features.encoding.item_codes import item_codes
 from features.terms.convention import RECENT
 from serving.answering.predictor import Predictor
 from serving.answering.requests import RankReply, RankRequest, RequestContext, to_iso
@@ -107,9 +109,25 @@ def test_the_model_reads_contexts_and_co_clicks(told: Path, opened: Predictor) -
     spec = opened.bundle.scorer.spec
     assert spec.context
     assert {"item_is_read", "device_3", "coclick_user", "coclick_read"} <= set(spec.scalars)
+    assert spec.code_width == 4
+    assert opened.bundle.scorer.reads_codes
     parity = json.loads((told / "reports/ebnerd/materialize.json").read_text())["parity"]
     assert parity["checked"] > 0
     assert parity["mismatches"] == 0
+
+
+def test_an_item_of_no_training_has_the_theme_of_its_readers(opened: Predictor, tested: dict[str, Any]) -> None:
+    """Every id is unknown to a model whose ids are blanked; by who read them items still have themes, and several."""
+    scorer, store = opened.bundle.scorer, opened.store
+    request = max((each for each, _ in tested.values()), key=lambda each: each.at)
+    keys = np.arange(len(scorer.index_of))
+    codes = item_codes(scorer.spec, store.counters, keys, request.at)
+    unknown = np.full(len(keys), UNKNOWN_INDEX)
+    theme_NT = scorer.themes(unknown, codes)
+    assert (theme_NT.any(axis=1) == codes.any(axis=1)).all()
+    assert codes.any(axis=1).sum() > 30
+    assert len(np.unique(theme_NT[codes.any(axis=1)].argmax(axis=1))) > 1
+    assert not scorer.themes(unknown, 0 * codes).any()
 
 
 def test_the_service_scores_test_requests_as_evaluate_does(

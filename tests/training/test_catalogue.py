@@ -16,7 +16,7 @@ def vocabulary(categories):
 
 
 def test_items_seen_too_rarely_share_the_unknown_row():
-    tables = fit_tables(vocabulary([[], [], []]), np.array([0, 0, 2, 1, 0]), min_item_events=2)
+    tables = fit_tables(vocabulary([[], [], []]), np.array([0, 0, 2, 1, 0]), min_item_events=2, min_category_events=2)
     assert tables.row_of_item.tolist() == [0, 1, 2, 1, 1]
     assert tables.num_cold_items == 2
     assert tables.item_categories.tolist() == [[0]] * 5
@@ -25,14 +25,28 @@ def test_items_seen_too_rarely_share_the_unknown_row():
 
 def test_an_item_has_its_most_frequent_categories_first_and_unseen_ones_not_at_all():
     # b is seen 5 + 1 times, a 5, c 0
-    tables = fit_tables(vocabulary([["a", "b"], ["b", "c"], ["c"]]), np.array([0, 0, 5, 1, 0]), min_item_events=2)
+    tables = fit_tables(
+        vocabulary([["a", "b"], ["b", "c"], ["c"]]), np.array([0, 0, 5, 1, 0]), min_item_events=2, min_category_events=2
+    )
     assert tables.num_categories == 3  # none, a, b
     assert tables.item_categories.tolist() == [[0, 0], [0, 0], [2, 1], [2, 0], [0, 0]]
 
 
+def test_categories_stay_where_every_id_is_blanked_and_the_other_way_round():
+    items = vocabulary([["a", "b"], ["b", "c"], ["c"]]), np.array([0, 0, 5, 1, 0])
+    blanked = fit_tables(*items, min_item_events=1_000_000, min_category_events=2)
+    assert blanked.row_of_item.tolist() == [0, 1, 1, 1, 1]
+    assert blanked.item_categories.tolist() == [[0, 0], [0, 0], [2, 1], [2, 0], [0, 0]]
+    kept = fit_tables(*items, min_item_events=1, min_category_events=1_000_000)
+    assert kept.row_of_item.tolist() == [0, 1, 2, 3, 1]
+    assert (kept.num_categories, kept.item_categories.any()) == (1, False)
+
+
 def test_at_most_sixteen_categories_of_an_item_are_kept():
     names = [f"c{n:02}" for n in range(20)]
-    tables = fit_tables(vocabulary([names, names[:3]]), np.array([0, 0, 4, 4]), min_item_events=2)
+    tables = fit_tables(
+        vocabulary([names, names[:3]]), np.array([0, 0, 4, 4]), min_item_events=2, min_category_events=2
+    )
     assert tables.item_categories.shape == (4, 16)
     assert set(tables.item_categories[3][tables.item_categories[3] > 0]) == {1, 2, 3}
 

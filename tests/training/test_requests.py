@@ -25,6 +25,7 @@ TRAIN = TrainParams(
     mutual_information=0.3,
     router_steps=0,
     min_item_events=2,
+    min_category_events=2,
     num_threads=1,
 )
 

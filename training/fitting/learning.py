@@ -58,7 +58,9 @@ class RouterTraining(Training):
     """L_MI alone: the router sees which items stand together in sessions before it sees a click."""
 
     def training_step(self, batch: Batch) -> Tensor:
-        history, _, items = distinct_items(batch.history, batch.candidates, len(self.model.catalogue.row_of_N))
+        history, _, items = distinct_items(
+            batch.history, batch.candidates, len(self.model.catalogue.row_of_N), batch.codes
+        )
         routing_ULT = functional.embedding(history.item_index_UL, self.model.tables(items).routing_NT)
         return mutual_information_loss(routing_ULT, history)
 
@@ -82,7 +84,7 @@ class ClickTraining(Training):
         self._random_state: dict[str, Any] | None = None
 
     def training_step(self, batch: Batch) -> Tensor:
-        logits_B, mutual_information = self.model.learn(batch.history, batch.candidates)
+        logits_B, mutual_information = self.model.learn(batch.history, batch.candidates, batch.codes)
         clicks = self._click_loss(logits_B, batch)
         self.clicks.update(clicks.detach())
         self.information.update(-mutual_information.detach())
@@ -93,11 +95,12 @@ class ClickTraining(Training):
     def validation_step(self, batch: Batch) -> None:
         if not batch.counts:
             return
-        logits_B = self.model(batch.history, batch.candidates)
+        logits_B = self.model(batch.history, batch.candidates, batch.codes)
         user_B = batch.candidates.user_of_B
         self.ranking.update(logits_B, batch.label_B, batch.request_U[user_B], batch.user_U[user_B])
         if self.use is not None:
-            routing_ULT = self.model.themes(batch.history.item_index_UL)  # type: ignore[operator]
+            code_ULF = None if batch.codes is None else batch.codes.event_ULF
+            routing_ULT = self.model.themes(batch.history.item_index_UL, code_ULF)  # type: ignore[operator]
             self.use.update(routing_ULT, batch.history.mask_UL)
 
     def on_validation_epoch_end(self) -> None:

@@ -8,28 +8,33 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
+from contracts.schema import FIRST_INDEX
 from training.model.build import Model
+from training.model.ranker import Items
 
 CROWDED_SHARE = 0.25
 """The largest theme is crowded where it holds so much, and CROWDED_TIMES its even share too."""
 CROWDED_TIMES = 3.0
 
 
-def theme_use(model: Model, event_items: npt.NDArray[np.integer]) -> dict[str, Any]:
+def theme_use(
+    model: Model, event_items: npt.NDArray[np.integer], code_NF: npt.NDArray[np.float32] | None = None
+) -> dict[str, Any]:
     """{by_items, by_events}: each num_empty, largest, largest_share and entropy (1 is even, 0 is one theme).
 
-    An item belongs to its top theme; items that share the unknown row and have no category belong to none.
-    event_items: item_index of every event of the histories, counted by the theme of its item.
+    An item belongs to its top theme; items of which nothing is known belong to none.
+    event_items: item_index of every event of the histories, counted by the theme of its item. code_NF: who read each
+    item, as known at one time; None where the log has no codes.
     """
-    row_N, category_NG = model.catalogue.row_of_N.numpy(), model.catalogue.category_NG.numpy()
-    placed_N = (row_N > UNKNOWN_INDEX) | (category_NG > 0).any(axis=1)
-    placed_N[:FIRST_INDEX] = False
-    known, num_themes = np.flatnonzero(placed_N), model.params.num_themes
-    theme_of_item = np.full(len(row_N), num_themes)  # none
+    num_themes, every = model.params.num_themes, torch.arange(len(model.catalogue.row_of_N))
     with torch.inference_mode():
-        theme_of_item[known] = model.tables().routing_NT.numpy()[known].argmax(axis=1)
-    by_items = np.bincount(theme_of_item[known], minlength=num_themes)
+        routing_NT = model.tables(
+            Items(every, None if code_NF is None else torch.from_numpy(code_NF))
+        ).routing_NT.numpy()
+    placed_N = routing_NT.any(axis=1)
+    placed_N[:FIRST_INDEX] = False
+    theme_of_item = np.where(placed_N, routing_NT.argmax(axis=1), num_themes)  # num_themes: none
+    by_items = np.bincount(theme_of_item[placed_N], minlength=num_themes)
     by_events = np.bincount(theme_of_item[event_items], minlength=num_themes + 1)[:num_themes]
     return {"num_themes": num_themes, "by_items": spread(by_items), "by_events": spread(by_events)}
 

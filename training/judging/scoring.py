@@ -23,7 +23,7 @@ def score_requests(name: str, model: Model, dataset: RequestDataset) -> npt.NDAr
     with torch.inference_mode():
         for positions in positions_in_order(len(dataset), BATCH_REQUESTS):
             batch = dataset.__getitems__(positions)
-            logits.append(model(batch.history, batch.candidates).numpy())
+            logits.append(model(batch.history, batch.candidates, batch.codes).numpy())
             done += len(positions)
             if time.monotonic() - said_at >= PROGRESS_EVERY_S:
                 log.info("%s scored %s of %s requests", name, f"{done:,}", f"{len(dataset):,}")

@@ -32,6 +32,13 @@ class Candidates(NamedTuple):
     scalars_BS: Float[Tensor, "impressions scalars"]
 
 
+class Codes(NamedTuple):
+    """Codes of a batch's items, each as of its request (features/encoding/item_codes.py); 0 where nobody read it."""
+
+    event_ULF: Float[Tensor, "users length code"]
+    candidate_BF: Float[Tensor, "impressions code"]
+
+
 def to_history(arrays: Mapping[str, np.ndarray]) -> History:
     """Arrays of features.encoding.encode (by their names there, without the shape) -> tensors."""
     kinds = {"mask": np.bool_}

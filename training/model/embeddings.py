@@ -7,7 +7,7 @@ one a combination of label, rank bucket and age bucket. A `*` stands for any lea
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from contracts.schema import UNKNOWN_INDEX
@@ -17,8 +17,16 @@ from training.model.batch import History
 class ItemRows(NamedTuple):
     """Where an item's embeddings stand in the tables."""
 
+    index: Int[Tensor, "*shape"]  # item_index
     row: Int[Tensor, "*shape"]
     category: Int[Tensor, "*shape categories"]
+    code: Float[Tensor, "*shape code"] | None = None  # by who read them as of a request; None: not known, or not read
+
+    @property
+    def is_told(self) -> Bool[Tensor, "*shape"]:
+        """Whether anything tells the item from one that nobody knows: a row of its own, a category, a reader."""
+        told = (self.row > UNKNOWN_INDEX) | (self.category > 0).any(-1)
+        return told if self.code is None else told | (self.code != 0).any(-1)
 
 
 class Catalogue(nn.Module):
@@ -36,9 +44,9 @@ class Catalogue(nn.Module):
         self.register_buffer("row_of_N", torch.full((num_items,), UNKNOWN_INDEX))
         self.register_buffer("category_NG", torch.zeros(num_items, max_categories, dtype=torch.int64))
 
-    def forward(self, item_index: Int[Tensor, "*shape"]) -> ItemRows:
+    def forward(self, item_index: Int[Tensor, "*shape"], code: Float[Tensor, "*shape code"] | None = None) -> ItemRows:
         """Rows of any items; every index must be below N."""
-        return ItemRows(self.row_of_N[item_index], self.category_NG[item_index])
+        return ItemRows(item_index, self.row_of_N[item_index], self.category_NG[item_index], code)
 
 
 class ItemEmbedding(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from contracts.errors import InputError
 from training.model.batch import Candidates, History
 from training.model.ranker import Ranker, Tables
 from training.model.shape import ModelShape
@@ -47,8 +48,14 @@ class Score(nn.Module):
 def export_halves(model: Ranker, shape: ModelShape) -> dict[str, ExportedProgram]:
     """{user_side, score}: exact, for any number of users and of impressions.
 
-    The model must be in eval mode and on the device where the programs will run.
+    The model must be in eval mode and on the device where the programs will run. Raises InputError where it routes
+    items by who read them so far: its tables depend on the request.
     """
+    if model.has_router and shape.code_width:
+        raise InputError(
+            "This model routes items by who read them before each request, so what it computes of items is no constant "
+            "of a program. Serve it by this project's code, or train with statistics.coclick_rank=0."
+        )
     history, candidates = _example(model, shape)
     with torch.no_grad():
         tables = model.tables()

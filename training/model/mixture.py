@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.model.backbones.choose import make_backbone
-from training.model.batch import Candidates, History
+from training.model.batch import Candidates, Codes, History
 from training.model.information import mutual_information_loss
 from training.model.packing import pack
 from training.model.params import ModelParams
-from training.model.ranker import Ranker, Tables, distinct_items
+from training.model.ranker import Items, Ranker, Tables, distinct_items
 from training.model.router import Router
 from training.model.shape import ModelShape
 
@@ -39,7 +39,7 @@ class MixtureState(NamedTuple):
     age_UD: Float[Tensor, "users width"]
     current_UT: Float[Tensor, "users themes"]  # where the user is: between the last event's routing and the mean
     usual_UT: Float[Tensor, "users themes"]  # the mean routing of the history
-    theme_UL: Int[Tensor, "users length"]  # the theme each event was routed to; of no meaning where padded
+    theme_UL: Int[Tensor, "users length"]  # the theme each event was routed to; of no meaning where it stands in none
 
 
 class ItemColumns(NamedTuple):
@@ -66,6 +66,7 @@ class MixtureOfSequence(Ranker):
             params.temperature,
             kind=params.router,
             route=params.route,
+            code_width=shape.code_width,
         )
         self.adapter_scale = nn.Parameter(torch.ones(params.num_themes, width))  # FiLM gamma and beta, a row a theme
         self.adapter_shift = nn.Parameter(torch.zeros(params.num_themes, width))
@@ -78,29 +79,32 @@ class MixtureOfSequence(Ranker):
         nn.init.zeros_(self.gate.weight)
 
     def learn(
-        self, history: History, candidates: Candidates
+        self, history: History, candidates: Candidates, codes: Codes | None = None
     ) -> tuple[Float[Tensor, " impressions"], Float[Tensor, ""]]:
         """The logits of all candidates, and L_MI of the histories."""
-        history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N))
+        history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N), codes)
         tables = self.tables(items)
         item = self._gather(history.item_index_UL, tables)
         logits_B = self.score(self._read(history, item, tables), candidates, tables)
         return logits_B, mutual_information_loss(item.routing, history)
 
-    def tables(self, items: Int[Tensor, " items"] | None = None) -> Tables:
+    def tables(self, items: Items | None = None) -> Tables:
         """A row is [vector; routing; router code], the last only where events are routed by sessions too."""
-        if items is None:
-            items = torch.arange(len(self.catalogue.row_of_N), device=self.catalogue.row_of_N.device)
-        rows = self.catalogue(items)
+        rows = self.rows(items)
         vector_ND = self.items(rows)
         code_NR = self.router.codes(rows, vector_ND)
         routing_NT = self.router.assign(code_NR)
         columns = [vector_ND, routing_NT] if self.params.route == "item" else [vector_ND, routing_NT, code_NR]
         return Tables(torch.cat(columns, dim=1), routing_NT, self.contexts.table())
 
-    def themes(self, item_index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape themes"]:
-        """How much each item belongs to each theme; rows sum to 1."""
-        rows = self.catalogue(item_index)
+    def themes(
+        self, item_index: Int[Tensor, "*shape"], code: Float[Tensor, "*shape code"] | None = None
+    ) -> Float[Tensor, "*shape themes"]:
+        """How much each item belongs to each theme; rows sum to 1, or are 0 where nothing is known of an item.
+
+        code: None where it is not known who read them.
+        """
+        rows = self.catalogue(item_index, code)
         return self.router.assign(self.router.codes(rows, self.items(rows)))
 
     def user_side(self, history: History, tables: Tables) -> MixtureState:
@@ -118,17 +122,18 @@ class MixtureOfSequence(Ranker):
         routing_ULT = self.router.history(item.routing, item.code, history)
         weight_UL, theme_UL = routing_ULT.max(dim=-1)
         num_users, length = mask_UL.shape
+        placed_UL = mask_UL & (weight_UL > 0)  # an item of which nothing is known stands in no theme
 
         adapter_ULF = functional.embedding(theme_UL, torch.cat([self.adapter_scale, self.adapter_shift], dim=1))
         scale_ULD, shift_ULD = adapter_ULF.chunk(2, dim=-1)
         adapted_ULD = torch.addcmul(shift_ULD, token_ULD, scale_ULD)
-        packed = pack(theme_UL, mask_UL, self.params.num_themes, min(self.params.theme_capacity, length))
+        packed = pack(theme_UL, placed_UL, self.params.num_themes, min(self.params.theme_capacity, length))
         first_U = torch.arange(num_users, device=mask_UL.device) * length
         newest = slice(-self.params.short_length, None)
-        last_UT, usual_UT = summarise_routing(routing_ULT, mask_UL)
+        last_UT, usual_UT = summarise_routing(routing_ULT, placed_UL)
         gate_U1 = torch.sigmoid(self.gate(history.last_age_bucket_U))
         return MixtureState(
-            event_ULE=self.theme_backbone.events(adapted_ULD, context_UL, mask_UL, theme_UL),
+            event_ULE=self.theme_backbone.events(adapted_ULD, context_UL, placed_UL, theme_UL),
             weight_UL=weight_UL,
             position_UTC=packed.position_UTC + first_U.view(-1, 1, 1),
             mask_UTC=packed.mask_UTC,
@@ -203,14 +208,13 @@ def feature_places(params: ModelParams) -> dict[str, range]:
 
 
 def summarise_routing(
-    routing_ULT: Float[Tensor, "users length themes"], mask_UL: Bool[Tensor, "users length"]
+    routing_ULT: Float[Tensor, "users length themes"], placed_UL: Bool[Tensor, "users length"]
 ) -> tuple[Float[Tensor, "users themes"], Float[Tensor, "users themes"]]:
-    """Routing of the newest event, and the mean over all events; uniform where the history is empty."""
-    count_U1 = mask_UL.sum(1, keepdim=True)
+    """Routing of the newest event that has a theme, and the mean over all that have; uniform where there is none."""
+    count_U1 = placed_UL.sum(1, keepdim=True)
     uniform = 1.0 / routing_ULT.shape[-1]
-    sum_UT = torch.bmm(mask_UL.to(routing_ULT.dtype).unsqueeze(1), routing_ULT).squeeze(1)
+    sum_UT = torch.bmm(placed_UL.to(routing_ULT.dtype).unsqueeze(1), routing_ULT).squeeze(1)
+    newest_U = (placed_UL * torch.arange(1, placed_UL.shape[1] + 1, device=placed_UL.device)).argmax(1)
+    last_UT = routing_ULT.gather(1, newest_U.view(-1, 1, 1).expand(-1, 1, routing_ULT.shape[-1])).squeeze(1)
     empty_U1 = count_U1 == 0
-    return (
-        torch.where(empty_U1, uniform, routing_ULT[:, -1]),
-        torch.where(empty_U1, uniform, sum_UT / count_U1.clamp(min=1)),
-    )
+    return torch.where(empty_U1, uniform, last_UT), torch.where(empty_U1, uniform, sum_UT / count_U1.clamp(min=1))

@@ -51,6 +51,7 @@ class TrainParams(Section):
     mutual_information: NonNegativeFloat  # weight of L_MI
     router_steps: NonNegativeInt  # L_MI-only steps before the first epoch
     min_item_events: PositiveInt  # items with fewer train events share the unknown row
+    min_category_events: PositiveInt  # categories whose items have fewer train events are left out
     num_threads: PositiveInt
     optimizer: Literal["dense", "sparse", "auto"]  # of the tables; auto: sparse for those of 200,000 rows and more
     gradient_clip: PositiveFloat | None  # largest norm of all gradients together

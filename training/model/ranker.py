@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from training.model.batch import Candidates, History
-from training.model.embeddings import Catalogue, ContextEmbedding, ItemEmbedding, embedding
+from training.model.batch import Candidates, Codes, History
+from training.model.embeddings import Catalogue, ContextEmbedding, ItemEmbedding, ItemRows, embedding
 from training.model.head import Head
 from training.model.params import ModelParams
 from training.model.shape import EMBEDDING_STD, ModelShape
@@ -32,6 +32,13 @@ class Tables(NamedTuple):
     context_KD: Float[Tensor, "contexts width"]
 
 
+class Items(NamedTuple):
+    """What tables are made of: a row is an item, or, where there are codes, an item as it is at one request."""
+
+    index_N: Int[Tensor, " items"]
+    code_NF: Float[Tensor, "items code"] | None
+
+
 class Ranker(nn.Module, ABC):
     """The base of all models. A subclass reads histories; `has_router` says whether it knows themes."""
 
@@ -47,24 +54,31 @@ class Ranker(nn.Module, ABC):
         self.last_age = embedding(shape.num_age_buckets, width, std)
         self.head = Head(num_features, shape.num_scalars, params.hidden, params.dropout)
 
-    def forward(self, history: History, candidates: Candidates) -> Float[Tensor, " impressions"]:
-        """Both halves at once: the logits of all candidates."""
-        history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N))
+    def forward(
+        self, history: History, candidates: Candidates, codes: Codes | None = None
+    ) -> Float[Tensor, " impressions"]:
+        """Both halves at once: the logits of all candidates. codes: read by a router alone."""
+        codes = codes if self.has_router else None
+        history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N), codes)
         tables = self.tables(items)
         return self.score(self.user_side(history, tables), candidates, tables)
 
     def learn(
-        self, history: History, candidates: Candidates
+        self, history: History, candidates: Candidates, codes: Codes | None = None
     ) -> tuple[Float[Tensor, " impressions"], Float[Tensor, ""]]:
         """The logits of all candidates, and L_MI: zero of a model without a router."""
-        return self(history, candidates), self.head.mean_S.new_zeros(())
+        return self(history, candidates, codes), self.head.mean_S.new_zeros(())
 
-    def tables(self, items: Int[Tensor, " items"] | None = None) -> Tables:
+    def tables(self, items: Items | None = None) -> Tables:
         """What depends on items alone, of these items; None: of the whole catalogue."""
-        if items is None:
-            items = torch.arange(len(self.catalogue.row_of_N), device=self.catalogue.row_of_N.device)
-        vector_ND = self.items(self.catalogue(items))
+        vector_ND = self.items(self.rows(items))
         return Tables(vector_ND, vector_ND[:, :0], self.contexts.table())
+
+    def rows(self, items: Items | None) -> ItemRows:
+        """Where these items stand in the embedding tables, with their codes; None: the whole catalogue, without."""
+        if items is None:
+            items = Items(torch.arange(len(self.catalogue.row_of_N), device=self.catalogue.row_of_N.device), None)
+        return self.catalogue(items.index_N, items.code_NF)
 
     def tokens(
         self, item_ULD: Float[Tensor, "users length width"], history: History, tables: Tables
@@ -83,16 +97,27 @@ class Ranker(nn.Module, ABC):
 
 
 def distinct_items(
-    history: History, candidates: Candidates, num_items: int
-) -> tuple[History, Candidates, Int[Tensor, " items"] | None]:
+    history: History, candidates: Candidates, num_items: int, codes: Codes | None = None
+) -> tuple[History, Candidates, Items | None]:
     """The batch with its items renumbered, and the items; unchanged, and None, where the catalogue is the smaller.
 
-    So a step costs what its batch holds, however many items there are.
+    So a step costs what its batch holds, however many items there are. With codes, which are as of a request, an item
+    has a number in each request.
     """
     item_UL, item_B = history.item_index_UL, candidates.item_index_B
-    if num_items <= item_UL.numel() + item_B.numel():
+    if codes is None and num_items <= item_UL.numel() + item_B.numel():
         return history, candidates, None
-    items, place = torch.unique(torch.cat([item_UL.flatten(), item_B]), return_inverse=True)
+    item_P = torch.cat([item_UL.flatten(), item_B])
+    if codes is None:
+        index_N, place = torch.unique(item_P, return_inverse=True)
+        items = Items(index_N, None)
+    else:
+        user_UL = torch.arange(len(item_UL), device=item_UL.device).unsqueeze(1).expand_as(item_UL)
+        user_P = torch.cat([user_UL.flatten(), candidates.user_of_B])
+        both_N, place = torch.unique(user_P * num_items + item_P, return_inverse=True)
+        code_PF = torch.cat([codes.event_ULF.flatten(0, 1), codes.candidate_BF])
+        occurrence_N = both_N.new_empty(len(both_N)).scatter_(0, place, torch.arange(len(place), device=place.device))
+        items = Items(both_N % num_items, code_PF[occurrence_N])
     place_UL, place_B = place.split([item_UL.numel(), item_B.numel()])
     return (
         history._replace(item_index_UL=place_UL.view_as(item_UL)),

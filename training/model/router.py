@@ -1,24 +1,29 @@
 """Items and sessions -> themes: soft routing over T prototypes.
 
-Shapes: U users, L history length, T themes, R router width. A `*` stands for any leading dimensions.
+Shapes: U users, L history length, T themes, R router width, F code width. A `*` stands for any leading dimensions.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from contracts.schema import UNKNOWN_INDEX
 from training.model.batch import History
 from training.model.embeddings import ItemEmbedding, ItemRows
 
 ROUTER_STD = 0.2
+CODE_STD = 0.5  # of the map of codes, which are shorter than 1: so that they weigh like a row
 NORM_FLOOR = 1e-4  # keeps the direction of a zero vector, and its gradient, finite
 
 
 class Router(nn.Module):
-    """p = softmax(cos(r, P_k) / temperature) with r = R_item + R_category, tables of its own unless tied.
+    """p = softmax(cos(r, P_k) / temperature) with r = R_item + R_category + W f, tables of its own unless tied.
 
+    f: the item's code, by who read it before the request (features/encoding/item_codes.py): what an item has that was
+    never trained on. An item of which nothing is known belongs to no theme, neither as an event nor as a candidate:
+    its r and p are 0.
     tied: the click model's item embedding is used as r, and nothing is held here but the prototypes.
-    frozen: routing stays as it was drawn, the control called random routing; categories are not read.
+    random: routing stays as it was drawn, a theme for each item, the control; categories are not read.
     """
 
     def __init__(
@@ -31,11 +36,15 @@ class Router(nn.Module):
         *,
         kind: str,
         route: str,
+        code_width: int = 0,
     ) -> None:
         super().__init__()
         self.kind, self.route, self.temperature = kind, route, temperature
         if kind != "tied":
             self.item = ItemEmbedding(num_items, num_categories, width, ROUTER_STD)
+        self.of_code = nn.Linear(code_width, width, bias=False) if code_width and kind != "random" else None
+        if self.of_code is not None:
+            nn.init.normal_(self.of_code.weight, std=CODE_STD)
         self.prototype_TR = nn.Parameter(torch.randn(num_themes, width))
         if route == "blend":
             self.blend = nn.Parameter(torch.zeros(()))
@@ -45,16 +54,21 @@ class Router(nn.Module):
             self.requires_grad_(False)
 
     def codes(self, rows: ItemRows, click: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape router"]:
-        """What items are routed by.
+        """What items are routed by; exactly 0 where nothing is known of an item.
 
         click: the click model's embedding of the same items, read only when tied.
         """
-        return click if self.kind == "tied" else self.item(rows)
+        if self.kind == "random":
+            return self.item.item(rows.index) * (rows.index > UNKNOWN_INDEX).unsqueeze(-1)
+        known = click if self.kind == "tied" else self.item(rows)
+        if self.of_code is not None and rows.code is not None:
+            known = known + self.of_code(rows.code)
+        return known * rows.is_told.unsqueeze(-1)
 
     def assign(self, code: Float[Tensor, "*shape router"]) -> Float[Tensor, "*shape themes"]:
-        """Routing by codes; rows sum to 1."""
+        """Routing by codes; rows sum to 1, or are 0 where the code is."""
         cosine = direction(code) @ direction(self.prototype_TR).T
-        return torch.softmax(cosine / self.temperature, dim=-1)
+        return torch.softmax(cosine / self.temperature, dim=-1) * (code != 0).any(-1, keepdim=True)
 
     def history(
         self,
@@ -62,7 +76,10 @@ class Router(nn.Module):
         code_ULR: Float[Tensor, "users length router"],
         history: History,
     ) -> Float[Tensor, "users length themes"]:
-        """Routing of a history's events, as route says: by the item alone (which is given), its session, or both."""
+        """Routing of a history's events, as route says: by the item alone (which is given), its session, or both.
+
+        By a session an event is placed with the others, also where nothing is known of its own item.
+        """
         if self.route == "item":
             return alone_ULT
         session_ULR = session_mean(code_ULR, history.session_UL, history.mask_UL)

@@ -17,6 +17,7 @@ class ModelShape:
     num_rank_buckets: int
     num_age_buckets: int
     num_scalars: int
+    code_width: int = 0  # F, of an item's code by its readers; 0: the log has none
 
     @property
     def num_contexts(self) -> int:

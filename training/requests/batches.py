@@ -20,9 +20,10 @@ from contracts.schema import FIRST_INDEX
 from features.encoding.asked import Asked, recent_of_histories
 from features.encoding.counters import Counters
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_histories
+from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalar_features
 from features.terms.convention import RECENT, is_click
-from training.model.batch import Candidates, History, to_candidates, to_history
+from training.model.batch import Candidates, Codes, History, to_candidates, to_history
 from training.requests.reader import Events, Requests, rows_of
 from training.requests.sampler import BatchSampler
 
@@ -40,13 +41,23 @@ class Batch(NamedTuple):
     request_U: Tensor  # positions in the dataset
     user_U: Tensor  # user_index
     counts: bool = True  # False: taken along for the step of other processes; its history is empty, its loss nothing
+    codes: Codes | None = None  # None where the log has no codes
 
 
 class RequestDataset(Dataset[Batch]):
     """Requests by position. A batch is made as a whole (__getitems__), without a Python loop over its rows."""
 
-    def __init__(self, spec: FeatureSpec, events: Events, requests: Requests, scalars: npt.NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        events: Events,
+        requests: Requests,
+        scalars: npt.NDArray[np.float32],
+        counters: Counters | None = None,
+    ) -> None:
+        """counters: where items' codes are read from, a batch at a time; None: the spec has none."""
         self.spec, self.events, self.requests, self.scalars = spec, events, requests, scalars
+        self.counters = counters if spec.code_width else None
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -61,21 +72,38 @@ class RequestDataset(Dataset[Batch]):
         chosen = chosen if counts else ~chosen
         rows, row_starts = rows_of(self.requests.row_starts, chosen)
         user_of = np.repeat(np.arange(len(chosen)), np.diff(row_starts))
-        history = self.history(chosen)
+        items, history = self.requests.item_index[rows], self.history(chosen)
         if not counts:
             history = history._replace(mask_UL=torch.zeros_like(history.mask_UL))
         return Batch(
             history,
-            to_candidates(self.requests.item_index[rows], user_of, self.scalars[rows]),
+            to_candidates(items, user_of, self.scalars[rows]),
             torch.from_numpy(is_click(self.requests.label[rows]).astype(np.float32)),
             torch.from_numpy(chosen),
             torch.from_numpy(self.requests.user_index[chosen].astype(np.int64)),
             counts,
+            self._codes(history, items, self.requests.at[chosen], user_of),
         )
 
     def history(self, chosen: npt.NDArray[np.int64]) -> History:
         """The encoded histories of the requests at these positions."""
         return to_history(vars(encode_requests(self.spec, self.events, self.requests, chosen)))
+
+    def _codes(
+        self,
+        history: History,
+        items: npt.NDArray[np.int32],
+        at: npt.NDArray[np.int64],
+        user_of: npt.NDArray[np.int64],
+    ) -> Codes | None:
+        if not self.spec.code_width:
+            return None
+        if (counters := self.counters) is None:
+            raise ValueError("the spec has item codes, and no counters were given to read them from")
+        asked = (history.item_index_UL.numpy(), at[:, None]), (items.astype(np.int64), at[user_of])
+        return Codes(
+            *(torch.from_numpy(item_codes(self.spec, counters, index - FIRST_INDEX, when)) for index, when in asked)
+        )
 
     def standardisation(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """(mean, standard deviation) of each scalar over all rows."""
@@ -124,9 +152,9 @@ def make_dataset(
     file: where they are kept (.npy), and mapped from; None: in memory.
     """
     if file is None:
-        return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters))
+        return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters), counters)
     write_scalars(file, spec, events, requests, counters)
-    return RequestDataset(spec, events, requests, np.load(file, mmap_mode="r"))
+    return RequestDataset(spec, events, requests, np.load(file, mmap_mode="r"), counters)
 
 
 def write_scalars(file: Path, spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> None:

@@ -65,13 +65,18 @@ def count_items(requests: Requests, events: Events, history_length: int, num_ite
     return in_histories + np.bincount(requests.item_index, minlength=num_items)
 
 
-def fit_tables(vocabulary: Vocabulary, counts: npt.NDArray[np.int64], min_item_events: int) -> ItemTables:
-    """Items and categories that training sees fewer than min_item_events times have no row of their own."""
+def fit_tables(
+    vocabulary: Vocabulary, counts: npt.NDArray[np.int64], min_item_events: int, min_category_events: int
+) -> ItemTables:
+    """Items and categories that training sees fewer times than that have no row of their own.
+
+    Apart, since a log whose items live for a day has ids that are not worth learning, and categories that are.
+    """
     known = counts >= min_item_events
     row_of_item = np.where(known, np.arange(vocabulary.num_items), UNKNOWN_INDEX)
     row_of_item[:FIRST_INDEX] = np.arange(FIRST_INDEX)
     weight = np.bincount(vocabulary.pair_category, counts[vocabulary.pair_item], minlength=len(vocabulary.categories))
-    kept = np.flatnonzero(weight >= min_item_events)
+    kept = np.flatnonzero(weight >= min_category_events)
     rank = np.zeros(len(vocabulary.categories), np.int64)
     rank[kept] = 1 + np.arange(len(kept))
     return ItemTables(

@@ -105,7 +105,7 @@ def test_as_many_have_clicked_each_candidate_as_sql_counts(
     order = np.lexsort((users, times, items))
     made = np.zeros((1, everyone + 1, 2), np.int8)
     made[0, :everyone, 0] = made[0, everyone, 1] = 1
-    counting = Coclicks(items[order], times[order], users[order], np.zeros(1, np.int64), made)
+    counting = Coclicks(items[order], times[order], users[order], np.zeros(1, np.int64), made, made)
     num = len(ebnerd_requests)
     asked = Asked(
         user_keys=np.full(num, everyone),

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from contracts.errors import InputError
 from contracts.schema import COCLICK_CLICKS, ROLE_HISTORY, ROLE_IMPRESSION, TIME, coclick_factors
-from features.counts.factors import LENGTH, user_factors, write_coclicks
+from features.counts.factors import LENGTH, leading, user_codes, user_factors, write_coclicks
 from features.encoding.asked import NO_KEY, Asked, recent_clicks
-from features.encoding.coclicks import SHRINKAGE, Coclicks
+from features.encoding.coclicks import CODE_LENGTH, SHRINKAGE, Clicks, Coclicks
 from features.terms.convention import COCLICK_SPANS, RECENT, coclick_columns
 
 SECOND = 1_000_000
@@ -46,9 +46,13 @@ requests = st.lists(
 )
 
 
-def coclicks(log: list[Click], made: np.ndarray) -> Coclicks:
-    items, times, users = np.array(sorted(log), np.int64).reshape(-1, 3).T
-    return Coclicks(items, times * SECOND, users, np.array(STARTS, np.int64) * SECOND, made)
+def coclicks(log: list[Click], made: np.ndarray, history: list[Click] = ()) -> Coclicks:
+    """Codes are the factors turned round, so that one is not taken for the other."""
+    shown, others = (
+        np.array(sorted(each), np.int64).reshape(-1, 3).T * [[1], [SECOND], [1]] for each in (log, history)
+    )
+    starts = np.array(STARTS, np.int64) * SECOND
+    return Coclicks(*shown, starts, made, made[:, :, ::-1].copy(), Clicks(*others))
 
 
 def ask(asked: list) -> Asked:
@@ -112,6 +116,60 @@ def test_requests_read_alike_together_and_one_by_one(log, made, asked) -> None:
     np.testing.assert_array_equal(together, np.concatenate([np.zeros((0, len(COLUMNS))), *alone]))
 
 
+def read_codes(log: list[Click], made: np.ndarray, history: list[Click], asked: list[tuple[int, int]]) -> np.ndarray:
+    items, at = np.array(asked, np.int64).reshape(-1, 2).T
+    return coclicks(log, made, history).item_codes(items, at * SECOND)
+
+
+asked_items = st.lists(st.tuples(item, st.integers(-20, 250)), max_size=6)
+
+
+@given(clicks, clicks, factors, asked_items)
+def test_an_items_code_is_the_mean_of_all_its_readers_each_as_of_when_they_read(log, history, made, asked) -> None:
+    found = read_codes(log, made, history, asked)
+    assert found.shape == (len(asked), RANK)
+    for code, (key, at) in zip(found, asked, strict=True):
+        readers = [(second, user) for other, second, user in (*log, *history) if other == key and second < at]
+        periods = [int(second >= STARTS[1]) for second, _ in readers]
+        total = sum(
+            (made[p, user, ::-1].astype(float) for p, (_, user) in zip(periods, readers, strict=True)), np.zeros(RANK)
+        )
+        wanted = total / (CODE_LENGTH * (len(readers) + SHRINKAGE)) if at >= STARTS[0] else np.zeros(RANK)
+        np.testing.assert_allclose(code, wanted, atol=1e-6)
+
+
+@given(clicks, clicks, factors, asked_items, st.integers(0, 50))
+def test_later_clicks_change_no_code(log, history, made, asked, later) -> None:
+    until = max((at for _, at in asked), default=0)
+    future = [(item, until + later, user) for item, _, user in log]
+    before = read_codes(log, made, history, asked)
+    np.testing.assert_array_equal(read_codes(log + future, made, history + future, asked), before)
+
+
+def test_codes_of_two_periods_are_of_one_space_and_factors_are_not() -> None:
+    """Two tastes; in the second period there are more users and clicks of each."""
+    draw = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(60), 8), draw.integers(0, 25, 480)
+    items += (users % 2) * 25
+    pairs = np.unique(np.stack([users, items]), axis=1)
+    early = pairs[:, (pairs[0] < 40) & (draw.random(pairs.shape[1]) < 0.7)]
+    periods = [
+        (np.unique(each[0]), *(np.unique(side, return_inverse=True)[1] for side in each)) for each in (early, pairs)
+    ]
+    codes, known = np.zeros((0, 4), np.int8), np.zeros(0, np.int64)
+    made = []
+    for names, users, items in periods:
+        codes = user_codes(leading(users, items, 4), np.searchsorted(names, known), codes, 4)
+        known = names
+        made.append((names, codes.astype(float) / LENGTH))
+    (first, one), (second, other) = made
+    both = np.searchsorted(second, first)
+    assert (one * other[both]).sum(axis=1).mean() > 0.7
+    alone = user_codes(leading(*periods[1][1:], 4), np.zeros(0, np.int64), np.zeros((0, 4), np.int8), 4) / LENGTH
+    assert (one * alone[both]).sum(axis=1).mean() < 0.6  # each period's own directions, not turned
+    np.testing.assert_allclose(alone @ alone.T, other @ other.T, atol=0.05)  # turning changes no angle between users
+
+
 def test_sums_that_wrap_have_the_same_differences() -> None:
     log = [(0, second, 0) for second in range(20)] + [(1, 3, 1)]
     made = np.zeros((len(STARTS), NUM_USERS, RANK), np.int8)
@@ -167,7 +225,8 @@ LOG = [
 
 def test_what_is_written_is_read_back_by_the_numbers_of_the_vocabulary(tmp_path: Path) -> None:
     counts = write_coclicks(ibis.memtable(rows(LOG)), 2, 86_400, tmp_path)
-    assert counts == {"num_coclick_clicks": 3, "num_coclick_factors": 4}  # days 1 and 2; of day 0 nothing is before it
+    wanted = {"num_coclick_clicks": 3, "num_coclick_history_clicks": 1, "num_coclick_factors": 4}
+    assert counts == wanted  # days 1 and 2; of day 0 nothing is before it
     made = Coclicks.from_folder(tmp_path, ["a", "b", "c"], ["u1", "u2", "u3"])
     assert made is not None
     assert (made.items.tolist(), made.users.tolist()) == ([0, 1, 1], [0, 1, 0])  # the history's click is nobody's
@@ -175,7 +234,10 @@ def test_what_is_written_is_read_back_by_the_numbers_of_the_vocabulary(tmp_path:
     assert np.linalg.norm(made.factors[0, 1].astype(float)) == pytest.approx(LENGTH, rel=0.02)  # but makes a factor
     assert not made.factors[:, 2].any()
     assert pq.read_schema(tmp_path / "clicks.parquet").equals(COCLICK_CLICKS)
-    assert pq.read_schema(tmp_path / "factors.parquet").equals(coclick_factors(2))
+    assert (made.history.items.tolist(), made.history.users.tolist()) == ([0], [1])
+    assert made.codes.shape == (2, 3, 2)
+    assert pq.read_schema(tmp_path / "history_clicks.parquet").equals(COCLICK_CLICKS)
+    assert pq.read_schema(tmp_path / "factors.parquet").equals(coclick_factors(2, 2))
     assert Coclicks.from_folder(tmp_path / "nowhere", [], []) is None
     with pytest.raises(InputError, match="item_id"):
         Coclicks.from_folder(tmp_path, ["a"], ["u1", "u2"])
@@ -203,7 +265,7 @@ def test_the_order_of_rows_changes_no_byte(tmp_path: Path) -> None:
     for name, log in (("whole", LOG), ("turned", LOG[::-1])):
         (tmp_path / name).mkdir()
         write_coclicks(ibis.memtable(rows(log)), 2, 86_400, tmp_path / name)
-    for file in ("factors.parquet", "clicks.parquet"):
+    for file in ("factors.parquet", "clicks.parquet", "history_clicks.parquet"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "turned" / file).read_bytes()
 
 

@@ -59,13 +59,16 @@ def whole(log: list[tuple], users: int, items: int) -> Counters:
     shown = np.array([each[4] == ROLE_IMPRESSION for each in log], bool)
     ones = np.ones(len(rows), np.int64)
     user, item, at, clicked = rows.T
-    hit = shown & (clicked > 0)
-    clicks = Clicks.in_order(item[hit], at[hit], user[hit])
+    clicks, history = (
+        Clicks.in_order(item[hit], at[hit], user[hit]) for hit in (shown & (clicked > 0), ~shown & (clicked > 0))
+    )
     return Counters(
         item_counters=counted(item[shown], at[shown], ones[shown], clicked[shown]),
         user_counters=counted(user, at, ones, clicked),
         user_item_counters=counted(user * PAIR_RADIX + item, at, ones, clicked),
-        coclicks=Coclicks(clicks.items, clicks.times, clicks.users, STARTS, FACTORS[:, :users]),
+        coclicks=Coclicks(
+            clicks.items, clicks.times, clicks.users, STARTS, FACTORS[:, :users], FACTORS[:, :users, ::-1], history
+        ),
     )
 
 
@@ -93,6 +96,8 @@ def assert_same(one: Counters, other: Counters) -> None:
     found, wanted = (each.coclicks.columns(items, owner, asked, 3) for each in (one, other))  # pyright: ignore
     for name, column in wanted.items():
         np.testing.assert_array_equal(found[name], column)
+    codes = [each.coclicks.item_codes(np.arange(-1, 4)[:, None], at) for each in (one, other)]  # pyright: ignore
+    np.testing.assert_array_equal(*codes)
 
 
 def live(logged: list[tuple]) -> LiveCounters:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.schema import USER_HISTORY_SNAPSHOT
+from features.encoding.coclicks import Clicks
 from features.encoding.counters import Counters
 from features.live.places import state_of
 from features.online.live_counters import LiveCounters
@@ -178,7 +179,19 @@ def test_one_click_that_the_online_co_clicks_lack_is_found_and_named(told: Path)
     without = replace(whole, items=whole.items[kept], times=whole.times[kept], users=whole.users[kept])
     found = differing(with_counters(store, replace(store.counters, coclicks=without)), told)
     assert found
-    assert all(name.startswith("coclick_") for name in found)
+    assert all(name.startswith("coclick_") or name in ("codes", "event_codes") for name in found)
+
+
+def test_codes_of_users_that_differ_are_found_and_named(told: Path) -> None:
+    store = OnlineStore.open(state_of(told))
+    whole = store.counters.coclicks
+    assert whole is not None
+    other = replace(
+        whole, codes=-whole.codes, history=Clicks(whole.history.items, whole.history.times, whole.history.users)
+    )
+    found = differing(with_counters(store, replace(store.counters, coclicks=other)), told)
+    assert found
+    assert found <= {"codes", "event_codes"}
 
 
 def test_a_context_that_reads_otherwise_online_is_found_and_named(told: Path) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.model.alone import BackboneAlone, SequenceState
-from training.model.batch import Candidates, History
+from training.model.batch import Candidates, Codes, History
 from training.model.head import Head
 from training.model.params import ModelParams
 from training.model.ranker import Tables, distinct_items
@@ -44,7 +44,7 @@ class MixtureOfExperts(BackboneAlone):
             self.gate = nn.Linear(num_inputs, NUM_EXPERTS, bias=False)
 
     def learn(
-        self, history: History, candidates: Candidates
+        self, history: History, candidates: Candidates, codes: Codes | None = None
     ) -> tuple[Float[Tensor, " impressions"], Float[Tensor, ""]]:
         """The logits, and GShard's balance of load: zero of the other kinds."""
         history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N))
