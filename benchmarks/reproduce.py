@@ -34,6 +34,7 @@ from training.judging.scoring import score_requests
 from training.judging.slices import NO_THEME, requests_since_shift, true_item_themes
 from training.metrics import auc, iauc, normalised_mutual_information
 from training.model.build import Model, fit_buffers
+from training.model.mixture import MixtureOfSequence
 from training.requests.batches import RequestDataset, make_dataset
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.requests.reader import Events, Requests, load_events, load_requests
@@ -135,7 +136,7 @@ def _fit(bench: Bench, name: str, variant: Variant, params: Any, train: Any, see
 
 def _recovery(bench: Bench, model: Model, prepared: Prepared) -> float:
     """Normalised mutual information of the true themes and the model's, over items with rows; nan without either."""
-    if bench.true_theme_N is None or not model.has_router:
+    if bench.true_theme_N is None or not isinstance(model, MixtureOfSequence):
         return float("nan")
     warm = np.flatnonzero((bench.true_theme_N >= 0) & (prepared.tables.row_of_item > 1))
     with torch.inference_mode():

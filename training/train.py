@@ -23,6 +23,7 @@ from features.terms.convention import is_click
 from features.terms.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
 from training.fitting.checkpoint import open_state
 from training.fitting.fit import Places, fit
+from training.fitting.memory import keep_freed_memory
 from training.fitting.record import Measured, write_record
 from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
 from training.model.params import ModelParams, TrainParams
@@ -62,6 +63,7 @@ def run(
     train: TrainParams,
 ) -> Report:
     """Raises InputError where there is nothing to train on."""
+    keep_freed_memory()
     torch.set_num_threads(train.num_threads)
     places = open_places(
         data, history=history, labels=labels, model=model, seed=seed, split=split, statistics=statistics, train=train

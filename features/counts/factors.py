@@ -49,9 +49,8 @@ def write_coclicks(rows: ir.Table, rank: int, period_s: float, folder: Path) -> 
     compared by how many readers an item has leaves them out. A period's factors are of clicks before its start.
     """
     clicked = rows.filter(rows.label >= CLICKED)
-    is_shown = clicked.role == ROLE_IMPRESSION
-    clicks, by_history = (_write_clicks(clicked.filter(which), folder / f"{name}.parquet")
-                          for name, which in (("clicks", is_shown), ("history_clicks", ~is_shown)))  # fmt: skip
+    clicks = _write_clicks(clicked.filter(clicked.role == ROLE_IMPRESSION), folder / "clicks.parquet")
+    by_history = _write_clicks(clicked.filter(clicked.role != ROLE_IMPRESSION), folder / "history_clicks.parquet")
     pairs = clicked.group_by(["user_id", "item_id"]).agg(occurred_at=clicked.occurred_at.min())
     pairs = pairs.order_by(["user_id", "item_id"]).to_pyarrow()
     schema, num_factors = coclick_factors(rank, code_width(rank)), 0

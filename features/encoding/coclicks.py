@@ -263,7 +263,7 @@ class Coclicks:
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Coclicks":
         """What `arrays` gave."""
         history = Clicks(*(arrays[f"history_{name}"] for name in CLICK_ARRAYS))
-        own = {name: value for name, value in arrays.items() if not name.startswith("history_")}
+        own: dict[str, Any] = {name: value for name, value in arrays.items() if not name.startswith("history_")}
         return cls(**own, history=history)
 
 

@@ -28,7 +28,6 @@ OWNER = "leitmotif"
 TAGS = {"stage": "materialize"}
 FOREVER = timedelta(0)  # what is known of a quiet key does not expire
 
-USER_HISTORY_FEATURES = ("item_ids", "occurred_at", "labels", "sessions")
 
 user = Entity(
     name="user",

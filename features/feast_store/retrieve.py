@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 SERVICE = "training"
-END_OFFSET = "end_offset"
 
 
 def retrieve(store: "FeatureStore", entity_df: "pd.DataFrame") -> pa.Table:

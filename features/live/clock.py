@@ -7,7 +7,6 @@ known. Of a log that ended long ago time goes on from there, at the pace of the 
 import time
 from threading import Lock
 
-WALL = "now"
 LOG_END = "log_end"
 """Of params.yaml's serve.clock."""
 

@@ -43,8 +43,6 @@ ABSORBED = "absorbed.json"
 """In absorbed/: {engine: the newest seq that was ever sealed of its live events in live/<source>, 0 without}."""
 WHICH = "log.json"
 """In absorbed/: {id: source.id, log: the log's identity}."""
-PARTITION_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
-PRECISIONS = {"day": 10, "month": 7, "year": 4}
 ROW_GROUP = 1 << 18
 
 

@@ -202,7 +202,7 @@ class Predictor:
         theme_M = scores.theme_MT.argmax(axis=1) if names else np.zeros(len(index_M), np.int64)
         match_M = scores.theme_MT @ scores.current_T
         known_M = index_M != UNKNOWN_INDEX
-        named_M = scores.theme_MT.any(axis=1)  # an item of which nothing is known belongs to no theme
+        named_M = scores.theme_MT.max(axis=1, initial=0) > 0  # an item of which nothing is known belongs to no theme
         return [
             RankedItem.model_construct(
                 item_id=candidates[row],

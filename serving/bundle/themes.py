@@ -22,7 +22,7 @@ def name_themes(scorer: Scorer, vocabulary: pa.Table, code_NF: npt.NDArray[np.fl
         return []
     index_N = vocabulary["item_index"].to_numpy()
     routing_NT = scorer.themes(index_N.astype(np.int64), code_NF)
-    theme_N, placed_N = routing_NT.argmax(axis=1), routing_NT.any(axis=1)
+    theme_N, placed_N = routing_NT.argmax(axis=1), routing_NT.max(axis=1) > 0
     categories = vocabulary["categories"].to_pylist()
     pairs = [
         (int(theme), name)

@@ -31,7 +31,7 @@ def theme_use(
         routing_NT = model.tables(
             Items(every, None if code_NF is None else torch.from_numpy(code_NF))
         ).routing_NT.numpy()
-    placed_N = routing_NT.any(axis=1)
+    placed_N = routing_NT.max(axis=1) > 0
     placed_N[:FIRST_INDEX] = False
     theme_of_item = np.where(placed_N, routing_NT.argmax(axis=1), num_themes)  # num_themes: none
     by_items = np.bincount(theme_of_item[placed_N], minlength=num_themes)

@@ -101,6 +101,7 @@ def _example(model: Ranker, shape: ModelShape) -> tuple[History, Candidates]:
     """Two users of full length and three impressions; each input is a tensor of its own, or export merges them."""
     device = model.catalogue.row_of_N.device
     whole = torch.zeros(2, model.params.history_length, dtype=torch.int64, device=device)
-    history = History(*(whole.clone() for _ in range(5)), whole == 0, whole[:, 0].clone())
+    item, label, rank, age, session = (whole.clone() for _ in range(5))
+    history = History(item, label, rank, age, session, whole == 0, whole[:, 0].clone())
     item_B = torch.zeros(3, dtype=torch.int64, device=device)
     return history, Candidates(item_B, item_B.clone(), torch.zeros(3, shape.num_scalars, device=device))

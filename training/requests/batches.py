@@ -24,7 +24,7 @@ from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalar_features
 from features.terms.convention import RECENT, is_click
 from training.model.batch import Candidates, Codes, History, to_candidates, to_history
-from training.requests.reader import Events, Requests, rows_of
+from training.requests.reader import Events, Ints, Requests, rows_of
 from training.requests.sampler import BatchSampler
 
 ENCODED_AT_ONCE = 65_536
@@ -92,7 +92,7 @@ class RequestDataset(Dataset[Batch]):
     def _codes(
         self,
         history: History,
-        items: npt.NDArray[np.int32],
+        items: Ints,
         at: npt.NDArray[np.int64],
         user_of: npt.NDArray[np.int64],
     ) -> Codes | None:

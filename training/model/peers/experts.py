@@ -64,9 +64,8 @@ class MixtureOfExperts(BackboneAlone):
     def _mix(self, state: SequenceState, candidates: Candidates, tables: Tables) -> tuple[Tensor, Tensor]:
         features_BF = self.features(state, candidates, tables)
         scalars_BS = self.head.standardise(candidates.scalars_BS)
-        logits_BE = torch.stack(
-            [self.head.mix(features_BF, scalars_BS), *(each.mix(features_BF, scalars_BS) for each in self.experts)], 1
-        )
+        heads = [self.head, *(each for each in self.experts if isinstance(each, Head))]
+        logits_BE = torch.stack([head.mix(features_BF, scalars_BS) for head in heads], dim=1)
         gate_BE = self._gate(torch.cat([features_BF, scalars_BS], dim=1))
         return (gate_BE * logits_BE).sum(1), gate_BE
 
