@@ -27,6 +27,17 @@ TRAIN = TrainParams(
     min_item_events=2,
     min_category_events=2,
     num_threads=1,
+    optimizer="auto",
+    gradient_clip=None,
+    validations_per_epoch=1,
+    choose_by="gauc",
+    patience=4,
+    checkpoint_s=60.0,
+    accelerator="cpu",
+    devices=1,
+    precision="32-true",
+    strategy="auto",
+    num_nodes=1,
 )
 
 
