@@ -78,6 +78,13 @@ def test_the_bundle_becomes_the_champion(house: Path) -> None:
     assert "keeps no former champion to go back to" in back.stderr
 
 
+def test_the_model_is_exported_as_programs(house: Path) -> None:
+    said = typed(house, "make export").stdout
+    assert "golden requests differ by at most 0.0e+00" in said
+    assert {path.name for path in (house / "exported/simulator").iterdir()} == {
+        "user_side.pt2", "score.pt2", "exported.json"}  # fmt: skip
+
+
 def test_what_was_pushed_is_pulled_in_another_clone_and_nothing_is_run_again(house: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     subprocess.run(["cp", "-a", f"{house}/.", other], check=True)
