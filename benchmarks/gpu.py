@@ -214,7 +214,7 @@ def optimizer(params: ModelParams, device: str, small: bool) -> Iterator[dict[st
 
 
 def log_here(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
-    """MoS and DIN fitted by Lightning on the log that params.yaml names, beside what the report of a run here says."""
+    """MoS and DIN fitted by Lightning on the log that params.yaml names, beside the report of a CPU's run; bf16 too."""
     sections = load_params(ROOT / PARAMS)
     source = sections["source"].id
     data, told = ROOT / "data" / source, ROOT / "reports" / source / "train.json"
@@ -227,15 +227,16 @@ def log_here(params: ModelParams, device: str, small: bool) -> Iterator[dict[str
     spec = feature_spec(sections["history"], params, sections["statistics"])
     prepared = prepare(data, spec, sections["split"], sections["labels"], train, seed)
     report = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
-    for name in ("mos", "din"):
+    for name, precision in (("mos", "32-true"), ("mos", "bf16-mixed"), ("din", "32-true"), ("din", "bf16-mixed")):
         began = time.monotonic()
-        _, epochs, best = fit_one(name, params, prepared, train, seed)
+        _, record, best = fit_one(name, params, prepared, train.model_copy(update={"precision": precision}), seed)
         yield {
             "log": source,
             "model": name,
+            "precision": precision,
             "requests": len(prepared.train),
             "seconds": round(time.monotonic() - began, 1),
-            "validation_auc": round(epochs[best - 1].validation_auc, 4),
+            "validation_auc": round(record[best - 1].validation_auc, 4),
             "validation_auc_on_cpu": report.get(f"{name}_validation_auc"),
         }
 
