@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sections = load_params(ROOT / PARAMS)
     folder = tmp_path_factory.mktemp("benchmarks") / "data" / "simulator"
     simulator = SimulatorParams(
-        preference="item", num_days=5, num_users=90, num_items=60, num_themes=6, num_sessions=14, item_life_days=20.0
+        preference="item", num_days=36, num_users=90, num_items=60, num_themes=6, num_sessions=14, item_life_days=20.0
     )
     ingest.run(folder, 1, simulator, sections["source"].model_copy(update={"name": "simulator"}))
     shutil.copytree(folder / "interactions", folder / "validated_interactions")

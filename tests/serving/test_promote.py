@@ -183,7 +183,7 @@ def test_a_champion_of_other_item_ids_or_of_older_code_is_said_so(
     good: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]]
 ) -> None:
     strangers = without_items(good, tmp_path / "strangers", lambda _: True)
-    assert "knows none of the 300 items of the log" in compared(good, strangers)["reason"]
+    assert re.search(r"knows none of the \d+ items of the log", compared(good, strangers)["reason"])
     older = rehash(Path(shutil.copytree(good, tmp_path / "older", copy_function=shutil.copyfile)))
     spec = json.loads((older / SPEC).read_text()) | {"version": 1}
     (older / SPEC).write_text(json.dumps(spec))

@@ -1,6 +1,7 @@
 """What a request costs: the formulas count what torch counts."""
 
 import pytest
+import torch
 
 from tests.training.conftest import PARAMS, SHAPE
 from training.judging.cost import count_flops, flops_of_request
@@ -24,7 +25,8 @@ def counted(make_model, make_history, make_candidates, name, changes):
     """(by formula, by torch)."""
     params = PARAMS.model_copy(update=WIDE | changes)
     model = make_model(name, **WIDE | changes)
-    batch = Batch(make_history([LENGTH], LENGTH), make_candidates(1, CANDIDATES), None)  # type: ignore[arg-type]
+    none = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(make_history([LENGTH], LENGTH), make_candidates(1, CANDIDATES), none.float(), none, none)
     return flops_of_request(name, params, SHAPE, LENGTH, CANDIDATES), count_flops(model, batch)
 
 
