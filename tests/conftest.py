@@ -33,6 +33,15 @@ LONGEST = (
 """Groups that take minutes, those first that should begin first; of the others, those with most tests."""
 
 
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A test's folder, two deeper than pytest's: the live events of a log at `<root>/data/<log>` lie in `<root>/live`,
+    so that a log right in pytest's folder would read and leave events where other tests keep theirs."""
+    folder = tmp_path / "root" / "log"
+    folder.mkdir(parents=True)
+    return folder
+
+
 @cache
 def group_of(path: Path) -> str | None:
     """The group that a file of tests names."""
