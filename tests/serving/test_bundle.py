@@ -15,7 +15,7 @@ from contracts.errors import InputError
 from serving.answering.predictor import Predictor
 from serving.answering.refusal import Refusal
 from serving.answering.requests import RankRequest
-from serving.bundle.loaded import GOLDEN, METRICS, MODEL, RANKED, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
+from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
 from serving.bundle.manifest import MANIFEST, write_manifest
 from tests.serving.conftest import Refusing
 
@@ -56,7 +56,7 @@ def assert_said_in_a_line(error: InputError, name: str) -> None:
 
 
 def test_the_lists_of_this_test_name_every_file(bundle: Path) -> None:
-    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, RANKED, MANIFEST}  # RANKED: promote's alone
+    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, MANIFEST}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
