@@ -11,9 +11,9 @@ NEVER_KEPT_BYTES = 32 * 2**20
 def keep_freed_memory(largest_bytes: int) -> bool:
     """Tell glibc to reuse blocks of any size; True where it did so.
 
-    largest_bytes: of the largest tensor of a step. Beyond 32 MiB each is mapped anew, and the kernel clears its pages at
-    first touch; below, glibc keeps it by itself, and telling it costs more than it saves (docs/benchmarks.md). Memory that
-    was used stays with the process until it ends.
+    largest_bytes: of the largest tensor of a step. Beyond 32 MiB each is mapped anew, and the kernel clears its pages
+    at first touch; below, glibc keeps it by itself, and telling it costs more than it saves (docs/benchmarks.md).
+    Memory that was used stays with the process until it ends.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if largest_bytes <= NEVER_KEPT_BYTES or mallopt is None:  # None: another C library
