@@ -25,10 +25,13 @@ from features.online.store import StaleStoreError
 from serving.answering.predictor import Predictor, open_here
 from serving.answering.remembering import Remembering
 from serving.answering.requests import EventsReply, EventsRequest, RankReply, RankRequest
+from serving.http import users
 from serving.http.answered import answered
+from serving.http.form import InTime
 from serving.http.gate import READ, Gate
 from serving.http.given import Given, came_at, once_given
 from serving.http.hosts import allowed_hosts
+from serving.http.openapi import Bounds, document
 from serving.http.readiness import Readiness
 from serving.locations import where_commands_run
 from serving.params import ServeParams
@@ -42,6 +45,7 @@ most or until then: what the store refuses is told, and nothing is begun for a c
 SHOWN_S = 0.5
 """How long events wait for what was shown before them."""
 BODY_TIMEOUT_S = 0.5
+API_VERSION = "1"
 MAX_IN_FLIGHT = 16
 """Requests answered at once: one computes, the others wait. So few that the last is in time on a busy machine too."""
 
@@ -77,16 +81,28 @@ async def info(_: HttpRequest) -> JSONResponse:
     return JSONResponse(bentoml.get_current_service().predictor.info())
 
 
+async def docs(_: HttpRequest) -> JSONResponse:
+    """GET /docs.json: what may be asked, as OpenAPI."""
+    told = limits()
+    bounds = Bounds(told.max_candidates, told.max_events, told.max_id_length)
+    return JSONResponse(document(API_VERSION, bounds, False))
+
+
 async def root(_: HttpRequest) -> RedirectResponse:
     """GET /: to /info. BentoML's own page there loads a third party's script."""
     return RedirectResponse("info")
 
 
+ROUTES = [Route("/", root), Route("/info", info), Route("/docs.json", docs), *users.ROUTES]
+
+
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
-@bentoml.asgi_app(Starlette(routes=[Route("/", root), Route("/info", info)]), path="/")
+@bentoml.asgi_app(
+    Starlette(routes=[Route("/", root), Route("/info", info), Route("/docs.json", docs), *users.ROUTES]), path="/"
+)
 @bentoml.service(
     workers=1,
-    traffic={"timeout": TIMEOUT_S},
+    traffic={"timeout": TIMEOUT_S + 1},  # InTime says it before, in our form
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": True},
@@ -173,6 +189,7 @@ class Leitmotif:
             return work(predictor, request)
 
 
+Leitmotif.add_asgi_middleware(InTime, limit_s=TIMEOUT_S)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(Given)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(
     Gate,  # pyright: ignore[reportArgumentType]

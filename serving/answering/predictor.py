@@ -17,6 +17,7 @@ from features.live.clock import LOG_END
 from features.live.intake import Intake
 from features.live.places import LOG, STAMP
 from features.online.store import OnlineStore
+from serving.answering.explaining import with_reasons
 from serving.answering.feedback import Shown, intake_of, keep, show, take
 from serving.answering.refusal import MAX_NAME, Refusal
 from serving.answering.requests import (
@@ -107,12 +108,16 @@ class Predictor:
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
         cold_M = self.bundle.scorer.cold_N[index_M]
+        items = self._items(candidates, index_M, scores, best)
+        if request.explain:
+            of = (self.bundle.scorer, self.store, request.user_id)
+            items = with_reasons(*of, events, candidates, items, at, context)
         shown = self._shown(request, [candidates[row] for row in best], at, context)
         reply = RankReply.model_construct(
             user_id=request.user_id,
             at=to_iso(at),
-            items=self._items(candidates, index_M, scores, best),
-            themes=self._themes(scores.current_T) if length else [],
+            items=items,
+            themes=self.theme_shares(scores.current_T) if length else [],
             history=HistoryView.model_construct(
                 known=events is not None,
                 length=length,
@@ -215,7 +220,8 @@ class Predictor:
             for row in best
         ]
 
-    def _themes(self, current_T: np.ndarray) -> list[ThemeShare]:
+    def theme_shares(self, current_T: np.ndarray) -> list[ThemeShare]:
+        """The largest of a user's current themes."""
         return [
             ThemeShare.model_construct(
                 theme=int(theme), name=self.bundle.theme_names[theme], share=float(current_T[theme])

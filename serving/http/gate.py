@@ -14,6 +14,7 @@ from contracts.errors import shorten
 from serving.answering.refusal import JSON, MAX_NAME, Refusal
 from serving.answering.requests import Message
 from serving.http.body import KINDS, Kind, read_message
+from serving.http.form import in_one_form, refuse
 from serving.http.hosts import is_known
 from serving.params import ServeParams
 
@@ -30,6 +31,7 @@ PROBES = ("/livez", "/readyz", "/healthz")
 READ_FOR_EACH = 4
 """Bodies that may be coming in for each request that may be answered: what they hold in memory is bounded."""
 PIECE = 65536
+WAYS = f"There are {', '.join(f'POST {each}' for each in KINDS)} and GET /info; GET /docs.json describes all."
 CLOSE = (b"connection", b"close")  # what is left of the body would be read as the next request
 
 
@@ -64,17 +66,17 @@ class Gate:
         try:
             self._check_host(scope)
             if kind is None:
-                return await self._app(scope, receive, _in_json(scope, send))
+                return await self._app(scope, receive, in_one_form(scope, send, WAYS))
             scope[READ] = await self._read(kind, scope["headers"], receive)
         except _Gone:
             return None
         except _Unread as refusal:
             return await self._refuse_unread(refusal, receive, send)
         except Refusal as refusal:
-            return await _refuse(send, refusal)
+            return await refuse(send, refusal)
         self._in_flight += 1
         try:
-            return await self._app(scope, receive, send)
+            return await self._app(scope, receive, in_one_form(scope, send, WAYS))
         finally:
             self._in_flight -= 1
 
@@ -113,7 +115,7 @@ class Gate:
 
     async def _refuse_unread(self, refusal: Refusal, receive: Receive, send: Send) -> None:
         """Answer, read what still comes for a moment, close: a caller who is cut off while sending sees no answer."""
-        await _refuse(send, refusal, [CLOSE], is_whole=False)
+        await refuse(send, refusal, [CLOSE], is_whole=False)
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(self._body_timeout_s):
                 while await _read(receive, PIECE):
@@ -176,43 +178,3 @@ async def _read(receive: Receive, limit: int) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return bytes(body)
-
-
-async def _refuse(
-    send: Send, refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = (), is_whole: bool = True
-) -> None:
-    body = refusal.body()
-    headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
-
-
-def _in_json(scope: Scope, send: Send) -> Send:
-    """Refusals of BentoML's router and probes, which are plain text, in the form of ours; all else as it is."""
-    start: MutableMapping[str, Any] = {}
-    text = bytearray()
-
-    async def sent(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            is_text = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
-            if message["status"] >= 400 and is_text:
-                start.update(message)
-        if not start:
-            await send(message)
-            return
-        text.extend(message.get("body", b""))
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            allowed = [(name, value) for name, value in start["headers"] if name == b"allow"]
-            reason = _in_words(scope, start["status"], allowed) or text.decode(errors="replace")
-            await _refuse(send, Refusal(start["status"], reason), allowed)
-
-    return sent
-
-
-def _in_words(scope: Scope, status: int, allowed: Sequence[tuple[bytes, bytes]]) -> str | None:
-    path = shorten(scope["path"], MAX_NAME)
-    if status == 404:
-        return f"There is nothing at {path}. There are {', '.join(f'POST {each}' for each in KINDS)} and GET /info."
-    if status == 405:
-        return f"{path} takes {', '.join(value.decode() for _, value in allowed)}, not {scope['method']}."
-    return None

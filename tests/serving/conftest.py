@@ -124,6 +124,19 @@ def keeping(lived: Path) -> Iterator[httpx.Client]:
         yield client
 
 
+def is_refusal(answer: httpx.Response) -> bool:
+    """Whether an answer refuses in the one form, and says when to ask again where that helps."""
+    told = answer.json()["error"]
+    assert answer.json().keys() == {"error"}
+    assert told.keys() == {"code", "message", "field"}
+    assert told["code"].isidentifier()
+    assert told["message"]
+    assert "\n" not in told["message"]
+    assert answer.headers["content-type"] == "application/json"
+    assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
+    return True
+
+
 Refusing = Callable[..., str]
 
 

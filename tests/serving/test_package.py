@@ -16,6 +16,7 @@ from serving.ask import table
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import GOLDEN, MODEL, SPEC, open_bundle
 from serving.bundle.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
+from tests.serving.reasons import explained
 from training import evaluate
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -124,6 +125,10 @@ def test_a_model_without_themes_is_packaged_and_served(without_themes: Path, dat
     assert {item.item_id: item.score for item in reply.items} == pytest.approx(scores, abs=1e-5)
     assert served.info()["model"] == "din"
     assert served.info()["theme_names"] == []
+    explained_reply = explained(served, RankRequest(user_id=golden.user_id, candidates=golden.candidates))
+    reasons = [item.reasons for item in explained_reply.items if item.reasons]
+    assert {tuple(each.contributions) for each in reasons} == {("base", "history")}
+    assert any(each.history for each in reasons)
     printed = table(reply.model_dump(), {})
     assert "None" not in printed
     assert "the model has none" in printed
