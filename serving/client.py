@@ -26,6 +26,8 @@ UNREACHABLE = "unreachable"
 """The code where nobody answered. Status 0."""
 NOT_THE_SERVICE = "not_the_service"
 """The code where the answer is none of this service's."""
+MIN_WAIT_S = 0.05
+"""Between two tries, however impatient the service."""
 MAX_SAID = 1000
 """Characters of an answer of others that are repeated."""
 OBJECT = TypeAdapter(dict[str, Any])
@@ -148,13 +150,17 @@ class Client:
     def _ask(self, method: str, path: str, body: Any, query: Mapping[str, Any], once: bool = False) -> httpx.Response:
         ends = time.monotonic() + self._deadline_s
         told = {name: value for name, value in query.items() if value is not None}
+        refusal: ServiceError | None = None
         while True:
-            answer = self._send(method, path, body, told, max(ends - time.monotonic(), 0.001))
+            try:
+                answer = self._send(method, path, body, told, max(ends - time.monotonic(), 0.001))
+            except ServiceError as error:
+                raise refusal or error from error
             if answer.is_success:
                 return answer
-            wait_s = _wait_s(answer)
+            wait_s, refusal = _wait_s(answer), self._refusal(answer)
             if once or answer.status_code not in RETRY_AFTER_S or time.monotonic() + wait_s >= ends:
-                raise self._refusal(answer)
+                raise refusal
             time.sleep(wait_s)
 
     def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout_s: float) -> httpx.Response:
@@ -179,7 +185,7 @@ class Client:
 def _wait_s(answer: httpx.Response) -> float:
     told = answer.headers.get("retry-after", "")
     known = told.isascii() and told.isdigit()
-    return float(told[:9]) if known else float(RETRY_AFTER_S.get(answer.status_code, 1))
+    return max(float(told[:9]) if known else float(RETRY_AFTER_S.get(answer.status_code, 1)), MIN_WAIT_S)
 
 
 def _segment(name: str) -> str:

@@ -1,7 +1,6 @@
 """A bundle and the online store -> a predictor: user, candidates, time -> ranking with its grounds. No HTTP here."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,14 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.asked import NO_CONTEXT, Context
-from features.encoding.encode import FeatureSpec
 from features.live.clock import LOG_END
 from features.live.intake import Intake
-from features.live.places import LOG, STAMP
 from features.online.store import OnlineStore
+from serving.answering.belonging import check_log, check_stamp
 from serving.answering.explaining import with_reasons
 from serving.answering.feedback import Shown, intake_of, keep, show, take
 from serving.answering.refusal import MAX_NAME, Refusal
@@ -34,13 +31,14 @@ from serving.answering.requests import (
 )
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import GOLDEN, Bundle, open_bundle, reading
-from serving.bundle.manifest import Manifest, read_manifest
+from serving.bundle.manifest import read_manifest
 from serving.bundle.reading import read_codes, read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Events, Scores
-from serving.bundle.stored import other_coclicks, other_histories
 from serving.locations import find_bundle, find_snapshot, find_state
 from serving.params import ServeParams
 
+NOBODY = ""
+"""A user whom no log has."""
 NUM_USER_THEMES = 3
 """How many of a user's current themes an answer names."""
 
@@ -71,8 +69,8 @@ class Predictor:
         with reading(bundle / GOLDEN):
             check_golden(opened.scorer, opened.golden)
         store = OnlineStore.open(state)
-        _check_log(opened.manifest, bundle, state)
-        _check_stamp(opened.scorer.spec, store, state, snapshot)
+        check_log(opened.manifest, bundle, state)
+        check_stamp(opened.scorer.spec, store, state, snapshot)
         if opened.manifest.limits.clock == LOG_END:
             store.follow_log()
         return cls(opened, store, intake_of(store))
@@ -101,19 +99,30 @@ class Predictor:
         check_limits(request, self.limits)
         self.store.refresh()
         at = self.clock() if request.at is None else to_microseconds(request.at)
-        candidates = list(dict.fromkeys(request.candidates))
         events = self.events(request.user_id)
-        context = NO_CONTEXT if request.context is None else Context(**request.context.model_dump())
-        index_M, scores = self.score(request.user_id, events, candidates, at, context)
+        context = _context(request)
+        reply = self._reply(request, request.user_id, events, at, context)
+        shown = self._shown(request, [item.item_id for item in reply.items], at, context)
+        return Answer(reply.model_copy(update={"impression_id": shown.impression_id}) if shown else reply, shown)
+
+    def rank_without_store(self, request: RankRequest) -> RankReply:
+        """`answer` where the store does not: of somebody of whom it knows nothing, flagged, and not remembered."""
+        check_limits(request, self.limits)
+        at = self.clock() if request.at is None else to_microseconds(request.at)
+        reply = self._reply(request, NOBODY, NO_EVENTS, at, _context(request))
+        history = reply.history.model_copy(update={"known": False, "store_away": True})
+        return reply.model_copy(update={"history": history})
+
+    def _reply(self, request: RankRequest, user_id: str, events: Events | None, at: int, context: Context) -> RankReply:
+        """Of a user and what is known of them; not yet remembered."""
+        candidates = list(dict.fromkeys(request.candidates))
+        index_M, scores = self.score(user_id, events, candidates, at, context)
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
-        cold_M = self.bundle.scorer.cold_N[index_M]
         items = self._items(candidates, index_M, scores, best)
         if request.explain:
-            of = (self.bundle.scorer, self.store, request.user_id)
-            items = with_reasons(*of, events, candidates, items, at, context)
-        shown = self._shown(request, [candidates[row] for row in best], at, context)
-        reply = RankReply.model_construct(
+            items = with_reasons(self.bundle.scorer, self.store, user_id, events, candidates, items, at, context)
+        return RankReply.model_construct(
             user_id=request.user_id,
             at=to_iso(at),
             items=items,
@@ -124,12 +133,11 @@ class Predictor:
                 newest_event_at=to_iso(int(events.occurred_at[length - 1])) if events is not None and length else None,
             ),
             cold_start_user=length == 0,
-            cold_start_items=[candidates[row] for row in np.flatnonzero(cold_M)],
-            impression_id=None if shown is None else shown.impression_id,
+            cold_start_items=[candidates[row] for row in np.flatnonzero(self.bundle.scorer.cold_N[index_M])],
+            impression_id=None,
             model_version=self.bundle.manifest.model_version,
             snapshot_id=self.store.snapshot_id,
         )
-        return Answer(reply, shown)
 
     def append(self, request: EventsRequest) -> EventsReply:
         """Take events: durable on return, seen by the next rank. Raises ValidationError naming the first bad one."""
@@ -230,24 +238,15 @@ class Predictor:
         ]
 
 
+def _context(request: RankRequest) -> Context:
+    return NO_CONTEXT if request.context is None else Context(**request.context.model_dump())
+
+
 def open_here() -> Predictor:
     """The predictor of this machine's bundle and online store."""
     bundle = find_bundle()
     source = read_manifest(bundle).source
     return Predictor.open(bundle, find_state(source), find_snapshot(source))
-
-
-def _check_log(manifest: Manifest, bundle: Path, state: Path) -> None:
-    """A model of one log over the users and items of another answers, and means nothing."""
-    loaded = _read_all(state / STAMP, "Remove the folder and `make load` fills it again.").get(LOG)
-    if None in (manifest.log, loaded) or manifest.log == loaded:
-        return
-    raise InputError(
-        f"The bundle in {bundle} was trained on another log ({manifest.source}, identity {manifest.log}) than the "
-        f"online store in {state} was loaded from (identity {loaded}). `make run` and `make load` make both of the log "
-        "that params.yaml names; a champion of another log is replaced by `make promote ARGS=--force`; two logs that "
-        'are both to be kept need a name each: `make set ARGS="source.id=..."`.'
-    )
 
 
 def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
@@ -262,42 +261,3 @@ def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
             f"{np.count_nonzero(~finite_M):,} of {len(candidates):,} candidates have a score that is no number, the "
             f"first {first[:MAX_NAME]!r}: the model or what the store counts is damaged. `make run` makes both anew.",
         )
-
-
-def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Path | None) -> None:
-    if snapshot is not None and (snapshot / "snapshot.json").exists():
-        wanted = _read(snapshot / "snapshot.json", "snapshot_id", "`make run` makes it again.")
-        if store.snapshot_id != wanted:
-            raise InputError(
-                f"The online store in {state} was loaded from snapshot {store.snapshot_id[:12]}, and {snapshot} holds "
-                f"{wanted[:12]}. `make load` brings it up to date."
-            )
-    stored = _read(state / STAMP, "settings", "Remove the folder and `make load` fills it again.")
-    differ = other_histories(spec, stored)
-    if stored.get("max_length", 0) < spec.num_events_read:
-        differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")
-    if (counted := other_coclicks(spec, stored)) is not None:
-        raise InputError(
-            f"The online store in {state} holds co-clicks of rank {counted['coclick_rank']} every "
-            f"{counted['coclick_period_s']} s; the model was trained on rank {spec.coclick_rank} every "
-            f"{spec.coclick_period_s:g} s. Set params.yaml's statistics back and `make run`, or train on these."
-        )
-    if differ:
-        raise InputError(
-            f"The online store in {state} holds other histories than the model was trained on: history."
-            f"{', history.'.join(differ)}. Set params.yaml back and `make run`, or train on these."
-        )
-
-
-def _read_all(path: Path, again: str) -> Mapping[str, Any]:
-    try:
-        return {**json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error
-
-
-def _read(path: Path, key: str, again: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error

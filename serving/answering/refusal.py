@@ -64,7 +64,8 @@ class Refusal(Exception):
 
     def headers(self) -> dict[str, str]:
         """Beside those that every answer has."""
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        told = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return told | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
 def read_refusal(body: bytes) -> Told | None:

@@ -128,6 +128,7 @@ class HistoryView(Message):
     known: bool  # the online store holds the user
     length: int
     newest_event_at: Moment | None
+    store_away: bool = False  # the online store did not answer: nothing is known of anybody until it does
 
 
 class RankReply(Message):

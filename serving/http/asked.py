@@ -19,11 +19,13 @@ Asked = TypeVar("Asked", bound=Message)
 
 async def computed(http: HttpRequest, message: type[Asked], work: Callable[[Predictor, Asked], Message]) -> Response:
     """The answer to a GET, computed in the one thread that does."""
+    service = bentoml.get_current_service()
     try:
         asked = read_query(http, message)
+        with service.admission.admitted(asked):
+            reply = await answered(service._in_turn(work, asked))
     except Refusal as refusal:
         return refused(refusal)
-    reply = await answered(bentoml.get_current_service()._in_turn(work, asked))
     return reply if isinstance(reply, Response) else Response(reply.model_dump_json(), media_type=JSON)
 
 

@@ -32,7 +32,12 @@ RANK = Example(
             }
         ],
         "themes": [{"theme": 0, "name": "comedy, romance", "share": 0.32}],
-        "history": {"known": True, "length": 504, "newest_event_at": "2024-01-08T07:15:26.390000Z"},
+        "history": {
+            "known": True,
+            "length": 504,
+            "newest_event_at": "2024-01-08T07:15:26.390000Z",
+            "store_away": False,
+        },
         "cold_start_user": False,
         "cold_start_items": ["nope"],
         "impression_id": None,

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from serving.http.gate import READ, Gate
+from serving.http.admission import Admission
+from serving.http.gate import READ, Door, Gate
+from serving.http.rate import Rate
+from serving.http.tokens import Tokens
 from serving.params import ServeParams
 
 BODY = {"type": "http.request", "body": b'{"user_id": "u", "candidates": ["a"]}', "more_body": False}
@@ -59,7 +62,8 @@ class Held:
 
 
 def gated(app: Any) -> Gate:
-    return Gate(app, lambda: LIMITS, lambda: ["localhost"], body_timeout_s=0.05, max_in_flight=2)
+    door = Door(LIMITS, ["localhost"], Tokens((), False), Rate(None), Admission(2, 60))
+    return Gate(app, lambda: door, body_timeout_s=0.05)
 
 
 def test_a_body_that_does_not_end_is_a_408_and_the_connection_closes() -> None:

@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from serving.answering.away import RETRY_S
 from serving.answering.predictor import Predictor
 from tests.clones import run
 from tests.serving.conftest import is_refusal
@@ -178,10 +179,20 @@ def test_a_dead_store_is_said_in_words_and_by_readyz_until_it_lives_again(
     (lived / "live").rename(lived / "kept")
     (lived / "live").mkdir()
     (lived / "live" / "simulator.db").write_bytes(b"not a database at all" * 500)
+    asked = {"user_id": golden.user_id, "candidates": golden.candidates, "explain": True}
+    for _ in range(3):
+        answer = keeping.post("/rank", json=asked)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert told["history"] == {"known": False, "length": 0, "newest_event_at": None, "store_away": True}
+        assert (told["user_id"], told["cold_start_user"], told["themes"]) == (golden.user_id, True, [])
+        assert told["impression_id"] is None
+        assert {item["item_id"] for item in told["items"]} == set(golden.candidates)
+        assert all(item["reasons"]["history"] == [] for item in told["items"])
     for answer in (
         keeping.get("/readyz"),
         keeping.post("/events", json=event),
-        keeping.post("/rank", json={"user_id": golden.user_id, "candidates": golden.candidates}),
+        keeping.get(f"/users/{golden.user_id}/themes"),
     ):
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "unavailable"
@@ -191,3 +202,8 @@ def test_a_dead_store_is_said_in_words_and_by_readyz_until_it_lives_again(
     shutil.rmtree(lived / "live")
     (lived / "kept").rename(lived / "live")
     assert keeping.get("/readyz").status_code == 200
+    time.sleep(RETRY_S)
+    again = keeping.post("/rank", json=asked).json()
+    assert again["history"]["known"]
+    assert not again["history"]["store_away"]
+    assert again["impression_id"] is not None
