@@ -29,6 +29,7 @@ from serving.answering.requests import (
     to_iso,
     to_microseconds,
 )
+from serving.answering.supposing import supposed
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import GOLDEN, Bundle, open_bundle, reading
 from serving.bundle.manifest import read_manifest
@@ -99,7 +100,7 @@ class Predictor:
         check_limits(request, self.limits)
         self.store.refresh()
         at = self.clock() if request.at is None else to_microseconds(request.at)
-        events = self.events(request.user_id)
+        events = supposed(self.events(request.user_id), request.suppose, at, self.bundle.scorer.spec)
         context = _context(request)
         reply = self._reply(request, request.user_id, events, at, context)
         shown = self._shown(request, [item.item_id for item in reply.items], at, context)
@@ -151,7 +152,8 @@ class Predictor:
 
     def is_remembered(self, request: RankRequest) -> bool:
         """Whether a ranking is one of now that somebody is shown: where is_full does not forbid it, it is kept."""
-        return request.at is None and not request.preview and self.limits.log_exposures
+        is_tried = request.preview or bool(request.suppose)
+        return request.at is None and not is_tried and self.limits.log_exposures
 
     def _shown(self, request: RankRequest, items: Sequence[str], at: int, context: Context) -> Shown | None:
         """What is to be kept of a ranking; None where it is not to be remembered."""

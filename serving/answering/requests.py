@@ -14,6 +14,8 @@ TIME_TEXT = re.compile(r"[0-9TWZ:.,+ -]{1,40}")
 """Of what a time is written. datetime.fromisoformat stops at a NUL and takes any sign between day and hour."""
 BYTES_OF_A_CHARACTER = 4
 """At most, in UTF-8."""
+MAX_SUPPOSED = 100
+"""Clicks that a request may suppose."""
 EVENT_IDS = ("user_id", "item_id", "impression_id", "session_id", "event_id")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC) - EPOCH
@@ -70,6 +72,9 @@ class RequestContext(Message):
     reading_item_id: Id | None = None  # the item on whose page the ranking will stand; null on a front page
 
 
+Supposed = Annotated[list[Id], Field(max_length=MAX_SUPPOSED), FailFast()]
+
+
 class RankRequest(Message):
     """Order `candidates` for a user. A candidate given twice is scored and answered once, at its first place."""
 
@@ -80,6 +85,7 @@ class RankRequest(Message):
     context: RequestContext | None = None
     preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not remembered
     explain: Annotated[bool, Field(strict=True)] = False  # true: the first 50 items of the answer have their reasons
+    suppose: Supposed = []  # items as if just clicked, oldest first: what would be ranked then; never remembered
 
 
 class ThemeShare(Message):
@@ -191,6 +197,7 @@ def check_limits(request: RankRequest, limits: ServeParams) -> None:
     check_num_candidates({"candidates": request.candidates}, limits)
     told = request.context or RequestContext()
     named = {("user_id",): request.user_id, ("candidates",): max(request.candidates, key=len)}
+    named |= {("suppose",): max(request.suppose, key=len, default=None)}
     named |= {("context", name): getattr(told, name) for name in ("device", "reading_item_id")}
     for field, name in named.items():
         check_id(field, name, limits)
@@ -232,7 +239,7 @@ def refused_event(error: Exception) -> ValidationError:
 
 def max_body_bytes(limits: ServeParams) -> int:
     """The largest body of UTF-8 that a request within the limits needs. One that escapes every character has fewer."""
-    return BYTES_OF_A_CHARACTER * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
+    return BYTES_OF_A_CHARACTER * (limits.max_candidates + MAX_SUPPOSED + 3) * (limits.max_id_length + 4) + 4096
 
 
 def max_events_bytes(limits: ServeParams) -> int:
