@@ -27,6 +27,7 @@ CODE = (
     "training/__init__.py",
     "training/model/**/*.py",
     "serving/**/*.py",
+    "serving/page/*",
 )
 INCLUDE = [
     "/contracts/",

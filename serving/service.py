@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from contracts.errors import InputError
@@ -27,7 +27,7 @@ from serving.answering.away import Away
 from serving.answering.predictor import Predictor, open_here
 from serving.answering.remembering import Remembering
 from serving.answering.requests import EventsReply, EventsRequest, Message, RankReply, RankRequest
-from serving.http import users
+from serving.http import page, users
 from serving.http.admission import Admission
 from serving.http.answered import answered
 from serving.http.form import InTime
@@ -98,18 +98,11 @@ async def docs(_: HttpRequest) -> JSONResponse:
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
 
-async def root(_: HttpRequest) -> RedirectResponse:
-    """GET /: to /info. BentoML's own page there loads a third party's script."""
-    return RedirectResponse("info")
-
-
-ROUTES = [Route("/", root), Route("/info", info), Route("/docs.json", docs), *users.ROUTES]
+ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES]
 
 
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
-@bentoml.asgi_app(
-    Starlette(routes=[Route("/", root), Route("/info", info), Route("/docs.json", docs), *users.ROUTES]), path="/"
-)
+@bentoml.asgi_app(Starlette(routes=ROUTES), path="/")
 @bentoml.service(
     workers=1,
     traffic={"timeout": TIMEOUT_S + 1},  # InTime says it before, in our form

@@ -13,8 +13,9 @@ export function gauge(root, items, watched, steps) {
   const cells = first.map((item) =>
     make("i", { kind: `cell ${item.theme === watched.theme ? tone(item.theme) : "other"}` }, letter(item.theme)));
   root.replaceChildren(
-    make("h2", {}, `Top ${FIRST} in `, mark(watched.theme), ` ${watched.name ?? "no theme"}`),
-    make("p", { kind: "number" }, make("strong", {}, String(number)), ` of ${first.length}`),
+    make("div", { kind: "title" },
+      make("h2", {}, `Top ${FIRST} in`, mark(watched.theme), make("span", {}, watched.name ?? "no theme")),
+      make("p", { kind: "number" }, make("strong", {}, String(number)), ` of ${first.length}`)),
     make("div", {
       kind: "cells", role: "meter", "aria-valuemin": 0, "aria-valuemax": first.length || FIRST, "aria-valuenow": number,
       "aria-label": `Of the first ${first.length}, those of theme ${letter(watched.theme)}`,
@@ -24,7 +25,7 @@ export function gauge(root, items, watched, steps) {
 }
 
 function history(steps, watched) {
-  if (steps.length < 2) return make("p", { kind: "hint" }, "Click an item below: each click may turn the ranking.");
+  if (steps.length < 2) return make("p", { kind: "hint" }, "Click an item: each click may turn the ranking.");
   const bars = steps.map(({ label, number }) =>
     make("li", {},
       make("span", { kind: "bar", place: { "--full": number / FIRST } }, make("i", { kind: tone(watched.theme) })),

@@ -6,17 +6,18 @@ import { finder } from "./finder.js";
 import { FIRST, gauge, shareOf } from "./gauge.js";
 import { now as showNow } from "./now.js";
 import { ranking } from "./ranking.js";
-import { score } from "./score.js";
-import { lastTurn } from "./stops.js";
-import { letter, mark, spoken } from "./themes.js";
+import { lanesOf, score } from "./score.js";
+import { lastTurn, shown } from "./stops.js";
+import { mark, order, spoken } from "./themes.js";
 import { count, moment, span } from "./words.js";
 
 const NUM_ASKED = 100; // so that an item of another theme is at hand; the first NUM_SHOWN are the list
 const NUM_SHOWN = 20;
+const MOST_TRIES = 6;
 const REPLAYED = 5; // clicks of a turn
-const PACE_MS = 1500;
+const PACE_MS = 1400;
 
-const state = { user: null, at: null, atWords: "now", past: null, clicks: [], steps: [], watched: null, reply: null, mode: "suppose" };
+const state = { user: null, at: null, atShort: "", past: null, clicks: [], steps: [], watched: null, reply: null, mode: "suppose" };
 const catalogue = new Map();
 let turn = 0; // of what is asked: an answer that comes after a newer question is not shown
 let playing = 0;
@@ -43,7 +44,7 @@ async function told(work, otherwise = null) {
 
 async function open(user) {
   stopPlaying();
-  Object.assign(state, { user, at: null, atWords: "now", clicks: [], steps: [], watched: null });
+  Object.assign(state, { user, at: null, atShort: "", clicks: [], steps: [], watched: null });
   find("user").value = user;
   history.replaceState(null, "", `?${new URLSearchParams({ user })}`);
   await told(async () => {
@@ -54,13 +55,14 @@ async function open(user) {
 
 async function loadPast() {
   state.past = (await api.themes(state.user)).value;
+  order([...state.past.current.map(({ theme }) => theme), ...lanesOf(shown(state.past), []).map(({ theme }) => theme)]);
   await learn(state.past.events.slice(-40).map(({ item_id }) => item_id));
   drawPast();
 }
 
 function drawPast() {
   find("past").hidden = state.past.sessions.length === 0;
-  timeline.draw(state.past, state.mode === "suppose" && state.at === null ? state.clicks : []);
+  timeline.draw(state.past, state.mode === "suppose" || state.at !== null ? state.clicks : [], state.at);
   find("replay").hidden = lastTurn(timeline.sessions()) < 0;
   drawTable();
 }
@@ -103,13 +105,13 @@ function note(items, label) {
 }
 
 function show(items, canMove) {
-  find("now").hidden = find("ranking").hidden = false;
+  find("now").hidden = find("both").hidden = false;
   showNow(state);
   gauge(find("gauge"), items, state.watched, state.steps);
   list.draw(items, canMove);
   find("empty").hidden = items.length > 0;
   find("empty").textContent = "The service has nothing to recommend here.";
-  find("as").textContent = state.at ? `as of ${moment(state.at)} UTC, ${state.atWords}` : `for ${state.user}, now`;
+  find("as").textContent = state.at ? `for ${state.user} as of ${moment(state.at)} UTC, ${state.atShort}` : `for ${state.user}, now`;
   find("back").hidden = state.at === null;
   drawTries();
 }
@@ -146,23 +148,25 @@ async function pick(item) {
     if (isKept) await api.click({ user_id: state.user, item_id: item.item_id, position: item.rank - 1, ...(state.reply.impression_id && { impression_id: state.reply.impression_id }) });
     state.clicks = [...state.clicks, { item_id: item.item_id, theme: item.theme, name: item.theme_name }];
     if (isKept) state.past = (await api.themes(state.user)).value;
-    if (state.at === null) drawPast();
+    drawPast();
     await rank({ what: `${titleOf(item.item_id)} clicked, ${isKept ? "kept" : "not kept"}.`, label: `click ${state.clicks.length}` });
   });
   if (held) list.focus(held);
 }
 
-// A click on the best item of each other theme that the ranking holds.
+// A click on the best item of each theme that the ranking holds.
 function drawTries() {
   const best = new Map();
   state.reply.items.forEach((item, place) => {
     if (item.theme !== null && !best.has(item.theme)) best.set(item.theme, { ...item, rank: place + 1 });
   });
-  const buttons = [...best.values()].sort((one, other) => one.theme - other.theme).map((item) =>
-    make("button", { type: "button", kind: "try", "data-theme": item.theme, title: `${item.theme_name}: clicks ${titleOf(item.item_id)}, rank ${item.rank}`,
-      "aria-label": `Click the best of ${spoken(item.theme, item.theme_name)}`, onclick: () => pick(item).then(() => find("tries").querySelector(`[data-theme="${item.theme}"]`)?.focus()) }, mark(item.theme)));
-  const undo = state.clicks.length && make("button", { type: "button", id: "undo", onclick: forget }, state.mode === "keep" ? "Start counting anew" : `Undo ${count(state.clicks.length, "click")}`);
-  find("tries").replaceChildren(make("span", { kind: "hint" }, "Click the best of"), ...buttons, ...(undo ? [undo] : []));
+  const again = (theme) => find("tries").querySelector(`[data-theme="${theme}"]`)?.focus();
+  const buttons = [...best.values()].slice(0, MOST_TRIES).sort((one, other) => one.theme - other.theme).map((item) =>
+    make("button", { type: "button", kind: "try", "data-theme": item.theme, onclick: () => pick(item).then(() => again(item.theme)) },
+      mark(item.theme), make("span", { kind: "name" }, item.theme_name), make("span", { kind: "at" }, `${titleOf(item.item_id)}, rank ${item.rank}`)));
+  const words = state.mode === "keep" && state.at === null ? "Count anew" : `Undo ${count(state.clicks.length, "click")}`;
+  const undo = state.clicks.length ? [make("button", { type: "button", id: "undo", onclick: forget }, words)] : [];
+  find("tries").replaceChildren(make("h2", {}, "Click the best of a theme"), ...buttons, ...undo);
 }
 
 async function forget() {
@@ -174,8 +178,9 @@ async function forget() {
 }
 
 async function goTo(stop, words, more = {}) {
-  Object.assign(state, { at: stop.at, atWords: words });
+  Object.assign(state, { at: stop.at, atShort: stop.at && `click ${stop.event} of ${stop.num}` });
   if (!playing) Object.assign(state, { clicks: [], steps: [], watched: null });
+  timeline.untry();
   await told(() => rank({ what: `As of ${words}.`, label: playing ? "" : "before", ...more }));
 }
 

@@ -1,14 +1,19 @@
 // Where a user is now -> the headline of the page.
 
-import { find, make } from "./dom.js";
+import { find, isCalm, make } from "./dom.js";
 import { mark, tone } from "./themes.js";
 import { count, percent, span } from "./words.js";
+
+const TURN = { duration: 300, easing: "ease-out" };
 
 export function now({ user, past, reply, at, clicks, mode }) {
   const current = reply.themes[0];
   const isTried = clicks.length > 0 && (mode === "suppose" || at !== null);
   find("now").className = `now ${tone(current?.theme)}`;
   find("now-over").textContent = isTried ? `${user} would now be in` : at ? `${user} was then in` : `${user} is now in`;
+  const isTurn = find("now").dataset.theme !== String(current?.theme) && find("now").dataset.theme !== undefined;
+  find("now").dataset.theme = current?.theme;
+  if (isTurn && !isCalm()) find("now-title").animate([{ opacity: 0, transform: "translateY(10px)" }, { opacity: 1, transform: "none" }], TURN);
   find("now-title").replaceChildren(...(current ? [mark(current.theme, "large"), current.name] : ["no theme yet"]));
   find("now-since").textContent = told(past, reply, at, isTried ? clicks.length : 0);
   find("shares").replaceChildren(...reply.themes.map(({ theme, name, share }) =>

@@ -12,14 +12,15 @@ export function score(root, onStop) {
   let now = { sessions: [], stops: [], lanes: [] };
   let place = 0;
 
-  function draw(reply, supposed) {
+  // tried: clicks that are only supposed, at the time where the slider is left standing.
+  function draw(reply, tried, at = null) {
     const sessions = shown(reply);
-    const lanes = lanesOf(sessions, supposed);
+    const lanes = lanesOf(sessions, tried);
     now = { sessions, lanes, stops: stops(sessions), num: sessions.length + 1 };
-    place = now.stops.length - 1;
+    place = now.stops.findIndex((stop) => stop.at === at);
     const field = make("div", { kind: "field", role: "img", "aria-label": summary(reply, sessions) });
     field.style.setProperty("--lanes", lanes.length);
-    field.append(melody(now), ...sessions.map((session, at) => block(session, at)), ...tried(supposed));
+    field.append(melody(now), ...sessions.map((session, at) => block(session, at)), ...tries(tried));
     field.append(make("i", { kind: "head-line" }));
     field.addEventListener("click", (event) => stopAt(nearest(fraction(field, event) * now.num), true));
     const labels = lanes.map(({ theme, name }) =>
@@ -40,9 +41,12 @@ export function score(root, onStop) {
     "--lane": now.lanes.findIndex((lane) => lane.theme === theme),
   });
 
-  const tried = (supposed) =>
-    supposed.map(({ theme }, at) =>
-      make("i", { kind: `note tried ${tone(theme)}`, place: { ...spot(now.sessions.length, theme), left: within(now.sessions.length + (at + 1) / (supposed.length + 1)) } }));
+  function tries(tried) {
+    const { at, x } = now.stops[place];
+    const [from, step] = at === null ? [now.sessions.length, 1 / (tried.length + 1)] : [x, 0.35];
+    return tried.map(({ item_id, theme }, number) =>
+      make("i", { kind: `note tried ${tone(theme)}`, "data-item": item_id, place: { ...spot(0, theme), left: within(from + step * (number + 1)) } }));
+  }
 
   const within = (x) => `${(100 * x) / now.num}%`;
 
@@ -120,7 +124,9 @@ export function score(root, onStop) {
     quiet();
     const field = root.querySelector(".field");
     const blocks = root.querySelectorAll(".block");
-    for (const { occurred_at, share } of history) {
+    const supposed = [...root.querySelectorAll(".tried")];
+    for (const { item_id, occurred_at, share } of history) {
+      supposed.find(({ dataset }) => dataset.item === item_id)?.classList.add("carries");
       const us = micros(occurred_at);
       const at = now.sessions.findIndex(({ from, upto }) => us >= from && us <= upto);
       if (at < 0) continue;
@@ -129,7 +135,7 @@ export function score(root, onStop) {
       const part = isWhole ? (events.findIndex((event) => event.us === us) + 0.5) / events.length : (us - from) / (upto - from || 1);
       field.append(make("i", { kind: "note lit", place: { ...spot(at, theme), left: within(at + part), "--size": Math.max(0.55, Math.min(1, share)) } }));
     }
-    field?.classList.toggle("is-lit", blocks.length > 0 && root.querySelector(".lit") !== null);
+    field?.classList.toggle("is-lit", root.querySelector(".carries") !== null);
   }
 
   function quiet() {
@@ -138,15 +144,18 @@ export function score(root, onStop) {
     root.querySelectorAll(".carries").forEach((each) => each.classList.remove("carries"));
   }
 
-  return { draw, light, quiet, stopAt, sessions: () => now.sessions, stops: () => now.stops, isNow: () => place === now.stops.length - 1, describe };
+  const untry = () => root.querySelectorAll(".tried").forEach((each) => each.remove());
+
+  return { draw, untry, light, quiet, stopAt, sessions: () => now.sessions, stops: () => now.stops, isNow: () => place === now.stops.length - 1, describe };
 }
 
-function lanesOf(sessions, supposed) {
+// Commonest first; a theme that is only tried comes last.
+export function lanesOf(sessions, tried) {
   const lanes = new Map();
   for (const { theme, name, num_events } of sessions)
     lanes.set(theme, { theme, name, size: (lanes.get(theme)?.size ?? 0) + num_events });
   const ordered = [...lanes.values()].sort((one, other) => other.size - one.size);
-  for (const { theme, name } of supposed) if (!ordered.some((lane) => lane.theme === theme)) ordered.push({ theme, name, size: 0 });
+  for (const { theme, name } of tried) if (!ordered.some((lane) => lane.theme === theme)) ordered.push({ theme, name, size: 0 });
   return ordered;
 }
 

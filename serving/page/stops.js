@@ -23,10 +23,11 @@ export function stops(sessions) {
           x: place + (event + 1) / session.events.length,
           session: place,
           event: event + 1,
+          num: session.num_events,
         }))
-      : [{ at: iso(session.upto + 1), x: place + 1, session: place, event: session.num_events }],
+      : [{ at: iso(session.upto + 1), x: place + 1, session: place, event: session.num_events, num: session.num_events }],
   );
-  return [...past, { at: null, x: sessions.length + 1, session: sessions.length, event: 0 }];
+  return [...past, { at: null, x: sessions.length + 1, session: sessions.length, event: 0, num: 0 }];
 }
 
 // The newest session in which the theme turned and stayed, and that can be followed click by click; -1: there is none.

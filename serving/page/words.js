@@ -13,6 +13,8 @@ export function span(from, to) {
   return `${number} ${unit === "day" && number !== 1 ? "days" : unit}`;
 }
 
+export const ago = (from, to) => ((when(to) - when(from)) / SECOND < 1 ? "just now" : `${span(from, to)} ago`);
+
 export const day = (iso) => when(iso).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 
 export const moment = (iso) =>
@@ -26,7 +28,7 @@ const LIKED = {
   theme: (item) => (item.theme_name ? `fits the clicks in ${item.theme_name}` : "fits the clicks of its kind"),
   short: () => "follows the last few clicks",
   global: () => "suits the whole history",
-  base: () => "is clicked more than most",
+  base: () => "does well lately and matches what is current",
 };
 const NOTHING = "Nothing in the history speaks for it: it stands here by how often it is clicked.";
 
@@ -55,8 +57,8 @@ export function reason(item, parts, called, now) {
     .map(({ name }) => (LIKED[name] ?? (() => name.replaceAll("_", " ")))(item));
   const sentence = said.join(" and ");
   const first = item.reasons.history[0];
-  const carried = first ? `, above all ${called(first.item_id)}, ${span(first.occurred_at, now)} ago` : "";
+  const carried = first ? `, above all ${called(first.item_id)}, ${ago(first.occurred_at, now)}` : "";
   return `${sentence[0].toUpperCase()}${sentence.slice(1)}${carried}.`;
 }
 
-export const sources = { theme: "of a current theme", popular: "popular now", new: "new" };
+export const sources = { theme: "current theme", popular: "popular now", new: "new" };
