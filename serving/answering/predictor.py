@@ -100,7 +100,7 @@ class Predictor:
         check_limits(request, self.limits)
         self.store.refresh()
         at = self.clock() if request.at is None else to_microseconds(request.at)
-        events = supposed(self.events(request.user_id), request.suppose, at, self.bundle.scorer.spec)
+        events = self.events(request.user_id, request.suppose, at)
         context = _context(request)
         reply = self._reply(request, request.user_id, events, at, context)
         shown = self._shown(request, [item.item_id for item in reply.items], at, context)
@@ -179,9 +179,15 @@ class Predictor:
         """[M, S] what the store counts, and what the request says of itself, of each candidate."""
         return read_scalars(self.bundle.scorer, self.store, user_id, events, candidates, at, context)
 
-    def events(self, user_id: str) -> Events | None:
-        """All that the online store holds of a user; None where it does not know the id."""
-        return read_events(self.store, user_id)
+    def events(self, user_id: str, suppose: Sequence[str] = (), at: int = 0) -> Events | None:
+        """All that the online store holds of a user; None where it does not know the id.
+
+        suppose: items as if the user had clicked them just before `at`. Of one who is forgotten nothing is supposed.
+        """
+        events = read_events(self.store, user_id)
+        if not suppose or (events is None and self.store.is_forgotten(user_id)):
+            return events
+        return supposed(events, suppose, at, self.bundle.scorer.spec)
 
     def clock(self) -> int:
         """The time of a request that states none, in us: features/live/clock.py says what it is."""

@@ -14,6 +14,8 @@ import { count, moment, span } from "./words.js";
 const NUM_ASKED = 100; // so that an item of another theme is at hand; the first NUM_SHOWN are the list
 const NUM_SHOWN = 20;
 const MOST_TRIES = 6;
+const MOST_DRAWN = 8;
+const FEW_SESSIONS = 8;
 const REPLAYED = 5; // clicks of a turn
 const PACE_MS = 1400;
 
@@ -218,15 +220,19 @@ function drawTable() {
   find("table").querySelector(".scroll").replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows.reverse())));
 }
 
+// Of a few users, drawn from many, the first with a past to look at; where none has one, the last of them.
 async function someoneElse() {
-  const names = (await told(async () => (await api.users("", 200)).value.users, [])).filter((name) => name !== state.user);
-  if (names.length) await open(names[Math.floor(Math.random() * names.length)]);
+  const names = (await told(async () => (await api.users("", 1000)).value.users, [])).filter((name) => name !== state.user);
+  for (let tries = MOST_DRAWN; names.length && tries > 0; tries--) {
+    const [name] = names.splice(Math.floor(Math.random() * names.length), 1);
+    const sessions = await told(async () => (await api.themes(name)).value.sessions.length, 0);
+    if (sessions >= FEW_SESSIONS || tries === 1 || !names.length) return open(name);
+  }
 }
 
 async function begin() {
   const wanted = new URLSearchParams(location.search).get("user");
-  const first = wanted ?? (await told(async () => (await api.users("", 1)).value.users[0]));
-  if (first) await open(first);
+  await (wanted ? open(wanted) : someoneElse());
 }
 
 find("another").addEventListener("click", someoneElse);

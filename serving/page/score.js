@@ -133,7 +133,7 @@ export function score(root, onStop) {
       blocks[at].classList.add("carries");
       const { events, isWhole, from, upto, theme } = now.sessions[at];
       const part = isWhole ? (events.findIndex((event) => event.us === us) + 0.5) / events.length : (us - from) / (upto - from || 1);
-      field.append(make("i", { kind: "note lit", place: { ...spot(at, theme), left: within(at + part), "--size": Math.max(0.55, Math.min(1, share)) } }));
+      field.append(make("i", { kind: "note lit", place: { ...spot(at, theme), left: within(at + part), "--size": Math.sqrt(share / history[0].share) } }));
     }
     field?.classList.toggle("is-lit", root.querySelector(".carries") !== null);
   }

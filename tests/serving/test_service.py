@@ -142,12 +142,6 @@ def test_a_refused_request_leaves_nothing_in_the_log(made: Path, server: httpx.C
     assert log.read_text() == before
 
 
-def test_the_first_page_leads_to_info_and_loads_no_script(server: httpx.Client) -> None:
-    assert "<script" not in server.get("/").text
-    first, info = server.get("/", follow_redirects=True).json(), server.get("/info").json()
-    assert first | {"at": info["at"]} == info  # its clock goes on
-
-
 def test_info_says_what_is_served(server: httpx.Client, predictor: Predictor) -> None:
     told = server.get("/info").json()
     assert told | {"at": ""} == predictor.info() | {"at": ""}
