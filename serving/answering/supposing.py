@@ -1,4 +1,4 @@
-"""A user's events, items -> the events as if the user had just clicked these: a ranking to try, of which nothing is kept."""
+"""A user's events, items -> the events as if the user had just clicked these: nothing of it is kept."""
 
 from collections.abc import Sequence
 

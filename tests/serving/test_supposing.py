@@ -40,7 +40,9 @@ def test_a_supposed_click_gives_the_ranking_that_the_real_one_gives(
     supposing = keeping.post("/rank", json=asked | {"at": to_iso(soon), "suppose": clicked}).json()
     assert keeping.post("/rank", json=asked | {"at": to_iso(soon)}).json() == before  # nothing was kept
     times = (to_iso(soon - 2), to_iso(soon - 1))
-    told = [{"user_id": golden.user_id, "item_id": item, "occurred_at": at} for item, at in zip(clicked, times, strict=True)]
+    told = [
+        {"user_id": golden.user_id, "item_id": item, "occurred_at": at} for item, at in zip(clicked, times, strict=True)
+    ]
     assert keeping.post("/events", json={"events": told}).json()["num_new"] == 2
     real = keeping.post("/rank", json=asked | {"at": to_iso(soon)}).json()
     assert real == supposing
@@ -84,7 +86,9 @@ def test_a_user_of_whom_nothing_is_known_is_in_the_theme_of_a_supposed_click(pre
     assert reply.themes[0].theme == reply.items[0].theme
 
 
-@pytest.mark.parametrize("suppose", [["x"] * 101, ["x" * 300], [1], "x", [""]], ids=["many", "long", "number", "text", "empty"])
+@pytest.mark.parametrize(
+    "suppose", [["x"] * 101, ["x" * 300], [1], "x", [""]], ids=["many", "long", "number", "text", "empty"]
+)
 def test_what_cannot_be_supposed_is_a_400_that_names_it(server: httpx.Client, suppose: object) -> None:
     answer = server.post("/rank", json={"user_id": "u", "candidates": ["a"], "suppose": suppose})
     assert answer.status_code == 400
