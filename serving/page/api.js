@@ -28,7 +28,10 @@ export const explain = ({ user_id, at, suppose }, candidates) =>
 
 export const click = (event) => ask("events", { events: [event] });
 
-async function ask(path, body) {
+const MOST_WAITED_S = 3;
+
+// Once more where the service is too busy: it did nothing, and says when.
+async function ask(path, body, isAgain = false) {
   const token = sessionStorage.getItem(TOKEN);
   const headers = {
     ...(body && { "content-type": "application/json" }),
@@ -42,9 +45,13 @@ async function ask(path, body) {
     throw new Refused(0, "no_service", "The service does not answer. `make serve` starts it.");
   }
   const took = performance.now() - began;
+  const wait = Number(answer.headers.get("retry-after"));
+  if (answer.status === 429 && !isAgain && wait <= MOST_WAITED_S) {
+    await new Promise((resume) => setTimeout(resume, 1000 * wait));
+    return ask(path, body, true);
+  }
   const value = await answer.json().catch(() => null);
   if (answer.ok && value !== null) return { value, took };
-  const { error, code } = value ?? {};
-  const told = typeof error === "object" && error ? error : { message: error, code };
+  const told = value?.error ?? {};
   throw new Refused(answer.status, told.code ?? "failed", told.message ?? `The service answered ${answer.status}.`);
 }

@@ -37,7 +37,7 @@ async function told(work, otherwise = null) {
     return value;
   } catch (error) {
     if (!(error instanceof api.Refused)) throw error;
-    find("token").hidden = error.status !== 401;
+    find("token").hidden = ![401, 403].includes(error.status);
     find("trouble").textContent = error.message;
     find("trouble").hidden = false;
     return otherwise;
