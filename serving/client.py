@@ -88,7 +88,9 @@ class Client:
         """The candidates in order. at: ISO time; None: now. suppose: items as if just clicked."""
         told = context.model_dump() if isinstance(context, RequestContext) else context
         asked = {"user_id": user_id, "candidates": list(candidates), "k": k, "at": at, "context": told}
-        return self._message("POST", "/rank", RankReply, asked | {"preview": preview, "explain": explain, "suppose": list(suppose)})
+        return self._message(
+            "POST", "/rank", RankReply, asked | {"preview": preview, "explain": explain, "suppose": list(suppose)}
+        )
 
     def recommend(self, user_id: str, k: int = 20, **more: Any) -> dict[str, Any]:
         """Items for a user, found and ranked. more: at, context, diversity, exclude_seen, preview."""
