@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import bentoml
 import torch
@@ -22,13 +22,15 @@ from contracts.errors import InputError
 from contracts.parent import end_with_parent
 from features.live.deadline import due, left_s
 from features.online.store import StaleStoreError
-from serving.answering.predictor import Predictor, open_here
+from serving.answering.predictor import Answer, Predictor, Showing, open_here
+from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.remembering import Remembering
 from serving.answering.requests import EventsReply, EventsRequest, RankReply, RankRequest
 from serving.http.answered import answered
 from serving.http.gate import READ, Gate
 from serving.http.given import Given, came_at, once_given
 from serving.http.hosts import allowed_hosts
+from serving.http.items import ROUTES as ITEMS
 from serving.http.readiness import Readiness
 from serving.locations import where_commands_run
 from serving.params import ServeParams
@@ -50,6 +52,7 @@ log = logging.getLogger("leitmotif")
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
+Asked = TypeVar("Asked", bound=Showing)
 
 
 def of_gate(message: type[BaseModel]) -> type[bentoml.IODescriptor]:
@@ -83,7 +86,7 @@ async def root(_: HttpRequest) -> RedirectResponse:
 
 
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
-@bentoml.asgi_app(Starlette(routes=[Route("/", root), Route("/info", info)]), path="/")
+@bentoml.asgi_app(Starlette(routes=[Route("/", root), Route("/info", info), *ITEMS]), path="/")
 @bentoml.service(
     workers=1,
     traffic={"timeout": TIMEOUT_S},
@@ -128,16 +131,21 @@ class Leitmotif:
     @bentoml.api(input_spec=of_gate(RankRequest))
     async def rank(self, request: RankRequest, /) -> RankReply:
         """POST /rank: the candidates in order."""
-        return await answered(self._rank(request))
+        return await answered(self._rank(Predictor.answer, request))
+
+    @bentoml.api(input_spec=of_gate(RecommendRequest))
+    async def recommend(self, request: RecommendRequest, /) -> RecommendReply:
+        """POST /recommend: items found for the user, ranked and mixed."""
+        return await answered(self._rank(recommend, request))
 
     @bentoml.api(input_spec=of_gate(EventsRequest))
     async def events(self, request: EventsRequest, /) -> EventsReply:
         """POST /events: taken durably, seen by the next ranking."""
         await self.remembering.settled(SHOWN_S)
-        return await answered(self._in_turn(Predictor.append, request))
+        return await answered(self.in_turn(Predictor.append, request))
 
-    async def _rank(self, request: RankRequest) -> RankReply:
-        reply, shown = await self._in_turn(Predictor.answer, request)
+    async def _rank(self, work: Callable[[Predictor, Asked], Answer], request: Asked) -> Any:
+        reply, shown = await self.in_turn(work, request)
         self.remembering.look(self.predictor, request)
         if shown is not None:
             once_given(lambda: self.remembering.keep(lambda: self.predictor, shown))
@@ -147,7 +155,7 @@ class Leitmotif:
         """GET /metrics: BentoML's own, and those of live events."""
         return text + self.remembering.metrics(self.predictor)
 
-    async def _in_turn(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
+    async def in_turn(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
         """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503."""
         at = came_at() + STORE_S
         try:

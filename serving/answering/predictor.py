@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from features.live.intake import Intake
 from features.live.places import LOG, STAMP
 from features.online.store import OnlineStore
 from serving.answering.feedback import Shown, intake_of, keep, show, take
+from serving.answering.offers import Offering
 from serving.answering.refusal import MAX_NAME, Refusal
 from serving.answering.requests import (
     EventsReply,
@@ -44,6 +45,19 @@ NUM_USER_THEMES = 3
 """How many of a user's current themes an answer names."""
 
 
+class Showing(Protocol):
+    """Of a request, what decides whether its ranking is remembered, and as whose."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def at(self) -> str | None: ...
+
+    @property
+    def preview(self) -> bool: ...
+
+
 class Answer(NamedTuple):
     """A ranking, and what is to be kept of it once it has been given; None: nothing."""
 
@@ -58,6 +72,7 @@ class Predictor:
     bundle: Bundle
     store: OnlineStore
     intake: Intake
+    offering: Offering
 
     @classmethod
     def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
@@ -74,7 +89,7 @@ class Predictor:
         _check_stamp(opened.scorer.spec, store, state, snapshot)
         if opened.manifest.limits.clock == LOG_END:
             store.follow_log()
-        return cls(opened, store, intake_of(store))
+        return cls(opened, store, intake_of(store), Offering(opened, store))
 
     @property
     def limits(self) -> ServeParams:
@@ -107,7 +122,7 @@ class Predictor:
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
         cold_M = self.bundle.scorer.cold_N[index_M]
-        shown = self._shown(request, [candidates[row] for row in best], at, context)
+        shown = self.shown(request, [candidates[row] for row in best], at, context)
         reply = RankReply.model_construct(
             user_id=request.user_id,
             at=to_iso(at),
@@ -136,11 +151,11 @@ class Predictor:
         """Whether the live rows in memory are as many as serve.max_live_rows: no ranking is remembered then."""
         return self.store.live.num_events >= self.limits.max_live_rows
 
-    def is_remembered(self, request: RankRequest) -> bool:
+    def is_remembered(self, request: Showing) -> bool:
         """Whether a ranking is one of now that somebody is shown: where is_full does not forbid it, it is kept."""
         return request.at is None and not request.preview and self.limits.log_exposures
 
-    def _shown(self, request: RankRequest, items: Sequence[str], at: int, context: Context) -> Shown | None:
+    def shown(self, request: Showing, items: Sequence[str], at: int, context: Context) -> Shown | None:
         """What is to be kept of a ranking; None where it is not to be remembered."""
         if self.is_full or not self.is_remembered(request):
             return None

@@ -163,7 +163,7 @@ def check_limits(request: RankRequest, limits: ServeParams) -> None:
     named = {("user_id",): request.user_id, ("candidates",): max(request.candidates, key=len)}
     named |= {("context", name): getattr(told, name) for name in ("device", "reading_item_id")}
     for field, name in named.items():
-        _check_length(field, name, limits)
+        check_length(field, name, limits)
 
 
 def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
@@ -171,19 +171,19 @@ def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
     check_num_events({"events": request.events}, limits)
     for place, event in enumerate(request.events):
         for name in EVENT_IDS:
-            _check_length(("events", place, name), getattr(event, name), limits, "EventsRequest")
+            check_length(("events", place, name), getattr(event, name), limits, "EventsRequest")
 
 
 def check_num_candidates(told: Mapping[str, Any], limits: ServeParams) -> None:
     """Raise ValidationError where there are too many. told: the fields of a request, checked or not."""
     if _length(told.get("candidates")) > limits.max_candidates:
-        raise _too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
+        raise too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
 
 
 def check_num_events(told: Mapping[str, Any], limits: ServeParams) -> None:
     """The same of events."""
     if _length(told.get("events")) > limits.max_events:
-        raise _too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
+        raise too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
 
 
 def refused_event(error: Exception) -> ValidationError:
@@ -209,15 +209,17 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _check_length(
+def check_length(
     field: tuple[str | int, ...], name: str | None, limits: ServeParams, title: str = "RankRequest"
 ) -> None:
+    """Raise ValidationError where an id is longer than the bundle's limits allow."""
     if name is not None and len(name) > limits.max_id_length:
-        raise _too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
+        raise too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
 
 
-def _too_large(
+def too_large(
     field: tuple[str | int, ...], message: LiteralString, limit: int, title: str = "RankRequest"
 ) -> ValidationError:
+    """The ValidationError of a field that is beyond a limit, which the message names as {limit}."""
     detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
     return ValidationError.from_exception_data(title, [detail])

@@ -148,6 +148,12 @@ class Scorer:
             current_T = state.current_UT[0].cpu().numpy()
         return Scores(logit_M.cpu().numpy(), theme_MT, current_T)
 
+    def current(self, events: Events, at: int, code_NF: Float32 | None = None) -> Float32:
+        """[T] where the user is, as `score` answers it; T is 0 of a model without themes. code_NF: as user_side's."""
+        if not self.model.has_router:
+            return np.zeros(0, np.float32)
+        return self.user_side(events, at, code_NF).current_UT[0].cpu().numpy()
+
     @property
     def reads_codes(self) -> bool:
         """Whether the model routes items by who read them so far."""

@@ -8,6 +8,7 @@ import pytest
 
 from serving.http.gate import READ, Gate
 from serving.params import ServeParams
+from tests.serving.limits import RETRIEVAL
 
 BODY = {"type": "http.request", "body": b'{"user_id": "u", "candidates": ["a"]}', "more_body": False}
 TYPE = (b"content-type", b"application/json")
@@ -23,6 +24,7 @@ LIMITS = ServeParams(
     max_live_rows=3,
     allowed_hosts=["localhost"],
     num_threads=1,
+    retrieval=RETRIEVAL,
 )
 
 
