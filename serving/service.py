@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import bentoml
 import torch
@@ -24,10 +24,11 @@ from contracts.parent import end_with_parent
 from features.live.deadline import due, left_s
 from features.online.store import StaleStoreError
 from serving.answering.away import Away
-from serving.answering.predictor import Predictor, open_here
+from serving.answering.predictor import Answer, Predictor, open_here
+from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.remembering import Remembering
 from serving.answering.requests import EventsReply, EventsRequest, Message, RankReply, RankRequest
-from serving.http import page, users
+from serving.http import items, page, users
 from serving.http.admission import Admission
 from serving.http.answered import answered
 from serving.http.form import InTime
@@ -98,7 +99,7 @@ async def docs(_: HttpRequest) -> JSONResponse:
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
 
-ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES]
+ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES, *items.ROUTES]
 
 
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
@@ -151,16 +152,23 @@ class Leitmotif:
     @bentoml.api(input_spec=of_gate(RankRequest))
     async def rank(self, request: RankRequest, /) -> RankReply:
         """POST /rank: the candidates in order."""
-        return await answered(self._rank(request))
+        return await answered(self._rank(self.away.answer, request, self.away.answer_without))
+
+    @bentoml.api(input_spec=of_gate(RecommendRequest))
+    async def recommend(self, request: RecommendRequest, /) -> RecommendReply:
+        """POST /recommend: items found for the user, ranked and mixed."""
+        return await answered(self._rank(recommend, request))
 
     @bentoml.api(input_spec=of_gate(EventsRequest))
     async def events(self, request: EventsRequest, /) -> EventsReply:
         """POST /events: taken durably, seen by the next ranking."""
         await self.remembering.settled(SHOWN_S)
-        return await answered(self._in_turn(Predictor.append, request))
+        return await answered(self.in_turn(Predictor.append, request))
 
-    async def _rank(self, request: RankRequest) -> RankReply:
-        reply, shown = await self._in_turn(self.away.answer, request, self.away.answer_without)
+    async def _rank(
+        self, work: Work[Request, Answer], request: Request, without: Work[Request, Answer] | None = None
+    ) -> Any:
+        reply, shown = await self.in_turn(work, request, without)
         self.remembering.look(self.predictor, request)
         if shown is not None and not self.remembering.takes():
             return reply.model_copy(update={"impression_id": None})
@@ -172,7 +180,7 @@ class Leitmotif:
         """GET /metrics: BentoML's own, and those of live events."""
         return text + self.remembering.metrics(self.predictor) + self.away.metrics()
 
-    async def _in_turn(
+    async def in_turn(
         self, work: Work[Request, Reply], request: Request, without: Work[Request, Reply] | None = None
     ) -> Reply:
         """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503.

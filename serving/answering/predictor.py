@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from features.online.store import OnlineStore
 from serving.answering.belonging import check_log, check_stamp
 from serving.answering.explaining import with_reasons
 from serving.answering.feedback import Shown, intake_of, keep, show, take
+from serving.answering.offers import Offering
 from serving.answering.refusal import MAX_NAME, Refusal
 from serving.answering.requests import (
     EventsReply,
@@ -44,6 +45,22 @@ NUM_USER_THEMES = 3
 """How many of a user's current themes an answer names."""
 
 
+class Showing(Protocol):
+    """Of a request, what decides whether its ranking is remembered, and as whose."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def at(self) -> str | None: ...
+
+    @property
+    def preview(self) -> bool: ...
+
+    @property
+    def suppose(self) -> Sequence[str]: ...
+
+
 class Answer(NamedTuple):
     """A ranking, and what is to be kept of it once it has been given; None: nothing."""
 
@@ -58,6 +75,7 @@ class Predictor:
     bundle: Bundle
     store: OnlineStore
     intake: Intake
+    offering: Offering
 
     @classmethod
     def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
@@ -74,7 +92,7 @@ class Predictor:
         check_stamp(opened.scorer.spec, store, state, snapshot)
         if opened.manifest.limits.clock == LOG_END:
             store.follow_log()
-        return cls(opened, store, intake_of(store))
+        return cls(opened, store, intake_of(store), Offering(opened, store))
 
     @property
     def limits(self) -> ServeParams:
@@ -103,7 +121,7 @@ class Predictor:
         events = self.events(request.user_id, request.suppose, at)
         context = _context(request)
         reply = self._reply(request, request.user_id, events, at, context)
-        shown = self._shown(request, [item.item_id for item in reply.items], at, context)
+        shown = self.shown(request, [item.item_id for item in reply.items], at, context)
         return Answer(reply.model_copy(update={"impression_id": shown.impression_id}) if shown else reply, shown)
 
     def rank_without_store(self, request: RankRequest) -> RankReply:
@@ -150,12 +168,12 @@ class Predictor:
         """Whether the live rows in memory are as many as serve.max_live_rows: no ranking is remembered then."""
         return self.store.live.num_events >= self.limits.max_live_rows
 
-    def is_remembered(self, request: RankRequest) -> bool:
+    def is_remembered(self, request: Showing) -> bool:
         """Whether a ranking is one of now that somebody is shown: where is_full does not forbid it, it is kept."""
         is_tried = request.preview or bool(request.suppose)
         return request.at is None and not is_tried and self.limits.log_exposures
 
-    def _shown(self, request: RankRequest, items: Sequence[str], at: int, context: Context) -> Shown | None:
+    def shown(self, request: Showing, items: Sequence[str], at: int, context: Context) -> Shown | None:
         """What is to be kept of a ranking; None where it is not to be remembered."""
         if self.is_full or not self.is_remembered(request):
             return None

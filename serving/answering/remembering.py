@@ -11,8 +11,7 @@ from typing import Any
 
 from contracts.errors import InputError
 from serving.answering.feedback import Shown, keep
-from serving.answering.predictor import Predictor
-from serving.answering.requests import RankRequest
+from serving.answering.predictor import Predictor, Showing
 
 log = logging.getLogger("leitmotif")
 
@@ -33,7 +32,7 @@ class Remembering:
         self._lost_until = 0.0
         self._was_full = self._was_lost = False
 
-    def look(self, predictor: Predictor, request: RankRequest) -> None:
+    def look(self, predictor: Predictor, request: Showing) -> None:
         """Count, and say once, that a ranking is not remembered since too much is in memory."""
         if not predictor.is_remembered(request):
             return

@@ -214,19 +214,19 @@ def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
 def check_id(field: tuple[str | int, ...], name: str | None, limits: ServeParams, title: str = "RankRequest") -> None:
     """Raise ValidationError where an id is longer than the bundle's limits allow."""
     if name is not None and len(name) > limits.max_id_length:
-        raise _too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
+        raise too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
 
 
 def check_num_candidates(told: Mapping[str, Any], limits: ServeParams) -> None:
     """Raise ValidationError where there are too many. told: the fields of a request, checked or not."""
     if _length(told.get("candidates")) > limits.max_candidates:
-        raise _too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
+        raise too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
 
 
 def check_num_events(told: Mapping[str, Any], limits: ServeParams) -> None:
     """The same of events."""
     if _length(told.get("events")) > limits.max_events:
-        raise _too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
+        raise too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
 
 
 def refused_event(error: Exception) -> ValidationError:
@@ -252,8 +252,9 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _too_large(
+def too_large(
     field: tuple[str | int, ...], message: LiteralString, limit: int, title: str = "RankRequest"
 ) -> ValidationError:
+    """The ValidationError of a field that is beyond a limit, which the message names as {limit}."""
     detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
     return ValidationError.from_exception_data(title, [detail])

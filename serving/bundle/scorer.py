@@ -156,6 +156,12 @@ class Scorer:
             places_B, tables = self._tables_of(on_device.item_index_B, _given(code_MF))
             return on_device._replace(item_index_B=places_B), tables
 
+    def current(self, events: Events, at: int, code_NF: Float32 | None = None) -> Float32:
+        """[T] where the user is, as `score` answers it; T is 0 of a model without themes. code_NF: as user_side's."""
+        if not self.model.has_router:
+            return np.zeros(0, np.float32)
+        return self.user_side(events, at, code_NF).current_UT[0].cpu().numpy()
+
     @property
     def reads_codes(self) -> bool:
         """Whether the model routes items by who read them so far."""

@@ -23,7 +23,7 @@ async def computed(http: HttpRequest, message: type[Asked], work: Callable[[Pred
     try:
         asked = read_query(http, message)
         with service.admission.admitted(asked):
-            reply = await answered(service._in_turn(work, asked))
+            reply = await answered(service.in_turn(work, asked))
     except Refusal as refusal:
         return refused(refusal)
     return reply if isinstance(reply, Response) else Response(reply.model_dump_json(), media_type=JSON)

@@ -9,6 +9,7 @@ import pytest
 from serving.answering.refusal import Refusal
 from serving.http.body import KINDS, MAX_KEYS, parse, read_message
 from serving.params import ServeParams
+from tests.serving.limits import RETRIEVAL
 
 LIMITS = ServeParams(
     clock="log_end",
@@ -22,6 +23,7 @@ LIMITS = ServeParams(
     max_live_rows=3,
     allowed_hosts=[],
     num_threads=1,
+    retrieval=RETRIEVAL,
 )
 RANK, EVENTS = KINDS["/rank"], KINDS["/events"]
 

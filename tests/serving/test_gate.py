@@ -11,6 +11,7 @@ from serving.http.gate import READ, Door, Gate
 from serving.http.rate import Rate
 from serving.http.tokens import Tokens
 from serving.params import ServeParams
+from tests.serving.limits import RETRIEVAL
 
 BODY = {"type": "http.request", "body": b'{"user_id": "u", "candidates": ["a"]}', "more_body": False}
 TYPE = (b"content-type", b"application/json")
@@ -26,6 +27,7 @@ LIMITS = ServeParams(
     max_live_rows=3,
     allowed_hosts=["localhost"],
     num_threads=1,
+    retrieval=RETRIEVAL,
 )
 
 
