@@ -9,6 +9,7 @@ export const shareOf = (items, theme) => items.slice(0, FIRST).filter((item) => 
 
 export function gauge(root, items, watched, steps) {
   const first = items.slice(0, FIRST);
+  if (watched.theme === null) return plain(root, first);
   const number = shareOf(items, watched.theme);
   const cells = first.map((item) =>
     make("i", { kind: `cell ${item.theme === watched.theme ? tone(item.theme) : "other"}` }, letter(item.theme)));
@@ -22,6 +23,12 @@ export function gauge(root, items, watched, steps) {
     }, cells),
     history(steps, watched),
   );
+}
+
+// Of someone who is in no theme, or of a model that knows none: what the first ten are of.
+function plain(root, first) {
+  const cells = first.map(({ theme }) => make("i", { kind: `cell ${tone(theme)}` }, letter(theme)));
+  root.replaceChildren(make("h2", {}, `Themes of the top ${FIRST}`), make("div", { kind: "cells" }, cells));
 }
 
 function history(steps, watched) {

@@ -129,12 +129,13 @@ function chips(reply, took) {
 }
 
 function say(before, after, what) {
-  const theme = state.watched.theme;
-  const [had, has] = [before && shareOf(before.items, theme), shareOf(after.items, theme)];
+  const { theme, name } = state.watched;
   const current = after.themes[0];
+  const has = shareOf(after.items, theme);
+  const share = before ? `Top ${FIRST} in ${spoken(theme, name)}: ${shareOf(before.items, theme)} before, ${has} now.` : `${has} of the top ${FIRST} are of ${spoken(theme, name)}.`;
   const words = [
     what,
-    had === null ? `${has} of the top ${FIRST} are of ${spoken(theme, state.watched.name)}.` : `Top ${FIRST} in ${spoken(theme, state.watched.name)}: ${had} before, ${has} now.`,
+    theme !== null && share,
     after.items[0] && `First is ${titleOf(after.items[0].item_id)}.`,
     current && `${state.user} is in ${spoken(current.theme, current.name)}.`,
   ];

@@ -14,7 +14,7 @@ export function now({ user, past, reply, at, clicks, mode }) {
   const isTurn = find("now").dataset.theme !== String(current?.theme) && find("now").dataset.theme !== undefined;
   find("now").dataset.theme = current?.theme;
   if (isTurn && !isCalm()) find("now-title").animate([{ opacity: 0, transform: "translateY(10px)" }, { opacity: 1, transform: "none" }], TURN);
-  find("now-title").replaceChildren(...(current ? [mark(current.theme, "large"), current.name] : ["no theme yet"]));
+  find("now-title").replaceChildren(...(current ? [mark(current.theme, "large"), current.name] : [reply.cold_start_user ? "no theme yet" : "no theme"]));
   find("now-since").textContent = told(past, reply, at, isTried ? clicks.length : 0);
   find("shares").replaceChildren(...reply.themes.map(({ theme, name, share }) =>
     make("div", { kind: "share" }, mark(theme), make("span", { kind: "name" }, name),

@@ -62,9 +62,9 @@ export function ranking(list, { onPick, onLight, onQuiet, titleOf, kindsOf }) {
     button.setAttribute("aria-label", `Click ${titleOf(item.item_id)}, rank ${rank}, ${spoken(item.theme, item.theme_name)}`);
     row.querySelector(".kinds").textContent = kindsOf(item.item_id) || (item.known ? "" : "not known to the model");
     row.querySelector(".how").replaceChildren(
-      make("span", { kind: "source" }, sources[item.source] ?? ""),
       make("span", { kind: "gain", "aria-hidden": "true" }, make("i", { place: { width: `${(100 * item.score) / strongest}%` } })),
-      make("span", { kind: "chance", title: "Probability of a click" }, percent(item.score)));
+      make("span", { kind: "chance", title: "Probability of a click" }, percent(item.score)),
+      make("span", { kind: "source" }, sources[item.source] ?? ""));
   }
 
   // The reasons come a moment after the ranking, by item_id.
