@@ -1,4 +1,4 @@
-"""Where the items that are ranked come from: the current themes' vectors, what is clicked in them, what is new there."""
+"""Where items that are ranked come from: the current themes' vectors, what is clicked in them, what is new there."""
 
 import numpy as np
 import pyarrow as pa
