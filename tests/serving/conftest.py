@@ -56,6 +56,22 @@ def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def fresh(house: Path) -> Iterator[Predictor]:
+    """A predictor over the house, without live events."""
+    for left in (house / "live").glob("simulator.db*"):
+        left.unlink()
+    opened = opened_in(house)
+    yield opened
+    opened.store.tail.close()
+
+
+def opened_in(house: Path) -> Predictor:
+    """Its bundle over its store."""
+    data = house / "data" / "simulator"
+    return Predictor.open(data / "bundle", house / ".state" / "simulator" / "feast", data / "feature_snapshot")
+
+
+@pytest.fixture
 def bundle(data: Path, tmp_path: Path) -> Path:
     """A copy of its bundle, to be spoiled."""
     return Path(shutil.copytree(data / "bundle", tmp_path / "bundle", copy_function=shutil.copyfile))

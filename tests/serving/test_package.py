@@ -10,7 +10,9 @@ import pytest
 from contracts.errors import CheckFailed, InputError
 from contracts.params import load_params
 from serving import package
+from serving.answering.catalogue import SimilarRequest, find_similar
 from serving.answering.predictor import Predictor
+from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.requests import RankReply, RankRequest, to_iso
 from serving.ask import table
 from serving.bundle.golden import check_golden
@@ -132,6 +134,13 @@ def test_a_model_without_themes_is_packaged_and_served(without_themes: Path, dat
     printed = table(reply.model_dump(), {})
     assert "None" not in printed
     assert "the model has none" in printed
+    request = RecommendRequest(user_id=golden.user_id, k=10, at=to_iso(golden.at))
+    found = RecommendReply.model_validate(recommend(served, request).reply.model_dump())
+    assert len({item.item_id for item in found.items}) == 10
+    assert {(item.theme, item.match) for item in found.items} == {(None, None)}
+    assert "theme" in {item.source for item in found.items}  # near to the newest events, whatever their themes
+    near = find_similar(served, SimilarRequest(item_id=golden.candidates[0], k=3))
+    assert [item.theme for item in near.items] == [None] * 3
 
 
 def test_the_two_models_of_one_log_score_otherwise(without_themes: Path, data: Path) -> None:
