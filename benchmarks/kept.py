@@ -23,8 +23,7 @@ def kept(folder: Path, name: str, made_from: Mapping[str, Any], make: Callable[[
 
     made_from: JSON values that decide the arrays. It must name all that they depend on: digests of data and code too.
     """
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{name}-{key}.npz"
+    path = place_of(folder, name, made_from)
     if path.exists():
         log.info("%s: kept in %s", name, path)
         with np.load(path) as arrays:
@@ -36,6 +35,12 @@ def kept(folder: Path, name: str, made_from: Mapping[str, Any], make: Callable[[
         np.savez(handle, allow_pickle=False, **arrays)
     os.replace(temporary, path)
     return arrays
+
+
+def place_of(folder: Path, name: str, made_from: Mapping[str, Any]) -> Path:
+    """Where `kept` keeps them."""
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{name}-{key}.npz"
 
 
 def digest_arrays(arrays: Iterable[npt.NDArray[Any]]) -> str:

@@ -3,15 +3,18 @@
     python -m benchmarks.reproduce                                        # the core rows at the size of params.yaml
     python -m benchmarks.reproduce --groups backbones mixtures controls ablations --sizes 20000 80000 --seeds 5
 
-Every fit is kept in .cache/reproduce by what it was made from: what was stopped goes on. Writes
+Every fit is kept in .cache/reproduce by what it was made from: what was stopped goes on. --processes fits so many at a
+time, first seeds first; after --limit-s no fit begins, and a row has the seeds that are there. Writes
 benchmarks/results/reproduce_<source>.json and .md. Differences are paired: same requests, seeds and draws of users.
 """
 
 import argparse
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.kept import Arrays, digest_arrays, digest_files, kept
+from benchmarks.kept import Arrays, digest_arrays, digest_files, kept, place_of
 from benchmarks.table import write_table
 from benchmarks.variants import GROUPS, Variant, make
 from contracts.errors import InputError
@@ -29,16 +32,18 @@ from contracts.schema import FIRST_INDEX
 from features.encoding.counters import Counters
 from training.evaluate import plain
 from training.fitting.fit import fit
+from training.judging.cost import flops_of_request
 from training.judging.measure import bootstrap_iauc, with_interval
 from training.judging.scoring import score_requests
 from training.judging.slices import NO_THEME, requests_since_shift, true_item_themes
 from training.metrics import auc, iauc, normalised_mutual_information
 from training.model.build import Model, fit_buffers
 from training.model.mixture import MixtureOfSequence
+from training.model.params import ModelParams, TrainParams
 from training.requests.batches import RequestDataset, make_dataset
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.requests.reader import Events, Requests, load_events, load_requests
-from training.train import SCALE_FLOOR, Prepared, feature_spec, prepare
+from training.train import SCALE_FLOOR, Prepared, feature_spec, num_parameters, prepare
 
 log = logging.getLogger("leitmotif")
 
@@ -96,41 +101,102 @@ def open_bench(data: Path, sections: Mapping[str, Any], max_test: int | None) ->
     )
 
 
-def fitted(bench: Bench, name: str, variant: Variant, size: int, seed: int, keep_in: Path) -> Arrays:
+@dataclass(frozen=True)
+class Fit:
+    """One model to be fitted: a variant at a size, drawn from a seed."""
+
+    name: str
+    variant: Variant
+    size: int
+    seed: int
+
+    def params(self, bench: Bench) -> tuple[ModelParams, TrainParams]:
+        """What it is fitted with."""
+        train = {**self.variant.train, "max_requests": self.size}
+        sections = bench.sections
+        return sections["model"].model_copy(update=dict(self.variant.changes)), sections["train"].model_copy(
+            update=train
+        )
+
+    def made_from(self, bench: Bench) -> dict[str, Any]:
+        """All that decides its logits."""
+        model, train = self.params(bench)
+        return {
+            "variant": self.name,
+            "model": model.model_dump(mode="json"),
+            "train": train.model_dump(mode="json"),
+            "seed": self.seed,
+            "without": list(self.variant.without),
+            "data_and_code": bench.digest,
+            "torch": torch.__version__,
+        }
+
+    @property
+    def title(self) -> str:
+        """Of its file."""
+        return f"{self.name}_{self.size}_{self.seed}"
+
+
+def fitted(bench: Bench, one: Fit, keep_in: Path) -> Arrays:
     """Logits of the test part and what the fit cost; kept."""
-    model = bench.sections["model"].model_copy(update=dict(variant.changes))
-    train = bench.sections["train"].model_copy(update={**variant.train, "max_requests": size})
-    made_from = {
-        "variant": name,
-        "model": model.model_dump(mode="json"),
-        "train": train.model_dump(mode="json"),
-        "seed": seed,
-        "without": variant.without,
-        "data_and_code": bench.digest,
-        "torch": torch.__version__,
-    }
-    return kept(keep_in, f"{name}_{size}_{seed}", made_from, lambda: _fit(bench, name, variant, model, train, seed))
+    return kept(keep_in, one.title, one.made_from(bench), lambda: _fit(bench, one))
 
 
-def _fit(bench: Bench, name: str, variant: Variant, params: Any, train: Any, seed: int) -> Arrays:
-    sections = bench.sections
+def fit_all(bench: Bench, fits: Sequence[Fit], keep_in: Path, processes: int, limit_s: float | None) -> None:
+    """Fit what is not kept yet, so many at a time, in this order. None begins once limit_s have passed."""
+    began = time.monotonic()
+    missing = [one for one in fits if not place_of(keep_in, one.title, one.made_from(bench)).exists()]
+    log.info("%d of %d fits are kept", len(fits) - len(missing), len(fits))
+    running: set[Future[None]] = set()
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _take_over, (bench, keep_in)) as pool:
+        for one in missing:
+            while len(running) >= processes:
+                done, running = wait(running, return_when="FIRST_COMPLETED")
+                _ = [each.result() for each in done]  # a fit that failed ends the run; what is kept stays
+            if limit_s is not None and time.monotonic() - began > limit_s:
+                break
+            running.add(pool.submit(_fit_here, one))
+        _ = [each.result() for each in running]
+
+
+def _take_over(bench: Bench, keep_in: Path) -> None:
+    """In a process of the pool: what each of its fits reads."""
+    global _HERE  # handed over by fork, not by pickling gigabytes a fit
+    _HERE = bench, keep_in
+
+
+_HERE: tuple[Bench, Path]
+
+
+def _fit_here(one: Fit) -> None:
+    bench, keep_in = _HERE
+    fitted(bench, one, keep_in)
+
+
+def _fit(bench: Bench, one: Fit) -> Arrays:
+    sections, variant = bench.sections, one.variant
+    params, train = one.params(bench)
     spec = feature_spec(sections["history"], params, sections["statistics"])
-    prepared = prepare(bench.data, spec, sections["split"], sections["labels"], train, seed)
-    torch.manual_seed(seed)
+    prepared = prepare(bench.data, spec, sections["split"], sections["labels"], train, one.seed)
+    torch.manual_seed(one.seed)
     model = make(variant, params, prepared.shape, bench.true_theme_N)
     mean, scale = prepared.train.standardisation()
     scale[scale < SCALE_FLOOR] = 1.0
     fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, mean, scale)
     began = time.process_time()
-    record, best = fit(name, model, prepared.train, prepared.validation, train, seed)
+    record, best = fit(one.name, model, prepared.train, prepared.validation, train, one.seed)
     seconds = time.process_time() - began
     test = RequestDataset(spec, bench.events, bench.requests, bench.test.scalars, bench.test.counters)
-    log.info("%s, seed %d: step %d of %d, %.0f CPU s", name, seed, record[best - 1].step, record[-1].step, seconds)
+    log.info("%s: step %d of %d, %.0f CPU s", one.title, record[best - 1].step, record[-1].step, seconds)
+    candidates = round(len(bench.requests.label) / len(bench.requests))
+    flops = flops_of_request(variant.model, params, prepared.shape, params.history_length, candidates)
     return {
-        "logits": score_requests(name, model, test),
+        "logits": score_requests(one.name, model, test),
         "cpu_s": np.array(seconds),
         "trained_on": np.array(len(prepared.train)),
         "nmi": np.array(_recovery(bench, model, prepared)),
+        "mflops": np.array(np.nan if flops is None else flops / 1e6),
+        "parameters": np.array(num_parameters(model)),
     }
 
 
@@ -144,13 +210,23 @@ def _recovery(bench: Bench, model: Model, prepared: Prepared) -> float:
     return normalised_mutual_information(bench.true_theme_N[warm], found)
 
 
-def rows_of_size(
-    bench: Bench, variants: Mapping[str, Variant], size: int, seeds: Sequence[int], keep_in: Path
-) -> list[dict[str, Any]]:
-    """One row a variant at one size; the bar, DIN, is fitted whether asked for or not."""
-    asked = {BAR: GROUPS["core"][BAR], **variants}
-    made = {name: [fitted(bench, name, each, size, seed, keep_in) for seed in seeds] for name, each in asked.items()}
-    return [_row(bench, asked[name], name, fits, made[BAR]) for name, fits in made.items()]
+def rows_of(bench: Bench, fits: Sequence[Fit], keep_in: Path) -> list[dict[str, Any]]:
+    """One row a variant and size, over the seeds of which both its fit and the bar's are kept."""
+    made = {
+        (one.size, one.name, one.seed): fitted(bench, one, keep_in)
+        for one in fits
+        if place_of(keep_in, one.title, one.made_from(bench)).exists()
+    }
+    rows = []
+    for size, name in dict.fromkeys((one.size, one.name) for one in fits):
+        seeds = [seed for each, model, seed in made if (each, model) == (size, name) and (size, BAR, seed) in made]
+        if not seeds:
+            log.warning("%s at %d requests is not fitted yet: no row", name, size)
+            continue
+        variant = next(one.variant for one in fits if one.name == name)
+        ours, bar = ([made[size, each, seed] for seed in seeds] for each in (name, BAR))
+        rows.append({"size": size, **_row(bench, variant, name, ours, bar)})
+    return rows
 
 
 def _row(bench: Bench, variant: Variant, name: str, fits: list[Arrays], bar: list[Arrays]) -> dict[str, Any]:
@@ -184,6 +260,8 @@ def _row(bench: Bench, variant: Variant, name: str, fits: list[Arrays], bar: lis
         "iauc_minus_din_low": interval["iauc_minus_din_low"],
         "iauc_minus_din_high": interval["iauc_minus_din_high"],
         "nmi": float(np.mean([each["nmi"] for each in fits])),
+        "mflops": float(fits[0]["mflops"]),
+        "parameters": int(fits[0]["parameters"]),
         "cpu_s": float(np.mean([each["cpu_s"] for each in fits])),
         "seeds": len(fits),
     }
@@ -201,7 +279,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the outs of a run; default data/<source.id>")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--keep-in", type=Path, default=Path(".cache") / "reproduce")
-    parser.add_argument("--num-threads", type=int, default=1)
+    parser.add_argument("--num-threads", type=int, default=1, help="of a fit")
+    parser.add_argument("--processes", type=int, default=1, help="fits at a time")
+    parser.add_argument("--limit-s", type=float, help="no fit begins after so many seconds; 0: a table of what is kept")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.num_threads)
@@ -214,12 +294,18 @@ def main() -> None:
         wanted = {name: each for group in options.groups for name, each in GROUPS[group].items()}
         if bench.true_theme_N is None:
             wanted = {name: each for name, each in wanted.items() if not each.needs_truth}
+        wanted = {BAR: GROUPS["core"][BAR], **wanted}  # fitted whether asked for or not
         sizes = options.sizes or [sections["train"].max_requests]
-        rows = [row for size in sizes for row in rows_of_size(bench, wanted, size, seeds, options.keep_in)]
+        fits = [Fit(name, each, size, seed) for seed in seeds for size in sizes for name, each in wanted.items()]
+        fit_all(bench, fits, options.keep_in, options.processes, options.limit_s)
+        rows = rows_of(bench, fits, options.keep_in)
     except (InputError, FileNotFoundError) as error:
         print(f"reproduce failed: {error}. `make run` makes the log's outs.", file=sys.stderr)
         sys.exit(2)
     about = {"log": data.name, "test_requests": len(bench.requests), "num_threads": options.num_threads}
+    if not rows:
+        print("reproduce failed: nothing is fitted yet. Leave out --limit-s, or raise it.", file=sys.stderr)
+        sys.exit(2)
     print(write_table(options.out, f"reproduce_{data.name}", about, [plain(row) for row in rows]))
 
 

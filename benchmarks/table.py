@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def hardware() -> str:
     except OSError:
         names = []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "lightgbm"))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "lightgbm") if find_spec(name))
     return (
         f"{names[0] if names else platform.processor()}, {cores} cores, Python {platform.python_version()}, {libraries}"
     )

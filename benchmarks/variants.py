@@ -1,6 +1,6 @@
 """Names of the comparison -> models: backbones alone and wrapped, peers, controls, and mixtures without a part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Variant:
     model: str = "mos"
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the model section
     train: Mapping[str, Any] = field(default_factory=dict)  # of the train section
-    without: str = ""  # an expert that reads nothing
+    without: tuple[str, ...] = ()  # experts that read nothing
     needs_truth: bool = False
 
 
@@ -47,6 +47,9 @@ CONTAINING = {
 }
 OTHER_MIXTURES = {name: Variant(f"{name} over DIN", name) for name in PEERS}
 CONTROLS = {
+    "din_theme": Variant(
+        "DIN, learnt themes as features alone", changes=_wrapped("din", "backbone"), without=("theme", "short")
+    ),
     "random_routing": Variant("MoS, routing as drawn", changes={"router": "random"}),
     "oracle": Variant("MoS, routed by the simulator's true themes", needs_truth=True),
     "din_same_cost": Variant(
@@ -54,9 +57,9 @@ CONTROLS = {
     ),
 }
 ABLATIONS = {
-    "no_theme": Variant("MoS without the theme expert", without="theme"),
-    "no_short": Variant("MoS without the short expert", without="short"),
-    "no_global": Variant("MoS without the global expert", without="global"),
+    "no_theme": Variant("MoS without the theme expert", without=("theme",)),
+    "no_short": Variant("MoS without the short expert", without=("short",)),
+    "no_global": Variant("MoS without the global expert", without=("global",)),
     "no_information": Variant("MoS without L_MI", train={"mutual_information": 0.0, "router_steps": 0}),
     "no_pretraining": Variant("MoS, the router not trained before", train={"router_steps": 0}),
     "capacity_20": Variant("MoS, 20 events a theme", changes={"theme_capacity": 20}),
@@ -68,6 +71,11 @@ ABLATIONS = {
     "session": Variant("MoS, sessions routed", changes={"route": "session"}),
     "blend": Variant("MoS, items and sessions routed", changes={"route": "blend"}),
 }
+LENGTHS = {
+    f"{name}_{length}": Variant(f"{what}, the newest {length} events", name, changes={"history_length": length})
+    for length in (50, 500, 1000)
+    for name, what in (("din", "DIN"), ("mos", "MoS"))
+}
 GROUPS = {
     "core": {"din": BACKBONES["din"], "mos_din": MIXTURES["mos_din"], "mos_din_whole": CONTAINING["mos_din_whole"]},
     "backbones": BACKBONES | MIXTURES,
@@ -75,16 +83,18 @@ GROUPS = {
     "mixtures": OTHER_MIXTURES,
     "controls": CONTROLS,
     "ablations": ABLATIONS,
+    "lengths": LENGTHS,
 }
 
 
 class WithoutExpert(MixtureOfSequence):
-    """One expert reads nothing: its part of the features is zero."""
+    """Some experts read nothing: their part of the features is zero."""
 
-    def __init__(self, params: ModelParams, shape: ModelShape, without: str) -> None:
+    def __init__(self, params: ModelParams, shape: ModelShape, without: Sequence[str]) -> None:
         super().__init__(params, shape)
         places = feature_places(params)
-        self.absent = torch.tensor([*places[without], *places[f"query * {without}"]])
+        parts = (part for name in without for part in (name, f"query * {name}"))
+        self.absent = torch.tensor([place for part in parts for place in places[part]])
 
     def features(self, state: MixtureState, candidates: Candidates, tables: Tables) -> Tensor:
         """As the mixture's, less what the expert says."""

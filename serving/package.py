@@ -42,7 +42,6 @@ from serving.bundle.loaded import (
     METRICS,
     MODEL,
     NAME,
-    RANKED,
     SPEC,
     THEMES,
     VOCABULARY,
@@ -94,7 +93,6 @@ def run(data: Path, serve: ServeParams) -> Report:
         golden = golden_requests(data, requests, counters, scorer, served, num, scratch)
         write_golden(bundle / GOLDEN, golden)
         write_json(bundle / METRICS, metrics)
-        shutil.copyfile(data / "metrics" / RANKED, bundle / RANKED)
         write_card(bundle, data.name, scorer, metrics, serve)
         write_dictionary(bundle, scorer.spec)
         manifest = write_manifest(

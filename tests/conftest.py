@@ -37,7 +37,7 @@ LONGEST = (
 def tmp_path(tmp_path: Path) -> Path:
     """A test's folder, two deeper than pytest's: the live events of a log at `<root>/data/<log>` lie in `<root>/live`,
     so that a log right in pytest's folder would read and leave events where other tests keep theirs."""
-    folder = tmp_path / "root" / "log"
+    folder = tmp_path / "root" / tmp_path.name
     folder.mkdir(parents=True)
     return folder
 

@@ -43,7 +43,7 @@ from training.judging.off_policy import off_policy
 from training.judging.scoring import score_requests
 from training.judging.slices import NO_THEME, cold_users, requests_since_shift, slice_masks, true_item_themes
 from training.judging.standing import CANDIDATE, choose, standing, warnings
-from training.judging.tables import plain, write_metrics, write_predictions, write_ranked
+from training.judging.tables import plain, write_metrics, write_predictions
 from training.judging.trees import is_installed, trees
 from training.judging.verdict import judge
 from training.metrics import normalised_mutual_information
@@ -110,7 +110,6 @@ def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, sp
     )
     with publish(data, "metrics", "predictions") as staging:
         write_metrics(staging / "metrics", report, requests, tested.since_shift, scored)
-        write_ranked(staging / "metrics" / "ranked.parquet", requests, scored[served])
         predicted = [*tested.models, "popularity"]
         write_predictions(staging / "predictions" / "predictions.parquet", requests, scored, predicted)
     for sentence in (*report["standing"], *report["warnings"]):

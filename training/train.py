@@ -63,13 +63,13 @@ def run(
     train: TrainParams,
 ) -> Report:
     """Raises InputError where there is nothing to train on."""
-    keep_freed_memory()
     torch.set_num_threads(train.num_threads)
     places = open_places(
         data, history=history, labels=labels, model=model, seed=seed, split=split, statistics=statistics, train=train
     )
     spec = feature_spec(history, model, statistics)
     prepared = prepare(data, spec, split, labels, train, seed, places.checkpoints)
+    keep_freed_memory(largest_tensor(prepared.train, model, train))
     fitted = {name: fit_one(name, model, prepared, train, seed, places) for name in GRAPH_MODELS}
     if any(not all_finite(built) for built, _, _ in fitted.values()):
         shutil.rmtree(places.checkpoints)  # a run that goes on from there would end there again
@@ -89,6 +89,12 @@ def run(
         write_json(staging / "training_record" / "training.json", report)
     shutil.rmtree(places.checkpoints, ignore_errors=True)
     return report
+
+
+def largest_tensor(requests: RequestDataset, model: ModelParams, train: TrainParams) -> int:
+    """Bytes of what a target attention makes of a step's candidates and their histories, in float32."""
+    candidates = train.batch_requests * len(requests.requests.label) / max(len(requests), 1)
+    return round(4 * candidates * model.history_length * model.width)
 
 
 def open_places(data: Path, **params: Any) -> Places:

@@ -38,7 +38,6 @@ VOCABULARY = "vocabulary.parquet"
 THEMES = "themes.json"
 GOLDEN = "golden.json"
 METRICS = "metrics.json"
-RANKED = "ranked.parquet"
 """The model's AUC within each request of its own test and the number of the user: what its iAUC is the mean of."""
 
 

@@ -60,7 +60,12 @@ def test_the_command_writes_paired_rows_and_fits_nothing_twice(
     monkeypatch.setattr(reproduce, "GROUPS", {"core": GROUPS["core"], "ablations": {"no_theme": ABLATIONS["no_theme"]}})
     kept = tmp_path / "kept"
     asked = ["reproduce", "--data", str(data), "--out", str(tmp_path), "--keep-in", str(kept), "--seeds", "2"]
-    monkeypatch.setattr(sys, "argv", [*asked, "--groups", "core", "ablations", "--sizes", "100", "--max-test", "300"])
+    asked += ["--groups", "core", "ablations", "--sizes", "100", "--max-test", "300", "--processes", "2"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--limit-s", "0"])
+    with pytest.raises(SystemExit):
+        reproduce.main()
+    assert "nothing is fitted yet" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", asked)
     reproduce.main()
     made = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.npz")}
     assert len(made) == 8

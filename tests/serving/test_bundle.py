@@ -20,7 +20,6 @@ from serving.bundle.loaded import (
     GOLDEN,
     METRICS,
     MODEL,
-    RANKED,
     SPEC,
     THEMES,
     VOCABULARY,
@@ -68,7 +67,7 @@ def assert_said_in_a_line(error: InputError, name: str) -> None:
 
 
 def test_the_lists_of_this_test_name_every_file(bundle: Path) -> None:
-    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, RANKED, MANIFEST}  # RANKED: promote's alone
+    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, MANIFEST}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.fixed_routing import fix_routing
 from contracts.errors import InputError
 from contracts.params import PARAMS, load_params
 from tests.training.small_run import changed, make_log, small_sections
 from training import train
-from training.fitting.learning import ClickTraining
+from training.fitting.data import RequestData
+from training.fitting.fit import pretrain_router
+from training.fitting.learning import ClickTraining, information_of
+from training.fitting.losses import click_loss
 from training.fitting.measured import RankingFigures, ThemeUse
 from training.metrics import auc, gauc, iauc, logloss
+from training.model.build import MODELS, build, fit_buffers
 from training.model.params import TrainParams
 from training.requests.batches import in_order, make_dataset, read_scalars, write_scalars
 from training.requests.catalogue import load_counters, load_vocabulary
@@ -63,6 +68,44 @@ def test_the_weights_that_are_left_are_those_of_the_row_that_is_chosen(prepared,
     assert values[best - 1] == (min(values) if choose_by == "logloss" else max(values))
     assert figures.compute()[choose_by] == pytest.approx(values[best - 1], abs=1e-6)
     assert len(set(values)) > 1
+
+
+def test_of_several_starts_of_the_router_the_one_with_most_information_is_left(prepared, sections, caplog):
+    several = changed(sections["train"], router_steps=15, router_starts=4)
+    caplog.set_level("INFO", logger="leitmotif")
+    torch.manual_seed(1)
+    model = build("mos", sections["model"], prepared.shape)
+    fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, *prepared.train.standardisation())
+    data = RequestData(prepared.train, prepared.validation, 32, 1)
+    pretrain_router("mos", model, data, several)
+    told = [float(line.rpartition(" ")[2]) for line in caplog.messages if "mutual information" in line]
+    assert len(set(told)) == 4  # each from a draw of its own
+    whole = prepared.train.__getitems__(np.arange(len(prepared.train)))
+    with torch.no_grad():
+        assert -float(information_of(model, whole)) == pytest.approx(max(told), abs=1e-4)
+
+
+def test_a_router_that_is_given_is_not_pretrained(prepared, sections):
+    """The oracle of the comparison: its themes are those of the simulator."""
+    model = build("mos", sections["model"], prepared.shape)
+    fix_routing(model, np.arange(prepared.shape.num_items) % sections["model"].num_themes)
+    before = model.router.prototype_TR.clone()
+    data = RequestData(prepared.train, prepared.validation, 32, 1)
+    pretrain_router("mos", model, data, changed(sections["train"], router_steps=3))
+    assert torch.equal(model.router.prototype_TR, before)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_a_step_on_histories_as_they_are(prepared, sections, name):
+    """Padded ones among them, whose sessions are numbered -1."""
+    torch.manual_seed(1)
+    model = build(name, sections["model"], prepared.shape)
+    shortest = np.argsort(prepared.train.requests.num_events)[:8]
+    batch = prepared.train.__getitems__(shortest)
+    assert not batch.history.mask_UL.all()
+    logits_B, information = model.learn(batch.history, batch.candidates, batch.codes)
+    (click_loss(logits_B, batch.label_B) + information).backward()
+    assert all(torch.isfinite(each.grad).all() for each in model.parameters() if each.grad is not None)
 
 
 def test_gradients_are_clipped(prepared, sections):

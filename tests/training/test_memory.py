@@ -5,12 +5,14 @@ import sys
 
 import pytest
 
+from training.fitting.memory import keep_freed_memory
+
 SCRIPT = """
 import resource, sys
 import torch
 from training.fitting.memory import keep_freed_memory
 
-if sys.argv[1] == "kept" and not keep_freed_memory():
+if sys.argv[1] == "kept" and not keep_freed_memory(64 * 2**20):
     sys.exit(77)
 
 def faults(number):
@@ -33,3 +35,7 @@ def test_a_block_that_was_freed_is_not_mapped_anew() -> None:
         assert done.returncode == 0, done.stderr
         counts[how] = int(done.stdout)
     assert counts["kept"] * 2 < counts["mapped"]  # a busy kernel takes some pages back meanwhile
+
+
+def test_small_steps_leave_the_allocator_alone() -> None:
+    assert not keep_freed_memory(32 * 2**20)

@@ -24,6 +24,7 @@ TRAIN = TrainParams(
     schedule="constant",
     mutual_information=0.3,
     router_steps=0,
+    router_starts=1,
     min_item_events=2,
     min_category_events=2,
     num_threads=1,

@@ -6,15 +6,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from contracts.errors import InputError
 from training.fitting.checkpoint import Fitted, ResumePoint, best_weights, load_best, read_fitted, resume_point, step_of
 from training.fitting.data import RequestData
-from training.fitting.learning import CHOICE, ClickTraining, RouterTraining, Training
+from training.fitting.learning import CHOICE, ClickTraining, RouterTraining, Training, information_of
 from training.fitting.live import keep_until, live_logger
 from training.fitting.optimizers import choose_sparse
 from training.fitting.progress import Progress
@@ -26,6 +28,9 @@ from training.model.params import TrainParams
 from training.requests.batches import RequestDataset
 
 log = logging.getLogger("leitmotif")
+
+JUDGED_ON = 512
+"""Requests on which starts of the router are compared."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,29 @@ def _fit(
 
 
 def pretrain_router(name: str, model: Model, data: RequestData, train: TrainParams) -> None:
-    """train.router_steps steps of L_MI alone, in place. Killed, it starts anew: it is short."""
-    if not train.router_steps or not model.has_router or model.params.router == "random":
+    """train.router_steps steps of L_MI alone, from train.router_starts draws of the router; the best is left in place.
+
+    L_MI has local optima in which two themes share a place, and no later step parts them. Killed, it starts anew: it is
+    short. A tied router, whose items are the click model's, has one start, and so has one that nothing is to teach.
+    """
+    router = getattr(model, "router", None)
+    if not train.router_steps or router is None or not any(each.requires_grad for each in router.parameters()):
         return
-    progress = Progress(name, "router", train.router_steps)
-    _run(RouterTraining(model, train), data, train, [progress], None, None, max_steps=train.router_steps)
+    starts = 1 if model.params.router == "tied" else train.router_starts
+    judged_on = data.train.__getitems__(np.linspace(0, len(data.train) - 1, min(JUDGED_ON, len(data.train)), dtype=int))
+    best: tuple[float, dict[str, Tensor]] | None = None
+    for number in range(1, starts + 1):
+        if number > 1:
+            router.reset_parameters()
+        progress = Progress(name, f"router, start {number} of {starts}", train.router_steps)
+        _run(RouterTraining(model, train), data, train, [progress], None, None, max_steps=train.router_steps)
+        with torch.no_grad():
+            information = -float(information_of(model.cpu(), judged_on))
+        log.info("%s router, start %d of %d: mutual information %.5f", name, number, starts, information)
+        if best is None or information > best[0]:
+            best = information, {key: value.clone() for key, value in router.state_dict().items()}
+    if best is not None:
+        router.load_state_dict(best[1])
 
 
 def _run(

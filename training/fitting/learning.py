@@ -58,14 +58,17 @@ class RouterTraining(Training):
     """L_MI alone: the router sees which items stand together in sessions before it sees a click."""
 
     def training_step(self, batch: Batch) -> Tensor:
-        history, _, items = distinct_items(
-            batch.history, batch.candidates, len(self.model.catalogue.row_of_N), batch.codes
-        )
-        routing_ULT = functional.embedding(history.item_index_UL, self.model.tables(items).routing_NT)
-        return mutual_information_loss(routing_ULT, history)
+        return information_of(self.model, batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer()
+
+
+def information_of(model: Model, batch: Batch) -> Tensor:
+    """L_MI of the batch's histories, items routed alone."""
+    history, _, items = distinct_items(batch.history, batch.candidates, len(model.catalogue.row_of_N), batch.codes)
+    routing_ULT = functional.embedding(history.item_index_UL, model.tables(items).routing_NT)
+    return mutual_information_loss(routing_ULT, history)
 
 
 class ClickTraining(Training):

@@ -69,13 +69,6 @@ def predictions_schema(names: Sequence[str]) -> pa.Schema:
     )
 
 
-def write_ranked(path: Path, requests: Requests, scored: Scored) -> None:
-    """The served model's AUC within each request that can be ranked, and whose it is."""
-    within = grouped_auc(scored.score, requests.label, requests.request_of_row)
-    users = pa.array(requests.user_index[within.group], pa.int32())
-    pq.write_table(pa.table({"user_index": users, "auc": pa.array(within.auc, pa.float64())}), path, compression="zstd")
-
-
 def plain(value: Any) -> Any:
     """JSON values: numbers rounded, nan as null."""
     if isinstance(value, Mapping):

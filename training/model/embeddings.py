@@ -54,8 +54,14 @@ class ItemEmbedding(nn.Module):
 
     def __init__(self, num_items: int, num_categories: int, width: int, std: float) -> None:
         super().__init__()
+        self.std = std
         self.item = embedding(num_items, width, std, num_blank=UNKNOWN_INDEX + 1)
         self.category = embedding(num_categories, width, std, num_blank=1)
+
+    def reset_parameters(self) -> None:
+        """Draw both tables anew."""
+        redraw(self.item, self.std, num_blank=UNKNOWN_INDEX + 1)
+        redraw(self.category, self.std, num_blank=1)
 
     def forward(self, rows: ItemRows) -> Float[Tensor, "*shape width"]:
         """Vectors of the items that stand at these rows."""
@@ -86,7 +92,12 @@ class ContextEmbedding(nn.Module):
 def embedding(num_rows: int, width: int, std: float, num_blank: int = 0) -> nn.Embedding:
     """A table drawn from N(0, std), its first num_blank rows zero. Row 0 is padding where rows are blank."""
     table = nn.Embedding(num_rows, width, padding_idx=0 if num_blank else None)
+    redraw(table, std, num_blank)
+    return table
+
+
+def redraw(table: nn.Embedding, std: float, num_blank: int = 0) -> None:
+    """Draw a table anew, in place."""
     nn.init.normal_(table.weight, std=std)
     with torch.no_grad():
         table.weight[:num_blank] = 0.0
-    return table

@@ -50,6 +50,7 @@ class TrainParams(Section):
     loss: Literal["pointwise", "listwise", "both"]  # of clicks: each alone, within its request, or the sum
     mutual_information: NonNegativeFloat  # weight of L_MI
     router_steps: NonNegativeInt  # L_MI-only steps before the first epoch
+    router_starts: PositiveInt  # draws of the router that take these steps; the best by L_MI is kept
     min_item_events: PositiveInt  # items with fewer train events share the unknown row
     min_category_events: PositiveInt  # categories whose items have fewer train events are left out
     num_threads: PositiveInt

@@ -53,6 +53,14 @@ class Router(nn.Module):
             nn.init.normal_(self.item.item.weight, std=ROUTER_STD)
             self.requires_grad_(False)
 
+    def reset_parameters(self) -> None:
+        """Draw anew all that L_MI teaches: another start. A tied router has its prototypes alone."""
+        if self.kind != "tied":
+            self.item.reset_parameters()
+        if self.of_code is not None:
+            nn.init.normal_(self.of_code.weight, std=CODE_STD)
+        nn.init.normal_(self.prototype_TR)
+
     def codes(self, rows: ItemRows, click: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape router"]:
         """What items are routed by; exactly 0 where nothing is known of an item.
 

@@ -46,7 +46,7 @@ class GapChunks(Ranker):
         token_ULD = self.tokens(functional.embedding(history.item_index_UL, tables.item_NX), history, tables)
         mask_UL = history.mask_UL
         context_UL, newest = self.contexts.rows(history), slice(-self.params.short_length, None)
-        place_UL = NUM_CHUNKS - 1 - history.session_UL.clamp(max=NUM_CHUNKS - 1)  # the newest chunk stands last
+        place_UL = NUM_CHUNKS - 1 - history.session_UL.clamp(0, NUM_CHUNKS - 1)  # the newest chunk stands last
         kept_UL = mask_UL.to(token_ULD.dtype)
         sums_UPD = token_ULD.new_zeros(len(mask_UL), NUM_CHUNKS, token_ULD.shape[2])
         sums_UPD = sums_UPD.scatter_add(1, place_UL.unsqueeze(-1).expand_as(token_ULD), token_ULD)
