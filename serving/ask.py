@@ -1,11 +1,9 @@
 """A user and candidates -> one ranking as a table, from a running server or in this process."""
 
 import argparse
-import http.client
 import json
+import os
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,13 @@ import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from serving.answering.requests import RankReply
+from serving.client import NOT_THE_SERVICE, UNREACHABLE, Client, ServiceError
 
 SEED = 0
 TITLE_WIDTH = 40
 OURS = "`make serve` starts one; `make ask PORT=3002` asks another port, --url another address."
-MAX_SHOWN = 1000
-"""Bytes of an answer that is none of ours."""
+TOKEN_VARIABLE = "LEITMOTIF_TOKEN"
+"""The token with which a server is asked, where it wants one."""
 
 
 def main() -> None:
@@ -45,7 +43,8 @@ def main() -> None:
         }
         request |= {name: value for name in ("k", "at") if (value := getattr(options, name)) is not None}
         request |= {"context": parse_context(options.context)} if options.context is not None else {}
-        reply = post(options.url, request) if options.url else rank_here(request)
+        asked = (options.url, request, os.environ.get(TOKEN_VARIABLE))
+        reply = post(*asked) if options.url else rank_here(request)
         print(table(reply, titles(snapshot)))
     except InputError as error:
         print(f"No ranking: {error}", file=sys.stderr)
@@ -84,23 +83,15 @@ def titles(snapshot: Path) -> dict[str, str]:
     return {item["item_id"]: item["title"] or ", ".join(item["categories"] or []) for item in items}
 
 
-def post(url: str, request: dict[str, Any]) -> dict[str, Any]:
+def post(url: str, request: dict[str, Any], token: str | None = None) -> dict[str, Any]:
     """Ask a running server."""
-    body = json.dumps(request).encode()
     try:
-        call = urllib.request.Request(f"{url.rstrip('/')}/rank", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(call, timeout=10) as response:
-            reply = json.load(response)
-    except urllib.error.HTTPError as error:
-        raise InputError(f"{url} answered {error.code}: {_reason(error.read())}") from error
-    except OSError as error:
-        raise InputError(f"No server at {url} ({error}). `make serve` starts one.") from error
-    except (ValueError, http.client.HTTPException) as error:  # no URL; no HTTP; no JSON
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_SHOWN]
-        raise InputError(f"{url} is not the ranking service ({said}). {OURS}") from error
-    if not isinstance(reply, dict) or not RankReply.model_fields.keys() <= reply.keys():
-        raise InputError(f"{url} is not the ranking service: its answer is no ranking. {OURS}")
-    return reply
+        with Client(url, token) as client:
+            return client.rank(**request).model_dump()
+    except ServiceError as error:
+        if error.code in (UNREACHABLE, NOT_THE_SERVICE):
+            raise InputError(f"{error.message} {OURS}") from error
+        raise InputError(f"{url} answered {error.status}: {error.message}") from error
 
 
 def rank_here(request: dict[str, Any]) -> dict[str, Any]:
@@ -138,14 +129,6 @@ def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
         title = titles.get(item["item_id"], "")[:TITLE_WIDTH]
         lines.append(f"{rank:>4}  {item['item_id']:<14} {item['score']:>7.4f} {match:>6}  {name:<24} {title}")
     return "\n".join(lines)
-
-
-def _reason(body: bytes) -> str:
-    """The sentence of a refusal of ours, or whatever else answered."""
-    try:
-        return str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return body[:MAX_SHOWN].decode(errors="replace")
 
 
 def _read(path: Path, columns: list[str]) -> Any:

@@ -27,6 +27,7 @@ CODE = (
     "training/__init__.py",
     "training/model/**/*.py",
     "serving/**/*.py",
+    "serving/page/*",
 )
 INCLUDE = [
     "/contracts/",
@@ -103,7 +104,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     print(f"Built {tag} from {bundle}. Serve it:\n  LEITMOTIF_STATE=<folder of the online store> bentoml serve {tag}")
     print(f"As an image, where a Docker engine runs:\n  bentoml containerize {tag}")
-    print("It listens on loopback alone, in a container too, until told: docker run --env BENTOML_HOST=0.0.0.0 ...")
+    print("It listens on loopback alone, in a container too, until told, and elsewhere only with tokens:")
+    print("  docker run --env BENTOML_HOST=0.0.0.0 --env LEITMOTIF_TOKENS_READ=... --env LEITMOTIF_TOKENS_WRITE=...")
 
 
 def _copy_code(root: Path, target: Path) -> None:

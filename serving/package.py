@@ -36,6 +36,7 @@ from serving.bundle.golden import (
     window,
     write_golden,
 )
+from serving.bundle.index import write_index
 from serving.bundle.loaded import (
     GOLDEN,
     METRICS,
@@ -59,6 +60,7 @@ from serving.params import ServeParams
 log = logging.getLogger("leitmotif")
 
 TRAINING_DATA = ("user_histories", "impressions", "item_counters", "user_counters", "user_item_counters", "coclicks")
+PROFILES = "item_profile.parquet"
 CODE = (
     "contracts/schema.py",
     "features/terms/convention.py",
@@ -85,6 +87,7 @@ def run(data: Path, serve: ServeParams) -> Report:
         counters = Counters.from_folder(data, requests.item_ids, requests.histories.user_ids)
         codes = item_codes(scorer.spec, counters, np.arange(len(vocabulary)), snapshot["log_end_us"])
         write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary, codes)})
+        write_index(bundle, scorer, pq.read_table(data / "feature_snapshot" / PROFILES))
         scratch = staging / f"replay-{os.getpid()}"
         served, num = metrics["served"], serve.num_golden_requests
         golden = golden_requests(data, requests, counters, scorer, served, num, scratch)

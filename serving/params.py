@@ -2,11 +2,39 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from contracts.section import Section
 from features.terms.params import LONGEST_S
 from training.model.params import MIN_BOOTSTRAP
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RetrievalParams(Section):
+    """Which items POST /recommend lets the model rank, and how its list is mixed."""
+
+    num_candidates: PositiveInt  # ranked by the model
+    num_themes: PositiveInt  # the user's current themes that are searched, those of the largest shares
+    num_recent: PositiveInt  # newest events of a theme that its vector is the mean of
+    theme_weight: NonNegativeFloat  # of an item's belonging to the theme, beside the product of the vectors
+    popular_share: Share  # of the candidates: what is clicked now in those themes
+    new_share: Share  # of the candidates: what came lately in those themes
+    popular_s: Annotated[float, Field(gt=0, le=LONGEST_S)]  # the window in which clicks make an item popular
+    new_s: Annotated[float, Field(gt=0, le=LONGEST_S)]  # how long an item is new
+    idle_s: (
+        Annotated[PositiveFloat, Field(le=LONGEST_S)] | None
+    )  # not shown so long: not on offer any more; null: never
+    diversity: Share  # where a request does not say
+
+    @model_validator(mode="after")
+    def _leave_room(self) -> "RetrievalParams":
+        if self.popular_share + self.new_share > 1:
+            raise ValueError(
+                f"popular_share {self.popular_share:g} and new_share {self.new_share:g} are more than all candidates; "
+                "together they are 1 at most"
+            )
+        return self
 
 
 class ServeParams(Section):
@@ -23,6 +51,16 @@ class ServeParams(Section):
     max_exposed: PositiveInt  # of one ranking, the first so many are remembered
     max_live_rows: PositiveInt  # live rows in a worker's memory, beyond which no ranking is remembered
     num_threads: PositiveInt
+    retrieval: RetrievalParams
+
+    @model_validator(mode="after")
+    def _rank_what_is_found(self) -> "ServeParams":
+        if self.retrieval.num_candidates > self.max_candidates:
+            raise ValueError(
+                f"retrieval.num_candidates is {self.retrieval.num_candidates:,}, and at most max_candidates "
+                f"({self.max_candidates:,}) are ranked at once; lower the one or raise the other"
+            )
+        return self
 
 
 Tolerance = Annotated[float, Field(ge=0, le=1)]

@@ -4,9 +4,10 @@ import asyncio
 import gc
 import logging
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import bentoml
 import torch
@@ -15,21 +16,30 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from contracts.errors import InputError
 from contracts.parent import end_with_parent
 from features.live.deadline import due, left_s
 from features.online.store import StaleStoreError
-from serving.answering.predictor import Predictor, open_here
+from serving.answering.away import Away
+from serving.answering.predictor import Answer, Predictor, open_here
+from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.remembering import Remembering
-from serving.answering.requests import EventsReply, EventsRequest, RankReply, RankRequest
+from serving.answering.requests import EventsReply, EventsRequest, Message, RankReply, RankRequest
+from serving.http import items, page, users
+from serving.http.admission import Admission
 from serving.http.answered import answered
-from serving.http.gate import READ, Gate
+from serving.http.form import InTime
+from serving.http.gate import READ, Door, Gate
 from serving.http.given import Given, came_at, once_given
 from serving.http.hosts import allowed_hosts
+from serving.http.listening import listening_host
+from serving.http.openapi import Bounds, document
+from serving.http.rate import Rate
 from serving.http.readiness import Readiness
+from serving.http.tokens import Tokens, refuse_to_listen
 from serving.locations import where_commands_run
 from serving.params import ServeParams
 
@@ -42,14 +52,18 @@ most or until then: what the store refuses is told, and nothing is begun for a c
 SHOWN_S = 0.5
 """How long events wait for what was shown before them."""
 BODY_TIMEOUT_S = 0.5
+API_VERSION = "1"
 MAX_IN_FLIGHT = 16
-"""Requests answered at once: one computes, the others wait. So few that the last is in time on a busy machine too."""
+"""Requests answered at once: one computes, the others wait."""
+ADMITTED_S = 1.0
+"""A request is taken where those before it and itself are done by then, as far as is known: before STORE_S is over."""
 
 
 log = logging.getLogger("leitmotif")
 
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply")
+Work = Callable[[Predictor, Request], Reply]
 
 
 def of_gate(message: type[BaseModel]) -> type[bentoml.IODescriptor]:
@@ -67,9 +81,10 @@ def limits() -> ServeParams:
     return bentoml.get_current_service().predictor.limits
 
 
-def hosts() -> list[str]:
-    """The names that this service answers to."""
-    return bentoml.get_current_service().hosts
+def door() -> Door:
+    """What a request to this service is held against."""
+    service = bentoml.get_current_service()
+    return Door(service.predictor.limits, service.hosts, service.tokens, service.rate, service.admission)
 
 
 async def info(_: HttpRequest) -> JSONResponse:
@@ -77,16 +92,21 @@ async def info(_: HttpRequest) -> JSONResponse:
     return JSONResponse(bentoml.get_current_service().predictor.info())
 
 
-async def root(_: HttpRequest) -> RedirectResponse:
-    """GET /: to /info. BentoML's own page there loads a third party's script."""
-    return RedirectResponse("info")
+async def docs(_: HttpRequest) -> JSONResponse:
+    """GET /docs.json: what may be asked, as OpenAPI."""
+    told = limits()
+    bounds = Bounds(told.max_candidates, told.max_events, told.max_id_length)
+    return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
+
+
+ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES, *items.ROUTES]
 
 
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
-@bentoml.asgi_app(Starlette(routes=[Route("/", root), Route("/info", info)]), path="/")
+@bentoml.asgi_app(Starlette(routes=ROUTES), path="/")
 @bentoml.service(
     workers=1,
-    traffic={"timeout": TIMEOUT_S},
+    traffic={"timeout": TIMEOUT_S + 1},  # InTime says it before, in our form
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": True},
@@ -100,6 +120,8 @@ class Leitmotif:
     def refuse_what_cannot_be_served() -> None:
         """Run once before any worker: a worker that fails would be restarted without end."""
         try:
+            refuse_to_listen(listening_host(), Tokens.read())
+            Rate.read()
             open_here()
         except InputError as error:
             print(f"Not serving: {error}{where_commands_run()}", file=sys.stderr)
@@ -107,9 +129,11 @@ class Leitmotif:
 
     def __init__(self) -> None:
         self.predictor = open_here()
-        self.remembering = Remembering()
+        self.remembering, self.away = Remembering(), Away()
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
         self.hosts = allowed_hosts(self.predictor.limits)
+        self.tokens, self.rate = Tokens.read(), Rate.read()
+        self.admission = Admission(MAX_IN_FLIGHT, ADMITTED_S)
         self.readiness = Readiness()
 
     @bentoml.on_startup
@@ -128,34 +152,52 @@ class Leitmotif:
     @bentoml.api(input_spec=of_gate(RankRequest))
     async def rank(self, request: RankRequest, /) -> RankReply:
         """POST /rank: the candidates in order."""
-        return await answered(self._rank(request))
+        return await answered(self._rank(self.away.answer, request, self.away.answer_without))
+
+    @bentoml.api(input_spec=of_gate(RecommendRequest))
+    async def recommend(self, request: RecommendRequest, /) -> RecommendReply:
+        """POST /recommend: items found for the user, ranked and mixed."""
+        return await answered(self._rank(recommend, request))
 
     @bentoml.api(input_spec=of_gate(EventsRequest))
     async def events(self, request: EventsRequest, /) -> EventsReply:
         """POST /events: taken durably, seen by the next ranking."""
         await self.remembering.settled(SHOWN_S)
-        return await answered(self._in_turn(Predictor.append, request))
+        return await answered(self.in_turn(Predictor.append, request))
 
-    async def _rank(self, request: RankRequest) -> RankReply:
-        reply, shown = await self._in_turn(Predictor.answer, request)
+    async def _rank(
+        self, work: Work[Request, Answer], request: Request, without: Work[Request, Answer] | None = None
+    ) -> Any:
+        reply, shown = await self.in_turn(work, request, without)
         self.remembering.look(self.predictor, request)
+        if shown is not None and not self.remembering.takes():
+            return reply.model_copy(update={"impression_id": None})
         if shown is not None:
             once_given(lambda: self.remembering.keep(lambda: self.predictor, shown))
         return reply
 
     def __metrics__(self, text: str) -> str:
         """GET /metrics: BentoML's own, and those of live events."""
-        return text + self.remembering.metrics(self.predictor)
+        return text + self.remembering.metrics(self.predictor) + self.away.metrics()
 
-    async def _in_turn(self, work: Callable[[Predictor, Request], Reply], request: Request) -> Reply:
-        """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503."""
+    async def in_turn(
+        self, work: Work[Request, Reply], request: Request, without: Work[Request, Reply] | None = None
+    ) -> Reply:
+        """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503.
+
+        without: what is done where the store cannot even be opened again.
+        """
         at = came_at() + STORE_S
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.computing, self._work, work, request, at)
+            return await asyncio.get_running_loop().run_in_executor(
+                self.computing, self._work, work, request, at, without
+            )
         except InputError as error:
             raise ServiceUnavailable(str(error)) from error
 
-    def _work(self, work: Callable[[Predictor, Request], Reply], request: Request, at: float) -> Reply:
+    def _work(
+        self, work: Work[Request, Reply], request: Request, at: float, without: Work[Request, Reply] | None
+    ) -> Reply:
         """With the newest load, where live events have left the tail for it: said before the work keeps anything.
 
         at: until when the store may be waited for. What had its turn later is not begun.
@@ -163,21 +205,28 @@ class Leitmotif:
         with due(at):
             if not left_s(STORE_S):
                 raise InputError(f"Its turn did not come within {STORE_S:g} s: nothing was done. Send it again later.")
+            began, computed = time.monotonic(), time.thread_time()
             try:
                 return work(self.predictor, request)
             except StaleStoreError as error:
                 log.warning("%s", error)
-        predictor = open_here()  # a load is read to its end, whoever waits
+            finally:
+                self.admission.learn(request, time.monotonic() - began, time.thread_time() - computed)
+        try:
+            predictor = open_here()  # a load is read to its end, whoever waits
+        except InputError:
+            if without is None:
+                raise
+            return without(self.predictor, request)
         with due(at):
             self.predictor = predictor
             return work(predictor, request)
 
 
+Leitmotif.add_asgi_middleware(InTime, limit_s=TIMEOUT_S)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(Given)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(
     Gate,  # pyright: ignore[reportArgumentType]
-    limits=limits,
-    allowed_hosts=hosts,
+    door=door,
     body_timeout_s=BODY_TIMEOUT_S,
-    max_in_flight=MAX_IN_FLIGHT,
 )

@@ -1,23 +1,22 @@
 """A bundle and the online store -> a predictor: user, candidates, time -> ranking with its grounds. No HTTP here."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.asked import NO_CONTEXT, Context
-from features.encoding.encode import FeatureSpec
 from features.live.clock import LOG_END
 from features.live.intake import Intake
-from features.live.places import LOG, STAMP
 from features.online.store import OnlineStore
+from serving.answering.belonging import check_log, check_stamp
+from serving.answering.explaining import with_reasons
 from serving.answering.feedback import Shown, intake_of, keep, show, take
+from serving.answering.offers import Offering
 from serving.answering.refusal import MAX_NAME, Refusal
 from serving.answering.requests import (
     EventsReply,
@@ -31,17 +30,35 @@ from serving.answering.requests import (
     to_iso,
     to_microseconds,
 )
+from serving.answering.supposing import supposed
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import GOLDEN, Bundle, open_bundle, reading
-from serving.bundle.manifest import Manifest, read_manifest
+from serving.bundle.manifest import read_manifest
 from serving.bundle.reading import read_codes, read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Events, Scores
-from serving.bundle.stored import other_coclicks, other_histories
 from serving.locations import find_bundle, find_snapshot, find_state
 from serving.params import ServeParams
 
+NOBODY = ""
+"""A user whom no log has."""
 NUM_USER_THEMES = 3
 """How many of a user's current themes an answer names."""
+
+
+class Showing(Protocol):
+    """Of a request, what decides whether its ranking is remembered, and as whose."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def at(self) -> str | None: ...
+
+    @property
+    def preview(self) -> bool: ...
+
+    @property
+    def suppose(self) -> Sequence[str]: ...
 
 
 class Answer(NamedTuple):
@@ -58,6 +75,7 @@ class Predictor:
     bundle: Bundle
     store: OnlineStore
     intake: Intake
+    offering: Offering
 
     @classmethod
     def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
@@ -70,11 +88,11 @@ class Predictor:
         with reading(bundle / GOLDEN):
             check_golden(opened.scorer, opened.golden)
         store = OnlineStore.open(state)
-        _check_log(opened.manifest, bundle, state)
-        _check_stamp(opened.scorer.spec, store, state, snapshot)
+        check_log(opened.manifest, bundle, state)
+        check_stamp(opened.scorer.spec, store, state, snapshot)
         if opened.manifest.limits.clock == LOG_END:
             store.follow_log()
-        return cls(opened, store, intake_of(store))
+        return cls(opened, store, intake_of(store), Offering(opened, store))
 
     @property
     def limits(self) -> ServeParams:
@@ -100,31 +118,45 @@ class Predictor:
         check_limits(request, self.limits)
         self.store.refresh()
         at = self.clock() if request.at is None else to_microseconds(request.at)
+        events = self.events(request.user_id, request.suppose, at)
+        context = _context(request)
+        reply = self._reply(request, request.user_id, events, at, context)
+        shown = self.shown(request, [item.item_id for item in reply.items], at, context)
+        return Answer(reply.model_copy(update={"impression_id": shown.impression_id}) if shown else reply, shown)
+
+    def rank_without_store(self, request: RankRequest) -> RankReply:
+        """`answer` where the store does not: of somebody of whom it knows nothing, flagged, and not remembered."""
+        check_limits(request, self.limits)
+        at = self.clock() if request.at is None else to_microseconds(request.at)
+        reply = self._reply(request, NOBODY, NO_EVENTS, at, _context(request))
+        history = reply.history.model_copy(update={"known": False, "store_away": True})
+        return reply.model_copy(update={"history": history})
+
+    def _reply(self, request: RankRequest, user_id: str, events: Events | None, at: int, context: Context) -> RankReply:
+        """Of a user and what is known of them; not yet remembered."""
         candidates = list(dict.fromkeys(request.candidates))
-        events = self.events(request.user_id)
-        context = NO_CONTEXT if request.context is None else Context(**request.context.model_dump())
-        index_M, scores = self.score(request.user_id, events, candidates, at, context)
+        index_M, scores = self.score(user_id, events, candidates, at, context)
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
-        cold_M = self.bundle.scorer.cold_N[index_M]
-        shown = self._shown(request, [candidates[row] for row in best], at, context)
-        reply = RankReply.model_construct(
+        items = self._items(candidates, index_M, scores, best)
+        if request.explain:
+            items = with_reasons(self.bundle.scorer, self.store, user_id, events, candidates, items, at, context)
+        return RankReply.model_construct(
             user_id=request.user_id,
             at=to_iso(at),
-            items=self._items(candidates, index_M, scores, best),
-            themes=self._themes(scores.current_T) if length else [],
+            items=items,
+            themes=self.theme_shares(scores.current_T) if length else [],
             history=HistoryView.model_construct(
                 known=events is not None,
                 length=length,
                 newest_event_at=to_iso(int(events.occurred_at[length - 1])) if events is not None and length else None,
             ),
             cold_start_user=length == 0,
-            cold_start_items=[candidates[row] for row in np.flatnonzero(cold_M)],
-            impression_id=None if shown is None else shown.impression_id,
+            cold_start_items=[candidates[row] for row in np.flatnonzero(self.bundle.scorer.cold_N[index_M])],
+            impression_id=None,
             model_version=self.bundle.manifest.model_version,
             snapshot_id=self.store.snapshot_id,
         )
-        return Answer(reply, shown)
 
     def append(self, request: EventsRequest) -> EventsReply:
         """Take events: durable on return, seen by the next rank. Raises ValidationError naming the first bad one."""
@@ -136,11 +168,12 @@ class Predictor:
         """Whether the live rows in memory are as many as serve.max_live_rows: no ranking is remembered then."""
         return self.store.live.num_events >= self.limits.max_live_rows
 
-    def is_remembered(self, request: RankRequest) -> bool:
+    def is_remembered(self, request: Showing) -> bool:
         """Whether a ranking is one of now that somebody is shown: where is_full does not forbid it, it is kept."""
-        return request.at is None and not request.preview and self.limits.log_exposures
+        is_tried = request.preview or bool(request.suppose)
+        return request.at is None and not is_tried and self.limits.log_exposures
 
-    def _shown(self, request: RankRequest, items: Sequence[str], at: int, context: Context) -> Shown | None:
+    def shown(self, request: Showing, items: Sequence[str], at: int, context: Context) -> Shown | None:
         """What is to be kept of a ranking; None where it is not to be remembered."""
         if self.is_full or not self.is_remembered(request):
             return None
@@ -164,9 +197,15 @@ class Predictor:
         """[M, S] what the store counts, and what the request says of itself, of each candidate."""
         return read_scalars(self.bundle.scorer, self.store, user_id, events, candidates, at, context)
 
-    def events(self, user_id: str) -> Events | None:
-        """All that the online store holds of a user; None where it does not know the id."""
-        return read_events(self.store, user_id)
+    def events(self, user_id: str, suppose: Sequence[str] = (), at: int = 0) -> Events | None:
+        """All that the online store holds of a user; None where it does not know the id.
+
+        suppose: items as if the user had clicked them just before `at`. Of one who is forgotten nothing is supposed.
+        """
+        events = read_events(self.store, user_id)
+        if not suppose or (events is None and self.store.is_forgotten(user_id)):
+            return events
+        return supposed(events, suppose, at, self.bundle.scorer.spec)
 
     def clock(self) -> int:
         """The time of a request that states none, in us: features/live/clock.py says what it is."""
@@ -215,7 +254,8 @@ class Predictor:
             for row in best
         ]
 
-    def _themes(self, current_T: np.ndarray) -> list[ThemeShare]:
+    def theme_shares(self, current_T: np.ndarray) -> list[ThemeShare]:
+        """The largest of a user's current themes."""
         return [
             ThemeShare.model_construct(
                 theme=int(theme), name=self.bundle.theme_names[theme], share=float(current_T[theme])
@@ -224,24 +264,15 @@ class Predictor:
         ]
 
 
+def _context(request: RankRequest) -> Context:
+    return NO_CONTEXT if request.context is None else Context(**request.context.model_dump())
+
+
 def open_here() -> Predictor:
     """The predictor of this machine's bundle and online store."""
     bundle = find_bundle()
     source = read_manifest(bundle).source
     return Predictor.open(bundle, find_state(source), find_snapshot(source))
-
-
-def _check_log(manifest: Manifest, bundle: Path, state: Path) -> None:
-    """A model of one log over the users and items of another answers, and means nothing."""
-    loaded = _read_all(state / STAMP, "Remove the folder and `make load` fills it again.").get(LOG)
-    if None in (manifest.log, loaded) or manifest.log == loaded:
-        return
-    raise InputError(
-        f"The bundle in {bundle} was trained on another log ({manifest.source}, identity {manifest.log}) than the "
-        f"online store in {state} was loaded from (identity {loaded}). `make run` and `make load` make both of the log "
-        "that params.yaml names; a champion of another log is replaced by `make promote ARGS=--force`; two logs that "
-        'are both to be kept need a name each: `make set ARGS="source.id=..."`.'
-    )
 
 
 def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
@@ -256,42 +287,3 @@ def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
             f"{np.count_nonzero(~finite_M):,} of {len(candidates):,} candidates have a score that is no number, the "
             f"first {first[:MAX_NAME]!r}: the model or what the store counts is damaged. `make run` makes both anew.",
         )
-
-
-def _check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Path | None) -> None:
-    if snapshot is not None and (snapshot / "snapshot.json").exists():
-        wanted = _read(snapshot / "snapshot.json", "snapshot_id", "`make run` makes it again.")
-        if store.snapshot_id != wanted:
-            raise InputError(
-                f"The online store in {state} was loaded from snapshot {store.snapshot_id[:12]}, and {snapshot} holds "
-                f"{wanted[:12]}. `make load` brings it up to date."
-            )
-    stored = _read(state / STAMP, "settings", "Remove the folder and `make load` fills it again.")
-    differ = other_histories(spec, stored)
-    if stored.get("max_length", 0) < spec.num_events_read:
-        differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")
-    if (counted := other_coclicks(spec, stored)) is not None:
-        raise InputError(
-            f"The online store in {state} holds co-clicks of rank {counted['coclick_rank']} every "
-            f"{counted['coclick_period_s']} s; the model was trained on rank {spec.coclick_rank} every "
-            f"{spec.coclick_period_s:g} s. Set params.yaml's statistics back and `make run`, or train on these."
-        )
-    if differ:
-        raise InputError(
-            f"The online store in {state} holds other histories than the model was trained on: history."
-            f"{', history.'.join(differ)}. Set params.yaml back and `make run`, or train on these."
-        )
-
-
-def _read_all(path: Path, again: str) -> Mapping[str, Any]:
-    try:
-        return {**json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error
-
-
-def _read(path: Path, key: str, again: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error

@@ -1,11 +1,11 @@
 """Why a request is not answered -> the one JSON form in which the service says so.
 
-`{"error": one sentence, "code": one word, "detail": [{"loc", "msg", "type"}]}`; detail only where a field is at fault.
+`{"error": {"code": one word, "message": one sentence that says what to do, "field": the path of what is at fault, or
+null}}`, for every status of every route.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,6 +14,8 @@ from contracts.errors import MAX_MESSAGE, shorten
 JSON = "application/json"
 CODES = {
     400: "invalid_request",
+    401: "no_token",
+    403: "not_allowed",
     404: "not_found",
     405: "method_not_allowed",
     408: "body_too_slow",
@@ -25,8 +27,8 @@ CODES = {
     503: "unavailable",
     504: "too_slow",
 }
-MAX_ERRORS = 20
-"""Of one answer: who sent more knows by then."""
+RETRY_AFTER_S = {429: 1, 503: 1}
+"""What may be asked again, and after how many seconds where the refusal does not say."""
 MAX_NAME = 64
 """Characters of a name that a caller sent which an answer repeats."""
 OWN_WORDS = {
@@ -37,36 +39,52 @@ OWN_WORDS = {
 """Where pydantic speaks of Python or of patterns."""
 
 
-class Refusal(Exception):
-    """A request that is not answered, and why."""
+class Told(NamedTuple):
+    """What an answer says of a refusal."""
 
-    def __init__(self, status: int, reason: str, detail: Sequence[Mapping[str, Any]] = ()) -> None:
+    code: str
+    message: str
+    field: str | None
+
+
+class Refusal(Exception):
+    """A request that is not answered, and why. field: the path of what is at fault, such as `events.3.item_id`."""
+
+    def __init__(self, status: int, reason: str, field: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
-        self.detail = detail
+        self.field = field
+        self.retry_after_s = RETRY_AFTER_S.get(status) if retry_after_s is None else retry_after_s
 
     def body(self) -> bytes:
         """The answer."""
-        content: dict[str, Any] = {"error": self.reason, "code": CODES.get(self.status, "refused")}
-        if self.detail:
-            content["detail"] = self.detail
-        return json.dumps(content, separators=(",", ":")).encode()
+        told = Told(CODES.get(self.status, "refused"), self.reason, self.field)
+        return json.dumps({"error": told._asdict()}, separators=(",", ":")).encode()
+
+    def headers(self) -> dict[str, str]:
+        """Beside those that every answer has."""
+        told = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return told | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def read_refusal(body: bytes) -> Told | None:
+    """What such an answer says; None where it is none."""
+    try:
+        told = json.loads(body)["error"]
+        found = Told(told["code"], told["message"], told["field"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    texts = (found.code, found.message, "" if found.field is None else found.field)
+    return found if all(isinstance(each, str) for each in texts) else None
 
 
 def of_validation(error: ValidationError) -> Refusal:
-    """The first errors of a message, in sentences that repeat little of what was sent."""
+    """The first error of a message, in a sentence that repeats little of what was sent."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    detail = [
-        {
-            "type": each["type"],
-            "loc": [shorten(part, MAX_NAME) if isinstance(part, str) else part for part in each["loc"]],
-            "msg": shorten(OWN_WORDS.get(each["type"], each["msg"]), MAX_MESSAGE),
-        }
-        for each in errors[:MAX_ERRORS]
-    ]
-    place = ".".join(map(str, detail[0]["loc"]))
-    more = f" ({len(errors) - 1} more in detail)" if len(errors) > 1 else ""
-    said = detail[0]["msg"]
-    is_placed = bool(place) and detail[0]["type"] != "refused_event"  # a rule of the log names the event itself
-    return Refusal(400, f"{place}: {said}{more}" if is_placed else f"{said}{more}", detail)
+    kind, place = errors[0]["type"], errors[0]["loc"]
+    field = ".".join(shorten(part, MAX_NAME) if isinstance(part, str) else str(part) for part in place)
+    said = shorten(OWN_WORDS.get(kind, errors[0]["msg"]), MAX_MESSAGE)
+    more = f" ({len(errors) - 1:,} more errors)" if len(errors) > 1 else ""
+    is_placed = bool(field) and kind != "refused_event"  # a rule of the log names the event itself
+    return Refusal(400, f"{field}: {said}{more}" if is_placed else f"{said}{more}", field or None)

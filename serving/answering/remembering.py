@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
@@ -10,11 +11,12 @@ from typing import Any
 
 from contracts.errors import InputError
 from serving.answering.feedback import Shown, keep
-from serving.answering.predictor import Predictor
-from serving.answering.requests import RankRequest
+from serving.answering.predictor import Predictor, Showing
 
 log = logging.getLogger("leitmotif")
 
+RETRY_S = 1.0
+"""After a ranking that could not be kept, how long none is tried: those of that time have no impression_id."""
 MAX_WAITING = 256
 """Rankings that wait for the store; while it does not answer, one more is not kept."""
 
@@ -26,10 +28,11 @@ class Remembering:
         self._thread = ThreadPoolExecutor(1, "remember")
         self._waiting: set[Future[None]] = set()
         self._lock = Lock()
-        self.kept = self.lost = self.full = 0
+        self.kept = self.lost = self.full = self.withheld = 0
+        self._lost_until = 0.0
         self._was_full = self._was_lost = False
 
-    def look(self, predictor: Predictor, request: RankRequest) -> None:
+    def look(self, predictor: Predictor, request: Showing) -> None:
         """Count, and say once, that a ranking is not remembered since too much is in memory."""
         if not predictor.is_remembered(request):
             return
@@ -43,6 +46,12 @@ class Remembering:
             )
         self._was_full = predictor.is_full
         self.full += predictor.is_full
+
+    def takes(self) -> bool:
+        """Whether a ranking that is given now can be kept, as far as is known; counted where it cannot."""
+        takes = len(self._waiting) < MAX_WAITING and time.monotonic() >= self._lost_until
+        self.withheld += not takes
+        return takes
 
     def keep(self, predictor: Callable[[], Predictor], shown: Shown) -> None:
         """Keep a ranking that has been given, soon. predictor: the newest, when it comes to that."""
@@ -74,6 +83,7 @@ class Remembering:
     def _lose(self, reason: str) -> None:
         """Said once until one is kept again: a store that is down fails each."""
         self.lost += 1
+        self._lost_until = time.monotonic() + RETRY_S
         if not self._was_lost:
             log.warning("A ranking that was given is not kept as shown; its click will be an event alone: %s", reason)
         self._was_lost = True
@@ -87,6 +97,7 @@ class Remembering:
             ("live_rows_limit", "gauge", "serve.max_live_rows: rankings are kept up to it", limit),
             ("rankings_kept_total", "counter", "Rankings that were given and kept as shown", self.kept),
             ("rankings_lost_total", "counter", "Rankings that were given and could not be kept", self.lost),
+            ("rankings_withheld_total", "counter", "Rankings without impression_id: none is kept now", self.withheld),
             ("rankings_over_limit_total", "counter", "Rankings without impression_id: too many live rows", self.full),
         ]
         with contextlib.suppress(InputError):  # a store that does not answer has no size; the rest is told all the same

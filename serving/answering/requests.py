@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, LiteralString
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError, WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from serving.params import ServeParams
@@ -14,6 +14,8 @@ TIME_TEXT = re.compile(r"[0-9TWZ:.,+ -]{1,40}")
 """Of what a time is written. datetime.fromisoformat stops at a NUL and takes any sign between day and hour."""
 BYTES_OF_A_CHARACTER = 4
 """At most, in UTF-8."""
+MAX_SUPPOSED = 100
+"""Clicks that a request may suppose."""
 EVENT_IDS = ("user_id", "item_id", "impression_id", "session_id", "event_id")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC) - EPOCH
@@ -45,8 +47,15 @@ def to_iso(microseconds: int) -> str:
     return (EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
 
 
-Id = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+ID_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$"
+Id = Annotated[str, Field(strict=True, min_length=1, pattern=ID_PATTERN)]
 """The caller's own name of something. Control characters are what features/terms/rules.py holds back from the log."""
+
+A_TIME = {"type": "string", "format": "date-time", "examples": ["2024-01-31T12:00:00Z"]}
+Time = Annotated[str, BeforeValidator(check_time), WithJsonSchema(A_TIME)]
+"""A time with its zone, as it was sent."""
+Moment = Annotated[str, WithJsonSchema(A_TIME)]
+"""A time that an answer says."""
 
 
 class Message(BaseModel):
@@ -63,15 +72,20 @@ class RequestContext(Message):
     reading_item_id: Id | None = None  # the item on whose page the ranking will stand; null on a front page
 
 
+Supposed = Annotated[list[Id], Field(max_length=MAX_SUPPOSED), FailFast()]
+
+
 class RankRequest(Message):
     """Order `candidates` for a user. A candidate given twice is scored and answered once, at its first place."""
 
     user_id: Id
     candidates: Annotated[list[Id], Field(min_length=1), FailFast()]
     k: Annotated[int, Field(strict=True, ge=1)] | None = None  # answers wanted; null: all
-    at: Annotated[str, BeforeValidator(check_time)] | None = None
+    at: Time | None = None
     context: RequestContext | None = None
     preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not remembered
+    explain: Annotated[bool, Field(strict=True)] = False  # true: the first 50 items of the answer have their reasons
+    suppose: Supposed = []  # items as if just clicked, oldest first: what would be ranked then; never remembered
 
 
 class ThemeShare(Message):
@@ -80,6 +94,26 @@ class ThemeShare(Message):
     theme: int
     name: str
     share: float  # of the user's current interest
+
+
+class Carried(Message):
+    """An event of the history. share: by how much the item's logit would be lower without it."""
+
+    item_id: str
+    occurred_at: Moment
+    share: float
+
+
+class Reasons(Message):
+    """Why an item has its score, whose logit is log(score / (1 - score)).
+
+    contributions add up to the logit: `base` is what the item, its counters and the match of themes say where nothing
+    of the history is read; `theme`, `short` and `global` are what the experts of a mixture add, `history` what a model
+    without themes reads. history: at most 5 events that carried it, most first.
+    """
+
+    contributions: dict[str, float]
+    history: list[Carried]
 
 
 class RankedItem(Message):
@@ -91,6 +125,7 @@ class RankedItem(Message):
     theme_name: str | None
     match: float | None  # in [0, 1]: how far the item's themes are the user's current ones; null without themes
     known: bool  # the model's vocabulary holds the item
+    reasons: Reasons | None = None  # null where not asked for
 
 
 class HistoryView(Message):
@@ -98,14 +133,15 @@ class HistoryView(Message):
 
     known: bool  # the online store holds the user
     length: int
-    newest_event_at: str | None
+    newest_event_at: Moment | None
+    store_away: bool = False  # the online store did not answer: nothing is known of anybody until it does
 
 
 class RankReply(Message):
     """The caller's own ids, best first, and what the answer rests on."""
 
     user_id: str
-    at: str
+    at: Moment
     items: list[RankedItem]
     themes: list[ThemeShare]
     history: HistoryView
@@ -124,7 +160,7 @@ class EventIn(Message):
 
     user_id: Id
     item_id: Id
-    occurred_at: Annotated[str, BeforeValidator(check_time)] | None = None  # null: now
+    occurred_at: Time | None = None  # null: now
     label: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1.0  # 1 clicked, 0 shown and not
     impression_id: Id | None = None
     position: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
@@ -161,9 +197,10 @@ def check_limits(request: RankRequest, limits: ServeParams) -> None:
     check_num_candidates({"candidates": request.candidates}, limits)
     told = request.context or RequestContext()
     named = {("user_id",): request.user_id, ("candidates",): max(request.candidates, key=len)}
+    named |= {("suppose",): max(request.suppose, key=len, default=None)}
     named |= {("context", name): getattr(told, name) for name in ("device", "reading_item_id")}
     for field, name in named.items():
-        _check_length(field, name, limits)
+        check_id(field, name, limits)
 
 
 def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
@@ -171,19 +208,25 @@ def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
     check_num_events({"events": request.events}, limits)
     for place, event in enumerate(request.events):
         for name in EVENT_IDS:
-            _check_length(("events", place, name), getattr(event, name), limits, "EventsRequest")
+            check_id(("events", place, name), getattr(event, name), limits, "EventsRequest")
+
+
+def check_id(field: tuple[str | int, ...], name: str | None, limits: ServeParams, title: str = "RankRequest") -> None:
+    """Raise ValidationError where an id is longer than the bundle's limits allow."""
+    if name is not None and len(name) > limits.max_id_length:
+        raise too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
 
 
 def check_num_candidates(told: Mapping[str, Any], limits: ServeParams) -> None:
     """Raise ValidationError where there are too many. told: the fields of a request, checked or not."""
     if _length(told.get("candidates")) > limits.max_candidates:
-        raise _too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
+        raise too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
 
 
 def check_num_events(told: Mapping[str, Any], limits: ServeParams) -> None:
     """The same of events."""
     if _length(told.get("events")) > limits.max_events:
-        raise _too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
+        raise too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
 
 
 def refused_event(error: Exception) -> ValidationError:
@@ -196,7 +239,7 @@ def refused_event(error: Exception) -> ValidationError:
 
 def max_body_bytes(limits: ServeParams) -> int:
     """The largest body of UTF-8 that a request within the limits needs. One that escapes every character has fewer."""
-    return BYTES_OF_A_CHARACTER * (limits.max_candidates + 3) * (limits.max_id_length + 4) + 4096
+    return BYTES_OF_A_CHARACTER * (limits.max_candidates + MAX_SUPPOSED + 3) * (limits.max_id_length + 4) + 4096
 
 
 def max_events_bytes(limits: ServeParams) -> int:
@@ -209,15 +252,9 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _check_length(
-    field: tuple[str | int, ...], name: str | None, limits: ServeParams, title: str = "RankRequest"
-) -> None:
-    if name is not None and len(name) > limits.max_id_length:
-        raise _too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
-
-
-def _too_large(
+def too_large(
     field: tuple[str | int, ...], message: LiteralString, limit: int, title: str = "RankRequest"
 ) -> ValidationError:
+    """The ValidationError of a field that is beyond a limit, which the message names as {limit}."""
     detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
     return ValidationError.from_exception_data(title, [detail])

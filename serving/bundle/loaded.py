@@ -15,6 +15,15 @@ from contracts.errors import MAX_MESSAGE, InputError, shorten
 from contracts.schema import FIRST_INDEX
 from features.encoding.encode import FeatureSpec
 from serving.bundle.golden import GoldenRequest, read_golden
+from serving.bundle.index import (
+    CATALOGUE,
+    NEIGHBOURS,
+    VECTORS,
+    ItemIndex,
+    check_neighbours,
+    read_catalogue,
+    read_vectors,
+)
 from serving.bundle.manifest import AGAIN, Manifest, read_manifest
 from serving.bundle.scorer import Scorer
 from training.model.build import Model, load_model
@@ -42,6 +51,7 @@ class Bundle:
     theme_names: list[str]  # none of a model without themes
     measured: dict[str, Any]  # evaluate's report
     golden: list[GoldenRequest]
+    index: ItemIndex
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -59,7 +69,18 @@ def open_bundle(path: Path) -> Bundle:
         golden = read_golden(path / GOLDEN)
         if len(golden) != manifest.num_golden_requests:
             raise ValueError(f"it holds {len(golden):,} requests, and {manifest.num_golden_requests:,} were packaged")
-    return Bundle(path, manifest, scorer, theme_names, read_json(path / METRICS), golden)
+    return Bundle(path, manifest, scorer, theme_names, read_json(path / METRICS), golden, load_index(path, scorer))
+
+
+def load_index(folder: Path, scorer: Scorer) -> ItemIndex:
+    """What retrieval reads, held against the weights and the vocabulary. Raises InputError naming the file at fault."""
+    with reading(folder / CATALOGUE):
+        catalogue = read_catalogue(folder / CATALOGUE, scorer)
+    with reading(folder / VECTORS):
+        index = ItemIndex.of(scorer, read_vectors(folder / VECTORS, scorer), catalogue)
+    with reading(folder / NEIGHBOURS):
+        check_neighbours(folder / NEIGHBOURS, index)
+    return index
 
 
 def weights_of(model: str) -> str:

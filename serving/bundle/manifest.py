@@ -14,7 +14,8 @@ from contracts.section import Section
 from serving.params import ServeParams
 
 MANIFEST = "bundle.json"
-FORMAT = 1
+FORMAT = 2
+"""2: with the index that retrieval reads."""
 AGAIN = "`make run` packages it anew; `make pull` fetches it again."
 SHORT = 12  # characters of the hash that stand for a model's version
 

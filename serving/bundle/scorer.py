@@ -135,18 +135,32 @@ class Scorer:
 
     def score(self, state: Any, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None) -> Scores:
         """Score M candidates for the one user of a state. scalars: [M, S]. code_MF: of the candidates."""
-        tables, theme_MT = self.tables, self.theme_NT[item_index]
+        on_device, tables = self.candidates(item_index, scalars, code_MF)
+        theme_MT = tables.routing_NT.cpu().numpy() if self.reads_codes else self.theme_NT[item_index]
         with torch.inference_mode():
-            candidates = to_candidates(item_index, np.zeros(len(item_index), np.int64), scalars)
-            on_device = Candidates(*(column.to(self.device) for column in candidates))
-            if self.reads_codes:
-                places_B, tables = self._tables_of(on_device.item_index_B, _given(code_MF))
-                on_device, theme_MT = on_device._replace(item_index_B=places_B), tables.routing_NT.cpu().numpy()
             logit_M = self.model.score(state, on_device, tables)
         current_T = np.zeros(0, np.float32)
         if self.model.has_router:
             current_T = state.current_UT[0].cpu().numpy()
         return Scores(logit_M.cpu().numpy(), theme_MT, current_T)
+
+    def candidates(
+        self, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None
+    ) -> tuple[Candidates, Tables]:
+        """M candidates for one user, where the model computes, and the tables in which they have their places."""
+        candidates = to_candidates(item_index, np.zeros(len(item_index), np.int64), scalars)
+        with torch.inference_mode():
+            on_device = Candidates(*(column.to(self.device) for column in candidates))
+            if not self.reads_codes:
+                return on_device, self.tables
+            places_B, tables = self._tables_of(on_device.item_index_B, _given(code_MF))
+            return on_device._replace(item_index_B=places_B), tables
+
+    def current(self, events: Events, at: int, code_NF: Float32 | None = None) -> Float32:
+        """[T] where the user is, as `score` answers it; T is 0 of a model without themes. code_NF: as user_side's."""
+        if not self.model.has_router:
+            return np.zeros(0, np.float32)
+        return self.user_side(events, at, code_NF).current_UT[0].cpu().numpy()
 
     @property
     def reads_codes(self) -> bool:

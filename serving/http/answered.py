@@ -27,5 +27,9 @@ async def answered(work: Awaitable[Reply]) -> Reply:
         refusal = Refusal(503, shorten(str(error), 3 * MAX_MESSAGE))
     if refusal.status >= 500:
         log.error("%d: %s", refusal.status, refusal.reason)
-    answer = Response(refusal.body(), refusal.status, media_type=JSON)
-    return cast(Reply, answer)  # BentoML passes a Response on as it is
+    return cast(Reply, refused(refusal))  # BentoML passes a Response on as it is
+
+
+def refused(refusal: Refusal) -> Response:
+    """The answer that says so."""
+    return Response(refusal.body(), refusal.status, refusal.headers(), media_type=JSON)

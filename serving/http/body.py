@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from contracts.errors import shorten
+from serving.answering.recommend import RecommendRequest, max_recommend_bytes
 from serving.answering.refusal import MAX_NAME, Refusal, of_validation
 from serving.answering.requests import (
     EventsRequest,
@@ -38,8 +39,13 @@ class Kind(NamedTuple):
     check_number: Callable[[Mapping[str, Any], ServeParams], None]  # of what it lists, before each is looked at
 
 
+def _lists_nothing(_: Mapping[str, Any], __: ServeParams) -> None:
+    """There is nothing to count."""
+
+
 KINDS = {
     "/rank": Kind(RankRequest, max_body_bytes, check_num_candidates),
+    "/recommend": Kind(RecommendRequest, max_recommend_bytes, _lists_nothing),
     "/events": Kind(EventsRequest, max_events_bytes, check_num_events),
 }
 

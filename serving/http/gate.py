@@ -8,13 +8,17 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from email.message import Message as Header
-from typing import Any
+from typing import Any, NamedTuple
 
 from contracts.errors import shorten
 from serving.answering.refusal import JSON, MAX_NAME, Refusal
 from serving.answering.requests import Message
+from serving.http.admission import Admission
 from serving.http.body import KINDS, Kind, read_message
+from serving.http.form import in_one_form, refuse
 from serving.http.hosts import is_known
+from serving.http.rate import Rate
+from serving.http.tokens import Tokens
 from serving.params import ServeParams
 
 Scope = MutableMapping[str, Any]
@@ -30,57 +34,64 @@ PROBES = ("/livez", "/readyz", "/healthz")
 READ_FOR_EACH = 4
 """Bodies that may be coming in for each request that may be answered: what they hold in memory is bounded."""
 PIECE = 65536
+WAYS = f"There are {', '.join(f'POST {each}' for each in KINDS)} and GET /info; GET /docs.json describes all."
 CLOSE = (b"connection", b"close")  # what is left of the body would be read as the next request
 
 
+class Door(NamedTuple):
+    """What a request is held against; asked at each."""
+
+    limits: ServeParams
+    allowed_hosts: Sequence[str]
+    tokens: Tokens
+    rate: Rate
+    admission: Admission
+
+
 class Gate:
-    """ASGI middleware: known hosts only; over POST UTF-8 JSON only, whole within body_timeout_s, of a message's size.
+    """ASGI middleware: known hosts and callers only; over POST UTF-8 JSON only, whole within body_timeout_s, of a
+    message's size. What cannot be answered in time is a 429."""
 
-    limits, allowed_hosts: asked at each request. max_in_flight: requests being answered at once, the one that computes
-    and those that wait for it. One more is 429.
-    """
-
-    def __init__(
-        self,
-        app: App,
-        limits: Callable[[], ServeParams],
-        allowed_hosts: Callable[[], Sequence[str]],
-        body_timeout_s: float,
-        max_in_flight: int,
-    ) -> None:
+    def __init__(self, app: App, door: Callable[[], Door], body_timeout_s: float) -> None:
         self._app = app
-        self._limits = limits
-        self._allowed_hosts = allowed_hosts
+        self._door = door
         self._body_timeout_s = body_timeout_s
-        self._max_in_flight = max_in_flight
-        self._in_flight = 0
         self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what can be parsed and ranked in time."""
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         kind = KINDS.get(scope["path"]) if scope["method"] == "POST" else None
+        passed = in_one_form(scope, send, WAYS)
         try:
-            self._check_host(scope)
+            door = self._door()
+            self._check_caller(scope, door)
             if kind is None:
-                return await self._app(scope, receive, _in_json(scope, send))
-            scope[READ] = await self._read(kind, scope["headers"], receive)
+                await self._app(scope, receive, passed)
+                return
+            scope[READ] = await self._read(kind, scope["headers"], receive, door)
+            with door.admission.admitted(scope[READ]):
+                await self._app(scope, receive, passed)
         except _Gone:
-            return None
+            pass
         except _Unread as refusal:
-            return await self._refuse_unread(refusal, receive, send)
+            await self._refuse_unread(refusal, receive, send)
         except Refusal as refusal:
-            return await _refuse(send, refusal)
-        self._in_flight += 1
-        try:
-            return await self._app(scope, receive, send)
-        finally:
-            self._in_flight -= 1
+            await refuse(send, refusal)
 
-    def _check_host(self, scope: Scope) -> None:
+    def _check_caller(self, scope: Scope, door: Door) -> None:
+        """Raises a Refusal of a body that was not read."""
+        self._check_host(scope, door)
+        try:
+            door.rate.take(door.tokens.check(scope))
+        except Refusal as refusal:
+            raise _Unread(refusal.status, refusal.reason, refusal.field, refusal.retry_after_s) from None
+
+    def _check_host(self, scope: Scope, door: Door) -> None:
         names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if scope["path"] in PROBES or (names and all(is_known(name, self._allowed_hosts()) for name in names)):
+        if scope["path"] in PROBES or (names and all(is_known(name, door.allowed_hosts) for name in names)):
             return
         raise _Unread(
             421,
@@ -88,12 +99,11 @@ class Gate:
             "localhost or by address, or name the host in serve.allowed_hosts (LEITMOTIF_ALLOWED_HOSTS).",
         )
 
-    async def _read(self, kind: Kind, headers: Headers, receive: Receive) -> Message:
+    async def _read(self, kind: Kind, headers: Headers, receive: Receive, door: Door) -> Message:
         """The checked message. Raises Refusal; _Gone where the caller has left."""
-        limits = self._limits()
-        limit = kind.max_bytes(limits)
+        limit = kind.max_bytes(door.limits)
         _check_headers(headers, limit)
-        if self._reading >= READ_FOR_EACH * self._max_in_flight:
+        if self._reading >= READ_FOR_EACH * door.admission.max_requests:
             raise _Unread(429, f"{self._reading} requests are being read, the most at once. Try again later.")
         self._reading += 1
         try:
@@ -106,14 +116,12 @@ class Gate:
             self._reading -= 1
         if len(body) > limit:
             raise _too_large(limit)
-        if self._in_flight >= self._max_in_flight:
-            reason = f"{self._in_flight} requests are being answered, the most at once. Try again later."
-            raise Refusal(429, reason)
-        return read_message(kind, body, limits)
+        door.admission.check_number()
+        return read_message(kind, body, door.limits)
 
     async def _refuse_unread(self, refusal: Refusal, receive: Receive, send: Send) -> None:
         """Answer, read what still comes for a moment, close: a caller who is cut off while sending sees no answer."""
-        await _refuse(send, refusal, [CLOSE], is_whole=False)
+        await refuse(send, refusal, [CLOSE], is_whole=False)
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(self._body_timeout_s):
                 while await _read(receive, PIECE):
@@ -176,43 +184,3 @@ async def _read(receive: Receive, limit: int) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return bytes(body)
-
-
-async def _refuse(
-    send: Send, refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = (), is_whole: bool = True
-) -> None:
-    body = refusal.body()
-    headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
-
-
-def _in_json(scope: Scope, send: Send) -> Send:
-    """Refusals of BentoML's router and probes, which are plain text, in the form of ours; all else as it is."""
-    start: MutableMapping[str, Any] = {}
-    text = bytearray()
-
-    async def sent(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            is_text = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
-            if message["status"] >= 400 and is_text:
-                start.update(message)
-        if not start:
-            await send(message)
-            return
-        text.extend(message.get("body", b""))
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            allowed = [(name, value) for name, value in start["headers"] if name == b"allow"]
-            reason = _in_words(scope, start["status"], allowed) or text.decode(errors="replace")
-            await _refuse(send, Refusal(start["status"], reason), allowed)
-
-    return sent
-
-
-def _in_words(scope: Scope, status: int, allowed: Sequence[tuple[bytes, bytes]]) -> str | None:
-    path = shorten(scope["path"], MAX_NAME)
-    if status == 404:
-        return f"There is nothing at {path}. There are {', '.join(f'POST {each}' for each in KINDS)} and GET /info."
-    if status == 405:
-        return f"{path} takes {', '.join(value.decode() for _, value in allowed)}, not {scope['method']}."
-    return None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from features.encoding.encode import FeatureSpec
 from serving.bundle.golden import read_golden, write_golden
+from serving.bundle.index import CATALOGUE, write_index
 from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, VOCABULARY, load_scorer, model_of, weights_of
 from serving.bundle.manifest import MANIFEST, write_manifest
 
@@ -38,8 +39,9 @@ def rewritten(bundle: Path, target: Path, change: Callable[[Weights], None]) -> 
 
 
 def rescored(bundle: Path) -> Path:
-    """Its golden requests scored by what it holds now, and hashed."""
+    """Its index made and its golden requests scored by what it holds now, and hashed."""
     scorer = load_scorer(bundle)
+    write_index(bundle, scorer, pq.read_table(bundle / CATALOGUE))
     golden = [replace(each, logits=each.rescore(scorer)) for each in read_golden(bundle / GOLDEN)]
     write_golden(bundle / GOLDEN, golden)
     return rehash(bundle)

@@ -56,6 +56,22 @@ def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def fresh(house: Path) -> Iterator[Predictor]:
+    """A predictor over the house, without live events."""
+    for left in (house / "live").glob("simulator.db*"):
+        left.unlink()
+    opened = opened_in(house)
+    yield opened
+    opened.store.tail.close()
+
+
+def opened_in(house: Path) -> Predictor:
+    """Its bundle over its store."""
+    data = house / "data" / "simulator"
+    return Predictor.open(data / "bundle", house / ".state" / "simulator" / "feast", data / "feature_snapshot")
+
+
+@pytest.fixture
 def bundle(data: Path, tmp_path: Path) -> Path:
     """A copy of its bundle, to be spoiled."""
     return Path(shutil.copytree(data / "bundle", tmp_path / "bundle", copy_function=shutil.copyfile))
@@ -122,6 +138,19 @@ def keeping(lived: Path) -> Iterator[httpx.Client]:
     names, and is left able to answer."""
     with serving(lived, BENTOML_HOST="127.0.0.2", LEITMOTIF_ALLOWED_HOSTS="shop.example, *.inner") as client:
         yield client
+
+
+def is_refusal(answer: httpx.Response) -> bool:
+    """Whether an answer refuses in the one form, and says when to ask again where that helps."""
+    told = answer.json()["error"]
+    assert answer.json().keys() == {"error"}
+    assert told.keys() == {"code", "message", "field"}
+    assert told["code"].isidentifier()
+    assert told["message"]
+    assert "\n" not in told["message"]
+    assert answer.headers["content-type"] == "application/json"
+    assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
+    return True
 
 
 Refusing = Callable[..., str]

@@ -15,7 +15,18 @@ from contracts.errors import InputError
 from serving.answering.predictor import Predictor
 from serving.answering.refusal import Refusal
 from serving.answering.requests import RankRequest
-from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, THEMES, VOCABULARY, open_bundle, weights_of
+from serving.bundle.index import CATALOGUE, NEIGHBOURS, VECTOR, VECTORS, write_index
+from serving.bundle.loaded import (
+    GOLDEN,
+    METRICS,
+    MODEL,
+    SPEC,
+    THEMES,
+    VOCABULARY,
+    load_scorer,
+    open_bundle,
+    weights_of,
+)
 from serving.bundle.manifest import MANIFEST, write_manifest
 from tests.serving.conftest import Refusing
 
@@ -25,7 +36,7 @@ pytestmark = [
 ]
 
 WEIGHTS = weights_of("mos")
-READ = (WEIGHTS, MODEL, SPEC, VOCABULARY, THEMES, GOLDEN, METRICS)
+READ = (WEIGHTS, MODEL, SPEC, VOCABULARY, THEMES, GOLDEN, METRICS, CATALOGUE, VECTORS, NEIGHBOURS)
 ITEMS = "items.item.weight"
 FOR_PEOPLE = ("DATA_DICTIONARY.md", "MODEL_CARD.md")
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -132,6 +143,28 @@ SUBTLE: dict[str, tuple[str, Callable[[Path], object]]] = {
         VOCABULARY,
         lambda path: change_table(path, lambda it: _set(it, "item_index", pa.array([0] * len(it), pa.int32()))),
     ),
+    "vectors of another width": (VECTORS, lambda path: save_file({VECTOR: torch.zeros(3, 2)}, path)),
+    "a vector of another model": (
+        VECTORS,
+        lambda path: change_weights(path, lambda weights: weights[VECTOR][5].mul_(1.01).add_(0.001)),
+    ),
+    "a vector that is no number": (
+        VECTORS,
+        lambda path: change_weights(path, lambda weights: weights[VECTOR][-1].fill_(float("nan"))),
+    ),
+    "items in another order": (
+        CATALOGUE,
+        lambda path: change_table(path, lambda it: it.take([1, 0, *range(2, len(it))])),
+    ),
+    "an item fewer": (CATALOGUE, lambda path: change_table(path, lambda it: it.slice(1))),
+    "a neighbour that is another": (
+        NEIGHBOURS,
+        lambda path: change_json(path, lambda it: it["queries"][0]["neighbours"][0].update(similarity=-0.5)),
+    ),
+    "a neighbour that nobody knows": (
+        NEIGHBOURS,
+        lambda path: change_json(path, lambda it: it["queries"][0]["neighbours"][0].update(item_id="nobody")),
+    ),
     "other weights": (WEIGHTS, lambda path: save_file({"a": torch.zeros(3)}, path)),
     "a weight that is no number": (
         WEIGHTS,
@@ -180,6 +213,7 @@ def test_a_score_that_is_no_number_is_never_an_answer(bundle: Path, state: Path,
         if item not in seen and not predictor.bundle.scorer.cold_N[index]
     )
     change_weights(bundle / WEIGHTS, lambda weights: weights[ITEMS][unseen[1]].fill_(3e38))
+    write_index(bundle, load_scorer(bundle), pq.read_table(bundle / CATALOGUE))
     hash_again(bundle)
     opened = Predictor.open(bundle, state)
     user = predictor.bundle.golden[0].user_id

@@ -21,6 +21,7 @@ from serving.http.body import KINDS, read_message
 from tests.clones import SMALL, clone, run
 from tests.features.ebnerd_bundle import WEEK, Row, clicks, impression, write_bundle
 from tests.one_process import run_stages
+from tests.serving.reasons import explained
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -114,6 +115,11 @@ def test_the_model_reads_contexts_and_co_clicks(told: Path, opened: Predictor) -
     parity = json.loads((told / "reports/ebnerd/materialize.json").read_text())["parity"]
     assert parity["checked"] > 0
     assert parity["mismatches"] == 0
+
+
+def test_its_rankings_are_explained(opened: Predictor, tested: dict[str, Any]) -> None:
+    replies = [explained(opened, ask(request)) for request, _ in list(tested.values())[:5]]
+    assert any(item.reasons and item.reasons.history for reply in replies for item in reply.items)
 
 
 def test_an_item_of_no_training_has_the_theme_of_its_readers(opened: Predictor, tested: dict[str, Any]) -> None:

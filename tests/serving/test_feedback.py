@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,23 +26,9 @@ from serving.answering.requests import (
     to_iso,
     to_microseconds,
 )
+from tests.serving.conftest import opened_in
 
 pytestmark = pytest.mark.xdist_group("serving")
-
-
-@pytest.fixture
-def fresh(house: Path) -> Iterator[Predictor]:
-    """A predictor over the house, without live events."""
-    for left in (house / "live").glob("simulator.db*"):
-        left.unlink()
-    opened = opened_in(house)
-    yield opened
-    opened.store.tail.close()
-
-
-def opened_in(house: Path) -> Predictor:
-    data = house / "data" / "simulator"
-    return Predictor.open(data / "bundle", house / ".state" / "simulator" / "feast", data / "feature_snapshot")
 
 
 def rank(predictor: Predictor, preview: bool = True, **changes: object) -> RankReply:

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from serving.http.gate import READ, Gate
+from serving.http.admission import Admission
+from serving.http.gate import READ, Door, Gate
+from serving.http.rate import Rate
+from serving.http.tokens import Tokens
 from serving.params import ServeParams
+from tests.serving.limits import RETRIEVAL
 
 BODY = {"type": "http.request", "body": b'{"user_id": "u", "candidates": ["a"]}', "more_body": False}
 TYPE = (b"content-type", b"application/json")
@@ -23,6 +27,7 @@ LIMITS = ServeParams(
     max_live_rows=3,
     allowed_hosts=["localhost"],
     num_threads=1,
+    retrieval=RETRIEVAL,
 )
 
 
@@ -59,14 +64,15 @@ class Held:
 
 
 def gated(app: Any) -> Gate:
-    return Gate(app, lambda: LIMITS, lambda: ["localhost"], body_timeout_s=0.05, max_in_flight=2)
+    door = Door(LIMITS, ["localhost"], Tokens((), False), Rate(None), Admission(2, 60))
+    return Gate(app, lambda: door, body_timeout_s=0.05)
 
 
 def test_a_body_that_does_not_end_is_a_408_and_the_connection_closes() -> None:
     caller = Caller({"type": "http.request", "body": b"{", "more_body": True})
     status, answer = asyncio.run(caller.call(gated(None)))
     assert status == 408
-    assert "0.05 s" in answer["error"]
+    assert "0.05 s" in answer["error"]["message"]
     assert (b"connection", b"close") in caller.sent[0]["headers"]
 
 
@@ -78,7 +84,7 @@ def test_one_request_too_many_is_a_429_until_another_is_answered() -> None:
         await asyncio.sleep(0.01)
         status, answer = await Caller(BODY).call(gate)
         assert status == 429
-        assert "2 requests" in answer["error"]
+        assert "2 requests" in answer["error"]["message"]
         app.go.set()
         assert [await each for each in held] == [(200, ["a"])] * 2
         assert await Caller(BODY).call(gate) == (200, ["a"])
@@ -114,7 +120,7 @@ def test_bodies_that_come_slowly_are_bounded_in_number() -> None:
         await asyncio.sleep(0.01)
         status, answer = await Caller(begun).call(gate)
         assert status == 429
-        assert "8 requests are being read" in answer["error"]
+        assert "8 requests are being read" in answer["error"]["message"]
         assert [(await each)[0] for each in slow] == [408] * 8
 
     asyncio.run(flood())
@@ -129,12 +135,12 @@ def test_a_length_beyond_the_limit_is_refused_before_the_body_is_read() -> None:
     length = (b"content-length", b"1000000000000")
     status, answer = asyncio.run(Checked(BODY, headers=(TYPE, length)).call(gated(None)))
     assert status == 413
-    assert "bytes" in answer["error"]
+    assert "bytes" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("told", [b"charset*" + b"9" * 5_000 + b"=x", b"charset*0*=utf-8''a; charset*" + b"1" * 9_999])
 def test_a_content_type_that_python_cannot_read_is_a_415(told: bytes) -> None:
     caller = Caller(BODY, headers=((b"content-type", b"application/json; " + told),))
     status, answer = asyncio.run(caller.call(gated(None)))
-    assert (status, answer["code"]) == (415, "not_json")
-    assert len(answer["error"]) < 300
+    assert (status, answer["error"]["code"]) == (415, "not_json")
+    assert len(answer["error"]["message"]) < 300

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from contracts.errors import InputError
 from serving.bundle.manifest import MANIFEST, Manifest, hash_folder, read_manifest, write_manifest
 from serving.params import ServeParams
+from tests.serving.limits import RETRIEVAL
 
 LIMITS = ServeParams(
     clock="log_end",
@@ -23,6 +24,7 @@ LIMITS = ServeParams(
     max_exposed=3,
     max_live_rows=3,
     num_threads=1,
+    retrieval=RETRIEVAL,
 )
 
 
@@ -87,7 +89,8 @@ def test_a_changed_limit_in_the_manifest_is_found(tmp_path: Path) -> None:
         (lambda folder: (folder / MANIFEST).unlink(), "not a bundle"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "cannot be read"),
         (lambda folder: (folder / MANIFEST).write_text('{"format": 99}'), "format 99"),
-        (lambda folder: (folder / MANIFEST).write_text('{"format": 1}'), "cannot be read"),
+        (lambda folder: (folder / MANIFEST).write_text('{"format": 1}'), "format 1"),
+        (lambda folder: (folder / MANIFEST).write_text('{"format": 2}'), "cannot be read"),
         (lambda folder: (folder / MANIFEST).write_text("[]"), "cannot be read"),
     ],
 )

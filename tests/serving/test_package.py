@@ -10,12 +10,15 @@ import pytest
 from contracts.errors import CheckFailed, InputError
 from contracts.params import load_params
 from serving import package
+from serving.answering.catalogue import SimilarRequest, find_similar
 from serving.answering.predictor import Predictor
+from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.requests import RankReply, RankRequest, to_iso
 from serving.ask import table
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import GOLDEN, MODEL, SPEC, open_bundle
 from serving.bundle.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
+from tests.serving.reasons import explained
 from training import evaluate
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -124,9 +127,20 @@ def test_a_model_without_themes_is_packaged_and_served(without_themes: Path, dat
     assert {item.item_id: item.score for item in reply.items} == pytest.approx(scores, abs=1e-5)
     assert served.info()["model"] == "din"
     assert served.info()["theme_names"] == []
+    explained_reply = explained(served, RankRequest(user_id=golden.user_id, candidates=golden.candidates))
+    reasons = [item.reasons for item in explained_reply.items if item.reasons]
+    assert {tuple(each.contributions) for each in reasons} == {("base", "history")}
+    assert any(each.history for each in reasons)
     printed = table(reply.model_dump(), {})
     assert "None" not in printed
     assert "the model has none" in printed
+    request = RecommendRequest(user_id=golden.user_id, k=10, at=to_iso(golden.at))
+    found = RecommendReply.model_validate(recommend(served, request).reply.model_dump())
+    assert len({item.item_id for item in found.items}) == 10
+    assert {(item.theme, item.match) for item in found.items} == {(None, None)}
+    assert "theme" in {item.source for item in found.items}  # near to the newest events, whatever their themes
+    near = find_similar(served, SimilarRequest(item_id=golden.candidates[0], k=3))
+    assert [item.theme for item in near.items] == [None] * 3
 
 
 def test_the_two_models_of_one_log_score_otherwise(without_themes: Path, data: Path) -> None:

@@ -24,6 +24,7 @@ from serving.answering.requests import (
     to_microseconds,
 )
 from serving.params import ServeParams
+from tests.serving.limits import RETRIEVAL
 
 LIMITS = ServeParams(
     clock="log_end",
@@ -37,6 +38,7 @@ LIMITS = ServeParams(
     max_exposed=3,
     max_live_rows=3,
     num_threads=1,
+    retrieval=RETRIEVAL,
 )
 
 moments = st.datetimes(

@@ -11,8 +11,10 @@ import httpx
 import psutil
 import pytest
 
+from serving.answering.away import RETRY_S
 from serving.answering.predictor import Predictor
 from tests.clones import run
+from tests.serving.conftest import is_refusal
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -74,7 +76,7 @@ def test_a_hostile_body_is_refused_briefly_and_probes_are_answered_meanwhile(ser
     with probing(server) as waits:
         answer = server.post(path, content=body, headers=JSON)
     assert answer.status_code == status, answer.text[:500]
-    assert answer.json()["error"]
+    assert is_refusal(answer)
     assert len(answer.content) < 1000
     assert max(waits, default=0) < 5  # 25 s and more before; a busy machine makes it more than the .4 s measured
 
@@ -100,7 +102,7 @@ def test_a_name_that_is_not_its_own_is_refused(server: httpx.Client, host: str) 
         server.post("/rank", json={"user_id": "u", "candidates": ["a"]}, headers={"host": host}),
     ):
         assert answer.status_code == 421
-        assert "serve.allowed_hosts" in answer.json()["error"]
+        assert "serve.allowed_hosts" in answer.json()["error"]["message"]
     assert server.get("/livez", headers={"host": host}).status_code == 200
 
 
@@ -142,7 +144,7 @@ def test_other_methods_and_paths_say_in_json_what_there_is(
 ) -> None:
     answer = server.request(method, server.base_url.copy_with(raw_path=path.encode()))
     assert answer.status_code == status
-    assert says in answer.json()["error"]
+    assert says in answer.json()["error"]["message"]
     assert len(answer.content) < 1000
     if status == 405:
         assert says in answer.headers["allow"]
@@ -177,16 +179,31 @@ def test_a_dead_store_is_said_in_words_and_by_readyz_until_it_lives_again(
     (lived / "live").rename(lived / "kept")
     (lived / "live").mkdir()
     (lived / "live" / "simulator.db").write_bytes(b"not a database at all" * 500)
+    asked = {"user_id": golden.user_id, "candidates": golden.candidates, "explain": True}
+    for _ in range(3):
+        answer = keeping.post("/rank", json=asked)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert told["history"] == {"known": False, "length": 0, "newest_event_at": None, "store_away": True}
+        assert (told["user_id"], told["cold_start_user"], told["themes"]) == (golden.user_id, True, [])
+        assert told["impression_id"] is None
+        assert {item["item_id"] for item in told["items"]} == set(golden.candidates)
+        assert all(item["reasons"]["history"] == [] for item in told["items"])
     for answer in (
         keeping.get("/readyz"),
         keeping.post("/events", json=event),
-        keeping.post("/rank", json={"user_id": golden.user_id, "candidates": golden.candidates}),
+        keeping.get(f"/users/{golden.user_id}/themes"),
     ):
         assert answer.status_code == 503
-        assert answer.json()["code"] == "unavailable"
-        assert "simulator.db" in answer.json()["error"]
-        assert "\n" not in answer.json()["error"]
+        assert answer.json()["error"]["code"] == "unavailable"
+        assert "simulator.db" in answer.json()["error"]["message"]
+        assert "\n" not in answer.json()["error"]["message"]
     assert keeping.get("/livez").status_code == 200
     shutil.rmtree(lived / "live")
     (lived / "kept").rename(lived / "live")
     assert keeping.get("/readyz").status_code == 200
+    time.sleep(RETRY_S)
+    again = keeping.post("/rank", json=asked).json()
+    assert again["history"]["known"]
+    assert not again["history"]["store_away"]
+    assert again["impression_id"] is not None

@@ -1,0 +1,106 @@
+"""Where a user is now, what is on offer -> the items that the model ranks, each with why it is among them.
+
+Each current theme of the user searches the index by a vector of its own, the mean of the theme's newest events; what is
+popular and what is new in those themes joins. Shapes: N items of the vocabulary, D width, T themes.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.answering.offers import Offers
+from serving.bundle.index import ItemIndex, best
+from serving.params import RetrievalParams
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
+Bool = npt.NDArray[np.bool_]
+Source = Literal["theme", "popular", "new"]
+
+POOLED = -1
+"""The one interest of a user whose model knows no themes."""
+
+
+class Interest(NamedTuple):
+    """One current theme of a user."""
+
+    theme: int  # POOLED where the model has none
+    share: float  # of the user's current interest; those of a user add up to 1
+    query_D: Float32 | None  # None: none of the user's events is of the theme
+
+
+def interests(
+    params: RetrievalParams, index: ItemIndex, rows: Int64, routing_ET: Float32, current_T: Float32
+) -> list[Interest]:
+    """The user's current themes of the largest shares, each with the mean vector of its newest events.
+
+    rows: of the user's events, oldest first; -1 where the vocabulary lacks the item. routing_ET: how much each event
+    belongs to each theme. Without themes there is one interest, of the newest events whatever they are; without any
+    event there is none.
+    """
+    if not len(rows):
+        return []
+    if not len(current_T):
+        return [Interest(POOLED, 1.0, _mean(params, index, rows))]
+    theme_E = np.where(routing_ET.max(axis=1) > 0, routing_ET.argmax(axis=1), POOLED)
+    largest = np.argsort(-current_T, kind="stable")[: params.num_themes]
+    total = float(current_T[largest].sum())
+    return [
+        Interest(int(theme), float(current_T[theme]) / total, _mean(params, index, rows[theme_E == theme]))
+        for theme in largest
+    ]
+
+
+def find(
+    params: RetrievalParams, index: ItemIndex, offers: Offers, found: Sequence[Interest], among_N: Bool
+) -> dict[int, Source]:
+    """Row of each candidate -> its source, at most num_candidates. among_N: what may be recommended to the user.
+
+    Of popular_share, new_share and what is left each interest has its own share; what they leave open, the most clicked
+    of all fill, whatever their theme. An item that is found twice is named by its first source.
+    """
+    taken: dict[int, Source] = {}
+    num, free_N = params.num_candidates, among_N.copy()
+    for source, score_N, allowed_N, wanted in _searches(params, index, offers, found):
+        rows = best(score_N, free_N & allowed_N, wanted)
+        taken |= dict.fromkeys(rows.tolist(), source)
+        free_N[rows] = False
+    if (left := num - len(taken)) > 0:
+        taken |= dict.fromkeys(best(offers.clicks_N, free_N, left).tolist(), "popular")
+    return taken
+
+
+def _searches(
+    params: RetrievalParams, index: ItemIndex, offers: Offers, found: Sequence[Interest]
+) -> Iterator[tuple[Source, Floats, Bool, int]]:
+    """(source, score, which items, how many) of each search that has anything to look for."""
+    num = params.num_candidates
+    of_new, of_popular = params.new_share * num, params.popular_share * num
+    of_theme = num - of_new - of_popular
+    everything_N = np.ones(len(index.row_of), bool)
+    for interest in found:
+        if interest.query_D is not None and (wanted := round(interest.share * of_theme)):
+            closeness_N = index.vector_ND @ interest.query_D
+            yield "theme", closeness_N + params.theme_weight * _belonging(offers, interest), everything_N, wanted
+    for interest in found:
+        belonging_N = _belonging(offers, interest)
+        if wanted := round(interest.share * of_popular):
+            yield "popular", belonging_N * np.log1p(offers.clicks_N), offers.clicks_N > 0, wanted
+        if wanted := round(interest.share * of_new):
+            yield "new", belonging_N, offers.new_N, wanted
+    if not found and (wanted := round(of_new)):  # a stranger: the newest, beside what all click
+        yield "new", offers.born_N.astype(np.float64), offers.new_N, wanted
+
+
+def _belonging(offers: Offers, interest: Interest) -> Floats:
+    """[N] how much each item belongs to the interest's theme; without themes all alike."""
+    num_items, _ = offers.routing_NT.shape
+    return np.ones(num_items) if interest.theme == POOLED else offers.routing_NT[:, interest.theme]
+
+
+def _mean(params: RetrievalParams, index: ItemIndex, rows: Int64) -> Float32 | None:
+    newest = rows[rows >= 0][-params.num_recent :]
+    return index.vector_ND[newest].mean(axis=0) if len(newest) else None

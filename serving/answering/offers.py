@@ -1,0 +1,88 @@
+"""A bundle's catalogue, an online store, a time -> what is on offer then, what is clicked, what is new, by theme.
+
+Counters are read as serving reads them for scores, live events included. Shapes: N items of the vocabulary, T themes.
+"""
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from features.encoding.as_of import NEVER
+from features.encoding.item_codes import item_codes
+from features.online.store import OnlineStore
+from features.terms.convention import micros
+from serving.bundle.loaded import Bundle
+from serving.params import RetrievalParams
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+
+STEP_US = 60_000_000
+"""Counts are read as of the last full minute: for all requests of a minute once. What is acknowledged later counts from
+then on, so a minute that is over never changes."""
+NUM_KEPT = 4
+"""Minutes: requests of now share one; a page that looks back needs a few."""
+
+
+class Offers(NamedTuple):
+    """The catalogue as it is at a time."""
+
+    on_offer_N: Bool
+    clicks_N: Int64  # within retrieval.popular_s
+    born_N: Int64  # us, when an item was published or first seen; NEVER: neither is known yet
+    new_N: Bool
+    routing_NT: Float32  # by who read an item too, where the model reads that; T is 0 of a model without themes
+
+
+@dataclass
+class Offering:
+    """What one worker knows of the catalogue's present. Thread-safe."""
+
+    bundle: Bundle
+    store: OnlineStore
+    _kept: dict[int, Offers] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def at(self, at: int) -> Offers:
+        """As of the last full minute at a time, us."""
+        minute = at // STEP_US * STEP_US
+        with self._lock:
+            if minute not in self._kept:
+                while len(self._kept) >= NUM_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[minute] = self._read(minute)
+            return self._kept[minute]
+
+    def _read(self, at: int) -> Offers:
+        index, spec, params = self.bundle.index, self.bundle.scorer.spec, self.bundle.manifest.limits.retrieval
+        table, keys = self.store.counters.item_counters, self.store.item_keys(index.item_ids)
+        shows_lag, clicks_lag = micros(spec.shows_lag_s), micros(spec.clicks_lag_s)
+        _, clicks_N = table.window(keys, at, clicks_lag, micros(params.popular_s))
+        first_N = table.first_seen(keys)
+        first_N = np.where(first_N < at - shows_lag, first_N, NEVER)
+        published_N = pc.fill_null(index.catalogue["published_at"], NEVER).to_numpy()
+        born_N = np.minimum(first_N, np.where(published_N < at, published_N, NEVER))
+        is_new_N = (born_N != NEVER) & (born_N >= at - micros(params.new_s))
+        return Offers(
+            on_offer_N=(born_N != NEVER) & (is_new_N | _is_shown(params, table.last_seen(keys, at - shows_lag), at)),
+            clicks_N=clicks_N,
+            born_N=born_N,
+            new_N=is_new_N,
+            routing_NT=self._routing(keys, at),
+        )
+
+    def _routing(self, keys: Int64, at: int) -> Float32:
+        scorer, index = self.bundle.scorer, self.bundle.index
+        return scorer.themes(index.index_N, item_codes(scorer.spec, self.store.counters, keys, at))
+
+
+def _is_shown(params: RetrievalParams, last_N: Int64, at: int) -> Bool:
+    """Whether an item was shown lately. One that never was has a last show of NEVER."""
+    if params.idle_s is None:
+        return np.ones(len(last_N), bool)
+    return (last_N != NEVER) & (last_N >= at - micros(params.idle_s))

@@ -1,0 +1,88 @@
+"""Scored candidates -> why: parts that add up to each logit, and how much of it each event of the history carried.
+
+Computed only where it is asked for. Shapes: M candidates, C events that may have carried one, L history length.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from serving.bundle.scorer import Float32, Int64, Scorer
+from training.model.alone import BackboneAlone, SequenceState
+from training.model.batch import Candidates
+from training.model.explanation import EXPERTS, explain
+from training.model.mixture import MixtureOfSequence
+from training.model.ranker import Tables
+
+BASE = "base"
+"""What the item, its counters and the match of themes say where nothing of the history is read."""
+HISTORY = "history"
+"""What a model that reads the whole history at once adds to that."""
+NUM_TRIED = 10
+"""Of a whole history, the events of a candidate that are left out one by one: those of the largest gradient."""
+
+
+class Why(NamedTuple):
+    """Of each candidate."""
+
+    parts: dict[str, Float32]  # [M] each; they add up to the logit
+    slot_MC: Int64  # events, as slots of the encoded history
+    carried_MC: Float32  # by how much the logit would fall without the event; 0 where there is none
+
+
+def why(scorer: Scorer, state: Any, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None) -> Why:
+    """Why Scorer.score gives what it does. The arguments are as there."""
+    candidates, tables = scorer.candidates(item_index, scalars, code_MF)
+    if isinstance(scorer.model, MixtureOfSequence):
+        return _of_mixture(scorer.model, state, candidates, tables)
+    if isinstance(scorer.model, BackboneAlone):
+        return _of_backbone(scorer.model, state, candidates, tables)
+    raise ValueError(f"no bundle holds a {type(scorer.model).__name__}, and none explains its scores")
+
+
+def _of_mixture(model: MixtureOfSequence, state: Any, candidates: Candidates, tables: Tables) -> Why:
+    with torch.inference_mode():
+        found = explain(model, state, candidates, tables)
+    parts = {BASE: _numpy(found.base_B)}
+    parts |= {name: _numpy(part_B) for name, part_B in zip(EXPERTS, found.expert_B3.T, strict=True)}
+    return Why(parts, _numpy(found.position_BC), _numpy(found.event_BC))
+
+
+def _of_backbone(model: BackboneAlone, state: SequenceState, candidates: Candidates, tables: Tables) -> Why:
+    """A candidate has a sequence of its own here, so that each can lose another event."""
+    num, width = len(candidates.item_index_B), model.params.width
+    own = SequenceState(*(column.expand(num, *column.shape[1:]).clone() for column in state))
+    candidates = candidates._replace(user_of_B=torch.arange(num, device=candidates.user_of_B.device))
+    slope_ML = _slopes(model, own, candidates, tables)
+    with torch.inference_mode():
+        features_BF = model.features(own, candidates, tables)
+        logit_M = model.head(features_BF, candidates.scalars_BS)
+        read = torch.arange(width, 3 * width, device=features_BF.device)  # what it read, and its product
+        base_M = model.head(features_BF.index_fill(1, read, 0.0), candidates.scalars_BS)
+        slot_MC = slope_ML.topk(min(NUM_TRIED, slope_ML.shape[1]), dim=1).indices
+        lost = [logit_M - _without(model, own, slot_M, candidates, tables) for slot_M in slot_MC.T]
+    carried_MC = torch.stack(lost, dim=1) * own.mask_UL.gather(1, slot_MC)
+    return Why({BASE: _numpy(base_M), HISTORY: _numpy(logit_M - base_M)}, _numpy(slot_MC), _numpy(carried_MC))
+
+
+def _slopes(model: BackboneAlone, own: SequenceState, candidates: Candidates, tables: Tables) -> Tensor:
+    """[M, L] how much each logit would fall, to first order, as an event's vector goes to zero; masked: least."""
+    event_MLE = own.event_ULE.clone().requires_grad_()
+    with torch.enable_grad():
+        model.score(own._replace(event_ULE=event_MLE), candidates, tables).sum().backward()
+    assert event_MLE.grad is not None
+    slope_ML = (event_MLE.grad * event_MLE.detach()).sum(-1)
+    return slope_ML.masked_fill(~own.mask_UL, -torch.inf)
+
+
+def _without(
+    model: BackboneAlone, own: SequenceState, slot_M: Tensor, candidates: Candidates, tables: Tables
+) -> Tensor:
+    mask_ML = own.mask_UL.scatter(1, slot_M.unsqueeze(1), False)
+    return model.score(own._replace(mask_UL=mask_ML), candidates, tables)
+
+
+def _numpy(values: Tensor) -> npt.NDArray[Any]:
+    return values.cpu().numpy()

@@ -1,0 +1,249 @@
+// The page: who is looked at, as of when, with which clicks; every change asks the service again and shows what turned.
+
+import * as api from "./api.js";
+import { find, isCalm, make } from "./dom.js";
+import { finder } from "./finder.js";
+import { FIRST, gauge, shareOf } from "./gauge.js";
+import { now as showNow } from "./now.js";
+import { ranking } from "./ranking.js";
+import { lanesOf, score } from "./score.js";
+import { lastTurn, shown } from "./stops.js";
+import { mark, order, spoken } from "./themes.js";
+import { count, moment, span } from "./words.js";
+
+const NUM_ASKED = 100; // so that an item of another theme is at hand; the first NUM_SHOWN are the list
+const NUM_SHOWN = 20;
+const MOST_TRIES = 6;
+const MOST_DRAWN = 8;
+const FEW_SESSIONS = 8;
+const REPLAYED = 5; // clicks of a turn
+const PACE_MS = 1400;
+
+const state = { user: null, at: null, atShort: "", past: null, clicks: [], steps: [], watched: null, reply: null, mode: "suppose" };
+const catalogue = new Map();
+let turn = 0; // of what is asked: an answer that comes after a newer question is not shown
+let playing = 0;
+
+const titleOf = (id) => catalogue.get(id)?.title || id;
+const kindsOf = (id) => catalogue.get(id)?.categories?.join(", ") ?? "";
+const timeline = score(find("score"), (stop, words) => { stopPlaying(); goTo(stop, words); });
+const list = ranking(find("items"), { onPick: pick, onLight: timeline.light, onQuiet: timeline.quiet, titleOf, kindsOf });
+finder(find("user"), find("users"), (prefix) => told(async () => (await api.users(prefix)).value.users, []), open);
+
+async function told(work, otherwise = null) {
+  try {
+    const value = await work();
+    find("trouble").hidden = true;
+    return value;
+  } catch (error) {
+    if (!(error instanceof api.Refused)) throw error;
+    find("token").hidden = ![401, 403].includes(error.status);
+    find("trouble").textContent = error.message;
+    find("trouble").hidden = false;
+    return otherwise;
+  }
+}
+
+async function open(user) {
+  stopPlaying();
+  Object.assign(state, { user, at: null, atShort: "", clicks: [], steps: [], watched: null });
+  find("user").value = user;
+  history.replaceState(null, "", `?${new URLSearchParams({ user })}`);
+  await told(async () => {
+    await loadPast();
+    await rank({ isNew: true });
+  });
+}
+
+async function loadPast() {
+  state.past = (await api.themes(state.user)).value;
+  order([...state.past.current.map(({ theme }) => theme), ...lanesOf(shown(state.past), []).map(({ theme }) => theme)]);
+  await learn(state.past.events.slice(-40).map(({ item_id }) => item_id));
+  drawPast();
+}
+
+function drawPast() {
+  find("past").hidden = state.past.sessions.length === 0;
+  timeline.draw(state.past, state.mode === "suppose" || state.at !== null ? state.clicks : [], state.at);
+  find("replay").hidden = lastTurn(timeline.sessions()) < 0;
+  drawTable();
+}
+
+// Titles and categories of items, asked for once.
+async function learn(ids) {
+  const unknown = [...new Set(ids)].filter((id) => !catalogue.has(id) && !id.includes(","));
+  if (!unknown.length) return;
+  for (const item of (await api.items(unknown)).value.items) catalogue.set(item.item_id, item);
+}
+
+const supposed = () => (state.mode === "suppose" || state.at !== null ? state.clicks.map(({ item_id }) => item_id) : []);
+
+async function rank({ isNew = false, isSeen = true, what = "", label = "" }) {
+  const own = ++turn;
+  const request = { user_id: state.user, k: NUM_ASKED, ...(state.at && { at: state.at }), suppose: supposed(), preview: state.mode !== "keep" };
+  const { value, took } = await api.recommend(request);
+  if (own !== turn) return;
+  const items = value.items.slice(0, NUM_SHOWN);
+  await learn(items.map(({ item_id }) => item_id));
+  const before = isNew ? null : state.reply;
+  state.reply = value;
+  const current = value.themes[0];
+  state.watched ??= current ? { theme: current.theme, name: current.name } : { theme: null, name: null };
+  note(items, label || (isNew ? "before" : ""));
+  show(items, !isNew && isSeen);
+  chips(value, took);
+  say(before, value, what);
+  const reasons = (await api.explain({ ...request, at: value.at }, items.map(({ item_id }) => item_id))).value.items;
+  if (own === turn) list.explain(reasons, value.at);
+}
+
+// How many of the first ten are of the watched theme, click by click.
+function note(items, label) {
+  if (!label) return;
+  const ranked = { items };
+  state.steps.push({ label, ranked, number: 0 });
+  state.steps = state.steps.slice(-(REPLAYED + 1));
+  for (const step of state.steps) step.number = shareOf(step.ranked.items, state.watched.theme);
+}
+
+function show(items, canMove) {
+  find("now").hidden = find("both").hidden = false;
+  showNow(state);
+  gauge(find("gauge"), items, state.watched, state.steps);
+  list.draw(items, canMove);
+  find("empty").hidden = items.length > 0;
+  find("empty").textContent = "The service has nothing to recommend here.";
+  find("as").textContent = state.at ? `for ${state.user} as of ${moment(state.at)} UTC, ${state.atShort}` : `for ${state.user}, now`;
+  find("back").hidden = state.at === null;
+  drawTries();
+}
+
+function chips(reply, took) {
+  const newest = reply.history.newest_event_at;
+  const told = [
+    ["answered in", `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`],
+    ["newest event", newest ? `${span(newest, reply.at)} old` : "none"],
+    ["model", reply.model_version],
+  ];
+  find("chips").replaceChildren(...told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+}
+
+function say(before, after, what) {
+  const { theme, name } = state.watched;
+  const current = after.themes[0];
+  const has = shareOf(after.items, theme);
+  const share = before ? `Top ${FIRST} in ${spoken(theme, name)}: ${shareOf(before.items, theme)} before, ${has} now.` : `${has} of the top ${FIRST} are of ${spoken(theme, name)}.`;
+  const words = [
+    what,
+    theme !== null && share,
+    after.items[0] && `First is ${titleOf(after.items[0].item_id)}.`,
+    current && `${state.user} is in ${spoken(current.theme, current.name)}.`,
+  ];
+  find("live").textContent = words.filter(Boolean).join(" ");
+}
+
+async function pick(item) {
+  stopPlaying();
+  const held = document.activeElement?.closest?.(".item") ? item.rank : null;
+  const isKept = state.mode === "keep" && state.at === null;
+  state.watched = { theme: item.theme, name: item.theme_name };
+  await told(async () => {
+    if (isKept) await api.click({ user_id: state.user, item_id: item.item_id, position: item.rank - 1, ...(state.reply.impression_id && { impression_id: state.reply.impression_id }) });
+    state.clicks = [...state.clicks, { item_id: item.item_id, theme: item.theme, name: item.theme_name }];
+    if (isKept) state.past = (await api.themes(state.user)).value;
+    drawPast();
+    await rank({ what: `${titleOf(item.item_id)} clicked, ${isKept ? "kept" : "not kept"}.`, label: `click ${state.clicks.length}` });
+  });
+  if (held) list.focus(held);
+}
+
+// A click on the best item of each theme that the ranking holds.
+function drawTries() {
+  const best = new Map();
+  state.reply.items.forEach((item, place) => {
+    if (item.theme !== null && !best.has(item.theme)) best.set(item.theme, { ...item, rank: place + 1 });
+  });
+  const again = (theme) => find("tries").querySelector(`[data-theme="${theme}"]`)?.focus();
+  const buttons = [...best.values()].slice(0, MOST_TRIES).sort((one, other) => one.theme - other.theme).map((item) =>
+    make("button", { type: "button", kind: "try", "data-theme": item.theme, onclick: () => pick(item).then(() => again(item.theme)) },
+      mark(item.theme), make("span", { kind: "name" }, item.theme_name), make("span", { kind: "at" }, `${titleOf(item.item_id)}, rank ${item.rank}`)));
+  const words = state.mode === "keep" && state.at === null ? "Count anew" : `Undo ${count(state.clicks.length, "click")}`;
+  const undo = state.clicks.length ? [make("button", { type: "button", id: "undo", onclick: forget }, words)] : [];
+  find("tries").replaceChildren(make("h2", {}, "Click the best of a theme"), ...buttons, ...undo);
+}
+
+async function forget() {
+  stopPlaying();
+  Object.assign(state, { clicks: [], steps: [], watched: null });
+  drawPast();
+  await told(() => rank({ what: "The tried clicks are forgotten.", label: "before" }));
+  find("items").querySelector(".pick")?.focus();
+}
+
+async function goTo(stop, words, more = {}) {
+  Object.assign(state, { at: stop.at, atShort: stop.at && `click ${stop.event} of ${stop.num}` });
+  if (!playing) Object.assign(state, { clicks: [], steps: [], watched: null });
+  timeline.untry();
+  await told(() => rank({ what: `As of ${words}.`, label: playing ? "" : "before", ...more }));
+}
+
+async function replay() {
+  if (playing) return stopPlaying();
+  const sessions = timeline.sessions();
+  const place = lastTurn(sessions);
+  const own = (playing = performance.now());
+  find("replay").textContent = "Stop";
+  Object.assign(state, { clicks: [], steps: [], watched: { theme: sessions[place].theme, name: sessions[place].name } });
+  const all = timeline.stops();
+  const first = all.findLastIndex(({ session }) => session < place);
+  const last = Math.min(first + REPLAYED, all.findLastIndex(({ session }) => session === place));
+  for (let at = first; at <= last && playing === own; at++) {
+    timeline.stopAt(at, false);
+    const began = performance.now();
+    await goTo(all[at], timeline.describe(), { label: at === first ? "before" : `click ${at - first}` });
+    await new Promise((resume) => setTimeout(resume, Math.max(0, PACE_MS - (performance.now() - began))));
+  }
+  if (playing === own) stopPlaying();
+}
+
+function stopPlaying() {
+  playing = 0;
+  find("replay").textContent = "Replay the last turn";
+}
+
+function drawTable() {
+  const rows = state.past.sessions.map((session) => {
+    const hop = session.returned ? "comes back" : session.hopped ? "first time" : "stays";
+    return make("tr", {}, make("td", {}, moment(session.started_at)), make("td", {}, String(session.num_events)),
+      make("td", {}, mark(session.theme), ` ${session.name ?? "no theme"}`), make("td", {}, `${Math.round(100 * session.share)} %`), make("td", {}, hop));
+  });
+  const head = ["Began (UTC)", "Clicks", "Theme", "Share of clicks", "Turn"].map((name) => make("th", { scope: "col" }, name));
+  find("table").querySelector(".scroll").replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows.reverse())));
+}
+
+// Of a few users, drawn from many, the first with a past to look at; where none has one, the last of them.
+async function someoneElse() {
+  const names = (await told(async () => (await api.users("", 1000)).value.users, [])).filter((name) => name !== state.user);
+  for (let tries = MOST_DRAWN; names.length && tries > 0; tries--) {
+    const [name] = names.splice(Math.floor(Math.random() * names.length), 1);
+    const sessions = await told(async () => (await api.themes(name)).value.sessions.length, 0);
+    if (sessions >= FEW_SESSIONS || tries === 1 || !names.length) return open(name);
+  }
+}
+
+async function begin() {
+  const wanted = new URLSearchParams(location.search).get("user");
+  await (wanted ? open(wanted) : someoneElse());
+}
+
+find("another").addEventListener("click", someoneElse);
+find("replay").addEventListener("click", () => told(replay));
+find("back").addEventListener("click", () => { stopPlaying(); timeline.stopAt(timeline.stops().length - 1, true); find("as-of").focus(); });
+find("token").addEventListener("submit", (event) => { event.preventDefault(); api.keepToken(find("secret").value); find("token").hidden = true; begin(); });
+document.querySelectorAll("[name=mode]").forEach((radio) => radio.addEventListener("change", () => {
+  state.mode = radio.value;
+  if (state.user) open(state.user);
+}));
+document.documentElement.dataset.calm = isCalm();
+find("key").replaceChildren(make("span", {}, "◆ a new theme"), make("span", {}, "↩ a theme comes back"));
+begin();

@@ -1,0 +1,142 @@
+"""The client: typed messages of the real service, one kind of exception, and patience where the service asks for it."""
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from serving.answering.predictor import Predictor
+from serving.answering.refusal import Refusal
+from serving.answering.requests import EventIn, RankRequest, RequestContext, to_iso
+from serving.answering.users import ThemesRequest, user_themes
+from serving.client import NOT_THE_SERVICE, UNREACHABLE, Client, ServiceError
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+
+def test_what_it_returns_is_what_the_predictor_says(server: httpx.Client, predictor: Predictor) -> None:
+    golden = predictor.bundle.golden[0]
+    asked = RankRequest(user_id=golden.user_id, candidates=golden.candidates, at=to_iso(golden.at), k=2, explain=True)
+    with Client(str(server.base_url)) as client:
+        got = client.rank(asked.user_id, asked.candidates, k=2, at=asked.at, explain=True, context=RequestContext())
+        assert got == predictor.rank(asked)
+        themes = user_themes(predictor, ThemesRequest(user_id=asked.user_id, at=asked.at))
+        assert client.themes(asked.user_id, asked.at) == themes
+        assert client.info()["model_version"] == got.model_version
+        assert client.users(golden.user_id, 5)[0] == golden.user_id
+        assert client.ready()
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "ü 🎈", "%2F", "x?y#z"])
+def test_any_id_may_stand_in_a_path(server: httpx.Client, name: str) -> None:
+    with Client(str(server.base_url)) as client:
+        assert client.themes(name).user_id == name
+
+
+def test_a_refusal_says_code_sentence_and_field(server: httpx.Client) -> None:
+    with Client(str(server.base_url)) as client:
+        with pytest.raises(ServiceError, match="ISO 8601") as refused:
+            client.rank("u", ["i"], at="soon")
+        assert (refused.value.status, refused.value.code, refused.value.field) == (400, "invalid_request", "at")
+        with pytest.raises(ServiceError) as refused:
+            client._object("GET", "/nowhere")
+        assert (refused.value.status, refused.value.code, refused.value.field) == (404, "not_found", None)
+
+
+def test_events_that_name_nothing_of_themselves_are_kept_once_however_often_they_are_sent(
+    keeping: httpx.Client,
+) -> None:
+    with Client(str(keeping.base_url)) as client:
+        first, second = (client.events([EventIn(user_id="client", item_id="i00001")]) for _ in range(2))
+        assert (first.num_new, second.num_new) == (1, 1)
+        shown = client.rank("client", ["i00001", "i00002"])
+        outcome = EventIn(user_id="client", item_id="i00002", impression_id=shown.impression_id)
+        fates = [client.events([outcome]).events[0].fate for _ in range(2)]
+    assert first.events[0].event_id != second.events[0].event_id
+    assert fates == ["new", "repeated"]
+
+
+Answer = Callable[[int], Refusal | bytes]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[tuple[str, list[float]]]:
+    """A service that answers the nth request as told; its address, and when it was asked."""
+    asked: list[float] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append(time.monotonic())
+            told = answer(len(asked) - 1)
+            body = told.body() if isinstance(told, Refusal) else told
+            self.send_response(told.status if isinstance(told, Refusal) else 200)
+            for name, value in told.headers().items() if isinstance(told, Refusal) else ():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stand_in:
+        thread = threading.Thread(target=stand_in.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{stand_in.server_port}", asked
+        finally:
+            stand_in.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_is_busy_is_asked_again_when_it_says(status: int) -> None:
+    def answer(number: int) -> Refusal | bytes:
+        return Refusal(status, "busy", retry_after_s=number) if number < 2 else b'{"users": ["u"], "new": 1}'
+
+    with answering(answer) as (url, asked), Client(url) as client:
+        assert client.users() == ["u"]
+    assert len(asked) == 3
+    assert asked[1] - asked[0] < 0.9 < asked[2] - asked[1]
+
+
+def test_no_longer_than_the_deadline_and_what_is_at_fault_itself_never() -> None:
+    with answering(lambda _: Refusal(503, "away", retry_after_s=30)) as (url, asked), Client(url) as client:
+        with pytest.raises(ServiceError, match="503 unavailable: away"):
+            client.users()
+        assert not client.ready()
+        assert len(asked) == 2
+    with answering(lambda _: Refusal(429, "busy", retry_after_s=0)) as (url, asked), Client(url, None, 0.3) as client:
+        began = time.monotonic()
+        with pytest.raises(ServiceError, match="busy"):
+            client.users()
+        assert 0.2 < time.monotonic() - began < 5
+    with answering(lambda _: Refusal(400, "no", "limit")) as (url, asked), Client(url) as client:
+        with pytest.raises(ServiceError):
+            client.users()
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"users": 3}', b"\xff"])
+def test_an_answer_of_another_program_is_said(body: bytes) -> None:
+    with answering(lambda _: body) as (url, _), Client(url) as client, pytest.raises(ServiceError) as refused:
+        client.users()
+    assert refused.value.code == NOT_THE_SERVICE
+
+
+def test_nobody_at_the_address_is_said() -> None:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceError) as refused:
+        client.users()
+    assert (refused.value.status, refused.value.code) == (0, UNREACHABLE)
+    for url in ("http://[::1", "nonsense", "http://127.0.0.1:x"):
+        with pytest.raises(ServiceError) as refused, Client(url) as client:
+            client.users()
+        assert refused.value.code == NOT_THE_SERVICE
+        assert json.dumps(refused.value.message)

@@ -1,0 +1,383 @@
+"""The page at / in a real browser: a user is found, a click turns ranking and theme, and everybody can follow it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from serving.answering.predictor import Predictor
+from serving.bento import _copy_code
+from serving.http.page import FILES
+from tests.clones import ROOT
+
+pytestmark = [
+    pytest.mark.xdist_group("serving"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's words about what it imports
+]
+
+CHROMIUM = "/usr/bin/chromium"
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+FOCUSED = "['id', 'className', 'tagName'].map((name) => document.activeElement[name]).find(Boolean)"
+MAX_BYTES = 100_000
+MOST_S = 20_000
+"""Milliseconds that a busy machine may take for one step."""
+
+
+class Opened:
+    """A tab, and what it complained of or asked others for."""
+
+    def __init__(self, browser: Browser, url: str, **context: Any) -> None:
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | context
+        )
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(MOST_S)
+        self.url = url
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type != "log" else None)
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, user: str) -> Page:
+        """The page of a user, its ranking and its reasons there."""
+        self.page.goto(f"{self.url}/?user={user}")
+        self.settle()
+        return self.page
+
+    def settle(self) -> None:
+        """Wait until all that is shown has come: the reasons are the last."""
+        expect(self.page.locator(".item .why").first).not_to_be_empty(timeout=MOST_S)
+        self.page.wait_for_load_state("networkidle")
+
+    def items(self) -> list[str]:
+        """The ranking that is shown."""
+        return self.page.locator(".item").evaluate_all("rows => rows.map((row) => row.dataset.item)")
+
+    def says(self, pattern: str) -> None:
+        """Wait until the live region says this."""
+        expect(self.page.locator("#live")).to_contain_text(re.compile(pattern), timeout=MOST_S)
+        self.settle()
+
+    def violations(self) -> list[str]:
+        """What axe-core finds."""
+        self.page.evaluate(AXE.read_text(encoding="utf-8"))
+        found = self.page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES)
+        return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found["violations"]]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real browser."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Browser, server: httpx.Client) -> Iterator[Opened]:
+    """A tab of the service that is left as it was. Nothing may be complained of, nobody else asked."""
+    yield from tab(browser, server)
+
+
+@pytest.fixture
+def kept(browser: Browser, keeping: httpx.Client) -> Iterator[Opened]:
+    """A tab of the service that takes events."""
+    yield from tab(browser, keeping)
+
+
+def tab(browser: Browser, service: httpx.Client, **context: Any) -> Iterator[Opened]:
+    """A tab that is checked and closed afterwards."""
+    url = str(service.base_url).rstrip("/")
+    found = Opened(browser, url, **context)
+    yield found
+    found.context.close()
+    assert not found.complaints
+    assert [each for each in found.asked if not each.startswith(f"{url}/")] == []
+
+
+@pytest.fixture(scope="module")
+def hopper(predictor: Predictor) -> str:
+    """A user with many sessions in several themes, the newest turn of which can be replayed."""
+    from serving.answering.users import ThemesRequest, UsersRequest, user_themes, users
+
+    for user in users(predictor, UsersRequest(limit=300)).users:
+        told = user_themes(predictor, ThemesRequest(user_id=user))
+        fit = [each for each in told.sessions[-4:] if each.hopped and each.num_events >= 5 and each.share >= 0.6]
+        if len(told.sessions) >= 8 and fit and sum(each.num_events for each in told.sessions[-4:]) < 200:
+            return user
+    pytest.fail("no user of the small log hops between themes")
+
+
+def other_theme(page: Page) -> str:
+    """A theme that the user is not in, of which something is ranked."""
+    now = page.locator("#now").get_attribute("data-theme")
+    themes = page.locator(".try").evaluate_all("tries => tries.map((each) => each.dataset.theme)")
+    return next(theme for theme in themes if theme != now)
+
+
+def test_it_is_small_names_its_version_and_is_kept_by_browsers(server: httpx.Client) -> None:
+    first = server.get("/")
+    assert first.headers["content-type"] == "text/html; charset=utf-8"
+    assert first.headers["content-security-policy"].startswith("default-src 'self';")
+    assert first.headers["cache-control"] == "no-cache"
+    assert server.get("/", headers={"if-none-match": first.headers["etag"]}).status_code == 304
+    parts = re.findall(r'(?:href|src)="(page/[^"]+)"', first.text)
+    assert len(parts) == 3
+    for part in parts:
+        answer = server.get(f"/{part}")
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+    other = re.sub(r"page/\w+/", "page/0123456789abcdef/", parts[0])
+    assert server.get(f"/{other}").status_code == 404
+    assert server.get(f"/{parts[0].rpartition('/')[0]}/..%2F..%2Fservice.py").status_code == 404
+    assert sum(path.stat().st_size for path in FILES.iterdir()) < MAX_BYTES
+
+
+def test_it_holds_no_style_or_script_that_its_policy_forbids() -> None:
+    text = (FILES / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)|https?://", text)
+    scripts = "".join(path.read_text(encoding="utf-8") for path in FILES.glob("*.js"))
+    imported = re.findall(r'import .* from "([^"]+)"', scripts)
+    assert imported
+    assert all(name.startswith("./") for name in imported)
+    assert "url(" not in (FILES / "page.css").read_text(encoding="utf-8")
+
+
+def test_a_bento_and_an_installed_package_carry_it(tmp_path: Path) -> None:
+    _copy_code(ROOT, tmp_path)
+    carried = {path.name for path in (tmp_path / "serving" / "page").iterdir()}
+    assert carried == {path.name for path in FILES.iterdir()}
+    import tomllib
+
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (pattern,) = told["tool"]["setuptools"]["package-data"]["serving"]
+    assert {path.name for path in (ROOT / "serving").glob(pattern)} == carried
+
+
+def test_a_letter_is_read_on_every_tone() -> None:
+    """axe-core does not judge a text on a pattern. WCAG: 4.5 : 1."""
+    text = (FILES / "page.css").read_text(encoding="utf-8")
+    tones = re.findall(r"\.tone-\d \{ --tone: (#\w{6}); --on: (#\w{6}); \}", text)
+    assert len(tones) == 8
+    for tone, on in tones:
+        light, dark = sorted((luminance(tone), luminance(on)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (tone, on)
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of #rrggbb."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_it_shows_what_the_service_answers(opened: Opened, server: httpx.Client, hopper: str) -> None:
+    page = opened.open(hopper)
+    items = opened.items()
+    assert len(items) == 20
+    themes = server.get(f"/users/{hopper}/themes").json()
+    assert page.locator(".block").count() == min(48, len(themes["sessions"]))
+    expect(page.locator("#now-title")).to_contain_text(themes["current"][0]["name"])
+    assert page.locator("#chips").inner_text().split("\n")[1].endswith(" ms")
+    assert all(page.locator(".item .why").all_inner_texts())
+
+
+def test_without_a_name_it_begins_with_someone_who_has_a_past(opened: Opened) -> None:
+    opened.page.goto(opened.url)
+    opened.settle()
+    assert opened.page.locator("#user").input_value()
+    assert opened.page.locator(".block").count()
+
+
+def test_a_user_is_found_by_typing_and_keys(opened: Opened, hopper: str) -> None:
+    page = opened.open(hopper)
+    page.locator("#user").focus()
+    page.keyboard.type("u0000")
+    expect(page.get_by_role("option").first).to_have_text(re.compile("^u0000"))
+    names = page.get_by_role("option").all_inner_texts()
+    assert opened.violations() == []
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#user").get_attribute("aria-activedescendant") == "user-1"
+    page.keyboard.press("Enter")
+    expect(page.locator("#as")).to_have_text(f"for {names[1]}, now")
+    assert f"user={names[1]}" in page.url
+    page.locator("#user").fill("nobody at all")
+    page.keyboard.press("Enter")
+    expect(page.locator("#now-since")).to_contain_text("Nothing is known of this user")
+    opened.settle()
+
+
+def test_a_tried_click_turns_the_ranking_and_the_theme_and_nothing_is_kept(
+    opened: Opened, server: httpx.Client, hopper: str
+) -> None:
+    page = opened.open(hopper)
+    known = server.get(f"/users/{hopper}/themes").json()["sessions"]
+    before, theme = opened.items(), other_theme(page)
+    had = None
+    for click in (1, 2, 3):
+        page.locator(f'.try[data-theme="{theme}"]').click()
+        opened.says("clicked, not kept")
+        expect(page.locator(".steps li").last).to_contain_text(f"click {click}")
+        numbers = [int(text) for text in page.locator(".steps b").all_inner_texts()]
+        had = numbers[0] if had is None else had
+        assert numbers[0] == had
+        assert int(page.get_by_role("meter").get_attribute("aria-valuenow") or -1) == numbers[-1]
+    assert numbers[-1] > had
+    assert page.locator("#now").get_attribute("data-theme") == theme
+    expect(page.locator("#now-over")).to_have_text(f"{hopper} would now be in")
+    assert opened.items() != before
+    assert page.locator(".tried").count() == 3
+    assert server.get(f"/users/{hopper}/themes").json()["sessions"] == known
+    page.locator("#undo").click()
+    opened.says("forgotten")
+    assert opened.items() == before
+
+
+def test_a_kept_click_is_an_event_of_what_was_shown(kept: Opened, keeping: httpx.Client, hopper: str) -> None:
+    page = kept.open(hopper)
+    asked = {"user_id": hopper, "candidates": ["a"], "preview": True}
+    length = keeping.post("/rank", json=asked).json()["history"]["length"]
+    with page.expect_response("**/recommend"):
+        page.get_by_label("kept", exact=True).check(force=True)
+    kept.settle()
+    item = kept.items()[1]
+    with page.expect_request("**/events") as told:
+        page.locator(".item .pick").nth(1).click()
+    kept.says(f"^{item} clicked, kept")
+    (event,) = json.loads(told.value.post_data or "")["events"]
+    assert event["item_id"] == item
+    assert event["position"] == 1
+    assert event["impression_id"]
+    assert keeping.post("/rank", json=asked).json()["history"]["length"] == length + 1
+    newest = keeping.get(f"/users/{hopper}/themes").json()["events"][-1]
+    assert newest["item_id"] == item
+
+
+def test_everything_goes_by_keyboard_and_the_focus_is_never_lost(opened: Opened, hopper: str) -> None:
+    page = opened.open(hopper)
+    met = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        met.append(
+            page.evaluate(
+                "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
+            )
+        )
+    assert met[:8] == ["skip", "user", "another", "INPUT", "replay", "as-of", "SUMMARY", "pick"]
+    first = opened.items()[0]
+    page.locator(".pick").first.focus()
+    page.keyboard.press("Enter")
+    opened.says(f"^{first} clicked")
+    expect(page.locator('.item[data-rank="1"] .pick')).to_be_focused()
+    page.locator("#undo").focus()
+    page.keyboard.press("Enter")
+    opened.says("forgotten")
+    expect(page.locator('.item[data-rank="1"] .pick')).to_be_focused()
+
+
+def test_the_slider_goes_back_event_by_event_and_ranks_as_of_then(
+    opened: Opened, server: httpx.Client, hopper: str
+) -> None:
+    page = opened.open(hopper)
+    slider = page.locator("#as-of")
+    assert slider.get_attribute("aria-valuetext") == "now"
+    slider.focus()
+    with page.expect_request("**/recommend") as told:
+        page.keyboard.press("ArrowLeft")
+    opened.says("^As of after click")
+    newest = server.get(f"/users/{hopper}/themes").json()["events"][-1]
+    asked = json.loads(told.value.post_data or "")
+    assert asked["at"] > newest["occurred_at"]
+    shown = server.post("/recommend", json=asked).json()
+    assert opened.items() == [item["item_id"] for item in shown["items"][:20]]
+    assert shown["history"]["newest_event_at"] == newest["occurred_at"]
+    for key, words in (("PageDown", "after click"), ("Home", "after click"), ("End", "now")):
+        page.keyboard.press(key)
+        expect(slider).to_have_attribute("aria-valuetext", re.compile(words))
+    opened.settle()
+
+
+def test_the_last_turn_is_replayed_click_by_click(opened: Opened, hopper: str) -> None:
+    page = opened.open(hopper)
+    page.get_by_role("button", name="Replay the last turn").click()
+    expect(page.locator(".steps .when").last).to_have_text("click 2")
+    page.get_by_role("button", name="Stop").click()
+    opened.settle()
+    expect(page.locator("#now-over")).to_have_text(f"{hopper} was then in")
+    assert page.locator(".block.later").count()
+    page.get_by_role("button", name="Back to now").click()
+    expect(page.locator("#as")).to_have_text(f"for {hopper}, now")
+    opened.settle()
+
+
+def test_an_item_lights_up_the_clicks_that_carried_it(opened: Opened, server: httpx.Client, hopper: str) -> None:
+    page = opened.open(hopper)
+    items = opened.items()
+    explained = server.post(
+        "/rank", json={"user_id": hopper, "candidates": items, "explain": True, "preview": True}
+    ).json()
+    place = next(at for at, item in enumerate(items) if reasons_of(explained, item))
+    page.locator(".pick").nth(place).focus()
+    assert page.locator(".note.lit").count() > 0
+    assert 0 < page.locator(".block.carries").count() <= len(reasons_of(explained, items[place]))
+    page.locator("#user").focus()
+    assert page.locator(".note.lit, .carries").count() == 0
+
+
+def reasons_of(explained: dict[str, Any], item_id: str) -> list[dict[str, Any]]:
+    return next(item["reasons"]["history"] for item in explained["items"] if item["item_id"] == item_id)
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_ranks_glide_unless_less_motion_is_wanted(
+    browser: Browser, server: httpx.Client, hopper: str, motion: str
+) -> None:
+    for glided in tab(browser, server, reduced_motion=motion):
+        glided.page.add_init_script(
+            "window.glides = 0; const animate = Element.prototype.animate;"
+            "Element.prototype.animate = function (...given) { window.glides++; return animate.apply(this, given); };"
+        )
+        page = glided.open(hopper)
+        page.locator(f'.try[data-theme="{other_theme(page)}"]').click()
+        glided.says("clicked")
+        assert (page.evaluate("window.glides") > 0) == (motion == "no-preference")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_and_nothing_is_cut_off(
+    browser: Browser, server: httpx.Client, hopper: str, scheme: str, width: int
+) -> None:
+    assert hashlib.sha256(AXE.read_bytes()).hexdigest() == AXE_SHA256
+    for seen in tab(browser, server, color_scheme=scheme, viewport={"width": width, "height": 900}):
+        page = seen.open(hopper)
+        assert seen.violations() == []
+        page.locator(f'.try[data-theme="{other_theme(page)}"]').click()
+        seen.says("clicked")
+        page.locator("summary").click()
+        page.locator(".pick").first.focus()
+        assert seen.violations() == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_refusal_is_said_in_the_services_words(browser: Browser, server: httpx.Client) -> None:
+    url = str(server.base_url).rstrip("/")
+    refused = Opened(browser, url)
+    refused.page.goto(f"{url}/?user={'u' * 300}")
+    expect(refused.page.get_by_role("alert")).to_contain_text("at most 256 characters")
+    refused.context.close()
+    assert refused.complaints  # the browser's own line about a status of 400, and no more
+    assert all("400" in each for each in refused.complaints)
