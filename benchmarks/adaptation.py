@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +174,7 @@ def package_din(data: Path, scratch: Path, serve: Any) -> Path:
 
 def ask(
     data: Path, start: int, hops: Sequence[Hop], bundles: dict[str, Path], scratch: Path, world: World
-) -> tuple[dict[tuple[str, int], dict[str, list[float]]], dict[str, str]]:
+) -> tuple[Mapping[tuple[str, int], Mapping[str, list[float]]], dict[str, str]]:
     """(model, clicks) -> figure -> one value a user; and the models' versions."""
     log = RequestLog.open(data)
     counters = Counters.from_folder(data, log.item_ids, log.histories.user_ids)
@@ -203,7 +203,7 @@ def ask(
                     figures["share"].append(float(np.mean([theme_of[item] == hop.theme for item in items])))
                     figures["worth"].append(float(np.mean([worth[number(item)] for item in items])))
                     figures["auc"].append(float(roc_auc_score(hop.labels, [scores[item] for item in hop.later])))
-    return made, versions
+    return dict(made), versions
 
 
 def _answer(client: httpx.Client, hop: Hop) -> tuple[list[str], dict[str, float]]:
@@ -218,7 +218,7 @@ def popularity(store: Any, item_ids: Sequence[str], at: int) -> dict[str, float]
     """item_id -> clicks of the day before, most first, as the store counts them."""
     _, clicks = store.counters.item_counters.window(store.item_keys(item_ids), at, 0, DAY_US)
     order = np.argsort(-clicks, kind="stable")
-    return {item_ids[row]: float(clicks[row]) for row in order}
+    return {str(item_ids[row]): float(clicks[row]) for row in order.tolist()}
 
 
 def _popular(popular: dict[str, float], hop: Hop, seen: set[str]) -> tuple[list[str], dict[str, float]]:
@@ -237,7 +237,7 @@ def best_possible(world: World, hops: Sequence[Hop]) -> dict[str, float]:
     return {"share": round(float(np.mean(shares)), 4), "worth": round(float(np.mean(worths)), 4)}
 
 
-def summarise(answers: dict[tuple[str, int], dict[str, list[float]]]) -> dict[str, list[dict[str, Any]]]:
+def summarise(answers: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> dict[str, list[dict[str, Any]]]:
     """Model -> one entry a number of clicks: means over users with 95 % intervals, bootstrapped over users."""
     rng = np.random.default_rng(SEED)
     num = len(next(iter(answers.values()))["share"])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from features.sources.simulator import HOUR_MS, LOGIT_BASE, LOGIT_OWN, LOGIT_SESSION, STARTED_AT_MS
 from features.sources.simulator_shelf import Shelf, fill_shelf
-from features.sources.simulator_world import Items, Users, draw_items, draw_users
+from features.sources.simulator_world import Users, WorldItems, draw_items, draw_users
 from features.terms.params import SimulatorParams
 
 Floats = npt.NDArray[np.float64]
@@ -21,9 +21,9 @@ TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class World:
-    """Items and users are numbered as their ids are: u00042 is 42."""
+    """WorldItems and users are numbered as their ids are: u00042 is 42."""
 
-    items: Items
+    items: WorldItems
     users: Users
     shelf: Shelf
 

@@ -62,6 +62,7 @@ ADMITTED_S = 1.0
 log = logging.getLogger("leitmotif")
 
 Request = TypeVar("Request", bound=Message)
+Shown = TypeVar("Shown", bound=RankRequest | RecommendRequest)
 Reply = TypeVar("Reply")
 Work = Callable[[Predictor, Request], Reply]
 
@@ -165,9 +166,7 @@ class Leitmotif:
         await self.remembering.settled(SHOWN_S)
         return await answered(self.in_turn(Predictor.append, request))
 
-    async def _rank(
-        self, work: Work[Request, Answer], request: Request, without: Work[Request, Answer] | None = None
-    ) -> Any:
+    async def _rank(self, work: Work[Shown, Answer], request: Shown, without: Work[Shown, Answer] | None = None) -> Any:
         reply, shown = await self.in_turn(work, request, without)
         self.remembering.look(self.predictor, request)
         if shown is not None and not self.remembering.takes():

@@ -79,7 +79,7 @@ class ItemIndex:
         return rows, cosine_N[rows]
 
 
-def best(score_N: npt.NDArray[np.floating], among_N: Bool, num: int) -> Int64:
+def best(score_N: npt.NDArray[np.number], among_N: Bool, num: int) -> Int64:
     """At most num rows of the greatest scores among some, greatest first, equal ones in order."""
     rows = np.flatnonzero(among_N)
     if 0 < num < len(rows):
