@@ -179,7 +179,8 @@ def ask(
     log = RequestLog.open(data)
     counters = Counters.from_folder(data, log.item_ids, log.histories.user_ids)
     snapshot = read_json(data / "feature_snapshot" / "snapshot.json")
-    theme_of, made = read_themes(data), defaultdict(lambda: defaultdict(list))
+    theme_of = read_themes(data)
+    made: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with replaying(data, snapshot, start, scratch / "replay", counters) as replay, ExitStack() as stack:
         popular = popularity(replay.store, log.item_ids.to_pylist(), start)
         clients = {
@@ -214,7 +215,7 @@ def _answer(client: httpx.Client, hop: Hop) -> tuple[list[str], dict[str, float]
     return [item["item_id"] for item in told["items"]], {item["item_id"]: item["score"] for item in ranked["items"]}
 
 
-def popularity(store: Any, item_ids: Sequence[str], at: int) -> dict[str, float]:
+def popularity(store: Any, item_ids: list[str], at: int) -> dict[str, float]:
     """item_id -> clicks of the day before, most first, as the store counts them."""
     _, clicks = store.counters.item_counters.window(store.item_keys(item_ids), at, 0, DAY_US)
     order = np.argsort(-clicks, kind="stable")

@@ -119,7 +119,7 @@ def _case(predictor: Predictor, world: World, told: dict, row: int, clicked: set
     offered = np.flatnonzero(moment.offers.on_offer_N)
     logit_N = np.full(len(item_ids), -np.inf)
     _, scores = predictor.score(
-        request.user_id, predictor.events(request.user_id), [item_ids[each] for each in offered], at
+        request.user_id, predictor.events(request.user_id), [item_ids[int(each)] for each in offered], at
     )
     logit_N[offered] = scores.logit_M
     numbers = np.array([number(name) for name in item_ids])
@@ -245,7 +245,7 @@ def times(predictor: Predictor, cases: list[Case]) -> dict[str, float]:
     taken: dict[str, list[float]] = defaultdict(list)
     for case in cases[:200]:
         item_ids = predictor.bundle.index.item_ids
-        offered = [item_ids[row] for row in np.flatnonzero(case.among_N)]
+        offered = [item_ids[row] for row in np.flatnonzero(case.among_N).tolist()]
         events = predictor.events(case.request.user_id)
         work: dict[str, Callable[[], Any]] = {
             "recommend": lambda case=case: recommend(predictor, case.request),

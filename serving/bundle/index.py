@@ -46,7 +46,7 @@ NORM_FLOOR = 1e-12
 class ItemIndex:
     """The catalogue, searchable. A row is an item's place in the vocabulary."""
 
-    item_ids: Sequence[str]
+    item_ids: list[str]
     row_of: Mapping[str, int]
     index_N: Int64  # item_index, as the model numbers items
     vector_ND: Float32  # the model's own embedding of an item
@@ -79,7 +79,7 @@ class ItemIndex:
         return rows, cosine_N[rows]
 
 
-def best(score_N: npt.NDArray[np.floating], among_N: Bool, num: int) -> Int64:
+def best(score_N: npt.NDArray[np.number], among_N: Bool, num: int) -> Int64:
     """At most num rows of the greatest scores among some, greatest first, equal ones in order."""
     rows = np.flatnonzero(among_N)
     if 0 < num < len(rows):
