@@ -179,7 +179,8 @@ def ask(
     log = RequestLog.open(data)
     counters = Counters.from_folder(data, log.item_ids, log.histories.user_ids)
     snapshot = read_json(data / "feature_snapshot" / "snapshot.json")
-    theme_of, made = read_themes(data), defaultdict(lambda: defaultdict(list))
+    theme_of = read_themes(data)
+    made: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with replaying(data, snapshot, start, scratch / "replay", counters) as replay, ExitStack() as stack:
         popular = popularity(replay.store, log.item_ids.to_pylist(), start)
         clients = {
@@ -214,7 +215,7 @@ def _answer(client: httpx.Client, hop: Hop) -> tuple[list[str], dict[str, float]
     return [item["item_id"] for item in told["items"]], {item["item_id"]: item["score"] for item in ranked["items"]}
 
 
-def popularity(store: Any, item_ids: Sequence[str], at: int) -> dict[str, float]:
+def popularity(store: Any, item_ids: list[str], at: int) -> dict[str, float]:
     """item_id -> clicks of the day before, most first, as the store counts them."""
     _, clicks = store.counters.item_counters.window(store.item_keys(item_ids), at, 0, DAY_US)
     order = np.argsort(-clicks, kind="stable")
@@ -288,22 +289,19 @@ def draw(report: dict[str, Any], path: Path) -> None:
         (axes[1], "auc", "AUC of /rank on what\nwas shown later"),
     )
     for axis, figure_name, title in panels:
-        for name, entries in report["after_clicks"].items():
+        for name, entries in ((name, report["after_clicks"][name]) for name in NAMES):
             clicks = [entry["clicks"] for entry in entries]
             low, high = zip(*(entry[f"{figure_name}_95"] for entry in entries), strict=True)
             axis.fill_between(clicks, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
             axis.plot(clicks, [entry[figure_name] for entry in entries], "o-", color=COLOURS[name], label=NAMES[name])
         axis.set(xticks=range(NUM_CLICKS + 1), xlabel="clicks in the new theme", title=title)
     axes[0].set_ylim(bottom=0)
-    axes[0].axhline(report["best_possible"]["share"], color="#333333", linestyle=":", linewidth=1)
+    best = report["best_possible"]["share"]
+    axes[0].axhline(best, color="#333333", linestyle=":", linewidth=1)
     axes[0].annotate(
-        "most likely clicks, theme known",
-        (NUM_CLICKS, report["best_possible"]["share"]),
-        ha="right",
-        va="bottom",
-        fontsize=8,
+        "the likeliest clicks of all, by one who knows", (NUM_CLICKS, best), ha="right", va="top", fontsize=7
     )
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.4))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 

@@ -119,7 +119,7 @@ def _case(predictor: Predictor, world: World, told: dict, row: int, clicked: set
     offered = np.flatnonzero(moment.offers.on_offer_N)
     logit_N = np.full(len(item_ids), -np.inf)
     _, scores = predictor.score(
-        request.user_id, predictor.events(request.user_id), [item_ids[each] for each in offered.tolist()], at
+        request.user_id, predictor.events(request.user_id), [item_ids[int(each)] for each in offered], at
     )
     logit_N[offered] = scores.logit_M
     numbers = np.array([number(name) for name in item_ids])

@@ -46,7 +46,7 @@ NORM_FLOOR = 1e-12
 class ItemIndex:
     """The catalogue, searchable. A row is an item's place in the vocabulary."""
 
-    item_ids: Sequence[str]
+    item_ids: list[str]
     row_of: Mapping[str, int]
     index_N: Int64  # item_index, as the model numbers items
     vector_ND: Float32  # the model's own embedding of an item
