@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from features.encoding.as_of import NEVER
+from features.encoding.as_of import END_OF_TIME
 from features.encoding.item_codes import item_codes
 from features.online.store import OnlineStore
 from features.terms.convention import micros
@@ -34,7 +34,7 @@ class Offers(NamedTuple):
 
     on_offer_N: Bool
     clicks_N: Int64  # within retrieval.popular_s
-    born_N: Int64  # us, when an item was published or first seen; NEVER: neither is known yet
+    born_N: Int64  # us, when an item was published or first seen; END_OF_TIME: neither is known yet
     new_N: Bool
     routing_NT: Float32  # by who read an item too, where the model reads that; T is 0 of a model without themes
 
@@ -64,12 +64,13 @@ class Offering:
         shows_lag, clicks_lag = micros(spec.shows_lag_s), micros(spec.clicks_lag_s)
         _, clicks_N = table.window(keys, at, clicks_lag, micros(params.popular_s))
         first_N = table.first_seen(keys)
-        first_N = np.where(first_N < at - shows_lag, first_N, NEVER)
-        published_N = pc.fill_null(index.catalogue["published_at"], NEVER).to_numpy()
-        born_N = np.minimum(first_N, np.where(published_N < at, published_N, NEVER))
-        is_new_N = (born_N != NEVER) & (born_N >= at - micros(params.new_s))
+        first_N = np.where(first_N < at - shows_lag, first_N, END_OF_TIME)
+        published_N = pc.fill_null(index.catalogue["published_at"], END_OF_TIME).to_numpy()
+        born_N = np.minimum(first_N, np.where(published_N < at, published_N, END_OF_TIME))
+        is_new_N = (born_N != END_OF_TIME) & (born_N >= at - micros(params.new_s))
+        is_shown_N = _is_shown(params, table.last_seen(keys, at - shows_lag), at)
         return Offers(
-            on_offer_N=(born_N != NEVER) & (is_new_N | _is_shown(params, table.last_seen(keys, at - shows_lag), at)),
+            on_offer_N=(born_N != END_OF_TIME) & (is_new_N | is_shown_N),
             clicks_N=clicks_N,
             born_N=born_N,
             new_N=is_new_N,
@@ -82,7 +83,7 @@ class Offering:
 
 
 def _is_shown(params: RetrievalParams, last_N: Int64, at: int) -> Bool:
-    """Whether an item was shown lately. One that never was has a last show of NEVER."""
+    """Whether an item was shown lately. One that never was has a last show of END_OF_TIME."""
     if params.idle_s is None:
         return np.ones(len(last_N), bool)
-    return (last_N != NEVER) & (last_N >= at - micros(params.idle_s))
+    return (last_N != END_OF_TIME) & (last_N >= at - micros(params.idle_s))
