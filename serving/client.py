@@ -18,6 +18,8 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.errors import shorten
+from serving.answering.catalogue import CatalogueItem, ItemsReply, SimilarReply
+from serving.answering.recommend import RecommendReply
 from serving.answering.refusal import RETRY_AFTER_S, read_refusal
 from serving.answering.requests import EventIn, EventsReply, RankReply, RequestContext
 from serving.answering.users import ThemesReply, UsersReply
@@ -92,9 +94,23 @@ class Client:
             "POST", "/rank", RankReply, asked | {"preview": preview, "explain": explain, "suppose": list(suppose)}
         )
 
-    def recommend(self, user_id: str, k: int = 20, **more: Any) -> dict[str, Any]:
-        """Items for a user, found and ranked. more: at, context, diversity, exclude_seen, preview."""
-        return self._object("POST", "/recommend", {"user_id": user_id, "k": k, **more})
+    def recommend(
+        self,
+        user_id: str,
+        *,
+        k: int = 20,
+        at: str | None = None,
+        context: RequestContext | Mapping[str, Any] | None = None,
+        diversity: float | None = None,
+        exclude_seen: bool = True,
+        preview: bool = False,
+        suppose: Sequence[str] = (),
+    ) -> RecommendReply:
+        """Items found for a user, ranked and mixed. diversity: None: the bundle's own."""
+        told = context.model_dump() if isinstance(context, RequestContext) else context
+        asked = {"user_id": user_id, "k": k, "at": at, "context": told, "diversity": diversity}
+        asked |= {"exclude_seen": exclude_seen, "preview": preview, "suppose": list(suppose)}
+        return self._message("POST", "/recommend", RecommendReply, asked)
 
     def events(self, events: Iterable[EventIn]) -> EventsReply:
         """Tell what happened; durable when this returns.
@@ -116,13 +132,13 @@ class Client:
         """Users whose id begins so."""
         return self._message("GET", "/users", UsersReply, prefix=prefix, limit=limit).users
 
-    def similar(self, item_id: str, k: int = 20) -> dict[str, Any]:
-        """The items nearest to one."""
-        return self._object("GET", f"/items/{_segment(item_id)}/similar", k=k)
+    def similar(self, item_id: str, k: int = 20) -> SimilarReply:
+        """The items nearest to one, among those on offer."""
+        return self._message("GET", f"/items/{_segment(item_id)}/similar", SimilarReply, k=k)
 
-    def items(self, item_ids: Sequence[str]) -> dict[str, Any]:
-        """What the bundle knows of items."""
-        return self._object("GET", "/items", ids=",".join(item_ids))
+    def items(self, item_ids: Sequence[str]) -> list[CatalogueItem]:
+        """What the bundle knows of items. Ids with a comma cannot be asked for."""
+        return self._message("GET", "/items", ItemsReply, ids=",".join(item_ids)).items
 
     def info(self) -> dict[str, Any]:
         """What is being served, and its limits."""

@@ -96,7 +96,7 @@ async def info(_: HttpRequest) -> JSONResponse:
 async def docs(_: HttpRequest) -> JSONResponse:
     """GET /docs.json: what may be asked, as OpenAPI."""
     told = limits()
-    bounds = Bounds(told.max_candidates, told.max_events, told.max_id_length)
+    bounds = Bounds(told.max_candidates, told.max_events, told.max_id_length, told.retrieval.num_candidates)
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from contracts.errors import shorten
 from serving.answering.predictor import Predictor
@@ -14,10 +14,15 @@ MAX_ITEMS = 1000
 """Of one answer."""
 
 
+def _parted(value: object) -> object:
+    """A query's list is parted by commas."""
+    return [each for each in value.split(",") if each] if isinstance(value, str) else value
+
+
 class ItemsRequest(Message):
     """Items by their ids, in the order given; each once."""
 
-    ids: Annotated[list[Id], Field(min_length=1)]
+    ids: Annotated[list[Id], BeforeValidator(_parted), Field(min_length=1)]
 
 
 class CatalogueItem(Message):

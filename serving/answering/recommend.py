@@ -3,7 +3,7 @@
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from features.encoding.asked import NO_CONTEXT, Context
 from serving.answering import candidates
@@ -20,8 +20,8 @@ from serving.answering.requests import (
     RankRequest,
     RequestContext,
     Supposed,
+    Time,
     check_id,
-    check_time,
     to_iso,
     to_microseconds,
     too_large,
@@ -40,7 +40,7 @@ class RecommendRequest(Message):
 
     user_id: Id
     k: Annotated[int, Field(strict=True, ge=1)] = 20  # answers wanted, of serve.retrieval.num_candidates at most
-    at: Annotated[str, BeforeValidator(check_time)] | None = None
+    at: Time | None = None
     context: RequestContext | None = None
     diversity: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None = None
     """How much the list's shares of themes count beside the scores (shares.py); null: serve.retrieval.diversity."""

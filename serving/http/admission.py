@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from serving.answering.explaining import MAX_EXPLAINED
+from serving.answering.recommend import RecommendRequest
 from serving.answering.refusal import Refusal
 from serving.answering.requests import EventsRequest, Message, RankRequest
 
@@ -19,6 +20,8 @@ EVENTS_OF_A_UNIT = 30
 EXPLAINED = 8.0
 """Units of reasons, of however few items: all of them are scored once for each event that may have carried one."""
 EXPLAINED_OF_A_UNIT = 10
+RECOMMENDED = 4.0
+"""Units of a recommendation: the history is read twice, and some hundred candidates are ranked."""
 FIRST_UNIT_S = 0.007
 """Until something was computed."""
 LEARNT = 0.1
@@ -80,4 +83,4 @@ def weigh(message: Message) -> float:
         return plain + (EXPLAINED + explained / EXPLAINED_OF_A_UNIT if message.explain else 0)
     if isinstance(message, EventsRequest):
         return 1 + len(message.events) / EVENTS_OF_A_UNIT
-    return 2
+    return RECOMMENDED if isinstance(message, RecommendRequest) else 1

@@ -45,6 +45,10 @@ RANK = Example(
         "snapshot_id": SNAPSHOT,
     },
 )
+RECOMMEND = Example(
+    {"user_id": "u00042", "k": 1, "diversity": 0.3, "preview": True},
+    RANK.reply | {"items": [RANK.reply["items"][0] | {"reasons": None, "source": "theme"}], "cold_start_items": []},
+)
 EVENTS = Example(
     {"events": [{"user_id": "u00042", "item_id": "i01923", "event_id": "click-7"}]},
     {"events": [{"event_id": "click-7", "fate": "new", "differs": []}], "num_new": 1},
@@ -73,5 +77,8 @@ THEMES = Example(
         "events": [{"item_id": "i01923", "occurred_at": "2024-01-08T07:15:26.390000Z", "theme": 0}],
     },
 )
+KNOWN = {"item_id": "i01923", "title": "The Apartment", "theme": 0, "theme_name": "comedy, romance"}
+ITEMS = Example({"ids": ["i01923"]}, {"items": [KNOWN | {"categories": ["comedy", "romance"], "known": True}]})
+SIMILAR = Example({"item_id": "i00001", "k": 1}, {"item_id": "i00001", "items": [KNOWN | {"similarity": 0.87}]})
 INFO = Example({}, {"model_version": "3f2a9c41d07b", "snapshot_id": SNAPSHOT, "clock": "log_end", "num_items": 2500})
 NOTHING = Example({}, None)

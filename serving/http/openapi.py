@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.answering.catalogue import MAX_ITEMS, ItemsReply, ItemsRequest, SimilarReply, SimilarRequest
+from serving.answering.recommend import RecommendReply, RecommendRequest
 from serving.answering.refusal import CODES, JSON, RETRY_AFTER_S
 from serving.answering.requests import ID_PATTERN, EventsReply, EventsRequest, Message, RankReply, RankRequest
 from serving.answering.users import ThemesReply, ThemesRequest, UsersReply, UsersRequest
@@ -65,11 +67,20 @@ class Operation(NamedTuple):
 
 OPERATIONS = (
     Operation("post", "/rank", "rank", "The candidates in order", RankRequest, RankReply, POSTED, examples.RANK),
+    Operation(
+        "post", "/recommend", "recommend", "Items found for a user, ranked and mixed",
+        RecommendRequest, RecommendReply, POSTED, examples.RECOMMEND,
+    ),
     Operation("post", "/events", "events", "Tell what happened", EventsRequest, EventsReply, POSTED, examples.EVENTS),
     Operation("get", "/users", "users", "Users by prefix", UsersRequest, UsersReply, COMPUTED, examples.USERS),
     Operation(
         "get", "/users/{user_id}/themes", "themes", "A user's sessions with their themes, and the active theme",
         ThemesRequest, ThemesReply, COMPUTED, examples.THEMES,
+    ),
+    Operation("get", "/items", "items", "What is known of items", ItemsRequest, ItemsReply, COMPUTED, examples.ITEMS),
+    Operation(
+        "get", "/items/{item_id}/similar", "similar", "The items nearest to one, among those on offer",
+        SimilarRequest, SimilarReply, COMPUTED, examples.SIMILAR,
     ),
     Operation("get", "/info", "info", "What is being served, and its limits", None, None, (), examples.INFO),
     Operation("get", "/livez", "livez", "Whether the process lives", None, None, (), examples.NOTHING, "text/plain"),
@@ -84,6 +95,7 @@ class Bounds(NamedTuple):
     max_candidates: int
     max_events: int
     max_id_length: int
+    max_recommended: int
 
 
 @lru_cache(maxsize=4)
@@ -117,6 +129,9 @@ def _bound(schemas: Mapping[str, Any], bounds: Bounds) -> None:
     """Limits are the bundle's, which no message knows."""
     schemas["RankRequest"]["properties"]["candidates"]["maxItems"] = bounds.max_candidates
     schemas["EventsRequest"]["properties"]["events"]["maxItems"] = bounds.max_events
+    schemas["RecommendRequest"]["properties"]["k"]["maximum"] = bounds.max_recommended
+    schemas["ItemsRequest"]["properties"]["ids"]["maxItems"] = MAX_ITEMS
+    schemas["SimilarRequest"]["properties"]["k"]["maximum"] = MAX_ITEMS
     for node in _nodes(schemas):
         if node.get("pattern") == ID_PATTERN:
             node["maxLength"] = bounds.max_id_length
@@ -172,7 +187,9 @@ def _parameters(each: Operation, schema: Mapping[str, Any]) -> list[dict[str, An
     found = []
     for name, described in schema["properties"].items():
         is_path = f"{{{name}}}" in each.path
-        told = {"name": name, "in": "path" if is_path else "query", "required": is_path, "schema": _plain(described)}
+        told: dict[str, Any] = {"name": name, "in": "path" if is_path else "query", "schema": _plain(described)}
+        told["required"] = name in schema.get("required", ())
+        told |= {"style": "form", "explode": False} if told["schema"].get("type") == "array" else {}
         found.append(told | ({"example": each.example.asked[name]} if name in each.example.asked else {}))
     return found
 

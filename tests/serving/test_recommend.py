@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
-from features.encoding.as_of import NEVER
+from features.encoding.as_of import END_OF_TIME
 from serving.answering.offers import STEP_US
 from serving.answering.predictor import Predictor
 from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
@@ -66,7 +66,7 @@ def test_only_what_is_on_offer_is_recommended(predictor: Predictor) -> None:
     assert (published <= golden.at).all()
     idle_us = (limits.retrieval.idle_s or 0) * 1e6
     fresh = published >= golden.at - limits.retrieval.new_s * 1e6 - STEP_US
-    assert (fresh | ((seen != NEVER) & (seen >= golden.at - idle_us - 2 * STEP_US))).all()
+    assert (fresh | ((seen != END_OF_TIME) & (seen >= golden.at - idle_us - 2 * STEP_US))).all()
     assert len(table.first_seen(predictor.store.item_keys(predictor.bundle.index.item_ids))) > len(keys)
 
 
