@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, help="how many answers (default: all)")
     parser.add_argument("--at", help="ISO time with a time zone (default: the service's clock)")
     parser.add_argument("--context", help='JSON of the request itself, such as \'{"reading_item_id": "i00001"}\'')
+    parser.add_argument("--explain", action="store_true", help="say of each item why it stands where it stands")
     parser.add_argument("--keep", action="store_true", help="remember it as shown: unclicked, it becomes training data")
     options = parser.parse_args()
     try:
@@ -40,6 +41,7 @@ def main() -> None:
             "user_id": options.user or longest_history(snapshot),
             "candidates": options.candidates or draw_candidates(snapshot, options.num),
             "preview": not options.keep,
+            "explain": options.explain,
         }
         request |= {name: value for name in ("k", "at") if (value := getattr(options, name)) is not None}
         request |= {"context": parse_context(options.context)} if options.context is not None else {}
@@ -117,7 +119,8 @@ def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
     themes = "; ".join(f"{theme['name']} ({theme['share']:.0%})" for theme in reply["themes"])
     lines = [
         f"user {reply['user_id']} at {reply['at']}: {history['length']} events, newest {history['newest_event_at']}"
-        + (" (cold start)" if reply["cold_start_user"] else ""),
+        + (" (cold start)" if reply["cold_start_user"] else "")
+        + (": the online store does not answer" if history["store_away"] else ""),
         f"now in {themes or 'no theme (none yet, or the model has none)'}",
         f"model {reply['model_version']}, snapshot {reply['snapshot_id'][:12]}",
         "",
@@ -128,7 +131,14 @@ def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
         match = "" if item["match"] is None else f"{item['match']:.2f}"
         title = titles.get(item["item_id"], "")[:TITLE_WIDTH]
         lines.append(f"{rank:>4}  {item['item_id']:<14} {item['score']:>7.4f} {match:>6}  {name:<24} {title}")
+        lines += [f"      {_because(item['reasons'])}"] if item["reasons"] else []
     return "\n".join(lines)
+
+
+def _because(reasons: dict[str, Any]) -> str:
+    parts = ", ".join(f"{name} {part:+.2f}" for name, part in reasons["contributions"].items())
+    carried = ", ".join(f"{each['item_id']} ({each['share']:+.3f})" for each in reasons["history"])
+    return parts + (f"; carried by {carried}" if carried else "")
 
 
 def _read(path: Path, columns: list[str]) -> Any:

@@ -18,7 +18,7 @@ DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
-class Piece:
+class CounterPiece:
     """One partition of the counters."""
 
     partition: Partition  # of the rows' own times
@@ -30,7 +30,7 @@ def plan(
     files: Mapping[Partition, Path],
     bucket_us: int,
     basis: str,
-) -> list[Piece]:
+) -> list[CounterPiece]:
     """The pieces in order of time.
 
     An event is counted from when it was known on, and at the end of its bucket: that may lie in a later partition than
@@ -44,7 +44,7 @@ def plan(
     pieces, before = [], basis
     for partition in sorted(sources):
         before = key_of(before, partition.name, [hashes[source] for source in sources[partition]])
-        pieces.append(Piece(partition, tuple(files[source] for source in sources[partition]), before))
+        pieces.append(CounterPiece(partition, tuple(files[source] for source in sources[partition]), before))
     return pieces
 
 

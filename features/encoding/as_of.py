@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 
-NEVER = np.iinfo(np.int64).max
+END_OF_TIME = np.iinfo(np.int64).max
 """The time of what did not happen: first_seen, last_seen and last_clicked of a key that was not."""
 
 
@@ -25,11 +25,11 @@ class AsOfCounts(Protocol):
         ...
 
     def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
-        """The time of each key's newest row with a show strictly before its time; NEVER where there is none."""
+        """The time of each key's newest row with a show strictly before its time; END_OF_TIME where there is none."""
         ...
 
     def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
-        """The time of each key's newest row with a click strictly before its time; NEVER where there is none."""
+        """The time of each key's newest row with a click strictly before its time; END_OF_TIME where there is none."""
         ...
 
     def window(self, keys: npt.ArrayLike, at_us: npt.ArrayLike, lag_us: int, window_us: int) -> tuple[Int64, Int64]:
@@ -37,7 +37,7 @@ class AsOfCounts(Protocol):
         ...
 
     def first_seen(self, keys: npt.ArrayLike) -> Int64:
-        """The time of each key's first row; NEVER where it has none."""
+        """The time of each key's first row; END_OF_TIME where it has none."""
         ...
 
 
@@ -93,19 +93,21 @@ class AsOfCounter:
         return np.where(found, self.shows[row], 0), np.where(found, self.clicks[row], 0)
 
     def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
-        """The time of each key's newest row with a show strictly before its time; NEVER where there is none."""
+        """The time of each key's newest row with a show strictly before its time; END_OF_TIME where there is none."""
         row, found = self._newest_row(keys, at_us)
         if not len(self.packed):
-            return np.full(row.shape, NEVER)
+            return np.full(row.shape, END_OF_TIME)
         if self.shown_row is not None:  # a click that became known later than its show has a row of its own
             row = self.shown_row[row]
             found &= row >= 0
-        return np.where(found, self.times[self.packed[row] % (len(self.times) + 1)], NEVER)
+        return np.where(found, self.times[self.packed[row] % (len(self.times) + 1)], END_OF_TIME)
 
     def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
-        """The time of each key's newest row with a click strictly before its time; NEVER where there is none."""
+        """The time of each key's newest row with a click strictly before its time; END_OF_TIME where there is none."""
         row, found = self._newest_row(keys, at_us)
-        return np.where(found, self.clicked_at[row], NEVER) if len(self.packed) else np.full(row.shape, NEVER)
+        return (
+            np.where(found, self.clicked_at[row], END_OF_TIME) if len(self.packed) else np.full(row.shape, END_OF_TIME)
+        )
 
     def window(self, keys: npt.ArrayLike, at_us: npt.ArrayLike, lag_us: int, window_us: int) -> tuple[Int64, Int64]:
         """(shows, clicks) in [t - lag - window, t - lag): the difference of two reads."""
@@ -115,13 +117,13 @@ class AsOfCounter:
         return new_shows - old_shows, new_clicks - old_clicks
 
     def first_seen(self, keys: npt.ArrayLike) -> Int64:
-        """The time of each key's first row; NEVER where it has none."""
+        """The time of each key's first row; END_OF_TIME where it has none."""
         keys = np.asarray(keys, np.int64)
         if len(self.packed) == 0:
-            return np.full(keys.shape, NEVER)
+            return np.full(keys.shape, END_OF_TIME)
         first, known = self._first_slot(keys)
         row = np.minimum(np.searchsorted(self.packed, first, side="left"), len(self.packed) - 1)
-        return np.where(known, self.times[np.where(known, self.packed[row] - first, 0)], NEVER)
+        return np.where(known, self.times[np.where(known, self.packed[row] - first, 0)], END_OF_TIME)
 
     def _newest_row(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, npt.NDArray[np.bool_]]:
         """The row that is newest strictly before each time, and whether there is one."""
@@ -141,10 +143,10 @@ class AsOfCounter:
 
     @cached_property
     def clicked_at(self) -> Int64:
-        """The time of the newest row with a click of the row's key, that row included; NEVER: none yet. One a row."""
+        """The time of the newest row with a click of the row's key, that row included; END_OF_TIME: none. One a row."""
         newest = self._newest_with(self.clicks)
         time = self.packed[newest] % (len(self.times) + 1) if len(newest) else newest
-        return np.where(newest >= 0, self.times[time] if len(time) else time, NEVER)
+        return np.where(newest >= 0, self.times[time] if len(time) else time, END_OF_TIME)
 
     def _newest_with(self, counts: npt.NDArray[np.integer]) -> Int64:
         """[rows] the newest row of the row's key at which a count grew, that row included; -1: none yet."""
@@ -192,10 +194,10 @@ class SummedCounts:
         return sum(shows for shows, _ in pairs), sum(clicks for _, clicks in pairs)  # pyright: ignore
 
     def first_seen(self, keys: npt.ArrayLike) -> Int64:
-        """As AsOfCounter.first_seen: the oldest of the parts; NEVER is greater than any time."""
+        """As AsOfCounter.first_seen: the oldest of the parts; END_OF_TIME is greater than any time."""
         return np.minimum.reduce([part.first_seen(keys) for part in self.parts])
 
 
 def _newest(times: Sequence[Int64]) -> Int64:
-    newest = np.maximum.reduce([np.where(each == NEVER, -NEVER, each) for each in times])
-    return np.where(newest == -NEVER, NEVER, newest)
+    newest = np.maximum.reduce([np.where(each == END_OF_TIME, -END_OF_TIME, each) for each in times])
+    return np.where(newest == -END_OF_TIME, END_OF_TIME, newest)

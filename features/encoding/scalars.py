@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from features.encoding.as_of import NEVER, AsOfCounts
+from features.encoding.as_of import END_OF_TIME, AsOfCounts
 from features.encoding.asked import NO_KEY, Asked
 from features.encoding.coclicks import Coclicks
 from features.encoding.counters import Counters
@@ -114,7 +114,7 @@ def _of_items(spec: FeatureSpec, table: AsOfCounts, items: Int64, at: Int64) -> 
     short, long = _trend_scopes(spec)
     span = _seconds(spec, long) / _seconds(spec, short)
     first = table.first_seen(items)
-    first_seen = np.where(first < shows_at, first, NEVER)
+    first_seen = np.where(first < shows_at, first, END_OF_TIME)
     columns = {f"item_shows_{scope}": np.log1p(shows[row]) for row, scope in enumerate(spec.scopes)}
     columns |= {f"item_clicks_{scope}": np.log1p(clicks[row]) for row, scope in enumerate(spec.scopes)}
     columns |= {f"item_rate_{scope}": rates[row] for row, scope in enumerate(spec.scopes)}
@@ -193,8 +193,8 @@ def _seconds(spec: FeatureSpec, row: int) -> float:
 
 def _log_hours(at: Int64, then: Int64) -> Floats:
     """log1p of the hours since a time, at most OLDEST_HOURS; as old as that where it never was."""
-    hours = (at - np.where(then == NEVER, at, then)) / US_PER_HOUR
-    return np.log1p(np.where(then == NEVER, OLDEST_HOURS, np.minimum(hours, OLDEST_HOURS)))
+    hours = (at - np.where(then == END_OF_TIME, at, then)) / US_PER_HOUR
+    return np.log1p(np.where(then == END_OF_TIME, OLDEST_HOURS, np.minimum(hours, OLDEST_HOURS)))
 
 
 def _stack(names: tuple[str, ...], columns: Mapping[str, npt.NDArray[Any]], num_rows: int) -> Float32:

@@ -15,7 +15,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Events:
+class KeyedEvents:
     """Events of one user by (occurred_at, item_id, event_key). All of one length.
 
     A key is there once, or twice where a show and its click, known later, are both events.
@@ -30,9 +30,9 @@ class Events:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def take(self, rows: Int64) -> "Events":
+    def take(self, rows: Int64) -> "KeyedEvents":
         """Some rows, in another order."""
-        return Events(
+        return KeyedEvents(
             [self.item_ids[row] for row in rows.tolist()],
             self.occurred_at[rows],
             self.labels[rows],
@@ -40,9 +40,9 @@ class Events:
             self.session_keys[rows],
         )
 
-    def cut(self, rows: slice) -> "Events":
+    def cut(self, rows: slice) -> "KeyedEvents":
         """A run of rows."""
-        return Events(
+        return KeyedEvents(
             self.item_ids[rows],
             self.occurred_at[rows],
             self.labels[rows],
@@ -50,9 +50,9 @@ class Events:
             self.session_keys[rows],
         )
 
-    def then(self, later: "Events") -> "Events":
+    def then(self, later: "KeyedEvents") -> "KeyedEvents":
         """These, and behind them those."""
-        return Events(
+        return KeyedEvents(
             self.item_ids + later.item_ids,
             np.concatenate([self.occurred_at, later.occurred_at]),
             np.concatenate([self.labels, later.labels]),
@@ -66,16 +66,16 @@ class Events:
 
 
 @dataclass(frozen=True)
-class History:
+class NewestEvents:
     """A user's newest events and their sessions."""
 
-    events: Events  # at least one
+    events: KeyedEvents  # at least one
     sessions: Int64  # from 0 at the oldest of these events
 
 
-def live_events(events: Sequence[LiveEvent]) -> Events:
+def live_events(events: Sequence[LiveEvent]) -> KeyedEvents:
     """Of one user, as a tail's histories() gives them."""
-    return Events(
+    return KeyedEvents(
         [event.item_id for event in events],
         np.array([event.counts_from for event in events], np.int64),
         np.array([event.label for event in events], np.float32),
@@ -84,7 +84,7 @@ def live_events(events: Sequence[LiveEvent]) -> Events:
     )
 
 
-def merge(base: History | None, live: Events, rule: SessionRule, max_length: int) -> History | None:
+def merge(base: NewestEvents | None, live: KeyedEvents, rule: SessionRule, max_length: int) -> NewestEvents | None:
     """Both as one history of at most max_length events; base itself where live adds nothing to it.
 
     An event on both sides has the larger of its labels: an outcome that is not in the base yet, or no longer live.
@@ -100,12 +100,14 @@ def merge(base: History | None, live: Events, rule: SessionRule, max_length: int
     return _numbered(_in_order(stored, live), rule, max_length) if len(live) else base
 
 
-def _numbered(events: Events, rule: SessionRule, max_length: int) -> History:
+def _numbered(events: KeyedEvents, rule: SessionRule, max_length: int) -> NewestEvents:
     events = events.cut(slice(max(len(events) - max_length, 0), None))
-    return History(events, number_sessions(rule, np.arange(len(events)) == 0, events.occurred_at, events.session_keys))
+    return NewestEvents(
+        events, number_sessions(rule, np.arange(len(events)) == 0, events.occurred_at, events.session_keys)
+    )
 
 
-def _rank(events: Events, place: tuple[int, str, int]) -> int:
+def _rank(events: KeyedEvents, place: tuple[int, str, int]) -> int:
     """How many of them come before a place."""
     row, end = np.searchsorted(events.occurred_at, place[0], "left"), len(events)
     while row < end and events.place(int(row)) < place:
@@ -113,7 +115,7 @@ def _rank(events: Events, place: tuple[int, str, int]) -> int:
     return int(row)
 
 
-def _each_once(stored: Events, live: Events) -> tuple[Events, Events]:
+def _each_once(stored: KeyedEvents, live: KeyedEvents) -> tuple[KeyedEvents, KeyedEvents]:
     """Without what both hold: of such an event the side with the larger label keeps it, of equals the stored one.
 
     A click and its show are one event where they are of one time.
@@ -136,11 +138,11 @@ def _each_once(stored: Events, live: Events) -> tuple[Events, Events]:
     return (stored.take(np.delete(np.arange(len(stored)), np.array(stale, np.int64))) if stale else stored), live
 
 
-def _name(events: Events, row: int) -> tuple[int, bool]:
+def _name(events: KeyedEvents, row: int) -> tuple[int, bool]:
     return int(events.event_keys[row]), bool(events.labels[row] >= CLICKED)
 
 
-def _in_order(stored: Events, live: Events) -> Events:
+def _in_order(stored: KeyedEvents, live: KeyedEvents) -> KeyedEvents:
     """The union of two runs that are in order. What is older than all that is live stays as it is."""
     older = int(np.searchsorted(stored.occurred_at, live.occurred_at[0], "left"))
     newer = stored.cut(slice(older, None))

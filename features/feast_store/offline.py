@@ -47,7 +47,7 @@ from features.terms.convention import micros
 
 Int64 = npt.NDArray[np.int64]
 
-NEVER = np.iinfo(np.int64).min
+BEFORE_TIME = np.iinfo(np.int64).min
 """The time of a row without one: nothing was known."""
 
 
@@ -163,7 +163,7 @@ def retrieve_as_of(
 
     by_arrival: a row is not known before its created timestamp either, where the source has one.
     """
-    at = entities[time].cast(pa.int64()).fill_null(NEVER).to_numpy()
+    at = entities[time].cast(pa.int64()).fill_null(BEFORE_TIME).to_numpy()
     columns: dict[str, pa.ChunkedArray] = {}
     groups: dict[tuple[Any, ...], list[AskedView]] = {}
     for each in asked:
@@ -193,7 +193,7 @@ def _join(
     fact_at = facts["at"].to_numpy()
     created = facts["created"] if source.created_timestamp_column else None
     join = AsOfJoin(backend.con, keys, fact_at, created, by_arrival and created is not None)
-    join.ask(np.where(at == NEVER, UNKNOWN_KEY, asking), at)
+    join.ask(np.where(at == BEFORE_TIME, UNKNOWN_KEY, asking), at)
     columns: dict[str, pa.ChunkedArray] = {}
     for each in views:
         chosen = join.newest(each.back_us)
@@ -238,7 +238,9 @@ def _cut(entities: pa.Table, at: Int64, asked: AskedView) -> dict[str, pa.Chunke
     if not folder.is_dir():
         raise InputError(f"{name} is cut from {folder}, which is not there. `make run` makes it, `make pull` gets it.")
     (user,) = asked.keys.values()
-    before = np.where(at == NEVER, NEVER, at - asked.back_us + 1)  # up to and with a time: strictly before the next
+    before = np.where(
+        at == BEFORE_TIME, BEFORE_TIME, at - asked.back_us + 1
+    )  # up to and with a time: strictly before the next
     found = cut_histories(folder, entities[user], before, int(tags["max_length"]), asked.features)
     return {named: found[feature] for feature, named in zip(asked.features, asked.names, strict=True)}
 

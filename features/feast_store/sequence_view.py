@@ -10,7 +10,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, StringList, Value
 
 from contracts.errors import InputError
-from features.feast_store.merge import Events, History, live_events, merge
+from features.feast_store.merge import KeyedEvents, NewestEvents, live_events, merge
 from features.sealed.event import LiveEvent
 from features.terms.sessions import SessionRule, number_sessions
 
@@ -20,7 +20,7 @@ Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """What Feast writes of one entity: key, features, event timestamp, created."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-ENCODE: dict[str, Callable[[History], Value]] = {
+ENCODE: dict[str, Callable[[NewestEvents], Value]] = {
     "item_ids": lambda history: Value(string_list_val=StringList(val=history.events.item_ids)),
     "occurred_at": lambda history: Value(int64_list_val=Int64List(val=history.events.occurred_at.tolist())),
     "labels": lambda history: Value(float_list_val=FloatList(val=history.events.labels.tolist())),
@@ -119,12 +119,12 @@ class SequenceView:
         sessions[:] = number.tolist()
         return True
 
-    def _decode(self, values: dict[str, Value] | None) -> History | None:
+    def _decode(self, values: dict[str, Value] | None) -> NewestEvents | None:
         """None where nothing is stored. Raises InputError where a list is missing or of another length."""
         if not values or not any(value.WhichOneof("val") for value in values.values()):
             return None
         item_ids = list(values["item_ids"].string_list_val.val) if "item_ids" in values else []
-        events = Events(
+        events = KeyedEvents(
             item_ids,
             _integers(values, "occurred_at"),
             np.array(list(values["labels"].float_list_val.val) if "labels" in values else [], np.float32),
@@ -139,7 +139,7 @@ class SequenceView:
                 f"The view {self.name} holds a history whose lists have the lengths {lengths}, which should be one: "
                 "another version wrote it. `make load` loads it again."
             )
-        return History(events, sessions) if item_ids else None
+        return NewestEvents(events, sessions) if item_ids else None
 
 
 def user_ids(view: SequenceView, keys: Sequence[EntityKey]) -> list[str]:

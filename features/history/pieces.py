@@ -38,7 +38,7 @@ BATCH = 1 << 18
 
 
 @dataclass(frozen=True)
-class Piece:
+class HistoryPiece:
     """One partition in the cache."""
 
     partition: Partition
@@ -52,7 +52,7 @@ class Piece:
         return duck.read_arrow(self.files[f"{name}.arrow"])
 
 
-def pieces_of(connection: Backend, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[Piece]:
+def pieces_of(connection: Backend, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[HistoryPiece]:
     """The pieces in order of time; makes those that `kept` lacks."""
     code, pieces = _code(), []
     for partition, path in files.items():
@@ -61,7 +61,7 @@ def pieces_of(connection: Backend, kept: PartitionCache, files: Mapping[Partitio
             log.info("sorting %s", partition.name)
             _make(connection, kept, key, partition, path)
         pieces.append(
-            Piece(partition, path, key, kept.num_rows(key), {table: kept.file(key, table) for table in TABLES})
+            HistoryPiece(partition, path, key, kept.num_rows(key), {table: kept.file(key, table) for table in TABLES})
         )
     return pieces
 

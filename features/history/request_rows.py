@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from features.history.blocks import block_starts, end_offsets
 from features.history.queries import MAY_BE_IN_BLOCK, NO_POSITION
-from features.history.users import NamedRequests, Rows, UserLog
+from features.history.users import NamedRequests, UserLog, UserRows
 from features.tables import duck
 from features.terms.convention import micros
 from features.terms.params import RequestParams
@@ -76,7 +76,7 @@ class Blocks:
 
 
 def find_blocks(
-    rows: Rows, num_rows: Int64, params: RequestParams, lag_us: int, at: Int64, offsets: Int64
+    rows: UserRows, num_rows: Int64, params: RequestParams, lag_us: int, at: Int64, offsets: Int64
 ) -> tuple[Blocks, Bool]:
     """Blocks of the rows that may be in one, of users with enough rows; and which rows [N] are in a block.
 
@@ -133,14 +133,14 @@ NOT_LATER = 0
 """The known_at of a request of which nothing was known later than it happened."""
 
 
-def _known_at(rows: Rows, place: Int64, starts: Int64) -> Int64:
+def _known_at(rows: UserRows, place: Int64, starts: Int64) -> Int64:
     """[B] when the last was known of what was known later than it happened, of rows that begin at starts of place."""
     click_at = rows.click_at[place]
     late = np.where(click_at > rows.occurred_at[place], click_at, NOT_LATER)
     return np.maximum.reduceat(late, starts) if len(starts) else np.zeros(0, np.int64)
 
 
-def _within_blocks(rows: Rows, place: Int64, block: Int64) -> Int64:
+def _within_blocks(rows: UserRows, place: Int64, block: Int64) -> Int64:
     """The order of a request's rows: by position, item and event_key."""
     position, item = rows.position[place], rows.item_index[place]
     if (position == NO_POSITION).all():

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from contracts import schema
-from features.history.pieces import Piece
+from features.history.pieces import HistoryPiece
 from features.history.request_rows import NOT_LATER, Blocks, Moved, read_end_offsets
 from features.history.users import UserLog
 from features.tables import duck
@@ -32,7 +32,7 @@ SPAN_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Requests:
+class RequestTable:
     """R requests and their rows, one request's after the other."""
 
     request_at: Int64  # [R]
@@ -72,7 +72,7 @@ def write_requests(
     return num_requests
 
 
-def _spans(piece: Piece) -> Iterator[tuple[int, int]]:
+def _spans(piece: HistoryPiece) -> Iterator[tuple[int, int]]:
     """Times [first, end) that part the piece's own into about SPAN_ROWS rows, by its file's row groups."""
     metadata = pq.read_metadata(piece.log_file)
     place = metadata.schema.names.index("occurred_at")
@@ -121,7 +121,7 @@ class _Named:
             users, place, held, at, np.r_[0, np.cumsum(counts, dtype=np.int64)], ends, known, began_earlier, moved
         )
 
-    def between(self, first_us: int, end_us: int) -> Requests:
+    def between(self, first_us: int, end_us: int) -> RequestTable:
         """Requests at times [first, end)."""
         first, end = np.searchsorted(self.request_at, [first_us, end_us])
         held = self.held.slice(first, end - first)
@@ -144,7 +144,7 @@ class _Named:
         name = held["impression_id"].filter(pa.array(owned_here))
         at, known = self.request_at[first:end][owned_here], self.known_at[first:end][owned_here]
         ends = self.end_offset[first:end][owned_here]
-        return Requests(at, user, name, ends, counts[owned_here], known, item_index, label)
+        return RequestTable(at, user, name, ends, counts[owned_here], known, item_index, label)
 
     def _with_later(
         self, of: Int64, item_index: npt.NDArray[np.int32], asked: pa.Table, mine: Int64
@@ -173,7 +173,7 @@ def _known_at(requests: pa.Table) -> Int64:
 
 def _blocks_between(
     blocks: Sequence[Blocks], user_ids: pa.ChunkedArray, first_us: int, end_us: int
-) -> Iterator[Requests]:
+) -> Iterator[RequestTable]:
     for each in blocks:
         at = each.requests["request_at"].to_numpy()
         first, end = np.searchsorted(at, [first_us, end_us])
@@ -188,10 +188,10 @@ def _blocks_between(
         name = pc.binary_join_element_wise(user_ids.take(pa.array(user)), ordinal, "/")
         ends, known = held["end_offset"].to_numpy(), held["known_at"].to_numpy()
         item_index, label = rows["item_index"].to_numpy(), rows["label"].to_numpy()
-        yield Requests(at[first:end], user, name, ends, counts[first:end], known, item_index, label)
+        yield RequestTable(at[first:end], user, name, ends, counts[first:end], known, item_index, label)
 
 
-def _in_order(parts: list[Requests]) -> Requests:
+def _in_order(parts: list[RequestTable]) -> RequestTable:
     """All of them by (time, user, name)."""
     at, user, ends, counts, known, item_index, label = (
         np.concatenate([getattr(part, name) for part in parts])
@@ -209,10 +209,10 @@ def _in_order(parts: list[Requests]) -> Requests:
     starts = np.cumsum(counts, dtype=np.int64) - counts
     rows = positions(starts[order], counts[order])
     of_requests = (at[order], user[order], name.take(pa.array(order)), ends[order], counts[order], known[order])
-    return Requests(*of_requests, item_index[rows], label[rows])
+    return RequestTable(*of_requests, item_index[rows], label[rows])
 
 
-def _impressions(first_index: int, requests: Requests) -> pa.Table:
+def _impressions(first_index: int, requests: RequestTable) -> pa.Table:
     number = np.arange(first_index, first_index + len(requests.num_rows), dtype=np.int32)
     of_requests = (number, requests.user_index, requests.request_at.astype("datetime64[us]"), requests.end_offset)
     index, user, at, end = (pa.array(np.repeat(column, requests.num_rows)) for column in of_requests)
@@ -221,7 +221,9 @@ def _impressions(first_index: int, requests: Requests) -> pa.Table:
 
 
 @contextmanager
-def _with_contexts(connection: Backend, contexts: ir.Table, path: Path) -> Iterator[Callable[[int, Requests], None]]:
+def _with_contexts(
+    connection: Backend, contexts: ir.Table, path: Path
+) -> Iterator[Callable[[int, RequestTable], None]]:
     """Append the names of requests, numbered from a number on, to a file with what contexts says of each."""
     any_context = bool(connection.to_pyarrow(contexts.count()).as_py())
     held: list[pa.Table] = []
@@ -240,7 +242,7 @@ def _with_contexts(connection: Backend, contexts: ir.Table, path: Path) -> Itera
                 table = table.select(schema.REQUESTS.names)
             append(table)
 
-        def add(first_index: int, requests: Requests) -> None:
+        def add(first_index: int, requests: RequestTable) -> None:
             number = pa.array(np.arange(first_index, first_index + len(requests.name), dtype=np.int32))
             known = pa.array(requests.known_at, mask=requests.known_at == NOT_LATER).cast(schema.TIME)
             held.append(pa.table({"request_index": number, "impression_id": requests.name, "known_at": known}))

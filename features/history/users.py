@@ -18,7 +18,7 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from contracts.errors import InputError
-from features.history.pieces import Piece
+from features.history.pieces import HistoryPiece
 from features.tables import duck
 
 Int32 = npt.NDArray[np.int32]
@@ -26,7 +26,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Rows:
+class UserRows:
     """N rows of the users `first` to `last`, by (user, time, item, event_key)."""
 
     first: int
@@ -62,14 +62,14 @@ STORED |= {"event_key": np.int64, "session_key": np.int64, "row_at": np.int64, "
 class UserLog:
     """All pieces, and whose rows they hold."""
 
-    pieces: Sequence[Piece]
+    pieces: Sequence[HistoryPiece]
     scratch: Path  # users.arrow: user_index and num_rows; items.arrow: item_index; of each piece in turn
     num_rows: Int64  # [num_users] of each user
     starts: Int64  # [num_ranges + 1] the first user of each range; at last the number of users
 
     @classmethod
     def open(
-        cls, connection: Backend, pieces: Sequence[Piece], num_rows: Int64, at_once: int, scratch: Path
+        cls, connection: Backend, pieces: Sequence[HistoryPiece], num_rows: Int64, at_once: int, scratch: Path
     ) -> "UserLog":
         """Number the pieces' users and items by the tables `users` and `vocabulary` that the engine keeps.
 
@@ -97,7 +97,7 @@ class UserLog:
         """[num_pieces + 1] where each piece's requests begin in what is numbered through all pieces."""
         return _offsets([piece.num_rows["requests.arrow"] for piece in self.pieces])
 
-    def rows(self, number: int) -> Rows:
+    def rows(self, number: int) -> UserRows:
         """Whole users: the range `number`."""
         first, last = (int(bound) for bound in self.starts[number : number + 2])
         totals = self.num_rows[first:last]
@@ -118,7 +118,7 @@ class UserLog:
                 made[name][to] = held[name].to_numpy()
             made["item_index"][to] = self.item_index(place)[held["item_code"].to_numpy()]
         user_index = np.repeat(np.arange(first, last, dtype=np.int32), totals)
-        return Rows(first, last - 1, user_index, **made)
+        return UserRows(first, last - 1, user_index, **made)
 
     def requests(self, number: int) -> NamedRequests:
         """The named requests of the range `number`."""
@@ -188,7 +188,7 @@ class UserLog:
         return np.array(found, np.int64).reshape(self._member_bounds.shape)
 
 
-def of_pieces(connection: Backend, pieces: Sequence[Piece], table: str) -> ir.Table:
+def of_pieces(connection: Backend, pieces: Sequence[HistoryPiece], table: str) -> ir.Table:
     """users or items of all pieces."""
     return connection.read_parquet([str(piece.files[table]) for piece in pieces])
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from features.live.holdings import CACHE, EXPERIMENTS, WORKSPACE, Found, Holding, find_holdings
+from features.live.holdings import CACHE, EXPERIMENTS, WORKSPACE, Holding, Holdings, find_holdings
 from features.live.open_tail import claim, live_path, open_sqlite, open_tail
 from features.live.places import loaded_into, read_stamp, state_of
 from features.live.spellings import Users
@@ -57,7 +57,7 @@ def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail], log: 
     return num_new, num_rows
 
 
-def describe(found: Found, user_ids: Sequence[str], source: str, raw_log: str) -> str:
+def describe(found: Holdings, user_ids: Sequence[str], source: str, raw_log: str) -> str:
     """What still holds the users, version by version, and what removes it."""
     naming = [each for each in found.holdings if each.users]
     lines = [f"{found.num_files:,} files looked into, {len(naming):,} of them name a user:"]
@@ -80,7 +80,7 @@ def describe(found: Found, user_ids: Sequence[str], source: str, raw_log: str) -
     return "\n".join(lines)
 
 
-def _perhaps(found: Found, user_ids: Sequence[str]) -> list[str]:
+def _perhaps(found: Holdings, user_ids: Sequence[str]) -> list[str]:
     """Files where an id stands as a whole, and may mean something else. A person has to look."""
     held = [each for each in found.holdings if each.maybe]
     if not held:
@@ -95,7 +95,7 @@ def _line(held: Holding, user_ids: Sequence[str], users: Users | None = None) ->
     return f"  {held.path}  {held.num_bytes:,} bytes{who}{versions}"
 
 
-def _commands(found: Found, source: str) -> list[str]:
+def _commands(found: Holdings, source: str) -> list[str]:
     """The commands to run, in order, and what each does."""
     paths = [each.path for each in found.holdings if each.place == WORKSPACE]
     steps = [("dvc repro", "make every table, model and bundle again without the users, and load Feast")]
@@ -121,7 +121,7 @@ def _commands(found: Found, source: str) -> list[str]:
     return ["To remove them:", *(f"  {command:<{width}}  {meaning}" for command, meaning in steps)]
 
 
-def _limits(found: Found, source: str, raw_log: str) -> list[str]:
+def _limits(found: Holdings, source: str, raw_log: str) -> list[str]:
     return [
         f"Not looked into: the raw log ({raw_log}) is yours, its rows of these users are skipped, not removed; other "
         f"clones, backups, the remote; {found.num_other:,} files of kinds that hold no text (weights, say), which were "

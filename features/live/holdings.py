@@ -50,7 +50,7 @@ class Holding:
 
 
 @dataclass(frozen=True)
-class Found:
+class Holdings:
     """What looking everywhere has shown."""
 
     holdings: tuple[Holding, ...]
@@ -59,7 +59,7 @@ class Found:
     num_other: int  # files of kinds that are not looked into
 
 
-def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Found:
+def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Holdings:
     """Look into every file that a run of this source may have left, and into all of DVC's cache.
 
     The raw log itself, backups and DVC's remote are not looked into.
@@ -85,7 +85,7 @@ def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Found:
             counts = (f"{count:,}" for count in (number, len(files), len(held)))
             log.info("looked into %s of %s files, %s of them name a user", *counts)
             told_at = time.monotonic()
-    return Found(tuple(_with_versions(root, cache, objects, held)), len(files), tuple(not_read), num_other)
+    return Holdings(tuple(_with_versions(root, cache, objects, held)), len(files), tuple(not_read), num_other)
 
 
 def _look(path: Path, wanted: Wanted, seen: dict[tuple[int, int], Traces | None]) -> tuple[Traces | None, int]:

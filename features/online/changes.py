@@ -24,13 +24,13 @@ SCHEMA = pa.schema([("id", pa.string()), ("digest", pa.binary(DIGEST_BYTES)), ("
 
 
 @dataclass(frozen=True)
-class Rows:
+class ViewRows:
     """What a view holds, without the features themselves."""
 
     table: pa.Table  # SCHEMA; at: the row's event_timestamp in microseconds
 
     @classmethod
-    def of(cls, table: pa.Table, key: str, stamp: str) -> "Rows":
+    def of(cls, table: pa.Table, key: str, stamp: str) -> "ViewRows":
         """table: a piece of a snapshot. key: its column of ids, each once. stamp: its column of times."""
         features = table.drop_columns([key, stamp])
         digests = pa.array(_digests(features), pa.binary(DIGEST_BYTES))
@@ -38,12 +38,12 @@ class Rows:
         return cls(pa.table([table[key], digests, at], schema=SCHEMA))
 
     @classmethod
-    def none(cls) -> "Rows":
+    def none(cls) -> "ViewRows":
         """Before the first load."""
         return cls(SCHEMA.empty_table())
 
     @classmethod
-    def read(cls, path: Path) -> "Rows":
+    def read(cls, path: Path) -> "ViewRows":
         """Read what write wrote."""
         return cls(pq.read_table(path, schema=SCHEMA))
 
@@ -55,12 +55,12 @@ class Rows:
 class Difference:
     """A snapshot that comes in pieces, compared with the rows that were loaded before."""
 
-    def __init__(self, before: Rows) -> None:
+    def __init__(self, before: ViewRows) -> None:
         self._before = before.table.combine_chunks()
         self._seen = np.zeros(len(self._before), bool)
         self._pieces: list[pa.Table] = []
 
-    def changed(self, rows: Rows) -> tuple[Bool, Bool]:
+    def changed(self, rows: ViewRows) -> tuple[Bool, Bool]:
         """(written, restamped), each [rows]: new or with other features; the same features, but of another time."""
         self._pieces.append(rows.table)
         place = pc.call_function("index_in", [rows.table["id"]], pc.SetLookupOptions(value_set=self._before["id"]))
@@ -76,7 +76,7 @@ class Difference:
         """Ids that were loaded and that no piece had."""
         return self._before["id"].filter(pa.array(~self._seen)).to_pylist()
 
-    def rows(self) -> Rows:
+    def rows(self) -> ViewRows:
         """What all pieces hold. Raises ValueError where an id came twice."""
         table = pa.concat_tables(self._pieces or [SCHEMA.empty_table()])
         distinct = pc.call_function("count_distinct", [table["id"]]).as_py()
@@ -85,7 +85,7 @@ class Difference:
                 f"A snapshot has {len(table):,} rows for {distinct:,} ids; a view has one row an id. `make run` makes "
                 "the snapshot again."
             )
-        return Rows(table)
+        return ViewRows(table)
 
 
 def _equal(new: pa.ChunkedArray, before: pa.ChunkedArray, known: Bool, place: Int64) -> Bool:

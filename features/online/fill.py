@@ -27,7 +27,7 @@ from features.encoding import counter_layers
 from features.encoding.counters import COCLICKS, KEYS, NAMES, Counters, from_parquet
 from features.live.open_tail import engine
 from features.live.places import DEFINED, ENGINE
-from features.online.changes import Difference, Rows
+from features.online.changes import Difference, ViewRows
 from features.online.snapshot import COUNTERS
 
 if TYPE_CHECKING:
@@ -225,14 +225,14 @@ def _load_view(
 
     rows_file = f"{name}.rows.parquet"
     view, key = feast.get_feature_view(name), VIEWS[name]
-    difference = Difference(Rows.read(held.folder / rows_file) if held is not None else Rows.none())
+    difference = Difference(ViewRows.read(held.folder / rows_file) if held is not None else ViewRows.none())
     # A server may have rows of which nothing is known; they are read all the while, so they go last.
     unknown = pa.array([], pa.string())
     if held is None and not online_rows.is_file(feast):
         unknown = online_rows.stored_ids(feast, view)
     num_written = 0
     for piece in _row_groups(snapshot / f"{name}.parquet"):
-        written, restamped = difference.changed(Rows.of(piece, key, EVENT_TIME))
+        written, restamped = difference.changed(ViewRows.of(piece, key, EVENT_TIME))
         changed = piece.filter(pa.array(written))
         if held is not None:
             online_rows.allow_older_overwrite(feast, view, changed[key].to_pylist())

@@ -37,7 +37,7 @@ ALL = 1.0
 
 
 @dataclass(frozen=True)
-class Log:
+class LoggedNow:
     """What the log asks of the views: the time of its newest row, in microseconds, and who and what is in it."""
 
     end: int
@@ -48,7 +48,7 @@ class Log:
     paired_users: pa.Array
 
     @classmethod
-    def of(cls, data: Path) -> "Log":
+    def of(cls, data: Path) -> "LoggedNow":
         """Read the stages' outs in data/<source>, not the snapshot."""
         histories = UserHistories.open(data / "user_histories")
         counted = _columns(data / "user_counters", "user_id", "occurred_at")
@@ -65,7 +65,7 @@ class Log:
 
 def measure(store: OnlineStore, data: Path, limits: MaterializeParams) -> dict[str, dict[str, Any]]:
     """Each view as contracts.views describes it, of what is in the store; what should be there is read from the log."""
-    log = Log.of(data)
+    log = LoggedNow.of(data)
     user, item = (limits.max_lag_s, limits.min_user_share), (limits.max_lag_s, ALL)
     views = {
         "user_history": view(log.end, *_of_rows(store, "user_history", log.users_with_events), *user),

@@ -32,7 +32,7 @@ NO_HISTORY = UserHistory([], np.zeros(0, np.int64), np.zeros(0, np.float32), np.
 
 
 @dataclass
-class Comparison:
+class Parity:
     """What was compared and what differed; the first few differences by name, with both values."""
 
     checked: int = 0
@@ -51,12 +51,12 @@ class Comparison:
 
 def compare_snapshot(
     store: OnlineStore, snapshot: Path, sample: Callable[[str, pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None
-) -> tuple[Comparison, Comparison]:
+) -> tuple[Parity, Parity]:
     """Read users and items back from Feast: is it what the snapshot holds?
 
     sample: a view's name and all of its ids -> which of them are read; None: every one.
     """
-    users, items = Comparison(), Comparison()
+    users, items = Parity(), Parity()
     for rows in _rows(snapshot, "user_history", "user_id", sample):
         for row, online in zip(rows, store.histories([row["user_id"] for row in rows]), strict=True):
             online = online or NO_HISTORY
@@ -97,7 +97,7 @@ def compare_requests(
     max_length: int,
     num_requests: int,
     log: "OfflineLog | None" = None,
-) -> tuple[Comparison, int]:
+) -> tuple[Parity, int]:
     """Encode the same requests from the flat arrays and from a loaded store: are the tensors equal, bit by bit?
 
     Requests are spread evenly over the log. Those that look further back than the newest max_length events that the
@@ -106,7 +106,7 @@ def compare_requests(
     log = log or OfflineLog.open(data)
     total = np.diff(log.histories.offsets)[log.user]
     inside = np.maximum(log.end - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
-    comparison = Comparison()
+    comparison = Parity()
     for request in log.requests(_spread(np.flatnonzero(inside), num_requests)):
         _compare(comparison, spec, log, store, request, store.history(log.user_id(request)) or NO_HISTORY)
     return comparison, int((~inside).sum())
@@ -125,13 +125,13 @@ def replay_requests(
     from_us: int,
     num_requests: int,
     log: "OfflineLog | None" = None,
-) -> tuple[Comparison, int]:
+) -> tuple[Parity, int]:
     """The same with a store that is fed live, up to each request's time: does it answer as the flat arrays then would?
 
     Requests are spread evenly over those from from_us on, where the replay begins. Left out, and counted, are those of
     which the store's newest max_length events are too young to be known by then, so that older ones lack.
     """
-    log, comparison, left_out = log or OfflineLog.open(data), Comparison(), 0
+    log, comparison, left_out = log or OfflineLog.open(data), Parity(), 0
     for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
         replay.upto(request.at)
         online = replay.store.history(log.user_id(request)) or NO_HISTORY
@@ -145,7 +145,7 @@ def replay_requests(
 
 
 def _compare(
-    comparison: Comparison,
+    comparison: Parity,
     spec: FeatureSpec,
     log: "OfflineLog",
     store: OnlineStore,

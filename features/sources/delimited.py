@@ -50,7 +50,7 @@ class Header(NamedTuple):
     size: int  # bytes up to the next record, a BOM left out
 
 
-class Rows(NamedTuple):
+class DelimitedRows(NamedTuple):
     """A delimited file, read."""
 
     columns: pa.Table  # the wanted ones, all text
@@ -79,7 +79,7 @@ def read_header(file: DataFile, wanted: Sequence[str] = ()) -> Header | None:
         raise _refusal(file, error) from error
 
 
-def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> Rows:
+def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> DelimitedRows:
     """Split the whole file; lines with nothing in them are not rows.
 
     Raises InputError where wanted columns are not UTF-8, the file ends early or a quote is never closed.
@@ -94,7 +94,7 @@ def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> Row
 
 
 def read_raw(file: DataFile, header: Header, start: Int64, end: Int64) -> list[str]:
-    """The text of rows, as it was written. start, end: as in Rows, ascending."""
+    """The text of rows, as it was written. start, end: as in DelimitedRows, ascending."""
     texts: list[str] = []
     held, held_at = b"", 0
     wanted = list(zip(start.tolist(), end.tolist(), strict=True))
@@ -144,7 +144,7 @@ def _header(body: bytes, delimiter: str, is_last: bool) -> Header | None:
     return Header([name.replace(one, delimiter) for name in names], delimiter, dialect, record[1], record[0])
 
 
-def _read(file: DataFile, header: Header, wanted: Sequence[str]) -> Rows:
+def _read(file: DataFile, header: Header, wanted: Sequence[str]) -> DelimitedRows:
     places = [header.names.index(name) for name in wanted]
     schema = pa.schema([(str(place), pa.string()) for place in places])
     tables, bad = [schema.empty_table()], []
@@ -163,7 +163,7 @@ def _read(file: DataFile, header: Header, wanted: Sequence[str]) -> Rows:
     columns = _with_delimiter(pa.concat_tables(tables), header).rename_columns(list(wanted))
     none = np.zeros(0, np.int64)
     lines, starts, ends = (np.concatenate([none, *(part[which] for part in parts)]) for which in range(3))
-    return Rows(columns, lines, starts, ends, bad, header)
+    return DelimitedRows(columns, lines, starts, ends, bad, header)
 
 
 def _parse(data: bytes, block: Block, header: Header, places: Sequence[int]) -> tuple[pa.Table, Int64]:

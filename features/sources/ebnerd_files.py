@@ -53,7 +53,7 @@ ARTICLES: Mapping[str, Column] = {
 }
 
 
-class Bundle(NamedTuple):
+class NewsFiles(NamedTuple):
     """The files of one bundle."""
 
     behaviors: list[DataFile]  # train, validation
@@ -61,7 +61,7 @@ class Bundle(NamedTuple):
     articles: DataFile | None
 
 
-def find_ebnerd(folder: str | None) -> Bundle:
+def find_ebnerd(folder: str | None) -> NewsFiles:
     """Look for the files anywhere below the folder. Raises InputError where one is missing or there are two."""
     if not folder:
         raise InputError("source.path is not set. Name EB-NeRD's folder: make run SOURCE=ebnerd DATA=<folder>.")
@@ -70,7 +70,7 @@ def find_ebnerd(folder: str | None) -> Bundle:
         raise InputError(f"source.path: {folder} is not a folder (seen from {Path.cwd()}). Name EB-NeRD's folder.")
     behaviors, history = ([_one(root, f"{part}/{name}.parquet") for part in PARTS] for name in ("behaviors", "history"))
     articles = _below(root, "articles.parquet")
-    return Bundle(behaviors, history, _one(root, "articles.parquet") if articles else None)
+    return NewsFiles(behaviors, history, _one(root, "articles.parquet") if articles else None)
 
 
 def read_columns(file: DataFile, columns: Mapping[str, Column]) -> pa.Table:

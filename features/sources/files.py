@@ -41,7 +41,7 @@ class DataFile(NamedTuple):
     delimiter: str | None = None  # as source.format says; None: what its header shows
 
 
-class Found(NamedTuple):
+class FoundFiles(NamedTuple):
     """What lies under a path."""
 
     files: list[DataFile]
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     others: list[str]  # names of files that are none
 
 
-def find_files(path: str | None, format: str = AUTO) -> Found:
+def find_files(path: str | None, format: str = AUTO) -> FoundFiles:
     """The file, or every data file of the folder and below but hidden ones and those whose name starts with _.
 
     format: source.format; any but auto takes every file for data of this form. Raises InputError where the one given is
@@ -61,12 +61,12 @@ def find_files(path: str | None, format: str = AUTO) -> Found:
     if not root.exists():
         raise InputError(f"source.path: {path} does not exist (seen from {Path.cwd()}). Correct the path.")
     if root.is_file():
-        return Found([describe(root, root.name, format)], [], [])
+        return FoundFiles([describe(root, root.name, format)], [], [])
     seen = [(inside, inside.relative_to(root).as_posix()) for inside in _below(root, format)]
     files = [describe(p, name, format) for p, name in seen if format != AUTO or _suffix(p) in KINDS]
     perhaps = [describe(p, name) for p, name in seen if format == AUTO and _suffix(p) in PERHAPS]
     others = [name for p, name in seen if format == AUTO and _suffix(p) not in (*KINDS, *PERHAPS)]
-    return Found(files, perhaps, others)
+    return FoundFiles(files, perhaps, others)
 
 
 def describe(path: Path, name: str, format: str = AUTO) -> DataFile:

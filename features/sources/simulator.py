@@ -13,8 +13,8 @@ from contracts.schema import ITEMS, REJECTED, ROLE_IMPRESSION, TIME
 from features.sources.log import EVENTS, Log
 from features.sources.simulator_policy import Slates, draw_slates
 from features.sources.simulator_shelf import fill_shelf, offered_from
-from features.sources.simulator_visits import Requests, draw_requests
-from features.sources.simulator_world import NUM_STYLES, Items, Users, draw_items, draw_users
+from features.sources.simulator_visits import Visits, draw_requests
+from features.sources.simulator_world import NUM_STYLES, Users, WorldItems, draw_items, draw_users
 from features.terms.params import SimulatorParams
 
 STARTED_AT_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
@@ -43,9 +43,9 @@ def simulate(params: SimulatorParams, seed: int) -> Log:
 
 def _logits(
     params: SimulatorParams,
-    items: Items,
+    items: WorldItems,
     users: Users,
-    requests: Requests,
+    requests: Visits,
     item_RM: np.ndarray,
     appeal_RM: np.ndarray,
 ) -> np.ndarray:
@@ -61,7 +61,7 @@ def _logits(
     return np.round(logit_RM, 3)
 
 
-def _events(requests: Requests, num_users: int, num_items: int, item_RM: np.ndarray, click_RM: np.ndarray) -> pa.Table:
+def _events(requests: Visits, num_users: int, num_items: int, item_RM: np.ndarray, click_RM: np.ndarray) -> pa.Table:
     R, M = item_RM.shape
     request = pa.array(np.repeat(np.arange(R), M))
     columns = {
@@ -82,7 +82,7 @@ def _events(requests: Requests, num_users: int, num_items: int, item_RM: np.ndar
     return pa.table(columns, schema=EVENTS)
 
 
-def _catalogue(items: Items) -> pa.Table:
+def _catalogue(items: WorldItems) -> pa.Table:
     num_items = len(items.theme)
     ends = pa.array(np.arange(num_items + 1, dtype=np.int32))
     categories = _names("c", int(items.category.max()) + 1).take(pa.array(items.category))
@@ -97,7 +97,7 @@ def _catalogue(items: Items) -> pa.Table:
 
 
 def _truth(
-    items: Items, users: Users, requests: Requests, events: pa.Table, slates: Slates, logit_RM: np.ndarray
+    items: WorldItems, users: Users, requests: Visits, events: pa.Table, slates: Slates, logit_RM: np.ndarray
 ) -> dict[str, pa.Table]:
     """What no log shows: for judging themes, routing and off-policy estimates, never for training."""
     user_ids = _names("u", len(users.bias))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from features.sources.simulator_shelf import Shelf
-from features.sources.simulator_visits import Requests, choose
+from features.sources.simulator_visits import Visits, choose
 from features.sources.simulator_world import Users
 from features.terms.params import SimulatorParams
 
@@ -28,7 +28,7 @@ class Slates:
 
 
 def draw_slates(
-    params: SimulatorParams, shelf: Shelf, users: Users, requests: Requests, rng: np.random.Generator
+    params: SimulatorParams, shelf: Shelf, users: Users, requests: Visits, rng: np.random.Generator
 ) -> Slates:
     """Whoever repeats an earlier candidate is drawn again: each is drawn from what those before it left."""
     place_RM = np.full((len(requests.user), NUM_CANDIDATES), -1)

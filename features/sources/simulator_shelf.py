@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.sources.simulator_world import DAY_H, Items
+from features.sources.simulator_world import DAY_H, WorldItems
 from features.terms.params import SimulatorParams
 
 ZIPF_EXPONENT = 0.9
@@ -34,7 +34,7 @@ class Shelf:
         return np.searchsorted(self.ends, theme + uniform, side="right")
 
 
-def fill_shelf(params: SimulatorParams, items: Items, rng: np.random.Generator) -> Shelf:
+def fill_shelf(params: SimulatorParams, items: WorldItems, rng: np.random.Generator) -> Shelf:
     """What is on offer in every hour of the log."""
     P, T = params.num_items, params.num_themes
     item_HP = _occupants(items, P, params.num_days * DAY_H)
@@ -51,12 +51,12 @@ def fill_shelf(params: SimulatorParams, items: Items, rng: np.random.Generator) 
     return Shelf(item_HP, appeal_HP, theme_P, share_P, ends_P)
 
 
-def offered_from(items: Items) -> np.ndarray:
+def offered_from(items: WorldItems) -> np.ndarray:
     """[I] the first full hour after each item was published. It is on offer until the next item of its place is."""
     return np.ceil(items.born_h).astype(np.int64)
 
 
-def _occupants(items: Items, num_places: int, num_hours: int) -> np.ndarray:
+def _occupants(items: WorldItems, num_places: int, num_hours: int) -> np.ndarray:
     """[H, P] the newest item of each place."""
     from_h_I = np.maximum(offered_from(items), 0)
     item_HP = np.zeros((num_hours, num_places), np.int64)

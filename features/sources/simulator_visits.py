@@ -26,7 +26,7 @@ CYCLE_S = (  # from one session's begin to the next, on average
 
 
 @dataclass(frozen=True)
-class Requests:
+class Visits:
     """Arrays over R, sorted by (time, user)."""
 
     user: np.ndarray
@@ -36,7 +36,7 @@ class Requests:
     ordinal: np.ndarray  # from 0 within its session
 
 
-def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generator) -> Requests:
+def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generator) -> Visits:
     """Every user's sessions within the log, session by session: as many rounds as the busiest user has sessions."""
     U, end_ms = params.num_users, params.num_days * DAY_S * 1000
     left_U = rng.geometric(1.0 / params.num_sessions, U)  # sessions that reach into the log: everybody is seen in it
@@ -65,7 +65,7 @@ def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generato
     order = np.lexsort((columns[0], columns[3]))
     at_ms = columns[3][order]
     order = order[(at_ms >= 0) & (at_ms < end_ms)]
-    return Requests(*(column[order] for column in columns))
+    return Visits(*(column[order] for column in columns))
 
 
 def _first_s(params: SimulatorParams, rng: np.random.Generator) -> np.ndarray:

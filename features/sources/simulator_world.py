@@ -21,7 +21,7 @@ DAY_H = 24
 
 
 @dataclass(frozen=True)
-class Items:
+class WorldItems:
     """Arrays over I, in order of their coming.
 
     An item takes the place of the oldest, which is of its theme: the number of items on offer never changes.
@@ -45,7 +45,7 @@ class Users:
     bias: np.ndarray
 
 
-def draw_items(params: SimulatorParams, rng: np.random.Generator) -> Items:
+def draw_items(params: SimulatorParams, rng: np.random.Generator) -> WorldItems:
     """Raises InputError where a theme is left without an item."""
     T, P = params.num_themes, params.num_items
     theme_P = np.sort(rng.integers(T, size=P))
@@ -68,7 +68,7 @@ def draw_items(params: SimulatorParams, rng: np.random.Generator) -> Items:
     wrong_I = rng.random(num_items) < WRONG_CATEGORY
     shift_I = rng.integers(1, T * NUM_CLUSTERS, size=num_items)
     category_I = (names[theme_I * NUM_CLUSTERS + cluster_I] + wrong_I * shift_I) % (T * NUM_CLUSTERS)
-    return Items(theme_I, cluster_I, category_I, style_IK, quality_I, place_I, born_h_I)
+    return WorldItems(theme_I, cluster_I, category_I, style_IK, quality_I, place_I, born_h_I)
 
 
 def draw_users(params: SimulatorParams, rng: np.random.Generator) -> Users:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.schema import ITEMS, REJECTED, ROLE_IMPRESSION, TIME
 from features.sealed.forgotten import Forgotten, are_forgotten
-from features.sources.delimited import WRONG_FIELDS, Rows, read_delimited, read_header, read_raw
+from features.sources.delimited import WRONG_FIELDS, DelimitedRows, read_delimited, read_header, read_raw
 from features.sources.files import ADVICE, PARQUET, READ_ERRORS, DataFile, find_files, named, open_bytes, unreadable
 from features.sources.log import EVENTS, Log
 from features.sources.parse import KEYS, WHOLE, parse
@@ -80,7 +80,7 @@ def notes_of(read: Sequence[FileRows]) -> dict[str, int | dict[str, int]]:
 
 def read_file(file: DataFile, mapping: Mapping[str, str], source: SourceParams) -> FileRows:
     """One file, whose columns must be those of the mapping."""
-    text: Rows | None = None
+    text: DelimitedRows | None = None
     if file.kind == PARQUET:
         raw = _read_parquet(file, mapping)
         line = np.arange(1, len(raw) + 1)
@@ -163,7 +163,7 @@ def _check_columns(file: DataFile, mapping: Mapping[str, str], names: Sequence[s
             )
 
 
-def _read_delimited(file: DataFile, mapping: Mapping[str, str]) -> Rows | None:
+def _read_delimited(file: DataFile, mapping: Mapping[str, str]) -> DelimitedRows | None:
     """None where the file is empty."""
     wanted = list(dict.fromkeys(mapping.values()))
     header = read_header(file, wanted)

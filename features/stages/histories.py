@@ -23,11 +23,11 @@ from contracts.errors import InputError
 from contracts.publish import publish
 from contracts.stage import Report, main
 from features.history.blocks import end_offsets
-from features.history.pieces import Piece, pieces_of
+from features.history.pieces import HistoryPiece, pieces_of
 from features.history.queries import HISTORY_ONLY, IN_REQUEST
 from features.history.request_rows import Moved, find_blocks, write_end_offsets
 from features.history.request_writer import write_requests
-from features.history.users import Rows, UserLog, of_pieces
+from features.history.users import UserLog, UserRows, of_pieces
 from features.tables import duck
 from features.tables.cache import PartitionCache
 from features.tables.histories import HistoryWriter
@@ -88,7 +88,7 @@ def run(data: Path, request: RequestParams, history: HistoryParams) -> Report:
     }
 
 
-def _number_users(connection: Backend, pieces: Sequence[Piece], folder: Path) -> tuple[pa.ChunkedArray, Int64]:
+def _number_users(connection: Backend, pieces: Sequence[HistoryPiece], folder: Path) -> tuple[pa.ChunkedArray, Int64]:
     """(user_id, rows of the log), each [num_users], in order of the ids; the engine keeps `users`."""
     held = of_pieces(connection, pieces, "users")
     counted = held.group_by("user_id").agg(num_rows=held.num_rows.sum(), num_clicks=held.num_clicks.sum())
@@ -116,7 +116,7 @@ def _number_items(connection: Backend, items: Path, folder: Path) -> int:
     return len(vocabulary)
 
 
-def _log_end(pieces: Sequence[Piece]) -> int:
+def _log_end(pieces: Sequence[HistoryPiece]) -> int:
     """The newest valid row's time, us."""
     last = next(piece for piece in reversed(pieces) if piece.num_rows["rows.arrow"])
     return pc.max(last.table("rows")["occurred_at"]).as_py()
@@ -170,7 +170,7 @@ class _Facts:
     label: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, rows: Rows) -> "_Facts":
+    def of(cls, rows: UserRows) -> "_Facts":
         """By (user, time, item, event_key)."""
         row, late = np.arange(len(rows.label)), np.flatnonzero(rows.click_at > rows.row_at)
         if not len(late) and (rows.row_at == rows.occurred_at).all():
@@ -187,7 +187,7 @@ class _Facts:
         return _Facts(self.row[chosen], self.at[chosen], self.label[chosen])
 
 
-def _events(rows: Rows, history: HistoryParams, keep_from: int | None) -> tuple[Bool, _Facts]:
+def _events(rows: UserRows, history: HistoryParams, keep_from: int | None) -> tuple[Bool, _Facts]:
     """[N] which rows are events of a history; and what of them is young enough to be kept."""
     facts = _Facts.of(rows)
     event = (facts.label >= CLICKED) | (rows.kind[facts.row] == HISTORY_ONLY)
@@ -198,7 +198,7 @@ def _events(rows: Rows, history: HistoryParams, keep_from: int | None) -> tuple[
 
 
 def _arrays(
-    rows: Rows, kept: _Facts, user: npt.NDArray[np.int32], history: HistoryParams
+    rows: UserRows, kept: _Facts, user: npt.NDArray[np.int32], history: HistoryParams
 ) -> dict[str, npt.NDArray[Any]]:
     """What user_histories holds of the facts that are kept (features.tables.histories.ARRAYS)."""
     names = ("item_index", "event_key", "session_key")
@@ -231,7 +231,7 @@ def _sessions(user: npt.NDArray[np.int32], events: dict[str, npt.NDArray[Any]]) 
 def _ask(
     users: UserLog,
     number: int,
-    rows: Rows,
+    rows: UserRows,
     request: RequestParams,
     history: HistoryParams,
     at: Int64,

@@ -22,8 +22,8 @@ from features.online.fill import Counted
 from features.online.freshness import measure
 from features.online.load import load
 from features.online.parity import (
-    Comparison,
     OfflineLog,
+    Parity,
     compare_requests,
     compare_snapshot,
     replay_from,
@@ -119,7 +119,7 @@ def _prove(
     materialize: MaterializeParams,
     offline: OfflineLog,
     back: ReadBack,
-) -> tuple[dict[str, Comparison], int, dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, Parity], int, dict[str, dict[str, Any]]]:
     """Read back what was loaded, and replay the latest requests live.
 
     Returns comparisons, requests that were left out of them, and the loaded views' freshness.

@@ -25,7 +25,7 @@ from contracts.publish import publish
 from contracts.stage import Report, main
 from features.counts import pieces as counter_pieces
 from features.counts.factors import write_coclicks
-from features.counts.pieces import Piece, plan
+from features.counts.pieces import CounterPiece, plan
 from features.tables import duck, partitions
 from features.tables.cache import PartitionCache, key_of
 from features.tables.partitions import check_times, partitions_of
@@ -136,10 +136,10 @@ def make_timestamptz(us) -> datetime:  # type: ignore[empty-body]
 
 
 def _missing(
-    pieces: Sequence[Piece], cache: PartitionCache, num_rows: dict[Path, int]
-) -> Iterator[tuple[list[Piece], Sequence[Piece]]]:
+    pieces: Sequence[CounterPiece], cache: PartitionCache, num_rows: dict[Path, int]
+) -> Iterator[tuple[list[CounterPiece], Sequence[CounterPiece]]]:
     """Neighbours that the cache lacks, at most about ROWS_AT_ONCE together, each time with all pieces before them."""
-    chunk: list[Piece] = []
+    chunk: list[CounterPiece] = []
     for place, piece in enumerate(pieces):
         held = cache.holds(piece.key)
         rows = sum(num_rows[file] for file in {file for each in [*chunk, piece] for file in each.files})
@@ -153,7 +153,11 @@ def _missing(
 
 
 def _count(
-    connection: Backend, cache: PartitionCache, chunk: Sequence[Piece], earlier: Sequence[Piece], bucket_us: int
+    connection: Backend,
+    cache: PartitionCache,
+    chunk: Sequence[CounterPiece],
+    earlier: Sequence[CounterPiece],
+    bucket_us: int,
 ) -> None:
     """Count neighbouring pieces and put them into the cache."""
     log.info("counting %s to %s", chunk[0].partition.name, chunk[-1].partition.name)
@@ -183,7 +187,7 @@ def _count(
             cache.put(piece.key, making / piece.key, num_rows[piece.key])
 
 
-def _within(rows: ir.Table, first: Piece, last: Piece) -> ir.BooleanValue:
+def _within(rows: ir.Table, first: CounterPiece, last: CounterPiece) -> ir.BooleanValue:
     ends = (_utc(first.partition.first_us), _utc(last.partition.last_us))
     return rows.occurred_at.between(*(ibis.literal(end, type="timestamp('UTC', 6)") for end in ends))
 
@@ -192,7 +196,7 @@ def _utc(us: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
 
 
-def _assemble(cache: PartitionCache, pieces: Sequence[Piece], staging: Path) -> dict[str, int]:
+def _assemble(cache: PartitionCache, pieces: Sequence[CounterPiece], staging: Path) -> dict[str, int]:
     """Copy the pieces that have rows, each as one file a table; returns the rows of each table."""
     report = dict.fromkeys((f"num_{name}" for name in TABLES), 0)
     for piece in pieces:

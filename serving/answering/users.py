@@ -122,7 +122,7 @@ def users(predictor: Predictor, request: UsersRequest) -> UsersReply:
 
 def _begin_with(predictor: Predictor, prefix: str) -> Iterator[str]:
     ids = predictor.store.live.users
-    return (name for name in chain(list(ids.known), list(ids.added)) if name.startswith(prefix))
+    return (name for name in chain(ids.known, list(ids.added)) if name.startswith(prefix))
 
 
 def _routed(predictor: Predictor, known: Events, at: int) -> tuple[Int64, list[ThemeShare]]:

@@ -107,9 +107,9 @@ def is_near(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def refuse_to_listen(host: str, tokens: Tokens) -> None:
+def refuse_to_listen(host: str | None, tokens: Tokens) -> None:
     """Raise InputError where other machines would reach a service that answers to anybody."""
-    if not tokens.known and not tokens.is_open and not is_near(host):
+    if host is not None and not tokens.known and not tokens.is_open and not is_near(host):
         raise InputError(how_to_listen(host))
 
 

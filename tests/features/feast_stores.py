@@ -13,7 +13,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Float32, Int64, String
 from feast.value_type import ValueType
 
-from features.feast_store.merge import History, live_events, merge
+from features.feast_store.merge import NewestEvents, live_events, merge
 from features.feast_store.sequence_view import ENCODE, EPOCH, Written
 from features.sealed.event import LiveEvent
 from features.terms.convention import key_of_text
@@ -91,7 +91,7 @@ def key_of(user: str) -> EntityKey:
     return EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
 
 
-def history_of(events: Sequence[LiveEvent], length: int = LENGTH) -> History:
+def history_of(events: Sequence[LiveEvent], length: int = LENGTH) -> NewestEvents:
     """As a rebuild would make it."""
     ordered = sorted(events, key=lambda each: (each.occurred_at, each.item_id, key_of_text(each.event_id)))
     history = merge(None, live_events(ordered), RULE, length)
@@ -130,7 +130,7 @@ def read(
     return [{name: columns[name][row] for name in names} for row in range(len(users))]
 
 
-def seen(history: History) -> dict[str, Any]:
+def seen(history: NewestEvents) -> dict[str, Any]:
     """A history as read() says it."""
     values = {name: encode(history) for name, encode in ENCODE.items()}
     return {

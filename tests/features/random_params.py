@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from features.online.parity import Comparison, replay_from, replay_requests
+from features.online.parity import Parity, replay_from, replay_requests
 from features.online.replay import DELAY, Replay, replaying
 from features.online.snapshot import write_snapshot
 from features.stages import histories
@@ -121,7 +121,7 @@ def replayed(
     snapshot: Mapping[str, Any],
     scratch: Path,
     plant: Callable[[Replay], None] | None = None,
-) -> tuple[Comparison, int, int]:
+) -> tuple[Parity, int, int]:
     """(what differs, requests left out, events fed) of a replay of requests of the latest share.
 
     plant: does a fault to the replay before it begins.

@@ -9,6 +9,7 @@ from serving.answering.requests import RankReply, RankRequest, to_microseconds
 
 def explained(predictor: Predictor, request: RankRequest) -> RankReply:
     """The ranking with its reasons, which say what they should and change nothing else of it."""
+    assert request.at is not None  # the clock goes on between two rankings
     plain = predictor.rank(request)
     assert all(item.reasons is None for item in plain.items)
     reply = predictor.rank(request.model_copy(update={"explain": True}))

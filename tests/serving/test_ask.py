@@ -28,6 +28,14 @@ def test_it_picks_a_user_and_items_and_prints_a_ranking(made: Path, predictor: P
     assert [line.split()[0] for line in told.splitlines()[5:]] == ["1", "2", "3", "4", "5"]
 
 
+def test_it_says_why(asking: Callable[..., "Told"], server: httpx.Client) -> None:
+    for where in ((), ("--url", str(server.base_url))):
+        told = asking(*where, "--explain", "--k", "3")
+        assert told.code == 0, told.stderr
+        assert told.stdout.count("base ") == 3
+        assert "theme +" in told.stdout or "theme -" in told.stdout
+
+
 class Told(NamedTuple):
     """What the command printed, and how it ended."""
 

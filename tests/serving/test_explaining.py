@@ -55,7 +55,8 @@ def test_a_share_is_what_the_logit_loses_without_that_event(predictor: Predictor
 
 def test_a_user_without_a_history_is_explained_by_what_is_no_history(predictor: Predictor) -> None:
     items = list(predictor.bundle.scorer.index_of)[:2]
-    reply = explained(predictor, RankRequest(user_id="nobody", candidates=[*items, "no item"]))
+    at = to_iso(predictor.clock())
+    reply = explained(predictor, RankRequest(user_id="nobody", candidates=[*items, "no item"], at=at))
     for item in reply.items:
         assert item.reasons is not None
         assert item.reasons.history == []

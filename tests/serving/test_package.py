@@ -127,7 +127,8 @@ def test_a_model_without_themes_is_packaged_and_served(without_themes: Path, dat
     assert {item.item_id: item.score for item in reply.items} == pytest.approx(scores, abs=1e-5)
     assert served.info()["model"] == "din"
     assert served.info()["theme_names"] == []
-    explained_reply = explained(served, RankRequest(user_id=golden.user_id, candidates=golden.candidates))
+    asked = RankRequest(user_id=golden.user_id, candidates=golden.candidates, at=to_iso(golden.at))
+    explained_reply = explained(served, asked)
     reasons = [item.reasons for item in explained_reply.items if item.reasons]
     assert {tuple(each.contributions) for each in reasons} == {("base", "history")}
     assert any(each.history for each in reasons)

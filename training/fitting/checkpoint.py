@@ -74,7 +74,7 @@ def best_weights(folder: Path) -> ModelCheckpoint:
     )
 
 
-class Fitted(Callback):
+class FittedFile(Callback):
     """fitted.json at the end, with the record: this model needs no training any more. Without validation, the last
     weights are the best.
     """

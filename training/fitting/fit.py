@@ -14,7 +14,15 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from contracts.errors import InputError
-from training.fitting.checkpoint import Fitted, ResumePoint, best_weights, load_best, read_fitted, resume_point, step_of
+from training.fitting.checkpoint import (
+    FittedFile,
+    ResumePoint,
+    best_weights,
+    load_best,
+    read_fitted,
+    resume_point,
+    step_of,
+)
 from training.fitting.data import RequestData
 from training.fitting.learning import CHOICE, ClickTraining, RouterTraining, Training, information_of
 from training.fitting.live import keep_until, live_logger
@@ -81,7 +89,7 @@ def _fit(
         pretrain_router(name, model, data, train)
     num_steps = train.epochs * data.steps_an_epoch(world)
     module = ClickTraining(name, model, train, num_steps)
-    callbacks = [Progress(name, "clicks", num_steps), ResumePoint(folder, train.checkpoint_s), Fitted(folder)]
+    callbacks = [Progress(name, "clicks", num_steps), ResumePoint(folder, train.checkpoint_s), FittedFile(folder)]
     if len(data.validation):
         callbacks.append(best_weights(folder))
         if train.patience is not None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.schema import USER_ITEM_COUNTERS, counters
-from features.encoding.as_of import NEVER, AsOfCounter
+from features.encoding.as_of import END_OF_TIME, AsOfCounter
 from features.encoding.counters import Counters, from_parquet
 from tests.features.small_log import build, random_log, statistics
 
@@ -46,15 +46,15 @@ def test_a_window_holds_its_start_and_not_its_end(events, key, at, lag, width) -
 @given(events, st.integers(-1, 6))
 def test_first_seen_is_the_earliest_row(events, key) -> None:
     times = [time for k, time, _ in events if k == key]
-    assert cumulative(events).first_seen([key]).tolist() == [min(times, default=NEVER)]
+    assert cumulative(events).first_seen([key]).tolist() == [min(times, default=END_OF_TIME)]
 
 
 @given(events, st.lists(st.tuples(st.integers(-1, 6), st.integers(-7, 22)), min_size=1, max_size=10))
 def test_the_last_event_and_the_last_click_are_the_newest_strictly_before(events, queries) -> None:
     keys, at = np.array(queries, np.int64).T
     table = cumulative(events)
-    seen = [max((time for k, time, _ in events if k == key and time < t), default=NEVER) for key, t in queries]
-    clicked = [max((time for k, time, hit in events if k == key and time < t and hit), default=NEVER)
+    seen = [max((time for k, time, _ in events if k == key and time < t), default=END_OF_TIME) for key, t in queries]
+    clicked = [max((time for k, time, hit in events if k == key and time < t and hit), default=END_OF_TIME)
                for key, t in queries]  # fmt: skip
     assert table.last_seen(keys, at).tolist() == seen
     assert table.last_clicked(keys, at).tolist() == clicked
@@ -141,6 +141,6 @@ def test_an_empty_table_reads_zero() -> None:
     nothing = np.zeros(0, np.int64)
     table = AsOfCounter.from_rows(nothing, nothing, nothing, nothing)
     assert table.read([0, 5], [1, 1])[0].tolist() == [0, 0]
-    assert table.first_seen([0]).tolist() == table.last_seen([0], 5).tolist() == [NEVER]
-    assert table.last_clicked([0], [5]).tolist() == [NEVER]
+    assert table.first_seen([0]).tolist() == table.last_seen([0], 5).tolist() == [END_OF_TIME]
+    assert table.last_clicked([0], [5]).tolist() == [END_OF_TIME]
     assert USER_ITEM_COUNTERS.names == ["user_id", "item_id", "occurred_at", "shows", "clicks"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.feast_store.merge import Events, History, merge
+from features.feast_store.merge import KeyedEvents, NewestEvents, merge
 from features.terms.sessions import NO_SESSION, SessionRule
 
 RULE = SessionRule(gap_us=10, max_us=25)
@@ -22,8 +22,8 @@ class Row:
     session: int = NO_SESSION
 
 
-def events_of(rows: list[Row]) -> Events:
-    return Events(
+def events_of(rows: list[Row]) -> KeyedEvents:
+    return KeyedEvents(
         [row.item for row in rows],
         np.array([row.at for row in rows], np.int64),
         np.array([row.label for row in rows], np.float32),
@@ -48,14 +48,14 @@ def rebuilt(rows: list[Row], rule: SessionRule, length: int) -> tuple[list[Row],
     return ordered[-length:], [each - newest[0] for each in newest]
 
 
-def history_of(rows: list[Row], rule: SessionRule, length: int) -> History | None:
+def history_of(rows: list[Row], rule: SessionRule, length: int) -> NewestEvents | None:
     if not rows:
         return None
     kept, sessions = rebuilt(rows, rule, length)
-    return History(events_of(kept), np.array(sessions, np.int64))
+    return NewestEvents(events_of(kept), np.array(sessions, np.int64))
 
 
-def seen(history: History | None) -> tuple[list[Row], list[int]] | None:
+def seen(history: NewestEvents | None) -> tuple[list[Row], list[int]] | None:
     if history is None:
         return None
     events = history.events

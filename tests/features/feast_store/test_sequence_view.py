@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.feast_store.merge import History, live_events, merge
+from features.feast_store.merge import NewestEvents, live_events, merge
 from features.feast_store.sequence_view import ENCODE, EPOCH, SequenceView
 from features.sealed.event import EVENT, LiveEvent
 from features.terms.sessions import SessionRule
@@ -46,7 +46,7 @@ def test_a_row_with_live_events_is_the_merge_of_what_it_holds(
         assert row == row_of(expected, requested)
 
 
-def row_of(history: History | None, requested: list[str] | None = None) -> tuple:
+def row_of(history: NewestEvents | None, requested: list[str] | None = None) -> tuple:
     """What Feast keeps of a history."""
     if history is None:
         return None, None

@@ -23,7 +23,7 @@ from contracts.schema import USER_HISTORY_SNAPSHOT
 from features.encoding.counters import NAMES, PAIR_RADIX
 from features.feast_store import online_rows
 from features.live.places import read_stamp, state_of
-from features.online.changes import Difference, Rows
+from features.online.changes import Difference, ViewRows
 from features.online.fill import VIEWS
 from features.online.load import load
 from features.online.snapshot import COUNTERS, ITEM_PROFILE, write_snapshot
@@ -415,21 +415,21 @@ def test_rows_that_differ_only_in_where_a_list_ends_or_in_a_null_are_told_apart(
     words = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], [], None, [None], ["abc"]]
     rows = [{"id": str(n), "at": START, "words": each, "x": 0} for n, each in enumerate(words)]
     rows[-1]["x"] = None
-    digests = Rows.of(pa.Table.from_pylist(rows, kinds), "id", "at").table["digest"].to_pylist()
+    digests = ViewRows.of(pa.Table.from_pylist(rows, kinds), "id", "at").table["digest"].to_pylist()
     assert len(set(digests)) == len(rows)
 
 
 def test_a_row_s_digest_does_not_depend_on_its_neighbours() -> None:
     table = random_rows(USER_HISTORY_SNAPSHOT, "user_id", [f"u{n}" for n in range(50)], np.random.default_rng(0))
-    whole = Rows.of(table, "user_id", "event_timestamp").table["digest"].to_pylist()
+    whole = ViewRows.of(table, "user_id", "event_timestamp").table["digest"].to_pylist()
     for first, length in ((0, 1), (7, 20), (49, 1)):
-        piece = Rows.of(table.slice(first, length), "user_id", "event_timestamp").table["digest"].to_pylist()
+        piece = ViewRows.of(table.slice(first, length), "user_id", "event_timestamp").table["digest"].to_pylist()
         assert piece == whole[first : first + length]
 
 
 def test_an_id_that_comes_twice_is_refused() -> None:
     table = random_rows(USER_HISTORY_SNAPSHOT, "user_id", ["u", "u"], np.random.default_rng(0))
-    difference = Difference(Rows.none())
-    difference.changed(Rows.of(table, "user_id", "event_timestamp"))
+    difference = Difference(ViewRows.none())
+    difference.changed(ViewRows.of(table, "user_id", "event_timestamp"))
     with pytest.raises(ValueError, match="2 rows for 1 ids"):
         difference.rows()

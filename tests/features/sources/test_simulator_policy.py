@@ -8,7 +8,7 @@ import pytest
 from features.sources.simulator import simulate
 from features.sources.simulator_policy import Slates, draw_slates, probability
 from features.sources.simulator_shelf import Shelf, fill_shelf
-from features.sources.simulator_visits import Requests
+from features.sources.simulator_visits import Visits
 from features.sources.simulator_world import Users, draw_items, draw_users
 from features.terms.params import SimulatorParams
 
@@ -19,9 +19,9 @@ NUM_DRAWS = 150_000
 USER, THEME = 1, 2
 
 
-def same_requests(number: int) -> Requests:
+def same_requests(number: int) -> Visits:
     """As many requests of one user in one session."""
-    return Requests(*(np.full(number, value) for value in (USER, 0, THEME, 0, 0)))
+    return Visits(*(np.full(number, value) for value in (USER, 0, THEME, 0, 0)))
 
 
 @cache

@@ -8,7 +8,7 @@ from features.sources.log import Log
 from features.sources.simulator import STARTED_AT_MS, simulate
 from features.sources.simulator_shelf import ZIPF_EXPONENT, Shelf, fill_shelf
 from features.sources.simulator_visits import draw_requests
-from features.sources.simulator_world import Items, draw_items, draw_users
+from features.sources.simulator_world import WorldItems, draw_items, draw_users
 from features.terms.params import SimulatorParams
 from training.metrics import auc
 
@@ -50,7 +50,7 @@ def rows(log: Log) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[Items, Shelf]:
+def world() -> tuple[WorldItems, Shelf]:
     rng = np.random.default_rng(5)
     items = draw_items(WORLD, rng)
     return items, fill_shelf(WORLD, items, rng)
@@ -143,7 +143,7 @@ def test_recent_clicks_say_what_is_clicked_next(rows: Rows) -> None:
     assert day > auc(before_IH[item, now], label) + 0.01  # popularity moves
 
 
-def test_popularity_within_a_theme_is_zipf_s_whoever_has_the_rank(log: Log, world: tuple[Items, Shelf]) -> None:
+def test_popularity_within_a_theme_is_zipf_s_whoever_has_the_rank(log: Log, world: tuple[WorldItems, Shelf]) -> None:
     items, shelf = world
     for theme in range(WORLD.num_themes):
         share = shelf.share[shelf.theme == theme]
@@ -155,7 +155,7 @@ def test_popularity_within_a_theme_is_zipf_s_whoever_has_the_rank(log: Log, worl
     assert share == pytest.approx(np.where(shelf.theme == 4, shelf.share, 0), abs=0.004)
 
 
-def test_popularity_drifts_and_new_items_are_hot(world: tuple[Items, Shelf]) -> None:
+def test_popularity_drifts_and_new_items_are_hot(world: tuple[WorldItems, Shelf]) -> None:
     items, shelf = world
     rank_HI = np.full((len(shelf.item), len(items.theme)), np.nan)
     starts = np.searchsorted(shelf.theme, shelf.theme)
