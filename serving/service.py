@@ -63,7 +63,6 @@ log = logging.getLogger("leitmotif")
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply")
-Asked = TypeVar("Asked", RankRequest, RecommendRequest)
 Work = Callable[[Predictor, Request], Reply]
 
 
@@ -166,7 +165,9 @@ class Leitmotif:
         await self.remembering.settled(SHOWN_S)
         return await answered(self.in_turn(Predictor.append, request))
 
-    async def _rank(self, work: Work[Asked, Answer], request: Asked, without: Work[Asked, Answer] | None = None) -> Any:
+    async def _rank(
+        self, work: Work[Request, Answer], request: Request, without: Work[Request, Answer] | None = None
+    ) -> Any:
         reply, shown = await self.in_turn(work, request, without)
         self.remembering.look(self.predictor, request)
         if shown is not None and not self.remembering.takes():
