@@ -122,7 +122,7 @@ function chips(reply, took) {
   const newest = reply.history.newest_event_at;
   const told = [
     ["answered in", `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`],
-    ["newest event", newest ? `${span(newest, reply.at)} old` : "none"],
+    ["newest event", supposed().length ? "a tried click" : newest ? `${span(newest, reply.at)} old` : "none"],
     ["model", reply.model_version],
   ];
   find("chips").replaceChildren(...told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));

@@ -38,6 +38,8 @@ def test_a_supposed_click_gives_the_ranking_that_the_real_one_gives(
     clicked = [item for item in predictor.bundle.scorer.index_of if item not in golden.candidates][:2]
     before = keeping.post("/rank", json=asked | {"at": to_iso(soon)}).json()
     supposing = keeping.post("/rank", json=asked | {"at": to_iso(soon), "suppose": clicked}).json()
+    wanted = {"user_id": golden.user_id, "at": to_iso(soon), "preview": True}
+    recommended = keeping.post("/recommend", json=wanted | {"suppose": clicked}).json()
     assert keeping.post("/rank", json=asked | {"at": to_iso(soon)}).json() == before  # nothing was kept
     times = (to_iso(soon - 2), to_iso(soon - 1))
     told = [
@@ -47,6 +49,8 @@ def test_a_supposed_click_gives_the_ranking_that_the_real_one_gives(
     real = keeping.post("/rank", json=asked | {"at": to_iso(soon)}).json()
     assert real == supposing
     assert real != before
+    assert keeping.post("/recommend", json=wanted).json() == recommended
+    assert not {item["item_id"] for item in recommended["items"]} & set(clicked)
 
 
 def test_a_supposing_ranking_is_not_remembered_as_shown(keeping: httpx.Client, predictor: Predictor) -> None:
