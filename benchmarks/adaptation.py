@@ -30,6 +30,7 @@ from contracts.params import load_params
 from contracts.publish import write_json
 from features.encoding.counters import Counters
 from features.online.replay import replaying
+from features.terms.convention import CLICKED
 from serving import package
 from serving.bundle.loaded import read_json
 from serving.bundle.logged import RequestLog
@@ -144,7 +145,8 @@ def _hop(
     for part in shown:  # whole requests: what stood beside the last click was not seen later
         listed = seen[place : place + part.stop - part.start]
         place += len(listed)
-        clicks += [item for item, label in listed if label >= 0.5 and theme_of[item] == theme and item not in clicks]
+        own = [item for item, label in listed if label >= CLICKED and theme_of[item] == theme]
+        clicks += [item for item in dict.fromkeys(own) if item not in clicks]
         if len(clicks) >= NUM_CLICKS:
             break
     later = [(item, label) for item, label in seen[place:] if item not in clicks]

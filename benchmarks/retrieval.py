@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from benchmarks.world import World, check, number, read_requests
 from contracts.params import load_params
 from contracts.publish import write_json
+from features.terms.convention import is_click
 from serving.answering import candidates
 from serving.answering.predictor import Predictor, open_here
 from serving.answering.recommend import Moment, RecommendRequest, allowed, look, recommend
@@ -100,7 +101,7 @@ def draw(predictor: Predictor, world: World, data: Path, num: int) -> list[Case]
     cases, counts = [], defaultdict(int)
     for index in chosen:
         row, rows = rows_of[names[index]], slice(*np.searchsorted(index_B, [index, index + 1]))
-        clicked = set((item_B[rows][label_B[rows] >= 0.5] - 2).tolist())
+        clicked = set((item_B[rows][is_click(label_B[rows])] - 2).tolist())
         part = bool(told["ordinal"][row] < 3)
         if clicked and counts[part] < num // 2 and (case := _case(predictor, world, told, row, clicked)):
             cases.append(case)
