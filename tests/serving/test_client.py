@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from serving.answering.predictor import Predictor
+from serving.answering.recommend import RecommendRequest, recommend
 from serving.answering.refusal import Refusal
 from serving.answering.requests import EventIn, RankRequest, RequestContext, to_iso
 from serving.answering.users import ThemesRequest, user_themes
@@ -30,6 +31,23 @@ def test_what_it_returns_is_what_the_predictor_says(server: httpx.Client, predic
         assert client.info()["model_version"] == got.model_version
         assert client.users(golden.user_id, 5)[0] == golden.user_id
         assert client.ready()
+
+
+def test_recommendations_and_items_are_typed_too(server: httpx.Client, predictor: Predictor) -> None:
+    golden = predictor.bundle.golden[0]
+    asked = RecommendRequest(user_id=golden.user_id, k=5, at=to_iso(golden.at), diversity=0.0)
+    with Client(str(server.base_url)) as client:
+        got = client.recommend(golden.user_id, k=5, at=asked.at, diversity=0.0)
+        assert got == recommend(predictor, asked).reply
+        item = got.items[0].item_id
+        assert [each.known for each in client.items([item, "nope"])] == [True, False]
+        assert item not in {each.item_id for each in client.similar(item, 3).items}
+        with pytest.raises(ServiceError, match="knows no item") as refused:
+            client.similar("a/nope")
+        assert (refused.value.status, refused.value.code) == (404, "not_found")
+        with pytest.raises(ServiceError, match="at least 1 item") as refused:
+            client.items([])
+        assert refused.value.field == "ids"
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "ü 🎈", "%2F", "x?y#z"])
