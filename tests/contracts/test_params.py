@@ -144,7 +144,9 @@ def test_a_split_in_order_is_right(raw: dict, split: dict) -> None:
 @pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "presets").glob("*.yaml")))
 def test_every_preset_agrees_with_the_rest_of_the_file(raw: dict, preset: str) -> None:
     for section, values in YAML(typ="safe").load((ROOT / "presets" / preset).read_text()).items():
-        raw[section] |= values
+        for name, value in values.items():
+            nested = isinstance(value, dict) and isinstance(raw[section][name], dict)
+            raw[section][name] = raw[section][name] | value if nested else value
     raw["source"]["path"] = "somewhere"
     assert check_params(raw)
 
