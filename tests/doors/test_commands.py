@@ -36,6 +36,17 @@ def test_dvc_has_nothing_to_do_after_make_run(house: Path) -> None:
     assert "0 of 9 stages ran" in typed(house, "make run").stdout
 
 
+def test_what_is_found_and_how_lists_turn_are_measured(house: Path, tmp_path: Path) -> None:
+    typed(house, "python -m benchmarks.retrieval", "--requests", "5", "--out", str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert 0 < found["ways"]["served"][0]["recall_of_clicks"] <= 1
+    to = ("--out", str(tmp_path / "turned.json"), "--chart", str(tmp_path / "turned.svg"))
+    typed(house, "python -m benchmarks.adaptation", "--users", "2", "--hours", "24", *to)
+    turned = json.loads((tmp_path / "turned.json").read_text())
+    assert {name: len(rows) for name, rows in turned["after_clicks"].items()} == {"mos": 4, "din": 4, "popularity": 4}
+    assert "<svg" in (tmp_path / "turned.svg").read_text()
+
+
 def test_a_parameter_is_set_run_as_an_experiment_and_compared(house: Path) -> None:
     subprocess.run(["git", "add", "-A"], cwd=house, check=True)
     who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]

@@ -61,7 +61,8 @@ def key_of(command: str) -> str:
         ]
         return " ".join([*words[:2], *sorted(given)]) if re.fullmatch("[a-z]+", words[1]) else ""
     if words[0] == "curl":
-        return "curl " + next((part.rpartition("/")[2] for part in words if "localhost" in part), "")
+        last = next((part.rpartition("/")[2] for part in words if "localhost" in part), "")
+        return "curl " + re.sub(r"ids=.*", "ids=", last)
     if words[0] == "bentoml":
         return " ".join(words[:2])
     named = _subcommand(words)
@@ -87,8 +88,12 @@ def typed_by_doors() -> set[str]:
                 if command.startswith("curl"):
                     continue
                 found.add(key_of(command))
-    for path in ("rank", "events"):
-        assert f'curl(house, service, "{path}"' in (DOORS / "test_serve.py").read_text()
+    asked = (DOORS / "test_serve.py").read_text()
+    for path in ("rank", "events", "recommend"):
+        assert f'curl(house, service, "{path}"' in asked
+        found.add(f"curl {path}")
+    for path in ("similar?k=5", "items?ids="):
+        assert f"/{path}" in asked
         found.add(f"curl {path}")
     prepared = (ROOT / "tests" / "prepared.py").read_text()
     assert 'run(add_environment(clone(making)), "make", "run", f"ARGS=' in prepared

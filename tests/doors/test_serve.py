@@ -1,4 +1,4 @@
-"""`make serve` and those who talk to it: `make ask`, the README's two curls, `make absorb`, `make freshness`."""
+"""`make serve` and those who talk to it: `make ask`, the docs' curls, `make absorb`, `make freshness`."""
 
 import json
 import os
@@ -59,6 +59,16 @@ def test_an_event_changes_the_next_ranking_is_sealed_and_seen(house: Path, servi
     assert after["history"]["length"] == before["history"]["length"] + 1
     assert "1 live events since" in typed(house, "make freshness").stdout
     assert "sealed 1 in live/simulator/" in typed(house, "make absorb").stdout
+
+
+def test_recommendations_and_what_items_are_like(house: Path, service: int) -> None:
+    listed = curl(house, service, "recommend", {"user_id": "u00042", "k": 10, "preview": True})["items"]
+    assert len(listed) == 10
+    item = listed[0]["item_id"]
+    similar = json.loads(typed(house, "curl -sf", f"http://127.0.0.1:{service}/items/{item}/similar?k=5").stdout)
+    assert len(similar["items"]) == 5
+    told = json.loads(typed(house, "curl -sf", f"http://127.0.0.1:{service}/items?ids={item},nope").stdout)
+    assert [each["known"] for each in told["items"]] == [True, False]
 
 
 def test_a_second_one_on_the_port_is_one_line(house: Path, service: int) -> None:
