@@ -28,6 +28,7 @@ from serving.answering.predictor import Answer, Predictor, open_here
 from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.remembering import Remembering
 from serving.answering.requests import EventsReply, EventsRequest, Message, RankReply, RankRequest
+from serving.answering.succession import Succession
 from serving.http import items, page, users
 from serving.http.admission import Admission
 from serving.http.answered import answered
@@ -129,6 +130,7 @@ class Leitmotif:
             sys.exit(error.exit_code)
 
     def __init__(self) -> None:
+        self.succession = Succession()
         self.predictor = open_here()
         self.remembering, self.away = Remembering(), Away()
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
@@ -143,6 +145,12 @@ class Leitmotif:
         end_with_parent()
         gc.collect()
         gc.freeze()
+        self.succession.watch(self.take)
+
+    def take(self, predictor: Predictor) -> None:
+        """Answer with another bundle from the next request on."""
+        self.hosts = allowed_hosts(predictor.limits)
+        self.predictor = predictor
 
     async def __is_ready__(self) -> bool:
         """GET /readyz: whether the store answers."""
@@ -177,7 +185,7 @@ class Leitmotif:
 
     def __metrics__(self, text: str) -> str:
         """GET /metrics: BentoML's own, and those of live events."""
-        return text + self.remembering.metrics(self.predictor) + self.away.metrics()
+        return text + self.remembering.metrics(self.predictor) + self.away.metrics() + self.succession.metrics()
 
     async def in_turn(
         self, work: Work[Request, Reply], request: Request, without: Work[Request, Reply] | None = None

@@ -1,0 +1,82 @@
+"""The place of the bundle -> the predictor of another one that stands there now, opened beside the one that answers.
+
+`make promote` and `make rollback` exchange the champion's folder in one step. Each worker looks there every LOOK_S: the
+new bundle is read, its golden requests are scored, and only then it answers; requests that were begun end with the old
+one. What cannot be served is said once, and the old one goes on.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock, Thread
+
+from contracts.errors import InputError
+from serving.answering.predictor import Predictor, open_here
+from serving.bundle.manifest import MANIFEST
+from serving.locations import find_bundle
+
+log = logging.getLogger("leitmotif")
+
+LOOK_S = 2.0
+Mark = tuple[str, int, int]
+
+
+class Succession:
+    """One a worker. Made before the predictor is opened: what comes meanwhile is seen at the first look."""
+
+    def __init__(self) -> None:
+        self.num_taken = 0
+        self.refused = ""  # why what stands there is not served
+        self._seen = _mark()
+        self._lock = Lock()
+
+    def watch(self, take: Callable[[Predictor], None]) -> None:
+        """Look for as long as the process lives. take: puts a predictor in the place of the one that answers."""
+        Thread(target=self._watch, args=(take,), name="succession", daemon=True).start()
+
+    def look(self) -> Predictor | None:
+        """The predictor of another bundle than at the last look; None where there is none, or it cannot be served."""
+        with self._lock:
+            mark = _mark()
+            if mark is None or mark == self._seen:
+                return None
+            self._seen = mark
+            try:
+                predictor = open_here()
+            except InputError as error:
+                self.refused = str(error)
+                log.warning("%s holds another bundle, which is not served; the one before goes on. %s", mark[0], error)
+                return None
+            self.refused = ""
+            self.num_taken += 1
+            return predictor
+
+    def metrics(self) -> str:
+        """For Prometheus: bundles that took over, and whether the newest was refused."""
+        return (
+            "# TYPE leitmotif_bundles_taken_total counter\n"
+            f"leitmotif_bundles_taken_total {self.num_taken}\n"
+            "# TYPE leitmotif_bundle_refused gauge\n"
+            f"leitmotif_bundle_refused {int(bool(self.refused))}\n"
+        )
+
+    def _watch(self, take: Callable[[Predictor], None]) -> None:
+        while True:
+            time.sleep(LOOK_S)
+            try:
+                if predictor := self.look():
+                    take(predictor)
+                    log.info("model %s answers now", predictor.bundle.manifest.model_version)
+            except Exception:  # a worker goes on with what it has
+                log.exception("looking for another bundle failed")
+
+
+def _mark() -> Mark | None:
+    """What tells one bundle from another without reading it; None while there is none."""
+    try:
+        path = find_bundle()
+        found = Path(path / MANIFEST).stat()
+    except (InputError, OSError):
+        return None
+    return str(path), found.st_ino, found.st_mtime_ns

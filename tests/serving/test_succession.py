@@ -1,0 +1,80 @@
+"""Another bundle in the champion's place takes over while requests are answered; one that is damaged does not."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import httpx
+import pytest
+
+from serving.answering.predictor import Predictor
+from serving.bundle.loaded import GOLDEN
+from serving.promoting.places import exchange
+from tests.serving.bundles import reversed_head, rewritten
+from tests.serving.conftest import serving
+
+pytestmark = [
+    pytest.mark.xdist_group("serving"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's words about what it imports
+]
+
+
+@pytest.fixture
+def served(made: Path, bundle: Path) -> Iterator[httpx.Client]:
+    """A service that is told its bundle's place."""
+    with serving(made, LEITMOTIF_BUNDLE=str(bundle)) as client:
+        yield client
+
+
+def until(true: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if true():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come to that")
+
+
+def version(client: httpx.Client) -> str:
+    return client.get("/info").json()["model_version"]
+
+
+def test_another_bundle_takes_over_without_a_request_lost_and_a_damaged_one_does_not(
+    served: httpx.Client, bundle: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    user = predictor.bundle.golden[0].user_id
+    asked = {"user_id": user, "candidates": predictor.bundle.index.item_ids[:20], "at": "2024-02-01T00:00:00Z"}
+    first = served.post("/rank", json=asked).json()
+    other = rewritten(bundle, tmp_path / "other", reversed_head)
+    ended = Event()
+
+    def ask() -> list[tuple[int, str]]:
+        told = []
+        with httpx.Client(base_url=served.base_url, timeout=30) as client:
+            while not ended.is_set():
+                answer = client.post("/rank", json=asked)
+                told.append((answer.status_code, answer.json().get("model_version", "")))
+        return told
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            exchange(other, bundle)
+            until(lambda: version(served) != first["model_version"])
+        finally:
+            ended.set()
+        told = [answer for each in asking for answer in each.result()]
+    assert {status for status, _ in told} == {200}
+    second = served.post("/rank", json=asked).json()
+    assert second["model_version"] == version(served)
+    assert {each for _, each in told} <= {first["model_version"], second["model_version"]}
+    assert [item["item_id"] for item in second["items"]] != [item["item_id"] for item in first["items"]]
+
+    (other / GOLDEN).write_bytes(b"no table")  # the first one, which stands aside now
+    exchange(other, bundle)
+    until(lambda: "leitmotif_bundle_refused 1" in served.get("/metrics").text)
+    assert served.post("/rank", json=asked).json() == second
+    exchange(other, bundle)
+    until(lambda: "leitmotif_bundle_refused 0" in served.get("/metrics").text)
+    assert served.post("/rank", json=asked).json() == second
