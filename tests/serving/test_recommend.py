@@ -100,6 +100,18 @@ def test_later_events_change_no_earlier_list(fresh: Predictor) -> None:
     assert not set(names(recommended(fresh, user_id=golden.user_id))) & set(items)
 
 
+def test_what_was_asked_of_a_time_to_come_is_not_what_is_on_offer_when_it_has_come(fresh: Predictor) -> None:
+    """A caller may ask as of the next minutes: what happens until then counts all the same."""
+    item, lag_us = fresh.bundle.index.item_ids[0], int(fresh.bundle.scorer.spec.clicks_lag_s * 1e6)
+    soon = fresh.clock() + lag_us + 2 * STEP_US
+    before = fresh.offering.at(soon)
+    events = [{"user_id": "somebody", "item_id": item}]
+    fresh.append(EventsRequest.model_validate({"events": events}))
+    assert fresh.offering.at(soon).clicks_N[0] == before.clicks_N[0] + 1
+    now = fresh.clock()
+    assert fresh.offering.at(now) is fresh.offering.at(now)  # a minute that is over is read once
+
+
 def test_the_list_that_is_answered_is_remembered_as_shown(fresh: Predictor) -> None:
     user = fresh.bundle.golden[-1].user_id
     reply, shown = recommend(fresh, RecommendRequest(user_id=user, k=5))
