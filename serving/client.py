@@ -18,6 +18,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.errors import shorten
+from features.live.exposure import is_exposure
 from serving.answering.catalogue import CatalogueItem, ItemsReply, SimilarReply
 from serving.answering.recommend import RecommendReply
 from serving.answering.refusal import RETRY_AFTER_S, read_refusal
@@ -115,12 +116,12 @@ class Client:
     def events(self, events: Iterable[EventIn]) -> EventsReply:
         """Tell what happened; durable when this returns.
 
-        An event that names neither itself, nor its time, nor a ranking gets a name here, so that it is kept once
-        however often it has to be sent.
+        An event that names neither itself, nor its time, nor a ranking of the service gets a name here, so that it is
+        kept once however often it has to be sent.
         """
         told = [event.model_dump(exclude_none=True) for event in events]
         for event in told:
-            if not event.keys() & {"event_id", "occurred_at", "impression_id"}:
+            if not event.keys() & {"event_id", "occurred_at"} and not is_exposure(event.get("impression_id")):
                 event["event_id"] = uuid.uuid4().hex
         return self._message("POST", "/events", EventsReply, {"events": told})
 
