@@ -176,6 +176,24 @@ def test_an_answer_of_another_program_is_said(body: bytes) -> None:
     assert refused.value.code == NOT_THE_SERVICE
 
 
+def test_what_cannot_be_sent_is_said_and_a_token_is_not_repeated() -> None:
+    lone = "\ud800"
+    with Client("http://127.0.0.1:9") as client:
+        for ask in (
+            lambda: client.recommend("u", diversity=float("nan")),
+            lambda: client.rank(lone, ["i"]),
+            lambda: client.rank("u", ["i"], context={"device": {1}}),
+            lambda: client.themes(lone),
+        ):
+            with pytest.raises(ServiceError, match="cannot be sent") as refused:
+                ask()
+            assert (refused.value.status, refused.value.code) == (0, "invalid_request")
+    for token in ("secret-\u00fc-0123456789", "secret-0123456789\n"):
+        with pytest.raises(ServiceError) as refused:
+            Client("http://127.0.0.1:9", token)
+        assert "secret" not in str(refused.value)
+
+
 def test_nobody_at_the_address_is_said() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceError) as refused:
         client.users()
