@@ -1,6 +1,7 @@
 """What is recommended: on offer, not seen, scored as /rank scores it, blind to the future, and remembered as shown."""
 
 import json
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -98,6 +99,22 @@ def test_later_events_change_no_earlier_list(fresh: Predictor) -> None:
     fresh.append(EventsRequest.model_validate({"events": events}))
     assert recommended(fresh, user_id=golden.user_id, at=at) == before
     assert not set(names(recommended(fresh, user_id=golden.user_id))) & set(items)
+
+
+def test_what_the_model_does_not_know_yet_is_not_recommended_again_either(fresh: Predictor) -> None:
+    """With history.lag_s a click is no event of the model for a while; who clicked knows it at once."""
+    scorer = fresh.bundle.scorer
+    lagging = replace(scorer, spec=replace(scorer.spec, history_lag_s=60.0))
+    late = replace(fresh, bundle=replace(fresh.bundle, scorer=lagging))
+    user = fresh.bundle.golden[-1].user_id
+    before = recommended(late, user_id=user)
+    first = names(before)[0]
+    late.append(EventsRequest.model_validate({"events": [{"user_id": user, "item_id": first}]}))
+    after = recommended(late, user_id=user)
+    assert after.history.length == before.history.length
+    assert first not in names(after)
+    assert first in names(recommended(late, user_id=user, exclude_seen=False))
+    assert first in names(recommended(late, user_id=user, at=before.at))
 
 
 def test_what_was_asked_of_a_time_to_come_is_not_what_is_on_offer_when_it_has_come(fresh: Predictor) -> None:
