@@ -146,7 +146,7 @@ def test_an_event_that_has_to_be_sent_again_is_the_same_event(told: dict[str, st
     kept = b'{"events": [{"event_id": "x", "fate": "new"}], "num_new": 1}'
     busy = Refusal(503, "away", retry_after_s=0)
     with answering(lambda number: kept if number else busy, bodies) as (url, _), Client(url) as client:
-        client.events([EventIn(user_id="u", item_id="i", **told)])
+        client.events([EventIn.model_validate({"user_id": "u", "item_id": "i"} | told)])
     first, second = bodies
     assert first == second
     assert ("event_id" in json.loads(first)["events"][0]) == is_named
