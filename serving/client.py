@@ -18,9 +18,10 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.errors import shorten
+from features.live.exposure import is_exposure
 from serving.answering.catalogue import CatalogueItem, ItemsReply, SimilarReply
 from serving.answering.recommend import RecommendReply
-from serving.answering.refusal import RETRY_AFTER_S, read_refusal
+from serving.answering.refusal import CODES, RETRY_AFTER_S, read_refusal
 from serving.answering.requests import EventIn, EventsReply, RankReply, RequestContext
 from serving.answering.users import ThemesReply, UsersReply
 
@@ -40,7 +41,7 @@ Reply = TypeVar("Reply", bound=BaseModel)
 class ServiceError(Exception):
     """Why there is no answer: what the service says in the one form (serving/answering/refusal.py), or what happened.
 
-    status: of HTTP; 0 where nothing answered.
+    status: of HTTP; 0 where nothing answered, or nothing could be asked.
     """
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
@@ -60,6 +61,8 @@ class Client:
 
     def __init__(self, url: str, token: str | None = None, deadline_s: float = 10.0) -> None:
         self._deadline_s = deadline_s
+        if not all("!" <= each <= "~" for each in token or ""):
+            raise _unsendable("the token has characters that no header carries")
         try:
             self._http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"} if token else None)
         except httpx.InvalidURL as error:
@@ -115,12 +118,12 @@ class Client:
     def events(self, events: Iterable[EventIn]) -> EventsReply:
         """Tell what happened; durable when this returns.
 
-        An event that names neither itself, nor its time, nor a ranking gets a name here, so that it is kept once
-        however often it has to be sent.
+        An event that names neither itself, nor its time, nor a ranking of the service gets a name here, so that it is
+        kept once however often it has to be sent.
         """
         told = [event.model_dump(exclude_none=True) for event in events]
         for event in told:
-            if not event.keys() & {"event_id", "occurred_at", "impression_id"}:
+            if not event.keys() & {"event_id", "occurred_at"} and not is_exposure(event.get("impression_id")):
                 event["event_id"] = uuid.uuid4().hex
         return self._message("POST", "/events", EventsReply, {"events": told})
 
@@ -191,6 +194,8 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL) as error:  # no URL, or no HTTP
             said = f"{self._http.base_url} is not the ranking service ({_of(error)})."
             raise ServiceError(0, NOT_THE_SERVICE, said) from error
+        except (TypeError, ValueError) as error:  # no JSON: NaN, a lone surrogate, an object
+            raise _unsendable(_of(error)) from error
 
     def _refusal(self, answer: httpx.Response) -> ServiceError:
         told = read_refusal(answer.content)
@@ -209,7 +214,14 @@ def _wait_s(answer: httpx.Response) -> float:
 
 def _segment(name: str) -> str:
     """An id as a part of a path: one that is only dots would be taken for a way up."""
-    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+    try:
+        return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+    except UnicodeEncodeError as error:
+        raise _unsendable(_of(error)) from error
+
+
+def _unsendable(why: str) -> ServiceError:
+    return ServiceError(0, CODES[400], f"Nothing was asked, for it cannot be sent: {why}.")
 
 
 def _of(error: Exception) -> str:

@@ -11,6 +11,7 @@ from contracts.params import load_params
 
 BUNDLE_VARIABLE = "LEITMOTIF_BUNDLE"
 STATE_VARIABLE = "LEITMOTIF_STATE"
+CHAMPIONS = Path("champions")
 PACKED_BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
 
 
@@ -56,7 +57,7 @@ def where_commands_run() -> str:
 
 def champion_path(source: str) -> Path:
     """Where `make promote` puts a bundle."""
-    return Path("champions") / source / "bundle"
+    return CHAMPIONS / source / "bundle"
 
 
 def newest_path(source: str) -> Path:

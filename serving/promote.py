@@ -19,7 +19,8 @@ from serving.bundle.manifest import Manifest, read_manifest
 from serving.locations import champion_path, newest_path
 from serving.params import PromoteParams
 from serving.promoting.compare import METRIC, Comparison, compare
-from serving.promoting.places import crown, withdrawn_of
+from serving.promoting.places import crown, other_format, version_of, withdrawn_of
+from serving.promoting.rescore import ANYWAY
 
 WAIT_S = 60.0
 """For so long a stage, a run or a DVC command is waited for: what is compared must not change meanwhile."""
@@ -42,13 +43,13 @@ def decide(
     what would be refused for its figures, or for want of comparable ones, is promoted all the same.
     """
     new = _side(candidate)
-    old = _side(champion) if champion else None
+    old = _champion(champion, new) if champion else None
     found = None
     if champion is None or old is None:
         promoted, reason = True, "there was no champion"
         if new["verdict"] == "not judged":
             reason += f"; the newest was not judged ({'; '.join(new['verdict_reasons'])})"
-    elif why := _refused_unseen(new, old, champion.parent):
+    elif why := _refused_unseen(new, old, champion):
         promoted, reason = False, why
     else:
         found = compare(candidate, champion, data, labels, rules)
@@ -104,11 +105,13 @@ def main() -> None:
         )
 
 
-def _refused_unseen(new: dict[str, Any], old: dict[str, Any], home: Path) -> str | None:
+def _refused_unseen(new: dict[str, Any], old: dict[str, Any], champion: Path) -> str | None:
     """Why the two are not even compared; None where they are."""
+    if why := other_format(champion):
+        return f"the champion is not compared: {why}; {ANYWAY}"
     if new["model_version"] == old["model_version"]:
         return "the newest bundle is the champion already"
-    if new["model_version"] in withdrawn_of(home):
+    if new["model_version"] in withdrawn_of(champion.parent):
         return (
             "the newest bundle was champion and `make rollback` withdrew it; `make promote ARGS=--force` puts it back"
         )
@@ -140,6 +143,11 @@ def _figures(found: Comparison | None) -> dict[str, Any]:
 def _rescored(found: Comparison | None, side: str) -> dict[str, Any]:
     """A side's figures on the common requests, which take the place of those it was packaged with."""
     return found.found["figures"][side] if found and found.found else {}
+
+
+def _champion(bundle: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """Of one that another version of this code packaged its name alone: it gives way by force."""
+    return dict.fromkeys(new) | {"model_version": version_of(bundle)} if other_format(bundle) else _side(bundle)
 
 
 def _side(bundle: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def find(
     taken: dict[int, Source] = {}
     num, free_N = params.num_candidates, among_N.copy()
     for source, score_N, allowed_N, wanted in _searches(params, index, offers, found):
-        rows = best(score_N, free_N & allowed_N, wanted)
+        rows = best(score_N, free_N & allowed_N, min(wanted, num - len(taken)))  # shares are rounded, some upwards
         taken |= dict.fromkeys(rows.tolist(), source)
         free_N[rows] = False
     if (left := num - len(taken)) > 0:

@@ -52,11 +52,14 @@ class Offering:
         """As of the last full minute at a time, us."""
         minute = at // STEP_US * STEP_US
         with self._lock:
-            if minute not in self._kept:
+            if (kept := self._kept.get(minute)) is not None:
+                return kept
+            read = self._read(minute)
+            if minute <= self.store.clock.now():  # before one that is to come events may still happen
                 while len(self._kept) >= NUM_KEPT:
                     del self._kept[next(iter(self._kept))]
-                self._kept[minute] = self._read(minute)
-            return self._kept[minute]
+                self._kept[minute] = read
+            return read
 
     def _read(self, at: int) -> Offers:
         index, spec, params = self.bundle.index, self.bundle.scorer.spec, self.bundle.manifest.limits.retrieval

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.asked import NO_CONTEXT, Context
 from features.live.clock import LOG_END
@@ -36,7 +37,7 @@ from serving.bundle.loaded import GOLDEN, Bundle, open_bundle, reading
 from serving.bundle.manifest import read_manifest
 from serving.bundle.reading import read_codes, read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Events, Scores
-from serving.locations import find_bundle, find_snapshot, find_state
+from serving.locations import CHAMPIONS, find_bundle, find_snapshot, find_state
 from serving.params import ServeParams
 
 NOBODY = ""
@@ -271,7 +272,12 @@ def _context(request: RankRequest) -> Context:
 def open_here() -> Predictor:
     """The predictor of this machine's bundle and online store."""
     bundle = find_bundle()
-    source = read_manifest(bundle).source
+    try:
+        source = read_manifest(bundle).source
+    except InputError as error:
+        if CHAMPIONS not in bundle.parents:
+            raise
+        raise InputError(f"{error} It is the champion: `make promote ARGS=--force` puts the newest there.") from error
     return Predictor.open(bundle, find_state(source), find_snapshot(source))
 
 

@@ -136,12 +136,21 @@ def look(predictor: Predictor, request: RecommendRequest) -> tuple[Moment, list[
 def allowed(predictor: Predictor, request: RecommendRequest, moment: Moment) -> np.ndarray:
     """[N] what is on offer, without what the user has had where that is asked for, and without what is being read."""
     allowed_N = moment.offers.on_offer_N.copy()
-    gone = list(moment.known.item_ids) if request.exclude_seen else []
+    gone = _seen(predictor, request, moment) if request.exclude_seen else []
     if request.context is not None and request.context.reading_item_id is not None:
         gone.append(request.context.reading_item_id)
     rows = predictor.bundle.index.rows(gone)
     allowed_N[rows[rows >= 0]] = False
     return allowed_N
+
+
+def _seen(predictor: Predictor, request: RecommendRequest, moment: Moment) -> list[str]:
+    """Items of the stored history, those too that are younger than history.lag_s, which the model does not know yet."""
+    known = list(moment.known.item_ids)
+    if not predictor.bundle.scorer.spec.history_lag_s:
+        return known
+    stored = predictor.events(request.user_id) or NO_EVENTS
+    return known + list(stored.item_ids[: int(np.searchsorted(stored.occurred_at, moment.at))])
 
 
 def _ranked(predictor: Predictor, request: RecommendRequest, moment: Moment, item_ids: list[str]) -> RankReply:

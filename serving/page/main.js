@@ -21,6 +21,7 @@ const PACE_MS = 1400;
 
 const state = { user: null, at: null, atShort: "", past: null, clicks: [], steps: [], watched: null, reply: null, mode: "suppose" };
 const catalogue = new Map();
+let most = 0; // what the service recommends at once, of NUM_ASKED at most
 let turn = 0; // of what is asked: an answer that comes after a newer question is not shown
 let playing = 0;
 
@@ -50,16 +51,21 @@ async function open(user) {
   find("user").value = user;
   history.replaceState(null, "", `?${new URLSearchParams({ user })}`);
   await told(async () => {
-    await loadPast();
-    await rank({ isNew: true });
+    if (await loadPast()) await rank({ isNew: true });
   });
 }
 
+// False where somebody else is looked at by the time that it comes.
 async function loadPast() {
-  state.past = (await api.themes(state.user)).value;
+  const { user } = state;
+  const past = (await api.themes(user)).value;
+  if (user !== state.user) return false;
+  state.past = past;
   order([...state.past.current.map(({ theme }) => theme), ...lanesOf(shown(state.past), []).map(({ theme }) => theme)]);
-  await learn(state.past.events.slice(-40).map(({ item_id }) => item_id));
+  await learn(past.events.slice(-40).map(({ item_id }) => item_id));
+  if (user !== state.user) return false;
   drawPast();
+  return true;
 }
 
 function drawPast() {
@@ -78,9 +84,16 @@ async function learn(ids) {
 
 const supposed = () => (state.mode === "suppose" || state.at !== null ? state.clicks.map(({ item_id }) => item_id) : []);
 
+async function numAsked() {
+  most ||= Math.min(NUM_ASKED, (await api.info()).value.limits.retrieval.num_candidates);
+  return most;
+}
+
 async function rank({ isNew = false, isSeen = true, what = "", label = "" }) {
   const own = ++turn;
-  const request = { user_id: state.user, k: NUM_ASKED, ...(state.at && { at: state.at }), suppose: supposed(), preview: state.mode !== "keep" };
+  const k = await numAsked();
+  if (own !== turn) return;
+  const request = { user_id: state.user, k, ...(state.at && { at: state.at }), suppose: supposed(), preview: state.mode !== "keep" };
   const { value, took } = await api.recommend(request);
   if (own !== turn) return;
   const items = value.items.slice(0, NUM_SHOWN);
@@ -93,6 +106,7 @@ async function rank({ isNew = false, isSeen = true, what = "", label = "" }) {
   show(items, !isNew && isSeen);
   chips(value, took);
   say(before, value, what);
+  if (!items.length) return; // there is nothing to give reasons for
   const reasons = (await api.explain({ ...request, at: value.at }, items.map(({ item_id }) => item_id))).value.items;
   if (own === turn) list.explain(reasons, value.at);
 }
@@ -147,10 +161,14 @@ async function pick(item) {
   const held = document.activeElement?.closest?.(".item") ? item.rank : null;
   const isKept = state.mode === "keep" && state.at === null;
   state.watched = { theme: item.theme, name: item.theme_name };
+  const { user } = state;
   await told(async () => {
-    if (isKept) await api.click({ user_id: state.user, item_id: item.item_id, position: item.rank - 1, ...(state.reply.impression_id && { impression_id: state.reply.impression_id }) });
+    if (isKept) await api.click({ user_id: user, item_id: item.item_id, position: item.rank - 1, ...(state.reply.impression_id && { impression_id: state.reply.impression_id }) });
+    if (user !== state.user) return; // somebody else is looked at by now
     state.clicks = [...state.clicks, { item_id: item.item_id, theme: item.theme, name: item.theme_name }];
-    if (isKept) state.past = (await api.themes(state.user)).value;
+    const past = isKept ? (await api.themes(user)).value : state.past;
+    if (user !== state.user) return;
+    state.past = past;
     drawPast();
     await rank({ what: `${titleOf(item.item_id)} clicked, ${isKept ? "kept" : "not kept"}.`, label: `click ${state.clicks.length}` });
   });

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from contracts.errors import InputError
 from contracts.publish import write_json
-from serving.bundle.loaded import read_json
-from serving.bundle.manifest import read_manifest
+from serving.bundle.loaded import read_json, reading
+from serving.bundle.manifest import FORMAT, MANIFEST, SHORT, read_manifest
 
 BUNDLE, FORMER, WITHDRAWN = "bundle", "former", "withdrawn.json"
 RENAME_EXCHANGE = 2
@@ -53,7 +53,7 @@ def restore(home: Path) -> tuple[str, str]:
             f"champions/{home.name}.dvc` and `dvc checkout champions/{home.name}.dvc` bring one back."
         )
     version = read_manifest(former[0]).model_version
-    gone = read_manifest(home / BUNDLE).model_version
+    gone = version_of(home / BUNDLE)
     with _changing(home) as made:
         shutil.rmtree(made / BUNDLE)
         os.replace(made / FORMER / former[0].name, made / BUNDLE)
@@ -70,6 +70,20 @@ def former_of(home: Path) -> list[Path]:
 def withdrawn_of(home: Path) -> list[str]:
     """Versions that a rollback took back."""
     return read_json(home / WITHDRAWN).get("withdrawn", []) if (home / WITHDRAWN).exists() else []
+
+
+def other_format(bundle: Path) -> str | None:
+    """Of a bundle that another version of this code packaged, how it was packaged; None of one that is read here."""
+    told = read_json(bundle / MANIFEST).get("format") if (bundle / MANIFEST).exists() else FORMAT
+    return None if told == FORMAT else f"{bundle} has bundle format {told}; this code reads {FORMAT}"
+
+
+def version_of(bundle: Path) -> str:
+    """What replies call the model: of a bundle of any format. Raises InputError where it is damaged."""
+    if other_format(bundle) is None:
+        return read_manifest(bundle).model_version
+    with reading(bundle / MANIFEST):
+        return str(read_json(bundle / MANIFEST)["bundle_hash"])[:SHORT]
 
 
 @contextmanager
@@ -107,7 +121,7 @@ def exchange(one: Path, two: Path) -> None:
 
 def _retire(made: Path) -> None:
     numbers = [_number(path) for path in former_of(made)]
-    version = read_manifest(made / BUNDLE).model_version
+    version = version_of(made / BUNDLE)
     (made / FORMER).mkdir(exist_ok=True)
     os.replace(made / BUNDLE, made / FORMER / f"{max(numbers, default=0) + 1:04d}-{version}")
 

@@ -88,6 +88,14 @@ def test_popular_and_new_are_of_the_current_themes_and_say_what_they_are(index: 
     assert all(row % THEMES == 0 for row, source in found.items() if source == "popular")
 
 
+def test_shares_that_are_rounded_find_no_more_than_the_model_may_rank(index: ItemIndex, offers: Offers) -> None:
+    for shares in ([0.55, 0.45], [0.25, 0.75], [0.35, 0.35, 0.3], [0.26] * 3 + [0.22], [0.15, 0.85]):
+        found = [Interest(place % THEMES, share, index.vector_ND[place]) for place, share in enumerate(shares)]
+        for num in range(1, 41):
+            params = PARAMS.model_copy(update={"num_candidates": num})
+            assert len(find(params, index, offers, found, ALL)) == num
+
+
 def test_what_is_not_allowed_is_never_found_and_gaps_are_filled_by_what_all_click(
     index: ItemIndex, offers: Offers
 ) -> None:

@@ -83,8 +83,8 @@ Answer = Callable[[int], Refusal | bytes]
 
 
 @contextmanager
-def answering(answer: Answer) -> Iterator[tuple[str, list[float]]]:
-    """A service that answers the nth request as told; its address, and when it was asked."""
+def answering(answer: Answer, bodies: list[bytes] | None = None) -> Iterator[tuple[str, list[float]]]:
+    """A service that answers the nth request as told; its address, and when it was asked. bodies: takes what came."""
     asked: list[float] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -100,6 +100,12 @@ def answering(answer: Answer) -> Iterator[tuple[str, list[float]]]:
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if bodies is not None:
+                bodies.append(body)
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             """Nobody reads it."""
@@ -125,6 +131,27 @@ def test_what_is_busy_is_asked_again_when_it_says(status: int) -> None:
     assert asked[1] - asked[0] < 0.9 < asked[2] - asked[1]
 
 
+@pytest.mark.parametrize(
+    ("told", "is_named"),
+    [
+        ({}, True),
+        ({"impression_id": "a page of the shop's own"}, True),  # the service names it anew each time
+        ({"impression_id": "served-0-0-0"}, False),  # the service names it by the ranking
+        ({"occurred_at": "2024-01-31T12:00:00Z"}, False),
+        ({"event_id": "mine"}, True),
+    ],
+)
+def test_an_event_that_has_to_be_sent_again_is_the_same_event(told: dict[str, str], is_named: bool) -> None:
+    bodies: list[bytes] = []
+    kept = b'{"events": [{"event_id": "x", "fate": "new"}], "num_new": 1}'
+    busy = Refusal(503, "away", retry_after_s=0)
+    with answering(lambda number: kept if number else busy, bodies) as (url, _), Client(url) as client:
+        client.events([EventIn.model_validate({"user_id": "u", "item_id": "i"} | told)])
+    first, second = bodies
+    assert first == second
+    assert ("event_id" in json.loads(first)["events"][0]) == is_named
+
+
 def test_no_longer_than_the_deadline_and_what_is_at_fault_itself_never() -> None:
     with answering(lambda _: Refusal(503, "away", retry_after_s=30)) as (url, asked), Client(url) as client:
         with pytest.raises(ServiceError, match="503 unavailable: away"):
@@ -147,6 +174,24 @@ def test_an_answer_of_another_program_is_said(body: bytes) -> None:
     with answering(lambda _: body) as (url, _), Client(url) as client, pytest.raises(ServiceError) as refused:
         client.users()
     assert refused.value.code == NOT_THE_SERVICE
+
+
+def test_what_cannot_be_sent_is_said_and_a_token_is_not_repeated() -> None:
+    lone = "\ud800"
+    with Client("http://127.0.0.1:9") as client:
+        for ask in (
+            lambda: client.recommend("u", diversity=float("nan")),
+            lambda: client.rank(lone, ["i"]),
+            lambda: client.rank("u", ["i"], context={"device": {1}}),
+            lambda: client.themes(lone),
+        ):
+            with pytest.raises(ServiceError, match="cannot be sent") as refused:
+                ask()
+            assert (refused.value.status, refused.value.code) == (0, "invalid_request")
+    for token in ("secret-\u00fc-0123456789", "secret-0123456789\n"):
+        with pytest.raises(ServiceError) as refused:
+            Client("http://127.0.0.1:9", token)
+        assert "secret" not in str(refused.value)
 
 
 def test_nobody_at_the_address_is_said() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from serving.answering.predictor import Predictor
 from serving.bento import _copy_code
@@ -373,6 +373,49 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
         page.locator(".pick").first.focus()
         assert seen.violations() == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_where_nothing_is_recommended_that_is_said_and_nothing_is_at_fault(opened: Opened, hopper: str) -> None:
+    def emptied(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"items": []})
+
+    opened.page.route("**/recommend", emptied)
+    opened.page.goto(f"{opened.url}/?user={hopper}")
+    expect(opened.page.locator("#empty")).to_be_visible(timeout=MOST_S)
+    opened.page.wait_for_load_state("networkidle")
+    expect(opened.page.get_by_role("alert")).to_be_hidden()
+
+
+def test_no_more_is_asked_for_than_the_bundle_recommends(opened: Opened, hopper: str) -> None:
+    def lower(route: Route) -> None:
+        told = route.fetch().json()
+        told["limits"]["retrieval"]["num_candidates"] = 30
+        route.fulfill(json=told)
+
+    opened.page.route("**/info", lower)
+    with opened.page.expect_request("**/recommend") as asked:
+        opened.open(hopper)
+    assert json.loads(asked.value.post_data or "")["k"] == 30
+
+
+def test_a_past_that_comes_late_is_not_shown_as_somebody_else_s(
+    opened: Opened, server: httpx.Client, hopper: str
+) -> None:
+    names = [name for name in server.get("/users").json()["users"] if name != hopper]
+    other = next(name for name in names if server.get(f"/users/{name}/themes").json()["sessions"])
+    page, held = opened.page, list[Route]()
+    page.route(f"**/users/{hopper}/themes", lambda route: held.append(route))
+    with page.expect_request(f"**/users/{hopper}/themes"):
+        page.goto(f"{opened.url}/?user={hopper}")
+    page.locator("#user").fill(other)
+    page.keyboard.press("Enter")
+    expect(page.locator(".item .why").first).not_to_be_empty(timeout=MOST_S)
+    with page.expect_response(f"**/users/{hopper}/themes"):
+        held[0].continue_()
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#as")).to_have_text(f"for {other}, now")
+    expect(page.locator(".field")).to_have_attribute("aria-label", re.compile(f"of {other}, oldest first"))
 
 
 def test_a_refusal_is_said_in_the_services_words(browser: Browser, server: httpx.Client) -> None:

@@ -18,9 +18,10 @@ from contracts.errors import InputError
 from contracts.params import load_params
 from features.encoding.counters import Counters
 from serving import package
+from serving.answering.predictor import open_here
 from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, open_bundle
 from serving.bundle.logged import RequestLog
-from serving.bundle.manifest import read_manifest
+from serving.bundle.manifest import MANIFEST, read_manifest
 from serving.bundle.stored import other_coclicks
 from serving.promote import decide, main, promote
 from serving.promoting.compare import weigh
@@ -275,6 +276,28 @@ def test_champions_follow_each_other_and_a_rollback_takes_the_last_one_back(
     assert promote("simulator", labels, rules, force=True)["forced"]
     assert withdrawn_of(home) == [version(third)]
     run(repository, "python", "-m", "dvc", "status", "--quiet", "champions/simulator.dvc")  # 0: as DVC noted it
+
+
+def test_a_champion_that_an_older_version_packaged_is_named_and_gives_way_by_force(
+    repository: Path, good: Path, worse: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, rules = params["labels"], params["promote"]
+    home = repository / "champions" / "simulator"
+    shutil.copytree(worse, home / "bundle")
+    path = home / "bundle" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    monkeypatch.setenv("LEITMOTIF_BUNDLE", "champions/simulator/bundle")
+    with pytest.raises(InputError, match=r"bundle format 1.*make promote ARGS=--force"):
+        open_here()
+    refused = promote("simulator", labels, rules)
+    assert not refused["promoted"]
+    assert re.search(r"bundle format 1; this code reads \d+; `make promote ARGS=--force`", refused["reason"])
+    assert promote("simulator", labels, rules, force=True)["forced"]
+    assert version(home / "bundle") == version(good)
+    assert [path.name for path in former_of(home)] == [f"0001-{version(worse)}"]
+    with pytest.raises(InputError, match="bundle format 1"):
+        rollback("simulator")
+    assert version(home / "bundle") == version(good)
 
 
 @pytest.mark.parametrize("has_champion", [True, False])

@@ -1,6 +1,7 @@
 """What is recommended: on offer, not seen, scored as /rank scores it, blind to the future, and remembered as shown."""
 
 import json
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -98,6 +99,34 @@ def test_later_events_change_no_earlier_list(fresh: Predictor) -> None:
     fresh.append(EventsRequest.model_validate({"events": events}))
     assert recommended(fresh, user_id=golden.user_id, at=at) == before
     assert not set(names(recommended(fresh, user_id=golden.user_id))) & set(items)
+
+
+def test_what_the_model_does_not_know_yet_is_not_recommended_again_either(fresh: Predictor) -> None:
+    """With history.lag_s a click is no event of the model for a while; who clicked knows it at once."""
+    scorer = fresh.bundle.scorer
+    lagging = replace(scorer, spec=replace(scorer.spec, history_lag_s=60.0))
+    late = replace(fresh, bundle=replace(fresh.bundle, scorer=lagging))
+    user = fresh.bundle.golden[-1].user_id
+    before = recommended(late, user_id=user)
+    first = names(before)[0]
+    late.append(EventsRequest.model_validate({"events": [{"user_id": user, "item_id": first}]}))
+    after = recommended(late, user_id=user)
+    assert after.history.length == before.history.length
+    assert first not in names(after)
+    assert first in names(recommended(late, user_id=user, exclude_seen=False))
+    assert first in names(recommended(late, user_id=user, at=before.at))
+
+
+def test_what_was_asked_of_a_time_to_come_is_not_what_is_on_offer_when_it_has_come(fresh: Predictor) -> None:
+    """A caller may ask as of the next minutes: what happens until then counts all the same."""
+    item, lag_us = fresh.bundle.index.item_ids[0], int(fresh.bundle.scorer.spec.clicks_lag_s * 1e6)
+    soon = fresh.clock() + lag_us + 2 * STEP_US
+    before = fresh.offering.at(soon)
+    events = [{"user_id": "somebody", "item_id": item}]
+    fresh.append(EventsRequest.model_validate({"events": events}))
+    assert fresh.offering.at(soon).clicks_N[0] == before.clicks_N[0] + 1
+    now = fresh.clock()
+    assert fresh.offering.at(now) is fresh.offering.at(now)  # a minute that is over is read once
 
 
 def test_the_list_that_is_answered_is_remembered_as_shown(fresh: Predictor) -> None:
