@@ -14,8 +14,8 @@ from training import train
 SMALL_MODEL = {"history_length": 30, "theme_capacity": 10, "num_themes": 6, "short_length": 5}
 SMALL_TRAIN = {
     "max_requests": 300,
-    "router_steps": 5,
-    "router_starts": 2,
+    "router_steps": 10,
+    "router_starts": 1,
     "batch_requests": 32,
     "num_threads": 1,
     "validations_per_epoch": 2,

@@ -388,9 +388,6 @@ def test_what_is_served_was_chosen_on_the_validation_part(trained, sections, tmp
     ].keys()
     by_rule = run_evaluate(data, sections, evaluate=changed(sections["evaluate"], serve="candidate"))
     assert by_rule["served"] == "mos"
-    ranked = pq.read_table(data / "metrics" / "ranked.parquet")
-    assert np.mean(ranked["auc"].to_numpy()) == pytest.approx(by_rule["models"]["mos"]["iauc"], abs=1e-6)
-    assert len(ranked) == by_rule["num_requests_ranked"] < by_rule["num_requests"]
 
 
 def test_a_model_that_is_significantly_worse_than_its_baseline_fails(trained, sections, tmp_path):
@@ -415,7 +412,7 @@ def test_progress_says_where_training_stands(made, sections, tmp_path, caplog, m
     shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
     caplog.set_level(logging.INFO, "leitmotif")
     run_train(data, sections)
-    assert "mos router: epoch 1, step 1 of 10" in caplog.text
+    assert "mos router, start 1 of 1: epoch 1, step 1 of 10" in caplog.text
     assert "din clicks: epoch 2, step 20 of 20" in caplog.text
     assert "requests/s" in caplog.text
     assert "impressions/s" in caplog.text
