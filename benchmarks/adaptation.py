@@ -9,13 +9,11 @@ taken; what they clicked there in the log is posted to /events, click by click, 
 import argparse
 import json
 import os
-import socket
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.serving import wait_until_ready
+from benchmarks.serving import server
 from benchmarks.world import World, check, number, read_requests
 from contracts.params import load_params
 from contracts.publish import write_json
@@ -256,23 +254,9 @@ def summarise(answers: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> d
     return made
 
 
-@contextmanager
-def serving(bundle: Path, state: Path) -> Iterator[httpx.Client]:
-    """`bentoml serve` of a bundle over a state on a free port, until it is ready; ended afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [Path(sys.executable).parent / "bentoml", "serve", "serving.service:Leitmotif", "--port", str(port)]
-    home = tempfile.mkdtemp(prefix="bentoml-")  # BentoML deletes the metrics of every other server of its home
-    told = {"LEITMOTIF_BUNDLE": str(bundle.resolve()), "LEITMOTIF_STATE": str(state.resolve()), "BENTOML_HOME": home}
-    process = subprocess.Popen(command, env=os.environ | told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            wait_until_ready(process, client)
-            yield client
-    finally:
-        process.terminate()
-        process.wait(30)
+def serving(bundle: Path, state: Path) -> AbstractContextManager[httpx.Client]:
+    """A service of a bundle over a state."""
+    return server(LEITMOTIF_BUNDLE=str(bundle.resolve()), LEITMOTIF_STATE=str(state.resolve()))
 
 
 def draw(report: dict[str, Any], path: Path) -> None:

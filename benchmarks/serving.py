@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -118,21 +119,23 @@ def summarise(times: list[float]) -> dict[str, float]:
 
 
 @contextmanager
-def server() -> Iterator[httpx.Client]:
-    """`bentoml serve` on a free loopback port until it is ready."""
+def server(**environment: str) -> Iterator[httpx.Client]:
+    """`bentoml serve` on a free loopback port, until it is ready; ended afterwards. Several may run at a time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["bentoml", "serve", "serving.service:Leitmotif", "--host", "127.0.0.1", "--port", str(port)]
     command[0] = os.path.join(os.path.dirname(sys.executable), "bentoml")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            wait_until_ready(process, client)
-            yield client
-    finally:
-        process.terminate()
-        process.wait(30)
+    with TemporaryDirectory(prefix="bentoml-") as home:  # BentoML deletes the metrics of other servers of its home
+        told = os.environ | {"BENTOML_HOME": home} | environment
+        process = subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                wait_until_ready(process, client)
+                yield client
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def wait_until_ready(process: subprocess.Popen, client: httpx.Client) -> None:

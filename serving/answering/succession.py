@@ -2,7 +2,8 @@
 
 `make promote` and `make rollback` exchange the champion's folder in one step. Each worker looks there every LOOK_S: the
 new bundle is read, its golden requests are scored, and only then it answers; requests that were begun end with the old
-one. What cannot be served is said once, and the old one goes on.
+one. What cannot be served is said once, the old one goes on, and it is tried again every AGAIN_S: the store may have
+been away, or a checkout still under way.
 """
 
 import logging
@@ -19,6 +20,7 @@ from serving.locations import find_bundle
 log = logging.getLogger("leitmotif")
 
 LOOK_S = 2.0
+AGAIN_S = 60.0
 Mark = tuple[str, int, int]
 
 
@@ -29,6 +31,7 @@ class Succession:
         self.num_taken = 0
         self.refused = ""  # why what stands there is not served
         self._seen = _mark()
+        self._again_at = 0.0
         self._lock = Lock()
 
     def watch(self, take: Callable[[Predictor], None]) -> None:
@@ -39,14 +42,16 @@ class Succession:
         """The predictor of another bundle than at the last look; None where there is none, or it cannot be served."""
         with self._lock:
             mark = _mark()
-            if mark is None or mark == self._seen:
+            is_due = bool(self.refused) and time.monotonic() >= self._again_at
+            if mark is None or (mark == self._seen and not is_due):
                 return None
             self._seen = mark
             try:
                 predictor = open_here()
             except InputError as error:
-                self.refused = str(error)
-                log.warning("%s holds another bundle, which is not served; the one before goes on. %s", mark[0], error)
+                if str(error) != self.refused:
+                    log.warning("%s holds a bundle that is not served; the one before goes on. %s", mark[0], error)
+                self.refused, self._again_at = str(error), time.monotonic() + AGAIN_S
                 return None
             self.refused = ""
             self.num_taken += 1

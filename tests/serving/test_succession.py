@@ -1,5 +1,6 @@
 """Another bundle in the champion's place takes over while requests are answered; one that is damaged does not."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,11 @@ from threading import Event
 import httpx
 import pytest
 
+from serving.answering import succession
 from serving.answering.predictor import Predictor
+from serving.answering.succession import Succession
 from serving.bundle.loaded import GOLDEN
+from serving.bundle.manifest import MANIFEST
 from serving.promoting.places import exchange
 from tests.serving.bundles import reversed_head, rewritten
 from tests.serving.conftest import serving
@@ -78,3 +82,26 @@ def test_another_bundle_takes_over_without_a_request_lost_and_a_damaged_one_does
     exchange(other, bundle)
     until(lambda: "leitmotif_bundle_refused 0" in served.get("/metrics").text)
     assert served.post("/rank", json=asked).json() == second
+
+
+def test_what_was_refused_is_tried_again_though_nothing_moved(
+    made: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a bundle that was still being checked out."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("LEITMOTIF_BUNDLE", str(bundle))
+    found = Succession()
+    assert found.look() is None
+    whole = (bundle / GOLDEN).read_bytes()
+    (bundle / GOLDEN).write_bytes(whole[:100])
+    os.utime(bundle / MANIFEST)
+    assert found.look() is None
+    assert GOLDEN in found.refused
+    (bundle / GOLDEN).write_bytes(whole)
+    assert found.look() is None  # not yet
+    monkeypatch.setattr(succession, "AGAIN_S", 0.0)
+    monkeypatch.setattr(found, "_again_at", 0.0)
+    predictor = found.look()
+    assert predictor is not None
+    assert not found.refused
+    predictor.store.tail.close()
