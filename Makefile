@@ -103,7 +103,7 @@ bento: $(READY) ## build the Bento for deployment
 	@python -m serving.bento
 
 .PHONY: export
-export: $(READY) ## the model as programs that need torch alone (ARGS=--compile: as machine code)
+export: $(READY) ## the model as programs that need torch alone (ARGS=--compile: machine code, which serve then uses)
 	@python -m serving.export $(ARGS)
 
 .PHONY: promote

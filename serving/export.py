@@ -1,7 +1,7 @@
 """The bundle to serve -> exported/<source>: both halves of its model as programs that need torch and no code of ours.
 
     python -m serving.export             # user_side.pt2 and score.pt2, for torch.export.load
-    python -m serving.export --compile   # machine code by AOTInductor, for torch._inductor.aoti_load_package
+    python -m serving.export --compile   # machine code by AOTInductor, which the service then uses: half the time
 
 Every golden request of the bundle is scored by the programs before they are put in place.
 """
@@ -12,7 +12,6 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,12 @@ from contracts.errors import InputError
 from contracts.publish import write_json
 from serving.bundle.golden import TOLERANCE, GoldenRequest
 from serving.bundle.loaded import MODEL, Bundle, open_bundle
+from serving.bundle.programs import DESCRIPTION, Half, Programs, load_half, processor
 from serving.bundle.scorer import Scorer
-from serving.locations import find_bundle
+from serving.locations import find_bundle, find_programs
 from training.model.batch import to_candidates, to_history
-from training.model.exported import HALVES, compile_half, export_halves
+from training.model.exported import compile_half, export_halves
 from training.model.shape import ModelShape
-
-DESCRIPTION = "exported.json"
-Half = Callable[..., Any]
 
 log = logging.getLogger("leitmotif")
 
@@ -51,29 +48,25 @@ def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
         for name, program in programs.items():
             path = staging / f"{name}.pt2"
             compile_half(program, path) if compiled else torch.export.save(program, path)
-        halves = {name: _load(staging / f"{name}.pt2", compiled) for name in HALVES}
+        halves = {name: load_half(staging / f"{name}.pt2", compiled=compiled) for name in Programs._fields}
         worst = max(_difference(bundle.scorer, halves, golden) for golden in bundle.golden)
         if not worst <= TOLERANCE:
             raise InputError(f"The programs score a golden request {worst:.1e} otherwise. Nothing was written.")
         description = {
             "model_version": bundle.manifest.model_version,
+            "bundle_hash": bundle.manifest.bundle_hash,
             "compiled": compiled,
             "device": str(bundle.scorer.device),
             "torch": torch.__version__,
+            "processor": processor(),
             "num_golden_requests": len(bundle.golden),
             "largest_difference": worst,
-            "files": {name: f"{name}.pt2" for name in HALVES},
+            "files": {name: f"{name}.pt2" for name in Programs._fields},
         }
         write_json(staging / DESCRIPTION, description)
         shutil.rmtree(out, ignore_errors=True)
         staging.rename(out)
     return description
-
-
-def _load(path: Path, compiled: bool) -> Half:
-    if compiled:
-        return torch._inductor.aoti_load_package(str(path))
-    return torch.export.load(path).module()
 
 
 def _difference(scorer: Scorer, halves: dict[str, Half], golden: GoldenRequest) -> float:
@@ -100,7 +93,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         bundle = open_bundle(find_bundle())
-        out = arguments.out or Path("exported") / bundle.manifest.source
+        out = arguments.out or find_programs(bundle.manifest.source)
         made = export(bundle, out, arguments.compile)
     except InputError as error:
         print(f"export failed: {error}", file=sys.stderr)

@@ -37,6 +37,11 @@ def find_state(source: str) -> Path:
     return Path(os.environ.get(STATE_VARIABLE) or Path(".state") / source / "feast")
 
 
+def find_programs(source: str) -> Path:
+    """Where `make export` puts the model as programs, and the service looks for machine code."""
+    return (PACKED_BUNDLE.parent if PACKED_BUNDLE.exists() else Path()) / "exported" / source
+
+
 def find_snapshot(source: str) -> Path | None:
     """The feature snapshot that the state should have been loaded from; None where a state is named by hand."""
     return None if os.environ.get(STATE_VARIABLE) else Path("data") / source / "feature_snapshot"

@@ -17,6 +17,7 @@ from features.online.store import OnlineStore
 from serving.answering.belonging import check_log, check_stamp
 from serving.answering.explaining import with_reasons
 from serving.answering.feedback import Shown, intake_of, keep, show, take
+from serving.answering.machine_code import with_machine_code
 from serving.answering.offers import Offering
 from serving.answering.refusal import MAX_NAME, Refusal
 from serving.answering.requests import (
@@ -88,6 +89,7 @@ class Predictor:
         torch.set_num_threads(opened.manifest.limits.num_threads)
         with reading(bundle / GOLDEN):
             check_golden(opened.scorer, opened.golden)
+        opened = with_machine_code(opened)
         store = OnlineStore.open(state)
         check_log(opened.manifest, bundle, state)
         check_stamp(opened.scorer.spec, store, state, snapshot)
@@ -230,6 +232,7 @@ class Predictor:
             "num_golden_requests": manifest.num_golden_requests,
             "theme_names": self.bundle.theme_names,
             "model": self.bundle.measured.get("served", "mos"),
+            "computes": "PyTorch" if self.bundle.scorer.programs is None else "machine code",
             "verdict": self.bundle.measured["verdict"],
             "standing": self.bundle.measured.get("standing", []),
         }

@@ -4,7 +4,8 @@ Golden requests, package and the service all score by these lines; training's ow
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_one, micros
+from serving.bundle.programs import Programs
 from training.model.batch import Candidates, History, to_candidates, to_history
 from training.model.build import Model
 from training.model.mixture import MixtureOfSequence
@@ -61,6 +63,7 @@ class Scorer:
     index_of: dict[str, int]  # item_id -> item_index
     theme_NT: Float32  # the routing of every item by what was trained, computed once; T is 0 of a model without themes
     cold_N: npt.NDArray[np.bool_]  # items without an embedding of their own: training saw them too rarely
+    programs: Programs | None = None  # machine code of both halves; None: PyTorch computes them
 
     @classmethod
     def of(cls, model: Model, params: ModelParams, spec: FeatureSpec, index_of: dict[str, int]) -> "Scorer":
@@ -125,9 +128,11 @@ class Scorer:
         code_NF: of the items of newest_events(events, at, L), as known at that time; None: the spec has no codes.
         """
         encoded = self.encode(events, at)
-        history = to_history(vars(encoded))
+        history = History(*(column.to(self.device) for column in to_history(vars(encoded))))
+        if self.programs is not None:
+            with torch.no_grad():
+                return self.state_type(*self.programs.user_side(*history))
         with torch.inference_mode():
-            history = History(*(column.to(self.device) for column in history))
             if not self.reads_codes:
                 return self.model.user_side(history, self.tables)
             places_UL, tables = self._tables_of(history.item_index_UL, self._aligned(encoded, code_NF))
@@ -137,8 +142,12 @@ class Scorer:
         """Score M candidates for the one user of a state. scalars: [M, S]. code_MF: of the candidates."""
         on_device, tables = self.candidates(item_index, scalars, code_MF)
         theme_MT = tables.routing_NT.cpu().numpy() if self.reads_codes else self.theme_NT[item_index]
-        with torch.inference_mode():
-            logit_M = self.model.score(state, on_device, tables)
+        if self.programs is not None and len(item_index):
+            with torch.no_grad():
+                logit_M = self.programs.score(*state, *on_device)
+        else:
+            with torch.inference_mode():
+                logit_M = self.model.score(state, on_device, tables)
         current_T = np.zeros(0, np.float32)
         if self.model.has_router:
             current_T = state.current_UT[0].cpu().numpy()
@@ -161,6 +170,11 @@ class Scorer:
         if not self.model.has_router:
             return np.zeros(0, np.float32)
         return self.user_side(events, at, code_NF).current_UT[0].cpu().numpy()
+
+    @cached_property
+    def state_type(self) -> type:
+        """The names of what a user's half computes."""
+        return type(replace(self, programs=None).user_side(NO_EVENTS, 0))
 
     @property
     def reads_codes(self) -> bool:

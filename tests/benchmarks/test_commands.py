@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # Feast's own store asks so
@@ -62,3 +63,22 @@ def test_live_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     report = json.loads(run(monkeypatch, capsys, "live_memory", *small))["rows"]
     assert [report[number]["rows"] >= int(number) for number in ("2000", "4000")] == [True, True]
     assert all(each["bytes_a_row"] < 150 for each in report.values())
+
+
+def test_peer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    said = json.loads(run(monkeypatch, capsys, "peer", "--one", "mos", "20", "--seconds", "0.05"))
+    assert said["impressions_per_cpu_s"] > 0
+
+
+def test_the_peer_reads_the_same_requests(tmp_path: Path) -> None:
+    peer = importlib.import_module("benchmarks.peer")
+    events, requests = peer.log_of(20)
+    peer.write_for_peer(tmp_path, events, requests)
+    rows = pq.read_table(tmp_path / "train.parquet").to_pydict()
+    histories = pq.read_table(tmp_path / "users.parquet")["full_item_seq"].to_pylist()
+    assert rows["item_index"] == requests.item_index.tolist()
+    assert rows["label"] == requests.label.tolist()
+    first = peer.CANDIDATES  # a row of the second request
+    start, end = requests.starts[1], requests.ends[1]
+    assert rows["seq_len"][first] == end - start == 20
+    assert histories[rows["user_index"][first]] == events.item_index[start:end].tolist()

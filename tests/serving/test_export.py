@@ -1,37 +1,103 @@
-"""The bundle's model as programs: the same scores, and the last good ones stand."""
+"""The bundle's model as programs: the same scores, the last good ones stand, and a service uses machine code."""
 
+import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from contracts.errors import InputError
 from serving.answering.predictor import Predictor
+from serving.answering.requests import RankRequest
+from serving.bundle.golden import check_golden
+from serving.bundle.programs import DESCRIPTION, Programs, load_half, open_programs, processor
 from serving.export import export
 
 pytestmark = pytest.mark.xdist_group("serving")
 
 
-def test_every_golden_request_is_scored_alike_and_a_failure_leaves_the_last_good_programs(
-    predictor: Predictor, tmp_path: Path
-) -> None:
-    bundle, out = predictor.bundle, tmp_path / "exported"
-    made = export(bundle, out, compiled=False)
-    assert made["num_golden_requests"] == len(bundle.golden) > 0
+@pytest.fixture(scope="module")
+def exported(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("programs") / "exported"
+    made = export(predictor.bundle, out, compiled=False)
+    assert made["num_golden_requests"] == len(predictor.bundle.golden) > 0
     assert made["largest_difference"] == 0.0
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    return out
+
+
+def test_a_failure_leaves_the_last_good_programs(predictor: Predictor, exported: Path) -> None:
+    bundle = predictor.bundle
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
     assert set(before) == {"user_side.pt2", "score.pt2", "exported.json"}
     spoiled = replace(bundle.golden[0], scalars=[[float("nan")] * len(row) for row in bundle.golden[0].scalars])
     with pytest.raises(InputError, match="Nothing was written"):
-        export(replace(bundle, golden=[spoiled]), out, compiled=False)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+        export(replace(bundle, golden=[spoiled]), exported, compiled=False)
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    assert [path.name for path in exported.parent.iterdir()] == ["exported"]
+
+
+def test_a_scorer_reads_the_same_from_programs(predictor: Predictor, exported: Path) -> None:
+    scorer = predictor.bundle.scorer
+    halves = Programs(*(load_half(exported / f"{name}.pt2", compiled=False) for name in Programs._fields))
+    of_programs = replace(scorer, programs=halves)
+    assert check_golden(of_programs, predictor.bundle.golden).num_flipped == 0
+    golden = predictor.bundle.golden[-1]
+    scalars = np.array(golden.scalars, np.float32)
+    index = scorer.item_index(golden.candidates)
+    ours, theirs = (
+        each.score(each.user_side(golden.events, golden.at), index, scalars) for each in (scorer, of_programs)
+    )
+    for name, column in ours._asdict().items():
+        np.testing.assert_array_equal(getattr(theirs, name), column, err_msg=name)
+    assert len(of_programs.score(of_programs.user_side(golden.events, golden.at), index[:0], scalars[:0]).logit_M) == 0
+
+
+def test_what_is_not_machine_code_of_this_bundle_here_is_not_loaded(
+    predictor: Predictor, exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "leitmotif")
+    folder = tmp_path / "programs"
+    bundle_hash, device = predictor.bundle.manifest.bundle_hash, torch.device("cpu")
+
+    def said() -> str:
+        caplog.clear()
+        assert open_programs(folder, bundle_hash, device) is None
+        return caplog.text
+
+    assert said() == ""  # nobody made any
+    shutil.copytree(exported, folder)
+    assert "no machine code" in said()
+    described = json.loads((folder / DESCRIPTION).read_text()) | {"compiled": True}
+    assert described["processor"] == processor()
+    for name in ("bundle_hash", "torch", "processor"):
+        (folder / DESCRIPTION).write_text(json.dumps(described | {name: "another"}))
+        assert f"made for another {name}" in said()
+    (folder / DESCRIPTION).write_text(json.dumps(described))
+    (folder / "score.pt2").write_bytes(b"no archive")
+    assert "cannot be loaded" in said()
+    (folder / DESCRIPTION).write_text("{")
+    assert "cannot be read" in said()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_machine_code_scores_alike(predictor: Predictor, tmp_path: Path) -> None:
-    made = export(predictor.bundle, tmp_path / "exported", compiled=True)
+def test_a_service_ranks_alike_by_machine_code_and_by_pytorch_where_it_is_damaged(
+    predictor: Predictor, data: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "exported" / predictor.bundle.manifest.source
+    made = export(predictor.bundle, out, compiled=True)
     assert made["compiled"]
     assert made["largest_difference"] < 1e-5
+    monkeypatch.chdir(tmp_path)
+    compiled = Predictor.open(data / "bundle", state, data / "feature_snapshot")
+    assert (compiled.info()["computes"], predictor.info()["computes"]) == ("machine code", "PyTorch")
+    golden = predictor.bundle.golden[-1]
+    request = RankRequest(user_id=golden.user_id, candidates=golden.candidates, preview=True)
+    found, wanted = ({item.item_id: item.score for item in each.rank(request).items} for each in (compiled, predictor))
+    assert found == pytest.approx(wanted, abs=1e-6)
+    (out / "score.pt2").write_bytes((out / "user_side.pt2").read_bytes())  # it loads, and is the wrong half
+    assert Predictor.open(data / "bundle", state, data / "feature_snapshot").info()["computes"] == "PyTorch"

@@ -85,6 +85,22 @@ def test_of_several_starts_of_the_router_the_one_with_most_information_is_left(p
         assert -float(information_of(model, whole)) == pytest.approx(max(told), abs=1e-4)
 
 
+def test_a_start_of_the_router_that_is_no_number_is_not_kept(prepared, sections, caplog):
+    caplog.set_level("INFO", logger="leitmotif")
+    torch.manual_seed(1)
+    model = build("mos", sections["model"], prepared.shape)
+    fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, *prepared.train.standardisation())
+    with torch.no_grad():
+        model.router.prototype_TR.fill_(float("nan"))
+    data = RequestData(prepared.train, prepared.validation, 32, 1)
+    pretrain_router("mos", model, data, changed(sections["train"], router_steps=2, router_starts=2))
+    assert [line.rpartition(" ")[2] == "-inf" for line in caplog.messages if "mutual information" in line] == [
+        True,
+        False,
+    ]
+    assert all(torch.isfinite(each).all() for each in model.router.state_dict().values())
+
+
 def test_a_router_that_is_given_is_not_pretrained(prepared, sections):
     """The oracle of the comparison: its themes are those of the simulator."""
     model = build("mos", sections["model"], prepared.shape)

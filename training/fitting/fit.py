@@ -1,6 +1,7 @@
 """A model and requests -> fitted weights and a record of every validation, by Lightning; killed, it goes on."""
 
 import logging
+import math
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def pretrain_router(name: str, model: Model, data: RequestData, train: TrainPara
         _run(RouterTraining(model, train), data, train, [progress], None, None, max_steps=train.router_steps)
         with torch.no_grad():
             information = -float(information_of(model.cpu(), judged_on))
+        information = information if math.isfinite(information) else -math.inf  # one that diverged loses to any other
         log.info("%s router, start %d of %d: mutual information %.5f", name, number, starts, information)
         if best is None or information > best[0]:
             best = information, {key: value.clone() for key, value in router.state_dict().items()}
