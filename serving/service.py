@@ -42,6 +42,9 @@ from serving.http.rate import Rate
 from serving.http.readiness import Readiness
 from serving.http.tokens import Tokens, refuse_to_listen
 from serving.locations import where_commands_run
+from serving.packing.image import BACKEND_VARIABLE, serving_image
+from serving.packing.model import bundle_model
+from serving.packing.settings import Deployment
 from serving.params import ServeParams
 
 LOOPBACK = "127.0.0.1"
@@ -101,14 +104,19 @@ async def docs(_: HttpRequest) -> JSONResponse:
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
 
+DEPLOYED = Deployment.read()
+
 ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES, *items.ROUTES]
 
 
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
 @bentoml.asgi_app(Starlette(routes=ROUTES), path="/")
 @bentoml.service(
-    workers=1,
-    traffic={"timeout": TIMEOUT_S + 1},  # InTime says it before, in our form
+    image=serving_image(),
+    envs=[{"name": BACKEND_VARIABLE, "value": DEPLOYED.torch}],
+    workers=DEPLOYED.workers,
+    resources=DEPLOYED.resources(),  # pyright: ignore[reportArgumentType]
+    traffic={"timeout": TIMEOUT_S + 1, "concurrency": MAX_IN_FLIGHT},  # InTime says it before, in our form
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": True},
@@ -117,11 +125,14 @@ ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.
 class Leitmotif:
     """Ranks a user's candidates by the theme the user is in."""
 
+    bundle = bundle_model()  # of a Bento; open_here finds it
+
     @bentoml.on_deployment
     @staticmethod
     def refuse_what_cannot_be_served() -> None:
         """Run once before any worker: a worker that fails would be restarted without end."""
         try:
+            DEPLOYED.check()
             refuse_to_listen(listening_host(), Tokens.read())
             Rate.read()
             open_here()
