@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock -> every package that a service needs, at its locked version; in the repository.
+"""pyproject.toml, requirements.lock -> every package that a service needs, at its locked version. Only at a build."""
 
 import importlib.metadata
 import tomllib
