@@ -20,6 +20,7 @@ from serving.http.hosts import is_known
 from serving.http.rate import Rate
 from serving.http.tokens import Tokens
 from serving.params import ServeParams
+from serving.watching.seen import seen
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -77,8 +78,10 @@ class Gate:
         except _Gone:
             pass
         except _Unread as refusal:
+            seen().cause = refusal.cause
             await self._refuse_unread(refusal, receive, send)
         except Refusal as refusal:
+            seen().cause = refusal.cause
             await refuse(send, refusal)
 
     def _check_caller(self, scope: Scope, door: Door) -> None:
@@ -87,7 +90,7 @@ class Gate:
         try:
             door.rate.take(door.tokens.check(scope))
         except Refusal as refusal:
-            raise _Unread(refusal.status, refusal.reason, refusal.field, refusal.retry_after_s) from None
+            raise _Unread(refusal.status, refusal.reason, refusal.field, refusal.retry_after_s, refusal.cause) from None
 
     def _check_host(self, scope: Scope, door: Door) -> None:
         names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]

@@ -51,6 +51,5 @@ class Rate:
             self._buckets.popitem(last=False)
         if not taken:
             wait_s = math.ceil((1 - left) / self.per_s)
-            raise Refusal(
-                429, f"One caller may ask {self.per_s:g} times a second. Ask again in {wait_s} s.", None, wait_s
-            )
+            told = f"One caller may ask {self.per_s:g} times a second. Ask again in {wait_s} s."
+            raise Refusal(429, told, None, wait_s, "rate")
