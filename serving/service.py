@@ -24,7 +24,7 @@ from contracts.parent import end_with_parent
 from features.live.deadline import due, left_s
 from features.online.store import StaleStoreError
 from serving.answering.away import Away
-from serving.answering.observed import expect, observe_events, observe_ranking
+from serving.answering.observed import expect, line_of, observe_events, observe_ranking
 from serving.answering.predictor import Answer, Predictor, open_here
 from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.remembering import Remembering
@@ -49,6 +49,7 @@ from serving.packing.model import bundle_model
 from serving.packing.settings import Deployment
 from serving.params import ServeParams
 from serving.watching import logs, metrics
+from serving.watching.request_log import RequestLog
 from serving.watching.seen import seen
 from serving.watching.stages import Spent, recording
 from serving.watching.traces import Traces
@@ -95,7 +96,9 @@ def limits() -> ServeParams:
 def door() -> Door:
     """What a request to this service is held against."""
     service = bentoml.get_current_service()
-    return Door(service.predictor.limits, service.hosts, service.tokens, service.rate, service.admission)
+    return Door(
+        service.predictor.limits, service.hosts, service.tokens, service.rate, service.guesses, service.admission
+    )
 
 
 async def info(_: HttpRequest) -> JSONResponse:
@@ -141,6 +144,7 @@ class Leitmotif:
             DEPLOYED.check()
             logs.chosen()
             Traces.read()
+            RequestLog.read(None)
             refuse_to_listen(listening_host(), Tokens.read())
             Rate.read()
             open_here()
@@ -154,10 +158,11 @@ class Leitmotif:
         self.remembering, self.away = Remembering(), Away()
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
         self.hosts = allowed_hosts(self.predictor.limits)
-        self.tokens, self.rate = Tokens.read(), Rate.read()
-        self.admission = Admission(MAX_IN_FLIGHT, ADMITTED_S)
+        self.tokens, self.rate, self.guesses = Tokens.read(), Rate.read(), Rate.of_guesses()
+        self.admission = Admission(MAX_IN_FLIGHT, ADMITTED_S, self.predictor.limits.retrieval.num_candidates)
         self.readiness = Readiness()
         self.traces = Traces.read()
+        self.request_log = RequestLog.read(bentoml.server_context.worker_index or 0)
 
     @bentoml.on_startup
     def freeze(self) -> None:
@@ -173,12 +178,14 @@ class Leitmotif:
     @bentoml.on_shutdown
     def close(self) -> None:
         """Send what was noted and not sent yet."""
-        if self.traces is not None:
-            self.traces.close()
+        for each in (self.traces, self.request_log):
+            if each is not None:
+                each.close()
 
     def take(self, predictor: Predictor) -> None:
         """Answer with another bundle from the next request on."""
         self.hosts = allowed_hosts(predictor.limits)
+        self.admission.num_recommended = predictor.limits.retrieval.num_candidates
         expect(predictor.bundle.golden)
         self.predictor = predictor
 
@@ -214,9 +221,12 @@ class Leitmotif:
         observe_ranking(seen().route, reply, seen().spent)
         self.remembering.look(self.predictor, request)
         if shown is not None and not self.remembering.takes():
-            return reply.model_copy(update={"impression_id": None})
+            reply, shown = reply.model_copy(update={"impression_id": None}), None
         if shown is not None:
             once_given(lambda: self.remembering.keep(lambda: self.predictor, shown))
+        if (kept := self.request_log) is not None:
+            request_at_hand = seen()
+            once_given(lambda: kept.keep(line_of(request, reply, request_at_hand)))
         return reply
 
     async def in_turn(

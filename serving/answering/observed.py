@@ -1,13 +1,16 @@
-"""What was answered -> the figures of GET /metrics: who was known, how old their events were, themes, scores."""
+"""What was answered -> the figures of GET /metrics, and the line of the request log."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 
-from serving.answering.requests import EventsReply, RankReply
+from serving.answering.recommend import RecommendRequest
+from serving.answering.requests import EventsReply, RankReply, RankRequest
 from serving.bundle.golden import GoldenRequest
 from serving.watching import metrics
+from serving.watching.seen import Seen
 from serving.watching.stages import Spent
 
 KNOWN, COLD, AWAY = "known", "cold", "store_away"
@@ -43,3 +46,19 @@ def observe_events(reply: EventsReply) -> None:
 def expect(golden: Sequence[GoldenRequest]) -> None:
     """Scores are compared with those of the bundle's own requests, which the model was tested on."""
     metrics.expect_scores(np.concatenate([np.asarray(each.logits, np.float32) for each in golden]))
+
+
+def line_of(request: RankRequest | RecommendRequest, reply: RankReply, seen: Seen) -> dict[str, Any]:
+    """What the request log keeps of one answer: all that it takes to rank again."""
+    return {
+        "at": reply.at,
+        "request_id": seen.request_id,
+        "route": seen.route,
+        "asked": request.model_dump(mode="json", exclude_defaults=True),
+        "scores": {item.item_id: item.score for item in reply.items},
+        "impression_id": reply.impression_id,
+        "model_version": reply.model_version,
+        "snapshot_id": reply.snapshot_id,
+        "cold_start_user": reply.cold_start_user,
+        "store_away": reply.history.store_away,
+    }

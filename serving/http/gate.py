@@ -46,6 +46,7 @@ class Door(NamedTuple):
     allowed_hosts: Sequence[str]
     tokens: Tokens
     rate: Rate
+    guesses: Rate
     admission: Admission
 
 
@@ -88,7 +89,7 @@ class Gate:
         """Raises a Refusal of a body that was not read."""
         self._check_host(scope, door)
         try:
-            door.rate.take(door.tokens.check(scope))
+            door.rate.take(_caller(scope, door))
         except Refusal as refusal:
             raise _Unread(refusal.status, refusal.reason, refusal.field, refusal.retry_after_s, refusal.cause) from None
 
@@ -130,6 +131,20 @@ class Gate:
                 while await _read(receive, PIECE):
                     pass
         await send({"type": "http.response.body", "body": b""})
+
+
+def _caller(scope: Scope, door: Door) -> str:
+    """Who asks. Raises Refusal: a 429 where tokens that are none come too often from one address.
+
+    A good one is answered all the same: behind an ingress all callers have one address, and whoever guessed there would
+    shut out the rest. What keeps a token from being found is its length.
+    """
+    try:
+        return door.tokens.check(scope)
+    except Refusal as refusal:
+        if refusal.status == 401 and any(name == b"authorization" for name, _ in scope["headers"]):
+            door.guesses.take((scope.get("client") or [""])[0])
+        raise
 
 
 class _Gone(Exception):
