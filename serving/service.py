@@ -5,6 +5,7 @@ import gc
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -39,7 +40,7 @@ from serving.http.given import Given, came_at, once_given
 from serving.http.hosts import allowed_hosts
 from serving.http.listening import listening_host
 from serving.http.openapi import Bounds, document
-from serving.http.rate import Rate
+from serving.http.rate import Rate, user_events
 from serving.http.readiness import Readiness
 from serving.http.tokens import Tokens, refuse_to_listen
 from serving.http.watched import Watched
@@ -147,6 +148,7 @@ class Leitmotif:
             RequestLog.read(None)
             refuse_to_listen(listening_host(), Tokens.read())
             Rate.read()
+            user_events()
             open_here()
         except InputError as error:
             print(f"Not serving: {error}{where_commands_run()}", file=sys.stderr)
@@ -159,6 +161,7 @@ class Leitmotif:
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
         self.hosts = allowed_hosts(self.predictor.limits)
         self.tokens, self.rate, self.guesses = Tokens.read(), Rate.read(), Rate.of_guesses()
+        self.quota = user_events()
         self.admission = Admission(MAX_IN_FLIGHT, ADMITTED_S, self.predictor.limits.retrieval.num_candidates)
         self.readiness = Readiness()
         self.traces = Traces.read()
@@ -212,6 +215,7 @@ class Leitmotif:
         return await answered(self._append(request))
 
     async def _append(self, request: EventsRequest) -> EventsReply:
+        self.quota.take_each(Counter(event.user_id for event in request.events))
         reply = await self.in_turn(Predictor.append, request)
         observe_events(reply)
         return reply

@@ -1,7 +1,7 @@
 """LEITMOTIF_REQUEST_LOG -> each ranking that was given, as a line of JSON, so that the same bundle can give it again.
 
-    {"at": ..., "request_id": ..., "route": "/rank", "asked": {...}, "scores": {item: probability}, "impression_id": ...,
-     "model_version": ..., "snapshot_id": ..., "cold_start_user": ..., "store_away": ...}
+    {"at": ..., "request_id": ..., "route": "/rank", "asked": {...}, "scores": {item: probability},
+     "impression_id": ..., "model_version": ..., "snapshot_id": ..., "cold_start_user": ..., "store_away": ...}
 
 A file a worker, rotated: never more than LEITMOTIF_REQUEST_LOG_MB on the disk for each. It holds ids of users.
 """
