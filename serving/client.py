@@ -7,6 +7,7 @@
 httpx, because it keeps its connections and tells a refusal from a failure; the service's own tests speak through it.
 """
 
+import contextlib
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ NOT_THE_SERVICE = "not_the_service"
 """The code where the answer is none of this service's."""
 MIN_WAIT_S = 0.05
 """Between two tries, however impatient the service."""
+MIN_LEFT_S = 0.001
 MAX_SAID = 1000
 """Characters of an answer of others that are repeated."""
 OBJECT = TypeAdapter(dict[str, Any])
@@ -175,7 +177,7 @@ class Client:
         refusal: ServiceError | None = None
         while True:
             try:
-                answer = self._send(method, path, body, told, max(ends - time.monotonic(), 0.001))
+                answer = self._send(method, path, body, told, ends)
             except ServiceError as error:
                 raise refusal or error from error
             if answer.is_success:
@@ -185,9 +187,12 @@ class Client:
                 raise refusal
             time.sleep(wait_s)
 
-    def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout_s: float) -> httpx.Response:
+    def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any], ends: float) -> httpx.Response:
+        timeout_s = max(ends - time.monotonic(), MIN_LEFT_S)
         try:
-            return self._http.request(method, path, json=body, params=query, timeout=timeout_s)
+            asked = self._http.build_request(method, path, json=body, params=query)
+            asked.extensions["timeout"] = _Left(ends)
+            return _whole(self._http.send(asked, stream=True), ends)
         except (httpx.ConnectError, httpx.TimeoutException) as error:
             said = f"No service answers at {self._http.base_url} within {timeout_s:.3g} s ({_of(error)})."
             raise ServiceError(0, UNREACHABLE, said) from error
@@ -204,6 +209,28 @@ class Client:
     def _stranger(self, answer: httpx.Response, why: str) -> ServiceError:
         said = f"{self._http.base_url} is not the ranking service: {why}."
         return ServiceError(answer.status_code, NOT_THE_SERVICE, said)
+
+
+class _Left(dict[str, float]):
+    """What httpx reads before it connects, sends and reads: each gets what is left of the call, not the whole again."""
+
+    def __init__(self, ends: float) -> None:
+        self._ends = ends
+
+    def get(self, key: str, default: Any = None) -> float:
+        return max(self._ends - time.monotonic(), MIN_LEFT_S)
+
+
+def _whole(answer: httpx.Response, ends: float) -> httpx.Response:
+    """The answer with its body, which may come in drops. Raises httpx.ReadTimeout."""
+    with contextlib.closing(answer):
+        parts = []
+        for part in answer.iter_bytes():
+            parts.append(part)
+            if time.monotonic() > ends:
+                raise httpx.ReadTimeout("the answer did not end", request=answer.request)
+        kept = [(name, value) for name, value in answer.headers.multi_items() if name != "content-encoding"]
+        return httpx.Response(answer.status_code, headers=kept, content=b"".join(parts), request=answer.request)
 
 
 def _wait_s(answer: httpx.Response) -> float:

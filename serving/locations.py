@@ -1,9 +1,10 @@
 """Environment, params.yaml -> where this machine keeps the bundle and the online state that the service reads.
 
-LEITMOTIF_BUNDLE and LEITMOTIF_STATE come first. Inside a Bento the bundle is beside the code.
+LEITMOTIF_BUNDLE and LEITMOTIF_STATE come first. A Bento names its bundle (serving/packing/model.py).
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 from contracts.errors import InputError
@@ -12,15 +13,18 @@ from contracts.params import load_params
 BUNDLE_VARIABLE = "LEITMOTIF_BUNDLE"
 STATE_VARIABLE = "LEITMOTIF_STATE"
 CHAMPIONS = Path("champions")
-PACKED_BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
+BENTO = Path(__file__).resolve().parents[2]
+"""Of a Bento: its folder, in which the code is `src`."""
+BUNDLE_OF_MODEL = "bundle"
+"""The folder inside BentoML's model that holds the bundle: beside it lies what BentoML writes of its own."""
 
 
 def find_bundle() -> Path:
     """The bundle to serve: as told, the Bento's own, the champion, or the newest that package made."""
     if told := os.environ.get(BUNDLE_VARIABLE):
         return Path(told)
-    if PACKED_BUNDLE.exists():
-        return PACKED_BUNDLE
+    if is_bento():
+        return packed_bundle()
     source = load_params()["source"].id
     champion, newest = champion_path(source), newest_path(source)
     for path in (champion, newest):
@@ -30,6 +34,20 @@ def find_bundle() -> Path:
         f"There is no bundle to serve for source {source!r}: neither {champion} nor {newest} exists. "
         f"`make run` makes one, `make pull` fetches one; {BUNDLE_VARIABLE} names another place."
     )
+
+
+def is_bento() -> bool:
+    """Whether this code runs from a Bento."""
+    return (BENTO / "bento.yaml").is_file()
+
+
+@cache
+def packed_bundle() -> Path:
+    """The bundle that this Bento names: in an image beside the code, elsewhere in BentoML's store."""
+    import bentoml  # nothing else here needs it
+
+    models = bentoml.Bento.from_path(str(BENTO)).info.all_models
+    return Path(bentoml.models.get(models[0].tag).path_of(BUNDLE_OF_MODEL))
 
 
 def find_state(source: str) -> Path:
@@ -49,7 +67,7 @@ def find_snapshot(source: str) -> Path | None:
 
 def where_commands_run() -> str:
     """Inside a Bento, what to do about a message that names a command: there is no `make` there. Elsewhere nothing."""
-    if not PACKED_BUNDLE.exists():
+    if not is_bento():
         return ""
     state = os.environ.get(STATE_VARIABLE)
     given = f"{STATE_VARIABLE} is {state}" if state else f"{STATE_VARIABLE} is not set"

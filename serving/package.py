@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -84,6 +85,7 @@ def run(data: Path, serve: ServeParams) -> Report:
         scorer = load_scorer(bundle)
         vocabulary = pq.read_table(bundle / VOCABULARY)
         requests = RequestLog.open(data)
+        _require_short_ids(requests, serve.max_id_length)
         counters = Counters.from_folder(data, requests.item_ids, requests.histories.user_ids)
         codes = item_codes(scorer.spec, counters, np.arange(len(vocabulary)), snapshot["log_end_us"])
         write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary, codes)})
@@ -198,6 +200,17 @@ def _require_verdict(metrics: dict[str, Any]) -> None:
             "More history, more epochs or other features may help; to package it all the same, change the rule in "
             "params.yaml's section evaluate. The figures are in evaluate's report."
         )
+
+
+def _require_short_ids(requests: RequestLog, most: int) -> None:
+    """A service that refuses the log's own ids is of no use to whoever has one."""
+    for what, ids in (("user", requests.histories.user_ids), ("item", requests.item_ids)):
+        longest = pc.max(pc.utf8_length(ids)).as_py() or 0
+        if longest > most:
+            raise InputError(
+                f"The log has {what} ids of up to {longest:,} characters, and serve.max_id_length is {most:,}: the "
+                f"service would refuse these. `make set ARGS=serve.max_id_length={longest}` lets them in."
+            )
 
 
 def _require_online(request: LoggedRequest, golden: GoldenRequest, scorer: Scorer, store: OnlineStore) -> None:

@@ -5,6 +5,7 @@ import gc
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -24,12 +25,13 @@ from contracts.parent import end_with_parent
 from features.live.deadline import due, left_s
 from features.online.store import StaleStoreError
 from serving.answering.away import Away
+from serving.answering.observed import expect, line_of, observe_events, observe_ranking
 from serving.answering.predictor import Answer, Predictor, open_here
 from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.remembering import Remembering
 from serving.answering.requests import EventsReply, EventsRequest, Message, RankReply, RankRequest
 from serving.answering.succession import Succession
-from serving.http import items, page, users
+from serving.http import figures, items, page, users
 from serving.http.admission import Admission
 from serving.http.answered import answered
 from serving.http.form import InTime
@@ -38,11 +40,20 @@ from serving.http.given import Given, came_at, once_given
 from serving.http.hosts import allowed_hosts
 from serving.http.listening import listening_host
 from serving.http.openapi import Bounds, document
-from serving.http.rate import Rate
+from serving.http.rate import Rate, user_events
 from serving.http.readiness import Readiness
 from serving.http.tokens import Tokens, refuse_to_listen
+from serving.http.watched import Watched
 from serving.locations import where_commands_run
+from serving.packing.image import BACKEND_VARIABLE, serving_image
+from serving.packing.model import bundle_model
+from serving.packing.settings import Deployment
 from serving.params import ServeParams
+from serving.watching import logs, metrics
+from serving.watching.request_log import RequestLog
+from serving.watching.seen import seen
+from serving.watching.stages import Spent, recording
+from serving.watching.traces import Traces
 
 LOOPBACK = "127.0.0.1"
 """Where it listens unless told: BENTOML_HOST, `bentoml serve --host`, `make serve HOST=`."""
@@ -86,7 +97,9 @@ def limits() -> ServeParams:
 def door() -> Door:
     """What a request to this service is held against."""
     service = bentoml.get_current_service()
-    return Door(service.predictor.limits, service.hosts, service.tokens, service.rate, service.admission)
+    return Door(
+        service.predictor.limits, service.hosts, service.tokens, service.rate, service.guesses, service.admission
+    )
 
 
 async def info(_: HttpRequest) -> JSONResponse:
@@ -101,29 +114,41 @@ async def docs(_: HttpRequest) -> JSONResponse:
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
 
-ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES, *items.ROUTES]
+DEPLOYED = Deployment.read()
+
+ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES, *items.ROUTES, *figures.ROUTES]
 
 
 # measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
 @bentoml.asgi_app(Starlette(routes=ROUTES), path="/")
 @bentoml.service(
-    workers=1,
-    traffic={"timeout": TIMEOUT_S + 1},  # InTime says it before, in our form
+    image=serving_image(),
+    envs=[{"name": BACKEND_VARIABLE, "value": DEPLOYED.torch}],
+    workers=DEPLOYED.workers,
+    resources=DEPLOYED.resources(),  # pyright: ignore[reportArgumentType]
+    traffic={"timeout": TIMEOUT_S + 1, "concurrency": MAX_IN_FLIGHT},  # InTime says it before, in our form
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
-    metrics={"enabled": True},
+    metrics={"enabled": False},  # GET /metrics is ours: theirs has a label of each path, and paths hold ids of users
     http={"host": LOOPBACK},  # pyright: ignore[reportArgumentType]  # a text, as the configuration is written
 )
 class Leitmotif:
     """Ranks a user's candidates by the theme the user is in."""
+
+    bundle = bundle_model()  # of a Bento; open_here finds it
 
     @bentoml.on_deployment
     @staticmethod
     def refuse_what_cannot_be_served() -> None:
         """Run once before any worker: a worker that fails would be restarted without end."""
         try:
+            DEPLOYED.check()
+            logs.chosen()
+            Traces.read()
+            RequestLog.read(None)
             refuse_to_listen(listening_host(), Tokens.read())
             Rate.read()
+            user_events()
             open_here()
         except InputError as error:
             print(f"Not serving: {error}{where_commands_run()}", file=sys.stderr)
@@ -135,21 +160,36 @@ class Leitmotif:
         self.remembering, self.away = Remembering(), Away()
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
         self.hosts = allowed_hosts(self.predictor.limits)
-        self.tokens, self.rate = Tokens.read(), Rate.read()
-        self.admission = Admission(MAX_IN_FLIGHT, ADMITTED_S)
+        self.tokens, self.rate, self.guesses = Tokens.read(), Rate.read(), Rate.of_guesses()
+        self.quota = user_events()
+        self.admission = Admission(MAX_IN_FLIGHT, ADMITTED_S, self.predictor.limits.retrieval.num_candidates)
         self.readiness = Readiness()
+        self.traces = Traces.read()
+        self.request_log = RequestLog.read(bentoml.server_context.worker_index or 0)
 
     @bentoml.on_startup
     def freeze(self) -> None:
         """Keep the garbage collector away from what lives as long as the process: as long as who started it."""
         end_with_parent()
+        logs.start()
+        metrics.start()
+        expect(self.predictor.bundle.golden)
         gc.collect()
         gc.freeze()
         self.succession.watch(self.take)
 
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        """Send what was noted and not sent yet."""
+        for each in (self.traces, self.request_log):
+            if each is not None:
+                each.close()
+
     def take(self, predictor: Predictor) -> None:
         """Answer with another bundle from the next request on."""
         self.hosts = allowed_hosts(predictor.limits)
+        self.admission.num_recommended = predictor.limits.retrieval.num_candidates
+        expect(predictor.bundle.golden)
         self.predictor = predictor
 
     async def __is_ready__(self) -> bool:
@@ -172,20 +212,26 @@ class Leitmotif:
     async def events(self, request: EventsRequest, /) -> EventsReply:
         """POST /events: taken durably, seen by the next ranking."""
         await self.remembering.settled(SHOWN_S)
-        return await answered(self.in_turn(Predictor.append, request))
+        return await answered(self._append(request))
+
+    async def _append(self, request: EventsRequest) -> EventsReply:
+        self.quota.take_each(Counter(event.user_id for event in request.events))
+        reply = await self.in_turn(Predictor.append, request)
+        observe_events(reply)
+        return reply
 
     async def _rank(self, work: Work[Shown, Answer], request: Shown, without: Work[Shown, Answer] | None = None) -> Any:
         reply, shown = await self.in_turn(work, request, without)
+        observe_ranking(seen().route, reply, seen().spent)
         self.remembering.look(self.predictor, request)
         if shown is not None and not self.remembering.takes():
-            return reply.model_copy(update={"impression_id": None})
+            reply, shown = reply.model_copy(update={"impression_id": None}), None
         if shown is not None:
             once_given(lambda: self.remembering.keep(lambda: self.predictor, shown))
+        if (kept := self.request_log) is not None:
+            request_at_hand = seen()
+            once_given(lambda: kept.keep(line_of(request, reply, request_at_hand)))
         return reply
-
-    def __metrics__(self, text: str) -> str:
-        """GET /metrics: BentoML's own, and those of live events."""
-        return text + self.remembering.metrics(self.predictor) + self.away.metrics() + self.succession.metrics()
 
     async def in_turn(
         self, work: Work[Request, Reply], request: Request, without: Work[Request, Reply] | None = None
@@ -194,11 +240,15 @@ class Leitmotif:
 
         without: what is done where the store cannot even be opened again.
         """
-        at = came_at() + STORE_S
+        at, spent = came_at() + STORE_S, Spent()
+        seen().spent = spent
+
+        def turn() -> Reply:
+            with recording(spent):
+                return self._work(work, request, at, without)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self.computing, self._work, work, request, at, without
-            )
+            return await asyncio.get_running_loop().run_in_executor(self.computing, turn)
         except InputError as error:
             raise ServiceUnavailable(str(error)) from error
 
@@ -230,6 +280,12 @@ class Leitmotif:
             return work(predictor, request)
 
 
+def traces() -> Traces | None:
+    """Of this worker."""
+    return bentoml.get_current_service().traces
+
+
+Leitmotif.add_asgi_middleware(Watched, traces=traces)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(InTime, limit_s=TIMEOUT_S)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(Given)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(

@@ -10,6 +10,7 @@ from contracts.errors import InputError
 from features.online.store import StaleStoreError
 from serving.answering.predictor import Answer, Predictor
 from serving.answering.requests import RankRequest
+from serving.watching import metrics
 
 log = logging.getLogger("leitmotif")
 
@@ -23,7 +24,6 @@ class Away:
     def __init__(self) -> None:
         self._until = 0.0
         self._is_said = False
-        self.num_rankings = 0
 
     def answer(self, predictor: Predictor, request: RankRequest) -> Answer:
         """With the store where it answers. Raises StaleStoreError where a newer load must be opened."""
@@ -46,10 +46,5 @@ class Away:
 
     def answer_without(self, predictor: Predictor, request: RankRequest) -> Answer:
         """Without asking it. Nothing is to be kept of that."""
-        self.num_rankings += 1
+        metrics.WITHOUT_STORE.inc()
         return Answer(predictor.rank_without_store(request), None)
-
-    def metrics(self) -> str:
-        """In the text format of Prometheus."""
-        name = "leitmotif_rankings_without_store_total"
-        return f"# HELP {name} Rankings that knew nobody.\n# TYPE {name} counter\n{name} {self.num_rankings}\n"

@@ -40,6 +40,7 @@ from serving.bundle.reading import read_codes, read_events, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Events, Scores
 from serving.locations import CHAMPIONS, find_bundle, find_snapshot, find_state
 from serving.params import ServeParams
+from serving.watching.stages import FEATURES, HISTORY, REASONS, SCORES, USER_SIDE, note_logits, stage
 
 NOBODY = ""
 """A user whom no log has."""
@@ -119,7 +120,8 @@ class Predictor:
         Raises pydantic's ValidationError where the request is beyond the limits.
         """
         check_limits(request, self.limits)
-        self.store.refresh()
+        with stage(HISTORY):
+            self.store.refresh()
         at = self.clock() if request.at is None else to_microseconds(request.at)
         events = self.events(request.user_id, request.suppose, at)
         context = _context(request)
@@ -143,7 +145,8 @@ class Predictor:
         length = 0 if events is None else self.bundle.scorer.known_events(events, at)
         items = self._items(candidates, index_M, scores, best)
         if request.explain:
-            items = with_reasons(self.bundle.scorer, self.store, user_id, events, candidates, items, at, context)
+            with stage(REASONS):
+                items = with_reasons(self.bundle.scorer, self.store, user_id, events, candidates, items, at, context)
         return RankReply.model_construct(
             user_id=request.user_id,
             at=to_iso(at),
@@ -188,9 +191,14 @@ class Predictor:
         """Embedding rows and scores of distinct candidates: the user's side once, then all candidates at once."""
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
-        scalars_MS = self.scalars(user_id, events, candidates, at, context)
-        codes, code_MF = read_codes(scorer, self.store, events, candidates, at)
-        scores = scorer.score(scorer.user_side(events or NO_EVENTS, at, codes), index_M, scalars_MS, code_MF)
+        with stage(FEATURES):
+            scalars_MS = self.scalars(user_id, events, candidates, at, context)
+            codes, code_MF = read_codes(scorer, self.store, events, candidates, at)
+        with stage(USER_SIDE):
+            state = scorer.user_side(events or NO_EVENTS, at, codes)
+        with stage(SCORES):
+            scores = scorer.score(state, index_M, scalars_MS, code_MF)
+        note_logits(scores.logit_M)
         _require_finite(scores, candidates)
         return index_M, scores
 
@@ -205,7 +213,8 @@ class Predictor:
 
         suppose: items as if the user had clicked them just before `at`. Of one who is forgotten nothing is supposed.
         """
-        events = read_events(self.store, user_id)
+        with stage(HISTORY):
+            events = read_events(self.store, user_id)
         if not suppose or (events is None and self.store.is_forgotten(user_id)):
             return events
         return supposed(events, suppose, at, self.bundle.scorer.spec)

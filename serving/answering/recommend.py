@@ -30,6 +30,7 @@ from serving.answering.shares import by_distance, by_share
 from serving.bundle.reading import read_codes
 from serving.bundle.scorer import NO_EVENTS, Events
 from serving.params import ServeParams
+from serving.watching.stages import RETRIEVAL, USER_SIDE, stage
 
 NOTHING = ""
 """The id of no item: what is ranked where nothing is found, for the rest of the answer."""
@@ -81,10 +82,12 @@ def recommend(predictor: Predictor, request: RecommendRequest) -> Answer:
     moment, found = look(predictor, request)
     index, params = predictor.bundle.index, predictor.limits.retrieval
     item_ids = index.item_ids
-    among_N = allowed(predictor, request, moment)
-    sources = {
-        item_ids[row]: source for row, source in candidates.find(params, index, moment.offers, found, among_N).items()
-    }
+    with stage(RETRIEVAL):
+        among_N = allowed(predictor, request, moment)
+        sources = {
+            item_ids[row]: source
+            for row, source in candidates.find(params, index, moment.offers, found, among_N).items()
+        }
     ranked = _ranked(predictor, request, moment, list(sources))
     chosen = [ranked.items[place] for place in places(predictor, request, moment, ranked)] if sources else []
     items = [RecommendedItem.model_construct(**dict(item), source=sources[item.item_id]) for item in chosen]
@@ -125,9 +128,10 @@ def look(predictor: Predictor, request: RecommendRequest) -> tuple[Moment, list[
     bundle, events = predictor.bundle, predictor.events(request.user_id, request.suppose, at) or NO_EVENTS
     scorer, known = bundle.scorer, events.between(0, bundle.scorer.known_events(events, at))
     codes, _ = read_codes(scorer, predictor.store, known, [], at)
-    current_T, encoded = scorer.current(known, at, codes), scorer.encode(known, at)
-    read = scorer.newest_events(known, at, scorer.spec.history_length)
-    routing_ET = scorer.routing(encoded, codes)[encoded.mask[0]]
+    with stage(USER_SIDE):
+        current_T, encoded = scorer.current(known, at, codes), scorer.encode(known, at)
+        read = scorer.newest_events(known, at, scorer.spec.history_length)
+        routing_ET = scorer.routing(encoded, codes)[encoded.mask[0]]
     rows = bundle.index.rows(read.item_ids)
     found = candidates.interests(predictor.limits.retrieval, bundle.index, rows, routing_ET, current_T)
     return Moment(at, known, predictor.offering.at(at), current_T), found

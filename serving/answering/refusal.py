@@ -48,10 +48,21 @@ class Told(NamedTuple):
 
 
 class Refusal(Exception):
-    """A request that is not answered, and why. field: the path of what is at fault, such as `events.3.item_id`."""
+    """A request that is not answered, and why. field: the path of what is at fault, such as `events.3.item_id`.
 
-    def __init__(self, status: int, reason: str, field: str | None = None, retry_after_s: int | None = None) -> None:
+    cause: one word for whoever counts, where the code is that of others too.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        field: str | None = None,
+        retry_after_s: int | None = None,
+        cause: str | None = None,
+    ) -> None:
         super().__init__(reason)
+        self.cause = cause
         self.status = status
         self.reason = reason
         self.field = field

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Any
 
 from contracts.errors import InputError
 from serving.answering.feedback import Shown, keep
 from serving.answering.predictor import Predictor, Showing
+from serving.watching import metrics
 
 log = logging.getLogger("leitmotif")
 
@@ -28,7 +28,6 @@ class Remembering:
         self._thread = ThreadPoolExecutor(1, "remember")
         self._waiting: set[Future[None]] = set()
         self._lock = Lock()
-        self.kept = self.lost = self.full = self.withheld = 0
         self._lost_until = 0.0
         self._was_full = self._was_lost = False
 
@@ -45,12 +44,14 @@ class Remembering:
                 f"{predictor.limits.max_live_rows:,}",
             )
         self._was_full = predictor.is_full
-        self.full += predictor.is_full
+        if predictor.is_full:
+            metrics.OVER_LIMIT.inc()
 
     def takes(self) -> bool:
         """Whether a ranking that is given now can be kept, as far as is known; counted where it cannot."""
         takes = len(self._waiting) < MAX_WAITING and time.monotonic() >= self._lost_until
-        self.withheld += not takes
+        if not takes:
+            metrics.WITHHELD.inc()
         return takes
 
     def keep(self, predictor: Callable[[], Predictor], shown: Shown) -> None:
@@ -75,34 +76,24 @@ class Remembering:
             self._lose(str(error))
         except Exception:
             log.exception("A ranking that was given is not kept as shown")
-            self.lost += 1
+            metrics.LOST.inc()
         else:
-            self.kept += 1
+            metrics.KEPT.inc()
             self._was_lost = False
 
     def _lose(self, reason: str) -> None:
         """Said once until one is kept again: a store that is down fails each."""
-        self.lost += 1
+        metrics.LOST.inc()
         self._lost_until = time.monotonic() + RETRY_S
         if not self._was_lost:
             log.warning("A ranking that was given is not kept as shown; its click will be an event alone: %s", reason)
         self._was_lost = True
 
-    def metrics(self, predictor: Predictor) -> str:
-        """In the text format of Prometheus."""
-        store, limit = predictor.store, predictor.limits.max_live_rows
-        told: list[tuple[str, str, str, Any]] = [
-            ("live_rows", "gauge", "Live rows that are counted in this worker's memory", store.live.num_events),
-            ("live_bytes", "gauge", "Bytes that they take there, about", store.live.num_bytes),
-            ("live_rows_limit", "gauge", "serve.max_live_rows: rankings are kept up to it", limit),
-            ("rankings_kept_total", "counter", "Rankings that were given and kept as shown", self.kept),
-            ("rankings_lost_total", "counter", "Rankings that were given and could not be kept", self.lost),
-            ("rankings_withheld_total", "counter", "Rankings without impression_id: none is kept now", self.withheld),
-            ("rankings_over_limit_total", "counter", "Rankings without impression_id: too many live rows", self.full),
-        ]
+    def show(self, predictor: Predictor) -> None:
+        """Bring the figures of live events up to date."""
+        store = predictor.store
+        metrics.LATEST["live_rows"].set(store.live.num_events)
+        metrics.LATEST["live_bytes"].set(store.live.num_bytes)
+        metrics.LATEST["live_rows_limit"].set(predictor.limits.max_live_rows)
         with contextlib.suppress(InputError):  # a store that does not answer has no size; the rest is told all the same
-            told.append(("tail_bytes", "gauge", "Bytes of the store of live events", store.tail.size()))
-        return "".join(
-            f"# HELP leitmotif_{name} {text}.\n# TYPE leitmotif_{name} {kind}\nleitmotif_{name} {value}\n"
-            for name, kind, text, value in told
-        )
+            metrics.LATEST["tail_bytes"].set(store.tail.size())

@@ -16,6 +16,7 @@ from contracts.errors import InputError
 from serving.answering.predictor import Predictor, open_here
 from serving.bundle.manifest import MANIFEST
 from serving.locations import find_bundle
+from serving.watching import metrics
 
 log = logging.getLogger("leitmotif")
 
@@ -28,7 +29,6 @@ class Succession:
     """One a worker. Made before the predictor is opened: what comes meanwhile is seen at the first look."""
 
     def __init__(self) -> None:
-        self.num_taken = 0
         self.refused = ""  # why what stands there is not served
         self._seen = _mark()
         self._again_at = 0.0
@@ -54,17 +54,12 @@ class Succession:
                 self.refused, self._again_at = str(error), time.monotonic() + AGAIN_S
                 return None
             self.refused = ""
-            self.num_taken += 1
+            metrics.TAKEN.inc()
             return predictor
 
-    def metrics(self) -> str:
-        """For Prometheus: bundles that took over, and whether the newest was refused."""
-        return (
-            "# TYPE leitmotif_bundles_taken_total counter\n"
-            f"leitmotif_bundles_taken_total {self.num_taken}\n"
-            "# TYPE leitmotif_bundle_refused gauge\n"
-            f"leitmotif_bundle_refused {int(bool(self.refused))}\n"
-        )
+    def show(self) -> None:
+        """Bring the figure up to date: whether the newest was refused."""
+        metrics.LATEST["bundle_refused"].set(bool(self.refused))
 
     def _watch(self, take: Callable[[Predictor], None]) -> None:
         while True:

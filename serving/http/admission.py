@@ -20,8 +20,8 @@ EVENTS_OF_A_UNIT = 30
 EXPLAINED = 8.0
 """Units of reasons, of however few items: all of them are scored once for each event that may have carried one."""
 EXPLAINED_OF_A_UNIT = 10
-RECOMMENDED = 4.0
-"""Units of a recommendation: the history is read twice, and some hundred candidates are ranked."""
+RECOMMENDED = 3.2
+"""Units of a recommendation beside its candidates: the history is read twice, and everything on offer is searched."""
 FIRST_UNIT_S = 0.007
 """Until something was computed."""
 LEARNT = 0.1
@@ -33,8 +33,9 @@ CROWDED = 4.0
 class Admission:
     """One a worker. max_requests: at once. budget_s: how long after it came a request's turn must have ended."""
 
-    def __init__(self, max_requests: int, budget_s: float) -> None:
+    def __init__(self, max_requests: int, budget_s: float, num_recommended: int) -> None:
         self.max_requests = max_requests
+        self.num_recommended = num_recommended  # serve.retrieval.num_candidates of the bundle that answers
         self.budget_s = budget_s
         self.unit_s = FIRST_UNIT_S
         self.num_requests = 0
@@ -50,7 +51,7 @@ class Admission:
     def admitted(self, message: Message) -> Iterator[None]:
         """While a request is answered. Raises Refusal where its turn would come too late; one alone is always taken."""
         self.check_number()
-        units = weigh(message)
+        units = weigh(message, self.num_recommended)
         ends_s = (self.num_units + units) * self.unit_s
         if self.num_requests and ends_s > self.budget_s:
             before_s = self.num_units * self.unit_s
@@ -70,17 +71,19 @@ class Admission:
 
     def learn(self, message: Message, took_s: float, computed_s: float) -> None:
         """What a request took: by the clock, and of the processor."""
-        figure = min(took_s, CROWDED * computed_s) / weigh(message)
+        figure = min(took_s, CROWDED * computed_s) / weigh(message, self.num_recommended)
         with self._lock:
             self.unit_s += LEARNT * (figure - self.unit_s)
 
 
-def weigh(message: Message) -> float:
-    """Units of a request."""
+def weigh(message: Message, num_recommended: int) -> float:
+    """Units of a request. num_recommended: candidates that /recommend ranks."""
     if isinstance(message, RankRequest):
         plain = 1 + len(message.candidates) / CANDIDATES_OF_A_UNIT
         explained = min(message.k or MAX_EXPLAINED, MAX_EXPLAINED, len(message.candidates))
         return plain + (EXPLAINED + explained / EXPLAINED_OF_A_UNIT if message.explain else 0)
     if isinstance(message, EventsRequest):
         return 1 + len(message.events) / EVENTS_OF_A_UNIT
-    return RECOMMENDED if isinstance(message, RecommendRequest) else 1
+    if isinstance(message, RecommendRequest):
+        return RECOMMENDED + num_recommended / CANDIDATES_OF_A_UNIT
+    return 1

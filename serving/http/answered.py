@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from contracts.errors import MAX_MESSAGE, InputError, shorten
 from serving.answering.refusal import JSON, Refusal, of_validation
+from serving.watching.seen import seen
 
 log = logging.getLogger("leitmotif")
 Reply = TypeVar("Reply")
@@ -27,6 +28,7 @@ async def answered(work: Awaitable[Reply]) -> Reply:
         refusal = Refusal(503, shorten(str(error), 3 * MAX_MESSAGE))
     if refusal.status >= 500:
         log.error("%d: %s", refusal.status, refusal.reason)
+    seen().cause = refusal.cause
     return cast(Reply, refused(refusal))  # BentoML passes a Response on as it is
 
 

@@ -20,6 +20,7 @@ from serving.http.hosts import is_known
 from serving.http.rate import Rate
 from serving.http.tokens import Tokens
 from serving.params import ServeParams
+from serving.watching.seen import seen
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -45,6 +46,7 @@ class Door(NamedTuple):
     allowed_hosts: Sequence[str]
     tokens: Tokens
     rate: Rate
+    guesses: Rate
     admission: Admission
 
 
@@ -77,17 +79,19 @@ class Gate:
         except _Gone:
             pass
         except _Unread as refusal:
+            seen().cause = refusal.cause
             await self._refuse_unread(refusal, receive, send)
         except Refusal as refusal:
+            seen().cause = refusal.cause
             await refuse(send, refusal)
 
     def _check_caller(self, scope: Scope, door: Door) -> None:
         """Raises a Refusal of a body that was not read."""
         self._check_host(scope, door)
         try:
-            door.rate.take(door.tokens.check(scope))
+            door.rate.take(_caller(scope, door))
         except Refusal as refusal:
-            raise _Unread(refusal.status, refusal.reason, refusal.field, refusal.retry_after_s) from None
+            raise _Unread(refusal.status, refusal.reason, refusal.field, refusal.retry_after_s, refusal.cause) from None
 
     def _check_host(self, scope: Scope, door: Door) -> None:
         names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
@@ -127,6 +131,20 @@ class Gate:
                 while await _read(receive, PIECE):
                     pass
         await send({"type": "http.response.body", "body": b""})
+
+
+def _caller(scope: Scope, door: Door) -> str:
+    """Who asks. Raises Refusal: a 429 where tokens that are none come too often from one address.
+
+    A good one is answered all the same: behind an ingress all callers have one address, and whoever guessed there would
+    shut out the rest. What keeps a token from being found is its length.
+    """
+    try:
+        return door.tokens.check(scope)
+    except Refusal as refusal:
+        if refusal.status == 401 and any(name == b"authorization" for name, _ in scope["headers"]):
+            door.guesses.take((scope.get("client") or [""])[0])
+        raise
 
 
 class _Gone(Exception):

@@ -32,7 +32,8 @@ MEANINGS = {
     421: "The request is for a host that this service does not answer to.",
     429: "The service is too busy, or this caller asks too much: send it again after `retry-after` seconds.",
     500: "The service failed; its log says why.",
-    503: "The online store does not answer, or the request's turn did not come: nothing was done.",
+    503: "The online store does not answer, or the request's turn did not come. Nothing was done, unless the message "
+    "says that events may have been kept: sent again, none is kept twice.",
     504: "There was no answer in time.",
 }
 

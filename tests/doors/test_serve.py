@@ -93,10 +93,13 @@ def tag(house: Path) -> str:
     return next(line.split()[1] for line in told.splitlines() if line.startswith("Built "))
 
 
-def test_a_bento_names_the_commit_and_holds_no_data_but_the_bundle(house: Path, tag: str) -> None:
+def test_a_bento_names_the_commit_and_its_bundle_and_holds_code_alone(house: Path, tag: str) -> None:
     source = house / ".bentoml/bentos" / tag.replace(":", "/") / "src"
-    assert {path.name for path in source.iterdir()} - {"bentofile.yaml"} == {
-        "bundle", "contracts", "features", "serving", "training"}  # fmt: skip
+    held = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()} - {"bentofile.yaml"}
+    assert {name.partition("/")[0] for name in held} == {"contracts", "features", "serving", "training"}
+    assert {Path(name).suffix for name in held} == {".py", ".html", ".css", ".js", ".svg"}
+    model = json.loads((house / "data/simulator/bundle/bundle.json").read_text())["bundle_hash"][:12]
+    assert f"tag: leitmotif-bundle:{model}" in (source.parent / "bento.yaml").read_text()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=house, capture_output=True, text=True, check=True).stdout
     assert f"git_revision: {commit.strip()}" in (source.parent / "bento.yaml").read_text()
 
@@ -115,6 +118,25 @@ def test_a_bento_serves_from_an_empty_folder_as_the_repository_does(
         assert len(program.family()) > 1
         program.process.kill()
         assert program.gone(20), program.family()
+
+
+def test_typed_plainly_it_is_built_and_served(house: Path, service: int) -> None:
+    told = typed(house, "bentoml build").stdout
+    assert 'Successfully built Bento(tag="leitmotif:' in told
+    port = free_port()
+    with started(house, "bentoml serve", "--port", str(port), LEITMOTIF_WORKERS="2") as program:
+        ready(program, port)
+        asked = {"user_id": "u00007", "candidates": ["i00001", "i00045"], "at": "2024-02-01T00:00:00Z"}
+        assert curl(house, port, "rank", asked) == curl(house, service, "rank", asked)
+        assert sum("_bentoml_impl.worker" in command for command in program.family().values()) == 2
+
+
+def test_nothing_is_built_without_a_bundle_and_one_line_says_so(house: Path, tmp_path: Path) -> None:
+    refused = typed(house, "bentoml build", check=False, LEITMOTIF_BUNDLE=str(tmp_path))
+    assert refused.returncode != 0
+    said = refused.stdout + refused.stderr
+    assert f"{tmp_path} holds no bundle.json: it is not a bundle." in " ".join(said.split())
+    assert "Traceback" not in said
 
 
 def test_a_bento_without_its_store_says_what_works_there(house: Path, tag: str, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The client: typed messages of the real service, one kind of exception, and patience where the service asks for it."""
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -203,3 +205,28 @@ def test_nobody_at_the_address_is_said() -> None:
             client.users()
         assert refused.value.code == NOT_THE_SERVICE
         assert json.dumps(refused.value.message)
+
+
+@pytest.mark.parametrize("place", ["head", "body"])
+def test_an_answer_that_comes_in_drops_is_not_waited_for_beyond_the_deadline(place: str) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
+
+    def drip(listening: socket.socket) -> None:
+        with listening.accept()[0] as caller, contextlib.suppress(OSError):
+            caller.recv(65536)
+            caller.sendall(head + (b"\r\n" if place == "body" else b""))
+            for _ in range(60):
+                time.sleep(0.1)
+                caller.sendall(b" " if place == "body" else b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        began = time.monotonic()
+        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}", None, 0.5) as client:
+            with pytest.raises(ServiceError) as refused:
+                client.users()
+            took_s = time.monotonic() - began
+        assert (refused.value.status, refused.value.code) == (0, UNREACHABLE)
+        assert 0.4 < took_s < 3
+        thread.join()

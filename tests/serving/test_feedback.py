@@ -1,5 +1,6 @@
 """Events that are posted change the next ranking, once; what was shown is remembered, and its outcomes belong to it."""
 
+import re
 import sys
 import time
 from dataclasses import replace
@@ -26,6 +27,7 @@ from serving.answering.requests import (
     to_iso,
     to_microseconds,
 )
+from serving.watching import metrics
 from tests.serving.conftest import opened_in
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -239,14 +241,17 @@ def test_that_rankings_are_not_remembered_is_said_once_and_counted(
     post(small, {"user_id": "u", "item_id": "x"})
     remembering = Remembering()
     asked = RankRequest(user_id="u", candidates=["x"])
+    before = metrics.exposition().decode()
     for request in (asked, asked, asked.model_copy(update={"preview": True})):
         remembering.look(small, request)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("1 live rows are in memory, and serve.max_live_rows is 1: rankings are not remembered")
-    told = remembering.metrics(small)
-    for line in ("live_rows 1", "live_rows_limit 1", "rankings_over_limit_total 2", "rankings_kept_total 0"):
+    remembering.show(small)
+    told = metrics.exposition().decode()
+    for line in ("live_rows 1.0", "live_rows_limit 1.0", f"tail_bytes {float(small.store.tail.size())}"):
         assert f"\nleitmotif_{line}\n" in told
-    assert f"\nleitmotif_tail_bytes {small.store.tail.size()}\n" in told
+    over = [float(re.search("\nleitmotif_rankings_over_limit_total (.+)\n", text)[1]) for text in (before, told)]
+    assert over[1] - over[0] == 2
 
 
 def test_a_ranking_of_a_lost_store_is_cited_in_vain_and_takes_no_other_event_with_it(

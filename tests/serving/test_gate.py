@@ -64,7 +64,7 @@ class Held:
 
 
 def gated(app: Any) -> Gate:
-    door = Door(LIMITS, ["localhost"], Tokens((), False), Rate(None), Admission(2, 60))
+    door = Door(LIMITS, ["localhost"], Tokens((), False), Rate(None), Rate.of_guesses(), Admission(2, 60, 200))
     return Gate(app, lambda: door, body_timeout_s=0.05)
 
 

@@ -17,6 +17,7 @@ from serving.answering.requests import RankReply, RankRequest, to_iso
 from serving.ask import table
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import GOLDEN, MODEL, SPEC, open_bundle
+from serving.bundle.logged import RequestLog
 from serving.bundle.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
 from tests.serving.reasons import explained
 from training import evaluate
@@ -188,3 +189,15 @@ def test_weights_that_do_not_fit_their_description_are_refused(bundle: Path) -> 
     repackaged(bundle)
     with pytest.raises(InputError, match="does not fit"):
         open_bundle(bundle)
+
+
+@pytest.mark.parametrize("which", ["user", "item"])
+def test_ids_that_the_service_would_refuse_are_not_packaged(data: Path, which: str) -> None:
+    requests = RequestLog.open(data)
+    ids = requests.histories.user_ids if which == "user" else requests.item_ids
+    longest = max(map(len, ids.to_pylist()))
+    package._require_short_ids(requests, longest)
+    with pytest.raises(
+        InputError, match=rf"ids of up to {longest} characters, and serve.max_id_length is {longest - 1}"
+    ):
+        package._require_short_ids(requests, longest - 1)

@@ -1,16 +1,21 @@
 """Who may ask what: tokens by level, each caller at a rate, and no stranger beyond loopback without tokens."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
 
 from contracts.errors import InputError
 from serving.answering.refusal import Refusal
 from serving.client import Client, ServiceError
-from serving.http.rate import MAX_CALLERS, Rate
+from serving.http.admission import Admission
+from serving.http.gate import Door, Gate
+from serving.http.rate import MAX_CALLERS, MAX_GUESSES, Rate, user_events
 from serving.http.tokens import LEVELS, Tokens, is_near, refuse_to_listen
 from tests.serving.conftest import is_refusal, refused, serving
+from tests.serving.test_gate import LIMITS
 
 pytestmark = [
     pytest.mark.xdist_group("serving"),
@@ -174,3 +179,52 @@ def test_with_tokens_it_answers_those_who_have_one_at_their_rate(made: Path) -> 
         with Client(url, OF["write"]) as client:
             assert client.rank("u", ["a"]).items  # a caller of its own
         assert [server.get(f"{url}{probe}").status_code for probe in ("/livez", "/readyz")] == [200, 200]
+
+
+def test_tokens_that_are_none_are_answered_more_slowly_and_good_ones_all_the_same() -> None:
+    door = Door(LIMITS, ["*"], Tokens.read(ENVIRONMENT), Rate(None), Rate.of_guesses(), Admission(16, 1.0, 200))
+    gate = Gate(JSONResponse({}), lambda: door, 0.1)  # what is let through
+
+    def asked(*headers: str, address: str = "10.1.2.3") -> tuple[int, str]:
+        told = scope("/info", *headers) | {"type": "http", "method": "GET", "client": (address, 1)}
+        told["headers"].append((b"host", b"localhost"))
+        return asyncio.run(answer_of(gate, told))
+
+    guesses = [asked(f"Bearer guess-{number:016}") for number in range(MAX_GUESSES + 3)]
+    assert [status for status, _ in guesses] == [401] * MAX_GUESSES + [429] * 3
+    assert "too many such came from this address. Ask again in 2 s." in guesses[-1][1]
+    assert asked(f"Bearer {OF['read']}")[0] == 200
+    assert asked("Bearer another-guess-0000", address="10.9.9.9")[0] == 401
+    assert [asked()[0] for _ in range(MAX_GUESSES + 3)] == [401] * (MAX_GUESSES + 3)  # none is no guess
+
+
+async def answer_of(app: Any, asked: dict[str, Any]) -> tuple[int, str]:
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(asked, receive, send)
+    return sent[0]["status"], b"".join(each.get("body", b"") for each in sent).decode()
+
+
+def test_one_user_may_have_so_many_live_events_an_hour_of_all_or_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEITMOTIF_USER_EVENTS", "100")
+    quota = user_events()
+    quota.take_each({"a": 60, "b": 1}, now=0.0)
+    for _ in range(2):
+        with pytest.raises(Refusal, match=r"100 live events an hour\. Ask again in 360 s\.") as refusal:
+            quota.take_each({"b": 90, "a": 50}, now=0.0)
+        assert (refusal.value.status, refusal.value.cause, refusal.value.retry_after_s) == (429, "quota", 360)
+    quota.take_each({"b": 99}, now=0.0)  # the refusals took none of it
+    quota.take_each({"a": 50}, now=360.0)
+    with pytest.raises(Refusal, match="Send fewer at once"):
+        quota.take_each({"c": 101}, now=0.0)
+    monkeypatch.setenv("LEITMOTIF_USER_EVENTS", "many")
+    with pytest.raises(InputError, match="LEITMOTIF_USER_EVENTS is 'many'"):
+        user_events()
+    monkeypatch.delenv("LEITMOTIF_USER_EVENTS")
+    user_events().take_each({"a": 10**9})

@@ -1,0 +1,30 @@
+"""GET /metrics: the figures of all workers, those of this one brought up to date."""
+
+import os
+
+import anyio.to_thread
+import bentoml
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serving.watching import metrics
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+async def get_metrics(_: Request) -> Response:
+    """In Prometheus' text format."""
+    service = bentoml.get_current_service()
+
+    def told() -> bytes:
+        service.remembering.show(service.predictor)
+        service.succession.show()
+        with open("/proc/self/statm", encoding="ascii") as memory:
+            metrics.LATEST["worker_resident_bytes"].set(int(memory.read().split()[1]) * PAGE)
+        return metrics.exposition()
+
+    return Response(await anyio.to_thread.run_sync(told), media_type=metrics.CONTENT_TYPE)
+
+
+ROUTES = [Route("/metrics", get_metrics)]

@@ -1,0 +1,65 @@
+"""Around all else: each request gets its id, is counted and timed by route, logged and traced. An ASGI middleware.
+
+`x-request-id` of the caller is taken where it is a word, and every answer carries it.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from serving.answering.refusal import CODES
+from serving.watching import metrics
+from serving.watching.logs import log_request
+from serving.watching.seen import UNWATCHED, Seen, request_id_of, route_of, watch
+from serving.watching.traces import Traces
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HEADER = b"x-request-id"
+LEFT = 499
+"""Of a caller who had gone before there was an answer: no status of HTTP, as nginx has it."""
+
+
+class Watched:
+    """traces: asked at the first request, when the worker is there."""
+
+    def __init__(self, app: App, traces: Callable[[], Traces | None]) -> None:
+        self._app = app
+        self._traces = traces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        told = next((value for name, value in scope["headers"] if name == HEADER), b"").decode("latin-1")
+        request, status = Seen(request_id_of(told), route_of(scope["path"])), LEFT
+        watch(request)
+
+        async def named(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (HEADER, request.request_id.encode())]
+            await send(message)
+
+        metrics.IN_FLIGHT.inc()
+        try:
+            return await self._app(scope, receive, named)
+        finally:
+            metrics.IN_FLIGHT.dec()
+            self._tell(scope, request, status)
+
+    def _tell(self, scope: Scope, request: Seen, status: int) -> None:
+        took_s = time.perf_counter() - request.began
+        metrics.counted_request(request.route, status).inc()
+        if status >= 400:
+            metrics.REFUSED.labels(request.cause or CODES.get(status, "left")).inc()
+        if request.route in UNWATCHED:
+            return
+        metrics.timed_request(request.route).observe(took_s)
+        log_request(request, scope["method"], status, took_s)
+        if (traces := self._traces()) is not None:
+            traces.tell(scope, request, status, took_s)

@@ -1,0 +1,51 @@
+"""requirements.lock -> the image of a Bento: every package at its locked version, no root, a health check.
+
+Read when a Bento is built: the service imports this wherever it runs, and the lock is in the repository alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import bentoml
+from bentoml.exceptions import BentoMLException
+
+from contracts.errors import InputError
+from serving.packing.locked import ROOT, locked
+from serving.packing.settings import Deployment
+
+PYTHON_VERSION = "3.11"
+BACKEND_VARIABLE = "UV_TORCH_BACKEND"
+"""By it uv, which installs the image's packages, knows where torch's build for a CPU or a CUDA version is found."""
+HEALTH = (
+    "import os, urllib.request; "
+    "urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('BENTOML_PORT', '3000') + '/livez', timeout=2)"
+)
+
+
+@attrs.define
+class ServingImage(bentoml.images.Image):
+    """BentoML's image, told what it holds when it is built."""
+
+    def freeze(self, bento_fs: Path, *args: Any, **kwargs: Any) -> Any:
+        """As BentoML's, with the packages of the lock."""
+        self.commands = list(dict.fromkeys(self.commands))  # BentoML 1.4.39 says its own twice
+        try:
+            Deployment.read().check()
+            self.python_packages(*locked(ROOT))
+        except InputError as error:
+            raise BentoMLException(str(error)) from error
+        self.run(f"python -c 'import torch, feast'\n\n{health_check()}")
+        return super().freeze(bento_fs, *args, **kwargs)
+
+
+def serving_image() -> ServingImage:
+    """What `bentoml build` makes a Dockerfile of."""
+    return ServingImage(distro="debian", python_version=PYTHON_VERSION, lock_python_packages=False)
+
+
+def health_check() -> str:
+    """The line of a Dockerfile, which BentoML has no word for: it stands behind a RUN of ours."""
+    asked = json.dumps(["python", "-c", HEALTH])
+    return f"HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD {asked}"

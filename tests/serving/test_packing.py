@@ -1,0 +1,97 @@
+"""What a Bento holds and how its image is made. tests/doors/test_serve.py builds one and serves it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from packaging.utils import canonicalize_name
+
+from contracts.errors import InputError
+from serving.packing.locked import ROOT, locked
+from serving.packing.settings import Deployment
+from tests.clones import ROOT as REPOSITORY
+
+pytestmark = [
+    pytest.mark.xdist_group("serving"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's words about what it imports
+]
+
+LEFT_OUT = ("lightning", "dagster", "dvc", "duckdb", "ibis-framework", "great-expectations", "matplotlib", "pytest")
+
+
+@pytest.fixture(scope="module")
+def dockerfile(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The instructions of the image's Dockerfile, in order."""
+    from serving.packing.image import serving_image
+
+    folder = tmp_path_factory.mktemp("image")
+    serving_image().freeze(folder, [])
+    text = (folder / "env/docker/Dockerfile").read_text().replace("\\\n", " ")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_every_package_of_the_image_is_locked_and_none_is_of_training() -> None:
+    pinned = dict(line.split("==") for line in locked(ROOT))
+    assert ROOT == REPOSITORY
+    assert {"bentoml", "feast", "torch", "starlette", "uvicorn", "numpy", "redis"} <= pinned.keys()
+    assert not pinned.keys() & set(LEFT_OUT)
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lock = {canonicalize_name(name): rest for name, _, rest in (line.partition("==") for line in lines)}
+    assert {name: lock[name] for name in pinned if name != "setuptools"} == {
+        name: version for name, version in pinned.items() if name != "setuptools"
+    }
+
+
+def test_a_lock_that_lacks_what_a_package_needs_is_named(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    kept = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("starlette")]
+    (tmp_path / "requirements.lock").write_text("\n".join(kept))
+    with pytest.raises(InputError, match="no version of starlette"):
+        locked(tmp_path)
+
+
+def test_the_image_runs_as_nobody_of_consequence_from_a_named_python(dockerfile: list[str]) -> None:
+    users = [line for line in dockerfile if line.startswith("USER ")]
+    assert users == ["USER bentoml"]
+    assert dockerfile.index(users[0]) > max(n for n, line in enumerate(dockerfile) if line.startswith(("RUN", "COPY")))
+    assert [line.split()[1] for line in dockerfile if line.startswith("FROM ")] == ["python:3.11-slim"]
+    assert not [line for line in dockerfile if ":latest" in line]
+    assert sum("apt-get update" in line for line in dockerfile) == 1
+
+
+def test_the_image_installs_the_lock_alone_and_copies_no_folder_of_data(dockerfile: list[str]) -> None:
+    installs = [line for line in dockerfile if "pip install" in line]
+    assert all("requirements.txt" in line or line.endswith("pip install uv") for line in installs)
+    copied = [line.split()[-2] for line in dockerfile if line.startswith("COPY ")]
+    assert copied == ["./env/docker", "./env/python", "."]  # `.` is the Bento: the door's test says what it holds
+
+
+def test_the_health_check_of_the_image_tells_a_service_from_none(server: httpx.Client, dockerfile: list[str]) -> None:
+    (check,) = [line for line in dockerfile if line.startswith("HEALTHCHECK ")]
+    asked = json.loads(check.partition("CMD ")[2])
+    assert asked[:2] == ["python", "-c"]
+    for port, code in ((server.base_url.port, 0), (1, 1)):
+        told = os.environ | {"BENTOML_PORT": str(port)}
+        done = subprocess.run([sys.executable, *asked[1:]], env=told, capture_output=True, check=False)
+        assert done.returncode == code
+
+
+def test_what_a_deployment_sets() -> None:
+    assert Deployment.read({}) == Deployment(1, 0, "cpu")
+    told = Deployment.read({"LEITMOTIF_WORKERS": "4", "LEITMOTIF_GPU": "1", "LEITMOTIF_TORCH": "cu130"})
+    assert told == Deployment(4, 1, "cu130")
+    assert told.resources() == {"cpu": "4", "gpu": 1}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("WORKERS", "0"), ("WORKERS", "two"), ("WORKERS", "９"), ("GPU", "2"), ("TORCH", "cuda"), ("TORCH", "cpu; rm")],
+)
+def test_what_a_deployment_cannot_set_is_named(variable: str, value: str) -> None:
+    with pytest.raises(InputError, match=f"LEITMOTIF_{variable} is '{value}'"):
+        Deployment.read({f"LEITMOTIF_{variable}": value}).check()
