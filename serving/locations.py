@@ -17,6 +17,8 @@ BENTO = Path(__file__).resolve().parents[2]
 """Of a Bento: its folder, in which the code is `src`."""
 BUNDLE_OF_MODEL = "bundle"
 """The folder inside BentoML's model that holds the bundle: beside it lies what BentoML writes of its own."""
+PROGRAMS_OF_MODEL = "programs"
+"""The folder beside it that holds machine code, where `make export ARGS=--compile` had made some for the bundle."""
 
 
 def find_bundle() -> Path:
@@ -56,8 +58,8 @@ def find_state(source: str) -> Path:
 
 
 def find_programs(source: str) -> Path:
-    """Where `make export` puts the model as programs, and the service looks for machine code."""
-    return (PACKED_BUNDLE.parent if PACKED_BUNDLE.exists() else Path()) / "exported" / source
+    """Where `make export` puts the model as programs, and the service looks for machine code; a Bento has its own."""
+    return packed_bundle().with_name(PROGRAMS_OF_MODEL) if is_bento() else Path("exported") / source
 
 
 def find_snapshot(source: str) -> Path | None:

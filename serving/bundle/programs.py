@@ -52,6 +52,15 @@ def open_programs(folder: Path, bundle_hash: str, device: torch.device) -> Progr
         return None
 
 
+def is_machine_code_of(folder: Path, bundle_hash: str) -> bool:
+    """Whether a folder holds machine code of a bundle, for whatever machine."""
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(described.get("compiled")) and described.get("bundle_hash") == bundle_hash
+
+
 def load_half(path: Path, *, compiled: bool) -> Half:
     """A half as a function of tensors."""
     return torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()

@@ -14,7 +14,8 @@ from bentoml.models import BentoModel
 
 from contracts.errors import InputError
 from serving.bundle.manifest import Manifest, read_manifest
-from serving.locations import BUNDLE_OF_MODEL, find_bundle
+from serving.bundle.programs import is_machine_code_of
+from serving.locations import BUNDLE_OF_MODEL, PROGRAMS_OF_MODEL, find_bundle, find_programs
 
 NAME = "leitmotif-bundle"
 LABEL_LENGTH = 63
@@ -42,14 +43,21 @@ def bundle_model() -> BundleModel:
 
 
 def keep(bundle: Path) -> str:
-    """The tag of a bundle in BentoML's store, where it stands once. Raises InputError where the bundle is damaged."""
+    """The tag of a bundle in BentoML's store, where it stands once, with machine code once more.
+
+    Raises InputError where the bundle is damaged.
+    """
     manifest = read_manifest(bundle)
-    tag = f"{NAME}:{manifest.model_version}"
+    programs = find_programs(manifest.source)
+    compiled = is_machine_code_of(programs, manifest.bundle_hash)
+    tag = f"{NAME}:{manifest.model_version}{'-compiled' if compiled else ''}"
     try:
         bentoml.models.get(tag)
     except NotFound:
         with bentoml.models.create(tag, labels=labels(manifest)) as model:
             shutil.copytree(bundle, model.path_of(BUNDLE_OF_MODEL), copy_function=shutil.copyfile)
+            if compiled:
+                shutil.copytree(programs, model.path_of(PROGRAMS_OF_MODEL), copy_function=shutil.copyfile)
     return tag
 
 

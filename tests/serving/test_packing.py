@@ -12,6 +12,8 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from contracts.errors import InputError
+from serving.bundle.manifest import read_manifest
+from serving.bundle.programs import DESCRIPTION
 from serving.packing.locked import ROOT, locked
 from serving.packing.settings import Deployment
 from tests.clones import ROOT as REPOSITORY
@@ -95,3 +97,25 @@ def test_what_a_deployment_sets() -> None:
 def test_what_a_deployment_cannot_set_is_named(variable: str, value: str) -> None:
     with pytest.raises(InputError, match=f"LEITMOTIF_{variable} is '{value}'"):
         Deployment.read({f"LEITMOTIF_{variable}": value}).check()
+
+
+def test_machine_code_of_the_bundle_goes_into_its_bento_and_that_of_another_does_not(
+    data: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; from serving.packing.model import keep; print(keep(Path(sys.argv[1])))"
+    )
+    manifest = read_manifest(data / "bundle")
+    programs = tmp_path / "exported" / manifest.source
+    programs.mkdir(parents=True)
+    told = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+
+    def kept(bundle_hash: str) -> tuple[str, set[str]]:
+        (programs / DESCRIPTION).write_text(json.dumps({"compiled": True, "bundle_hash": bundle_hash}))
+        command = [sys.executable, "-c", script, str(data / "bundle")]
+        tag = subprocess.check_output(command, env=told, cwd=tmp_path, text=True).strip().splitlines()[-1]
+        name, _, version = tag.partition(":")
+        return version, {path.name for path in (tmp_path / "home/models" / name / version).iterdir() if path.is_dir()}
+
+    assert kept("another") == (manifest.model_version, {"bundle"})
+    assert kept(manifest.bundle_hash) == (f"{manifest.model_version}-compiled", {"bundle", "programs"})
