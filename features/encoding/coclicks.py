@@ -163,6 +163,14 @@ class Coclicks:
         clicks = self.items[kept], self.times[kept], self.users[kept]
         return Coclicks(*clicks, self.starts, self.factors, self.codes, history)
 
+    def renumbered(self, order: Int64) -> "Coclicks":
+        """The same with users in another order: order has, of each new number, the old one."""
+        number = np.empty(len(order), np.int64)
+        number[order] = np.arange(len(order))
+        history = Clicks(self.history.items, self.history.times, number[self.history.users])
+        factors, codes = self.factors[:, order], self.codes[:, order]
+        return Coclicks(self.items, self.times, number[self.users], self.starts, factors, codes, history)
+
     @property
     def rank(self) -> int:
         """The length of a factor."""

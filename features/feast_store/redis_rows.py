@@ -3,6 +3,7 @@
 What a load writes there is seen at once, row by row; a row is a user's whole history, so each is right at any time.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from contracts.errors import InputError
 from features.feast_store.entity_keys import KEY_VERSION, entity_key
 
 AT_ONCE = 1_000
+MAX_SCANNED = 50_000
+"""Keys that are looked at for a page of ids: some tens of milliseconds of the server's time, in small steps."""
 
 
 def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
@@ -55,6 +58,30 @@ def stored(feast: FeatureStore, view: FeatureView) -> dict[str, int]:
     return found
 
 
+def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterator[str]:
+    """Ids that begin so: the one that is the prefix, then others among MAX_SCANNED keys, in no order, some twice."""
+    client, field, project = _client(feast), _time_field(feast, view), feast.project.encode()
+    head = _redis_key_prefix(view.join_keys)
+    begins = len(_key(feast, view, "")) - len(project)
+    if _ask(lambda: client.hexists(_key(feast, view, prefix), field)):
+        yield prefix
+    pattern = glob_escape_bytes(head) + b"*" + glob_escape_bytes(prefix.encode()) + b"*" + glob_escape_bytes(project)
+    cursor, scanned = 0, 0
+    while scanned < MAX_SCANNED:
+        at = cursor
+        cursor, keys = _ask(lambda at=at: client.scan(at, pattern, AT_ONCE))
+        scanned += AT_ONCE
+        names = {key: key[begins : -len(project)] for key in keys}
+        ours = [key for key, name in names.items() if name.startswith(prefix.encode())]
+        with _pipeline(feast) as pipe:
+            for key in ours:
+                pipe.hexists(key, field)
+            held = _ask(pipe.execute)
+        yield from (names[key].decode() for key, is_held in zip(ours, held, strict=True) if is_held)
+        if not cursor:
+            return
+
+
 def mark(feast: FeatureStore, snapshot_id: str) -> None:
     """Say which snapshot all rows are of; "" while they are being written."""
     _ask(lambda: _client(feast).set(_mark(feast), snapshot_id))
@@ -76,6 +103,11 @@ def _ask(question: Any) -> Any:
         return question()
     except RedisError as error:
         raise InputError(f"Redis cannot be asked: {error}. Start it with `redis-server --appendonly yes`.") from error
+
+
+def glob_escape_bytes(text: bytes) -> bytes:
+    """Bytes as a pattern of Redis that matches them alone."""
+    return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
 
 
 def _client(feast: FeatureStore) -> Any:
