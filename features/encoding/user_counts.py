@@ -92,7 +92,8 @@ class UserCounts:
         )
 
 
-NO_COUNTS = UserCounts(*np.zeros((3, 0), np.int64), [], *np.zeros((4, 0), np.int64))
+NONE = np.zeros(0, np.int64)
+NO_COUNTS = UserCounts(NONE, NONE, NONE, [], NONE, NONE, NONE, NONE)
 
 
 def rows_of_users(
@@ -118,13 +119,13 @@ def rows_of_users(
         items, pair_items = np.unique(pairs.keys[pair_key] % PAIR_RADIX, return_inverse=True)
         counts = UserCounts(
             times=times,
-            shows=own.shows[rows],
-            clicks=own.clicks[rows],
+            shows=own.shows[rows].astype(np.int64),
+            clicks=own.clicks[rows].astype(np.int64),
             item_ids=[item_id(item) for item in items.tolist()],
             pair_items=pair_items.astype(np.int64),
             pair_times=np.searchsorted(times, pairs.times[pair_time]),
-            pair_shows=pairs.shows[pair_rows],
-            pair_clicks=pairs.clicks[pair_rows],
+            pair_shows=pairs.shows[pair_rows].astype(np.int64),
+            pair_clicks=pairs.clicks[pair_rows].astype(np.int64),
         )
         yield key, int(times[-1]), counts.encode()
 

@@ -123,7 +123,20 @@ def mark(feast: FeatureStore, snapshot_id: str) -> None:
 
 def is_of(feast: FeatureStore, snapshot_id: str) -> bool:
     """Whether the rows are those of a snapshot. A file is what its stamp says."""
-    return is_file(feast) or redis_rows().marked(feast) == snapshot_id
+    return is_file(feast) or redis_rows().marked(feast)[0] == snapshot_id
+
+
+def read_as_of(feast: FeatureStore, snapshot_id: str) -> bool:
+    """is_of; and from now on rows whose numbers add up with live events are read as they are now, through this feast.
+
+    Whatever newer loads write there: see kept_before.
+    """
+    if is_file(feast):
+        return True
+    found, load = redis_rows().marked(feast)
+    store: Any = feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
+    store.load = load
+    return found == snapshot_id
 
 
 def drop(feast: FeatureStore) -> None:

@@ -15,10 +15,17 @@ from redis.exceptions import RedisError
 
 from contracts.errors import InputError
 from features.feast_store.entity_keys import KEY_VERSION, entity_key
+from features.feast_store.kept_before import fields_of, is_kept
 
 AT_ONCE = 1_000
+SNAPSHOT, LOADS = "snapshot", "loads"
 MAX_SCANNED = 50_000
 """Keys that are looked at for a page of ids: some tens of milliseconds of the server's time, in small steps."""
+
+
+def mark_of(project: str) -> str:
+    """The key of what mark says: a hash, so that both are said at once."""
+    return f"{project}:mark"
 
 
 def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
@@ -36,6 +43,8 @@ def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequ
 def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
     """Remove rows of the view; what other views have of the same entity stays."""
     fields = [_time_field(feast, view), *(_mmh3(f"{view.name}:{feature.name}") for feature in view.features)]
+    if is_kept(view):
+        fields += fields_of(view, view.name)[1:]
     for first in range(0, len(ids), AT_ONCE):
         with _pipeline(feast) as pipe:
             for name in ids[first : first + AT_ONCE]:
@@ -83,14 +92,17 @@ def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterat
 
 
 def mark(feast: FeatureStore, snapshot_id: str) -> None:
-    """Say which snapshot all rows are of; "" while they are being written."""
-    _ask(lambda: _client(feast).set(_mark(feast), snapshot_id))
+    """Say which snapshot all rows are of; "" while they are being written. Each that is told is one more load."""
+    fields = {SNAPSHOT: snapshot_id}
+    if snapshot_id:
+        fields[LOADS] = str(marked(feast)[1] + 1)
+    _ask(lambda: _client(feast).hset(_mark(feast), mapping=fields))
 
 
-def marked(feast: FeatureStore) -> str | None:
-    """Which snapshot all rows are of; None where the server does not know."""
-    told = _ask(lambda: _client(feast).get(_mark(feast)))
-    return None if told is None else told.decode()
+def marked(feast: FeatureStore) -> tuple[str | None, int]:
+    """Which snapshot all rows are of, None where the server does not know; and how many loads have come to an end."""
+    told, loads = _ask(lambda: _client(feast).hmget(_mark(feast), SNAPSHOT, LOADS))
+    return None if told is None else told.decode(), int(loads or 0)
 
 
 def unmark(feast: FeatureStore) -> None:
@@ -128,7 +140,7 @@ def _time_field(feast: FeatureStore, view: FeatureView) -> str:
 
 
 def _mark(feast: FeatureStore) -> str:
-    return f"{feast.project}:loaded"
+    return mark_of(feast.project)
 
 
 def _batches(keys: Iterator[bytes]) -> Iterator[list[bytes]]:

@@ -232,7 +232,7 @@ def _state_view(snapshot: Path) -> FeatureView:
         ],
         source=_parquet(snapshot / "user_state.parquet", "event_timestamp", "materialize"),
         description="All that user_counters and user_item_counters have of a user; the newest row's time is its own.",
-        tags=TAGS,
+        tags=TAGS | {"kept_before": "true"},
         owner=OWNER,
     )
 

@@ -138,8 +138,8 @@ def _of_users(data: Path, histories: UserHistories) -> Counters:
     """What is counted of users alone."""
     ids = {"item_id": histories.vocabulary["item_id"], "user_id": histories.user_ids}
     names = ("user_counters", "user_item_counters")
-    tables = {name: from_parquet(data / name, {key: ids[key] for key in KEYS[name]}) for name in names}
-    return Counters(NOTHING, **tables)
+    own, pairs = (from_parquet(data / name, {key: ids[key] for key in KEYS[name]}) for name in names)
+    return Counters(NOTHING, own, pairs)
 
 
 def _write_user_state(counters: Counters, histories: UserHistories, path: Path) -> None:

@@ -24,6 +24,7 @@ from features.encoding.counters import Counters
 from features.encoding.user_counts import UserCounts
 from features.feast_store import online_rows
 from features.feast_store.config import config
+from features.feast_store.kept_before import StaleStoreError
 from features.live.clock import Clock, wall_us
 from features.live.open_tail import engine, open_tail, redis_address
 from features.live.places import absorbed_upto
@@ -50,10 +51,6 @@ Int64 = npt.NDArray[np.int64]
 DAMAGE = (sqlite3.Error, OSError, EOFError, ValueError, KeyError, TypeError, DecodeError, FeastError)
 """What the readers of a state's files raise where a file is missing, cut short or something else."""
 AGAIN = "`make load` loads them again; then start what reads them anew."
-
-
-class StaleStoreError(InputError):
-    """Live events between the opened load and the tail have been pruned: a newer load has to be opened."""
 
 
 @dataclass
@@ -123,7 +120,7 @@ class OnlineStore:
             progress=_Progress(absorbed_seq, 0),
             clock=Clock(),
         )
-        if not online_rows.is_of(store.feast, stamp["snapshot_id"]):
+        if not online_rows.read_as_of(store.feast, stamp["snapshot_id"]):
             raise InputError(
                 f"The Redis at {redis_address()} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
                 "`make load` with the same ONLINE loads it."
