@@ -207,6 +207,7 @@ def _execute(feast: FeatureStore, statement: str, values: Sequence[tuple[Any, ..
     if not values:
         return
     with closing(sqlite3.connect(path_of(feast))) as database, database:
+        database.execute("PRAGMA secure_delete = ON")  # of who is forgotten no byte stays in a free page
         database.executemany(statement, values)
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastError
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
@@ -24,6 +23,7 @@ from features.encoding.counters import Counters
 from features.encoding.user_counts import UserCounts
 from features.feast_store import online_rows
 from features.feast_store.config import config
+from features.feast_store.entity_keys import entity_key
 from features.feast_store.kept_before import StaleStoreError
 from features.live.clock import Clock, wall_us
 from features.live.open_tail import engine, open_tail, redis_address
@@ -232,7 +232,7 @@ class OnlineStore:
         self, user_ids: Sequence[str], wanted: Sequence[tuple[FeatureView, Sequence[str]]]
     ) -> list[list[dict[str, Value] | None]]:
         """Of each view, of each user the features. Raises InputError where the store does not answer."""
-        keys = [EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=name)]) for name in user_ids]
+        keys = [entity_key(["user_id"], name) for name in user_ids]
         # What get_online_features adds for its callers (metadata, timestamps, a copy a value) would double the time.
         store: Any = self.feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
         try:
