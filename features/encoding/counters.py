@@ -83,7 +83,7 @@ class Counters:
         derived = {"clicked_at": table.clicked_at} | ({} if table.shown_row is None else {"shown_row": table.shown_row})
         mapped.save({each.name: getattr(table, each.name) for each in fields(table)} | derived, folder, ITEMS)
         if self.coclicks is not None:
-            mapped.save(self.coclicks.arrays(), folder, COCLICKS)
+            mapped.save(self.coclicks.arrays() | self.coclicks.sums(), folder, COCLICKS)
 
     @classmethod
     def load(cls, folder: Path) -> "Counters":
