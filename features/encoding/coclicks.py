@@ -12,15 +12,15 @@ as it stood when they read. There the clicks of histories count too: what is lea
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError
-from features.encoding.as_of import AsOfCounter
 from features.encoding.asked import Asked
+from features.encoding.click_sums import part
+from features.encoding.clicks import NO_CLICKS, Clicks, LiveClicks
 from features.terms.convention import COCLICK_SPANS, coclick_columns
 
 Int64 = npt.NDArray[np.int64]
@@ -29,105 +29,8 @@ Floats = npt.NDArray[np.floating]
 SHRINKAGE = 1.0
 """An item of few readers weighs less in a sum of items: a sum over n readers is divided by n + SHRINKAGE."""
 CLICK_ARRAYS = ("items", "times", "users")
-KEPT_SUMS = 2
-"""Periods whose running sums are held at once; a log is read in order of time."""
 CODE_LENGTH = 127.0
 """Of a user's code, as int8."""
-
-
-@dataclass(frozen=True)
-class Clicks:
-    """Who clicked what when, in order of (item, time)."""
-
-    items: Int64  # [C] item key of each click, ascending
-    times: Int64  # [C] us, ascending within an item
-    users: Int64  # [C] user key
-    _counter: AsOfCounter = field(init=False, repr=False)
-    _lock: Lock = field(init=False, repr=False, default_factory=Lock)
-    _sums: dict[int, npt.NDArray[np.int32]] = field(init=False, repr=False, default_factory=dict)
-    _coded: list[npt.NDArray[np.int32]] = field(init=False, repr=False, default_factory=list)  # none until asked
-
-    def __post_init__(self) -> None:
-        first = np.searchsorted(self.items, self.items, side="left")
-        upto = np.arange(len(self.items)) - first + 1
-        last = np.flatnonzero(np.r_[(np.diff(self.items) != 0) | (np.diff(self.times) != 0), [True] * (len(upto) > 0)])
-        counter = AsOfCounter.from_rows(self.items[last], self.times[last], upto[last], upto[last])
-        object.__setattr__(self, "_counter", counter)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """To another process go the clicks; what was computed of them stays here."""
-        return Clicks, (self.items, self.times, self.users)
-
-    def held(self) -> list[npt.NDArray[Any]]:
-        """All arrays that it holds in memory."""
-        return [self.items, self.times, self.users, *self._counter.arrays(), *self._sums.values(), *self._coded]
-
-    @classmethod
-    def in_order(cls, items: Int64, times: Int64, users: Int64) -> "Clicks":
-        """Of clicks in any order."""
-        order = np.lexsort((users, times, items))
-        return cls(items[order], times[order], users[order])
-
-    def before(
-        self, period: int, factors: npt.NDArray[np.int8], items: Int64, upto: Int64
-    ) -> tuple[npt.NDArray[np.int32], Int64]:
-        """(sum of the factors of those who clicked each item strictly before [*shape, rank], how many [*shape]).
-
-        factors: [U, rank] of the period; a user beyond them has none and counts as a reader all the same.
-        """
-        first, counts = self._readers(items, upto)
-        sums = self._running_sums(period, factors)
-        return sums[first + counts] - sums[first], counts
-
-    def coded(
-        self, starts: Int64, codes: npt.NDArray[np.int8], items: Int64, upto: Int64
-    ) -> tuple[npt.NDArray[np.int32], Int64]:
-        """As before, of codes [P, U, width], each of the period in which the click was.
-
-        A click before the first period counts by the codes of that one: nothing is read before it (Coclicks.codes).
-        """
-        first, counts = self._readers(items, upto)
-        with self._lock:
-            if not self._coded:
-                period = np.maximum(np.searchsorted(starts, self.times, side="right") - 1, 0)
-                known = self.users < codes.shape[1]
-                own = np.where(known[:, None], codes[period, np.where(known, self.users, 0)], 0)
-                sums = np.zeros((len(self.users) + 1, codes.shape[2]), np.int32)
-                np.cumsum(own, axis=0, dtype=np.int32, out=sums[1:])
-                self._coded.append(sums)
-        sums = self._coded[0]
-        return sums[first + counts] - sums[first], counts
-
-    def _readers(self, items: Int64, upto: Int64) -> tuple[Int64, Int64]:
-        """(where the clicks on each item begin, how many were strictly before)."""
-        counts = self._counter.read(items, upto)[0]
-        return np.where(counts > 0, np.searchsorted(self.items, items, side="left"), 0), counts
-
-    def _running_sums(self, period: int, factors: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-        """[C + 1, rank] sums of the factors of all clicks before each; they may wrap, their differences do not."""
-        with self._lock:
-            if period not in self._sums:
-                while len(self._sums) >= KEPT_SUMS:
-                    del self._sums[next(iter(self._sums))]
-                sums = np.zeros((len(self.users) + 1, factors.shape[1]), np.int32)
-                known = self.users < len(factors)
-                if known.all():
-                    np.cumsum(factors[self.users], axis=0, dtype=np.int32, out=sums[1:])
-                else:
-                    own = np.where(known[:, None], factors[np.where(known, self.users, 0)], 0)
-                    np.cumsum(own, axis=0, dtype=np.int32, out=sums[1:])
-                self._sums[period] = sums
-            return self._sums[period]
-
-
-NO_CLICKS = Clicks(*np.zeros((3, 0), np.int64))
-
-
-class LiveClicks(NamedTuple):
-    """Clicks that came since: readers of items at once, factors and codes of users with the next run."""
-
-    shown: Clicks
-    history: Clicks  # of role history
 
 
 @dataclass(frozen=True)
@@ -162,6 +65,14 @@ class Coclicks:
         history = Clicks(own.items[in_history], own.times[in_history], own.users[in_history])
         clicks = self.items[kept], self.times[kept], self.users[kept]
         return Coclicks(*clicks, self.starts, self.factors, self.codes, history)
+
+    def renumbered(self, order: Int64) -> "Coclicks":
+        """The same with users in another order: order has, of each new number, the old one."""
+        number = np.empty(len(order), np.int64)
+        number[order] = np.arange(len(order))
+        history = Clicks(self.history.items, self.history.times, number[self.history.users])
+        factors, codes = self.factors[:, order], self.codes[:, order]
+        return Coclicks(self.items, self.times, number[self.users], self.starts, factors, codes, history)
 
     @property
     def rank(self) -> int:
@@ -259,12 +170,23 @@ class Coclicks:
         own = {name: getattr(self, name) for name in ("items", "times", "users", "starts", "factors", "codes")}
         return own | {f"history_{name}": getattr(self.history, name) for name in CLICK_ARRAYS}
 
+    def sums(self) -> dict[str, npt.NDArray[Any]]:
+        """What is read of the clicks, computed once for who serves them."""
+        logged, history = self._logged.sums(self.starts, self.codes, self.factors), self.history
+        told = {f"of_logged_{name}": array for name, array in logged.items()}
+        return told | {f"of_history_{name}": each for name, each in history.sums(self.starts, self.codes, None).items()}
+
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Coclicks":
-        """What `arrays` gave."""
-        history = Clicks(*(arrays[f"history_{name}"] for name in CLICK_ARRAYS))
-        own: dict[str, Any] = {name: value for name, value in arrays.items() if not name.startswith("history_")}
-        return cls(**own, history=history)
+        """What `arrays` and `sums` gave."""
+        logged, past = ([arrays[f"{of}{name}"] for name in CLICK_ARRAYS] for of in ("", "history_"))
+        made = object.__new__(cls)
+        own: dict[str, Any] = {name: arrays[name] for name in (*CLICK_ARRAYS, "starts", "factors", "codes")}
+        own["history"] = Clicks.summed(*past, part(arrays, "of_history_"))
+        own["_logged"] = Clicks.summed(*logged, part(arrays, "of_logged_"))
+        for name, value in (own | {"live": ()}).items():
+            object.__setattr__(made, name, value)
+        return made
 
 
 def _cosines(one: Floats, other: Floats) -> Floats:

@@ -1,11 +1,8 @@
 """Counts of a log's first partitions, and of later ones -> one table, the same as if all had been counted at once.
 
 A partition holds a range of time, so a row of a later one has a time that no earlier row has; counts are cumulative
-over all of them. So a log that went on by a day costs a load that day, and whoever opens the store a merge.
+over all of them. So a log that went on by a day costs a load that day's rows and one copy of the table.
 """
-
-from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +10,6 @@ import numpy.typing as npt
 from features.encoding.as_of import AsOfCounter
 
 Int64 = npt.NDArray[np.int64]
-
-LATER = "later.npz"
 
 
 def extended(first: AsOfCounter, later: AsOfCounter) -> AsOfCounter:
@@ -31,23 +26,6 @@ def extended(first: AsOfCounter, later: AsOfCounter) -> AsOfCounter:
         shows=np.insert(first.shows, at, later.shows),
         clicks=np.insert(first.clicks, at, later.clicks),
     )
-
-
-def save(tables: dict[str, AsOfCounter], folder: Path) -> None:
-    """Write the later rows of all tables into one file."""
-    arrays = {
-        f"{name}.{each.name}": getattr(table, each.name) for name, table in tables.items() for each in fields(table)
-    }
-    np.savez(folder / LATER, **arrays)
-
-
-def load(names: tuple[str, ...], folder: Path) -> dict[str, AsOfCounter] | None:
-    """What save wrote; None where there is nothing later."""
-    if not (folder / LATER).exists():
-        return None
-    columns = [each.name for each in fields(AsOfCounter)]
-    with np.load(folder / LATER, allow_pickle=False) as arrays:
-        return {name: AsOfCounter(**{column: arrays[f"{name}.{column}"] for column in columns}) for name in names}
 
 
 def _union(first: Int64, later: Int64) -> tuple[Int64, Int64, Int64]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.encoding import counter_layers
+from features.encoding import mapped
 from features.encoding.as_of import AsOfCounter, AsOfCounts
 from features.encoding.coclicks import Coclicks
 from features.terms.convention import counted_at
@@ -22,7 +22,12 @@ PAIR_RADIX = 1 << 31
 """The key of (user, item) is user x PAIR_RADIX + item: items may be added without renumbering the pairs."""
 NAMES = ("item_counters", "user_counters", "user_item_counters")
 KEYS = {"item_counters": ("item_id",), "user_counters": ("user_id",), "user_item_counters": ("user_id", "item_id")}
-COCLICKS = "coclicks.npz"
+ITEMS = "item_counters"
+COCLICKS = "coclicks"
+
+
+NOTHING = AsOfCounter.from_rows(*np.zeros((4, 0), np.int64))
+"""A table without a row."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,17 @@ class Counters:
         coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
         return cls(**tables, coclicks=coclicks)
 
+    @classmethod
+    def of_items(cls, data: Path, item_ids: Any, user_ids: Any) -> "Counters":
+        """from_folder, of what belongs to items alone."""
+        coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
+        return cls(from_parquet(data / ITEMS, {"item_id": item_ids}), NOTHING, NOTHING, coclicks)
+
+    @classmethod
+    def of_table(cls, item_counters: AsOfCounter) -> "Counters":
+        """Where items alone are counted, without co-clicks."""
+        return cls(item_counters, NOTHING, NOTHING)
+
     def before(self, at_us: int, bucket_us: int = 0) -> "Counters":
         """What is counted of all that happened strictly before a time. Of a log's own counters, not of live ones.
 
@@ -61,33 +77,25 @@ class Counters:
         return Counters(**{name: table.before(newest + 1) for name, table in tables.items()}, coclicks=coclicks)
 
     def save(self, folder: Path) -> None:
-        """Write one uncompressed .npz a table into folder."""
-        for name in NAMES:
-            table: AsOfCounter = getattr(self, name)
-            held = {each.name: getattr(table, each.name) for each in fields(table)}
-            np.savez(folder / f"{name}.npz", **held)
+        """Write what belongs to items into folder: item_counters and co-clicks. What belongs to a user is a row."""
+        table = self.item_counters
+        assert isinstance(table, AsOfCounter)
+        derived = {"clicked_at": table.clicked_at} | ({} if table.shown_row is None else {"shown_row": table.shown_row})
+        mapped.save({each.name: getattr(table, each.name) for each in fields(table)} | derived, folder, ITEMS)
         if self.coclicks is not None:
-            arrays: dict[str, Any] = self.coclicks.arrays()
-            np.savez(folder / COCLICKS, **arrays)
+            mapped.save(self.coclicks.arrays() | self.coclicks.sums(), folder, COCLICKS)
 
     @classmethod
     def load(cls, folder: Path) -> "Counters":
-        """Read what save wrote, and what counter_layers.save wrote beside it."""
-        tables: dict[str, AsOfCounter] = {}
-        for name in NAMES:
-            with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-                held = {key: arrays[key] for key in arrays.files}
-            tables[name] = AsOfCounter(**held)
-        if later := counter_layers.load(NAMES, folder):
-            tables = {name: counter_layers.extended(table, later[name]) for name, table in tables.items()}
-        _ = tables["item_counters"].clicked_at  # now: the first request shall not wait for it
-        for table in tables.values():
-            _ = table.shown_row
-        coclicks = None
-        if (folder / COCLICKS).exists():
-            with np.load(folder / COCLICKS, allow_pickle=False) as arrays:
-                coclicks = Coclicks.of({key: arrays[key] for key in arrays.files})
-        return cls(**tables, coclicks=coclicks)
+        """What save wrote, mapped: a count is read where it lies. Of users nothing is counted."""
+        arrays = mapped.load(folder, ITEMS)
+        if missing := ({each.name for each in fields(AsOfCounter)} | {"clicked_at"}) - arrays.keys():
+            raise FileNotFoundError(f"{folder} lacks {ITEMS}.{min(missing)}.npy")
+        table = AsOfCounter(**{each.name: arrays[each.name] for each in fields(AsOfCounter)})
+        # what a table derives of all its rows is derived once, where it is saved
+        vars(table).update(clicked_at=arrays["clicked_at"], shown_row=arrays.get("shown_row"))
+        clicks = mapped.load(folder, COCLICKS)
+        return cls(table, NOTHING, NOTHING, coclicks=Coclicks.of(clicks) if clicks else None)
 
 
 def from_parquet(folder: Path | Sequence[Path], ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:

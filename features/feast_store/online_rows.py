@@ -18,6 +18,11 @@ from feast.utils import _convert_arrow_to_proto
 
 from features.feast_store.entity_keys import KEY_VERSION, entity_key
 
+LENGTH_BYTES = 4
+"""Before an id's text its key has the text's length."""
+END_OF_TEXT = b"\xff"
+"""Greater than any UTF-8."""
+IDS_AT_ONCE = 100
 ELEMENTS_AT_ONCE = 1 << 19
 """Of list elements, as many become Python objects at once: about 100 MB."""
 
@@ -69,6 +74,29 @@ def stored_ids(feast: FeatureStore, view: FeatureView) -> pa.Array:
     return pa.array([name for (name,) in _select(feast, select, (begins, _lightest(view)))], pa.string())
 
 
+def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterator[str]:
+    """The ids that begin so, shorter ones first of those whose lengths SQLite orders so; a page at a time.
+
+    Of a file no row is passed over that does not begin so; of Redis see redis_rows.
+    """
+    if not is_file(feast):
+        yield from redis_rows().ids_beginning(feast, view, prefix)
+        return
+    head, text = _key(view.join_keys, "")[:-LENGTH_BYTES], prefix.encode()
+    select = f"SELECT entity_key FROM {_quoted(feast, view)} WHERE entity_key >= ? AND feature_name = ? "
+    select += f"ORDER BY entity_key LIMIT {IDS_AT_ONCE}"
+    at, name = head, _lightest(view)
+    while keys := [key for (key,) in _select(feast, select, (at, name))]:
+        for key in keys:
+            length, own = key[len(head) :][:LENGTH_BYTES], key[len(head) + LENGTH_BYTES :]
+            if own.startswith(text):
+                yield own.decode()
+                at = key + b"\0"
+            else:  # on to where ids of this length begin so; past them, to the next length
+                at = head + length + (text if own < text else END_OF_TEXT)
+                break
+
+
 def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None, list[str]]:
     """The newest event time of all rows, in whole seconds as Feast's SQLite keeps it, and whose it is."""
     if not is_file(feast):
@@ -95,7 +123,20 @@ def mark(feast: FeatureStore, snapshot_id: str) -> None:
 
 def is_of(feast: FeatureStore, snapshot_id: str) -> bool:
     """Whether the rows are those of a snapshot. A file is what its stamp says."""
-    return is_file(feast) or redis_rows().marked(feast) == snapshot_id
+    return is_file(feast) or redis_rows().marked(feast)[0] == snapshot_id
+
+
+def read_as_of(feast: FeatureStore, snapshot_id: str) -> bool:
+    """is_of; and from now on rows whose numbers add up with live events are read as they are now, through this feast.
+
+    Whatever newer loads write there: see kept_before.
+    """
+    if is_file(feast):
+        return True
+    found, load = redis_rows().marked(feast)
+    store: Any = feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
+    store.load = load
+    return found == snapshot_id
 
 
 def drop(feast: FeatureStore) -> None:
@@ -166,6 +207,7 @@ def _execute(feast: FeatureStore, statement: str, values: Sequence[tuple[Any, ..
     if not values:
         return
     with closing(sqlite3.connect(path_of(feast))) as database, database:
+        database.execute("PRAGMA secure_delete = ON")  # of who is forgotten no byte stays in a free page
         database.executemany(statement, values)
 
 

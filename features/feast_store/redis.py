@@ -8,21 +8,23 @@ Of Feast 0.67 it uses, beside what is public: `RedisOnlineStore._get_client`, `_
 import asyncio
 import urllib.parse
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from feast import FeatureView, RepoConfig
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.utils import make_tzaware
-from google.protobuf.timestamp_pb2 import Timestamp
+from feast.protos.feast.types.Value_pb2 import Value
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from contracts.errors import InputError
+from features.feast_store.kept_before import WRITE, as_of, fields_of, is_kept
+from features.feast_store.redis_order import newest_of_each, order, order_of, timestamp
+from features.feast_store.redis_rows import LOADS, mark_of
 from features.feast_store.sequence_view import Row, SequenceView, Written, user_ids
 from features.live.redis import START, WAIT_S, RedisTail
 from features.sealed.event import Fate, LiveEvent
@@ -52,6 +54,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
     def __init__(self) -> None:
         super().__init__()
         self._tails: dict[tuple[str, str], RedisTail] = {}
+        self.load: int | None = None  # of views that are kept_before, as of which load they are read; None: the newest
 
     def tail(self, config: RepoConfig) -> RedisTail:
         """The live events that this store reads."""
@@ -82,6 +85,39 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         except RedisError as error:
             raise _refusal(config, error) from error
         return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
+
+    def online_read_together(
+        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]], entity_keys: list[EntityKey]
+    ) -> list[list[Row]]:
+        """Of several views of one entity, each with the features asked for, the rows: after the tail, in one read."""
+        live: list[list[LiveEvent] | None] | None = None
+        asked = [(view, SequenceView.of(view), list(names)) for view, names in wanted]
+        for _, sequence, _ in asked:
+            if sequence is not None:
+                live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
+        fields = [
+            _fields(config, view, names, whole=sequence is not None and any(live or ()))
+            for view, sequence, names in asked
+        ]
+        try:
+            with self._get_client(_settings(config)).pipeline(transaction=False) as pipe:
+                for key in self._generate_redis_keys_for_entities(config, entity_keys):
+                    pipe.hmget(key, [field for _, own in fields for field in own])
+                found = pipe.execute()
+        except RedisError as error:
+            raise _refusal(config, error) from error
+        tables, first = [], 0
+        for (view, sequence, names), (read, own) in zip(asked, fields, strict=True):
+            values = [row[first : first + len(own)] for row in found]
+            first += len(own)
+            if is_kept(view):
+                tables.append([(None, _kept(view, row, self.load)) for row in values])
+                continue
+            rows = [self._get_features_for_entity(row, _versioned_fv_name(view, config), read) for row in values]
+            if sequence is not None:
+                rows = [sequence.unite(row, events, names) for row, events in zip(rows, live or [], strict=True)]
+            tables.append(rows)
+        return tables
 
     async def online_read_async(
         self,
@@ -123,6 +159,9 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Of a sequence, rows that are not older than what is stored; each row wholly or not at all."""
+        if is_kept(table):
+            self._write_kept(config, table, data)
+            return
         if SequenceView.of(table) is None:
             super().online_write_batch(config, table, data, progress)
             return
@@ -147,6 +186,24 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         else:
             await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
+    def _write_kept(self, config: RepoConfig, table: FeatureView, data: list[Written]) -> None:
+        """What was there stays beside the row, for who serves the load before."""
+        client: Redis = self._get_client(config.online_store)  # type: ignore[assignment]
+        name = _versioned_fv_name(table, config)
+        fields, write = fields_of(table, name), client.register_script(WRITE)
+        (feature,) = table.features
+        try:
+            load = int(cast(bytes | None, client.hget(mark_of(config.project), LOADS)) or 0) + 1
+            for first in range(0, len(data), WRITTEN_AT_ONCE):
+                with client.pipeline(transaction=False) as pipe:
+                    for row in data[first : first + WRITTEN_AT_ONCE]:
+                        told = load, row[1][feature.name].SerializeToString()
+                        stamp = f"_ts:{name}", timestamp(row[2]).SerializeToString()
+                        write(keys=list(newest_of_each(config, [row])), args=[*fields, *told, *stamp], client=pipe)
+                    pipe.execute()
+        except RedisError as error:
+            raise _refusal(config, error) from error
+
     def _write_newer(self, config: RepoConfig, table: FeatureView, rows: Sequence[Written]) -> None:
         """Read what is stored, write what is not older; again for those that another writer changed in between."""
         client: Redis = self._get_client(config.online_store)  # type: ignore[assignment]
@@ -154,16 +211,16 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         stamp = f"_ts:{name}"
         seconds_to_live = _settings(config).key_ttl_seconds
         replace = client.register_script(REPLACE)
-        waiting = _newest_of_each(config, rows)
+        waiting = newest_of_each(config, rows)
         while waiting:
             with client.pipeline(transaction=False) as pipe:
                 for key in waiting:
                     pipe.hmget(key, stamp)  # type: ignore[arg-type]
                 stored = {key: found[0] for key, found in zip(waiting, pipe.execute(), strict=True)}
-            waiting = {key: row for key, row in waiting.items() if _order(row[2]) >= _order_of(stored[key])}
+            waiting = {key: row for key, row in waiting.items() if order(row[2]) >= order_of(stored[key])}
             with client.pipeline(transaction=False) as pipe:
                 for key, row in waiting.items():
-                    fields: list[Any] = [stamp, _timestamp(row[2]).SerializeToString()]
+                    fields: list[Any] = [stamp, timestamp(row[2]).SerializeToString()]
                     for feature, value in row[1].items():
                         fields += [_mmh3(f"{name}:{feature}"), value.SerializeToString()]
                     replace(keys=[key], args=[stamp, stored[key] or b"", *fields], client=pipe)
@@ -190,37 +247,24 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         return nodes, {"socket_timeout": WAIT_S, "socket_connect_timeout": WAIT_S} | params
 
 
+def _fields(config: RepoConfig, view: FeatureView, names: list[str], whole: bool) -> tuple[list[str], list[Any]]:
+    """(features, fields of an entity's hash) to read of a view. whole: all features, so that live events are merged."""
+    name = _versioned_fv_name(view, config)
+    if is_kept(view):
+        return names, [*fields_of(view, name)]
+    read = [feature.name for feature in view.features] if whole else names
+    return [*read, f"_ts:{name}"], [*(_mmh3(f"{name}:{feature}") for feature in read), f"_ts:{name}"]
+
+
+def _kept(view: FeatureView, found: Sequence[bytes | None], load: int | None) -> dict[str, Value] | None:
+    value = as_of(view, found, load)
+    return None if value is None else {view.features[0].name: value}
+
+
 def _settings(config: RepoConfig) -> LeitmotifRedisOnlineStoreConfig:
     settings = config.online_store
     assert isinstance(settings, LeitmotifRedisOnlineStoreConfig)
     return settings
-
-
-def _newest_of_each(config: RepoConfig, rows: Sequence[Written]) -> dict[bytes, Written]:
-    """By Redis key; of equal timestamps the later row."""
-    version = config.entity_key_serialization_version
-    newest: dict[bytes, Written] = {}
-    for row in rows:
-        key = _redis_key(config.project, row[0], entity_key_serialization_version=version)
-        if key not in newest or _order(row[2]) >= _order(newest[key][2]):
-            newest[key] = row
-    return newest
-
-
-def _timestamp(at: Any) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(make_tzaware(at))
-    return timestamp
-
-
-def _order(at: Any) -> tuple[int, int]:
-    timestamp = _timestamp(at)
-    return timestamp.seconds, timestamp.nanos
-
-
-def _order_of(stored: bytes | None) -> tuple[int, int]:
-    timestamp = Timestamp.FromString(stored) if stored else None
-    return (timestamp.seconds, timestamp.nanos) if timestamp else (-(2**63), 0)
 
 
 def _url(config: RepoConfig) -> str:

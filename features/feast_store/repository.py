@@ -1,8 +1,9 @@
 """The feature snapshot and the counters of a source -> what Feast knows of them: entities, views, services.
 
-A request reads the service `ranking` online: a user's newest events. The service `training` is everything that a row
-of training data knows in numbers, each as of the row's time: read it with features/feast_store/retrieve.py, through
-the offline store of features/feast_store/offline.py, whose tags (lag_s, strict, sequence) the views carry.
+A request reads the service `ranking` online: a user's newest events, and what is counted of the user. The service
+`training` is everything that a row of training data knows in numbers, each as of the row's time: read it with
+features/feast_store/retrieve.py, through the offline store of features/feast_store/offline.py, whose tags (lag_s,
+strict, sequence) the views carry.
 
 `python -m features.online.load` applies the definitions to registry.db in .state/<source>/feast, as does
 `feast -c features/repo apply`. features/encoding/counters.py reads the very Parquet that is registered here;
@@ -16,7 +17,7 @@ from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
-from feast.types import Array, Float32, Int64, String
+from feast.types import Array, Bytes, Float32, Int64, String
 from pydantic import ValidationError
 
 from contracts.errors import InputError
@@ -57,11 +58,12 @@ def definitions(data: Path, snapshot: Path, history: HistoryParams, statistics: 
     these were made and are read, as read_settings finds them in the snapshot.
     """
     sequence, profile = _snapshot_views(data, snapshot, history)
+    state = _state_view(snapshot)
     counters = _counter_views(data, statistics)
     scalars = [*_windows(counters, history, statistics), _event_counts(snapshot, history)]
     ranking = FeatureService(
         name="ranking",
-        features=[sequence],
+        features=[sequence, state],
         description="What a ranking request reads of its user.",
         tags=TAGS,
         owner=OWNER,
@@ -73,12 +75,12 @@ def definitions(data: Path, snapshot: Path, history: HistoryParams, statistics: 
         tags={"stage": "train"},
         owner=OWNER,
     )
-    return [user, item, sequence, profile, *counters, *scalars, ranking, training]
+    return [user, item, sequence, profile, state, *counters, *scalars, ranking, training]
 
 
 def sequence_definitions(data: Path, snapshot: Path, history: HistoryParams) -> list[Any]:
-    """What a store needs to hold histories alone: the entity and its view. Arguments as for definitions."""
-    return [user, _snapshot_views(data, snapshot, history)[0]]
+    """What a store needs to hold what belongs to users: the entity and its views. Arguments as for definitions."""
+    return [user, _snapshot_views(data, snapshot, history)[0], _state_view(snapshot)]
 
 
 def read_settings(snapshot: Path, stamp: Mapping[str, Any]) -> tuple[HistoryParams, StatisticsParams]:
@@ -217,6 +219,22 @@ def _snapshot_views(data: Path, snapshot: Path, history: HistoryParams) -> tuple
         owner=OWNER,
     )
     return sequence, profile
+
+
+def _state_view(snapshot: Path) -> FeatureView:
+    return FeatureView(
+        name="user_state",
+        entities=[user],
+        ttl=FOREVER,
+        schema=[
+            Field(name="user_id", dtype=String),
+            Field(name="counts", dtype=Bytes, description="As features/encoding/user_counts.py packs them."),
+        ],
+        source=_parquet(snapshot / "user_state.parquet", "event_timestamp", "materialize"),
+        description="All that user_counters and user_item_counters have of a user; the newest row's time is its own.",
+        tags=TAGS | {"kept_before": "true"},
+        owner=OWNER,
+    )
 
 
 def _sequence_tags(data: Path, history: HistoryParams) -> dict[str, str]:

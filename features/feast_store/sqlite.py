@@ -88,6 +88,12 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
             ) from error
         return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
 
+    def online_read_together(
+        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]], entity_keys: list[EntityKey]
+    ) -> list[list[Row]]:
+        """Of several views of one entity, each with the features asked for, the rows."""
+        return [self.online_read(config, view, entity_keys, list(names)) for view, names in wanted]
+
     def online_write_batch(
         self,
         config: RepoConfig,

@@ -12,6 +12,8 @@ DEFINED = "defined"
 """The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and more."""
 LOG = "log"
 """Its key for the identity of the log that was loaded (features/sealed/log_id.py)."""
+LAYOUT = 2
+"""Of a snapshot and of what is loaded from it: 2 keeps what is counted of a user by user. Its key is "layout"."""
 ENGINE = "engine"
 """In it, which online store was loaded: Feast's registry is of one."""
 
@@ -22,8 +24,10 @@ def state_of(data: Path) -> Path:
 
 
 def is_current(stamp: dict[str, Any]) -> bool:
-    """Whether absorbed_seq, of a stamp or of snapshot.json, is one seq an engine; before, it was one for both."""
-    absorbed = stamp.get("absorbed_seq") if isinstance(stamp, dict) else None
+    """Whether a stamp, or snapshot.json, is of this LAYOUT, and its absorbed_seq one seq an engine."""
+    if not isinstance(stamp, dict) or stamp.get("layout") != LAYOUT:
+        return False
+    absorbed = stamp.get("absorbed_seq")
     return isinstance(absorbed, dict) and absorbed.keys() <= set(ENGINES)
 
 

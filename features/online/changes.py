@@ -120,7 +120,7 @@ def _pieces(array: pa.Array, bounds: Int64) -> Iterator[tuple[memoryview, list[i
         offsets = array.offsets.to_numpy()
         yield _fixed(np.diff(offsets), bounds)
         yield from _pieces(array.values, offsets[bounds].astype(np.int64))
-    elif pa.types.is_string(array.type):
+    elif pa.types.is_string(array.type) or pa.types.is_binary(array.type):
         _, ends, text = array.buffers()
         offsets = np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1] if ends else np.zeros(1)
         yield _fixed(np.diff(offsets), bounds)

@@ -1,7 +1,7 @@
 """A snapshot, the counters and what was loaded before -> the files of a new state, made of what changed.
 
 Of the views that are online, only rows that changed are written. The definitions are applied only where they changed,
-and counters are counted only where their tables changed.
+and counters of items are counted only where their tables changed.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -23,12 +22,13 @@ import pyarrow.parquet as pq
 from google.protobuf.message import Message
 
 from contracts.errors import InputError
-from features.encoding import counter_layers
-from features.encoding.counters import COCLICKS, KEYS, NAMES, Counters, from_parquet
+from features.encoding.as_of import AsOfCounter
+from features.encoding.counter_layers import extended
+from features.encoding.counters import COCLICKS, ITEMS, Counters, from_parquet
 from features.live.open_tail import engine
 from features.live.places import DEFINED, ENGINE
+from features.online import item_state
 from features.online.changes import Difference, ViewRows
-from features.online.snapshot import COUNTERS
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -36,15 +36,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("leitmotif")
 
 COUNTED = "counted"
-"""In the stamp's DEFINED, the counters' files of the first layer: name -> hash. Others are in counter_layers' file."""
-MAX_LATER = 0.1
-"""Of the first layer's size, what later partitions may reach before all are counted as the first."""
-BYTES_A_ROW = 24
-VIEWS = {"user_history": "user_id", "item_profile": "item_id"}
+"""In the stamp's DEFINED, the files that items are counted from: name -> hash."""
+OF_ITEMS = (ITEMS, COCLICKS)
+VIEWS = {"user_history": "user_id", "user_state": "user_id", "item_profile": "item_id"}
 """The views that are online, each loaded from the snapshot's file of its name, and the column of its ids."""
 EVENT_TIME = "event_timestamp"
 LONG_AGO = datetime(1900, 1, 1, tzinfo=UTC)
-IDS = "ids.json"
 ONLINE = "online.db"
 
 
@@ -76,7 +73,7 @@ def fill(
     counted: Counted | None = None,
     written: Written | None = None,
 ) -> dict[str, Any]:
-    """Write registry.db, online.db, the counters and their ids. Returns what the stamp is to say of it.
+    """Write registry.db, online.db, the counters of items and their ids. Returns what the stamp is to say of it.
 
     held: what may be copied; None: everything is made anew. A file of held is never written to: where it stays as it
         is, the new state has the same file by another link.
@@ -91,71 +88,47 @@ def fill(
 def _count(
     folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any], built: Counted | None
 ) -> dict[str, str]:
-    """Write the counters, and the ids whose positions are their keys. Returns the files that are counted as the first.
+    """Write what belongs to items. Returns the files that it is counted from.
 
-    Where held has counted all but some new partitions, and these are few, what it counted stays, and they are later.
+    Where held has counted all but some new partitions, these alone are counted.
     """
-    files = {name: digest for name, digest in stamp["files"].items() if name.split("/")[0] in COUNTERS}
+    files = {name: digest for name, digest in stamp["files"].items() if name.split("/")[0] in OF_ITEMS}
     items = pq.read_table(snapshot / "item_profile.parquet", columns=["item_id"])["item_id"].to_pylist()
     if held is not None and (counted := held.stamp[DEFINED][COUNTED]).items() <= files.items():
         later = sorted(files.keys() - counted.keys())
         if _count_later(folder, held, data, later, items):
-            return counted
+            return files
     if built is None or built.item_ids != items:
         users = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["user_id"])["user_id"].unique()
-        counters = Counters.from_folder(data, pa.array(items, pa.string()), users)
-        built = Counted(counters, items, users.to_pylist())
-    built.counters.save(folder)
-    ids = {"items": items, "users": built.user_ids}
-    (folder / IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+        built = Counted(Counters.of_items(data, pa.array(items, pa.string()), users), items, users.to_pylist())
+    item_state.save(folder, built.counters, items, built.user_ids)
     return files
 
 
 def _count_later(folder: Path, held: Held, data: Path, later: list[str], items: list[str]) -> bool:
-    """Link what held counted first and count the rest beside it. False, and nothing done, where that will not do."""
-    files = {name: [data / each for each in later if each.split("/")[0] == name] for name in NAMES}
-    ids = json.loads((held.folder / IDS).read_text(encoding="utf-8"))
-    new_items = _new(items, ids["items"])
-    moved = len(items) - len(new_items) != len(ids["items"])
-    if moved or _large(files, held.folder) or _have_coclicks(later, held.folder):
+    """Put later partitions behind what held counted. False, and nothing done, where that will not do."""
+    known = item_state.read_ids(held.folder)
+    new_items = _new(items, known)
+    has_coclicks = any(held.folder.glob(f"{COCLICKS}.*")) or any(name.startswith(COCLICKS) for name in later)
+    if len(items) - len(new_items) != len(known) or (later and has_coclicks):  # these are factorised anew, all at once
         return False
-    for name in (COCLICKS, *(f"{name}.npz" for name in NAMES)):
-        if (held.folder / name).exists():
-            os.link(held.folder / name, folder / name)
-    ids["items"] += new_items  # at the end: a key is a position
-    ids["users"] = ids["users"][: _num_counted_users(held.folder)]  # later ones may be forgotten since
-    if acted := files["user_counters"]:
-        users = ds.dataset([str(path) for path in acted], format="parquet").to_table(columns=["user_id"])["user_id"]
-        ids["users"] += _new(users.unique().to_pylist(), ids["users"])
-    if later or new_items:
-        known = {"item_id": pa.array(ids["items"], pa.string()), "user_id": pa.array(ids["users"], pa.string())}
-        tables = {name: from_parquet(files[name], {key: known[key] for key in KEYS[name]}) for name in NAMES}
-        counter_layers.save(tables, folder)
-    (folder / IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    ids = known + new_items  # at the end: a key is a position
+    if later:
+        table = Counters.load(held.folder).item_counters
+        assert isinstance(table, AsOfCounter)
+        more = from_parquet([data / name for name in later], {"item_id": pa.array(ids, pa.string())})
+        item_state.save(folder, Counters.of_table(extended(table, more)), ids, [])
+        return True
+    for name in (*OF_ITEMS, item_state.USERS):
+        for path in held.folder.glob(f"{name}.*.npy"):
+            os.link(path, folder / path.name)
+    item_state.write_ids(folder, ids)
     return True
 
 
 def _new(ids: list[str], known: list[str]) -> list[str]:
     before = set(known)
     return [name for name in ids if name not in before]
-
-
-def _have_coclicks(later: list[str], held: Path) -> bool:
-    """Whether new partitions change or bring co-clicks, which are factorised anew, all at once."""
-    return bool(later) and ((held / COCLICKS).exists() or any(name.split("/")[0] == "coclicks" for name in later))
-
-
-def _num_counted_users(held: Path) -> int:
-    """The users of the first layer, each of whom has a row in it."""
-    with np.load(held / "user_counters.npz", allow_pickle=False) as arrays:
-        keys = arrays["keys"]
-    return int(keys[-1]) + 1 if len(keys) else 0
-
-
-def _large(files: dict[str, list[Path]], held: Path) -> bool:
-    """Whether later partitions have so many rows that merging them at every opening costs more than it saves here."""
-    rows = sum(pq.read_metadata(path).num_rows for paths in files.values() for path in paths)
-    return rows * BYTES_A_ROW > MAX_LATER * sum((held / f"{name}.npz").stat().st_size for name in NAMES)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from contracts.errors import CheckFailed, InputError
 from contracts.params import load_params
 from contracts.views import incomplete, stale
 from features.encoding.as_of import AsOfCounter
-from features.encoding.counters import NAMES, PAIR_RADIX
+from features.encoding.user_counts import UserCounts
 from features.feast_store import online_rows
 from features.live.open_tail import place_of
 from features.live.places import state_of
@@ -45,7 +45,6 @@ class LoggedNow:
     items: pa.Array
     counted_users: pa.Array
     counted_items: pa.Array
-    paired_users: pa.Array
 
     @classmethod
     def of(cls, data: Path) -> "LoggedNow":
@@ -59,7 +58,6 @@ class LoggedNow:
             items=_columns(data / "items", "item_id")["item_id"].unique(),
             counted_users=counted["user_id"].unique(),
             counted_items=_columns(data / "item_counters", "item_id")["item_id"].unique(),
-            paired_users=_columns(data / "user_item_counters", "user_id")["user_id"].unique(),
         )
 
 
@@ -67,22 +65,15 @@ def measure(store: OnlineStore, data: Path, limits: MaterializeParams) -> dict[s
     """Each view as contracts.views describes it, of what is in the store; what should be there is read from the log."""
     log = LoggedNow.of(data)
     user, item = (limits.max_lag_s, limits.min_user_share), (limits.max_lag_s, ALL)
-    views = {
+    counter, known = store.live.logged.item_counters, list(store.live.items.known)
+    assert isinstance(counter, AsOfCounter)
+    present = _counted(counter.keys, log.counted_items, known)
+    return {
         "user_history": view(log.end, *_of_rows(store, "user_history", log.users_with_events), *user),
+        "user_state": view(log.end, *_of_rows(store, "user_state", log.counted_users), *user),
         "item_profile": view(log.end, *_of_rows(store, "item_profile", log.items), *item),
+        "item_counters": view(log.end, *_of_counter(counter), present, *item),
     }
-    logged: dict[str, AsOfCounter] = {name: getattr(store.live.logged, name) for name in NAMES}
-    items, users = store.live.items.known, store.live.users.known
-    pairs = logged["user_item_counters"]
-    paired = np.unique(pairs.keys // PAIR_RADIX)
-    for name, counter, keys, ids, positions, allowed in (
-        ("item_counters", logged["item_counters"], None, log.counted_items, items, item),
-        ("user_counters", logged["user_counters"], None, log.counted_users, users, user),
-        ("user_item_counters", pairs, paired, log.paired_users, users, user),
-    ):
-        held = counter.keys if keys is None else keys
-        views[name] = view(log.end, *_of_counter(counter), _counted(held, ids, list(positions)), *allowed)
-    return views
 
 
 def view(
@@ -107,6 +98,8 @@ def _of_rows(store: OnlineStore, name: str, ids: pa.Array) -> tuple[int | None, 
     at = None if newest is None else round(newest.timestamp() * 1e6)
     if name == "user_history" and whose:  # Feast keeps whole seconds, the histories themselves microseconds
         at = max(int(each.occurred_at.max()) for each in store.histories(whose) if each is not None)
+    if name == "user_state" and whose:
+        at = max(int(UserCounts.decode(each).times[-1]) for each in store.counted(whose) if each)
     return at, len(stored), _is_in(ids, stored)
 
 

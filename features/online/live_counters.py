@@ -6,7 +6,7 @@ read looks into few parts. Small parts are joined at once, large ones by a threa
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from contracts.schema import ROLE_HISTORY
 from features.encoding.as_of import AsOfCounter, AsOfCounts, SummedCounts
 from features.encoding.coclicks import Clicks, LiveClicks
 from features.encoding.counters import PAIR_RADIX, Counters
+from features.encoding.user_counts import UNNAMED, UserCounts
 from features.sealed.event import EVENT, LiveEvent
 from features.terms.convention import CLICKED, counted_at
 
@@ -93,6 +94,7 @@ class Ids:
 class LiveCounters:
     """Counters that grow. `now` is one consistent state; add makes the next. One writer at a time, readers at any.
 
+    logged: of the log, what belongs to items; users come with their own rows. items, users: the keys of its ids.
     bucket_us: of statistics.bucket_s, by which the log was counted.
     """
 
@@ -118,6 +120,22 @@ class LiveCounters:
         """What they take in memory, about; twice that of the largest part while it is being joined."""
         num_ids = len(self.items.added) + len(self.users.added)
         return sum(part.num_bytes for part in self._parts) + ID_BYTES * num_ids
+
+    def of_user(self, user_id: str, logged: UserCounts | None) -> tuple[int, Counters]:
+        """(the user's key, `now` with what is counted of this user, in the log and since).
+
+        logged: the user's own row; None where the log counted nothing. Nobody else's counts may be asked of it.
+        """
+        now, known = self.now, self.users.key(user_id)
+        key = UNNAMED if known < 0 else known
+        if logged is None:
+            return key, now
+        own = logged.counters(key, self.items.keys(logged.item_ids))
+        summed = [
+            SummedCounts([each, *_parts(live)]) if known >= 0 else each
+            for each, live in zip(own, (now.user_counters, now.user_item_counters), strict=True)
+        ]
+        return key, replace(now, user_counters=summed[0], user_item_counters=summed[1])
 
     def add(self, events: Sequence[LiveEvent]) -> None:
         """Count more events, in any order of time; each once."""
@@ -218,6 +236,12 @@ class LiveCounters:
             user_item_counters=summed("user_item_counters"),
             coclicks=None if logged is None else logged.with_live(live),
         )
+
+
+def _parts(table: AsOfCounts) -> Sequence[AsOfCounter]:
+    """Those that hold something."""
+    parts = table.parts if isinstance(table, SummedCounts) else [table]
+    return [part for part in parts if isinstance(part, AsOfCounter) and len(part.packed)]
 
 
 def _clicks(rows: _Rows, chosen: npt.NDArray[np.bool_]) -> Clicks:

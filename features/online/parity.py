@@ -19,7 +19,8 @@ from features.encoding.encode import EncodedHistory, FeatureSpec, encode_histori
 from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalars_of_one
 from features.online.replay import Replay
-from features.online.store import ItemProfile, OnlineStore, UserHistory
+from features.online.rows import ItemProfile, UserHistory, UserRead
+from features.online.store import OnlineStore
 from features.tables.histories import UserHistories
 from features.terms.convention import RECENT, micros
 
@@ -51,12 +52,12 @@ class Parity:
 
 def compare_snapshot(
     store: OnlineStore, snapshot: Path, sample: Callable[[str, pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None
-) -> tuple[Parity, Parity]:
-    """Read users and items back from Feast: is it what the snapshot holds?
+) -> tuple[Parity, Parity, Parity]:
+    """Read users, what is counted of them, and items back from Feast: is it what the snapshot holds?
 
     sample: a view's name and all of its ids -> which of them are read; None: every one.
     """
-    users, items = Parity(), Parity()
+    users, counted, items = Parity(), Parity(), Parity()
     for rows in _rows(snapshot, "user_history", "user_id", sample):
         for row, online in zip(rows, store.histories([row["user_id"] for row in rows]), strict=True):
             online = online or NO_HISTORY
@@ -67,13 +68,16 @@ def compare_snapshot(
                 "sessions": (np.array(row["sessions"], np.int64), online.session),
             }
             users.compare(row["user_id"], pairs)
+    for rows in _rows(snapshot, "user_state", "user_id", sample):
+        for row, online in zip(rows, store.counted([row["user_id"] for row in rows]), strict=True):
+            counted.compare(row["user_id"], {"counts": (row["counts"], online)})
     for rows in _rows(snapshot, "item_profile", "item_id", sample):
         for row, online in zip(rows, store.profiles([row["item_id"] for row in rows]), strict=True):
             names = ItemProfile._fields
             found = online or ItemProfile(None, [], None, None)
             pairs = {name: (row[name], getattr(found, name)) for name in names}
             items.compare(row["item_id"], pairs | {"known": (True, online is not None)})
-    return users, items
+    return users, counted, items
 
 
 def _rows(
@@ -108,7 +112,7 @@ def compare_requests(
     inside = np.maximum(log.end - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
     comparison = Parity()
     for request in log.requests(_spread(np.flatnonzero(inside), num_requests)):
-        _compare(comparison, spec, log, store, request, store.history(log.user_id(request)) or NO_HISTORY)
+        _compare(comparison, spec, log, store, request, store.read(log.user_id(request)))
     return comparison, int((~inside).sum())
 
 
@@ -134,9 +138,10 @@ def replay_requests(
     log, comparison, left_out = log or OfflineLog.open(data), Parity(), 0
     for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
         replay.upto(request.at)
-        online = replay.store.history(log.user_id(request)) or NO_HISTORY
-        known = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
-        full = len(online.item_ids) == replay.max_length
+        online = replay.store.read(log.user_id(request))
+        history = online.history or NO_HISTORY
+        known = int(np.searchsorted(history.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
+        full = len(history.item_ids) == replay.max_length
         if full and known < min(request.end_offset, spec.num_events_read):
             left_out += 1
         else:
@@ -150,20 +155,21 @@ def _compare(
     log: "OfflineLog",
     store: OnlineStore,
     request: "_Request",
-    online: UserHistory,
+    online: UserRead,
 ) -> None:
     """One request, by the tensors of its history and the scalars of its candidates. online: its user's, as read."""
-    user_id = log.user_id(request)
-    indices = np.array([log.index_of.get(item_id, UNKNOWN_INDEX) for item_id in online.item_ids], np.int32)
-    events = (indices, online.occurred_at, online.label, online.session)
+    user_id, history = log.user_id(request), online.history or NO_HISTORY
+    indices = np.array([log.index_of.get(item_id, UNKNOWN_INDEX) for item_id in history.item_ids], np.int32)
+    events = (indices, history.occurred_at, history.label, history.session)
     encoded = _offline(spec, log.histories, request)
     pairs = _encoded_pairs(encoded, encode_one(spec, *events, at=request.at))
     pairs |= _coded_pairs(spec, log, store, request, encoded)
     candidates = request.item_index - FIRST_INDEX
     names = [log.item_ids[position] for position in candidates]
-    asked = _asked_offline(spec, log.histories, request), _asked_online(spec, store, user_id, online, request)
+    user_key, counters = store.counters_of(user_id, online.counted)
+    asked = _asked_offline(spec, log.histories, request), _asked_online(spec, store, user_key, history, request)
     offline = scalars_of_one(spec, log.counters, candidates, asked[0])
-    served = scalars_of_one(spec, store.counters, store.item_keys(names), asked[1])
+    served = scalars_of_one(spec, counters, store.item_keys(names), asked[1])
     pairs |= dict(zip(spec.scalars, zip(offline.T, served.T, strict=True), strict=True))
     comparison.compare(f"{user_id} at {request.at} us", pairs)
 
@@ -249,13 +255,15 @@ def _asked_offline(spec: FeatureSpec, histories: UserHistories, request: _Reques
     return Asked.of_one(request.user_index, request.at, recent, key, request.context)
 
 
-def _asked_online(spec: FeatureSpec, store: OnlineStore, user_id: str, online: UserHistory, request: _Request) -> Asked:
+def _asked_online(
+    spec: FeatureSpec, store: OnlineStore, user_key: int, online: UserHistory, request: _Request
+) -> Asked:
     """As the service asks: what the store holds before the request's time, by the store's numbers."""
     end = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
     newest = slice(max(0, end - RECENT), end)
     recent = recent_clicks(store.item_keys(online.item_ids[newest]), online.label[newest])
     reading = store.item_key(request.context.reading_item_id)
-    return Asked.of_one(store.user_key(user_id), request.at, recent, reading, request.context)
+    return Asked.of_one(user_key, request.at, recent, reading, request.context)
 
 
 def _encoded_pairs(offline: EncodedHistory, online: EncodedHistory) -> dict[str, tuple[Any, Any]]:

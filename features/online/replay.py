@@ -5,7 +5,6 @@ training's reads against it.
 """
 # pyright: reportAttributeAccessIssue=false
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +25,11 @@ from features.encoding.counters import Counters
 from features.feast_store import online_rows
 from features.feast_store.config import config
 from features.feast_store.repository import read_settings, sequence_definitions
-from features.live.places import STAMP
+from features.live.places import LAYOUT, STAMP
+from features.online import item_state
 from features.online.snapshot import user_history_rows
 from features.online.store import OnlineStore
+from features.online.user_state import user_state_rows
 from features.sealed.event import EVENT, OUTCOME, LiveEvent
 from features.tables.histories import UserHistories
 from features.terms.convention import CLICKED, counted_at, micros
@@ -113,18 +114,22 @@ def _load(
     """A state folder as features.online.load makes it, of what was known at from_us."""
     state.mkdir()
     items, users = histories.vocabulary["item_id"], histories.user_ids
-    (counters or Counters.from_folder(data, items, users)).before(from_us, bucket_us).save(state)
-    ids = {"items": items.to_pylist(), "users": users.to_pylist()}
-    (state / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    known = (counters or Counters.from_folder(data, items, users)).before(from_us, bucket_us)
+    item_ids = items.to_pylist()
+    item_state.save(state, known, item_ids, users.to_pylist())
     feast = FeatureStore(config=config(state, offline="file"))
     history, _ = read_settings(data / "feature_snapshot", snapshot)
     feast.apply(sequence_definitions(data, data / "feature_snapshot", history))
-    view = feast.get_feature_view("user_history")
-    for rows in user_history_rows(histories, history.max_length, before_us=from_us):
-        online_rows.write(feast, view, rows)
+    of_users = {
+        "user_history": user_history_rows(histories, history.max_length, before_us=from_us),
+        "user_state": user_state_rows(known, item_ids, users),
+    }
+    for name, tables in of_users.items():
+        for rows in tables:
+            online_rows.write(feast, feast.get_feature_view(name), rows)
     online_rows.mark(feast, REPLAY)
     stamp = {"snapshot_id": REPLAY, "settings": snapshot["settings"], "log_end_us": from_us, "absorbed_seq": {}}
-    write_json(state / STAMP, stamp)
+    write_json(state / STAMP, stamp | {"layout": LAYOUT})
 
 
 def _feed(data: Path, from_us: int, snapshot: Mapping[str, Any]) -> Feed:

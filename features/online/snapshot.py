@@ -17,7 +17,9 @@ from contracts.errors import InputError
 from contracts.files import hash_file
 from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
-from features.live.places import LOG
+from features.encoding.counters import KEYS, NOTHING, Counters, from_parquet
+from features.live.places import LAYOUT, LOG
+from features.online.user_state import USER_STATE, user_state_rows
 from features.sealed.event import ENGINES
 from features.tables.histories import UserHistories, from_first
 from features.terms.slices import ends_before
@@ -39,21 +41,29 @@ EVENTS_AT_ONCE = 2_000_000
 
 
 def write_snapshot(
-    data: Path, histories: UserHistories, max_length: int, settings: dict[str, Any], folder: Path
+    data: Path,
+    histories: UserHistories,
+    max_length: int,
+    settings: dict[str, Any],
+    folder: Path,
+    counters: Counters | None = None,
 ) -> dict:
-    """Write user_history.parquet, item_profile.parquet and snapshot.json; returns what snapshot.json holds.
+    """Write user_history, user_state, item_profile (.parquet) and snapshot.json; returns what snapshot.json holds.
 
     max_length: newest events kept of each user. settings: what the histories were made with and, in `statistics`, how
     the counters are read; part of the identity.
+    counters: of data, by the numbers of user_histories, where they are built already.
     keep_from_us, beside them: events before it are in no history; null without history.retention_s.
     The snapshot's id is a hash of all bytes that a loaded store is made of, the counters' among them.
     """
     num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")
+    _write_user_state(counters or _of_users(data, histories), histories, folder / "user_state.parquet")
     newest = histories.log_end_us
     num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
-    files = {name: folder / name for name in ("user_history.parquet", "item_profile.parquet")}
+    files = {name: folder / name for name in ("user_history.parquet", "user_state.parquet", "item_profile.parquet")}
     files |= {f"{name}/{path.name}": path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))}
     held = {
+        "layout": LAYOUT,
         "log_end": datetime.fromtimestamp((newest + 1) / 1e6, UTC).isoformat(timespec="microseconds"),
         "log_end_us": newest + 1,  # a request at log_end sees every event
         "max_length": max_length,
@@ -122,6 +132,21 @@ def user_history_rows(histories: UserHistories, max_length: int, before_us: int 
         newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
         names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
         yield pa.table([names, newest, *lists], schema=USER_HISTORY_SNAPSHOT)
+
+
+def _of_users(data: Path, histories: UserHistories) -> Counters:
+    """What is counted of users alone."""
+    ids = {"item_id": histories.vocabulary["item_id"], "user_id": histories.user_ids}
+    names = ("user_counters", "user_item_counters")
+    own, pairs = (from_parquet(data / name, {key: ids[key] for key in KEYS[name]}) for name in names)
+    return Counters(NOTHING, own, pairs)
+
+
+def _write_user_state(counters: Counters, histories: UserHistories, path: Path) -> None:
+    item_ids = histories.vocabulary["item_id"].to_pylist()
+    with pq.ParquetWriter(path, USER_STATE, compression="zstd") as writer:
+        for rows in user_state_rows(counters, item_ids, histories.user_ids):
+            writer.write_table(rows)
 
 
 def _users_at_once(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:

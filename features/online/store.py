@@ -3,78 +3,54 @@
 What is appended is durable when append returns and is seen by the next read, in this process and in every other.
 """
 
-import json
-import logging
 import sqlite3
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastError
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
 from contracts.errors import InputError
 from features.encoding.counters import Counters
+from features.encoding.user_counts import UserCounts
 from features.feast_store import online_rows
 from features.feast_store.config import config
+from features.feast_store.entity_keys import entity_key
+from features.feast_store.kept_before import StaleStoreError
 from features.live.clock import Clock, wall_us
-from features.live.open_tail import claim, engine, open_tail, place_of, redis_address
-from features.live.places import LOG, absorbed_upto, is_current, loaded_into, read_stamp
+from features.live.open_tail import engine, open_tail, redis_address
+from features.live.places import absorbed_upto
 from features.live.tail import LiveTail, Marks
+from features.online import item_state
 from features.online.live_counters import LiveCounters
+from features.online.opening import check_owner, in_seconds, stamp_of, warn_of_loss
+from features.online.rows import (
+    HISTORY,
+    PROFILE,
+    STATE,
+    ItemProfile,
+    UserHistory,
+    UserRead,
+    to_counted,
+    to_history,
+    to_profiles,
+)
 from features.sealed.event import Fate, LiveEvent
 from features.terms.convention import micros
 
-log = logging.getLogger("leitmotif")
-
 Int64 = npt.NDArray[np.int64]
 
-HISTORY = ("item_ids", "occurred_at", "labels", "sessions")
-DAMAGE = (
-    sqlite3.Error,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    zipfile.BadZipFile,
-    DecodeError,
-    FeastError,
-)
+DAMAGE = (sqlite3.Error, OSError, EOFError, ValueError, KeyError, TypeError, DecodeError, FeastError)
 """What the readers of a state's files raise where a file is missing, cut short or something else."""
-PROFILE = tuple(f"item_profile:{name}" for name in ("title", "categories", "published_at", "embedding"))
-
-
-@dataclass(frozen=True)
-class UserHistory:
-    """A user's stored events, oldest first."""
-
-    item_ids: list[str]
-    occurred_at: Int64  # microseconds
-    label: npt.NDArray[np.float32]
-    session: Int64  # per user, from 0
-
-
-class ItemProfile(NamedTuple):
-    """What the catalogue says of an item."""
-
-    title: str | None
-    categories: list[str]
-    published_at: int | None  # microseconds
-    embedding: list[float] | None
-
-
-class StaleStoreError(InputError):
-    """Live events between the opened load and the tail have been pruned: a newer load has to be opened."""
+AGAIN = "`make load` loads them again; then start what reads them anew."
 
 
 @dataclass
@@ -94,6 +70,7 @@ class OnlineStore:
 
     feast: FeatureStore
     history_view: FeatureView
+    state_view: FeatureView
     snapshot_id: str
     settings: Mapping[str, Any]  # how the loaded snapshot was made: sections of params.yaml
     logged_end: int  # 1 us after the log's newest event
@@ -112,16 +89,7 @@ class OnlineStore:
         """
         state = state.resolve()  # the link moves with the next load; this store stays with what it opened
         try:
-            stamp = read_stamp(state)
-            if stamp is not None and not is_current(stamp):
-                raise InputError(f"{state} was loaded by another version. `make load` loads it again.")
-            if stamp is not None and loaded_into(stamp) not in (None, engine()):
-                raise InputError(
-                    f"{state} was loaded into {loaded_into(stamp)}, and ONLINE (LEITMOTIF_ONLINE) is {engine()}. "
-                    "Choose that one, or `make load` loads this one."
-                )
-            if stamp is not None:
-                return cls._read_state(state, stamp, tail_of or state)
+            return cls._read_state(state, stamp_of(state), tail_of or state)
         except InputError:
             raise
         except DAMAGE as error:
@@ -129,12 +97,10 @@ class OnlineStore:
                 f"The online store in {state} cannot be read: {type(error).__name__}: {error}. "
                 "`make load` loads it again."
             ) from error
-        raise InputError(f"{state} holds no loaded snapshot. `make load` loads Feast from the feature snapshot.")
 
     @classmethod
     def _read_state(cls, state: Path, stamp: Mapping[str, Any], tail_of: Path) -> "OnlineStore":
-        ids = json.loads((state / "ids.json").read_text(encoding="utf-8"))
-        positions = ({name: position for position, name in enumerate(ids[kind])} for kind in ("items", "users"))
+        held = item_state.load(state)
         own = tail_of == state
         absorbed_seq = absorbed_upto(stamp, engine())
         tail = open_tail(tail_of, absorbed_seq if own else 0)
@@ -143,38 +109,32 @@ class OnlineStore:
         store = cls(
             feast=feast,
             history_view=feast.get_feature_view("user_history"),
+            state_view=feast.get_feature_view("user_state"),
             snapshot_id=stamp["snapshot_id"],
             settings=stamp["settings"],
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
             keep_from=stamp.get("keep_from_us"),
-            live=LiveCounters(Counters.load(state), *positions, bucket_us=bucket_us),
+            live=LiveCounters(held.counters, held.items, held.users, bucket_us),
             tail=tail,
             progress=_Progress(absorbed_seq, 0),
             clock=Clock(),
         )
-        if not online_rows.is_of(store.feast, stamp["snapshot_id"]):
+        if not online_rows.read_as_of(store.feast, stamp["snapshot_id"]):
             raise InputError(
                 f"The Redis at {redis_address()} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
                 "`make load` with the same ONLINE loads it."
             )
-        _check_owner(store.tail, tail_of, stamp)
-        store.history("")  # Feast opens its database at the first read: before a newer load removes the folder
-        if own and (newest := tail.marks().newest) < absorbed_seq:
-            log.warning(
-                "%s holds live events until %s, and what is loaded some until %s: it is new, another one, or was "
-                "emptied. In another clone that is as it should be. Where this service ran before, stop it and bring "
-                "back what was there: live events after the last `make absorb` are there alone.",
-                place_of(state),
-                _seconds(newest),
-                _seconds(absorbed_seq),
-            )
+        check_owner(store.tail, tail_of, stamp)
+        store.read("")  # Feast opens its database at the first read: before a newer load removes the folder
+        if own:
+            warn_of_loss(tail, state, absorbed_seq)
         store.refresh()
         return store
 
     @property
     def counters(self) -> Counters:
-        """Of the log and of the live events that refresh has seen."""
+        """Of items in the log and of the live events that refresh has seen; of a user's own see counters_of."""
         return self.live.now
 
     @property
@@ -225,7 +185,7 @@ class OnlineStore:
             if self.progress.follows_log:
                 self.tail.behind(self.clock.behind_us)  # time goes on as it did
             raise StaleStoreError(
-                f"The live events that were counted, until {_seconds(self.progress.seq)}, are not there any more: "
+                f"The live events that were counted, until {in_seconds(self.progress.seq)}, are not there any more: "
                 "their store was lost, emptied or replaced. Open the store again: it goes on with what is there."
             )
 
@@ -243,38 +203,59 @@ class OnlineStore:
         self.tail.drop()
         online_rows.drop(self.feast)
 
+    def read(self, user_id: str) -> UserRead:
+        """All that belongs to a user, in one read."""
+        history, counted = self._read_users([user_id], [(self.history_view, HISTORY), (self.state_view, STATE)])
+        return UserRead(to_history(history[0]), to_counted(counted[0]))
+
+    def counted(self, user_ids: Sequence[str]) -> list[bytes]:
+        """What the log counted of users, as encoding/user_counts.py packs it; empty where nothing is."""
+        return [to_counted(values) for values in self._read_users(user_ids, [(self.state_view, STATE)])[0]]
+
+    def counters_of(self, user_id: str, counted: bytes) -> tuple[int, Counters]:
+        """A user's key, and what is counted of items and of that user, live events included. counted: of the user."""
+        try:
+            counts = UserCounts.decode(counted) if counted else None
+        except ValueError as error:
+            raise InputError(f"The online store holds of a user what is no row: {error}. {AGAIN}") from error
+        return self.live.of_user(user_id, counts)
+
     def history(self, user_id: str) -> UserHistory | None:
         """All stored events of a user; None where Feast does not know the user."""
         return self.histories([user_id])[0]
 
     def histories(self, user_ids: Sequence[str]) -> list[UserHistory | None]:
         """The same for several users in one read."""
-        keys = [EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=name)]) for name in user_ids]
+        return [to_history(values) for values in self._read_users(user_ids, [(self.history_view, HISTORY)])[0]]
+
+    def _read_users(
+        self, user_ids: Sequence[str], wanted: Sequence[tuple[FeatureView, Sequence[str]]]
+    ) -> list[list[dict[str, Value] | None]]:
+        """Of each view, of each user the features. Raises InputError where the store does not answer."""
+        keys = [entity_key(["user_id"], name) for name in user_ids]
         # What get_online_features adds for its callers (metadata, timestamps, a copy a value) would double the time.
+        store: Any = self.feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
         try:
-            rows = self.feast._get_provider().online_read(self.feast.config, self.history_view, keys, [*HISTORY])
+            found = store.online_read_together(self.feast.config, wanted, keys)
         except InputError:
             raise
         except DAMAGE as error:
             said = f"The histories in the online store cannot be read: {type(error).__name__}: {error}."
-            raise InputError(f"{said} `make load` loads them again; then start what reads them anew.") from error
-        return [None if values is None else _history(values) for _, values in rows]
+            raise InputError(f"{said} {AGAIN}") from error
+        return [[values for _, values in rows] for rows in found]
+
+    def user_ids(self, prefix: str) -> Iterator[str]:
+        """Users whose id begins so: those of the log, as the store has them, then those who came live."""
+        seen: set[str] = set()
+        live = (name for name in list(self.live.users.added) if name.startswith(prefix))
+        for name in chain(online_rows.ids_beginning(self.feast, self.state_view, prefix), live):
+            if name not in seen:
+                seen.add(name)
+                yield name
 
     def profiles(self, item_ids: Sequence[str]) -> list[ItemProfile | None]:
         """What the catalogue says of items; None where Feast does not know the item."""
-        return [
-            None
-            if not categories.HasField("string_list_val")
-            else ItemProfile(
-                title.string_val if title.HasField("string_val") else None,
-                list(categories.string_list_val.val),
-                published_at.int64_val if published_at.HasField("int64_val") else None,
-                list(embedding.float_list_val.val) or None,  # Feast keeps an absent list as an empty one
-            )
-            for title, categories, published_at, embedding in zip(
-                *self._read(PROFILE, "item_id", item_ids), strict=True
-            )
-        ]
+        return to_profiles(self._read(PROFILE, "item_id", item_ids))
 
     def item_keys(self, item_ids: Sequence[str]) -> Int64:
         """The counters' keys of items; -1 where neither the log nor a live event had them."""
@@ -283,10 +264,6 @@ class OnlineStore:
     def item_key(self, item_id: str | None) -> int:
         """The key of one item; -1 where neither the log nor a live event had it, or there is none."""
         return -1 if item_id is None else self.live.items.key(item_id)
-
-    def user_key(self, user_id: str) -> int:
-        """The counters' key of a user; -1 where neither the log nor a live event had them."""
-        return self.live.users.key(user_id)
 
     def is_forgotten(self, user_id: str) -> bool:
         """Whether a user has asked to be forgotten: nothing is read of them, at once, whatever is still loaded."""
@@ -300,29 +277,3 @@ class OnlineStore:
         names = list(response.metadata.feature_names.val)
         wanted = [feature.split(":")[1] for feature in features]
         return [list(response.results[names.index(name)].values) for name in wanted]
-
-
-def _check_owner(tail: LiveTail, state: Path, stamp: Mapping[str, Any]) -> None:
-    """Raises InputError where the live events are not of the log that was loaded."""
-    log = stamp.get(LOG)
-    if log is not None and (owner := claim(tail, state, log)) != log:
-        raise InputError(
-            f"{place_of(state)} holds live events of another log (identity {owner}) than the one that {state} was "
-            f"loaded from ({log}). If that is another log, give it a name of its own: "
-            '`make set ARGS="source.id=..."`. If it is the same log, moved, `make absorb` says what to write.'
-        )
-
-
-def _seconds(at: int) -> str:
-    return datetime.fromtimestamp(at / 1e6, UTC).isoformat(timespec="seconds") if at else "never"
-
-
-def _history(values: Mapping[str, Value]) -> UserHistory | None:
-    if not all(name in values for name in HISTORY) or not values["item_ids"].HasField("string_list_val"):
-        return None
-    return UserHistory(
-        item_ids=list(values["item_ids"].string_list_val.val),
-        occurred_at=np.array(values["occurred_at"].int64_list_val.val, np.int64),
-        label=np.array(values["labels"].float_list_val.val, np.float32),
-        session=np.array(values["sessions"].int64_list_val.val, np.int64),
-    )

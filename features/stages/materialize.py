@@ -58,9 +58,9 @@ def run(
         sections = {"statistics": statistics, "validate": validate}  # live events are judged as the log was
         told = {name: section.model_dump(mode="json") for name, section in sections.items()}
         settings = history.model_dump(mode="json") | told | {DELAY: labels.delay_s}
-        stamp = write_snapshot(data, histories, history.max_length, settings, snapshot)
-        write_event_counts(histories, snapshot / USER_EVENTS)
         offline = OfflineLog.open(data)
+        stamp = write_snapshot(data, histories, history.max_length, settings, snapshot, offline.counters)
+        write_event_counts(histories, snapshot / USER_EVENTS)
         back = ReadBack(materialize.num_read_back, stamp["snapshot_id"])
         counted = Counted(offline.counters, offline.item_ids, offline.histories.user_ids.to_pylist())
         load(data, state_of(data), snapshot, counted, back.tell)
@@ -127,7 +127,7 @@ def _prove(
     folder = Path(tempfile.mkdtemp(prefix=f"{REPLAY}{os.getpid()}-", dir=state_of(data).parent))
     try:
         store = OnlineStore.open(state_of(data), tail_of=folder / "nothing" / "feast")  # as loaded, nothing live
-        users, items = compare_snapshot(store, snapshot, back.sample)
+        users, counted, items = compare_snapshot(store, snapshot, back.sample)
         for view, counts in back.said.items():
             log.info("%s: read %s of %s rows back from Feast (%s were written)", view, *_counts(counts))
         number = materialize.num_parity_requests
@@ -142,7 +142,8 @@ def _prove(
             log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"users": users, "items": items, "requests": requests, "replay": replayed}, left_out + more, views
+    parts = {"users": users, "counts": counted, "items": items, "requests": requests, "replay": replayed}
+    return parts, left_out + more, views
 
 
 def _counts(counts: Mapping[str, int]) -> list[str]:

@@ -26,6 +26,7 @@ def supposed(events: Events | None, item_ids: Sequence[str], at: int, spec: Feat
         occurred_at,
         np.concatenate([known.label, np.ones(len(item_ids), np.float32)]),
         np.concatenate([known.session, _sessions(known, occurred_at[len(known.item_ids) :], spec)]),
+        None if events is None else events.counted,
     )
 
 

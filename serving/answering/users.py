@@ -4,8 +4,7 @@ An event belongs to the theme to which the model routes it, a session to the com
 common ones to that of the newer event. Sessions are those of the one rule of the house (features/terms/sessions.py).
 """
 
-from collections.abc import Iterator
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from typing import Annotated
 
 import numpy as np
@@ -82,7 +81,7 @@ class UsersRequest(Message):
 
 
 class UsersReply(Message):
-    """Ids, in the order in which the log and live events brought them."""
+    """Ids of the log, as the online store has them, then of those who came live."""
 
     users: list[str]
 
@@ -113,16 +112,11 @@ def users(predictor: Predictor, request: UsersRequest) -> UsersReply:
     """Those who asked to be forgotten are not among them."""
     predictor.store.refresh()
     found: list[str] = []
-    begun = _begin_with(predictor, request.prefix)
+    begun = predictor.store.user_ids(request.prefix)
     while len(found) < request.limit and (some := list(islice(begun, FORGOTTEN_AT_ONCE))):
         gone = predictor.store.tail.forgotten(some)
         found += [name for name, is_gone in zip(some, gone, strict=True) if not is_gone]
     return UsersReply.model_construct(users=found[: request.limit])
-
-
-def _begin_with(predictor: Predictor, prefix: str) -> Iterator[str]:
-    ids = predictor.store.live.users
-    return (name for name in chain(ids.known, list(ids.added)) if name.startswith(prefix))
 
 
 def _routed(predictor: Predictor, known: Events, at: int) -> tuple[Int64, list[ThemeShare]]:

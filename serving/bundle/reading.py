@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.encoding.asked import Asked, Context, recent_clicks
+from features.encoding.counters import Counters
 from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalars_of_one
 from features.online.store import OnlineStore
@@ -15,8 +16,10 @@ from serving.bundle.scorer import NO_EVENTS, Events, Scorer
 
 def read_events(store: OnlineStore, user_id: str) -> Events | None:
     """All that the store holds of a user, live events included; None where it does not know the id."""
-    history = store.history(user_id)
-    return None if history is None else Events(history.item_ids, history.occurred_at, history.label, history.session)
+    history, counted = store.read(user_id)
+    if history is None:
+        return None
+    return Events(history.item_ids, history.occurred_at, history.label, history.session, counted)
 
 
 def read_codes(
@@ -42,6 +45,14 @@ def read_scalars(
     newest = scorer.newest_events(events or NO_EVENTS, at, RECENT)
     clicks = recent_clicks(store.item_keys(newest.item_ids), newest.label)
     reading = store.item_key(context.reading_item_id)
-    gone = events is None and store.is_forgotten(user_id)
-    asked = Asked.of_one(-1 if gone else store.user_key(user_id), at, clicks, reading, context)
-    return scalars_of_one(scorer.spec, store.counters, store.item_keys(candidates), asked)
+    key, counters = _counters_of(store, user_id, events)
+    asked = Asked.of_one(key, at, clicks, reading, context)
+    return scalars_of_one(scorer.spec, counters, store.item_keys(candidates), asked)
+
+
+def _counters_of(store: OnlineStore, user_id: str, events: Events | None) -> tuple[int, Counters]:
+    """The user's key and what is counted; -1 of one who is forgotten, of whom nothing is."""
+    if events is None and store.is_forgotten(user_id):
+        return -1, store.counters
+    counted = None if events is None else events.counted
+    return store.counters_of(user_id, store.counted([user_id])[0] if counted is None else counted)

@@ -33,14 +33,15 @@ class Events(NamedTuple):
     occurred_at: Int64  # us
     label: Float32
     session: Int64
+    counted: bytes | None = None  # what the store counted of the user, read beside them; None: not read
 
     def between(self, start: int, end: int) -> "Events":
         """The events at positions [start, end)."""
         own = slice(start, end)
-        return Events(self.item_ids[own], self.occurred_at[own], self.label[own], self.session[own])
+        return Events(self.item_ids[own], self.occurred_at[own], self.label[own], self.session[own], self.counted)
 
 
-NO_EVENTS = Events([], np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))
+NO_EVENTS = Events([], np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64), b"")
 
 
 class Scores(NamedTuple):

@@ -15,7 +15,6 @@ from contracts.errors import CheckFailed, InputError
 from features.live.places import state_of
 from features.online.freshness import main, measure, watch
 from features.online.load import load
-from features.online.snapshot import COUNTERS
 from features.online.store import OnlineStore
 from features.stages.materialize import run
 from orchestration.checks import CHECKS, Verdict, judge
@@ -28,7 +27,7 @@ from tests.features.small_log import build, history, labels, materialize, random
 pytestmark = pytest.mark.xdist_group("feast")
 ROOT = Path(__file__).resolve().parents[3]
 LENIENT = materialize(min_user_share=0.8)
-VIEWS = {"user_history", "item_profile", *COUNTERS} - {"coclicks"}
+VIEWS = {"user_history", "user_state", "item_profile", "item_counters"}
 DAY_S = 86_400
 
 
@@ -57,8 +56,8 @@ def test_every_view_says_its_newest_event_its_lag_its_keys_and_its_limits(report
     assert of_users["newest"] == "2024-01-01T01:06:39.500000+00:00"
     assert (of_users["lag_s"], of_users["num_keys"], of_users["share"]) == (0.5, 5, 1.0)
     assert (of_users["max_lag_s"], of_users["min_share"]) == (DAY_S, 1.0)
-    assert views["user_counters"]["num_keys"] == 6
-    assert views["user_counters"]["lag_s"] == 0
+    assert views["user_state"]["num_keys"] == 6
+    assert views["user_state"]["lag_s"] == 0
     assert {each["share"] for each in views.values()} == {1.0}
 
 
@@ -122,7 +121,7 @@ def test_a_log_that_went_on_without_the_store_makes_it_stale(tmp_path: Path) -> 
     with pytest.raises(CheckFailed) as failed:
         watch(folder, materialize())
     lines = str(failed.value).splitlines()
-    assert sum("materialize.max_lag_s is 86,400" in line for line in lines) == 5
+    assert sum("materialize.max_lag_s is 86,400" in line for line in lines) == 4
     assert any(line.startswith("user_history: 83.3333%") for line in lines)
 
 
@@ -149,10 +148,9 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(
     assert [line.split()[0] for line in told.out.splitlines()] == [
         "view",
         "user_history",
+        "user_state",
         "item_profile",
         "item_counters",
-        "user_counters",
-        "user_item_counters",
         "no",
     ]
     assert told.out.endswith("no live event has come since\n")

@@ -20,14 +20,17 @@ import pytest
 
 from contracts.errors import InputError
 from contracts.schema import USER_HISTORY_SNAPSHOT
-from features.encoding.counters import NAMES, PAIR_RADIX
+from features.encoding.as_of import AsOfCounter
+from features.encoding.counters import NAMES
+from features.encoding.user_counts import NO_COUNTS
 from features.feast_store import online_rows
-from features.live.places import read_stamp, state_of
+from features.live.places import LAYOUT, read_stamp, state_of
 from features.online.changes import Difference, ViewRows
 from features.online.fill import VIEWS
 from features.online.load import load
 from features.online.snapshot import COUNTERS, ITEM_PROFILE, write_snapshot
 from features.online.store import OnlineStore
+from features.online.user_state import USER_STATE
 from features.stages.histories import run as run_histories
 from features.stages.statistics import run as run_statistics
 from features.tables.histories import UserHistories
@@ -64,6 +67,7 @@ class Source:
         self.snapshot.mkdir(exist_ok=True)
         for schema, name, ids in (
             (USER_HISTORY_SNAPSHOT, "user_history", users),
+            (USER_STATE, "user_state", users),
             (ITEM_PROFILE, "item_profile", items),
         ):
             table = random_rows(schema, VIEWS[name], ids, random)
@@ -99,7 +103,7 @@ class Source:
         """Another snapshot_id."""
         self.number += 1
         stamp = {"snapshot_id": f"number {self.number}", "log_end_us": START_US, "settings": settings()}
-        stamp["absorbed_seq"] = {}
+        stamp |= {"absorbed_seq": {}, "layout": LAYOUT}
         paths = [self.snapshot / f"{name}.parquet" for name in VIEWS]
         files = {path.name: path for path in paths if path.exists()}
         files |= {f"{name}/{path.name}": path for name in COUNTERS for path in (self.data / name).glob("*.parquet")}
@@ -114,7 +118,8 @@ def random_rows(schema: pa.Schema, key: str, ids: Sequence[str], random: np.rand
         if pa.types.is_list(kind):
             return [value(kind.value_type) for _ in range(random.integers(0, 4))]
         number = int(random.integers(0, 3))
-        return {"string": ["", "é🎬", "a"][number], "float": number / 2}.get(str(kind), number)
+        known = {"string": ["", "é🎬", "a"], "float": [0.0, 0.5, 1.0], "binary": [NO_COUNTS.encode(), b"\0\xff", b""]}
+        return known[str(kind)][number] if str(kind) in known else number
 
     def cell(field: pa.Field) -> Any:
         if field.name == "event_timestamp":
@@ -132,27 +137,18 @@ def content(state: Path) -> dict[str, Any]:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         held: dict[str, Any] = {name: sorted(database.execute(f'SELECT * FROM "{name}"')) for name in sorted(tables)}
     store = OnlineStore.open(state)
-    for name in NAMES:
-        held[name] = counts(store, name)
+    held["items"] = counts(store)
     return held
 
 
-def counts(store: OnlineStore, name: str) -> list[tuple[Any, ...]]:
-    """(item, user, time, shows, clicks) of every row of one table."""
-    items, users = list(store.live.items.known), list(store.live.users.known)
-    counter = getattr(store.live.logged, name)
+def counts(store: OnlineStore) -> list[tuple[Any, ...]]:
+    """(item, time, shows, clicks) of every row of item_counters."""
+    items, counter = list(store.live.items.known), store.live.logged.item_counters
+    assert isinstance(counter, AsOfCounter)
     key, moment = np.divmod(counter.packed, len(counter.times) + 1)
-    user, item = {
-        "item_counters": (None, counter.keys[key]),
-        "user_counters": (counter.keys[key], None),
-        "user_item_counters": np.divmod(counter.keys[key], PAIR_RADIX),
-    }[name]
-    columns = [
-        [""] * len(key) if ids is None else [known[position] for position in ids]
-        for ids, known in ((user, users), (item, items))
-    ]
+    ids = [items[position] for position in counter.keys[key]]
     return sorted(
-        zip(*columns, counter.times[moment].tolist(), counter.shows.tolist(), counter.clicks.tolist(), strict=True)
+        zip(ids, counter.times[moment].tolist(), counter.shows.tolist(), counter.clicks.tolist(), strict=True)
     )
 
 
@@ -208,22 +204,23 @@ def test_a_log_that_goes_on_is_counted_as_from_nothing(tmp_path: Path) -> None:
     ):
         rows += more
         source.take_up(rows)
-        before = source.state.resolve() / "user_counters.npz"
+        before = source.state.resolve() / "item_counters.packed.npy"
         inode = before.stat().st_ino if before.exists() else None
         assert load(source.data, source.state)
-        linked.append((source.state / "user_counters.npz").stat().st_ino == inode)
+        linked.append((source.state / "item_counters.packed.npy").stat().st_ino == inode)
         assert_as_from_nothing(source)
-    assert linked == [False, True, True, True, False]
+    assert linked == [False, False, False, True, False]
 
 
-def test_a_user_who_is_forgotten_leaves_the_ids_of_the_next_load(tmp_path: Path) -> None:
+def test_a_user_who_is_forgotten_leaves_the_rows_of_the_next_load(tmp_path: Path) -> None:
     rows = random_log(7, num_requests=300)
     source = Source(tmp_path, rows)
     later = [row("u0", "i01", MONTH_S, role="history")]
     for more, known in (([], False), ([*later, row("eve", "i02", MONTH_S + 1, role="history")], True), (later, False)):
         source.take_up(rows + more)
         assert load(source.data, source.state)
-        assert ("eve" in (source.state / "ids.json").read_text()) == known
+        assert ("eve" in OnlineStore.open(source.state).user_ids("")) == known
+        assert (b"eve" in (source.state / "online.db").read_bytes()) == known
         assert_as_from_nothing(source)
 
 
@@ -338,7 +335,7 @@ def test_what_the_snapshot_was_not_made_of_is_not_loaded(tmp_path: Path, how: st
     source = Source(tmp_path, random_log(3, 40))
     source.take_up(source.rows)
     names = [f"{name}/2024-01.parquet" for name in NAMES]
-    names += [f"feature_snapshot/{name}" for name in ("item_profile.parquet", "user_history.parquet", "snapshot.json")]
+    names += [f"feature_snapshot/{name}" for name in (*(f"{view}.parquet" for view in VIEWS), "snapshot.json")]
     for path in (source.data / name for name in names):
         whole = path.read_bytes()
         SPOILT[how](path)

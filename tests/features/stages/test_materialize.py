@@ -13,6 +13,7 @@ import pytest
 from contracts.schema import USER_HISTORY_SNAPSHOT
 from features.encoding.coclicks import Clicks
 from features.encoding.counters import Counters
+from features.encoding.user_counts import UserCounts
 from features.live.places import state_of
 from features.online.live_counters import LiveCounters
 from features.online.parity import compare_requests, compare_snapshot
@@ -53,6 +54,7 @@ def test_online_equals_offline(data: Path, report: dict) -> None:
     parts = report["parity_by_part"]
     assert report["parity"] == {"checked": sum(part["checked"] for part in parts.values()), "mismatches": 0}
     assert (parts["users"]["checked"], parts["items"]["checked"], parts["requests"]["checked"]) == (5, 12, 8)
+    assert parts["counts"]["checked"] == 5
     assert parts["replay"]["checked"] == 30
     assert json.loads((data / "feature_snapshot" / "parity.json").read_text())["mismatches"] == 0
 
@@ -81,7 +83,7 @@ def test_the_same_input_gives_the_same_snapshot(data: Path, report: dict, tmp_pa
     stored = UserHistories.open(data / "user_histories")
     again = write_snapshot(data, stored, 20, settings(lag_s=5, max_length=20), tmp_path)
     assert again["snapshot_id"] == report["snapshot_id"]
-    for name in ("user_history.parquet", "item_profile.parquet", "snapshot.json"):
+    for name in ("user_history.parquet", "user_state.parquet", "item_profile.parquet", "snapshot.json"):
         assert (tmp_path / name).read_bytes() == (data / "feature_snapshot" / name).read_bytes()
 
 
@@ -109,8 +111,11 @@ def test_a_history_that_differs_by_one_event_is_found_and_named(data: Path, stor
                 for user, each in zip(user_ids, found, strict=True)
             ]
 
+        def read(self, user_id):
+            return super().read(user_id)._replace(history=self.history(user_id))
+
     forgetful = Forgetful(**vars(store))
-    users, _ = compare_snapshot(forgetful, data / "feature_snapshot")
+    users, _, _ = compare_snapshot(forgetful, data / "feature_snapshot")
     assert users.mismatches == 1
     assert (users.first[0]["whose"], users.first[0]["field"]) == ("u1", "labels")
     spec = parity_spec(history(lag_s=5, max_length=20), statistics())
@@ -124,12 +129,26 @@ def with_counters(store: OnlineStore, counters: Counters) -> OnlineStore:
 
 
 def test_a_counter_that_differs_is_found_and_named(data: Path, store: OnlineStore) -> None:
-    users = store.live.logged.user_counters
-    wrong = replace(store.counters, user_counters=replace(users, clicks=users.clicks + 1))
+    class Miscounting(OnlineStore):
+        def counters_of(self, user_id, counted):
+            counts = UserCounts.decode(counted)
+            return super().counters_of(user_id, replace(counts, clicks=counts.clicks + 1).encode())
+
     spec = parity_spec(history(lag_s=5, max_length=20), statistics())
-    requests, _ = compare_requests(with_counters(store, wrong), data, spec, 20, 500)
+    requests, _ = compare_requests(Miscounting(**vars(store)), data, spec, 20, 500)
     assert requests.mismatches > 0
     assert all(named["field"].startswith("user_") for named in requests.first)
+
+
+def test_a_row_of_counts_that_differs_is_found_and_named(data: Path, store: OnlineStore) -> None:
+    class Forgetful(OnlineStore):
+        def counted(self, user_ids):
+            found = super().counted(user_ids)
+            return [b"" if user == "u2" else row for user, row in zip(user_ids, found, strict=True)]
+
+    _, counts, _ = compare_snapshot(Forgetful(**vars(store)), data / "feature_snapshot")
+    assert (counts.checked, counts.mismatches) == (5, 1)
+    assert (counts.first[0]["whose"], counts.first[0]["field"]) == ("u2", "counts")
 
 
 TOLD = statistics(context=True, devices=("phone", "tv"), coclick_rank=4)

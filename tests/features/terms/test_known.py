@@ -246,11 +246,11 @@ def test_what_serving_read_is_what_training_reads_once_it_has_been_absorbed(tmp_
     served: list[tuple[str, int, np.ndarray, dict[str, Any]]] = []
     for came, user, at in live_hours(np.random.default_rng(5), labels):
         store.append(came)
-        found = store.history(user)
+        found, counted = store.read(user)
         assert found is not None
         events = (found.item_ids, found.occurred_at, found.label, found.session)
-        keys = (store.user_key(user), store.item_keys)
-        served.append((user, at, *asked_of(spec, store.counters, *keys, events, items, at)))
+        key, counters = store.counters_of(user, counted)
+        served.append((user, at, *asked_of(spec, counters, key, store.item_keys, events, items, at)))
         assert (
             store.log_end == came[0].counts_from + 1
         )  # whoever asks by this clock sees what has just been acknowledged

@@ -1,0 +1,41 @@
+"""Rows as Feast writes them -> by key of a Redis the newest of each; and a row's time as Feast keeps it there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from feast import RepoConfig
+from feast.infra.online_stores.helpers import _redis_key
+from feast.utils import make_tzaware
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from features.feast_store.sequence_view import Written
+
+
+def newest_of_each(config: RepoConfig, rows: Sequence[Written]) -> dict[bytes, Written]:
+    """By Redis key; of equal timestamps the later row."""
+    version = config.entity_key_serialization_version
+    newest: dict[bytes, Written] = {}
+    for row in rows:
+        key = _redis_key(config.project, row[0], entity_key_serialization_version=version)
+        if key not in newest or order(row[2]) >= order(newest[key][2]):
+            newest[key] = row
+    return newest
+
+
+def timestamp(at: Any) -> Timestamp:
+    """A time, as a row has it."""
+    made = Timestamp()
+    made.FromDatetime(make_tzaware(at))
+    return made
+
+
+def order(at: Any) -> tuple[int, int]:
+    """What rows are ordered by."""
+    made = timestamp(at)
+    return made.seconds, made.nanos
+
+
+def order_of(stored: bytes | None) -> tuple[int, int]:
+    """The same of what is stored; before every other where nothing is."""
+    made = Timestamp.FromString(stored) if stored else None
+    return (made.seconds, made.nanos) if made else (-(2**63), 0)
