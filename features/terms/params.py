@@ -158,6 +158,13 @@ class ValidateParams(Section):
         return self
 
 
+class ExpectationParams(Section):
+    """What a partition is compared with, and the limits that features/quality/expectations.yaml names."""
+
+    trailing: PositiveInt  # partitions before
+    limits: dict[str, float | int]  # by name: whatever that file asks for
+
+
 class HistoryParams(Section):
     """What counts as a user's history."""
 
