@@ -60,15 +60,7 @@ def _told(
     partitions = pq.read_table(made / "profile" / FIGURES).to_pylist()
     for row in partitions:
         row |= {name: row[name] and row[name].isoformat() for name in ("first_at", "last_at")}
-    reasons = [
-        {"stage": stage, **each}
-        for stage, folder in (("ingest", data / "rejected"), ("validate", made / "quarantine"))
-        for each in _reasons(folder, EXAMPLES)
-    ]
-    places = [(each["file"], each["line"]) for reason in reasons for each in reason["examples"] if not each["raw"]]
-    texts = originals(places)
-    for each in (example for reason in reasons for example in reason["examples"]):
-        each["raw"] = each["raw"] or texts.get((each["file"], each["line"]))
+    reasons = held_back(data / "rejected", made / "quarantine", originals)
     outcomes = json.loads((made / "profile" / OUTCOMES).read_text(encoding="utf-8"))["expectations"]
     return {
         "log": data.name,
@@ -79,6 +71,20 @@ def _told(
         "expectations": outcomes,
         "reasons": reasons,
     }
+
+
+def held_back(rejected: Path, quarantine: Path, originals: Originals) -> list[dict[str, Any]]:
+    """Every reason: the stage, how many rows, and the first of them with file, line and the row as it stood there."""
+    reasons = [
+        {"stage": stage, **each}
+        for stage, folder in (("ingest", rejected), ("validate", quarantine))
+        for each in _reasons(folder, EXAMPLES)
+    ]
+    places = [(each["file"], each["line"]) for reason in reasons for each in reason["examples"] if not each["raw"]]
+    texts = originals(places)
+    for each in (example for reason in reasons for example in reason["examples"]):
+        each["raw"] = each["raw"] or texts.get((each["file"], each["line"]))
+    return reasons
 
 
 def _reasons(folder: Path, num_examples: int = 0) -> list[dict[str, Any]]:
