@@ -252,10 +252,10 @@ def _method(told: Told) -> str:
     left = told["num_sessions"] - told["num_sessions_judged"]
     text = (
         f"<p>Themes are made of {escape(MADE_OF[told['themes_made_of']])}. A session’s theme is the one that most of "
-        f"its events carry. Sessions with fewer than {told['min_session_events']} events or without a theme are left out: "
-        f"{left:,} of {told['num_sessions']:,}; {told['num_events'] - told['num_events_themed']:,} of "
+        f"its events carry. Sessions with fewer than {told['min_session_events']} events or without a theme are left "
+        f"out: {left:,} of {told['num_sessions']:,}; {told['num_events'] - told['num_events_themed']:,} of "
         f"{told['num_events']:,} events have no theme. Shuffled: the same events in another order within each user, "
-        f"the sessions’ places kept, mean of {shuffled['num_shuffles']}. Rates of fewer than 100 cases are not shown.</p>"
+        f"the sessions’ places kept, mean of {shuffled['num_shuffles']}. Rates of fewer than 100 cases are left out.</p>"
         f"<p>The verdict: {escape(told['rules']['verdict'])}. What to do: {escape(told['rules']['advice'])}.</p>"
     )
     lengths = table(
