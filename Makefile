@@ -98,6 +98,10 @@ forget: $(READY) ## forget users for good: USER="u1 u2"; lists what still holds 
 docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted
 	@dvc repro --quiet validate && dvc repro --force --single-item validate
 
+.PHONY: quarantine
+quarantine: $(READY) ## rows held back, by reason; ARGS="--export held.csv", and repaired: ARGS="--repaired held.csv"
+	@python -m features.stages.quarantine $(ARGS)
+
 .PHONY: bento
 bento: $(READY) ## build the Bento for deployment
 	@python -m serving.bento

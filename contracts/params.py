@@ -22,6 +22,7 @@ SECTIONS: Mapping[str, str] = {
     "split": "features.terms.params:SplitParams",
     "request": "features.terms.params:RequestParams",
     "validate": "features.terms.params:ValidateParams",
+    "expectations": "features.terms.params:ExpectationParams",
     "history": "features.terms.params:HistoryParams",
     "statistics": "features.terms.params:StatisticsParams",
     "audit": "features.terms.params:AuditParams",

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
 
 from contracts.views import incomplete, stale
 
@@ -66,6 +70,35 @@ def _verdict_passed(report: Report) -> Verdict:
         return Verdict(False, f"not judged: {reasons}", warns=True)
     told = [reasons or "every rule holds", *(report.get("warnings") or []), *(report.get("standing") or [])]
     return Verdict(bool(verdict["passed"]), ". ".join(each.rstrip(".") for each in told))
+
+
+EXPECTATIONS = Path("features/quality/expectations.yaml")
+RULES_OF = ("nulls", "ids", "time", "values", "requests", "duplicates")
+"""Groups that rules of single rows belong to, beside the groups of that file."""
+
+
+def group_checks(root: Path) -> list[Check]:
+    """One check for each group of expectations: what validate counted of it, by severity."""
+    written = YAML(typ="safe").load((root / EXPECTATIONS).read_text(encoding="utf-8"))
+    return [
+        Check(
+            "validated_interactions",
+            f"expectations_{group}",
+            True,  # a critical failure ends the stage before; what is left to say is a warning
+            f"What is expected of the log: {group}.",
+            partial(_group_holds, group),
+        )
+        for group in dict.fromkeys([*RULES_OF, *written])
+    ]
+
+
+def _group_holds(group: str, report: Report) -> Verdict:
+    told = report["expectations"][group]
+    failed = told["critical"] + told["warning"]
+    held = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(told["held_back"].items()))
+    said = f"{told['num'] - failed} of {told['num']} hold, {told['critical']} critical and {told['warning']} warnings"
+    said += f"; rows that break a rule: {held or 'none'}"
+    return Verdict(not failed, ". ".join([said, *(told["failed"] or [])]), warns=not told["critical"])
 
 
 CHECKS = (

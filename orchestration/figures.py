@@ -10,6 +10,8 @@ import dagster as dg
 from orchestration.timing import wall_s
 from orchestration.versions import Made
 
+PAGES = {"quality": "quality.html", "validated_interactions": "quality.html", "shift_audit": "shift.html"}
+"""Outs that a page in reports/<id>/ shows."""
 PLOTTED = 30
 """A table of at most so many cells is also given number by number: Dagster plots numbers, not tables."""
 
@@ -31,6 +33,9 @@ def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
         seconds = wall_s(root, report)
         shown["wall_s"] = dg.MetadataValue.text("restored") if seconds is None else dg.MetadataValue.float(seconds)
         shown["report"] = dg.MetadataValue.path(str(root / report))
+        page = (root / report).with_name(PAGES.get(out, ""))
+        if out in PAGES and page.is_file():
+            shown["page"] = dg.MetadataValue.url(page.as_uri())
     return shown | figures(read_report(root, made.stage.report))
 
 

@@ -1,11 +1,13 @@
-"""Interactions and the rules -> Great Expectations' judgement: counts by rule, failed expectations, Data Docs to read.
+"""Interactions, the rules and a steward's suite -> Great Expectations' judgement: counts, outcomes, Data Docs to read.
 
 Rows are counted batch by batch, and the log is judged by its sums: a limit on a share, or on how many users there are,
 says nothing of one batch. Which rows are held back is decided by features.stages.validate, and the two must count
 alike.
 """
 
+import operator
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -17,11 +19,23 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from contracts.errors import InputError
+from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, Outcome, Tally
+from features.quality.suite import Expected
 from features.terms.params import ValidateParams
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 COLUMNS = ("user_id", "item_id", "occurred_at", "label", "position", "role", REPETITION, SEVERAL_USERS)
 TEXTS = ["user_id", "item_id", "role"]
+CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(-?[\d.]+)\s*")
+COMPARED = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 HELD_BACK = "rows held back"
 REPEATING = "rows that repeat another"
 
@@ -33,7 +47,7 @@ class Judgement:
     failed: the expectations that failed, of the log as a whole (and of any batch, that its columns are these).
     """
 
-    def __init__(self, rules: Sequence[Rule], validate: ValidateParams) -> None:
+    def __init__(self, rules: Sequence[Rule], validate: ValidateParams, suite: Sequence[Expected] = ()) -> None:
         gx = _great_expectations()
         self.unexpected = dict.fromkeys([*(rule.reason for rule in rules), REPEATED], 0)
         self.failed: list[str] = []
@@ -44,12 +58,49 @@ class Judgement:
         by_row = _row_expectations(rules)
         self._by_row = self._definition("interactions", by_row)
         self.num_expectations = len(by_row)
+        self._tallies = {each.why: Tally(each) for each in suite}
+        of_rows = [each for each in suite if each.of == ROWS]
+        self._of_rows = self._definition("rows", [_written(each) for each in of_rows]) if of_rows else None
 
     def add(self, batch: pa.Table, name: str) -> None:
         """Count one batch: interactions with the columns REPETITION and SEVERAL_USERS."""
         for reason, outcome in self._run(self._by_row, _frame(batch), name).items():
             if reason in self.unexpected:
                 self.unexpected[reason] += outcome.result["unexpected_count"]
+        if self._of_rows is not None:
+            frame = _frame(batch, "event_id")
+            self._tally(self._checkpoint(self._of_rows, frame, name, "event_id"), "event_id")
+
+    def judge_partitions(self, profile: pa.Table) -> list[Outcome]:
+        """Judge the figures of every partition (PROFILE), once all batches were added: the whole suite's outcomes."""
+        wanted = [each.expected for each in self._tallies.values() if each.expected.of == PARTITIONS]
+        if wanted:
+            definition = self._definition("partitions", [_written(each) for each in wanted])
+            frame = profile.to_pandas()
+            self._tally(self._checkpoint(definition, frame, "partitions_of_the_log", "partition"), "partition")
+        return [tally.outcome() for tally in self._tallies.values()]
+
+    def _tally(self, results: list[Any], index: str) -> None:
+        for result in results:
+            config = result.expectation_config
+            expected = self._tallies[config.meta["reason"]].expected
+            if result.exception_info.get("raised_exception"):
+                said = str(result.exception_info.get("exception_message", result.exception_info)).strip()
+                raise InputError(f"{_place(expected)} cannot be judged: {said}")
+            self._tallies[expected.why].add(result.result, index)
+
+    def _checkpoint(self, definition: Any, frame: pd.DataFrame, name: str, index: str) -> list[Any]:
+        """Run one definition as a Checkpoint, which names the rows that were not expected by a column of theirs."""
+        gx = _great_expectations()
+        shown = {
+            "result_format": "SUMMARY",
+            "unexpected_index_column_names": [index],
+            "partial_unexpected_count": SHOWN,
+        }
+        checkpoint = gx.Checkpoint(name=definition.name, validation_definitions=[definition], result_format=shown)
+        checkpoint = self._context.checkpoints.add_or_update(checkpoint)
+        ran = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name=name))
+        return [result for each in ran.run_results.values() for result in each.results]
 
     def conclude(self, counts: Mapping[str, Any]) -> None:
         """Judge the log by its sums, once all batches were added. counts: validate's report."""
@@ -146,14 +197,43 @@ def _log_expectations(validate: ValidateParams, told: Mapping[str, int]) -> list
     ]
 
 
+def _written(expected: Expected) -> Any:
+    """As Great Expectations has it: `mostly` is asked of the sums, not of a batch."""
+    asked = {"mostly": 0} if expected.of == ROWS else {}
+    if expected.where is not None:
+        asked |= {"row_condition": _condition(expected)}
+    asked |= {"severity": expected.severity}
+    given = {key: value for key, value in expected.arguments.items() if key not in asked}
+    try:
+        return _expect(expected.expect, expected.why, f"{expected.group}: {expected.why}.", **given, **asked)
+    except (AttributeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{_place(expected)}: {said}") from error
+
+
+def _condition(expected: Expected) -> Any:
+    """`rows_in >= 500` as Great Expectations' own condition."""
+    from great_expectations.expectations.row_conditions import Column
+
+    found = CONDITION.fullmatch(expected.where or "")
+    if not found:
+        raise InputError(f"{_place(expected)}: where: {expected.where!r} is not <column> <sign> <number>.")
+    column, sign, number = found.groups()
+    return COMPARED[sign](Column(column), float(number))
+
+
+def _place(expected: Expected) -> str:
+    return f"expectations.yaml, {expected.group}: {expected.expect} of {expected.why!r}"
+
+
 def _expect(expectation: str, reason: str, notes: str | None = None, **arguments: Any) -> Any:
     kind = getattr(_great_expectations().expectations, expectation)
     return kind(meta={"reason": reason}, notes=notes or f"Otherwise: {reason}.", **arguments)
 
 
-def _frame(batch: pa.Table) -> pd.DataFrame:
+def _frame(batch: pa.Table, *more: str) -> pd.DataFrame:
     """Types that GX judges by vector: ids as categories, numbers as float64 or int64, times with their zone."""
-    columns = {name: batch[name] for name in COLUMNS}
+    columns = {name: batch[name] for name in (*more, *COLUMNS)}
     for name in ("label", "position"):
         columns[name] = columns[name].cast(pa.float64())
     return pa.table(columns).to_pandas(categories=TEXTS)

@@ -1,7 +1,7 @@
-"""Histories and sessions -> whether users hop between themes: how often consecutive sessions differ, and come back.
+"""Histories and sessions -> the interest-shift audit: whether users hop between themes, beside their shuffled events.
 
-The theme of a session is the category that most of its events carry, ties going to the first in name; a hop is a
-session whose theme differs from that of the user's previous one. Only sessions with enough events are looked at.
+The theme of a session is the one that most of its events carry, ties going to the first in name; a hop is a session
+whose theme differs from that of the user's previous one. Only sessions with enough events are looked at.
 """
 
 import logging
@@ -16,6 +16,19 @@ import pyarrow.parquet as pq
 from contracts.publish import publish, write_json
 from contracts.schema import FIRST_INDEX
 from contracts.stage import Report, main
+from features.shifts.measure import (
+    hop_rates,
+    off_theme,
+    returns,
+    shifts,
+    shuffled,
+    spread,
+    stability,
+    transitions,
+)
+from features.shifts.people import segments, strips
+from features.shifts.themes import NO_THEME, Themes, find_themes, session_themes
+from features.shifts.verdict import ADVICE, RULES, advice, judge
 from features.tables.histories import UserHistories
 from features.terms.params import AuditParams
 
@@ -23,105 +36,134 @@ log = logging.getLogger("leitmotif")
 
 Int64 = npt.NDArray[np.int64]
 
-NO_THEME = -1
+PAGE = "shift.html"
 TOP = 20
+SHOWN_THEMES = 12
 
 
 def run(data: Path, audit: AuditParams) -> Report:
-    """A log without categories has no themes to hop between: its rates are null, and its sessions are counted."""
+    """A log without themes has none to hop between: its rates are null, and its sessions are counted."""
+    from features.pages.shift import write_shift  # Altair: read where a page is written, not before
+
     histories = UserHistories.open(data / "user_histories")
     sessions = pq.read_table(data / "sessions" / "sessions.parquet")
-    num_events = sessions["num_events"].to_numpy()
-    names, theme = session_themes(histories, num_events)
+    themes = find_themes(histories, audit.num_themes, audit.seed)
+    measured = _measure(histories, sessions, themes, audit)
+    state, sentence = judge(measured)
+    told = measured | {"log": data.name, "state": state, "sentence": sentence, "advice": advice(state, measured)}
+    told |= {"rules": {"verdict": RULES, "advice": ADVICE}}
+    with publish(data, "shift_audit") as staging:
+        write_json(staging / "shift_audit" / "audit.json", told)
+        page = data.parent.parent / "reports" / data.name / PAGE
+        write_shift(page, told, None)
+    log.info("%s See %s", sentence, page)
+    kept = (
+        "num_sessions",
+        "num_sessions_judged",
+        "num_users_with_two_sessions",
+        "num_pairs",
+        "hop_rate",
+        "return_rate",
+    )
+    kept += ("expected_hop_rate", "themes_per_user", "sessions_per_user", "events_per_session", "session_length_s")
+    kept += ("state", "sentence", "stability", "shuffled", "themes_made_of")
+    return {name: told[name] for name in kept}
+
+
+def _measure(histories: UserHistories, sessions: pa.Table, themes: Themes, audit: AuditParams) -> dict[str, Any]:
+    num_events = sessions["num_events"].to_numpy().astype(np.int64)
+    item = np.asarray(histories.item_index).astype(np.int64) - FIRST_INDEX
+    user = np.repeat(np.arange(len(histories.offsets) - 1), np.diff(histories.offsets))
+    session = np.repeat(np.arange(len(num_events)), num_events)
+    theme_of_item = themes.first(np.bincount(item, minlength=len(themes.starts) - 1))
+    events = theme_of_item[item]
+    theme = session_themes(themes, item, num_events)
     large = (num_events >= audit.min_session_events) & (theme != NO_THEME)
-    user = sessions["user_index"].to_numpy()[large]
-    found = shifts(user, theme[large])
+    of_user = sessions["user_index"].to_numpy().astype(np.int64)
     started, ended = (sessions[name].cast(pa.int64()).to_numpy() for name in ("started_at", "ended_at"))
-    per_user = np.bincount(sessions["user_index"].to_numpy(), minlength=len(histories.user_ids))
-    report = {
+    random = np.random.default_rng(audit.seed)
+    judged_user, judged_theme = of_user[large], theme[large]
+    by_chance = [
+        _by_chance(user, session, item, num_events, themes, theme_of_item, of_user, started, audit, random)
+        for _ in range(audit.num_shuffles if themes.names else 0)
+    ]
+    pairs, rates = hop_rates(judged_user, judged_theme, len(histories.user_ids))
+    counts = np.bincount(judged_theme, minlength=len(themes.names))
+    top = np.argsort(-counts, kind="stable")
+    moves = transitions(judged_user, judged_theme, len(themes.names))
+    shown = [int(place) for place in top[:SHOWN_THEMES] if counts[place]]
+    return {
+        "num_users": len(histories.user_ids),
+        "num_events": len(item),
+        "num_events_themed": int((events != NO_THEME).sum()),
         "num_sessions": len(sessions),
         "num_sessions_judged": int(large.sum()),
-        "num_users_with_two_sessions": int((np.bincount(user, minlength=1) >= 2).sum()),
-        **found,
-        "sessions_per_user": _spread(per_user),
-        "events_per_session": _spread(num_events),
-        "session_length_s": _spread((ended - started) / 1e6),
+        "num_users_with_two_sessions": int((np.bincount(judged_user, minlength=1) >= 2).sum()),
+        **shifts(judged_user, judged_theme),
+        "sessions_per_user": spread(np.bincount(of_user, minlength=len(histories.user_ids))),
+        "events_per_session": spread(num_events),
+        "session_length_s": spread((ended - started) / 1e6),
+        "gap_s": spread((started[1:] - ended[:-1])[of_user[1:] == of_user[:-1]] / 1e6),
+        "min_session_events": audit.min_session_events,
+        "themes": [themes.names[place] for place in shown],
+        "themes_made_of": themes.made_of,
+        "num_themes": len(themes.names),
+        "sessions_by_theme": {themes.names[place]: int(counts[place]) for place in top[:TOP] if counts[place]},
+        "matrix": moves[np.ix_(shown, shown)].tolist(),
+        "stability": stability(user, session, events),
+        "returns": returns(judged_user, started[large], judged_theme, audit.num_draws, random),
+        "off_theme": off_theme(user, events),
+        "shuffled": _together(by_chance),
+        "segments": segments(pairs, rates, judged_user, judged_theme, np.diff(histories.offsets)),
+        "strips": strips(pairs, rates, of_user, theme, num_events, started, shown),
     }
-    counts = np.bincount(theme[large], minlength=len(names)) if len(names) else np.zeros(0, np.int64)
-    top = np.argsort(-counts, kind="stable")[:TOP]
-    with publish(data, "shift_audit") as staging:
-        themes = {names[index]: int(counts[index]) for index in top if counts[index]}
-        write_json(staging / "shift_audit" / "audit.json", report | {"sessions_by_theme": themes})
-    return report
 
 
-def session_themes(histories: UserHistories, num_events: Int64) -> tuple[list[str], Int64]:
-    """Names of the themes, and the theme of each session in order (NO_THEME where no event has a category).
-
-    num_events: events of each session; sessions follow one another in the flat arrays. An event with several
-    categories counts for each.
-    """
-    lists = histories.vocabulary["categories"].combine_chunks()
-    encoded = lists.flatten().dictionary_encode()
-    order = np.argsort(np.array(encoded.dictionary.to_pylist(), object), kind="stable")
-    names = [encoded.dictionary[int(index)].as_py() for index in order]
-    rank = np.argsort(order)
-    codes = rank[encoded.indices.to_numpy()] if len(names) else np.zeros(0, np.int64)
-    sizes = lists.value_lengths().to_numpy()
-    starts = np.r_[0, np.cumsum(sizes)]
-    session = np.repeat(np.arange(len(num_events)), num_events)
-    item = histories.item_index.astype(np.int64) - FIRST_INDEX
-    repeats = sizes[item]
-    within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    code = codes[np.repeat(starts[item], repeats) + within]
-    pair, count = np.unique(np.repeat(session, repeats) * max(len(names), 1) + code, return_counts=True)
-    of_session, of_theme = pair // max(len(names), 1), pair % max(len(names), 1)
-    best = np.lexsort((of_theme, -count, of_session))
-    first = best[np.flatnonzero(np.r_[True, np.diff(of_session[best]) > 0])] if len(best) else best
-    theme = np.full(len(num_events), NO_THEME, np.int64)
-    theme[of_session[first]] = of_theme[first]
-    return names, theme
-
-
-def shifts(user: Int64, theme: Int64) -> dict[str, Any]:
-    """Rates over consecutive sessions of a user; null where no user has two.
-
-    hop_rate: the theme differs from the session before. return_rate: of those, the theme had been there earlier.
-    expected_hop_rate: were each user's sessions in any order, what the hop rate would be.
-    """
-    follows = np.flatnonzero(user[1:] == user[:-1]) + 1
-    hops = follows[theme[follows] != theme[follows - 1]]
-    _, first_at = np.unique(np.stack([user, theme]), axis=1, return_index=True)
-    new = np.zeros(len(user), bool)
-    new[first_at] = True
+def _by_chance(
+    user: Int64,
+    session: Int64,
+    item: Int64,
+    num_events: Int64,
+    themes: Themes,
+    theme_of_item: Int64,
+    of_user: Int64,
+    started: Int64,
+    audit: AuditParams,
+    random: np.random.Generator,
+) -> dict[str, Any]:
+    """The same measures of the same events in another order within each user; sessions stay where they are."""
+    other = item[shuffled(user, random)]
+    theme = session_themes(themes, other, num_events)
+    large = (num_events >= audit.min_session_events) & (theme != NO_THEME)
+    found = shifts(of_user[large], theme[large])
     return {
-        "num_pairs": len(follows),
-        "hop_rate": len(hops) / len(follows) if len(follows) else None,
-        "expected_hop_rate": _expected(user, theme, len(follows)),
-        "return_rate": float((~new[hops]).mean()) if len(hops) else None,
-        "themes_per_user": _spread(np.bincount(user[new], minlength=1)),
+        **stability(user, session, theme_of_item[other]),
+        "hop_rate": found["hop_rate"],
+        "return_rate": found["return_rate"],
+        "returns": {
+            row["lag_days"]: row["rate"] for row in returns(of_user[large], started[large], theme[large], 0, random)
+        },
+        "off_theme": {row["window"]: row["share"] for row in off_theme(user, theme_of_item[other])},
     }
 
 
-def _expected(user: Int64, theme: Int64, num_pairs: int) -> float | None:
-    """A user's n sessions shuffled: a pair has equal themes with probability sum m (m - 1) / (n (n - 1))."""
-    if not num_pairs:
-        return None
-    pairs, count = np.unique(np.stack([user, theme]), axis=1, return_counts=True)
-    total = np.bincount(user).astype(float)
-    equal = np.bincount(pairs[0], weights=count * (count - 1.0), minlength=len(total))
-    same = np.divide(equal, total * (total - 1), out=np.zeros(len(total)), where=total > 1)
-    return float(1 - (same * np.maximum(total - 1, 0)).sum() / num_pairs)
+def _together(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over the shuffles; null where one has none."""
+    if not found:
+        none: dict[str, Any] = dict.fromkeys(("within", "between", "hop_rate", "return_rate"))
+        return none | {"returns": {}, "off_theme": {}, "num_shuffles": 0}
+    told: dict[str, Any] = {"num_shuffles": len(found)}
+    for name, value in found[0].items():
+        if isinstance(value, dict):
+            told[name] = {str(key): _mean([each[name].get(key) for each in found]) for key in value}
+        else:
+            told[name] = _mean([each[name] for each in found])
+    return told
 
 
-def _spread(values: npt.NDArray[Any]) -> dict[str, float]:
-    if not len(values):
-        return {"median": 0.0, "p95": 0.0, "max": 0.0}
-    return {
-        "median": float(np.median(values)),
-        "p95": float(np.percentile(values, 95)),
-        "max": float(values.max()),
-    }
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) and values else None
 
 
 if __name__ == "__main__":

@@ -20,12 +20,18 @@ from contracts.stage import ATTEMPTS, Report, main
 from features.quality.docs_note import held_back, put_on_top
 from features.quality.expectations import Judgement
 from features.quality.flaws import Flaws, find_flaws
+from features.quality.outcomes import by_group, of_rules
+from features.quality.profile import profile_partitions
+from features.quality.record import refusal_of, write_profile
+from features.quality.suite import CRITICAL, read_suite
 from features.terms.convention import num_clicks
-from features.terms.params import CLICKS_ALONE, ValidateParams
+from features.terms.params import CLICKS_ALONE, ExpectationParams, ValidateParams
 from features.terms.rules import SHARED, rules
 
 log = logging.getLogger("leitmotif")
 
+OUTS = ("validated_interactions", "quarantine", "profile")
+PAGE = "quality.html"
 BATCH_ROWS = 1_000_000
 """Great Expectations sees whole partitions, until they hold this many rows."""
 ROW_GROUP = 1 << 18
@@ -35,19 +41,20 @@ ONE_USER_S = (
 )
 
 
-def run(data: Path, validate: ValidateParams) -> Report:
-    """Hold back bad rows, leave out repetitions and pass on the rest.
+def run(data: Path, validate: ValidateParams, expectations: ExpectationParams) -> Report:
+    """Hold back bad rows, leave out repetitions, judge what a steward expects, and pass on the rest.
 
-    Raises InputError where there is no log to speak of, CheckFailed where too much of it is bad or repeated; the Data
-    Docs of what is refused lie with the failed attempt, those of the last good log stay where they are.
+    Raises InputError where there is no log to speak of, CheckFailed where too much of it is bad or repeated or a
+    critical expectation fails; the Data Docs and the quality page of what is refused lie with the failed attempt, those
+    of the last good log stay where they are.
     """
     root = data.parent.parent
     docs = root / ".state" / data.name / "data_docs"
     files = _partitions(data / "interactions")
-    checks = rules(validate)
+    checks, suite = rules(validate), read_suite(expectations.limits)
     flaws = find_flaws(files, checks)
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
-    with Judgement(checks, validate) as judgement, publish(data, "validated_interactions", "quarantine") as staging:
+    with Judgement(checks, validate, suite) as judgement, publish(data, *OUTS) as staging:
         report = _split(files, flaws, judgement, data / "provenance" / "provenance.parquet", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
@@ -57,11 +64,18 @@ def run(data: Path, validate: ValidateParams) -> Report:
             "failed_expectations": judgement.failed,
         }
         report["summary"] = summarise(report)
+        valid = sorted((staging / "validated_interactions").glob("*.parquet"))
+        profile = profile_partitions(valid, data / "items", _counts(files, flaws), expectations.trailing)
+        outcomes = [*of_rules(checks, flaws.num_rows_by_rule, report), *judgement.judge_partitions(profile)]
+        report["expectations"] = by_group(outcomes)
+        write_profile(staging / "profile", profile, outcomes)
         try:
             _decide(report, validate)
-        except (InputError, CheckFailed):
+            _refuse_critical(report)
+        except (InputError, CheckFailed) as error:
             judgement.publish(root / ATTEMPTS / "validate" / "data_docs")
             put_on_top(root / ATTEMPTS / "validate" / "data_docs", held_back(report))
+            _show(data, staging, str(error), root / ATTEMPTS / "validate" / PAGE)
             raise
         judgement.publish(docs)
         put_on_top(docs, held_back(report))
@@ -86,6 +100,35 @@ def summarise(report: Mapping[str, Any]) -> str:
             else ""
         )
     )
+
+
+def _counts(files: Sequence[Path], flaws: Flaws) -> dict[str, tuple[int, int, int]]:
+    """Partition -> rows in, held back, repeated."""
+    counts = {}
+    for place, file in enumerate(files):
+        here = flaws.of(place)
+        is_bad = np.array([text is not None for text in flaws.reason[here]], dtype=bool)
+        repeated = int((flaws.repetition[here] > 0).sum())
+        counts[file.stem] = (pq.read_metadata(file).num_rows, int(is_bad.sum()), repeated)
+    return counts
+
+
+def _refuse_critical(report: Mapping[str, Any]) -> None:
+    """Block where an expectation of severity critical fails."""
+    failed = [said for told in report["expectations"].values() if told[CRITICAL] for said in told["failed_critical"]]
+    if failed:
+        raise CheckFailed(
+            f"{len(failed)} critical expectation{'s' if len(failed) > 1 else ''} of features/quality/expectations.yaml "
+            f"failed: {'; '.join(failed)}. See {ATTEMPTS}/validate ({PAGE}, data_docs) and mend the source, or change "
+            "its limit in params.yaml, expectations.limits."
+        )
+
+
+def _show(data: Path, staging: Path, why: str, page: Path) -> None:
+    """The quality page of a log that is refused; the page's code is read now, not before."""
+    from features.pages.quality import write_quality
+
+    write_quality(page, refusal_of(data, staging, why))
 
 
 def _partitions(folder: Path) -> list[Path]:

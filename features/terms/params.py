@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, Strict, model_validator
 
-from contracts.section import Distinct, Section, Several
+from contracts.section import Distinct, Section, Seed, Several
 
 LONGEST_S = 100 * 365 * 86_400
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
@@ -158,6 +158,13 @@ class ValidateParams(Section):
         return self
 
 
+class ExpectationParams(Section):
+    """What a partition is compared with, and the limits that features/quality/expectations.yaml names."""
+
+    trailing: PositiveInt  # partitions before
+    limits: dict[str, float | int]  # by name: whatever that file asks for
+
+
 class HistoryParams(Section):
     """What counts as a user's history."""
 
@@ -218,6 +225,10 @@ class AuditParams(Section):
     """The interest-shift audit."""
 
     min_session_events: PositiveInt
+    num_themes: Annotated[int, Field(ge=2, le=100)]  # groups of categories or items, where the log names more or none
+    num_shuffles: PositiveInt  # of the events within each user: the baseline is their mean
+    num_draws: Annotated[int, Field(ge=20)]  # of the users behind each 95 % interval
+    seed: Seed
 
 
 class MaterializeParams(Section):

@@ -16,7 +16,8 @@ from orchestration.graph import Graph, Stage, read_graph
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("contracts", "features", "training", "serving", "orchestration")
 MOST_CODE_DEPS = 12
-STAGES = ("ingest", "validate", "histories", "statistics", "audit", "materialize", "train", "evaluate", "package")
+STAGES = ("ingest", "validate", "histories", "describe", "statistics", "audit", "materialize", "train")
+STAGES += ("evaluate", "package")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def _is_empty(path: Path) -> bool:
     return not path.read_text(encoding="utf-8").strip()
 
 
-def test_the_nine_stages_are_there_in_order(graph: Graph) -> None:
+def test_the_stages_are_there_in_order(graph: Graph) -> None:
     assert tuple(stage.name for stage in graph.stages) == STAGES
 
 

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from contracts.schema import INTERACTIONS, PROVENANCE
+from contracts.params import load_params
+from contracts.schema import INTERACTIONS, ITEMS, PROVENANCE, REJECTED
 from features.stages.ingest import run
-from features.terms.params import ColumnParams, SimulatorParams, SourceParams, ValidateParams
+from features.terms.params import ColumnParams, ExpectationParams, SimulatorParams, SourceParams, ValidateParams
+from tests.clones import ROOT
 
 SMALL = SimulatorParams(
     preference="item", num_days=3, num_users=40, num_items=200, num_themes=12, num_sessions=8, item_life_days=20.0
@@ -64,6 +66,12 @@ def limits(**changes: Any) -> ValidateParams:
     return ValidateParams.model_validate(values | changes)
 
 
+def expectations(**limits: float) -> ExpectationParams:
+    """What partitions are compared with, as params.yaml has it, but for these limits."""
+    told: ExpectationParams = load_params(ROOT / "params.yaml")["expectations"]
+    return ExpectationParams(trailing=told.trailing, limits=dict(told.limits) | limits)
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """All rows of an out, file by file."""
     tables = [pq.read_table(file) for file in sorted(folder.glob("*.parquet"))]
@@ -89,3 +97,6 @@ def write_interactions(data: Path, rows: list[dict[str, Any]], partition: str = 
     names = [row["event_id"] for row in read(data / "interactions")]
     places = {"event_id": names, "file": ["log.csv"] * len(names), "line": list(range(2, 2 + len(names)))}
     pq.write_table(pa.table(places, schema=PROVENANCE), data / "provenance" / "provenance.parquet")
+    for name, schema in (("items", ITEMS), ("rejected", REJECTED)):
+        (data / name).mkdir(exist_ok=True)
+        pq.write_table(schema.empty_table(), data / name / f"{name}.parquet")

@@ -16,7 +16,7 @@ from features.stages.ingest import run
 from features.stages.validate import run as validate
 from tests.clones import real_data
 from tests.features.live_log import HEADER, LINES, event, seal, write_table
-from tests.features.raw_logs import SMALL, digest, ingest_table, limits, read, source
+from tests.features.raw_logs import SMALL, digest, expectations, ingest_table, limits, read, source
 from tests.features.small_log import history, request
 
 
@@ -117,7 +117,7 @@ def test_the_ledger_adds_up_with_forgotten_users_and_live_events(tmp_path: Path)
     outcome = event(4, event_id="live-3", revision=1, user_id="u3")
     seal(live_of(data) / "2026-11-24.parquet", event(2), event(3, user_id="u3"), outcome)
     report = ingest_table(data, write_table(tmp_path / "log.csv", "u1,i1,never,1\n"))
-    validate(data, limits())
+    validate(data, limits(), expectations())
     histories.run(data, request(), history())
     ledger = {(row["stage"], row["what"]): row["rows"] for row in read(data / "ledger")}
     assert ledger["ingest", "user forgotten"] == 19  # 18 of 60 rows, and one live

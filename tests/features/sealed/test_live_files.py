@@ -19,7 +19,7 @@ from features.stages.ingest import run
 from features.stages.validate import run as validate
 from tests.clones import real_data
 from tests.features.live_log import event, seal, show, write_table
-from tests.features.raw_logs import SMALL, digest, ingest_table, limits, read, source
+from tests.features.raw_logs import SMALL, digest, expectations, ingest_table, limits, read, source
 
 
 def data_of(root: Path, name: str = "table") -> tuple[Path, Path]:
@@ -121,7 +121,7 @@ def test_of_an_event_that_log_and_tail_have_the_log_s_row_stands(tmp_path: Path)
     assert made["dropped"] == {"live event that the log has": 1}
     assert [(row["file"], row["line"]) for row in read(data / "rejected")] == [("live/table/2026-11-24.parquet", 1)]
     assert [row["impression_id"] for row in read(data / "contexts")] == ["s"]
-    report = validate(data, limits())
+    report = validate(data, limits(), expectations())
     assert (report["rows_valid"], report["rows_duplicated"]) == (3, 0)
     rows = {row["event_id"]: row["user_id"] for row in read(data / "validated_interactions")}
     assert rows == {"live-5": "u1", "x": "u2", "live-6": "u1"}

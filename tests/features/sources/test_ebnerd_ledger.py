@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from features.stages import histories, validate
 from features.tables.histories import UserHistories
 from tests.features.ebnerd_bundle import ORDINARY, WEEK, at, clicks, impression, ingest, write_bundle
-from tests.features.raw_logs import digest, limits, read
+from tests.features.raw_logs import digest, expectations, limits, read
 from tests.features.small_log import history, request
 
 TAKEN = 4
@@ -20,7 +20,7 @@ def ledger(root: Path, folder: Path) -> dict[tuple[str, str], int]:
     """A bundle through ingest, validate and histories: rows by (stage, what), together all rows read."""
     data = root / "data" / "ebnerd"
     report = ingest(data, folder)
-    validate.run(data, limits())
+    validate.run(data, limits(), expectations())
     histories.run(data, request(), history(lag_s=60))
     lines = {(each["stage"], each["what"]): each["rows"] for each in read(data / "ledger")}
     assert sum(lines.values()) == report["rows_read"]

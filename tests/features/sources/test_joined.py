@@ -9,7 +9,7 @@ import pytest
 
 from features.sources.joined import APART, JOINED
 from features.stages import histories, validate
-from tests.features.raw_logs import digest, ingest_table, limits, read
+from tests.features.raw_logs import digest, expectations, ingest_table, limits, read
 from tests.features.small_log import history, request
 
 HEADER = "user,item,at,click,req,pos,ses,id\n"
@@ -83,7 +83,7 @@ def test_exact_copies_of_a_show_stay_validates_to_count_and_the_click_is_not_los
     report = ingest(tmp_path, [SHOWN[0], SHOWN[0], "u,a,2024-01-01T00:00:25Z,1,r,,,e3", SHOWN[1]])
     assert report["dropped"] == {JOINED: 1}
     data = tmp_path / "data" / "table"
-    checked = validate.run(data, limits())
+    checked = validate.run(data, limits(), expectations())
     assert (checked["rows_valid"], checked["rows_duplicated"]) == (2, 1)
     assert {row["item_id"]: row["label"] for row in read(data / "validated_interactions")} == {"a": 1, "b": 0}
 
@@ -106,7 +106,7 @@ def test_the_order_of_rows_does_not_matter_and_the_ledger_adds_up(tmp_path: Path
     ingest(tmp_path / "b", drawn.sample(lines, len(lines)))
     data = tmp_path / "a" / "data" / "table"
     assert digest(data / "interactions") == digest(tmp_path / "b" / "data" / "table" / "interactions")
-    validate.run(data, limits())
+    validate.run(data, limits(), expectations())
     histories.run(data, request(), history())
     assert sum(row["rows"] for row in read(data / "ledger")) == report["rows_read"] == 240
     kept = read(data / "validated_interactions")

@@ -19,7 +19,7 @@ from features.stages import validate
 from features.stages.ingest import run
 from features.stages.materialize import parity_spec
 from features.terms.params import negatives_are_no_history
-from tests.features.raw_logs import SMALL, digest, ingest_table, limits, read, source
+from tests.features.raw_logs import SMALL, digest, expectations, ingest_table, limits, read, source
 from tests.features.small_log import build, history, settings, statistics
 
 COLUMNS = {"user_id": "user", "item_id": "item", "occurred_at": "at"}
@@ -72,7 +72,7 @@ def test_each_click_is_a_request_with_items_clicked_before_it(tmp_path: Path, ch
         == sum(row["file"] == f"{FILE}log.csv" for row in read(tmp_path / "data/provenance"))
     )
     assert report["rows_read"] == report["rows_written"] == num + len(clicks)
-    assert validate.run(tmp_path / "data", limits(min_unclicked=1))["num_unclicked"] == num
+    assert validate.run(tmp_path / "data", limits(min_unclicked=1), expectations())["num_unclicked"] == num
 
 
 def test_popular_items_are_drawn_more_often_and_the_others_alike(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from features.terms.params import ValidateParams
 from features.terms.rules import REPEATED, rules
 from orchestration.checks import CHECKS
 from orchestration.checks import judge as judge_report
-from tests.features.raw_logs import digest, ingest_table, limits, read, write_interactions
+from tests.features.raw_logs import digest, expectations, ingest_table, limits, read, write_interactions
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 FAILED = "text-danger"
@@ -39,7 +39,7 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
 def judge(tmp_path: Path, rows: list[dict[str, Any]], validate: ValidateParams | None = None) -> dict[str, Any]:
     """Validate one partition; the ledger must add up."""
     write_interactions(tmp_path / "data" / "log", rows)
-    report = dict(run(tmp_path / "data" / "log", validate or limits()))
+    report = dict(run(tmp_path / "data" / "log", validate or limits(), expectations()))
     assert report["rows_in"] == len(rows)
     assert report["rows_in"] == report["rows_valid"] + report["rows_quarantined"] + report["rows_duplicated"]
     assert report["rows_quarantined"] == sum(report["quarantined_by_reason"].values())
@@ -91,7 +91,7 @@ def test_quarantine_says_where_each_row_was_read_whatever_the_order_and_the_part
     (tmp_path / "log.csv").write_text("\n".join(["user,item,at,click", *lines, ""]))
     data = tmp_path / "data" / "table"
     ingest_table(data, tmp_path / "log.csv")
-    run(data, limits())
+    run(data, limits(), expectations())
     held = sorted((row["file"], row["line"], row["reason"]) for row in read(data / "quarantine"))
     assert held == [
         ("log.csv", 3, "user_id missing"),
@@ -105,7 +105,7 @@ def test_a_log_of_clicks_alone_is_refused_with_what_to_do(tmp_path: Path) -> Non
     rows = [event(n) for n in range(5)]
     write_interactions(tmp_path / "data" / "log", rows)
     with pytest.raises(InputError) as caught:
-        run(tmp_path / "data" / "log", limits(min_unclicked=1))
+        run(tmp_path / "data" / "log", limits(min_unclicked=1), expectations())
     assert "0 rows that were shown and not clicked in 5 valid rows; validate.min_unclicked is 1" in str(caught.value)
     assert 'make set ARGS="source.negatives=4"' in str(caught.value)
     assert judge(tmp_path / "let", rows, limits(min_unclicked=0))["num_unclicked"] == 0
@@ -140,7 +140,7 @@ def test_an_event_repeated_in_another_partition_is_a_duplicate(tmp_path: Path) -
     data = tmp_path / "data" / "log"
     write_interactions(data, [event(0), event(1)], "2024-01-01")
     write_interactions(data, [event(1, occurred_at=START + timedelta(days=1)), event(2)], "2024-01-02")
-    report = run(data, limits())
+    report = run(data, limits(), expectations())
     assert report["rows_duplicated"] == 1
     assert report["partitions"] == {"2024-01-01": 2, "2024-01-02": 1}
     assert sorted(file.name for file in (data / "validated_interactions").iterdir()) == [
@@ -158,7 +158,7 @@ def test_the_same_log_gives_the_same_bytes_and_readable_pages(tmp_path: Path) ->
     docs = tmp_path / "a" / ".state" / "log" / "data_docs"
     assert (docs / "index.html").is_file()
     pages = [path.read_text() for path in sorted(docs.glob("validations/**/*.html"))]
-    assert len(pages) == 2  # the partition, and the log
+    assert len(pages) == 4  # the partition's rows by the rules and by the suite, the partitions, and the log
     assert "label missing" in (docs / "expectations" / "interactions.html").read_text()
     assert "rows held back" in (docs / "expectations" / "log.html").read_text()
     assert "whole_log_1_of_10_rows_held_back" in (docs / "index.html").read_text()
@@ -175,7 +175,7 @@ def test_pages_and_dagster_say_what_was_held_back_beside_what_succeeded(tmp_path
         assert text.count('<p role="note"') == 1
         assert "of 10 rows 2 are held back in quarantine (item_id missing: 1; label missing: 1)" in text
         assert "and 1 repeat another" in text
-    (check,) = [each for each in CHECKS if each.out == "validated_interactions"]
+    (check,) = [each for each in CHECKS if each.name == "rows_add_up" and each.out == "validated_interactions"]
     verdict = judge_report(check, report)
     assert verdict.passed
     assert "7 valid + 2 quarantined + 1 duplicated" in verdict.description
@@ -195,7 +195,7 @@ def test_too_much_bad_data_is_blocked_and_kept_for_inspection(tmp_path: Path) ->
     data = tmp_path / "data" / "log"
     write_interactions(data, [event(n, label=None if n < 3 else 1.0) for n in range(10)])
     with pytest.raises(CheckFailed) as caught:
-        run(data, limits(max_quarantined_share=0.2))
+        run(data, limits(max_quarantined_share=0.2), expectations())
     assert "3 of 10 rows are quarantined, 30.0% (label missing: 3); validate.max_quarantined_share is 20.0%" in str(
         caught.value
     )
@@ -217,7 +217,7 @@ def test_a_refused_attempt_leaves_the_last_good_pages(tmp_path: Path) -> None:
     before = digest(docs)
     write_interactions(tmp_path / "data" / "log", [event(0, label=None), event(1)])
     with pytest.raises(CheckFailed):
-        run(tmp_path / "data" / "log", limits(max_quarantined_share=0.2))
+        run(tmp_path / "data" / "log", limits(max_quarantined_share=0.2), expectations())
     assert digest(docs) == before
     refused = tmp_path / "attempts" / "validate" / "data_docs"
     assert (refused / "index.html").is_file()
@@ -231,7 +231,7 @@ def test_newer_pages_take_the_place_of_the_last_by_rename(tmp_path: Path) -> Non
     (docs.parent / ".data_docs.new").mkdir()
     for _ in range(2):
         judge(tmp_path, [event(n) for n in range(4)])
-    assert len(list(docs.glob("validations/**/*.html"))) == 2
+    assert len(list(docs.glob("validations/**/*.html"))) == 4
     assert [path.name for path in docs.parent.iterdir()] == ["data_docs"]
 
 
@@ -241,7 +241,7 @@ def by_batches(tmp_path: Path, batches: list[list[dict[str, Any]]], **changes: A
         write_interactions(tmp_path / "data" / "log", rows, f"2024-01-{number:02}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("features.stages.validate.BATCH_ROWS", 1)
-        return dict(run(tmp_path / "data" / "log", limits(**changes)))
+        return dict(run(tmp_path / "data" / "log", limits(**changes), expectations()))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_label_of_a_half_is_a_click_for_validate_too(tmp_path: Path, labels: l
 def test_too_many_repetitions_are_blocked(tmp_path: Path) -> None:
     write_interactions(tmp_path / "data" / "log", [event(0)] * 3 + [event(1)])
     with pytest.raises(CheckFailed, match=r"2 of 4 rows are duplicated, 50.0%; validate.max_duplicated_share is 40.0%"):
-        run(tmp_path / "data" / "log", limits(max_duplicated_share=0.4))
+        run(tmp_path / "data" / "log", limits(max_duplicated_share=0.4), expectations())
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_log_with_too_little_in_it_is_an_input_error(
 ) -> None:
     write_interactions(tmp_path / "data" / "log", rows)
     with pytest.raises(InputError) as caught:
-        run(tmp_path / "data" / "log", limits(**limit))
+        run(tmp_path / "data" / "log", limits(**limit), expectations())
     assert expected in str(caught.value)
     assert sorted(path.name for path in (tmp_path / "data" / "log").iterdir()) == ["interactions", "provenance"]
 
@@ -334,11 +334,11 @@ def test_a_log_with_too_little_in_it_is_an_input_error(
 def test_no_partition_and_an_empty_one_are_input_errors(tmp_path: Path) -> None:
     data = tmp_path / "data" / "log"
     with pytest.raises(InputError, match="holds no partition, at least 1 is needed"):
-        run(data, limits())
+        run(data, limits(), expectations())
     write_interactions(data, [event(0)], "2024-01-01")
     write_interactions(data, [], "2024-01-02")
     with pytest.raises(InputError, match="Partition 2024-01-02 is empty"):
-        run(data, limits())
+        run(data, limits(), expectations())
 
 
 def test_what_ingest_makes_of_a_dirty_table_can_be_validated(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_what_ingest_makes_of_a_dirty_table_can_be_validated(tmp_path: Path) -> 
     )
     data = tmp_path / "data" / "log"
     ingest_table(data, tmp_path / "log.csv")
-    report = run(data, limits())
+    report = run(data, limits(), expectations())
     assert (report["rows_valid"], report["rows_duplicated"]) == (2, 1)
     assert report["quarantined_by_reason"] == {"user_id missing": 1, "label missing": 1}
 

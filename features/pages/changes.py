@@ -1,0 +1,51 @@
+"""What this run and the last one told of a log -> what changed between them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from features.pages.document import Html, escape, section, table
+
+Told = Mapping[str, Any]
+TITLE = "What changed since the last run"
+MOST = 20
+
+
+def since(told: Told, before: Told | None) -> str:
+    """A section of the page. before: None where there was no run."""
+    if before is None:
+        return section(TITLE, "<p>No other run of this log is known here.</p>")
+    rows = [row for row in _rows(told, before) if row[1] != row[2]]
+    lead = f"Compared with the run of {escape(before['told_at'])}."
+    if not rows:
+        return section(TITLE, "<p>Nothing: the same rows, the same fates, the same outcomes.</p>", lead=lead)
+    shown = [(name, now, then, _difference(now, then)) for name, now, then in rows[:MOST]]
+    more = f"<p>{len(rows) - MOST} more.</p>" if len(rows) > MOST else ""
+    return section(TITLE, table(("what", "now", "then", "difference"), shown, (1, 2, 3), TITLE), more, lead=lead)
+
+
+def _rows(told: Told, before: Told) -> list[tuple[str, Any, Any]]:
+    rows: list[tuple[str, Any, Any]] = [("rows read", told["rows_read"], before["rows_read"])]
+    fates = [{(line["stage"], line["what"]): line["rows"] for line in each["ledger"]} for each in (told, before)]
+    rows += [
+        (f"{key[0]}: {key[1]}", *(each.get(key, 0) for each in fates)) for key in dict.fromkeys([*fates[0], *fates[1]])
+    ]
+    passed = [{each["why"]: each for each in one["expectations"] if each["of"] != "rule"} for one in (told, before)]
+    rows += [
+        (f"expected: {why}", *(_outcome(each.get(why)) for each in passed))
+        for why in dict.fromkeys([*passed[0], *passed[1]])
+    ]
+    sizes = [{row["partition"]: row["rows_in"] for row in each["partitions"]} for each in (told, before)]
+    rows += [(f"partition {name}", *(each.get(name) for each in sizes)) for name in sorted({*sizes[0], *sizes[1]})]
+    return rows
+
+
+def _outcome(each: Told | None) -> str:
+    return "not asked" if each is None else "holds" if each["passed"] else f"{each['num_unexpected']:,} not so"
+
+
+def _difference(now: Any, then: Any) -> Html | str:
+    if isinstance(now, int) and isinstance(then, int):
+        return f"{now - then:+,}".replace("-", "−")
+    if then is None:
+        return "new"
+    return "gone" if now is None else ""

@@ -1,0 +1,67 @@
+"""The audit's rows -> its three charts: how themes return, which follow one another, how models fare after a shift."""
+
+from typing import Any
+
+import altair as alt
+
+from features.pages.charts import BLUE, DIM, GREEN, GREY, INK, ORANGE, RED, SKY, WASH, Rows, svg
+
+__all__ = ["matrix", "models", "returns", "svg"]
+
+WIDE, HIGH = 640, 220
+LINES = (BLUE, ORANGE, GREEN, RED, GREY, SKY, INK, DIM)
+
+
+def returns(rows: Rows) -> Any:
+    """A curve with its band, and the shuffled one dashed; names stand at the right end of each."""
+    base = alt.Chart(alt.Data(values=list(rows)), width=WIDE, height=HIGH).encode(
+        x=alt.X("lag_days:Q", title="days later", axis=alt.Axis(tickMinStep=1, grid=False))
+    )
+    share = alt.Axis(format=".0%", tickCount=5)
+    band = base.mark_area(opacity=0.25, color=BLUE).encode(y=alt.Y("low:Q", title=None, axis=share), y2="high:Q")
+    curve = base.mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(color=BLUE, size=25)).encode(
+        y=alt.Y("rate:Q", title=None, axis=share, scale=alt.Scale(zero=True))
+    )
+    chance = base.mark_line(color=ORANGE, strokeWidth=2, strokeDash=[5, 4]).encode(y="shuffled:Q")
+    last = [rows[-1]]
+    ends = alt.Chart(alt.Data(values=last)).encode(x="lag_days:Q")
+    told = ends.mark_text(align="left", dx=8, color=BLUE, fontSize=12).encode(y="rate:Q", text=alt.value("this log"))
+    other = ends.mark_text(align="left", dx=8, color=ORANGE, fontSize=12, dy=6).encode(
+        y="shuffled:Q", text=alt.value("shuffled")
+    )
+    return alt.layer(band, curve, chance, told, other)
+
+
+def matrix(rows: Rows) -> Any:
+    """Squares the darker the larger the share; the larger ones with their number."""
+    order = list(dict.fromkeys(row["from"] for row in rows))
+    base = alt.Chart(alt.Data(values=list(rows)), width=460, height=24 * len(order)).encode(
+        x=alt.X("to:N", title=None, axis=alt.Axis(orient="top", labelAngle=0)),
+        y=alt.Y("from:N", title=None, sort=order, axis=alt.Axis(labelLimit=220)),
+    )
+    ground = base.mark_rect(color=WASH, stroke="transparent")
+    squares = base.mark_rect(color=SKY).encode(
+        opacity=alt.Opacity(
+            "share:Q", scale=alt.Scale(domain=[0, max(r["share"] for r in rows)], range=[0, 0.9]), legend=None
+        )
+    )
+    numbers = base.transform_filter("datum.share >= 0.05").mark_text(color=INK, fontSize=11)
+    return alt.layer(ground, squares, numbers.encode(text=alt.Text("share:Q", format=".0%")))
+
+
+def models(rows: Rows) -> Any:
+    """A line a model, its name at the right end."""
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    colours = [LINES[place % len(LINES)] for place in range(len(names))]
+    last = max(int(row["since_shift"]) for row in rows)
+    colour = alt.Color("model:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    base = alt.Chart(alt.Data(values=list(rows)), width=WIDE, height=HIGH + 40).encode(
+        x=alt.X("since_shift:Q", title="requests since the shift", axis=alt.Axis(tickMinStep=1, grid=False)),
+        y=alt.Y("auc:Q", title="AUC", scale=alt.Scale(zero=False)),
+        color=colour,
+    )
+    ends = base.transform_filter(f"datum.since_shift == {last}")
+    return alt.layer(
+        base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25)),
+        ends.mark_text(align="left", dx=8, fontSize=12).encode(text="model:N"),
+    )

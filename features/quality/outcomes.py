@@ -1,0 +1,133 @@
+"""Great Expectations' results, batch by batch -> one outcome an expectation, with examples; and outcomes by group."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from features.quality.suite import CRITICAL, WARNING, Expected
+from features.terms.rules import REPEATED, SHARED, Rule
+
+PARTITIONS, ROWS, RULE = "partitions", "rows", "rule"
+"""What an expectation judges. A rule (features/terms/rules.py) judges rows too, and holds back those that break it."""
+_NOTHING: Mapping[str, Any] = {"num": 0, CRITICAL: 0, WARNING: 0}
+SHOWN = 5
+"""Examples of what was not expected."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one expectation over the whole log."""
+
+    group: str
+    why: str
+    of: str
+    column: str
+    limit: str  # in words
+    severity: str
+    passed: bool
+    num_judged: int
+    num_unexpected: int
+    examples: list[dict[str, Any]]  # {"where": the partition or event_id, "value": what was found}
+
+
+@dataclass
+class Tally:
+    """One expectation's results so far."""
+
+    expected: Expected
+    num_judged: int = 0
+    num_unexpected: int = 0
+    told: bool = True  # by Great Expectations, where nothing can be counted row by row
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, result: Mapping[str, Any], index: str) -> None:
+        """Count one batch. result: GX's; index: the column that names a row."""
+        self.num_judged += int(result.get("element_count", 0)) - int(result.get("missing_count") or 0)
+        self.num_unexpected += int(result.get("unexpected_count", 0))
+        for each in (result.get("partial_unexpected_index_list") or [])[: SHOWN - len(self.examples)]:
+            value = each.get(self.expected.arguments.get("column"))
+            self.examples.append({"where": str(each[index]), "value": _plain(value)})
+
+    def outcome(self) -> Outcome:
+        """The verdict on the sums."""
+        expected = self.expected
+        share = 1 - self.num_unexpected / self.num_judged if self.num_judged else 1.0
+        return Outcome(
+            group=expected.group,
+            why=expected.why,
+            of=expected.of,
+            column=str(expected.arguments.get("column", "")),
+            limit=_limit(expected),
+            severity=expected.severity,
+            passed=share >= float(expected.arguments.get("mostly", 1.0)),
+            num_judged=self.num_judged,
+            num_unexpected=self.num_unexpected,
+            examples=self.examples,
+        )
+
+
+def by_group(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
+    """Group -> how many expectations, how many failed by severity, and what in words: what Dagster's checks read."""
+    groups: dict[str, dict[str, Any]] = {}
+    for each in outcomes:
+        told = groups.setdefault(each.group, dict(_NOTHING) | {"failed": [], "failed_critical": [], "held_back": {}})
+        told["num"] += 1
+        if each.of == RULE:
+            told["held_back"] |= {each.why: each.num_unexpected} if each.num_unexpected else {}
+        elif not each.passed:
+            told[each.severity] += 1
+            told["failed"].append(sentence(each))
+            told["failed_critical"] += [sentence(each)] if each.severity == CRITICAL else []
+    return groups
+
+
+def of_rules(rules: Sequence[Rule], broken: Mapping[str, int], report: Mapping[str, Any]) -> list[Outcome]:
+    """The rules that hold single rows back, as outcomes. broken: rows that break each, whatever they were held for."""
+    told = []
+    for rule in rules:
+        column = str(rule.arguments["column"])
+        told.append(_of_rule(_group(rule), rule.reason, column, broken[rule.reason], report["rows_in"]))
+    return [*told, _of_rule("duplicates", REPEATED, "event_id", broken[REPEATED], report["rows_in"])]
+
+
+def _of_rule(group: str, reason: str, column: str, broken: int, rows: int) -> Outcome:
+    return Outcome(group, reason, RULE, column, "no row", WARNING, not broken, rows, broken, [])
+
+
+def _group(rule: Rule) -> str:
+    if rule.reason == SHARED:
+        return "requests"
+    if rule.reason.endswith(" missing"):
+        return "nulls"
+    return {"user_id": "ids", "item_id": "ids", "occurred_at": "time"}.get(rule.arguments["column"], "values")
+
+
+def sentence(outcome: Outcome) -> str:
+    """A failed expectation, in one line."""
+    first = ", ".join(f"{each['where']}: {each['value']}" for each in outcome.examples[:3])
+    return (
+        f"expected: {outcome.why} ({outcome.column} {outcome.limit}); otherwise in "
+        f"{outcome.num_unexpected:,} of {outcome.num_judged:,} {outcome.of}" + (f" ({first})" if first else "")
+    )
+
+
+def as_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """For files and pages."""
+    return [asdict(each) for each in outcomes]
+
+
+def _limit(expected: Expected) -> str:
+    words = {"min_value": "at least", "max_value": "at most", "value_set": "one of", "regex": "matches"}
+    told = [
+        f"{words.get(key, key)} {value}" for key, value in expected.arguments.items() if key not in ("column", "mostly")
+    ]
+    return " and ".join(told) or expected.expect
+
+
+def _plain(value: object) -> object:
+    """A value that JSON takes; a float to four figures."""
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if hasattr(value, "item"):
+        value = value.item()  # numpy's
+    return float(f"{value:.4g}") if isinstance(value, float) else value if isinstance(value, int) else str(value)

@@ -1,0 +1,204 @@
+"""Valid rows by partition -> one row of figures each: volume, clicks, rates, freshness, lengths, vocabulary, mix.
+
+What stands beside the partitions before (`*_of_trailing`, `category_distance`) is null for the first one. DuckDB
+counts; no row of the log is held in Python.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy.spatial.distance import jensenshannon
+
+from contracts.schema import ROLE_IMPRESSION
+from features.tables.connection import connect
+from features.tables.partitions import Partition
+from features.terms.convention import CLICKED
+
+Float = npt.NDArray[np.float64]
+
+NO_CATEGORY = "(none)"
+MINUTE_US = 60_000_000
+PROFILE = pa.schema(
+    [
+        pa.field("partition", pa.string(), nullable=False),
+        pa.field("rows_in", pa.int64(), nullable=False),
+        pa.field("rows_valid", pa.int64(), nullable=False),
+        pa.field("rows_quarantined", pa.int64(), nullable=False),
+        pa.field("rows_duplicated", pa.int64(), nullable=False),
+        pa.field("quarantined_share", pa.float64(), nullable=False),
+        pa.field("duplicated_share", pa.float64(), nullable=False),
+        pa.field("users", pa.int64(), nullable=False),
+        pa.field("items", pa.int64(), nullable=False),
+        pa.field("requests", pa.int64(), nullable=False),  # impression_ids
+        pa.field("clicks", pa.int64(), nullable=False),
+        pa.field("first_at", pa.timestamp("us", tz="UTC")),
+        pa.field("last_at", pa.timestamp("us", tz="UTC")),
+        pa.field("click_rate", pa.float64()),  # of rows that may be trained on
+        pa.field("rows_per_request", pa.float64()),
+        pa.field("rows_per_user", pa.float64()),
+        pa.field("all_clicked_share", pa.float64()),  # of requests: no row that was shown and not clicked
+        pa.field("most_per_minute", pa.int64()),  # most rows at different times of one user within a minute
+        pa.field("busiest_user_share", pa.float64()),  # of the partition's rows
+        pa.field("longest_gap_s", pa.float64()),  # without any event, from the partition's begin or the event before it
+        pa.field("longest_gap_share", pa.float64()),  # the same, of the partition's own length
+        pa.field("silent_at_end_s", pa.float64()),  # from the newest event to the partition's end
+        pa.field("missing_before", pa.int64()),  # partitions without a valid row between this one and the one before
+        pa.field("unknown_item_share", pa.float64()),  # rows on items of which the catalogue has no title, no category
+        pa.field("new_item_share", pa.float64()),  # rows on items that no partition before holds
+        pa.field("rows_of_trailing", pa.float64()),  # rows beside the median of the trailing partitions
+        pa.field("click_rate_of_trailing", pa.float64()),
+        pa.field("category_distance", pa.float64()),  # Jensen-Shannon, 0 to 1, from the trailing partitions' mix
+    ]
+)
+"""profile/partitions.parquet, one row a partition in order of time."""
+
+_BY_PARTITION = f"""
+    SELECT place, count(*) AS rows_valid, count(DISTINCT user_id) AS users, count(DISTINCT item_id) AS items,
+        count(DISTINCT impression_id) AS requests, count(*) FILTER (label >= {CLICKED}) AS clicks,
+        min(occurred_at) AS first_at, max(occurred_at) AS last_at,
+        avg((label >= {CLICKED})::DOUBLE) FILTER (role = '{ROLE_IMPRESSION}') AS click_rate,
+        count(impression_id) / nullif(count(DISTINCT impression_id), 0) AS rows_per_request,
+        count(*) / count(DISTINCT user_id) AS rows_per_user,
+        avg(unknown::INT::DOUBLE) AS unknown_item_share,
+        avg((first_place = place)::INT::DOUBLE) AS new_item_share
+    FROM log GROUP BY place ORDER BY place
+"""
+_REQUESTS = f"""
+    SELECT place, avg(alone::INT::DOUBLE) AS all_clicked_share FROM (
+        SELECT place, impression_id, min(label) >= {CLICKED} AND count(*) > 1 AS alone FROM log
+        WHERE impression_id IS NOT NULL AND role = '{ROLE_IMPRESSION}' GROUP BY ALL) GROUP BY place
+"""
+_RATES = f"""
+    SELECT place, max(most) AS most_per_minute, max(num)::BIGINT AS busiest FROM (
+        SELECT place, user_id, max(num_times) AS most, sum(num) AS num FROM (
+            SELECT place, user_id, epoch_us(occurred_at) // {MINUTE_US} AS minute, count(*) AS num,
+                count(DISTINCT occurred_at) AS num_times
+            FROM log WHERE role = '{ROLE_IMPRESSION}' GROUP BY ALL) GROUP BY ALL) GROUP BY place
+"""
+_GAPS = """
+    SELECT place, max(at_us - coalesce(before, at_us)) / 1e6 AS longest_gap_s FROM (
+        SELECT place, at_us, lag(at_us) OVER (ORDER BY place, at_us) AS before FROM (
+            SELECT DISTINCT place, epoch_us(occurred_at) AS at_us FROM log)) GROUP BY place
+"""
+_MIX = f"""
+    SELECT place, coalesce(category, '{NO_CATEGORY}') AS category, count(*) AS num
+    FROM (SELECT place, item_id FROM log) LEFT JOIN categories USING (item_id) GROUP BY ALL
+"""
+
+
+def profile_partitions(
+    valid: Sequence[Path], items: Path, counts: Mapping[str, tuple[int, int, int]], trailing: int
+) -> pa.Table:
+    """Figures of every partition (PROFILE).
+
+    valid: validated_interactions/<partition>.parquet, in order; a partition without a valid row has no file. items:
+    the folder of the catalogue. counts: partition -> (rows in, quarantined, duplicated). trailing: how many partitions
+    before are compared with.
+    """
+    places = {path.stem: place for place, path in enumerate(valid)}
+    found: dict[int, dict[str, Any]] = {place: {} for place in places.values()}
+    mix: dict[int, dict[str, int]] = {place: {} for place in places.values()}
+    if valid:
+        with connect() as connection:
+            _prepare(connection, valid, items)
+            for query in (_BY_PARTITION, _REQUESTS, _RATES, _GAPS):
+                for row in connection.sql(query).to_arrow_table().to_pylist():
+                    found[row["place"]] |= row
+            for place, category, num in connection.sql(_MIX).fetchall():
+                mix[place][category] = num
+    rows = [_row(name, counts[name], found.get(places.get(name, -1), {})) for name in counts]
+    _beside_trailing(rows, [mix.get(places.get(name, -1), {}) for name in counts], trailing)
+    return pa.Table.from_pylist(rows, schema=PROFILE)
+
+
+def _prepare(connection: duckdb.DuckDBPyConnection, valid: Sequence[Path], items: Path) -> None:
+    """log: valid rows with their partition's place. categories: item_id, each of its categories."""
+    connection.execute(
+        "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
+        [[str(file) for file in valid], len(valid)],
+    )
+    connection.execute(f"""
+        CREATE TEMP VIEW read AS SELECT place, user_id, item_id, occurred_at, label, impression_id, role
+        FROM read_parquet({[str(file) for file in valid]}, filename = true) JOIN places USING (filename);
+        CREATE TEMP VIEW catalogue AS FROM read_parquet('{items}/*.parquet');
+        CREATE TEMP TABLE catalogued AS
+            SELECT count(*) FILTER (title IS NOT NULL OR len(categories) > 0) > 0 AS has_items FROM catalogue;
+        CREATE TEMP TABLE categories AS SELECT item_id, unnest(categories) AS category FROM catalogue;
+        CREATE TEMP TABLE seen AS SELECT item_id, min(place) AS first_place,
+            CASE WHEN (SELECT has_items FROM catalogued)
+                THEN coalesce(bool_and(title IS NULL AND len(categories) = 0), true) END AS unknown
+        FROM read LEFT JOIN (SELECT item_id, title, categories FROM catalogue) USING (item_id) GROUP BY item_id;
+        CREATE TEMP VIEW log AS SELECT read.*, first_place, unknown FROM read JOIN seen USING (item_id);
+    """)
+
+
+def _row(name: str, counts: tuple[int, int, int], found: Mapping[str, Any]) -> dict[str, Any]:
+    rows_in, quarantined, duplicated = counts
+    shares = {"quarantined_share": quarantined / rows_in, "duplicated_share": duplicated / rows_in}
+    none = dict.fromkeys(("rows_valid", "users", "items", "requests", "clicks"), 0)
+    told = {"partition": name, "rows_in": rows_in, "rows_quarantined": quarantined, "rows_duplicated": duplicated}
+    row = none | dict(found) | told | shares
+    if row["rows_valid"]:
+        partition = Partition(name)
+        row["longest_gap_share"] = row["longest_gap_s"] * 1e6 / (partition.last_us + 1 - partition.first_us)
+        row["silent_at_end_s"] = (partition.last_us - micros_of(row["last_at"])) / 1e6
+        row["busiest_user_share"] = (row.pop("busiest", None) or 0) / row["rows_valid"]
+    return row
+
+
+def micros_of(at: datetime) -> int:
+    """Since 1970."""
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _beside_trailing(rows: list[dict[str, Any]], mixes: Sequence[Mapping[str, int]], trailing: int) -> None:
+    """Add what a partition is beside those before it."""
+    for place, row in enumerate(rows):
+        before = [(rows[at], mixes[at]) for at in range(max(place - trailing, 0), place)]
+        held = [each["partition"] for each in rows[:place] if each["rows_valid"]]
+        if held and row["rows_valid"]:
+            row["missing_before"] = _between(held[-1], row["partition"])
+        if not before or not row["rows_valid"]:
+            row["new_item_share"] = None
+            continue
+        row["rows_of_trailing"] = row["rows_valid"] / max(float(np.median([r["rows_valid"] for r, _ in before])), 1.0)
+        rates = [r["click_rate"] for r, _ in before if r.get("click_rate")]
+        if rates and row.get("click_rate") is not None:
+            row["click_rate_of_trailing"] = row["click_rate"] / float(np.median(rates))
+        row["category_distance"] = _distance(mixes[place], [mix for _, mix in before])
+
+
+def _between(first: str, second: str) -> int:
+    """Partitions that lie between two, of their own unit."""
+    unit = Partition(second).unit
+    return int((np.datetime64(second, unit) - np.datetime64(first, unit)).astype(np.int64)) - 1
+
+
+def _distance(mix: Mapping[str, int], before: Sequence[Mapping[str, int]]) -> float | None:
+    """How far a mix of categories is from those before together; null where none names a category."""
+    names = sorted({*mix, *(name for each in before for name in each)})
+    if names in ([], [NO_CATEGORY]):
+        return None
+    now, then = (_share([each.get(name, 0) for name in names]) for each in (mix, _sum(before)))
+    if not now.any() or not then.any():
+        return None
+    return float(jensenshannon(now, then, base=2))
+
+
+def _sum(mixes: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for mix in mixes:
+        for name, num in mix.items():
+            total[name] = total.get(name, 0) + num
+    return total
+
+
+def _share(counts: Sequence[int]) -> Float:
+    values = np.asarray(counts, float)
+    return values / max(values.sum(), 1.0)

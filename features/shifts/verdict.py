@@ -1,0 +1,74 @@
+"""The audit's rates in, words out: one sentence of what was found, and at most three of what to do, by stated rules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+MIN_PAIRS = 100
+CLEAR, FAINT = 0.1, 0.03
+"""By so much more often than by chance the next event keeps its theme: a clear session structure, and none."""
+SHIFTS, NONE, WEAK, NOT_JUDGED = "shifts", "none", "weak", "not judged"
+RULES = (
+    f"clear: within a session the next event keeps its theme more often than shuffled by {CLEAR:.0%} or more; none: by "
+    f"less than {FAINT:.0%}; not judged: fewer than {MIN_PAIRS} pairs of consecutive sessions, or no themes"
+)
+
+
+def judge(told: Mapping[str, Any]) -> tuple[str, str]:
+    """What the log is (SHIFTS, NONE, WEAK, NOT_JUDGED), and the sentence that says so with its baseline."""
+    within, chance = told["stability"]["within"], told["shuffled"]["within"]
+    if told["num_pairs"] < MIN_PAIRS or within is None or chance is None:
+        return NOT_JUDGED, (
+            f"Not judged: {told['num_pairs']:,} pairs of consecutive sessions have a theme, {MIN_PAIRS} are needed."
+            + (
+                " The log tells no themes: no category, and too few items that several users share."
+                if not told["themes"]
+                else ""
+            )
+        )
+    beside = f"{within:.0%} of cases (with the same events shuffled within each user: {chance:.0%})"
+    if within - chance < FAINT:
+        return NONE, f"No session structure: within a session the next event keeps its theme in {beside}, as by chance."
+    kind = SHIFTS if within - chance >= CLEAR else WEAK
+    how = (
+        "Interests hold within a session and shift between them"
+        if kind == SHIFTS
+        else "Interests hold weakly in sessions"
+    )
+    came = told["return_rate"]
+    return kind, (
+        f"{how}: the next event keeps its theme in {beside}; {told['hop_rate']:.0%} of sessions turn to another theme "
+        f"(shuffled: {told['shuffled']['hop_rate']:.0%})"
+        + (f", {came:.0%} of these turns to one that the person had been in before." if came is not None else ".")
+    )
+
+
+def advice(state: str, told: Mapping[str, Any]) -> list[str]:
+    """At most three sentences; each follows from a rule that the page prints."""
+    if state == NOT_JUDGED:
+        return ["Give a longer log, or one whose items have categories (source.columns.categories)."]
+    if state == NONE:
+        return ["Sessions say nothing of interests here: a model without themes (DIN) is enough."]
+    sentences = []
+    far = next((each for each in reversed(told["off_theme"]) if each["share"] is not None), None)
+    if far and far["share"] >= 0.5:
+        sentences.append(
+            f"Route by theme: {far['share']:.0%} of the last {far['window']} events are of another theme than the next "
+            "click, and a model that averages over them follows the wrong interest."
+        )
+    if (told["return_rate"] or 0) >= 0.5:
+        sentences.append("Keep long histories: most turns go back to a theme of earlier days, not to a new one.")
+    elif told["return_rate"] is not None:
+        sentences.append("Offer new themes: most turns go to one that the person had not been in.")
+    if (told["hop_rate"] or 0) >= 0.5:
+        sentences.append(
+            "React to the first clicks of a session: half of the sessions have at most "
+            f"{told['events_per_session']['median']:.0f} events, and most turn to another theme than the one before."
+        )
+    return sentences[:3]
+
+
+ADVICE = (
+    "route by theme where at least half of the longest history that could be measured is off-theme; long histories "
+    "where at least half of the turns are returns, new themes where not; first clicks where at least half of the "
+    "sessions are turns"
+)

@@ -1,0 +1,61 @@
+"""What validate and histories left -> how good the log is: quality.json, and the quality page in reports/<id>/.
+
+The page is no out, since it also says what changed since the last run: as Data Docs, it is made anew where it is gone.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from contracts.publish import publish, write_json
+from contracts.stage import Report, main
+from features.quality.record import quality_of
+from features.sources.originals import originals
+from features.terms.params import SourceParams
+
+log = logging.getLogger("leitmotif")
+
+PAGE, FIGURES = "quality.html", "quality.json"
+DOCS = "../../.state/{id}/data_docs/index.html"
+
+
+def run(data: Path, source: SourceParams) -> Report:
+    """Every fate of the ledger, every figure by partition, every outcome; and the page that shows them."""
+    from features.pages.quality import judged, write_quality  # Altair: read where a page is written, not before
+
+    root = data.parent.parent
+    told = quality_of(data, lambda places: originals(source, places))
+    page = root / "reports" / data.name / PAGE
+    state, sentence = judged(told)
+    with publish(data, "quality") as staging:
+        write_json(staging / "quality" / FIGURES, told | {"state": state, "sentence": sentence})
+        before = _last_other(root / ".state" / data.name / "quality.json", told)
+        num_bytes = write_quality(page, told, before, DOCS.format(id=data.name))
+    log.info("%s See %s", sentence, page)
+    return {
+        "page": page.relative_to(root).as_posix(),
+        "page_bytes": num_bytes,
+        "rows_read": told["rows_read"],
+        "state": state,
+        "sentence": sentence,
+        "failed": [each["why"] for each in told["expectations"] if not each["passed"] and each["of"] != "rule"],
+    }
+
+
+def _last_other(kept: Path, told: dict[str, Any]) -> dict[str, Any] | None:
+    """The last run that told something else, or of which this one is a repetition; this one is kept for the next."""
+    runs = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    brief = {key: told[key] for key in ("rows_read", "ledger", "expectations", "partitions")}
+    now = runs.get("now")
+    if now is None or {key: now[key] for key in brief} != json.loads(json.dumps(brief)):
+        stamped = brief | {"told_at": datetime.now(UTC).isoformat(timespec="minutes")[:16].replace("T", " ") + " UTC"}
+        runs = {"before": now, "now": stamped}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, runs)
+    return runs["before"]
+
+
+if __name__ == "__main__":
+    main(run)
