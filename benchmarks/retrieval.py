@@ -28,6 +28,7 @@ from serving.answering.recommend import Moment, RecommendRequest, allowed, look,
 from serving.answering.requests import to_iso
 from serving.answering.shares import by_share
 from serving.bundle.index import best
+from serving.bundle.reading import read_codes
 from serving.params import RetrievalParams
 
 SEED = 0
@@ -180,8 +181,10 @@ def _again(predictor: Predictor, case: Case, params: RetrievalParams) -> list[ca
     """A case's interests by other params."""
     scorer, index = predictor.bundle.scorer, predictor.bundle.index
     encoded = scorer.encode(case.moment.known, case.moment.at)
+    codes, _ = read_codes(scorer, predictor.store, case.moment.known, [], case.moment.at)
     rows = index.rows(scorer.newest_events(case.moment.known, case.moment.at, scorer.spec.history_length).item_ids)
-    return candidates.interests(params, index, rows, scorer.routing(encoded)[encoded.mask[0]], case.moment.current_T)
+    routing_ET = scorer.routing(encoded, codes)[encoded.mask[0]]
+    return candidates.interests(params, index, rows, routing_ET, case.moment.current_T)
 
 
 def measure(predictor: Predictor, cases: list[Case], way: Way, budget: int) -> dict[str, float]:

@@ -126,7 +126,7 @@ def _themes(predictor: Predictor, rows: np.ndarray) -> list[tuple[int | None, st
     """The theme and its name of each row; nothing for -1 and for what belongs to none."""
     names = predictor.bundle.theme_names
     routing_NT = predictor.offering.at(predictor.clock()).routing_NT
-    if not names:
+    if not names or not len(routing_NT):  # a model without themes, or a vocabulary without items
         return [(None, None)] * len(rows)
     told = []
     for row in rows:

@@ -16,7 +16,7 @@ from serving.params import ServeParams
 MANIFEST = "bundle.json"
 FORMAT = 2
 """2: with the index that retrieval reads."""
-AGAIN = "`make run` packages it anew; `make pull` fetches it again."
+AGAIN = "`make run` packages it anew; `make pull` fetches it again; `make promote` replaces a champion."
 SHORT = 12  # characters of the hash that stand for a model's version
 
 
