@@ -17,11 +17,14 @@ from features.encoding.counters import PAIR_RADIX, Counters
 
 Int64 = npt.NDArray[np.int64]
 
+NONE = np.zeros(0, np.int64)
 VERSION = 1
 UNNAMED = PAIR_RADIX - 1
 """The key of a user whom no table of a process numbers: their own row is all that is counted of them."""
 HEAD = struct.Struct("<BIII7B")
 """Version, lengths of times, item_ids and pair rows, and of each array below how many bytes a number takes."""
+SEPARATOR = "\0"
+"""Between ids; where an id has one itself, id_lengths part them, else these take no bytes."""
 ORDER = ("shows", "clicks", "id_lengths", "rows_of_item", "pair_times", "pair_shows", "pair_clicks")
 
 
@@ -46,6 +49,10 @@ class UserCounts:
         num_times = len(self.times)
         one = np.array([user_key][: num_times and 1], np.int64)
         own = AsOfCounter(one, self.times, np.arange(num_times, dtype=np.int64), self.shows, self.clicks)
+        if not len(item_keys) or (item_keys[0] >= 0 and (item_keys[1:] > item_keys[:-1]).all()):  # in order already
+            packed = self.pair_items * (num_times + 1) + self.pair_times
+            keys = user_key * PAIR_RADIX + item_keys
+            return own, AsOfCounter(keys, self.times, packed, self.pair_shows, self.pair_clicks)
         order = np.argsort(item_keys)
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
@@ -60,31 +67,31 @@ class UserCounts:
     def encode(self) -> bytes:
         """decode gives the same object again."""
         ids = [item_id.encode() for item_id in self.item_ids]
+        is_parted = any(SEPARATOR in item_id for item_id in self.item_ids)
         first_of_item = np.r_[True, np.diff(self.pair_items) != 0][: len(self.pair_items)]
         arrays = {
             "shows": _grown(self.shows, np.arange(len(self.times)) == 0),
             "clicks": _grown(self.clicks, np.arange(len(self.times)) == 0),
-            "id_lengths": np.array([len(name) for name in ids], np.int64),
+            "id_lengths": np.array([len(name) for name in ids], np.int64) if is_parted else NONE,
             "rows_of_item": np.bincount(self.pair_items, minlength=len(ids)),
             "pair_times": self.pair_times,
             "pair_shows": _grown(self.pair_shows, first_of_item),
             "pair_clicks": _grown(self.pair_clicks, first_of_item),
         }
-        return _pack(self.times, arrays, b"".join(ids))
+        lengths = len(self.times), len(ids), len(self.pair_times)
+        return _pack(lengths, self.times, arrays, (b"" if is_parted else SEPARATOR.encode()).join(ids))
 
     @classmethod
     def decode(cls, row: bytes) -> "UserCounts":
         """Raises ValueError where the bytes are no row, or one of another version."""
         times, arrays, ids = _unpack(row)
-        ends = np.cumsum(arrays["id_lengths"])
-        starts = (ends - arrays["id_lengths"]).tolist()
         rows_of_item = arrays["rows_of_item"]
         firsts = np.cumsum(rows_of_item) - rows_of_item
         return cls(
             times=times,
             shows=np.cumsum(arrays["shows"]),
             clicks=np.cumsum(arrays["clicks"]),
-            item_ids=[ids[start:end].decode() for start, end in zip(starts, ends.tolist(), strict=True)],
+            item_ids=ids,
             pair_items=np.repeat(np.arange(len(rows_of_item)), rows_of_item),
             pair_times=arrays["pair_times"],
             pair_shows=_running(arrays["pair_shows"], firsts, rows_of_item),
@@ -92,7 +99,6 @@ class UserCounts:
         )
 
 
-NONE = np.zeros(0, np.int64)
 NO_COUNTS = UserCounts(NONE, NONE, NONE, [], NONE, NONE, NONE, NONE)
 
 
@@ -130,15 +136,14 @@ def rows_of_users(
         yield key, int(times[-1]), counts.encode()
 
 
-def _pack(times: Int64, arrays: dict[str, Int64], ids: bytes) -> bytes:
+def _pack(lengths: tuple[int, int, int], times: Int64, arrays: dict[str, Int64], ids: bytes) -> bytes:
     narrow = [_narrow(arrays[name]) for name in ORDER]
-    widths = [each.itemsize for each in narrow]
-    lengths = len(times), len(arrays["id_lengths"]), len(arrays["pair_times"])
+    widths = [each.itemsize if len(each) else 0 for each in narrow]
     head = HEAD.pack(VERSION, *lengths, *widths)
     return b"".join([head, times.astype("<i8").tobytes(), *(each.tobytes() for each in narrow), ids])
 
 
-def _unpack(row: bytes) -> tuple[Int64, dict[str, Int64], bytes]:
+def _unpack(row: bytes) -> tuple[Int64, dict[str, Int64], list[str]]:
     try:
         version, num_times, num_items, num_pairs, *widths = HEAD.unpack_from(row)
     except struct.error as error:
@@ -151,11 +156,19 @@ def _unpack(row: bytes) -> tuple[Int64, dict[str, Int64], bytes]:
     at += 8 * num_times
     arrays = {}
     for name, width, length in zip(ORDER, widths, lengths, strict=True):
-        arrays[name] = np.frombuffer(row, f"<u{width}", length, at).astype(np.int64)
+        arrays[name] = np.frombuffer(row, f"<u{width}", length, at).astype(np.int64) if width else NONE
         at += width * length
-    if at + int(arrays["id_lengths"].sum()) != len(row):
+    ids = _split(row[at:], arrays["id_lengths"], num_items)
+    if len(ids) != num_items:
         raise ValueError(f"a row of a user's counts has {len(row):,} bytes, and says it has others")
-    return times, arrays, row[at:]
+    return times, arrays, ids
+
+
+def _split(ids: bytes, lengths: Int64, number: int) -> list[str]:
+    if not len(lengths):
+        return ids.decode().split(SEPARATOR) if number or ids else []
+    ends = np.cumsum(lengths)
+    return [ids[start:end].decode() for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]
 
 
 def _narrow(values: Int64) -> npt.NDArray[np.unsignedinteger]:
@@ -170,6 +183,8 @@ def _grown(running: Int64, first: npt.NDArray[np.bool_]) -> Int64:
 
 
 def _running(grown: Int64, firsts: Int64, lengths: Int64) -> Int64:
+    if not len(grown):
+        return grown
     total = np.cumsum(grown)
-    before = np.where(lengths > 0, np.r_[0, total][firsts], 0)
-    return total - np.repeat(before, lengths)
+    firsts = np.minimum(firsts, len(grown) - 1)  # of an item without a row nothing is repeated
+    return total - np.repeat(total[firsts] - grown[firsts], lengths)

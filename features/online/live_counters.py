@@ -81,7 +81,11 @@ class Ids:
 
     def keys(self, names: Sequence[str]) -> Int64:
         """[N] of several."""
-        return np.fromiter((self.key(name) for name in names), np.int64, len(names))
+        known, added = self.known.get, self.added.get
+        found = [known(name, -1) for name in names]
+        if -1 in found and self.added:
+            found = [added(name, -1) if key < 0 else key for name, key in zip(names, found, strict=True)]
+        return np.array(found, np.int64)
 
     def learn(self, names: Sequence[str]) -> Int64:
         """[N] keys; a name that is new gets the next."""

@@ -78,6 +78,13 @@ def test_items_that_have_no_key_are_left_out_and_the_others_stay() -> None:
     assert none.read(keys, 10)[0].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("ids", [["a\0", "\0b", "é"], ["é", "🎬", "x"], ["", "a", "b"]])
+def test_ids_of_any_characters_come_back(ids: list[str]) -> None:
+    one = np.array([0])
+    counts = UserCounts(one, one + 3, one, ids, np.arange(3), one.repeat(3), one.repeat(3) + 1, one.repeat(3))
+    assert UserCounts.decode(counts.encode()).item_ids == ids
+
+
 def test_nobody_is_counted_nowhere() -> None:
     own, pairs = UserCounts.decode(NO_COUNTS.encode()).counters(UNNAMED, np.zeros(0, np.int64))
     assert own.read([UNNAMED], 5)[0].tolist() == [0]

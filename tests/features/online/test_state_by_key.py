@@ -1,4 +1,4 @@
-"""What a worker holds of users is nothing: their rows are read by id, listed in pages, and gone when they are forgotten."""
+"""A worker holds nothing of users: their rows are read by id, listed in pages, and go when they are forgotten."""
 
 import json
 import tracemalloc
@@ -114,7 +114,7 @@ IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1,
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> OnlineStore:
-    return loaded(tmp_path_factory.mktemp("root") / "data" / "table", [row("u", "i", 0)])
+    return loaded(tmp_path_factory.mktemp("root") / "data" / "table", [row("u", "i", 0), row("v", "i", 1)])
 
 
 @given(st.sets(IDS, max_size=40), st.sampled_from(["", "a", "ab", "é", "zz", "u"]))
