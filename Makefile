@@ -106,6 +106,12 @@ quarantine: $(READY) ## rows held back, by reason; ARGS="--export held.csv", and
 bento: $(READY) ## build the Bento for deployment
 	@python -m serving.bento
 
+MINUTES ?= 30
+
+.PHONY: soak
+soak: $(READY) ## the service at half of what it can do for MINUTES (30): memory flat, nothing fails
+	@python -m benchmarks.soak --minutes '$(MINUTES)' $(ARGS)
+
 .PHONY: export
 export: $(READY) ## the model as programs that need torch alone (ARGS=--compile: machine code, which serve then uses)
 	@python -m serving.export $(ARGS)

@@ -7,7 +7,8 @@
 httpx, because it keeps its connections and tells a refusal from a failure; the service's own tests speak through it.
 """
 
-import contextlib
+import math
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import httpcore
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -67,6 +69,7 @@ class Client:
             raise _unsendable("the token has characters that no header carries")
         try:
             self._http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"} if token else None)
+            self._ends = _bound(self._http)
         except httpx.InvalidURL as error:
             raise ServiceError(0, NOT_THE_SERVICE, f"{url!r} is no address of a service: {error}.") from error
 
@@ -190,9 +193,8 @@ class Client:
     def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any], ends: float) -> httpx.Response:
         timeout_s = max(ends - time.monotonic(), MIN_LEFT_S)
         try:
-            asked = self._http.build_request(method, path, json=body, params=query)
-            asked.extensions["timeout"] = _Left(ends)
-            return _whole(self._http.send(asked, stream=True), ends)
+            self._ends.at = ends
+            return self._http.request(method, path, json=body, params=query, timeout=timeout_s)
         except (httpx.ConnectError, httpx.TimeoutException) as error:
             said = f"No service answers at {self._http.base_url} within {timeout_s:.3g} s ({_of(error)})."
             raise ServiceError(0, UNREACHABLE, said) from error
@@ -211,26 +213,55 @@ class Client:
         return ServiceError(answer.status_code, NOT_THE_SERVICE, said)
 
 
-class _Left(dict[str, float]):
-    """What httpx reads before it connects, sends and reads: each gets what is left of the call, not the whole again."""
+class _Ends(threading.local):
+    """Of the call that this thread makes: when it must be over, of time.monotonic()."""
 
-    def __init__(self, ends: float) -> None:
+    at = math.inf
+
+    def left_s(self, timeout_s: float | None) -> float:
+        """httpx gives the whole of a call to each of its waits: an answer that comes in drops would never end."""
+        return max(MIN_LEFT_S, min(timeout_s or math.inf, self.at - time.monotonic()))
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose every wait ends with the call."""
+
+    def __init__(self, inner: httpcore.NetworkStream, ends: _Ends) -> None:
+        self._inner, self._ends = inner, ends
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, self._ends.left_s(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._ends.left_s(timeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        return _Stream(self._inner.start_tls(*args, **kwargs), self._ends)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _Backend(httpcore.SyncBackend):
+    """Makes such connections."""
+
+    def __init__(self, ends: _Ends) -> None:
         self._ends = ends
 
-    def get(self, key: str, default: Any = None) -> float:
-        return max(self._ends - time.monotonic(), MIN_LEFT_S)
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        return _Stream(super().connect_tcp(*args, **kwargs), self._ends)
 
 
-def _whole(answer: httpx.Response, ends: float) -> httpx.Response:
-    """The answer with its body, which may come in drops. Raises httpx.ReadTimeout."""
-    with contextlib.closing(answer):
-        parts = []
-        for part in answer.iter_bytes():
-            parts.append(part)
-            if time.monotonic() > ends:
-                raise httpx.ReadTimeout("the answer did not end", request=answer.request)
-        kept = [(name, value) for name, value in answer.headers.multi_items() if name != "content-encoding"]
-        return httpx.Response(answer.status_code, headers=kept, content=b"".join(parts), request=answer.request)
+def _bound(client: httpx.Client) -> _Ends:
+    """httpx has no setting for it: its transports, those for proxies too, get another maker of connections."""
+    ends = _Ends()
+    for transport in (client._transport, *client._mounts.values()):
+        if isinstance(transport, httpx.HTTPTransport):
+            transport._pool._network_backend = _Backend(ends)
+    return ends
 
 
 def _wait_s(answer: httpx.Response) -> float:

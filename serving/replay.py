@@ -17,8 +17,9 @@ from serving.answering.requests import RankRequest
 from serving.watching.request_log import read_log
 
 SAME, OTHER, ANOTHER_MODEL, NOT_KNOWN = "same scores", "other scores", "another model or load", "store was away"
-TOLERANCE = 1e-9
-"""Of a probability: what a line of JSON keeps exactly."""
+TOLERANCE = 1e-6
+"""Of a probability: a list of /recommend is ranked again without the candidates that were not answered, and a batch of
+another size rounds otherwise. /rank gives the same to the last bit."""
 
 
 def again(predictor: Predictor, line: dict[str, Any]) -> str:

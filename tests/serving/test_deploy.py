@@ -168,5 +168,5 @@ def test_the_commands_of_the_page_on_deployment_are_those_of_the_makefile() -> N
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     typed = set(re.findall(r"\bmake ([a-z-]+)", DOCS.read_text()))
     assert {"run", "load", "bento"} <= typed <= targets
-    for path in re.findall(r"\b(?:deploy|docs|serving)/[\w./-]+\w", DOCS.read_text()):
+    for path in re.findall(r"(?<![\w/])(?:deploy|docs|serving|tests)/[\w./-]+\w", DOCS.read_text()):
         assert Path(ROOT / path).exists(), path

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.errors import InputError
 from serving import replay
-from serving.answering.predictor import Predictor
+from serving.answering.predictor import Predictor, open_here
 from serving.answering.requests import to_iso
 from serving.watching import metrics
 from serving.watching.request_log import MAX_WAITING, NUM_FILES, RequestLog, read_log
@@ -61,8 +61,12 @@ def test_what_was_answered_is_ranked_again_to_the_same_scores(
         replay.main()  # the click came after the list: it changes nothing of it
     assert (ended.value.code, capsys.readouterr().out) == (0, "same scores: 7\n")
 
+    found = open_here()
+    assert all(
+        line["scores"].items() <= replay.rescore(found, line).items() for line in lines if line["route"] == "/rank"
+    )
     (path,) = folder.iterdir()
-    lines[0]["scores"] = {item: score + 1e-6 for item, score in lines[0]["scores"].items()}
+    lines[0]["scores"] = {item: score + 1e-4 for item, score in lines[0]["scores"].items()}
     lines[1]["model_version"] = "another"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut off')
     with pytest.raises(SystemExit) as ended:
