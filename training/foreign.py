@@ -108,7 +108,7 @@ def show(data: Path, told: dict[str, Any]) -> str:
     reports = data.parent.parent / "reports" / data.name
     said = (
         f"{told['file']}: {told['num_judged']:,} of {told['num_candidates']:,} test candidates have a score in the "
-        f"file ({told['num_scores'] - told['num_judged']:,} scores are of others); every model is judged on these alone. "
+        f"file ({told['num_scores'] - told['num_judged']:,} scores are of others); all models are judged on these. "
         "AUC over all of them: " + ", ".join(f"{model} {value:.3f}" for model, value in told["auc"].items() if value)
     )
     write_json(reports / "foreign.json", told)
