@@ -98,6 +98,13 @@ forget: $(READY) ## forget users for good: USER="u1 u2"; lists what still holds 
 docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted
 	@dvc repro --quiet validate && dvc repro --force --single-item validate
 
+export GIVEN_SCORES = $(value SCORES)
+
+.PHONY: audit
+audit: $(READY) ## do interests shift? SOURCE=... DATA=... as `make run`, without training; SCORES=<csv>: another recommender's beside ours
+	@python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE") $(if $(value DATA),--data="$$GIVEN_DATA") audit $(ARGS)
+	@$(if $(value SCORES),python -m training.foreign --scores="$$GIVEN_SCORES")
+
 .PHONY: quarantine
 quarantine: $(READY) ## rows held back, by reason; ARGS="--export held.csv", and repaired: ARGS="--repaired held.csv"
 	@python -m features.stages.quarantine $(ARGS)

@@ -255,7 +255,7 @@ def _method(told: Told) -> str:
         f"its events carry. Sessions with fewer than {told['min_session_events']} events or without a theme are left "
         f"out: {left:,} of {told['num_sessions']:,}; {told['num_events'] - told['num_events_themed']:,} of "
         f"{told['num_events']:,} events have no theme. Shuffled: the same events in another order within each user, "
-        f"the sessions’ places kept, mean of {shuffled['num_shuffles']}. Rates of fewer than 100 cases are left out.</p>"
+        f"the sessions’ places kept, mean of {shuffled['num_shuffles']}. Rates of under 100 cases are left out.</p>"
         f"<p>The verdict: {escape(told['rules']['verdict'])}. What to do: {escape(told['rules']['advice'])}.</p>"
     )
     lengths = table(

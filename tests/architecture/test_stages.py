@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("contracts", "features", "training", "serving", "orchestration")
 MOST_CODE_DEPS = 12
 STAGES = ("ingest", "validate", "histories", "describe", "statistics", "audit", "materialize", "train")
-STAGES += ("evaluate", "package")
+STAGES += ("evaluate", "review", "package")
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features.shifts.measure import shifts
 from features.stages import histories
-from features.stages.audit import run, shifts
+from features.stages.audit import run
 from features.terms.params import AuditParams
 from tests.features.small_log import Row, history, request, row, write_log
 
@@ -26,7 +27,9 @@ def log(user: str, *sessions: str) -> list[Row]:
 def audited(data: Path, rows: list[Row], categories: dict[str, list[str]], min_session_events: int = 2) -> dict:
     write_log(data, rows, categories)
     histories.run(data, request(), history())
-    report = run(data, AuditParams(min_session_events=min_session_events))
+    report = run(
+        data, AuditParams(min_session_events=min_session_events, num_themes=12, num_shuffles=1, num_draws=20, seed=1)
+    )
     written = json.loads((data / "shift_audit" / "audit.json").read_text())
     assert {key: written[key] for key in report} == report
     return written
