@@ -1,4 +1,7 @@
-"""This process asks to be ended when its parent ends, however that ends: no program outlives who started it."""
+"""End this process when its parent ends, however that ends, so that no program outlives the one that started it.
+
+As a program (`parent.py <process id of the parent> <command>`) it asks for this first and then becomes the command.
+"""
 
 import ctypes
 import os
@@ -19,3 +22,8 @@ def end_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

@@ -1,6 +1,5 @@
 """The stage runner: typed params in, `run(...)` once, one report out. Every stage's CLI is this and has no flags."""
 
-import ctypes
 import inspect
 import logging
 import os
@@ -18,6 +17,7 @@ from contracts.errors import CheckFailed, InputError
 from contracts.figures import write_figures
 from contracts.inputs import Inputs, changes, check_modules, note_inputs, said
 from contracts.params import check_params, read_params
+from contracts.parent import end_with_parent
 from contracts.publish import write_json, write_report
 from contracts.running import LOCKS, take, written_by
 
@@ -48,7 +48,8 @@ def main(run: Callable[..., Report]) -> None:
             f"({', '.join(parameters(run))}). Run it by `dvc repro {stage}`."
         )
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
-    _die_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_with_parent()  # killing DVC must not orphan its stage
     with _logging() as log:
         sys.exit(_attempt(stage, run, log))
 
@@ -176,16 +177,6 @@ def _lock(stage: str) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent ends: killing DVC must not orphan its stage."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if sys.platform == "linux":
-        pr_set_pdeathsig, parent = 1, os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended meanwhile: the signal will not come
-            sys.exit(128 + signal.SIGTERM)
 
 
 @contextmanager

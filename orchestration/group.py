@@ -14,14 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from contracts import parent
+
 ESCALATION = ((signal.SIGINT, 8.0), (signal.SIGTERM, 8.0), (signal.SIGKILL, 8.0))
 """What the group is sent, and for how many seconds its end is then awaited."""
-
-_DIE_WITH_PARENT = (
-    "import ctypes, os, signal, sys\n"
-    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"  # PR_SET_PDEATHSIG
-    "os.execvp(sys.argv[1], sys.argv[1:])\n"
-)
 
 
 def run_group(
@@ -33,7 +29,7 @@ def run_group(
     Whatever is raised meanwhile (Ctrl-C, Dagster's interrupt) ends the whole group first and is then raised again.
     """
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, *command],
+        [sys.executable, "-I", "-S", parent.__file__, str(os.getpid()), *command],
         cwd=cwd,
         env=_environment(env or {}),
         stdin=subprocess.DEVNULL,
