@@ -10,6 +10,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+import features.feast_store  # noqa: F401  (before a test imports Feast)
+
 install_import_hook(["training.fitting.losses", "training.model"], "beartype.beartype")
 
 for name in [each for each in os.environ if each.startswith(("MAKE", "MFLAGS", "ARGS", "GIVEN_"))]:

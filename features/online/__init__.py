@@ -1,0 +1,1 @@
+import features.feast_store  # noqa: F401  (before Feast is imported)
