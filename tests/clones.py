@@ -69,7 +69,7 @@ def run(repository: Path, *command: str, check: bool = True, **environment: str)
 
 def surroundings(repository: Path) -> dict[str, str]:
     """The environment that the Makefile gives its commands; nothing of the `make test` that may run these tests."""
-    ours = ("LEITMOTIF_", "DAGSTER_", "PYTEST_", "MAKE", "MFLAGS", "ARGS")
+    ours = ("LEITMOTIF_", "DAGSTER_", "PYTEST_", "MAKE", "MFLAGS", "ARGS", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -44,7 +44,7 @@ class Started:
         """All it has printed."""
         return self._log.read_text(errors="replace")
 
-    def until(self, there: Callable[[], object], seconds: float) -> None:
+    def until(self, there: Callable[[], object], seconds: float, every_s: float = 0.2) -> None:
         """Wait until something is true; a program that ends before is a failure."""
         limit = time.monotonic() + seconds
         while True:
@@ -57,7 +57,7 @@ class Started:
                 pass
             if time.monotonic() > limit:
                 pytest.fail(f"still not after {seconds} s\n{self.said[-4000:]}")
-            time.sleep(0.2)
+            time.sleep(every_s)
 
     def family(self) -> dict[int, str]:
         """Every living process that came of it, wherever it went since: process id and command line."""

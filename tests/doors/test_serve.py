@@ -17,7 +17,8 @@ pytestmark = pytest.mark.xdist_group("door-serve")
 
 
 def ready(program: Started, port: int) -> None:
-    program.until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, 300)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        program.until(lambda: client.get("/readyz").status_code == 200, 300)
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,12 @@ class Dagster:
     def __init__(self, program: Started, port: int) -> None:
         self.program = program
         self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60)  # a new one for each question would cost more than it
         self.place: dict[str, str] = {}
 
     def ask(self, query: str, **variables: Any) -> Any:
         """GraphQL, as the page does."""
-        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+        answer = self.client.post("/graphql", json={"query": query, "variables": variables}).json()
         assert "errors" not in answer, answer
         return answer["data"]
 
@@ -57,7 +58,7 @@ class Dagster:
             }
             return True
 
-        self.program.until(loaded, 300)
+        self.program.until(loaded, 300, every_s=0.5)
 
     def launch(self, job: str, config: dict[str, Any] | None = None, *assets: str) -> str:
         """Launch a job as the page does, its Launchpad's config given; its run id."""
@@ -71,7 +72,7 @@ class Dagster:
     def ends(self, run_id: str, status: str = "SUCCESS") -> None:
         """Wait for a run's end."""
         over = ("SUCCESS", "FAILURE", "CANCELED")
-        self.program.until(lambda: self.status(run_id) in over, 600)
+        self.program.until(lambda: self.status(run_id) in over, 600, every_s=0.5)
         assert self.status(run_id) == status, self.failures(run_id) or self.program.said[-4000:]
 
     def status(self, run_id: str) -> str:
@@ -104,8 +105,9 @@ def dagster(house: Path) -> Iterator[Dagster]:
     port = free_port()
     with started(house, "make ui", f"PORT={port}") as program:
         running = Dagster(program, port)
-        running.load()
-        yield running
+        with running.client:
+            running.load()
+            yield running
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from serving.answering.predictor import Predictor
 from serving.answering.requests import RankRequest, to_iso, to_microseconds
 from tests.serving.bad_requests import BAD, Bad
-from tests.serving.conftest import Refusing, is_refusal, refused
+from tests.serving.conftest import Refusing, is_refusal
 
 pytestmark = [
     pytest.mark.xdist_group("serving"),
@@ -164,11 +164,10 @@ def test_other_methods_and_paths_are_4xx(server: httpx.Client, method: str, path
     assert server.request(method, path).status_code == status
 
 
-def test_without_state_it_does_not_start_and_names_make_load(made: Path, tmp_path: Path) -> None:
-    done = refused(made, LEITMOTIF_STATE=str(tmp_path / "nothing"))
-    assert done.returncode == 2
-    assert "make load" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_without_state_it_does_not_start_and_names_make_load(refusing: Refusing, tmp_path: Path) -> None:
+    said = refusing(LEITMOTIF_STATE=str(tmp_path / "nothing"))
+    assert "make load" in said
+    assert "Traceback" not in said
 
 
 def test_a_tampered_bundle_is_not_served(refusing: Refusing, bundle: Path) -> None:
