@@ -1,7 +1,7 @@
-"""The ways in which a program of ours may end badly on purpose, each with its exit code; how long a message may be."""
+"""The errors that end a program with a message and an exit code, and how long a message may be."""
 
 MAX_MESSAGE = 400
-"""Characters of another's message that ours repeats."""
+"""At most so many characters of another program's message are repeated in ours."""
 
 
 class InputError(ValueError):
@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 class Interrupted(InputError):
-    """A person ended it (Ctrl-C, SIGTERM) before it had begun what it was to do. Exit code 130."""
+    """Interrupted (Ctrl-C, SIGTERM) before the work began. Exit code 130."""
 
     exit_code = 130
 
@@ -29,6 +29,6 @@ class CheckFailed(Exception):
 
 
 def shorten(text: str, length: int) -> str:
-    """A text with its middle left out where it is longer."""
+    """Shorten a long text by leaving out its middle."""
     half = length // 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"

@@ -1,7 +1,7 @@
-"""A stage's report in, the few figures out that people compare: what `dvc metrics` and `dvc exp show` list.
+"""The figures of a stage's report that people compare: what `dvc metrics` and `dvc exp show` list.
 
-The report itself is a plot of DVC's, without a picture: as a metric it would be some 270 columns, and as a plain out
-that is not cached it would turn DVC's run cache off.
+The report itself is declared as a DVC plot without a picture: as a metric it would add about 270 columns, and an output
+that is not cached would switch DVC's run cache off.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,11 +27,11 @@ COMPARED: Mapping[str, tuple[str, ...]] = {
         "verdict.passed",
     ),
 }
-"""Stage -> keys of its report, * for any; dvc.yaml names the files of these stages as its metrics."""
+"""Stage -> keys of its report; * matches any key. dvc.yaml lists the files of these stages as metrics."""
 
 
 def write_figures(path: Path, stage: str, report: Mapping[str, Any]) -> None:
-    """Write what is compared of a stage's report; nothing for a stage of which nothing is."""
+    """Write the compared figures of a stage's report; nothing for a stage without any."""
     wanted = COMPARED.get(stage)
     if wanted is None:
         return

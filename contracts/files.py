@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and are on the disk then; their hashes; locks of a process.
+"""Files that are written whole and durably or not at all; hashes of files; locks between processes.
 
 Standard library only: every package may use it.
 """
@@ -19,9 +19,9 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: what is written there takes its place when the block ends, durably.
+    """A temporary path beside `path`. When the block ends, what was written there replaces `path`, durably.
 
-    Where the block raises, what stood at `path` stays and nothing is left beside it.
+    If the block raises, `path` is unchanged and the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put on the disk which names a folder holds: a rename is not there before."""
+    """Sync a folder's entries to disk: without it a rename may be lost in a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -52,7 +52,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold the lock of a file, which is made where it is missing. Waits for others; a killed process lets go."""
+    """Hold a lock file, created if missing. Waits for other holders; a killed process loses its lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
         fcntl.flock(handle, how)

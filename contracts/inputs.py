@@ -1,12 +1,12 @@
-"""What a stage reads, noted when it begins -> what of it is another when it ends.
+"""Record what a stage reads when it begins, and find what has changed when it ends.
 
-DVC writes into dvc.lock the hashes that params and files have when a stage has ended; the stage read them when it
-began. Where the two differ, the lock would say what was not done. So the runner asks here, and a stage that read
-something else does not succeed.
+DVC writes into dvc.lock the hashes of params and files as they are when a stage ends, but the stage read them when it
+began. If they changed in between, the lock would record inputs that were never used. The runner therefore checks here,
+and such a stage fails.
 
-Contents are compared, not times: a file that is touched, or replaced by its like, has not changed. Each is read once at
-the start (about a second for a gigabyte, which then lies in memory for the stage), and again at the end only where its
-inode, size or time of change differ, or where that time was too new to tell two writes apart.
+Contents are compared, not times: a file that is touched, or replaced by an identical one, has not changed. Each file is
+read once at the start (about a second a gigabyte, which is then in the page cache for the stage), and again at the end
+only if its inode, size or change time differ, or if that time was too recent to tell two writes apart.
 """
 
 import fnmatch
@@ -45,7 +45,7 @@ class File:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage reads, as dvc.yaml names it and as it was at one moment."""
+    """What a stage reads according to dvc.yaml, with its state at one moment."""
 
     params: Mapping[str, str]  # key of params.yaml -> its value, as JSON
     deps: tuple[str, ...]
@@ -56,8 +56,8 @@ class Inputs:
 def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], root: Path = Path()) -> Inputs:
     """Note what a stage reads.
 
-    raw: params.yaml as the stage has just read it. sections: what the stage's signature asks for; noted besides what
-        dvc.yaml names. Without a dvc.yaml, or a stage in it, these are all that is noted.
+    raw: params.yaml as the stage has just read it. sections: those in the stage's signature, recorded in addition to
+        what dvc.yaml names. Without a dvc.yaml, or without the stage in it, only these are recorded.
     """
     definition = _definition(stage, root)
     keys = dict.fromkeys([*_names(definition.get("params", [])), *sections])
@@ -71,13 +71,13 @@ def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], roo
 
 
 def check_modules(stage: str, inputs: Inputs, root: Path = Path()) -> None:
-    """Raise InputError where a module was edited after this process began: it may have imported the one before."""
+    """Raise InputError if a module was edited after this process began: it may have imported the old version."""
     if edited := _edited_since_start([path for path in inputs.files if path.endswith(".py")], root):
         raise InputError(f"{_listed(edited)} changed while {stage} was starting. Nothing was made; run it again.")
 
 
 def changes(inputs: Inputs, root: Path = Path()) -> list[str]:
-    """What is another now than it was when it was noted, in words; empty where nothing is."""
+    """Describe what has changed since it was recorded; empty if nothing has."""
     found = [*_changed_params(inputs, root)]
     now = [path.as_posix() for path in _files(inputs.deps, root)]
     found += [f"{path} (new)" for path in now if path not in inputs.files]
@@ -87,7 +87,7 @@ def changes(inputs: Inputs, root: Path = Path()) -> list[str]:
 
 
 def said(stage: str, found: Sequence[str]) -> str:
-    """The message of a stage whose inputs changed meanwhile."""
+    """The message of a stage whose inputs changed while it ran."""
     return (
         f"changed while {stage} ran: {_listed(found)}. What it made is of what stood before, so it does not count as "
         "made. Run it again."
@@ -157,7 +157,7 @@ def _leaves(key: str, text: str) -> dict[str, str]:
 
 
 def _files(deps: Sequence[str], root: Path) -> Iterator[Path]:
-    """Every file of the deps, from root; without those that DVC leaves out."""
+    """Every file of the deps, relative to root, without those that DVC ignores."""
     ignored = _ignored(root)
     for dep in deps:
         path = root / dep
@@ -182,7 +182,7 @@ def _ignored(root: Path) -> list[str]:
 
 
 def _is_ignored(path: Path, patterns: Sequence[str]) -> bool:
-    """The two forms that .dvcignore has here: a name anywhere, and a path from the root."""
+    """The two forms of pattern in this repository's .dvcignore: a name at any depth, and a path from the root."""
     return any(
         fnmatch.fnmatch(path.as_posix(), pattern.strip("/"))
         if "/" in pattern.rstrip("/")
@@ -211,7 +211,7 @@ def _place(path: Path) -> Place:
 
 
 def _digest(path: Path) -> str:
-    """Of a file's content; of what is no readable file, why not."""
+    """The hash of a file's content, or the reason why it cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "no file"
@@ -234,7 +234,7 @@ def _edited_since_start(paths: Sequence[str], root: Path) -> list[str]:
 
 
 def _began_ns() -> int:
-    """When this process began; where the system does not say, now: then nothing can be told."""
+    """When this process began; now where the system does not say, so that no edit can be detected."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""params.yaml -> one typed value a section. Each package owns its sections; here they are only composed."""
+"""params.yaml -> one typed value for each section. Each package defines its own sections."""
 
 import difflib
 import importlib
@@ -44,10 +44,10 @@ RULES = (
     "features.terms.agreement:columns_are_distinct",
     "features.terms.agreement:calibration_is_meant",
 )
-"""Functions of all sections -> what is wrong between them, by name too. Asked where each section is right by itself."""
+"""Functions (by name) that check sections against each other. They run only if each section is valid by itself."""
 
 READ_BY = "features.terms.params:READ_BY"
-"""Keys that not every source reads -> the sources that do, by name too."""
+"""Keys that only some sources read -> those sources; by name as well."""
 
 
 def load_params(path: Path = PARAMS) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def load_params(path: Path = PARAMS) -> dict[str, Any]:
 
 
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
-    """The file's sections as they are written, unchecked. Raises InputError where they cannot be read."""
+    """The file's sections as written, unchecked. Raises InputError if they cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
         raw = YAML(typ="safe").load(text)
@@ -87,7 +87,7 @@ def check_params(raw: Mapping[str, Any], path: Path = PARAMS) -> dict[str, Any]:
 
 
 def read_by(key: str, source: object) -> bool:
-    """Does the log of this source depend on the key? A key that no rule names is read whatever the source is."""
+    """Whether the log of this source depends on the key. A key that no rule names is read for every source."""
     return all(
         source in sources
         for prefix, sources in _named(READ_BY).items()

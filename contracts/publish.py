@@ -1,4 +1,4 @@
-"""Outs are written under a temporary name and appear whole: rename on success, nothing on failure."""
+"""Stage outputs are written under a temporary name and renamed on success; a failure leaves nothing."""
 
 import json
 import math
@@ -16,10 +16,10 @@ from contracts.files import hash_file, write_text
 
 @contextmanager
 def publish(data: Path, *names: str) -> Iterator[Path]:
-    """Give a staging folder with one empty sub-folder per out; move each to data/<name> on success.
+    """Yield a staging folder with one empty sub-folder per output; move each to data/<name> on success.
 
     data: the source's folder, data/<source>.
-    names: the stage's outs. After a CheckFailed the staging folder stays as data/<source>/.refused, which the
+    names: the stage's outputs. After a CheckFailed the staging folder stays as data/<source>/.refused, which the
         runner moves to attempts/<stage>/made. After any other error it is removed.
     """
     data.mkdir(parents=True, exist_ok=True)
@@ -39,27 +39,27 @@ def publish(data: Path, *names: str) -> Iterator[Path]:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> str:
-    """Write a stage's report and give the digest of its bytes.
+    """Write a stage's report and return the digest of its bytes.
 
-    An empty list is written as null: `dvc plots show`, which looks into every report, stumbles over [].
+    An empty list is written as null, because `dvc plots show` reads every report and fails on [].
     """
     write_json(path, _without_empty_lists(report))
     return digest_of(path)
 
 
 def digest_of(path: Path) -> str:
-    """The digest of a report's bytes: which of several runs it is of."""
+    """The digest of a report's bytes, which tells the reports of several runs apart."""
     return hash_file(path)[:16]
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write one JSON object by rename: keys sorted, a number that is not finite as null (JSON has none)."""
+    """Write one JSON object atomically: keys sorted, non-finite numbers as null (JSON has none)."""
     text = json.dumps(_finite(value), indent=2, allow_nan=False, sort_keys=True, ensure_ascii=False)
     write_text(path, text + "\n")
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Move a folder over another; the old one leaves only after the new one is complete."""
+    """Replace a folder by another; the old one is removed only after the new one is in place."""
     if target.exists():
         trash = Path(tempfile.mkdtemp(prefix=f".trash-{os.getpid()}-", dir=target.parent))
         os.replace(target, trash / target.name)

@@ -1,8 +1,8 @@
-"""Who is at work in the repository, by the locks of the stages and of DVC; waiting for them; `make clean`.
+"""Which processes work in the repository, from the locks of stages and DVC; waiting for them; `make clean`.
 
-A stage holds .state/locks/<stage>.lock while it runs: the kernel lets go of it when the process ends, however it ends.
-DVC notes in .dvc/tmp/rwlock which of its processes reads and writes what; what a killed one has left there may name a
-process that is another program by now. Standard library only: `make clean` runs without the project's environment.
+A stage holds .state/locks/<stage>.lock while it runs; the kernel releases it however the process ends. DVC records in
+.dvc/tmp/rwlock which of its processes reads and writes what; an entry left by a killed process may name a process id
+that another program has by now. Standard library only: `make clean` runs without the project's environment.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ SAY_AGAIN_S = 30.0
 
 @dataclass(frozen=True)
 class Running:
-    """One process that is at work."""
+    """One process that is working in the repository."""
 
     what: str
     pid: int
@@ -40,7 +40,7 @@ class Running:
 
 
 def running(root: Path = Path()) -> list[Running]:
-    """Every stage, DVC command and writer of live events that is at work in the repository at root; not ourselves."""
+    """Every stage, DVC command and writer of live events that works in the repository at root, without this process."""
     locks = sorted((root / LOCKS).glob("*.lock"), key=lambda path: (path.stem != RUN, path.name))  # a whole run first
     found = [_holder(path) for path in locks if path.stem != CHANGING and _is_held(path)]
     found += [_of(one) for one in _of_dvc(root)]
@@ -50,7 +50,7 @@ def running(root: Path = Path()) -> list[Running]:
 
 
 def reader_of(path: Path, root: Path) -> Running | None:
-    """The DVC process whose stage reads this file or folder and has not ended yet; None without."""
+    """The DVC process whose running stage reads this file or folder; None if there is none."""
     for one in _of_dvc(root, "read"):
         if one["path"] == str(path.resolve()):
             return _of(one)
@@ -58,14 +58,14 @@ def reader_of(path: Path, root: Path) -> Running | None:
 
 
 def written_by(pid: int, root: Path) -> set[Path]:
-    """What the DVC process of that number has noted that it writes."""
+    """The paths that the DVC process with this id has recorded as written by it."""
     return {Path(one["path"]).resolve() for one in _of_dvc(root, "write") if one["pid"] == pid}
 
 
 def is_living(noted: Mapping[str, Any], written_at: float) -> bool:
-    """Is the process that DVC noted ({pid, cmd}) still there? By now its number may be another program's.
+    """Whether the process that DVC recorded ({pid, cmd}) still runs. Its id may belong to another program by now.
 
-    written_at: when the note was last written, in seconds; its process began before.
+    written_at: when the record was last written, in seconds; its process began earlier.
     """
     process = Path("/proc", str(noted["pid"]))
     if not Path("/proc/self/stat").exists():
@@ -80,21 +80,21 @@ def is_living(noted: Mapping[str, Any], written_at: float) -> bool:
 
 
 def waited(root: Path, wait_s: float, say: Callable[[str], None], then: str) -> None:
-    """Wait until nothing is at work; say for whom. Raises InputError after wait_s.
+    """Wait until no other process works here, saying for which. Raises InputError after wait_s.
 
-    then: what is done afterwards, for the message.
+    then: what will be done afterwards, for the message.
     """
     _wait(lambda: next(iter(running(root)), None), wait_s, say, then)
 
 
 def wait_for_reader(path: Path, root: Path, wait_s: float) -> None:
-    """Wait until no DVC process reads this file or folder; say for whom. Raises InputError after wait_s."""
+    """Wait until no DVC process reads this file or folder, saying for which. Raises InputError after wait_s."""
     _wait(lambda: reader_of(path, root), wait_s, _say, f"{path} is changed")
 
 
 @contextmanager
 def alone(root: Path, wait_s: float, say: Callable[[str], None], then: str) -> Iterator[None]:
-    """Be the only one that changes params.yaml or the mutable state, and that while nothing is at work."""
+    """Hold the exclusive right to change params.yaml or the mutable state, while no other process works here."""
     with held(root / LOCKS / f"{CHANGING}.lock", wait_s, say, then):
         waited(root, wait_s, say, then)
         yield
@@ -102,7 +102,7 @@ def alone(root: Path, wait_s: float, say: Callable[[str], None], then: str) -> I
 
 @contextmanager
 def begun(root: Path, what: str, wait_s: float, say: Callable[[str], None]) -> Iterator[None]:
-    """Be at work: one run at a time, and none beside a DVC command or a stage that somebody else has started."""
+    """Hold the right to run: one run at a time, and none beside a DVC command or stage that was started elsewhere."""
     with held(root / LOCKS / f"{RUN}.lock", wait_s, say, f"{what} begins", what):
         waited(root, wait_s, say, f"{what} begins")
         yield
@@ -110,7 +110,7 @@ def begun(root: Path, what: str, wait_s: float, say: Callable[[str], None]) -> I
 
 @contextmanager
 def held(path: Path, wait_s: float, say: Callable[[str], None], then: str, what: str = "") -> Iterator[None]:
-    """Hold a lock of .state/locks; whoever waits for it is told what we are and this process."""
+    """Hold a lock of .state/locks; the file names the program and this process for those who wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
         _wait(lambda: None if take(handle.fileno()) else _holder(path), wait_s, say, then)
@@ -121,7 +121,7 @@ def held(path: Path, wait_s: float, say: Callable[[str], None], then: str, what:
 
 
 def take(handle: int) -> bool:
-    """Take an open file's lock, if nobody holds it."""
+    """Take an open file's lock if it is free; whether it was."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -130,7 +130,7 @@ def take(handle: int) -> bool:
 
 
 def main() -> None:
-    """`make clean`: remove .state and attempts, unless something is at work; the locks stay."""
+    """`make clean`: remove .state and attempts unless a process works here; the lock files stay."""
     root = Path.cwd()
     try:
         with alone(root, 0, print, "the mutable state is removed"):
@@ -182,7 +182,7 @@ def _holder(path: Path) -> Running:
 
 
 def _of_dvc(root: Path, *modes: str) -> Iterator[dict[str, Any]]:
-    """What living DVC processes have noted: {pid, cmd, path}."""
+    """What running DVC processes have recorded: {pid, cmd, path}."""
     path = root / RWLOCK
     try:
         noted, written_at = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime

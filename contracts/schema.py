@@ -1,4 +1,4 @@
-"""The columns that all sides agree on, as Arrow schemas. Times are UTC in microseconds, ids the caller's strings."""
+"""The columns of every table between stages, as Arrow schemas. Times are UTC in microseconds, ids strings as given."""
 
 import pyarrow as pa
 
@@ -10,7 +10,7 @@ FIRST_INDEX = 2
 """item_index of the first known item."""
 
 ROLE_IMPRESSION = "impression"
-"""A row that may be trained on."""
+"""An impression: a row that may be trained on."""
 ROLE_HISTORY = "history"
 """A row that only extends a history."""
 
@@ -152,8 +152,8 @@ VOCABULARY = pa.schema(
 def counters(*keys: str) -> pa.Schema:
     """Cumulative counts, one row per (key, time) at which something happened, that time included.
 
-    Read as of t - lag: the last row strictly before. <table>/<partition>.parquet, a row in the partition of its own
-    occurred_at, counted from the log's start on; each file sorted by (keys, occurred_at).
+    To read as of t - lag, take the last row strictly before that time. <table>/<partition>.parquet: a row lies in the
+    partition of its own occurred_at and counts from the log's start; each file is sorted by (keys, occurred_at).
     """
     fields = [_required(key, pa.string()) for key in keys]
     return pa.schema(

@@ -1,11 +1,11 @@
-"""What every section of params.yaml is made of: typed, frozen, finite, no defaults, no unknown keys."""
+"""The base of every section of params.yaml: typed, frozen, finite numbers, no defaults, no unknown keys."""
 
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StrictInt
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
-"""params.yaml's seed: what numpy and torch both take."""
+"""params.yaml's seed, in the range that both numpy and torch accept."""
 
 
 Item = TypeVar("Item")
@@ -19,9 +19,9 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Several = Annotated[tuple[Item, ...], Strict(False)]
-"""A list of the file; its items are as strict as all else."""
+"""A list in the file; its items are validated as strictly as the rest."""
 Distinct = Annotated[tuple[Item, ...], Strict(False), AfterValidator(_distinct)]
-"""The same, none of them twice."""
+"""The same without repeated items."""
 
 
 class Section(BaseModel):

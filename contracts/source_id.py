@@ -1,4 +1,4 @@
-"""source.name, path and columns of params.yaml -> which log that is: a name for its folders, and its fingerprint."""
+"""source.name, path and columns of params.yaml -> the identity of a log: a name for its folders, and a fingerprint."""
 
 import hashlib
 import json
@@ -8,14 +8,17 @@ from collections.abc import Mapping
 
 TABLE = "table"
 IDENTIFYING = ("user_id", "item_id", "occurred_at", "event_id", "impression_id")
-"""The columns that say whose, of what and when events are, and what requests are called. Others say more of the same
-log: naming one more of them is no other log."""
+"""The columns that identify an event (user, item, time) and its request. Mapping a further column does not make it
+another log."""
 LONGEST_STEM = 32
 _SUFFIXES = re.compile(r"(\.(csv|tsv|txt|dat|inter|json|jsonl|parquet|gz|gzip|zst|bz2))+$")
 
 
 def fingerprint(name: str, path: str, columns: Mapping[str, str | None]) -> str:
-    """The same for the same log, 12 hexadecimal digits. path as it is written: what is moved has another one."""
+    """A fingerprint of 12 hexadecimal digits, equal for the same log.
+
+    It depends on the path as written: a log that is moved has another one.
+    """
     said: dict[str, object] = {"name": name}
     if name != "simulator":
         said["path"] = os.path.normpath(path)
@@ -25,7 +28,7 @@ def fingerprint(name: str, path: str, columns: Mapping[str, str | None]) -> str:
 
 
 def default_id(name: str, path: str, columns: Mapping[str, str | None]) -> str:
-    """The id of a log of whom nobody said one: a source's own name; of a table, the file's and 6 digits."""
+    """The default id of a log: the source's name; for a table, the file's name and 6 digits."""
     if name != TABLE:
         return name
     base = _SUFFIXES.sub("", os.path.basename(os.path.normpath(path)).lower())

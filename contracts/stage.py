@@ -29,7 +29,7 @@ REFUSED = ".refused"
 REASON = "LEITMOTIF_REASON"
 """Environment variable: the file in which whoever started DVC wants to read why a stage failed."""
 LOCK_S = 1.0
-"""For so long a lock is tried: somebody may only be looking whether it is taken."""
+"""How long to try for the lock: another process may hold it for a moment to look whether it is free."""
 
 
 class StageBusyError(InputError):
@@ -95,7 +95,7 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
 
 
 def _explain(stage: str, error: Exception, inputs: Inputs | None) -> tuple[str, int]:
-    """What a stage that stumbled says, and its exit code: a defect, unless what it read changed under its hands."""
+    """The message and exit code of a stage that raised: a defect, unless its inputs changed while it ran."""
     said_so = f"{type(error).__name__}: {error}"
     if inputs and (found := changes(inputs)):
         return f"{said(stage, found)} (It ended with {said_so})", InputError.exit_code
@@ -105,7 +105,7 @@ def _explain(stage: str, error: Exception, inputs: Inputs | None) -> tuple[str, 
 
 
 def _check_begun(inputs: Inputs, source: str) -> None:
-    """DVC took its paths from params.yaml when it began: another source since then has others."""
+    """Refuse if params.yaml names another source than when DVC began and took its paths from it."""
     mine = {Path(out).resolve() for out in inputs.outs}
     written = written_by(os.getppid(), Path())
     if mine and written and not mine & written:
@@ -116,7 +116,7 @@ def _check_begun(inputs: Inputs, source: str) -> None:
 
 
 def _check_unchanged(stage: str, inputs: Inputs, data: Path) -> None:
-    """Refuse, and set aside what was made, where DVC would record other inputs than those that were read."""
+    """If inputs changed meanwhile, refuse and set the outputs aside: DVC would record inputs that were not read."""
     found = changes(inputs)
     if not found:
         return
@@ -136,7 +136,7 @@ def _write_reports(folder: Path, stage: str, report: Report, elapsed: float) -> 
 
 
 def _tell(log: logging.Logger, stage: str, source: str | None, code: int, message: str) -> None:
-    """Say why a stage failed, once: to who started it and asked for it in a file, else here."""
+    """Report once why a stage failed: in the file that the caller asked for, else in the log."""
     if place := os.environ.get(REASON):
         write_json(Path(place), {"stage": stage, "source": source, "exit_code": code, "message": message})
     else:
@@ -153,7 +153,7 @@ def _keep_attempt(stage: str, source: str | None, code: int, message: str) -> No
 
 
 def _sweep(data: Path) -> None:
-    """Remove what killed runs left: folders named after a process (publish) that is gone."""
+    """Remove what killed runs left: staging folders (publish) named after a process that has ended."""
     for pattern in (".staging-*", ".trash-*"):
         for left in data.glob(pattern):
             if not Path("/proc", left.name.split("-")[1]).exists():
@@ -181,7 +181,7 @@ def _lock(stage: str) -> Iterator[None]:
 
 @contextmanager
 def _logging() -> Iterator[logging.Logger]:
-    """Logs go to stderr and, where Dagster launched us, to its event log."""
+    """Log to stderr and, if Dagster launched this process, to its event log."""
     log = logging.getLogger("leitmotif")
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -1,7 +1,7 @@
-"""What is online of each view, beside its limits -> which views are stale, which lack keys. Said for all who judge.
+"""Which feature views are stale or incomplete online, by their limits: one rule for every command that reports it.
 
-A view is a mapping with newest (ISO time, None without an event), lag_s (of it behind the log's end; None as newest),
-max_lag_s, num_keys, share (of the keys that the log asks for, those that are there) and min_share.
+A view is a mapping with newest (ISO time; None without an event), lag_s (how far that is behind the log's end; None
+likewise), max_lag_s, num_keys, share (of the expected keys, those present) and min_share.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Views = Mapping[str, Mapping[str, Any]]
 
 
 def stale(views: Views) -> list[str]:
-    """One line a view whose newest event is older than its limit allows."""
+    """One line for each view whose newest event is older than its limit."""
     return [
         f"{name}: its newest event, {view['newest']}, is {view['lag_s']:,.0f} s behind the log's end; "
         f"materialize.max_lag_s is {view['max_lag_s']:,.0f}"
@@ -21,7 +21,7 @@ def stale(views: Views) -> list[str]:
 
 
 def incomplete(views: Views) -> list[str]:
-    """One line a view that holds less of its keys than its limit allows."""
+    """One line for each view with a smaller share of its keys than its limit."""
     return [
         f"{name}: {view['share']:.4%} of what the log has is there, {view['num_keys']:,} keys; "
         f"the limit is {view['min_share']:.4%}{' (materialize.min_user_share)' if name.startswith('user_') else ''}"
