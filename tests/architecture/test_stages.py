@@ -147,8 +147,9 @@ def test_every_out_is_under_the_sources_folder_and_every_stage_reports(graph: Gr
 
 
 def test_package_init_files_are_empty() -> None:
-    full = [path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py") if not _is_empty(path)]
-    assert full == []
+    """But of the two that must come before Feast, which they import without typeguard."""
+    full = {path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py") if not _is_empty(path)}
+    assert full == {ROOT / "features" / room / "__init__.py" for room in ("feast_store", "online")}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
