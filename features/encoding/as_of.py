@@ -1,4 +1,4 @@
-"""Cumulative counts -> how many strictly before a time: the as-of read that everything in time rests on. numpy only.
+"""Cumulative counts -> how many strictly before a time: the as-of read behind every time-dependent feature. numpy only.
 
 Negative and unseen keys read zero. Times are int64 microseconds, UTC.
 """
@@ -14,11 +14,11 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 
 END_OF_TIME = np.iinfo(np.int64).max
-"""The time of what did not happen: first_seen, last_seen and last_clicked of a key that was not."""
+"""The time of an event that never happened: first_seen, last_seen and last_clicked of an unseen key."""
 
 
 class AsOfCounts(Protocol):
-    """What can be asked of counts; keys and at_us broadcast against each other."""
+    """The reads that counts offer; keys and at_us broadcast against each other."""
 
     def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
         """(shows, clicks) of each key strictly before its time."""
@@ -165,7 +165,7 @@ class AsOfCounter:
 
 @dataclass(frozen=True)
 class SummedCounts:
-    """Counts kept in parts, each of other rows: a log's and those that came since. Reads as one table of all would.
+    """Counts in several parts with different rows, the log's and later ones. Reads as one table of all rows would.
 
     parts: at least one.
     """

@@ -1,4 +1,4 @@
-"""What scalars know of requests besides their candidates: who asked, when, after which clicks, where. numpy only."""
+"""What scalar features read of a request besides its candidates: user, time, recent clicks, context. numpy only."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from features.terms.convention import CLICKED, RECENT, is_click
 Int64 = npt.NDArray[np.int64]
 
 NO_KEY = PADDING_INDEX - FIRST_INDEX
-"""Where there is no item."""
+"""The key where there is no item."""
 UNKNOWN_KEY = UNKNOWN_INDEX - FIRST_INDEX
 """An item that the log never had."""
 
 
 class Context(NamedTuple):
-    """What one request says of itself; None where it does not."""
+    """The context of one request; None for what it does not say."""
 
     device: str | None = None
     is_subscriber: bool | None = None

@@ -32,7 +32,7 @@ NOTHING = AsOfCounter.from_rows(*np.zeros((4, 0), np.int64))
 
 @dataclass(frozen=True)
 class Counters:
-    """What has been counted. The same object in training and in serving."""
+    """All counters. Training and serving use the same class."""
 
     item_counters: AsOfCounts
     user_counters: AsOfCounts

@@ -34,7 +34,7 @@ PADDING_SESSION = -1
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Everything that decides what a history or a candidate looks like to a model. A bundle carries it and its hash."""
+    """Everything that decides how histories and candidates are encoded. A bundle carries it and its hash."""
 
     history_length: int  # L
     labels: str  # history.labels: which events a history holds

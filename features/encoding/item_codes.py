@@ -1,4 +1,4 @@
-"""Items and times -> codes that say who read each item before its time: what a router places items by. numpy only.
+"""Items and times -> codes of who read each item before that time, by which a router places items. numpy only.
 
 Training calls it with batches of requests, serving with one; both run the same lines. An item's code is as of the
 request, be it a candidate or an event of the history: an item an hour old has one, and nothing of it is trained.

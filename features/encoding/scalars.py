@@ -27,7 +27,7 @@ PRIOR_RATE = 0.1
 TREND_S = 86_400
 """A trend compares the shortest window with the longest of at most this."""
 OLDEST_HOURS = 24.0 * 365
-"""The age of what never happened, and the greatest age there is."""
+"""The greatest age, also used for what never happened."""
 US_PER_HOUR = 3.6e9
 US_PER_DAY = 86_400_000_000
 ROWS_AT_ONCE = 65_536

@@ -1,13 +1,13 @@
-"""One live event as it is kept until a batch run holds it, and what became of it when it was appended."""
+"""One live event as kept until a batch run includes it, and the result of appending it."""
 
 from enum import IntEnum
 from typing import NamedTuple
 
 EVENT, OUTCOME = 0, 1
-"""Revisions. An outcome has the event_id of a show that is logged: its click counts, a second show does not."""
+"""Revisions. An outcome has the event_id of a logged show: its click is counted, a second show is not."""
 SQLITE, REDIS = "sqlite", "redis"
 ENGINES = (SQLITE, REDIS)
-"""What keeps live events. A seq is of one engine: those of two are never compared."""
+"""The engines that keep live events. Each has its own seq; those of different engines are never compared."""
 
 
 class LiveEvent(NamedTuple):
@@ -36,7 +36,7 @@ class LiveEvent(NamedTuple):
 
 
 class Fate(IntEnum):
-    """What append did with an event."""
+    """The result of appending an event."""
 
     NEW = 0
     REPEATED = 1  # (event_id, revision) was there already: nothing changed

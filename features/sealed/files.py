@@ -1,4 +1,4 @@
-"""live/<source>/: the files in which live events were sealed, each whole or not there; all that ingest sees of them."""
+"""live/<source>/: the files of sealed live events, written atomically. Ingest sees live events only through them."""
 
 import fcntl
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ from features.sealed.event import REDIS, SQLITE
 from features.sealed.known_logs import known_path, note
 
 PATIENCE_S = 3600.0
-"""For so long who changes these files waits for a run of ingest."""
+"""How long a writer of these files waits for a run of ingest."""
 NEWEST_SEQ = b"newest_seq"
-"""In a file's metadata: the newest seq ever sealed in it, whoever's rows have left since."""
+"""Metadata key: the newest seq ever sealed in the file, including rows that were removed since."""
 OF_REDIS = f".{REDIS}.parquet"
 UNREADABLE = (OSError, EOFError, UnicodeError, pa.ArrowException)
 
@@ -40,12 +40,12 @@ def sealed_name(day: str, engine: str) -> str:
 
 
 def engine_of(path: Path) -> str:
-    """Whose events a sealed file holds, one of ENGINES."""
+    """The engine (one of ENGINES) whose events a sealed file holds."""
     return REDIS if path.name.endswith(OF_REDIS) else SQLITE
 
 
 def sealed_seq(folder: Path, engine: str) -> int:
-    """The newest seq of an engine that was ever sealed in live/<source>; 0 without."""
+    """The newest seq of an engine that was ever sealed in live/<source>; 0 if none was."""
     return newest_seq([read_sealed(path) for path in sealed_files(folder) if engine_of(path) == engine])
 
 
@@ -67,7 +67,7 @@ def read_sealed(path: Path) -> pa.Table:
 
 
 def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None, log: str | None = None) -> None:
-    """Put a sealed file in place of the one before, on disk, whole or not at all.
+    """Replace a sealed file, atomically and durably.
 
     events: contracts.schema.LIVE. newest_seq: of rows that the file has held, where it is not that of the last row.
     log: the identity of the log that they came to. live/known.json says what the file is from then on.
@@ -87,7 +87,7 @@ def newest_seq(tables: Sequence[pa.Table]) -> int:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Be the only process that changes the files of live/<source>, and that while no run of ingest is under way.
+    """Hold the exclusive right to change the files of live/<source>, while no run of ingest is under way.
 
     DVC notes what ingest has read when ingest has ended: what changed in between would count as read. So this waits,
     for another writer and for such a run, and says for whom; one that starts later waits for us. What a killed writer

@@ -1,4 +1,4 @@
-"""live/<source>/forgotten.txt: who has asked to be forgotten, as hashes, so that the list itself names nobody.
+"""live/<source>/forgotten.txt: the users to be forgotten, as hashes, so that the list itself names nobody.
 
 The first line is random, the others are in the order in which users asked: live/known.json knows the list by it.
 Whoever can guess an id can tell whether it is on the list, so that neither git nor DVC carries it.
@@ -38,12 +38,12 @@ Forgotten = frozenset[str]
 
 
 def hash_of(user_id: str) -> str:
-    """What stands for a user in the list."""
+    """The entry of a user in the list."""
     return hashlib.sha256(user_id.encode()).hexdigest()
 
 
 def read_forgotten(folder: Path) -> Forgotten:
-    """The list of live/<source>; empty where nobody was forgotten. Raises InputError for a line that is no hash."""
+    """Read the list of live/<source>; empty if nobody was forgotten. Raises InputError for any other line."""
     return frozenset(line for line in list_lines(folder) if not line.startswith(HEAD))
 
 
@@ -66,7 +66,7 @@ def list_lines(folder: Path) -> list[str]:
 
 
 def add_forgotten(folder: Path, user_ids: Iterable[str], log: str | None = None) -> int:
-    """Put users at the list's end, each once, in one step and on disk. Returns how many were not on it before.
+    """Append users to the list, each once, atomically and durably. Returns how many were not on it before.
 
     log: the identity of the log whose users they are. Raises InputError where the list is not the one that is known.
     """

@@ -1,4 +1,4 @@
-"""live/known.json: what of live/ the repository knows, log by log, so that a copy that lacks it cannot pass over it.
+"""live/known.json: what live/ must contain for each log, so that a copy of the repository without it is refused.
 
 Tracked by git and read by ingest; live/<id>/ is neither. A clone, or the temporary workspace of `dvc exp run --temp` or
 `--queue`, has the one without the other. It names nobody: of the list of the forgotten it says how long it is, and a
@@ -48,7 +48,7 @@ def read_known(folder: Path) -> Known:
 
 
 def note(folder: Path, files: Iterable[Path] = (), listed: Sequence[str] | None = None, log: str | None = None) -> None:
-    """Make known what now stands in live/<id>: sealed files, all lines of the list, whose they are (said once)."""
+    """Record what live/<id> holds now: sealed files, all lines of the list, and the identity of the log (once)."""
     if folder.parent.name != LIVE:
         return  # a folder of somewhere else, which no run reads
     with _alone(folder):
@@ -100,7 +100,7 @@ def check_list(folder: Path, lines: Sequence[str]) -> None:
 
 
 def digest_of(lines: Sequence[str]) -> str:
-    """Of a list's lines, the random first one included."""
+    """The digest of a list's lines, including the random first one."""
     return _hash("\n".join(lines).encode())
 
 

@@ -1,4 +1,4 @@
-"""params.yaml's source -> which log it is; what was kept for another log is refused, with the ways out."""
+"""params.yaml's source -> the identity of its log. What was kept for another log is refused, with what to do."""
 
 from contracts.errors import InputError
 from contracts.source_id import TABLE, fingerprint

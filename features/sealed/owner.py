@@ -1,4 +1,4 @@
-"""A SQLite file of live events -> which log they came to, as the file itself notes it."""
+"""The identity of the log that a SQLite file of live events belongs to, stored in the file."""
 
 import sqlite3
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A file of delimited text -> wanted columns as text, where each row lies in the file, and the rows that are no rows.
+"""A file of delimited text -> wanted columns as text, the place of each row in the file, and the malformed rows.
 
 Arrow parses; features/sources/records.py says which bytes and lines each of its rows is.
 """
@@ -66,7 +66,7 @@ class _Escapes(Exception):
 
 
 def read_header(file: DataFile, wanted: Sequence[str] = ()) -> Header | None:
-    """None where nothing is in the file. Raises InputError where it is not UTF-8 or not to be opened.
+    """None for an empty file. Raises InputError if it is not UTF-8 or cannot be opened.
 
     wanted: columns that tell which of two delimiters it is.
     """
@@ -258,7 +258,7 @@ def _with_delimiter(columns: pa.Table, header: Header) -> pa.Table:
 
 
 def _refusal(file: DataFile, error: Exception) -> InputError:
-    """What to say of a file that its reader gave up on; for other encodings, where they begin."""
+    """The message for a file that its reader refused; for another encoding, the place of the first such byte."""
     if "utf" in str(error).lower():
         with open_bytes(file) as handle:
             for number, line in enumerate(handle, 1):

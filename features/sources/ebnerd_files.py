@@ -19,7 +19,7 @@ TIMES = pa.list_(TIME)
 
 
 class Column(NamedTuple):
-    """Which column of a published file is which of ours."""
+    """Published column names -> ours."""
 
     theirs: str
     kind: pa.DataType

@@ -1,4 +1,4 @@
-"""A path given by a person -> the data files under it, in order, with names that do not depend on where they lie."""
+"""source.path -> the data files under it, in order, named independently of where the folder lies."""
 
 import bz2
 import gzip
@@ -19,15 +19,15 @@ log = logging.getLogger("leitmotif")
 AUTO, PARQUET, TEXT = "auto", "parquet", "text"
 KINDS = {".csv": TEXT, ".tsv": TEXT, ".parquet": PARQUET}
 PERHAPS = (".inter", ".dat", ".txt", ".tab", ".psv", ".log", ".data")
-"""Names that text of columns may have, and other texts have too."""
+"""Suffixes of delimited text that other kinds of text have as well."""
 DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|", "double_colon": "::"}
 """source.format -> what stands between fields."""
 PACKED = (".gz", ".zst", ".bz2", ".xz")
 PACKERS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
-"""What a packed file begins with, whatever its name."""
+"""The first bytes of compressed files."""
 MAX_NAMED = 10
 READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError, pa.ArrowException)
-"""What readers raise for a file that is not what its name says, ends early or may not be opened."""
+"""What readers raise for a file of another kind, a truncated file or one that cannot be opened."""
 ADVICE = 'make set ARGS="source.format=csv" (or tsv, semicolon, pipe, double_colon, parquet)'
 
 
@@ -99,7 +99,7 @@ def open_bytes(file: DataFile) -> BinaryIO:
 
 
 def unreadable(file: DataFile, error: Exception) -> InputError:
-    """One message for whatever a file's reader had to say."""
+    """One message for any error of a file's reader."""
     said = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"source.path: {file.name} cannot be read: {said}. Export the file again, or move it away.")
 

@@ -1,4 +1,4 @@
-"""A log's events -> the same with one row for each item of a request: a show and its click, logged apart, are one fact.
+"""A log's events -> one row for each item of a request: a show and its click that were logged apart become one event.
 
 The rule is that of live outcomes (features/sources/live.py): the show's row stands, with the largest label.
 """
@@ -56,7 +56,7 @@ STANDING = f"""
         FROM judged WHERE NOT is_apart GROUP BY ALL
     ) AS others USING (impression_id, user_id, item_id) WHERE stands
 """
-"""The show, and exact copies of it: those are validate's to leave out."""
+"""The show, and exact copies of it, which validate removes."""
 
 LEFT = f"""
     SELECT file, line, CASE WHEN is_apart THEN '{APART}' ELSE '{JOINED}' END AS reason,

@@ -1,4 +1,4 @@
-"""The sealed files of live/<source>/ -> the events that came live, outcomes joined to their shows, as a log's."""
+"""The sealed files of live/<source>/ -> events like those of a log, with outcomes joined to their shows."""
 # pyright: reportAttributeAccessIssue=false
 
 import json
@@ -61,7 +61,7 @@ def read_live(folder: Path, forgotten: Forgotten) -> Live:
 def without_logged(live: Live, logged: pa.ChunkedArray) -> Live:
     """The live events without those whose event_id the log has, and without the contexts that only these bring.
 
-    logged: the log's event_ids. Its row stands, whatever a live row of its name says: of whom, of what, when.
+    logged: the log's event_ids. The log's row takes precedence over a live row with the same event_id.
     """
     if not len(live.events):
         return live
@@ -107,7 +107,7 @@ def _join(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _first_known(known_at: pa.ChunkedArray, telling: np.ndarray, starts: np.ndarray) -> pa.Array:
-    """[events] us: the earliest time at which one of the rows was known that tell an event's label; null: none says."""
+    """[events] us: the earliest time at which a row with the event's label was known; null if no row says."""
     never = np.iinfo(np.int64).max
     known = known_at.cast(pa.int64()).fill_null(never).to_numpy()
     first = np.minimum.reduceat(np.where(telling, known, never), starts)
@@ -115,7 +115,7 @@ def _first_known(known_at: pa.ChunkedArray, telling: np.ndarray, starts: np.ndar
 
 
 def _left_over(rows: pa.Table, at: np.ndarray, own: np.ndarray) -> pa.Table:
-    """The rows (at) that are no event of their own: the same as the row before, or the outcome of its show.
+    """Reject the rows (at) that are no event of their own: a repeated row, or the outcome of a show.
 
     own: [rows] whether a row is of the user whose event it would be; of another it says nothing.
     """

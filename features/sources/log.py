@@ -1,4 +1,4 @@
-"""What every source gives to ingest: one log, parsed as far as it can be and not yet judged."""
+"""The result of every source: one log, parsed but not yet validated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ EVENTS = pa.schema(
 
 @dataclass(frozen=True)
 class Log:
-    """A source, read: its events, its items, and its rows that could not be parsed."""
+    """A parsed source: events, items, and the rows that could not be parsed."""
 
     events: pa.Table  # EVENTS, in any order
     items: pa.Table  # ITEMS, in any order, one row an item; items that only the events name may be absent

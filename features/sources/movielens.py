@@ -1,4 +1,4 @@
-"""A MovieLens folder as published (ratings.csv, movies.csv) -> a log: a rating of source.label_threshold is a click."""
+"""A MovieLens folder as published (ratings.csv, movies.csv) -> a log; source.label_threshold says which are clicks."""
 # pyright: reportAttributeAccessIssue=false
 
 import logging
@@ -24,7 +24,7 @@ NO_GENRES = "(no genres listed)"
 
 
 def read_movielens(source: SourceParams) -> Log:
-    """Read both files; movies that nobody rated are items too, and of a movie that is there twice, the first row holds.
+    """Read both files. Movies without ratings are items too; of repeated movies the first row is taken.
 
     Raises InputError where a file is missing or is another.
     """

@@ -1,4 +1,4 @@
-"""Clicks that were logged without what else was shown -> the same, and rows of unclicked items sampled beside them.
+"""Clicks logged without the other items shown -> the same, with sampled negatives (unclicked items) added.
 
 A sampled row is a row of the log like any other from here on: it is counted as a show, trained on and replayed.
 """
@@ -23,7 +23,7 @@ UNIFORM = "uniform"
 PREFIX = "sampled-"
 FILE = "sampled beside "
 ROUNDS = 16
-"""An item that the request holds already is drawn anew so often; then the request has one less."""
+"""How often an item that the request already holds is drawn again, before the request gets one fewer."""
 
 UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ def with_negatives(events: pa.Table, num: int, chosen_from: str, seed: int) -> t
 
 
 def _as_requests(events: pa.Table) -> pa.Table:
-    """A click that no request holds is one of its own."""
+    """A click without a request becomes a request of its own."""
     alone = pc.and_(pc.is_null(events["impression_id"]), _is_click(events))
     named = pc.binary_join_element_wise(pa.scalar(PREFIX), events["event_id"], "")
     column = pc.if_else(alone, named, events["impression_id"])
@@ -122,7 +122,7 @@ def _draw(keys: UInt64, num: int, num_before: Int64, pool: Int64, held: Int64, b
 
 
 def _mixed(values: UInt64) -> UInt64:
-    """Sebastiano Vigna's splitmix64: a number that looks drawn, for each number."""
+    """Sebastiano Vigna's splitmix64: a pseudo-random number for each number."""
     mixed = values * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""Columns as a file has them (text or typed) -> columns as the contract has them, and a reason where that fails.
+"""Columns as a file has them (text or typed) -> columns of the contract, and a reason where parsing fails.
 
 One DuckDB query over an Arrow table; no row is looked at in Python.
 """
@@ -23,9 +23,9 @@ KEYS = ("event_id", "user_id", "item_id", "impression_id", "session_id")
 IDS = (*KEYS, "title")
 TIMES = ("occurred_at", "known_at", "published_at")
 NAMES = ("event_id", "impression_id", "session_id")
-"""Ids that validate does not look at: it judges what is learnt from, and these only name and group rows."""
+"""Ids that validate does not check, because they only name and group rows."""
 MAX_ID_CHARACTERS = 10_000
-"""No id is longer: a row with a longer one is rejected, before a field of megabytes is copied about."""
+"""The longest id allowed. A row with a longer one is rejected early, so that huge fields are not copied."""
 EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}
 """Bits of a float -> the whole number below which all are told apart; the number itself also stands for the next."""
 ZONE = r":[0-9:.,\s]*[A-Za-z+-]"
@@ -34,11 +34,11 @@ SPACED = r"\s+(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
 BLANK = r"^[\s\x{85}\p{Z}]*$"
 """Nothing, or spaces of any script."""
 WHOLE = r"\.0+$"
-"""What is left of a whole number that was a float or a decimal."""
+"""The suffix of a whole number that was a float or a decimal."""
 
 
 class Parsed(NamedTuple):
-    """A file's rows, and what a person should know of how they were read."""
+    """A file's rows, with warnings about how they were read."""
 
     rows: pa.Table
     num_null_words: dict[str, int]  # by our column, where there are any
@@ -179,7 +179,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _identifier(name: str, kind: pa.DataType) -> str:
-    """Empty text is no id, nor are spaces. A whole number that a null turned into a float gets its digits back."""
+    """Empty text and spaces are not ids. A whole number that a null turned into a float is restored."""
     if _is_text(kind):
         return f"CASE WHEN regexp_matches({name}, '{BLANK}') THEN NULL ELSE {name} END"
     if kinds.is_integer(kind) or kinds.is_boolean(kind):

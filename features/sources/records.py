@@ -18,7 +18,7 @@ QUOTE, BACKSLASH, LF, CR = b'"'[0], b"\\"[0], b"\n"[0], b"\r"[0]
 
 
 class Dialect(NamedTuple):
-    """How fields are told apart."""
+    """How fields are separated and quoted."""
 
     delimiter: bytes  # one byte
     escapes: bool  # a backslash takes the character after it as text
@@ -123,7 +123,7 @@ def _doubtful(data: bytes, ends: Int64, dialect: Dialect) -> Int64:
 def _join_lines(
     data: bytes, ends: Int64, is_end: npt.NDArray[np.bool_], record: re.Pattern[bytes], doubtful: Int64, is_last: bool
 ) -> int:
-    """Take away the line ends inside quotes; returns how many lines belong to whole records."""
+    """Remove the line ends inside quotes; returns how many lines belong to whole records."""
     done = 0
     for line in doubtful.tolist():
         start = int(ends[line - 1]) if line else 0

@@ -99,7 +99,7 @@ def _catalogue(items: WorldItems) -> pa.Table:
 def _truth(
     items: WorldItems, users: Users, requests: Visits, events: pa.Table, slates: Slates, logit_RM: np.ndarray
 ) -> dict[str, pa.Table]:
-    """What no log shows: for judging themes, routing and off-policy estimates, never for training."""
+    """The ground truth, which no real log has: for judging themes and off-policy estimates, never for training."""
     user_ids = _names("u", len(users.bias))
     from_at = _times(offered_from(items) * HOUR_MS)
     num_places = int(items.place.max()) + 1

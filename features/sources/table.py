@@ -67,7 +67,7 @@ def read_table(source: SourceParams, forgotten: Forgotten = frozenset()) -> Log:
 
 
 def notes_of(read: Sequence[FileRows]) -> dict[str, int | dict[str, int]]:
-    """What was read as something else than it says, counted and logged."""
+    """Count and log the values that were read as something else than written."""
     words: Counter[str] = Counter()
     for rows in read:
         words.update(rows.num_null_words)
@@ -109,7 +109,7 @@ def read_file(file: DataFile, mapping: Mapping[str, str], source: SourceParams) 
 
 
 def cut(text: str) -> str:
-    """A rejected row's text, or as much of it as helps to find it."""
+    """A rejected row's text, cut to a length that helps to find it."""
     if len(text) <= MAX_RAW_CHARACTERS:
         return text
     return f"{text[:MAX_RAW_CHARACTERS]}... ({len(text):,} characters)"
@@ -128,7 +128,7 @@ def _mapping(columns: ColumnParams) -> dict[str, str]:
 
 
 def _files(source: SourceParams, mapping: Mapping[str, str]) -> list[DataFile]:
-    """Raises InputError where no file is data."""
+    """Raises InputError if no file holds data."""
     found = find_files(source.path, source.format)
     wanted = list(mapping.values())
     headers = {file.name: read_header(file, wanted) for file in found.perhaps}

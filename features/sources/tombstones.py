@@ -1,4 +1,4 @@
-"""A log and who has asked to be forgotten -> the log without them, and a line without content for each row left out."""
+"""A log without the users to be forgotten, and a tombstone (a line without content) for each row left out."""
 # pyright: reportAttributeAccessIssue=false
 
 import logging

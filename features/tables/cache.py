@@ -1,4 +1,4 @@
-""".cache/<stage>/<source>/<key>/ -> Parquet files made before from the same content, whole or not at all.
+"""A cache of Parquet files by the content they were made from: .cache/<stage>/<source>/<key>/. Entries are atomic.
 
 A key is a hash of all that the files depend on. Files are copied out, never linked: who writes into a published out,
 or DVC when it protects one, must not reach what later runs are assembled from.
@@ -21,7 +21,7 @@ MAKING = ".making"
 
 
 def key_of(*parts: object) -> str:
-    """The name of what depends on these parts: a hash of their JSON."""
+    """A cache key: the hash of these parts as JSON."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -42,12 +42,12 @@ class PartitionCache:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator["PartitionCache"]:
-        """The cache in a folder, for one process at a time: another waits."""
+        """Open the cache of a folder. One process holds it at a time; others wait."""
         with locked(folder / LOCK):
             yield cls(folder)
 
     def holds(self, key: str) -> bool:
-        """Whether the entry is there and every file is, byte for byte, what was put."""
+        """Whether the entry exists and all its files still have the hashes of what was put there."""
         try:
             held = self._entry(key)
             return all(hash_file(self.file(key, table)) == entry["sha256"] for table, entry in held.items())
@@ -55,7 +55,7 @@ class PartitionCache:
             return False
 
     def file(self, key: str, table: str) -> Path:
-        """Where one table of an entry lies: to be read, not written."""
+        """The path of one table of an entry. Read only."""
         return self._folder / key / file_name(table)
 
     def num_rows(self, key: str) -> dict[str, int]:
@@ -74,14 +74,14 @@ class PartitionCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, key: str, made: Path, num_rows: Mapping[str, int]) -> None:
-        """Take a folder with a file a table as an entry, in one step. num_rows: of each table."""
+        """Add a folder with one file for each table as an entry, atomically. num_rows: of each table."""
         hashes = {table: hash_file(made / file_name(table)) for table in num_rows}
         write_json(made / ENTRY, {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()})
         shutil.rmtree(self._folder / key, ignore_errors=True)
         os.replace(made, self._folder / key)
 
     def keep_only(self, keys: Collection[str]) -> None:
-        """Drop every other entry: the cache is as large as the newest outs."""
+        """Drop every other entry, so that the cache is as large as the newest outputs."""
         for path in self._folder.iterdir():
             if path.is_dir() and path.name not in keys:
                 shutil.rmtree(path)

@@ -42,7 +42,7 @@ def read(connection: Backend, folder: Path) -> ir.Table:
 
 
 def keep(connection: Backend, name: str, table: ir.Table | pa.Table) -> ir.Table:
-    """Compute a table once and hold it under a name, in place of what had the name before."""
+    """Compute a table once and keep it under a name; an earlier table of that name is replaced."""
     # an Arrow table goes in as an expression: Ibis 12 cannot drop the view that it makes of a bare one
     expression = ibis.memtable(table).select(table.schema.names) if isinstance(table, pa.Table) else table
     connection.raw_sql(f"DROP TABLE IF EXISTS {_held(name)}")  # Ibis 12's own drop fails on sqlglot 30
@@ -50,7 +50,7 @@ def keep(connection: Backend, name: str, table: ir.Table | pa.Table) -> ir.Table
 
 
 def kept(connection: Backend, name: str) -> ir.Table:
-    """What keep holds under a name."""
+    """The table that `keep` stored under a name."""
     return connection.table(_held(name))
 
 
@@ -102,7 +102,7 @@ def row_groups(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], N
 
 
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
-    """Write a table that is in order already."""
+    """Write a table whose rows are sorted already."""
     pq.write_table(table.select(schema.names).cast(schema).combine_chunks(), path, compression="zstd")
 
 

@@ -1,4 +1,4 @@
-"""What ingest and validate held back and what histories used -> one line a fate; together they are the rows read."""
+"""The ledger: rows held back by ingest and validate and rows used by histories, adding up to the rows read."""
 
 from collections.abc import Mapping
 from pathlib import Path

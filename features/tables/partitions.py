@@ -1,4 +1,4 @@
-"""Parquet files named after a day, month or year -> the spans of time that they hold, in order."""
+"""Parquet files named after a day, month or year -> their time spans, in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""All sections of params.yaml -> what is wrong between their keys: named when the file is read, not hours later."""
+"""Check the sections of params.yaml against each other, so that a contradiction is reported when the file is read."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -90,7 +90,7 @@ def counts_are_read(sections: Sections) -> list[str]:
 
 
 def columns_are_distinct(sections: Sections) -> list[str]:
-    """One column of a table is not two of who, what and when."""
+    """User, item and time must be different columns of a table."""
     source = sections["source"]
     if source.name != "table":
         return []
@@ -105,7 +105,7 @@ def columns_are_distinct(sections: Sections) -> list[str]:
 
 
 def calibration_is_meant(sections: Sections) -> list[str]:
-    """A loss that ranks only gives no probabilities: a rule about them would refuse the model after its training."""
+    """A pure ranking loss gives no probabilities, so a limit on them would refuse every model after its training."""
     limit = sections["evaluate"].max_calibration_error
     if sections["train"].loss != "listwise" or limit >= 1:
         return []

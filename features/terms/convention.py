@@ -1,4 +1,4 @@
-"""What a click is, how seconds become microseconds, ids keys, what co-clicks are compared with: said for all sides."""
+"""Definitions shared by all packages: what a click is, seconds as microseconds, ids as keys, co-click columns."""
 
 import functools
 import hashlib
@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 CLICKED = 0.5
-"""A label at or above is a click. No other line of the project says so: tests/architecture keeps it."""
+"""A label at or above it is a click. This is the only definition: tests/architecture checks that there is no other."""
 
 
 def is_click(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which labels are clicks. A missing label (NaN) is none."""
+    """Which labels are clicks. A missing label (NaN) is not a click."""
     return np.asarray(labels) >= CLICKED
 
 
@@ -27,7 +27,7 @@ def micros(seconds: float) -> int:
 
 
 def counted_at(occurred_at: Any, bucket_us: int) -> Any:
-    """When a count of something changes, us: the end of its bucket, so that none is known early; its own time for 0.
+    """When an event is counted, us: at the end of its bucket, so that no count is known early; at its own time for 0.
 
     occurred_at: whole microseconds, of any kind that can be divided: a number, an array, a column. Buckets begin at
     multiples of their length since 1970, whoever counts.
@@ -53,7 +53,7 @@ def coclick_columns(rank: int, context: bool) -> tuple[str, ...]:
 
 
 CODE_WIDTH = 32
-"""Of an item's code by its readers, at most."""
+"""The greatest length of an item's code (who reads it)."""
 
 
 def code_width(rank: int) -> int:

@@ -1,4 +1,4 @@
-"""What an event says -> its name, where its source gives it none: the same event has the same name, live or logged."""
+"""The event_id of an event whose source gives none: a hash of its content, the same for a live and a logged event."""
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from contracts.schema import INTERACTIONS
 
 IDENTITY = ("user_id", "item_id", "occurred_at", "label", "impression_id", "position")
-"""What an event is, where the source does not name it."""
+"""The columns that identify an event without an id."""
 
 
 def event_ids(events: pa.Table) -> pa.Array:

@@ -1,4 +1,4 @@
-"""When a fact of the log was known, and so from when on it counts: the one rule of all tables, tails and replays.
+"""When a fact of the log became known, and so from when it counts: one rule for tables, tails and replays.
 
 A row tells up to two facts: that something was shown or done, and that it was clicked.
 

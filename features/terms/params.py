@@ -29,7 +29,7 @@ Moment = Annotated[datetime, Strict(False), AfterValidator(_in_utc), BeforeValid
 
 
 BUILT_IN = ("simulator", "movielens", "ebnerd")
-"""Sources whose id is their name where nothing says otherwise."""
+"""Sources whose default id is their name."""
 FINGERPRINT = "[0-9a-f]{12}"
 LOCKS = "locks"
 SAY_ID = (
@@ -37,7 +37,7 @@ SAY_ID = (
     "value of source.name there keeps the folders and live events that were made before"
 )
 LogId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-"""A folder's name on any system, a file's, and part of a key in Redis."""
+"""Valid as the name of a folder or file on any system, and as part of a Redis key."""
 CLICKS_ALONE = (
     "Map source.columns.label if a column tells them apart, raise source.label_threshold, or let unclicked items be "
     'sampled: make set ARGS="source.negatives=4".'
@@ -46,7 +46,7 @@ CLICKS_ALONE = (
 
 
 class ColumnParams(Section):
-    """Which column of a table is which; null where the table has none. `label` null means that every row is a click."""
+    """The table's name for each of our columns; null if it has none. With a null `label` every row is a click."""
 
     user_id: str | None
     item_id: str | None
@@ -117,7 +117,7 @@ class SimulatorParams(Section):
 
 
 class LabelParams(Section):
-    """When what became of a candidate is known."""
+    """When the outcome of a candidate is known."""
 
     delay_s: Seconds  # a click is known this long after its own time
 
@@ -192,9 +192,9 @@ class StatisticsParams(Section):
 
 
 def lags_below_delay(sections: Mapping[str, Any]) -> list[str]:
-    """What is wrong where a feature would know a click before labels.delay_s says that it is known.
+    """Refuse lags by which a feature would read a click before it is known (labels.delay_s).
 
-    A history of shows tells a click too: its events carry their labels. Shows alone may be known sooner.
+    A history of shows reveals clicks as well, since its events carry labels. Counts of shows may be known sooner.
     """
     delay_s = sections["labels"].delay_s
     lags_s = {
@@ -212,7 +212,7 @@ def lags_below_delay(sections: Mapping[str, Any]) -> list[str]:
 
 
 def negatives_are_no_history(sections: Mapping[str, Any]) -> list[str]:
-    """What is wrong where sampled items would be events that somebody lived through."""
+    """Refuse settings by which sampled negatives would enter histories as if users had seen them."""
     if not sections["source"].negatives or sections["history"].labels == "clicked":
         return []
     return [

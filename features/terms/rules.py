@@ -1,4 +1,4 @@
-"""What a valid interaction is, said once: a rule is a DuckDB condition, a GX expectation and a test of one value.
+"""The one definition of a valid interaction: each rule is a DuckDB condition, a GX expectation and a test of one value.
 
 A log is judged by the first two (features/quality/flaws.py, features/quality/expectations.py), a live event by the
 third.
@@ -16,7 +16,7 @@ from features.terms.params import ValidateParams
 
 REPEATED = "repeats an event"
 REPETITION, SEVERAL_USERS = "repetition", "num_users_of_impression"
-"""Columns that the log does not have and that are judged too: what one row alone cannot say."""
+"""Derived columns that are judged as well: they compare a row with other rows."""
 SHARED = "impression of several users"
 CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f]"
 
@@ -108,7 +108,7 @@ def _in_time(earliest: datetime, latest: datetime) -> Rule:
 
 
 def _between(reason: str, column: str, **limits: int) -> Rule:
-    """NaN is no number: the null check has it, not this one."""
+    """NaN is left to the null check."""
     tests = [f"{column} < {limits['min_value']}"] if "min_value" in limits else []
     tests += [f"{column} > {limits['max_value']} AND NOT isnan({column}::DOUBLE)"] if "max_value" in limits else []
     return Rule(

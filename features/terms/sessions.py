@@ -1,4 +1,4 @@
-"""Events in order of (user, time) -> the session of each: the one rule, for histories offline and reads online. numpy.
+"""Events in order of (user, time) -> the session of each: one rule for offline histories and online reads. numpy.
 
 A session ends where nothing happened for a while, where a cell of a fixed grid of time ends, or where the log says so:
 two neighbours that both carry the source's own session id are in one session if and only if the ids are equal.
