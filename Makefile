@@ -10,9 +10,10 @@ SOURCE ?=
 DATA ?=
 ARGS ?=
 PORT ?= 3000
-QUICK := tests/architecture tests/features/encoding tests/features/history tests/training tests/contracts/test_params.py \
-    tests/contracts/test_publish.py tests/contracts/test_figures.py tests/serving/test_requests.py tests/serving/test_gate.py \
-    tests/serving/test_body.py tests/serving/test_hosts.py
+# of the tests of training, those that start processes or train a whole small model are left to `make test`
+SLOWER := $(addprefix tests/training/test_,exported.py memory.py processes.py real_log.py resume.py train_and_evaluate.py)
+QUICK := tests/architecture tests/features/encoding tests/features/history $(filter-out $(SLOWER),$(wildcard tests/training/test_*.py)) \
+    $(addprefix tests/contracts/test_,params.py publish.py figures.py) $(addprefix tests/serving/test_,requests.py gate.py body.py hosts.py)
 UI_PORT := $(if $(filter command line,$(origin PORT)),$(PORT),3001)
 ONLINE ?= $(or $(LEITMOTIF_ONLINE),sqlite)
 
@@ -163,8 +164,12 @@ checks: $(READY)
 test-slow: $(READY) ## the slow tests: whole real logs, the quality of the default model
 	@pytest -n 2 -m slow $(ARGS)
 
-.PHONY: test-all
-test-all: test test-slow ## every test
+.PHONY: test-all every
+test-all: ## lint beside every test, as one run: the long slow groups begin first, so that neither core waits for the other
+	@$(MAKE) --no-print-directory -j 2 lint every
+
+every: $(READY)
+	@pytest -n 2 $(ARGS)
 
 .PHONY: test-fast quick
 test-fast: ## for an edit loop, under two minutes: lint and types beside the tests that start nothing

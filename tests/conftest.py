@@ -22,13 +22,14 @@ settings.load_profile("leitmotif")
 
 GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
 LONGEST = (
-    "serving",
-    "feast",
-    "pipeline",
-    "ebnerd_models",
     "quality",
+    "serving",
+    "ebnerd_models",
     "door-ui",
     "door-commands",
+    "pipeline",
+    "feast",
+    "ebnerd",
     "door-serve",
     "redis",
 )
