@@ -1,4 +1,4 @@
-"""The graph in, Dagster assets out: a multi-asset a stage, whose op is the stage and whose assets are its outs."""
+"""The graph -> Dagster assets: one multi-asset for each stage; its op runs the stage and its assets are the outputs."""
 
 import os
 import warnings
@@ -28,11 +28,11 @@ _SKIPPED = (
     '{"__dagster_pipes_version": "0.1", "method": "opened", "params": {"extras": {}}}\n'
     '{"__dagster_pipes_version": "0.1", "method": "closed", "params": null}\n'
 )
-"""What a stage that DVC skips does not say: without it Dagster warns of a silent process."""
+"""The message for a stage that DVC skips: without any, Dagster warns of a silent process."""
 
 
 class StageConfig(dg.Config):
-    """What may be said of one run in the Launchpad."""
+    """The configuration of one run in the Launchpad."""
 
     params: dict[str, Any] = Field(
         default={},
@@ -41,7 +41,7 @@ class StageConfig(dg.Config):
 
 
 def build_assets(graph: Graph) -> list[dg.AssetsDefinition]:
-    """All assets: those that stages make, and those that are only observed."""
+    """All assets: the outputs of stages, and the assets that are only observed."""
     made = [_stage_assets(graph.root, stage) for stage in graph.stages]
     observed = [
         _observed(graph.root, params_key(section), f"The section {section!r} of params.yaml.", "params")
@@ -96,7 +96,7 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
 
 @contextmanager
 def _plain_words(what: str) -> Iterator[None]:
-    """What stays locked or unreadable is one line in Dagster, not a traceback."""
+    """Report what stays locked or unreadable as one line in Dagster instead of a traceback."""
     try:
         yield
     except LockBusy as error:
@@ -114,7 +114,7 @@ def _configure(context: dg.AssetExecutionContext, root: Path, config: StageConfi
 
 
 def _repro(context: dg.AssetExecutionContext, root: Path, stage: str) -> Attempt:
-    """`dvc repro --single-item`; the stage's log lines reach Dagster as they are said."""
+    """Run `dvc repro --single-item` and stream the stage's log lines to Dagster."""
     with ExitStack() as stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about itself

@@ -1,4 +1,4 @@
-"""Stages in, `dvc repro` run, what became of each out. After a failure or an interrupt the last good output stands."""
+"""Run stages by `dvc repro` and report on each output. A failed or interrupted stage keeps its last good output."""
 
 import json
 import re
@@ -32,12 +32,12 @@ _KILLED = re.compile(r"exited with -(\d+)$")
 _DEFECT = 1
 _TRIES = 10  # one more for each DVC command that comes between
 WAIT_S = 86_400.0
-"""For so long a run that nobody watches (Dagster's) waits for another one to end."""
+"""How long an unattended run (Dagster's) waits for another one to end."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a stage did not make its outs."""
+    """Why a stage did not make its outputs."""
 
     stage: str | None  # None: DVC could not even begin
     message: str
@@ -46,7 +46,7 @@ class Reason:
 
 @dataclass
 class Attempt:
-    """What one `dvc repro` did."""
+    """The result of one `dvc repro`."""
 
     fates: dict[str, str] = field(default_factory=dict)  # stage -> ran | unchanged | from cache
     current: str | None = None  # the stage at work, whose outs DVC has not noted yet
@@ -64,7 +64,7 @@ def repro(
     env: Mapping[str, str] | None = None,
     wait_s: float = WAIT_S,
 ) -> Attempt:
-    """Run `dvc repro`, restore the outs of a stage that failed or was interrupted, and say why.
+    """Run `dvc repro`; restore the outputs of a stage that failed or was interrupted, and say why.
 
     stages: none means all. single: these stages only, not what they depend on.
     say: gets every line that DVC and the stages print; tell, where given: for whom we wait.
@@ -107,7 +107,7 @@ def _repro(
 
 
 def _patient(run: Callable[[], int], root: Path, said: list[str], wait: Callable[[], None]) -> int:
-    """Run a command of DVC's, again where another DVC command came between; its exit status."""
+    """Run a DVC command, again if another DVC command held the lock; returns its exit status."""
     status = 0
     for _ in range(_TRIES):
         said.clear()
@@ -120,7 +120,7 @@ def _patient(run: Callable[[], int], root: Path, said: list[str], wait: Callable
 
 
 def _follow(attempt: Attempt, line: str) -> None:
-    """What a line of DVC's says of the stage at work. A stage is done when DVC has noted it in dvc.lock."""
+    """What a line of DVC's output says about the running stage. A stage is done once DVC has written it to dvc.lock."""
     for pattern, fate in _FATES.items():
         if match := pattern.match(line):
             if attempt.fates.get(match[1]) in (None, "unchanged"):  # done before a wait, it is unchanged after it
@@ -131,7 +131,7 @@ def _follow(attempt: Attempt, line: str) -> None:
 
 
 def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool:
-    """Put back the last good outs of a stage and say whether there were any."""
+    """Restore the last good outputs of a stage; whether there were any."""
     if stage is None or not _was_made(root, stage):
         return False
     said: list[str] = []
@@ -142,7 +142,7 @@ def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool:
 
 
 def _restore_report(root: Path, stage: str) -> None:
-    """`dvc checkout` leaves out what git keeps (`cache: false`); the run cache holds the report all the same."""
+    """`dvc checkout` skips what git tracks (`cache: false`), but the run cache holds the report."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
@@ -162,7 +162,7 @@ def _restore_report(root: Path, stage: str) -> None:
 
 
 def _forget_seconds(root: Path, attempt: Attempt) -> None:
-    """What came from the run cache took none; the seconds that lie there are those of a run with other inputs."""
+    """A stage restored from the run cache took no time; the seconds stored there are those of another run."""
     if "from cache" not in attempt.fates.values():
         return
     for stage in read_graph(root).stages:
@@ -171,12 +171,12 @@ def _forget_seconds(root: Path, attempt: Attempt) -> None:
 
 
 def _was_made(root: Path, stage: str) -> bool:
-    """dvc.lock holds these very outs: after a switch of source it may hold the stage with another source's."""
+    """Whether dvc.lock holds these outputs: after a switch of source it may still hold those of another source."""
     return any(made.stage.name == stage for made in read_made(read_graph(root)))
 
 
 def _explain(root: Path, attempt: Attempt, said: list[str], status: int, told: Path) -> Reason:
-    """Why `dvc repro` failed: what the stage said, else what became of DVC, else what DVC said."""
+    """Why `dvc repro` failed: the stage's message, else how DVC ended, else DVC's message."""
     named = [match[1] for line in said if (match := _FAILED.search(line))]
     stage = named[-1] if named else attempt.current
     if told.is_file():
@@ -216,7 +216,7 @@ def _signal(number: int) -> str:
 
 
 def _unusable(root: Path) -> str | None:
-    """Why DVC could not begin: it names neither a bad parameter nor a log that is not there as its own words would."""
+    """Why DVC could not begin. Its own message names neither a bad parameter nor a missing log clearly."""
     try:
         path = (root / load_params(root / "params.yaml")["source"].path).resolve()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""A stage's report in, verdicts out: Dagster's asset checks. They judge what the stages have measured."""
+"""A stage's report -> verdicts: Dagster's asset checks, which judge the figures that stages measured."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A command of the house as a Dagster job: its lines are the log, its last line the reason where it fails."""
+"""A command of this repository as a Dagster job: its output is the log, its last line the reason of a failure."""
 
 from collections.abc import Sequence
 from pathlib import Path

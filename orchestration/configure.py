@@ -1,8 +1,8 @@
-"""Changes to params.yaml in, a checked params.yaml out: comments kept, one rename, old and new values said.
+"""Change params.yaml: validate the result, keep comments, replace the file atomically, and report old and new values.
 
-Two doors lead here: `python -m orchestration.configure key=value ...` (make run, make set) and Dagster's Launchpad. The
-file is written as DVC writes it (`dvc exp run -S`), so that either changes the lines of what it changes and no other.
-Nobody changes it while a stage runs: the change waits, says for whom, and gives up after a while.
+Called by `python -m orchestration.configure key=value ...` (make run, make set) and by Dagster's Launchpad. The file is
+written as DVC writes it (`dvc exp run -S`), so that both change only the lines of changed values. It never changes while
+a stage runs: the change waits, says for which process, and gives up after a while.
 """
 
 import difflib
@@ -25,7 +25,7 @@ from contracts.source_id import default_id, fingerprint
 
 PRESETS = Path("presets")
 KEPT = "kept"
-"""Folder of presets/: what a person had set of a source that was left, and no other source reads. Not in git."""
+"""Folder of presets/: what a person had set for a source they left, if no other source reads it. Not in git."""
 NEUTRAL = "simulator"  # its preset has every key: what a key is where its source is another
 SOURCE = "source.name"
 PATH = "source.path"
@@ -33,12 +33,12 @@ ID = "source.id"
 SAME_AS = "source.same_as"
 COLUMNS = "source.columns."
 WAIT_S = 60.0
-"""For so long a change waits for what is running."""
+"""How long a change waits for running processes."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One parameter that got another value."""
+    """One changed parameter."""
 
     key: str  # section.name
     old: Any
@@ -49,7 +49,7 @@ class Change:
 
 
 def main() -> None:
-    """Apply key=value arguments to params.yaml; exit 2 with one message where that cannot be."""
+    """Apply key=value arguments to params.yaml; exit 2 with one message if that is not possible."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("python -m orchestration.configure section.name=value ... changes params.yaml: model.num_themes=8")
@@ -76,7 +76,7 @@ def parse_assignments(arguments: list[str]) -> dict[str, Any]:
 def configure(
     changes: Mapping[str, Any], path: Path = PARAMS, *, wait_s: float = WAIT_S, say: Callable[[str], None] = print
 ) -> list[Change]:
-    """Write changes into the file at path, whole or not at all, and say what changed.
+    """Write changes to the file at path, atomically, and return what changed.
 
     changes: values by section.name; a nested mapping means its leaves. Where source.name changes,
         presets/<source>.yaml is applied first: it replaces what the source that is left had preset, a value of
@@ -101,7 +101,7 @@ def configure(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be written, and what changes by it."""
+    """The content to write, and the changes it makes."""
 
     before: str
     made: list[Change]
@@ -138,7 +138,7 @@ def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
 
 
 def _read_back(text: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What was written is read before it is kept: ruamel misplaces a value beside some comments."""
+    """Read back what was written before keeping it: ruamel misplaces values beside some comments."""
     try:
         values = YAML(typ="safe").load(text)
     except YAMLError:
@@ -150,7 +150,7 @@ def _read_back(text: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dump(document: Any) -> str:
-    """As DVC does: ruamel's own style, nothing set."""
+    """Write as DVC does: ruamel's default style."""
     yaml = YAML()
     yaml.default_flow_style = False
     out = io.StringIO()
@@ -182,7 +182,7 @@ def _switch(folder: Path, known: Mapping[str, Any], source: object) -> dict[str,
 
 
 def _kept(folder: Path, known: Mapping[str, Any]) -> dict[str, str]:
-    """What is one's own of the source that is left, and not every source reads."""
+    """The values that a person set for the source they leave, among those that only some sources read."""
     source, neutral = known[SOURCE], _preset(folder, NEUTRAL)
     preset = neutral | _preset(folder, source)
     own = {key: known[key] for key in neutral if _is_own_of(key, source) and known.get(key) != preset[key]}
@@ -194,7 +194,7 @@ def _is_own_of(key: str, source: object) -> bool:
 
 
 def _identity(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """source.id and same_as, where another log is named. An id of one's own stays until source.name changes."""
+    """source.id and same_as if another log is named. An id set by a person stays until source.name changes."""
     before, after = _log(known), _log({**known, **wanted})
     if fingerprint(*before) == fingerprint(*after):
         return {}

@@ -1,4 +1,4 @@
-"""dvc.yaml in, everything that Dagster shows out: assets, checks, four jobs, two schedules, one sensor."""
+"""dvc.yaml -> everything that Dagster shows: assets, checks, four jobs, two schedules, one sensor."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The machine -> what is there and what is missing. Standard library only: it runs before anything is installed."""
+"""Check what is installed on this machine. Standard library only: it runs before anything is installed."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 
 def main() -> None:
-    """Print every finding; exit 1 where something needed is missing."""
+    """Print every finding; exit 1 if something required is missing."""
     if len(sys.argv) > 1:
         print(f"{__doc__}\nRun it by `make doctor`; it takes no arguments.")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)

@@ -1,7 +1,7 @@
-"""A program that listens on a port, started for a person: `make ui` and `make serve`. Nothing of it stays at its end.
+"""Start a program that listens on a port (`make ui`, `make serve`), and leave no process behind when it ends.
 
-A port in use is one line, before anything is started. Ctrl-C and SIGTERM reach the program as one SIGINT, which it
-knows. However it ends, and however `make` ends, every process that came of it is ended too.
+A port in use is reported in one line before anything is started. Ctrl-C and SIGTERM reach the program as one SIGINT,
+which it handles. However it ends, and however `make` ends, every process that it started is ended too.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main() -> None:
-    """Start the program that follows `--`; its exit status is ours. Without a program only the port is looked at."""
+    """Run the program after `--` and exit with its status. Without a program only check the port."""
     parser = argparse.ArgumentParser(prog="python -m orchestration.door", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", required=True, help="where it will listen")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def cannot_listen(host: str, port: str, door: str) -> str | None:
-    """Why nothing can listen there, and what to type instead; None where it can."""
+    """Why nothing can listen there and what to type instead; None if the port is free."""
     if not port.isdecimal() or not 0 < int(port) < 1 << 16:
         return f"PORT is {port!r}, not a number from 1 to 65535: {door} PORT=3002"
     if not host:  # to a socket that is every address of this machine
@@ -62,7 +62,7 @@ def cannot_listen(host: str, port: str, door: str) -> str | None:
 
 
 def keep(program: Sequence[str]) -> int:
-    """Run a program to its end and end what it leaves; 130 where a person ended it."""
+    """Run a program to its end and end the processes it leaves; returns 130 if it was interrupted."""
     asked: list[int] = []
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the program leaves behind becomes ours
@@ -83,7 +83,7 @@ def keep(program: Sequence[str]) -> int:
 
 
 def _as_child(parent: int):
-    """What the program does before it starts: it gets SIGINT when we are killed, even where a shell had it ignored."""
+    """Run in the child before the program: it gets SIGINT when its parent is killed, even if a shell had it ignored."""
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
     def prepare() -> None:
@@ -107,7 +107,7 @@ def _ends(process: "subprocess.Popen[bytes]", number: int, patience_s: float) ->
 
 
 def _end_the_rest() -> None:
-    """End what the program left. Only the heads are asked: a run of Dagster ends its own stage, in its own order."""
+    """End the processes that the program left. Only top processes are signalled: a Dagster run ends its own stage."""
     me = psutil.Process()
     for number, patience_s in PATIENCE_S[1:]:
         left = me.children(recursive=number == signal.SIGKILL)
@@ -119,7 +119,7 @@ def _end_the_rest() -> None:
 
 
 def _holder(port: int) -> str:
-    """Who listens on a port, where we may see it."""
+    """The process that listens on a port, if we may see it."""
     try:
         pids = {each.pid for each in psutil.net_connections("tcp") if each.laddr and each.laddr.port == port}
         pid = min(pid for pid in pids if pid)

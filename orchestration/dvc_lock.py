@@ -1,4 +1,4 @@
-"""What DVC may be writing just now, read with patience: a file half written is no reason to fail."""
+"""Read files that DVC may be writing at this moment: a half-written file is read again instead of failing."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 LOOK_S = 0.1
 PATIENCE_S = 10.0
-"""For how long it is looked at again: DVC writes dvc.lock in a fraction of a second."""
+"""How long to try again: DVC writes dvc.lock in a fraction of a second."""
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""A stage's report in, Dagster metadata out: numbers that Dagster plots over time, tables of nested values."""
+"""A stage's report -> Dagster metadata: numbers that Dagster plots over time, tables of nested values."""
 
 import json
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ PLOTTED = 30
 
 
 def read_report(root: Path, path: str | None) -> Mapping[str, Any]:
-    """A JSON object as a stage wrote it; empty where there is none."""
+    """A JSON object as a stage wrote it; empty if the file is missing."""
     file = root / path if path else None
     return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
 
 
 def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
-    """What Dagster shows of one out: where it is, how large, how long its stage took, and the stage's figures."""
+    """The metadata of one output: its path and size, how long its stage took, and the stage's figures."""
     path = next(table.path for table in made.stage.outs if table.key == out)
     shown: dict[str, dg.MetadataValue] = {
         "path": dg.MetadataValue.path(str(root / path)),

@@ -1,4 +1,4 @@
-"""dvc.yaml in, a small frozen graph out: stages, their outs, what each reads. Nothing else defines the pipeline."""
+"""dvc.yaml -> a small frozen graph: stages, their outputs, what each reads. Nothing else defines the pipeline."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -9,7 +9,7 @@ from orchestration.dvc_lock import LockBusy, patiently
 
 @dataclass(frozen=True)
 class Out:
-    """One table (or model, or bundle) that a stage leaves."""
+    """One output of a stage: a table, a model or a bundle."""
 
     key: str  # the last part of its path, and its name in Dagster
     path: str  # from the repository's root; holds the source's name

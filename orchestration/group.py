@@ -1,7 +1,7 @@
-"""A command in, its exit status out: run in a process group of its own, which never outlives the caller.
+"""Run a command in a process group of its own that never outlives the caller; returns its exit status.
 
 DVC ignores Ctrl-C while a stage runs, and killing DVC orphans the stage. So the whole group is signalled, and reaped
-before anything else is done to the repository.
+before the repository is touched again.
 """
 
 import os
@@ -17,16 +17,16 @@ from pathlib import Path
 from contracts import parent
 
 ESCALATION = ((signal.SIGINT, 8.0), (signal.SIGTERM, 8.0), (signal.SIGKILL, 8.0))
-"""What the group is sent, and for how many seconds its end is then awaited."""
+"""The signals sent to the group, and how many seconds to wait after each."""
 
 
 def run_group(
     command: Sequence[str], *, cwd: Path, say: Callable[[str], None], env: Mapping[str, str] | None = None
 ) -> int:
-    """Run command to its end and give its exit status; every line it prints goes to say.
+    """Run command to its end and return its exit status; every line it prints is passed to say.
 
     env: added to this process's environment.
-    Whatever is raised meanwhile (Ctrl-C, Dagster's interrupt) ends the whole group first and is then raised again.
+    An exception meanwhile (Ctrl-C, Dagster's interrupt) ends the whole group first and is then raised again.
     """
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", parent.__file__, str(os.getpid()), *command],
@@ -65,7 +65,7 @@ def end_group(process: "subprocess.Popen[str]", escalation: Sequence[tuple[int, 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C, SIGTERM and SIGHUP off while something must be finished. Only the main thread can be sent them."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP while something must be finished. Only the main thread receives them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -79,13 +79,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def _environment(added: Mapping[str, str]) -> dict[str, str]:
-    """This interpreter's programs first on PATH: a stage's `python` is the one that runs us."""
+    """The environment with this interpreter's folder first on PATH, so that a stage's `python` is this one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": path, **added}
 
 
 def _living(group: int) -> bool:
-    """Does a process of this group still run? A zombie does not: it waits for a parent that may never look."""
+    """Whether a process of this group still runs. Zombies do not count: their parent may never reap them."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What dvc.lock and the working files say in, Dagster events out: what was made, observed and judged elsewhere.
+"""dvc.lock and the working files -> Dagster events for what was made, observed and judged outside Dagster.
 
 An event carries where it came from (data versions of its inputs, pointers to their events), so that Dagster can tell
 stale from fresh; the asset bodies record the same, whichever door a stage ran through.
@@ -30,9 +30,9 @@ from orchestration.versions import Made, observe, read_made
 
 
 def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None) -> list[str]:
-    """Tell Dagster everything it does not know yet; the keys of what was told. Raises LockBusy.
+    """Report to Dagster everything it does not know yet; returns the keys of what was reported. Raises LockBusy.
 
-    but: a stage whose outs are left to the asset body that has just made them.
+    but: a stage whose outputs are reported by the asset body that has just made them.
     """
     told = record_observations(instance, graph)
     mended = failed(instance, graph) & current(graph)
@@ -43,7 +43,7 @@ def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None
 
 
 def failed(instance: dg.DagsterInstance, graph: Graph) -> set[str]:
-    """Outs that Dagster shows as failed: the last run that was to make them failed, and made them not."""
+    """Outputs that Dagster shows as failed: the last run that should have made them failed before it did."""
     shown = set()
     for record in instance.get_asset_records([AssetKey(out.key) for out in graph.outs]):
         entry = record.asset_entry
@@ -56,7 +56,7 @@ def failed(instance: dg.DagsterInstance, graph: Graph) -> set[str]:
 
 
 def current(graph: Graph) -> set[str]:
-    """Outs that are there and of all that stands now: params, modules and the outs that they were made from."""
+    """Outputs that exist and match the present params, modules and inputs."""
     now, fresh = observe(graph), set()
     for made in read_made(graph):
         there = all((graph.root / out.path).exists() for out in made.stage.outs)
@@ -67,7 +67,7 @@ def current(graph: Graph) -> set[str]:
 
 
 def record_observations(instance: dg.DagsterInstance, graph: Graph) -> list[str]:
-    """Tell Dagster the present versions of params sections and code, where they are new."""
+    """Report the present versions of params sections and code to Dagster if they are new."""
     told = []
     for key, version in observe(graph).items():
         if _version(_latest(instance, key)) != version:

@@ -1,4 +1,4 @@
-"""Dagster's instance in, runs whose worker is gone cancelled: after a hard kill they would hold the pool's only place.
+"""Cancel runs whose worker is gone: after a hard kill they would hold the only slot of Dagster's pool.
 
 `make ui` runs this first. The last good outs of the stage that was cut off are restored. A run whose worker still
 lives, in another `dagster dev`, is left alone.
@@ -46,7 +46,7 @@ def _cut_off(instance: dg.DagsterInstance, run: DagsterRun) -> list[str]:
 
 
 def _has_worker(instance: dg.DagsterInstance, run: DagsterRun) -> bool:
-    """Does a process that said it works on this run still live?"""
+    """Whether a process that works on this run is still alive."""
     for entry in instance.all_logs(run.run_id):
         event = entry.dagster_event
         pid = event.engine_event_data.metadata.get("pid") if event and event.is_engine_event else None
@@ -56,7 +56,7 @@ def _has_worker(instance: dg.DagsterInstance, run: DagsterRun) -> bool:
 
 
 def _lives(pid: int, seen_at: float) -> bool:
-    """Is the process that was seen under this id still there? By now the id may be another's."""
+    """Whether the process that had this id is still alive. The id may belong to another process by now."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= seen_at + 1

@@ -1,4 +1,4 @@
-"""`make run`: changes to params.yaml and stages in, `dvc repro` run, a short table of what it made out."""
+"""`make run`: change params.yaml, run `dvc repro`, and print a short table of the results."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from orchestration.graph import Graph, Stage, read_graph
 from orchestration.timing import wall_s
 
 WAIT_S = 60.0
-"""For so long a person waits for another run to end."""
+"""How long a person's run waits for another one to end."""
 MEANINGS: Mapping[int, str] = {
     1: "a defect, or DVC's own failure",
     2: "bad input, or something else is running",
@@ -49,7 +49,7 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 
 
 def main() -> None:
-    """Configure, reproduce, tell. Exits with the failed stage's own code: 1 defect, 2 bad input, 3 a check blocks."""
+    """Configure, reproduce, report. Exits with the failed stage's own code: 1 defect, 2 bad input, 3 a check blocks."""
     arguments = _parse()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup make run &

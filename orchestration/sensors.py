@@ -1,4 +1,4 @@
-"""dvc.lock and the working files watched: what `dvc repro` makes, or a person edits, Dagster knows within seconds."""
+"""A sensor on dvc.lock and the working files: within seconds Dagster shows what `dvc repro` made or a person edited."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
-"""DVC's locks in, without those of processes that are gone or whose number is another program's by now.
+"""Remove from DVC's locks those of processes that have ended, or whose id belongs to another program by now.
 
-DVC looks only whether a process of that number exists: after a hard kill it would call the stage busy for as long as
-some other program happens to have the number.
+DVC checks only whether a process with that id exists: after a hard kill it would report the stage as busy for as long
+as another program has the id.
 """
 
 import json

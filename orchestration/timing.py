@@ -1,4 +1,4 @@
-"""A report in, the seconds in which it was made out: none for one that came back from the cache, of another run."""
+"""A report -> the seconds in which it was made; none if it was restored from the cache."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""dvc.lock and the working files in, data versions out: what each stage made, from what, and what stands now.
+"""dvc.lock and the working files -> data versions: what each stage made and from what, and the present state.
 
 Keys are Dagster's: an out by its name, `params/<section>` for a section of params.yaml, `code/<stage>` for everything
 else that makes a stage what it is (command, paths, modules, raw logs). Both sides hash alike, so equal versions mean

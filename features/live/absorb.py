@@ -1,7 +1,7 @@
-"""Live events that are acknowledged -> files in live/<source>/, a day and an engine each, for ingest. `make absorb`.
+"""`make absorb`: seal acknowledged live events into files in live/<source>/, one for each day and engine, for ingest.
 
-Each is sealed once: what the files of its engine hold says what is sealed, so a run that was killed is simply run
-again. The events stay in the tail, and in every ranking, until a load after the next holds them.
+Each is sealed once: the files of an engine say what is sealed, so a killed run can simply be repeated. The events stay
+in the tail, and in every ranking, until a load after the next holds them.
 """
 # pyright: reportAttributeAccessIssue=false
 

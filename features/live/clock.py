@@ -1,7 +1,7 @@
-"""What `now` is for whoever serves: the wall clock, or the log's end and the time that has passed since it was served.
+"""What `now` means for a service: the wall clock, or the end of the log plus the time since it was first served.
 
 The one place that says so: the time of a ranking that names none, of an event that tells none, and of its becoming
-known. Of a log that ended long ago time goes on from there, at the pace of the wall clock; no event moves it.
+known. For a log that ended long ago, time continues from its end at the pace of the wall clock; no event moves it.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Until when the work at hand may wait for a store: set where a request is taken, asked where a store is waited for.
+"""How long the current request may wait for a store: set when the request arrives, read before each wait.
 
 A store is waited for a shorter time than a request, and a request than its caller waits: what a store refuses in time
 is told, and nothing is kept after the answer has been given up.
@@ -14,7 +14,7 @@ _until: ContextVar[float | None] = ContextVar("until", default=None)
 
 @contextmanager
 def due(at: float) -> Iterator[None]:
-    """Within it no store is waited for beyond `at`, of time.monotonic()."""
+    """In this block no wait for a store lasts beyond `at` (time.monotonic())."""
     token = _until.set(at)
     try:
         yield

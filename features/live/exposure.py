@@ -1,8 +1,8 @@
-"""A ranking that was shown -> a name for it that says when and for whom, and the rows of the log that it becomes.
+"""A ranking that was shown -> an impression_id that encodes when and for whom, and the rows it adds to the log.
 
 An event that cites the name is the outcome of one of those rows, at the ranking's own time: as in any log of
-impressions, a click carries the time of its impression. The name ends with a check that only who knows the tail's
-secret can make.
+impressions, a click carries the time of its impression. The name ends with a
+checksum that requires the tail's secret.
 """
 
 import hashlib

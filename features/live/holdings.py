@@ -1,4 +1,4 @@
-"""A repository and some users -> every file that still names one of them: what stands in the workspace, what is cached.
+"""A repository and some users -> every file that still names one of them, in the workspace and in DVC's cache.
 
 An object of DVC's cache is named with the outs it was, and in which dvc.lock: the present one, those of git's
 revisions (the newest MAX_REVISIONS), those of DVC's own cache of runs.

@@ -1,4 +1,4 @@
-"""What a caller posts -> live events, judged by the same rules as a log. All of them, or one error that says which."""
+"""Posted events -> live events, validated by the same rules as a log. All, or an error that names the first bad one."""
 
 import hashlib
 import secrets
@@ -19,7 +19,7 @@ from features.terms.rules import Rule, first_broken
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CONTENT = frozenset({"item_id", "occurred_at", "label", "impression_id", "position", "session_id"})
-"""What one user's event says."""
+"""The content of an event, to compare it with another."""
 
 
 class Posted(NamedTuple):

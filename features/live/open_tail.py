@@ -1,4 +1,4 @@
-"""A state folder -> the tail of live events that belongs to it: SQLite, or Redis where told. No Feast here.
+"""A state folder -> its tail of live events, in SQLite or, if chosen, in Redis. No Feast here.
 
 LEITMOTIF_ONLINE=redis, or host:port, chooses Redis; LEITMOTIF_LIVE names another file of live events.
 """
@@ -77,7 +77,7 @@ def forgotten_of(state: Path) -> Forgotten:
 
 
 def place_of(state: Path) -> str:
-    """Where open_tail looks, for a person; without passwords."""
+    """Where open_tail looks, as text without passwords."""
     address = redis_address()
     return f"{live_path(state)} (SQLite)" if address is None else f"the Redis at {address.split(',')[0]}"
 
@@ -96,14 +96,14 @@ def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
 
 
 def open_sqlite(state: Path, acknowledged: int = 0) -> LiveTail:
-    """The same of the SQLite file, whichever engine is chosen."""
+    """The tail of the SQLite file, whichever engine is chosen."""
     from features.live.sqlite import SqliteTail
 
     return SqliteTail(live_path(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
 
 
 def claim(tail: LiveTail, state: Path, log: str) -> str:
-    """Whose live events a tail holds, an identity: this log's where nobody's were noted before."""
+    """The identity of the log that a tail belongs to; this log takes it over if none is recorded."""
     return log if state.absolute().parent.parent.name != ".state" else tail.belongs_to(log)
 
 

@@ -1,4 +1,4 @@
-"""Where a source's online state lies, and the stamp that says which snapshot it was loaded from."""
+"""The folder of a source's online state, and the stamp that says which snapshot was loaded."""
 
 import json
 from collections.abc import Mapping

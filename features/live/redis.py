@@ -24,7 +24,7 @@ from features.terms.convention import key_of_text
 T = TypeVar("T")
 
 WAIT_S = 1.0
-"""How long an answer is waited for; none is asked for once the request is due (features/live/deadline.py)."""
+"""How long to wait for an answer; nothing is asked once the request is due (features/live/deadline.py)."""
 PRUNED_AT_ONCE = 1_000
 START = "`redis-server --appendonly yes --appendfsync always`"
 
@@ -62,7 +62,7 @@ class RedisTail:
         self._is_durable = False  # not known yet
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
-        """Where the server does not answer in time it may have kept them: appending them again is safe."""
+        """If the server does not answer in time, it may have kept them all the same; appending them again is safe."""
         if not events:
             return []
         arguments = [argument for event in events for argument in _arguments(event)]
@@ -150,7 +150,7 @@ class RedisTail:
         return [bool(gone) for gone in self._ask(lambda: self._client.smismember(self._key("forgotten"), names))]
 
     def prune(self, upto_seq: int) -> int:
-        """In small scripts; that they are gone is written before the first goes."""
+        """In small scripts; the loss is recorded before the first is deleted."""
         arguments = [self._prefix, upto_seq, PRUNED_AT_ONCE]
         dropped = 0
         while gone := self._ask(lambda: self._prune(args=arguments)):

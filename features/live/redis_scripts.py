@@ -1,4 +1,4 @@
-"""What features/live/redis.py runs in the server, in Lua: each script is one step that nobody sees half done."""
+"""The Lua scripts of features/live/redis.py: each is atomic."""
 
 KEEP = (
     "local p = ARGV[1] "

@@ -12,7 +12,7 @@ Users = frozenset[str]
 NOBODY: Users = frozenset()
 
 TELLING_DIGITS = 6
-"""So long a number is an id, wherever it stands; a shorter one may as well be a count, unless it stands like an id."""
+"""A number of this length is taken for an id anywhere; a shorter one may be a count, unless it stands where ids do."""
 ROUNDS = 3
 """JSON in HTML in a URL."""
 _WORD = r"\w\-\u00c0-\u1fff\u2070-\u2fff\u3040-\ufefe\uff10-\ufffc\U00010000-\U0010ffff"

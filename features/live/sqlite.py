@@ -124,7 +124,7 @@ class SqliteTail(SqliteFile):
         return self._are_forgotten([hash_of(user_id) for user_id in user_ids])
 
     def prune(self, upto_seq: int) -> int:
-        """In small transactions; that they are gone is written before the first goes."""
+        """In small transactions; the loss is recorded before the first is deleted."""
 
         def mark(connection: sqlite3.Connection) -> int:
             upto = min(upto_seq, connection.execute(NEWEST).fetchone()[0])

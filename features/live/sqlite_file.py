@@ -1,6 +1,6 @@
-"""A SQLite file that processes of one machine share: connections by thread, patience, and what is lost is said.
+"""A SQLite file that processes of one machine share: one connection per thread, retries, and detection of lost files.
 
-A file that was taken away, cut short or replaced under whoever uses it takes nothing more.
+A file that is removed, truncated or replaced while in use accepts nothing more.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ class SqliteFile:
         return self._patiently(transaction)
 
     def _patiently(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do it, again and again while the file is locked, and raise InputError for everything else that is wrong."""
+        """Retry while the file is locked; raise InputError for every other error."""
         wait_s = left_s(self._wait_s)
         if wait_s <= 0:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What a store of live events can do: the contract of features/live/sqlite.py and features/live/redis.py.
+"""The interface of a store of live events, implemented by features/live/sqlite.py and features/live/redis.py.
 
 A tail is a log in order of acknowledgement (seq) and, for histories, the same events by user. It is shared by every
 process that appends or reads; what append has returned is durable.
@@ -106,9 +106,9 @@ class LiveTail(Protocol):
         ...
 
     def drop(self) -> None:
-        """Remove everything, as if nothing had ever been appended: the end of a scratch tail that no one else uses."""
+        """Remove everything, as if nothing had ever been appended. For scratch tails that no one else uses."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         ...
