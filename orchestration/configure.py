@@ -1,8 +1,8 @@
 """Change params.yaml: validate the result, keep comments, replace the file atomically, and report old and new values.
 
 Called by `python -m orchestration.configure key=value ...` (make run, make set) and by Dagster's Launchpad. The file is
-written as DVC writes it (`dvc exp run -S`), so that both change only the lines of changed values. It never changes while
-a stage runs: the change waits, says for which process, and gives up after a while.
+written as DVC writes it (`dvc exp run -S`), so that both change only the lines of changed values. It never changes
+while a stage runs: the change waits, says for which process, and gives up after a while.
 """
 
 import difflib
