@@ -12,11 +12,11 @@ import typeguard
 _typechecked = typeguard.typechecked
 
 
-def _unless_of_feast(target: Any = None, **options: Any) -> Any:
+def _unless_of_feast(*target: Any, **options: Any) -> Any:
     """`typechecked` for everybody but Feast."""
-    if target is not None and getattr(target, "__module__", "").partition(".")[0] == "feast":
-        return target
-    return _typechecked(target, **options)
+    if target and getattr(target[0], "__module__", "").partition(".")[0] == "feast":
+        return target[0]
+    return _typechecked(*target, **options)
 
 
 typeguard.typechecked = _unless_of_feast
