@@ -9,16 +9,15 @@ Steps in order of value, each with its own time limit; the file is written after
 import argparse
 import json
 import logging
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.device import captured, guarded, hardware, median_s, times_s
 from benchmarks.model_speed import make
 from contracts.params import PARAMS, load_params
 from training.fitting.losses import click_loss
@@ -80,14 +79,14 @@ def limits(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, 
     number = 2**20 if small else 2**28
     source = torch.ones(number, device=device)
     target = torch.empty_like(source)
-    seconds = _median_s(lambda: target.copy_(source), device)
+    seconds = median_s(lambda: target.copy_(source), device)
     yield {"what": "copy", "gb_s": round(2 * 4 * number / seconds / 1e9, 1)}
     size = 256 if small else 8192
     for kind, tf32 in (("float32", False), ("tf32", True), ("bfloat16", False)):
         if device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = tf32
         values = torch.randn(size, size, device=device, dtype=torch.bfloat16 if kind == "bfloat16" else torch.float32)
-        seconds = _median_s(lambda values=values: values @ values, device)
+        seconds = median_s(lambda values=values: values @ values, device)
         yield {"what": f"matrix product, {kind}", "tflop_s": round(2 * size**3 / seconds / 1e12, 1)}
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -134,7 +133,7 @@ def training(params: ModelParams, device: str, small: bool) -> Iterator[dict[str
                         continue
                     if how == "compiled" and (length, requests) != (200, 1024):
                         continue  # a compilation takes most of a minute: one shape tells whether it pays
-                    yield {"model": name, "length": length, "requests": requests, "how": how} | _guarded(
+                    yield {"model": name, "length": length, "requests": requests, "how": how} | guarded(
                         lambda n=name, k=length, r=requests, h=how: _train(params, device, n, k, r, h)
                     )
 
@@ -158,7 +157,7 @@ def serving(params: ModelParams, device: str, small: bool) -> Iterator[dict[str,
                     near, wanted = moved(history, asked, device)
                     return model.score(model.user_side(near, tables), wanted, tables).cpu()
 
-            times = sorted(_times_s(answer, device, 20 if small else 300))
+            times = sorted(times_s(answer, device, 20 if small else 300))
             p50_ms, p99_ms = (1e3 * times[int(share * len(times))] for share in (0.5, 0.99))
             yield {
                 "model": name,
@@ -190,7 +189,7 @@ def loading(params: ModelParams, device: str, small: bool) -> Iterator[dict[str,
                 "how": how,
                 "pinned": pinned,
                 "bytes_an_event": round(number / history.mask_UL.numel(), 1),
-                "ms": round(1e3 * _median_s(copy, device), 3),
+                "ms": round(1e3 * median_s(copy, device), 3),
             }
 
 
@@ -210,7 +209,7 @@ def optimizer(params: ModelParams, device: str, small: bool) -> Iterator[dict[st
                 table(asked).square().mean().backward()
                 adam.step()
 
-            yield {"rows": rows, "kind": kind, "ms": round(1e3 * _median_s(step, device), 3)}
+            yield {"rows": rows, "kind": kind, "ms": round(1e3 * median_s(step, device), 3)}
 
 
 def log_here(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
@@ -249,15 +248,6 @@ def moved(history: History, candidates: Candidates, device: str) -> tuple[Histor
     return History(*(each.to(device) for each in history)), Candidates(*(each.to(device) for each in candidates))
 
 
-def hardware(device: str) -> dict[str, Any]:
-    """What computes, and what ran on it."""
-    found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
-    if device == "cuda":
-        card = torch.cuda.get_device_properties(0)
-        found |= {"device": card.name, "memory_gib": round(card.total_memory / 2**30, 1), "cuda": torch.version.cuda}
-    return found
-
-
 def _train(params: ModelParams, device: str, name: str, length: int, requests: int, how: str) -> dict[str, Any]:
     model, history, candidates = make(name, params, length, requests, CANDIDATES)
     model.to(device)
@@ -278,7 +268,7 @@ def _train(params: ModelParams, device: str, name: str, length: int, requests: i
     began = time.monotonic()
     step()
     first_s = time.monotonic() - began
-    seconds = _median_s(_captured(step) if how == "cuda graph" else step, device)
+    seconds = median_s(captured(step) if how == "cuda graph" else step, device)
     row = {"impressions_s": round(len(labels) / seconds), "step_ms": round(1e3 * seconds, 3)}
     if how == "compiled":
         row["compile_s"] = round(first_s, 1)
@@ -291,49 +281,6 @@ def _loss(model: Model, history: History, candidates: Candidates, labels: Tensor
     """The training step's loss as training/fitting/fit.py makes it, and the logits."""
     logits, information_loss = model.learn(history, candidates)
     return click_loss(logits, labels) + 0.3 * information_loss, logits
-
-
-def _captured(step: Callable[[], None]) -> Callable[[], None]:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
-def _guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return work()
-    except Exception as error:
-        return {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
-
-
-def _median_s(work: Callable[[], object], device: str) -> float:
-    times = sorted(_times_s(work, device, 15))
-    return times[len(times) // 2]
-
-
-def _times_s(work: Callable[[], object], device: str, number: int) -> list[float]:
-    for _ in range(3):
-        work()
-    times = []
-    for _ in range(number):
-        _wait(device)
-        began = time.perf_counter()
-        work()
-        _wait(device)
-        times.append(time.perf_counter() - began)
-    return times
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _gap(ours: Tensor, theirs: Tensor) -> float:
