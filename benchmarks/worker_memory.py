@@ -61,9 +61,12 @@ def main() -> None:
     if options.measure is not None:
         print(json.dumps(worker(options.measure, data / "bundle", options.requests)))
         return
-    rows = [size(state_of(data.absolute()), number, options) for number in options.users]
-    write_json(options.result, {"command": command(), "hardware": hardware(), "events": options.events, "rows": rows})
-    print(markdown(rows))
+    rows: list[dict[str, Any]] = []
+    for number in options.users:
+        rows.append(size(state_of(data.absolute()), number, options))
+        told = {"command": command(), "hardware": hardware(), "events": options.events, "rows": rows}
+        write_json(options.result, told)
+        print(markdown(rows[-1:]), flush=True)
 
 
 def size(loaded: Path, num_users: int, options: argparse.Namespace) -> dict[str, Any]:
