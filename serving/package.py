@@ -205,7 +205,7 @@ def _require_verdict(metrics: dict[str, Any]) -> None:
 def _require_short_ids(requests: RequestLog, most: int) -> None:
     """A service that refuses the log's own ids is of no use to whoever has one."""
     for what, ids in (("user", requests.histories.user_ids), ("item", requests.item_ids)):
-        longest = pc.max(pc.utf8_length(ids)).as_py() or 0
+        longest = pc.max(pc.utf8_length(ids)).as_py() or 0  # pyright: ignore[reportAttributeAccessIssue]
         if longest > most:
             raise InputError(
                 f"The log has {what} ids of up to {longest:,} characters, and serve.max_id_length is {most:,}: the "
