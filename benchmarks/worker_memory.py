@@ -113,8 +113,9 @@ def template(store: OnlineStore, events: int) -> tuple[dict[str, Value], dict[st
     key = [entity_key(["user_id"], user)]
     names = [feature.name for feature in store.history_view.features]
     ((_, values),) = provider.online_read(store.feast.config, store.history_view, key, names)
+    assert values is not None
     for value in values.values():
-        del getattr(value, value.WhichOneof("val")).val[:-events]
+        del getattr(value, str(value.WhichOneof("val"))).val[:-events]
     items = store.item_keys(list(values["item_ids"].string_list_val.val))
     times = np.sort(np.array(list(values["occurred_at"].int64_list_val.val), np.int64))
     ones = np.arange(1, events + 1)

@@ -179,11 +179,11 @@ class Coclicks:
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Coclicks":
         """What `arrays` and `sums` gave."""
-        logged, past = ([arrays[f"{of}{name}"] for name in CLICK_ARRAYS] for of in ("", "history_"))
+        logged, past = ({name: arrays[f"{of}{name}"] for name in CLICK_ARRAYS} for of in ("", "history_"))
         made = object.__new__(cls)
         own: dict[str, Any] = {name: arrays[name] for name in (*CLICK_ARRAYS, "starts", "factors", "codes")}
-        own["history"] = Clicks.summed(*past, part(arrays, "of_history_"))
-        own["_logged"] = Clicks.summed(*logged, part(arrays, "of_logged_"))
+        own["history"] = Clicks.summed(**past, sums=part(arrays, "of_history_"))
+        own["_logged"] = Clicks.summed(**logged, sums=part(arrays, "of_logged_"))
         for name, value in (own | {"live": ()}).items():
             object.__setattr__(made, name, value)
         return made
