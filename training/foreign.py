@@ -2,6 +2,7 @@
 
 A command: `make audit SCORES=<file>`. Nothing of it is kept but the page and reports/<id>/foreign.json.
 """
+# pyright: reportAttributeAccessIssue=false
 
 import argparse
 import json

@@ -124,7 +124,7 @@ def _limit(expected: Expected) -> str:
     return " and ".join(told) or expected.expect
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """A value that JSON takes; a float to four figures."""
     if isinstance(value, bool | int | str) or value is None:
         return value

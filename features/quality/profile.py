@@ -143,7 +143,7 @@ def _row(name: str, counts: tuple[int, int, int], found: Mapping[str, Any]) -> d
     shares = {"quarantined_share": quarantined / rows_in, "duplicated_share": duplicated / rows_in}
     none = dict.fromkeys(("rows_valid", "users", "items", "requests", "clicks"), 0)
     told = {"partition": name, "rows_in": rows_in, "rows_quarantined": quarantined, "rows_duplicated": duplicated}
-    row = none | dict(found) | told | shares
+    row: dict[str, Any] = {**none, **found, **told, **shares}
     if row["rows_valid"]:
         partition = Partition(name)
         row["longest_gap_share"] = row["longest_gap_s"] * 1e6 / (partition.last_us + 1 - partition.first_us)

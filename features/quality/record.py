@@ -2,6 +2,7 @@
 
 A refused log has no ledger yet: its fates are counted as far as it came.
 """
+# pyright: reportAttributeAccessIssue=false
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -82,7 +82,9 @@ def returns(
     for lag in LAGS:
         again = np.isin(had // width + lag, there, assume_unique=False) & ((had // width) % num_days + lag < num_days)
         back = again & np.isin(had + lag * width, had)
-        sums = np.stack([np.bincount(of_user, weights=each, minlength=num_users) for each in (back, again)])
+        sums = np.stack([np.bincount(of_user, weights=each, minlength=num_users) for each in (back, again)]).astype(
+            float
+        )
         if sums[1].sum() < MIN_BEHIND:
             continue
         row: dict[str, Any] = {

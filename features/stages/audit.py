@@ -3,6 +3,7 @@
 The theme of a session is the one that most of its events carry, ties going to the first in name; a hop is a session
 whose theme differs from that of the user's previous one. Only sessions with enough events are looked at.
 """
+# pyright: reportAttributeAccessIssue=false
 
 import logging
 from pathlib import Path
