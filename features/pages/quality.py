@@ -1,11 +1,10 @@
 """What validate and histories found out of a log (features/quality/record.py) -> the page that a steward opens."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from features.pages import charts
 from features.pages.changes import since
 from features.pages.document import (
     BAD,
@@ -15,7 +14,6 @@ from features.pages.document import (
     count,
     details,
     escape,
-    figure,
     number,
     percent,
     section,
@@ -24,12 +22,10 @@ from features.pages.document import (
     write_page,
 )
 from features.pages.flow import GOOD_END, STAGES, flow
-from features.pages.grouping import grouped
+from features.pages.partitions import by_partition
 
 Told = Mapping[str, Any]
 MOST_REASONS = 30
-MOST_ROWS = 200
-"""Partitions in a table; the newest."""
 RULE = "rule"
 
 
@@ -45,7 +41,7 @@ def write_quality(path: Path, told: Told, before: Told | None = None, docs: str 
         ),
         _failures(told),
         _reasons(told),
-        _partitions(told),
+        by_partition(told["partitions"], told["expectations"]),
         since(told, before),
         _expectations(told),
     ]
@@ -180,129 +176,6 @@ def _example(example: Told) -> str:
     return f'<p class="where">{escape(place)}</p><pre>{escape(shown)}</pre>{more}'
 
 
-def _partitions(told: Told) -> str:
-    rows = [row | {"hours_at_end": _hours(row["silent_at_end_s"])} for row in grouped(told["partitions"])]
-    failed: dict[str, set[str]] = {}
-    limits: dict[str, list[float]] = {}
-    for each in told["expectations"]:
-        if each["of"] == "partitions":
-            limits[each["column"]] = [float(text) for text in each["limit"].split() if _is_number(text)]
-            failed.setdefault(each["column"], set()).update(one["where"] for one in each["examples"])
-    drawn = [_chart(rows, limits, failed, *each) for each in _CHARTS]
-    flat = "; ".join(f"{escape(each[0])}: {_flat(rows, each[2])}" for each in _CHARTS if _flat(rows, each[2]))
-    many = len(rows) < len(told["partitions"])
-    lead = (
-        f"Each point stands for {-(-len(told['partitions']) // len(rows))} partitions. " if many else ""
-    ) + "Limits are dashed, what lies beyond one is ringed."
-    return section(
-        "By partition",
-        f'<div class="charts">{"".join(drawn)}</div>',
-        f"<p>Not drawn. {flat}.</p>" if flat else "",
-        _all(told),
-        lead=lead,
-    )
-
-
-_B, _O = charts.BLUE, charts.ORANGE
-_HOURS = (("hours_at_end", "hours", _B),)
-_CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]], str, str]] = (
-    (
-        "Volume",
-        "rows by fate",
-        (
-            ("rows_valid", "valid", charts.SKY),
-            ("rows_quarantined", "held back", charts.RED),
-            ("rows_duplicated", "repeated", charts.GREY),
-        ),
-        "rows",
-        "",
-    ),
-    ("Click rate", "of rows that may be trained on", (("click_rate", "click rate", _B),), "share", ".1~%"),
-    (
-        "Freshness",
-        "hours from the newest event to the partition's end",
-        (("hours_at_end", "hours", _B),),
-        "hours",
-        "~s",
-    ),
-    (
-        "Silence",
-        "the longest time without an event, of the partition's length",
-        (("longest_gap_share", "silence", _B),),
-        "share",
-        ".1~%",
-    ),
-    (
-        "Duplicates and held-back rows",
-        "share of rows",
-        (("duplicated_share", "repeated", _B), ("quarantined_share", "held back", _O)),
-        "share",
-        ".1~%",
-    ),
-    ("Lengths of requests", "rows of a request", (("rows_per_request", "rows", _B),), "rows", "~s"),
-    ("Rows of a user", "mean", (("rows_per_user", "rows", _B),), "rows", "~s"),
-    ("Busiest user", "most different times within a minute", (("most_per_minute", "a minute", _B),), "rows", "~s"),
-    ("Users and items", "different ones", (("users", "users", _B), ("items", "items", _O)), "number", "~s"),
-    (
-        "Drift of categories",
-        "distance from the partitions before, 0 to 1",
-        (("category_distance", "distance", _B),),
-        "distance",
-        "~g",
-    ),
-    ("New items", "share of rows on items never seen before", (("new_item_share", "new", _B),), "share", ".0~%"),
-)
-
-
-def _chart(
-    rows: Sequence[Told],
-    limits: Mapping[str, list[float]],
-    failed: Mapping[str, set[str]],
-    title: str,
-    note: str,
-    parts: Sequence[tuple[str, str, str]],
-    unit: str,
-    form: str,
-) -> str:
-    columns = [column for column, *_ in parts]
-    if _flat(rows, parts):
-        return ""
-    if title == "Volume":
-        drawn = charts.stacked(rows, parts, unit)
-    else:
-        ruled = [limit for column in columns for limit in limits.get(column, ())]
-        beyond = frozenset(name for column in columns for name in failed.get(column, ()))
-        drawn = charts.lines(rows, parts, unit, form, ruled, beyond)
-    numbers = table(
-        ("partition", *(name for _, name, _ in parts)),
-        [(row["partition"], *(row.get(column) for column in columns)) for row in rows],
-        numbers=range(1, len(parts) + 1),
-        caption=f"{title} by partition",
-    )
-    return figure(charts.svg(drawn, title, note), title, note, numbers)
-
-
-def _flat(rows: Sequence[Told], parts: Sequence[tuple[str, str, str]]) -> str:
-    """Why there is nothing to draw; empty where there is."""
-    values = [row.get(column) for row in rows for column, *_ in parts]
-    if any(values):
-        return ""
-    return "not known of this log" if all(value is None for value in values) else "0 throughout"
-
-
-def _hours(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds / 3600
-
-
-def _all(told: Told) -> str:
-    rows = told["partitions"][-MOST_ROWS:]
-    columns = [column for column in rows[0] if any(row[column] is not None for row in rows)]
-    dropped = len(told["partitions"]) - len(rows)
-    said = f"<p>The newest {len(rows)}; {dropped} before them are in quality.json.</p>" if dropped else ""
-    inner = table(columns, [[row[c] for c in columns] for row in rows], range(1, len(columns)), "Every figure")
-    return details("Every figure of every partition", said + inner)
-
-
 def _expectations(told: Told) -> str:
     rows = [
         (
@@ -323,11 +196,3 @@ def _expectations(told: Told) -> str:
         "and is held back once."
     )
     return section("All that was asked", details(f"{len(rows)} rules and expectations", inner), lead=lead)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
