@@ -3,6 +3,8 @@
 Run by benchmarks.peer with an interpreter that has fuxictr==2.3.10 and nothing of this project. One thread.
 """
 
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 import time

@@ -27,15 +27,16 @@ def _rows(told: Told, before: Told) -> list[tuple[str, Any, Any]]:
     rows: list[tuple[str, Any, Any]] = [("rows read", told["rows_read"], before["rows_read"])]
     fates = [{(line["stage"], line["what"]): line["rows"] for line in each["ledger"]} for each in (told, before)]
     rows += [
-        (f"{key[0]}: {key[1]}", *(each.get(key, 0) for each in fates)) for key in dict.fromkeys([*fates[0], *fates[1]])
+        (f"{key[0]}: {key[1]}", fates[0].get(key, 0), fates[1].get(key, 0))
+        for key in dict.fromkeys([*fates[0], *fates[1]])
     ]
     passed = [{each["why"]: each for each in one["expectations"] if each["of"] != "rule"} for one in (told, before)]
     rows += [
-        (f"expected: {why}", *(_outcome(each.get(why)) for each in passed))
+        (f"expected: {why}", _outcome(passed[0].get(why)), _outcome(passed[1].get(why)))
         for why in dict.fromkeys([*passed[0], *passed[1]])
     ]
     sizes = [{row["partition"]: row["rows_in"] for row in each["partitions"]} for each in (told, before)]
-    rows += [(f"partition {name}", *(each.get(name) for each in sizes)) for name in sorted({*sizes[0], *sizes[1]})]
+    rows += [(f"partition {name}", sizes[0].get(name), sizes[1].get(name)) for name in sorted({*sizes[0], *sizes[1]})]
     return rows
 
 

@@ -100,7 +100,7 @@ def _grouped(counts: Any, num_themes: int, seed: int) -> Int64:
     rank = min(DIMENSIONS, min(weighed.shape) - 1)
     near = TruncatedSVD(rank, random_state=seed).fit_transform(weighed)
     near /= np.maximum(np.linalg.norm(near, axis=1, keepdims=True), 1e-9)
-    label = KMeans(num_themes, n_init=4, random_state=seed).fit_predict(near)
+    label = KMeans(num_themes, n_init=4, random_state=seed).fit_predict(near)  # pyright: ignore[reportArgumentType]
     size = np.bincount(label, weights=np.asarray(counts.sum(1)).ravel(), minlength=num_themes)
     return np.argsort(np.argsort(-size, kind="stable"), kind="stable")[label].astype(np.int64)
 
