@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -33,7 +34,7 @@ def test_help_lists_every_target_and_doctor_finds_nothing_missing(house: Path) -
 def test_dvc_has_nothing_to_do_after_make_run(house: Path) -> None:
     assert "up to date" in typed(house, "dvc status").stdout
     assert "Running stage" not in typed(house, "dvc repro").stdout
-    assert "0 of 9 stages ran" in typed(house, "make run").stdout
+    assert "0 of 11 stages ran" in typed(house, "make run").stdout
 
 
 def test_what_is_found_and_how_lists_turn_are_measured(house: Path, tmp_path: Path) -> None:
@@ -123,6 +124,53 @@ def test_feast_shows_what_was_loaded(house: Path) -> None:
     assert "loaded snapshot" in typed(house, "make load").stdout
 
 
+def test_a_log_is_audited_alone_and_its_held_back_rows_are_mended(house: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    minutes = ((user, day, n) for user in range(12) for day in range(4) for n in range(6))
+    rows = [
+        f"u{user},i{5 * ((user + day) % 4) + n % 5},2024-01-0{day + 1}T{user + 8:02}:{n:02}:00Z,{int(n % 3 > 0)}"
+        for user, day, n in minutes
+    ]
+    (folder / "day.csv").write_text("\n".join(["viewer,film,ts,liked", *rows, ",i3,2024-01-02T09:00:00Z,1", ""]))
+    columns = "source.columns.user_id=viewer source.columns.item_id=film source.columns.occurred_at=ts "
+    columns += "source.columns.label=liked source.time_unit=iso"
+    told = typed(house, "make audit SOURCE=table", f"DATA={folder}", f"ARGS={columns}")
+    assert "Running stage 'train'" not in told.stdout + told.stderr
+    page = (house / "reports/table/shift.html").read_text()
+    assert "No model of this log has been evaluated" in page
+    held = typed(house, "make quarantine").stdout
+    assert "1  user_id missing" in held
+    assert ",i3,2024-01-02T09:00:00Z,1" in held
+    export = tmp_path / "held.csv"
+    typed(house, "make quarantine", f"ARGS=--export {export}")
+    export.write_text(export.read_text().replace(",i3,", "u3,i3,"))
+    typed(house, "make quarantine", f"ARGS=--repaired {export}")
+    assert f"rows_read {len(rows) + 2}," in typed(house, "make run", "ARGS=ingest").stdout
+    typed(house, "make run SOURCE=simulator", "ARGS=ingest")
+
+
+def test_another_recommender_is_judged_beside_ours(house: Path, tmp_path: Path) -> None:
+    data = house / "data/simulator"
+    rows = pq.read_table(data / "predictions").slice(0, 400)
+    names = pq.read_table(data / "impressions/requests.parquet")["impression_id"].to_pylist()
+    items = pq.read_table(data / "user_histories/vocabulary.parquet")
+    name_of = dict(zip(items["item_index"].to_pylist(), items["item_id"].to_pylist(), strict=True))
+    lines = [
+        f"{names[request]},{name_of[item]},{number % 7}"
+        for number, (request, item) in enumerate(
+            zip(rows["request_index"].to_pylist(), rows["item_index"].to_pylist(), strict=True)
+        )
+        if item in name_of
+    ]
+    scores = tmp_path / "theirs.csv"
+    scores.write_text("\n".join(["impression_id,item_id,score", *lines, ""]))
+    told = typed(house, "make audit", f"SCORES={scores}").stdout
+    assert "theirs" in told
+    assert "theirs" in (house / "reports/simulator/shift.html").read_text()
+    assert (house / "reports/simulator/foreign.json").exists()
+
+
 def test_other_logs_run_by_the_readmes_words_and_the_way_back_is_a_checkout(house: Path, tmp_path: Path) -> None:
     write_movielens(tmp_path / "ml", "7,1,4.0,789652009\n8,1,3.0,789652010\n", "1,Film,War\n")
     told = typed(house, "make run SOURCE=movielens", f"DATA={tmp_path / 'ml'}", "ARGS=ingest").stdout
@@ -136,7 +184,7 @@ def test_other_logs_run_by_the_readmes_words_and_the_way_back_is_a_checkout(hous
     told = typed(house, "make run SOURCE=table", f"DATA={log}", f"ARGS={columns}").stdout
     assert "rows_read 2, rows_written 2" in told
     told = typed(house, "make run SOURCE=simulator", "ARGS=ingest").stdout
-    assert "0 of 9 stages ran" in told
+    assert "0 of 11 stages ran" in told
 
 
 @pytest.mark.slow

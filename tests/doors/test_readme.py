@@ -18,6 +18,10 @@ RUN_ELSEWHERE = {
     "make serve HOST=": "it would listen beyond loopback; tests/serving/test_strangers.py reads what it runs",
     "python -m orchestration.reproduce": "it is what make run calls",
     "make serve ONLINE=": "needs a Redis that keeps every write; tests/features/online starts one",
+    "make load ONLINE=": "needs a Redis of a deployment; tests/features/online loads into one that it starts",
+    "bentoml containerize": "needs a Docker engine; tests/serving/test_packing.py reads the Dockerfile",
+    "python -m benchmarks.worker_memory": "writes stores of a million users; see tests/features/online/test_state_by_key.py",
+    "python -m serving.replay": "tests/serving/test_request_log.py runs it on what a service logged",
     "source .venv/bin/activate": "a line for the shell that is typed in; what it puts on the path is typed here",
 }
 """Commands that no door runs, each with the reason."""
