@@ -13,7 +13,7 @@ from pydantic import Field
 
 from contracts.errors import InputError
 from orchestration.attempt import WAIT_S, Attempt, repro
-from orchestration.checks import CHECKS, Check, group_checks, judge
+from orchestration.checks import Check, checks_of, judge
 from orchestration.configure import configure
 from orchestration.dvc_lock import LockBusy
 from orchestration.figures import metadata, read_report
@@ -68,7 +68,7 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
         )
         for out in stage.outs
     ]
-    checks = [check for check in (*CHECKS, *group_checks(root)) if check.out in {out.key for out in stage.outs}]
+    checks = [check for out in stage.outs for check in checks_of(root, out.key)]
 
     @dg.multi_asset(
         name=stage.name,

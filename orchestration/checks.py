@@ -73,16 +73,24 @@ def _verdict_passed(report: Report) -> Verdict:
 
 
 EXPECTATIONS = Path("features/quality/expectations.yaml")
+JUDGED = "validated_interactions"
+"""The output whose stage judges the expectations."""
 RULES_OF = ("nulls", "ids", "time", "values", "requests", "duplicates")
 """Groups that rules of single rows belong to, beside the groups of that file."""
 
 
+def checks_of(root: Path, out: str) -> list[Check]:
+    """All checks of one output."""
+    return [check for check in CHECKS if check.out == out] + (group_checks(root) if out == JUDGED else [])
+
+
 def group_checks(root: Path) -> list[Check]:
     """One check for each group of expectations: what validate counted of it, by severity."""
-    written = YAML(typ="safe").load((root / EXPECTATIONS).read_text(encoding="utf-8"))
+    file = root / EXPECTATIONS
+    written = YAML(typ="safe").load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return [
         Check(
-            "validated_interactions",
+            JUDGED,
             f"expectations_{group}",
             True,  # a critical failure ends the stage before; what is left to say is a warning
             f"What is expected of the log: {group}.",
@@ -93,7 +101,9 @@ def group_checks(root: Path) -> list[Check]:
 
 
 def _group_holds(group: str, report: Report) -> Verdict:
-    told = report["expectations"][group]
+    told = report.get("expectations", {}).get(group)
+    if told is None:
+        return Verdict(False, "not judged: validate has not run since this group was written", warns=True)
     failed = told["critical"] + told["warning"]
     held = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(told["held_back"].items()))
     said = f"{told['num'] - failed} of {told['num']} hold, {told['critical']} critical and {told['warning']} warnings"

@@ -33,8 +33,7 @@ def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
         seconds = wall_s(root, report)
         shown["wall_s"] = dg.MetadataValue.text("restored") if seconds is None else dg.MetadataValue.float(seconds)
         shown["report"] = dg.MetadataValue.path(str(root / report))
-        page = (root / report).with_name(PAGES.get(out, ""))
-        if out in PAGES and page.is_file():
+        if out in PAGES and (page := (root / report).with_name(PAGES[out])).is_file():
             shown["page"] = dg.MetadataValue.url(page.as_uri())
     return shown | figures(read_report(root, made.stage.report))
 

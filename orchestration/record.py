@@ -23,7 +23,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.event_api import EventLogRecord
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
-from orchestration.checks import CHECKS, Check, judge
+from orchestration.checks import Check, checks_of, judge
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph
 from orchestration.versions import Made, observe, read_made
@@ -98,9 +98,8 @@ def _record_stage(instance: dg.DagsterInstance, graph: Graph, made: Made, mended
             figures = metadata(graph.root, made, out)
             instance.report_runless_asset_event(dg.AssetMaterialization(AssetKey(out), metadata=figures, tags=tags))
             told.append(out)
-            for check in CHECKS:
-                if check.out == out:
-                    _record_check(instance, graph, made, check)
+            for check in checks_of(graph.root, out):
+                _record_check(instance, graph, made, check)
     return told
 
 

@@ -15,6 +15,7 @@ from contracts.section import Section
 
 FILE = Path(__file__).with_name("expectations.yaml")
 NAME = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+GROUP = re.compile(r"[A-Za-z0-9_]+")
 CRITICAL, WARNING = "critical", "warning"
 
 
@@ -55,6 +56,11 @@ def read_suite(limits: Mapping[str, float | int], file: Path = FILE) -> list[Exp
         raise InputError(f"{file.name} cannot be read: {error}. `git diff {file.name}` shows what changed.") from error
     if not isinstance(groups, dict) or not all(isinstance(told, list) for told in groups.values()):
         raise InputError(f"{file.name}: give groups, each a list of expectations, as its first lines say.")
+    if bad := [group for group, told in groups.items() if not told or not GROUP.fullmatch(str(group))]:
+        raise InputError(
+            f"{file.name}: {bad[0]!r}: the name of a group is of letters, digits and _, since Dagster's check is named "
+            "after it, and a group holds at least one expectation."
+        )
     suite = []
     for group, told in groups.items():
         for number, each in enumerate(told, 1):

@@ -1,6 +1,8 @@
 """Reports become Dagster metadata, and checks judge what reports say."""
 
-from orchestration.checks import CHECKS, Check, judge
+from pathlib import Path
+
+from orchestration.checks import CHECKS, EXPECTATIONS, JUDGED, Check, checks_of, judge
 from orchestration.figures import PLOTTED, figures, table
 
 
@@ -40,6 +42,16 @@ def test_lists_of_words_are_bullets_and_other_lists_are_json() -> None:
     assert figures({"reasons": ["too low", "too few"]})["reasons"].value == "- too low\n- too few"
     assert "json" in str(figures({"windows": [1, 2]})["windows"].value)
     assert figures({"reasons": []}) == {}
+
+
+def test_a_group_of_expectations_that_validate_has_not_judged_yet_warns_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / EXPECTATIONS
+    file.parent.mkdir(parents=True)
+    file.write_text("bots: [{}]\n")
+    (check,) = [each for each in checks_of(tmp_path, JUDGED) if each.name == "expectations_bots"]
+    verdict = judge(check, {"expectations": {"volume": {}}})
+    assert (verdict.passed, verdict.warns) == (False, True)
+    assert "not judged" in verdict.description
 
 
 def test_rows_that_do_not_add_up_fail() -> None:
