@@ -15,8 +15,11 @@ def live_logger(folder: Path, name: str) -> Logger:
     class Curves(DVCLiveLogger):
         LOGGER_JOIN_CHAR = "/"
 
-        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, sync: bool | None = False) -> None:
-            """Lightning counts steps from 0, the record the steps that were made."""
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, sync: bool | None = True) -> None:
+            """Lightning counts steps from 0, the record the steps that were made.
+
+            sync: where it is False, DVCLive finds out who calls by inspect.stack(), a second each time (3.49.1).
+            """
             super().log_metrics(metrics, None if step is None else step + 1, sync)
 
     return Curves(
