@@ -6,8 +6,12 @@ image and needs a Docker engine, which this program does not.
 """
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from contracts.errors import InputError
@@ -18,17 +22,32 @@ NAME = "leitmotif"
 
 
 def build_bento(bundle: Path, root: Path) -> str:
-    """Build the Bento of a bundle with the code at root; return its tag. A Bento of the same name is replaced."""
+    """Build the Bento of a bundle with the code at root; return its tag. One of that name is replaced."""
     import bentoml
 
     revision = git_revision(root)
     tag = f"{NAME}:{read_manifest(bundle).model_version}-{revision[:8]}"
-    if any(str(old.tag) == tag for old in bentoml.list()):
-        bentoml.delete(tag)
-    bento = bentoml.bentos.build_bentofile(
-        version=tag.partition(":")[2], labels={"git_revision": revision}, build_ctx=str(root)
-    )
+    with _replacing(next((Path(old.path) for old in bentoml.list() if str(old.tag) == tag), None)):
+        bento = bentoml.bentos.build_bentofile(
+            version=tag.partition(":")[2], labels={"git_revision": revision}, build_ctx=str(root)
+        )
     return str(bento.tag)
+
+
+@contextmanager
+def _replacing(old: Path | None) -> Iterator[None]:
+    """The old Bento is out of the store meanwhile, which takes no name twice, and back where none took its place."""
+    if old is None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=old.parents[2], prefix="replaced-") as folder:  # beside the store's folder
+        aside = old.rename(Path(folder) / old.name)
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(old, ignore_errors=True)
+            aside.rename(old)
+            raise
 
 
 def git_revision(root: Path) -> str:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import bentoml
@@ -247,8 +248,9 @@ class Leitmotif:
             with recording(spent):
                 return self._work(work, request, at, without)
 
+        within = copy_context()  # lines of the other thread name the request too
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.computing, turn)
+            return await asyncio.get_running_loop().run_in_executor(self.computing, within.run, turn)
         except InputError as error:
             raise ServiceUnavailable(str(error)) from error
 

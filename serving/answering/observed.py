@@ -33,7 +33,7 @@ def observe_ranking(route: str, reply: RankReply, spent: Spent | None) -> None:
     if spent is not None:
         metrics.observe_stages(spent)
         if spent.logits is not None:
-            metrics.observe_scores(spent.logits)
+            metrics.observe_scores(route, spent.logits)
 
 
 def observe_events(reply: EventsReply) -> None:

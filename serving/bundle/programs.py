@@ -1,7 +1,7 @@
 """Machine code of a model's two halves, as `make export ARGS=--compile` wrote it -> what a scorer calls in their place.
 
 It was made for one bundle, one torch and one kind of processor. Where any of them is another, the scorer computes by
-PyTorch as it always can, and the log says why.
+PyTorch as it always can, and the log says why: as a warning where it was made for this bundle.
 """
 
 import hashlib
@@ -43,7 +43,11 @@ def open_programs(folder: Path, bundle_hash: str, device: torch.device) -> Progr
     others = [name for name, value in here.items() if made_for[name] != value]
     if not described.get("compiled") or others:
         why = f"made for another {', '.join(others)}" if others else "no machine code"
-        log.info("%s is %s: the model computes by PyTorch. `make export ARGS=--compile` makes it anew", folder, why)
+        # whoever made it for this bundle counts on it
+        level = logging.WARNING if described.get("compiled") and "bundle_hash" not in others else logging.INFO
+        log.log(
+            level, "%s is %s: the model computes by PyTorch. `make export ARGS=--compile` makes it anew", folder, why
+        )
         return None
     try:
         return Programs(*(load_half(folder / f"{name}.pt2", compiled=True) for name in Programs._fields))

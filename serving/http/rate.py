@@ -34,11 +34,16 @@ class Rate:
         burst: float | None = None,
         cause: str = "rate",
         what: str = "One caller may ask {rate:g} times a second.",
+        *,
+        forgets: bool = True,
     ) -> None:
+        """forgets: whether callers beyond MAX_CALLERS push out others, or only those whose bucket is full again."""
         self.per_s = per_s
         self.what = what
         self.burst = burst  # requests at once; None: those of BURST_S
         self.cause = cause
+        self.forgets = forgets
+        self._look_at = MAX_CALLERS  # so many buckets are looked through for full ones
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, as of when
 
     @classmethod
@@ -70,17 +75,26 @@ class Rate:
             return
         now = time.monotonic() if now is None else now
         size = max(1.0, self.per_s * BURST_S if self.burst is None else self.burst)
+        if not self.forgets and len(self._buckets) > self._look_at:
+            self._leave_out_full(size, now)
         for caller in wanted:
             left, then = self._buckets.pop(caller, (size, now))
             self._buckets[caller] = (min(size, left + (now - then) * self.per_s), now)
         short = [(number - self._buckets[caller][0], number) for caller, number in wanted.items()]
-        while len(self._buckets) > MAX_CALLERS:
+        while self.forgets and len(self._buckets) > MAX_CALLERS:
             self._buckets.popitem(last=False)
         if (lacking := max(short))[0] > 0:
             raise self._refusal(math.ceil(lacking[0] / self.per_s), lacking[1] > size)
         for caller, number in wanted.items():
             if caller in self._buckets:
                 self._buckets[caller] = (self._buckets[caller][0] - number, now)
+
+    def _leave_out_full(self, size: float, now: float) -> None:
+        """A full bucket is as none. The others are fewer than the live events that are kept, which are bounded."""
+        rate = self.per_s or 0.0
+        for caller in [each for each, (left, then) in self._buckets.items() if left + (now - then) * rate >= size]:
+            del self._buckets[caller]
+        self._look_at = max(MAX_CALLERS, 2 * len(self._buckets))  # seldom: it costs a look at each
 
     def _refusal(self, wait_s: int, is_hopeless: bool) -> Refusal:
         told = f"{self.what.format(rate=self.per_s or 0, burst=self.burst or 0)} Ask again in {wait_s} s."
@@ -94,4 +108,4 @@ def user_events() -> Rate:
         raise InputError(f"{QUOTA_VARIABLE} is {told!r}. Set it to events an hour, such as 1000, or not at all.")
     an_hour = int(told)
     what = "One user may have {burst:,} live events an hour."
-    return Rate(an_hour / 3600 if an_hour else None, an_hour, "quota", what)
+    return Rate(an_hour / 3600 if an_hour else None, an_hour, "quota", what, forgets=False)

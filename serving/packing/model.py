@@ -4,6 +4,7 @@ Only `bentoml build` makes it. A service that runs from the repository reads the
 promoted one takes over without a build.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from bentoml.models import BentoModel
 
 from contracts.errors import InputError
 from serving.bundle.manifest import Manifest, read_manifest
-from serving.bundle.programs import is_machine_code_of
+from serving.bundle.programs import DESCRIPTION, is_machine_code_of
 from serving.locations import BUNDLE_OF_MODEL, PROGRAMS_OF_MODEL, find_bundle, find_programs
 
 NAME = "leitmotif-bundle"
@@ -43,14 +44,14 @@ def bundle_model() -> BundleModel:
 
 
 def keep(bundle: Path) -> str:
-    """The tag of a bundle in BentoML's store, where it stands once, with machine code once more.
+    """The tag of a bundle in BentoML's store, where it stands once, and once more with each machine code.
 
     Raises InputError where the bundle is damaged.
     """
     manifest = read_manifest(bundle)
     programs = find_programs(manifest.source)
     compiled = is_machine_code_of(programs, manifest.bundle_hash)
-    tag = f"{NAME}:{manifest.model_version}{'-compiled' if compiled else ''}"
+    tag = f"{NAME}:{manifest.model_version}{f'-{digest_of(programs)}' if compiled else ''}"
     try:
         bentoml.models.get(tag)
     except NotFound:
@@ -59,6 +60,14 @@ def keep(bundle: Path) -> str:
             if compiled:
                 shutil.copytree(programs, model.path_of(PROGRAMS_OF_MODEL), copy_function=shutil.copyfile)
     return tag
+
+
+def digest_of(programs: Path) -> str:
+    """Eight characters that tell machine code from that for another processor or torch."""
+    digest = hashlib.sha256((programs / DESCRIPTION).read_bytes())
+    for path in sorted(programs.glob("*.pt2")):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:8]
 
 
 def labels(manifest: Manifest) -> dict[str, str]:

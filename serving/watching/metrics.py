@@ -39,7 +39,7 @@ HISTORY_AGE = prometheus.Histogram(
     "leitmotif_history_age_seconds", "From a user's newest event to the ranking", buckets=AGES_S)  # fmt: skip
 HISTORY_LENGTH = prometheus.Histogram("leitmotif_history_events", "Events of a ranked user", buckets=LENGTHS)
 THEMES = prometheus.Counter("leitmotif_rankings_by_theme", "Rankings, by the theme the user is in", ("theme",))
-SCORES = prometheus.Counter("leitmotif_candidate_scores", "Scores of candidates up to a bin's end", ("up_to",))
+SCORES = prometheus.Counter("leitmotif_candidate_scores", "Scores of candidates up to a bin's end", ("route", "up_to"))
 EXPECTED = prometheus.Gauge(
     "leitmotif_expected_score_share",
     "The same of the bundle's golden requests, which the model was tested on",
@@ -91,11 +91,11 @@ def observe_stages(spent: Spent) -> None:
         _timed_stage(name).observe(took_s)
 
 
-def observe_scores(logits: npt.NDArray[np.float32]) -> None:
+def observe_scores(route: str, logits: npt.NDArray[np.float32]) -> None:
     """Of all candidates of a request, a bin at a time."""
     for place, number in enumerate(_binned(logits)):
         if number:
-            _counted_scores(place).inc(int(number))
+            _counted_scores(route, place).inc(int(number))
 
 
 def expect_scores(logits: npt.NDArray[np.float32]) -> None:
@@ -105,9 +105,9 @@ def expect_scores(logits: npt.NDArray[np.float32]) -> None:
         EXPECTED.labels(f"{end:g}").set(float(share))
 
 
-@lru_cache(maxsize=16)
-def _counted_scores(place: int) -> prometheus.Counter:
-    return SCORES.labels(f"{SCORE_BINS[place]:g}")
+@lru_cache(maxsize=64)
+def _counted_scores(route: str, place: int) -> prometheus.Counter:
+    return SCORES.labels(route, f"{SCORE_BINS[place]:g}")
 
 
 def _binned(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -125,7 +125,7 @@ def start() -> None:
     for name in STAGES:
         _timed_stage(name)
     for place in range(len(SCORE_BINS)):
-        _counted_scores(place)
+        _counted_scores("/rank", place)
 
 
 def exposition() -> bytes:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from queue import Full, Queue
@@ -80,6 +81,20 @@ class RequestLog:
 class _Counting(RotatingFileHandler):
     """What the disk does not take is counted and said once, until it takes one again."""
 
+    def _open(self) -> TextIOWrapper:
+        """Each file is its owner's alone, and no line joins the half one of a killed worker."""
+        stream = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_open_private)  # noqa: SIM115
+        try:
+            with open(self.baseFilename, "rb") as written:
+                if size := os.fstat(written.fileno()).st_size:
+                    written.seek(size - 1)
+                    if written.read() != b"\n":
+                        stream.write("\n")
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         metrics.UNLOGGED.inc()
         if not getattr(self, "_is_said", False):
@@ -87,14 +102,27 @@ class _Counting(RotatingFileHandler):
         self._is_said = True
 
 
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
+
+
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of all workers, each worker's oldest first. One that a killed worker left half is passed over."""
+    """The lines of all workers, each worker's oldest first. Those left half by killed workers are counted and said."""
     paths = sorted(folder.glob("requests-*.jsonl*"), key=lambda path: (path.name.split(".")[0], -_turn(path)))
+    num_half = 0
     for path in paths:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:  # a half line may end within a character
             for line in lines:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+                try:
+                    told = json.loads(line.decode()) if line.endswith(b"\n") else None
+                except ValueError:
+                    told = None
+                if told is None:
+                    num_half += 1
+                else:
+                    yield told
+    if num_half:
+        log.warning("%d lines of %s are not whole, as a killed worker leaves one: left out", num_half, folder)
 
 
 def _turn(path: Path) -> int:

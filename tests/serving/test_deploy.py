@@ -105,15 +105,37 @@ def test_probes_and_ports_are_those_of_the_service(server: httpx.Client) -> None
     pod = told["Deployment", "leitmotif"]["spec"]["template"]
     (container,) = pod["spec"]["containers"]
     port = told["ConfigMap", "leitmotif"]["data"]["BENTOML_PORT"]
-    assert str(container["ports"][0]["containerPort"]) == port == pod["metadata"]["annotations"]["prometheus.io/port"]
+    assert str(container["ports"][0]["containerPort"]) == port
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = container[probe]["httpGet"]
         assert asked["port"] == container["ports"][0]["name"]
         assert server.get(asked["path"]).status_code == 200
-    assert server.get(pod["metadata"]["annotations"]["prometheus.io/path"]).status_code == 200
     scraped = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]
     assert scraped["static_configs"][0]["targets"] == [f"leitmotif:{port}"]
     assert server.get(scraped["metrics_path"], headers={"host": f"localhost:{port}"}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])
+def test_a_scrape_carries_a_token_and_is_the_job_that_the_alert_asks_for(name: str) -> None:
+    (job,) = yaml.safe_load((DEPLOY / "prometheus" / name).read_text())["scrape_configs"]
+    (down,) = [each for each in expressions() if each.startswith("up{")]
+    assert set(re.findall(r'job="([a-z]+)"', down)) == {job["job_name"]}
+    assert "absent(" in down  # a job that finds no pod has no series that could be 0
+    assert job["authorization"]["credentials_file"]
+    pod = documents()["Deployment", "leitmotif"]["spec"]["template"]
+    assert not pod["metadata"].get("annotations")  # annotations cannot carry it
+    if name == "kubernetes.yml":
+        assert job["kubernetes_sd_configs"][0]["selectors"][0]["label"] == f"app={pod['metadata']['labels']['app']}"
+        assert job["relabel_configs"][0]["regex"] == pod["spec"]["containers"][0]["ports"][0]["name"]
+
+
+def test_failures_and_scores_are_laid_beside_their_like() -> None:
+    for each in expressions():
+        if 'status=~"5.."' in each:
+            assert len(set(re.findall(r'route!~"[^"]+"', each))) == 1
+            assert each.count("route!~") == each.count("leitmotif_requests_total")
+        for labels in re.findall(r"leitmotif_candidate_scores_total(\{[^}]*\})?", each):
+            assert labels == '{route="/rank"}', each
 
 
 def test_the_pods_run_as_nobody_within_limits_and_everything_named_is_there() -> None:

@@ -76,6 +76,8 @@ def test_what_is_not_machine_code_of_this_bundle_here_is_not_loaded(
     for name in ("bundle_hash", "torch", "processor"):
         (folder / DESCRIPTION).write_text(json.dumps(described | {name: "another"}))
         assert f"made for another {name}" in said()
+        # made for this bundle, it was counted on
+        assert caplog.records[-1].levelname == ("INFO" if name == "bundle_hash" else "WARNING")
     (folder / DESCRIPTION).write_text(json.dumps(described))
     (folder / "score.pt2").write_bytes(b"no archive")
     assert "cannot be loaded" in said()

@@ -110,12 +110,39 @@ def test_machine_code_of_the_bundle_goes_into_its_bento_and_that_of_another_does
     programs.mkdir(parents=True)
     told = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
 
-    def kept(bundle_hash: str) -> tuple[str, set[str]]:
+    def kept(bundle_hash: str, code: bytes) -> tuple[str, set[str]]:
         (programs / DESCRIPTION).write_text(json.dumps({"compiled": True, "bundle_hash": bundle_hash}))
+        (programs / "score.pt2").write_bytes(code)
         command = [sys.executable, "-c", script, str(data / "bundle")]
         tag = subprocess.check_output(command, env=told, cwd=tmp_path, text=True).strip().splitlines()[-1]
         name, _, version = tag.partition(":")
         return version, {path.name for path in (tmp_path / "home/models" / name / version).iterdir() if path.is_dir()}
 
-    assert kept("another") == (manifest.model_version, {"bundle"})
-    assert kept(manifest.bundle_hash) == (f"{manifest.model_version}-compiled", {"bundle", "programs"})
+    assert kept("another", b"1") == (manifest.model_version, {"bundle"})
+    versions = set()
+    for code in (b"1", b"2"):  # compiled anew, for another processor
+        version, folders = kept(manifest.bundle_hash, code)
+        assert (version[:-8], folders) == (f"{manifest.model_version}-", {"bundle", "programs"})
+        assert (tmp_path / "home/models/leitmotif-bundle" / version / "programs/score.pt2").read_bytes() == code
+        versions.add(version)
+    assert len(versions) == 2
+
+
+def test_a_build_that_fails_leaves_the_bento_before_it(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "plain.py").write_text("import bentoml\n@bentoml.service\nclass Plain:\n    pass\n")
+    script = (
+        "import sys; from pathlib import Path; import bentoml; from serving.bento import build_bento\n"
+        "bundle, root = map(Path, sys.argv[1:])\n"
+        "for wanted in ('name: leitmotif', 'name: leitmotif', 'no_such_key: 1'):\n"
+        "    (root / 'bentofile.yaml').write_text(f'service: plain:Plain\\ninclude: [plain.py]\\n{wanted}\\n')\n"
+        "    try: print('built', build_bento(bundle, root))\n"
+        "    except Exception as error: print('failed')\n"
+        "print('kept', *(each.tag for each in bentoml.list()), bentoml.get('leitmotif').tag)\n"
+    )
+    told = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, str(data / "bundle"), str(tmp_path)]
+    said = subprocess.check_output(command, env=told, cwd=tmp_path, text=True).split("\n")
+    tag = f"leitmotif:{read_manifest(data / 'bundle').model_version}-unversio"
+    assert [line for line in said if line] == [f"built {tag}", f"built {tag}", "failed", f"kept {tag} {tag}"]
+    assert not list((tmp_path / "home").glob("replaced-*"))

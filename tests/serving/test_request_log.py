@@ -88,6 +88,30 @@ def test_it_never_takes_more_than_it_may_and_keeps_the_newest(tmp_path: Path) ->
     assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"requests-3"}
 
 
+def test_a_half_line_of_a_killed_worker_joins_no_other_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(2):
+        log = RequestLog(tmp_path, 1, max_mb=NUM_FILES)
+        log.keep({"number": number})
+        log.close()
+        if number == 0:  # killed within a character
+            with (tmp_path / "requests-1.jsonl").open("ab") as file:
+                file.write('{"asked":"é'.encode()[:-1])
+    assert list(read_log(tmp_path)) == [{"number": 0}, {"number": 1}]
+    assert [record.getMessage().partition(" of ")[0] for record in caplog.records] == ["1 lines"]
+
+
+def test_every_file_is_its_owners_alone(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, 1, max_mb=NUM_FILES)
+    for _ in range(3):
+        log.keep({"long": "x" * 900_000})
+    log.close()
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        f"requests-1.jsonl{turn}": 0o600 for turn in ("", ".1", ".2")
+    }
+
+
 def unlogged() -> float:
     text = metrics.exposition().decode()
     return float(

@@ -228,3 +228,16 @@ def test_one_user_may_have_so_many_live_events_an_hour_of_all_or_of_none(monkeyp
         user_events()
     monkeypatch.delenv("LEITMOTIF_USER_EVENTS")
     user_events().take_each({"a": 10**9})
+
+
+def test_a_users_quota_is_not_forgotten_for_others_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEITMOTIF_USER_EVENTS", "100")
+    quota = user_events()
+    quota.take_each({"a": 100}, now=0.0)
+    for number in range(2 * MAX_CALLERS):
+        quota.take_each({f"other-{number}": 1}, now=1.0)
+    with pytest.raises(Refusal, match="100 live events an hour"):
+        quota.take_each({"a": 50}, now=1.0)
+    for number in range(3 * MAX_CALLERS):  # a minute later, theirs are full again
+        quota.take_each({f"more-{number}": 1}, now=60.0 + number)
+    assert len(quota._buckets) < 2 * MAX_CALLERS
