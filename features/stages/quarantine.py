@@ -60,14 +60,15 @@ def listing(rejected: Path, quarantine: Path, source: SourceParams) -> list[str]
         lines.append(f"{each['rows']:>10,}  {each['reason']} ({each['stage']})")
         for example in each["examples"]:
             shown = example["raw"] or ", ".join(f"{name}={value}" for name, value in example["row"].items())
-            lines.append(f"{'':12}{example['file']} line {example['line']}: {shown!r}")
+            text = repr(shown) if shown else "(text left out)"
+            lines.append(f"{'':12}{example['file']} line {example['line']}: {text}")
     return [*lines, "", "Repair: make quarantine ARGS='--export held.csv', then ARGS='--repaired held.csv'."]
 
 
 def export(rejected: Path, quarantine: Path, source: SourceParams, path: Path) -> str:
     """Write the rows that stand in text files in their own columns; returns what to say."""
     rows = pq.read_table(quarantine, columns=["file", "line", "reason"]).to_pylist()
-    rows += [row for row in pq.read_table(rejected / ROWS).to_pylist() if row["line"] > 0]
+    rows += [row for row in pq.read_table(rejected / ROWS).to_pylist() if row["line"] > 0 and row["raw"]]
     if not rows:
         return f"Nothing of {source.id} is held back."
     places = [(row["file"], row["line"]) for row in rows]

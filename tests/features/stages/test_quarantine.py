@@ -3,11 +3,19 @@
 import csv
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
+from contracts.schema import REJECTED
+from features.pages.quality import _reasons
+from features.quality.record import held_back
+from features.sources.originals import originals
+from features.sources.tombstones import REASON
 from features.stages import validate
 from features.stages.quarantine import export, listing, take_back
+from features.tables.ledger import ROWS as ROWS_FILE
 from tests.features.raw_logs import COLUMNS, expectations, ingest_table, limits, read, source
 
 ROWS = ["a,x,2024-01-01,1", ",x y,2024-01-01,1", 'b,"x, y",2024-01-02,0', "b,,2024-01-02,1", "c,z,never,1", "c,z"]
@@ -68,3 +76,17 @@ def test_a_log_of_one_file_is_told_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item,at,click\na,x,2024-01-01,1\n")
     with pytest.raises(InputError, match="Move the log's file into a folder"):
         take_back(source("table", tmp_path / "log.csv", COLUMNS), limits(), tmp_path / "log.csv")
+
+
+def test_the_rows_of_a_forgotten_user_stay_without_their_text(log: Path, tmp_path: Path) -> None:
+    data, told = log.parent / "data" / "table", source("table", log, COLUMNS)
+    rejected = pq.read_table(data / "rejected" / ROWS_FILE)
+    buried = pa.table({"file": ["day.csv"], "line": [2], "reason": [REASON], "raw": [""]}, schema=REJECTED)
+    pq.write_table(pa.concat_tables([rejected, buried]), data / "rejected" / ROWS_FILE)
+    listed = "\n".join(listing(data / "rejected", data / "quarantine", told))
+    assert "1  user forgotten (ingest)\n            day.csv line 2: (text left out)" in listed
+    reasons = held_back(data / "rejected", data / "quarantine", lambda places: originals(told, places))
+    page = _reasons({"reasons": reasons, "rows_read": 6})
+    assert "(text left out)" in page
+    export(data / "rejected", data / "quarantine", told, tmp_path / "held.csv")
+    assert "a,x,2024-01-01,1" not in listed + page + (tmp_path / "held.csv").read_text()
