@@ -171,7 +171,7 @@ def _example(example: Told) -> str:
         for name, value in example["row"].items()
         if name not in ("file", "line", "reason")
     )
-    shown = example["raw"] if example["raw"] else read
+    shown = example["raw"] or read or "(text left out)"
     more = details("as it was read", f"<pre>{escape(read)}</pre>", place) if example["raw"] and read else ""
     return f'<p class="where">{escape(place)}</p><pre>{escape(shown)}</pre>{more}'
 

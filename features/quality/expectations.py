@@ -84,10 +84,9 @@ class Judgement:
         for result in results:
             config = result.expectation_config
             expected = self._tallies[config.meta["reason"]].expected
-            if result.exception_info.get("raised_exception"):
-                said = str(result.exception_info.get("exception_message", result.exception_info)).strip()
+            if (said := _raised(result)) is not None:
                 raise InputError(f"{_place(expected)} cannot be judged: {said}")
-            self._tallies[expected.why].add(result.result, index)
+            self._tallies[expected.why].add(result.result, index, bool(result.success))
 
     def _checkpoint(self, definition: Any, frame: pd.DataFrame, name: str, index: str) -> list[Any]:
         """Run one definition as a Checkpoint, which names the rows that were not expected by a column of theirs."""
@@ -125,8 +124,8 @@ class Judgement:
         outcomes = {}
         for outcome in definition.run(batch_parameters={"dataframe": frame}, run_id=run_id).results:
             config = outcome.expectation_config
-            if outcome.exception_info.get("raised_exception"):
-                raise RuntimeError(f"Great Expectations could not judge {config.type}: {outcome.exception_info}")
+            if (said := _raised(outcome)) is not None:
+                raise RuntimeError(f"Great Expectations could not judge {config.type}: {said}")
             reason = (config.meta or {})["reason"]
             outcomes[reason] = outcome
             if not outcome.success and reason not in self.failed:
@@ -164,6 +163,14 @@ def _great_expectations() -> ModuleType:
         import great_expectations.expectations
 
     return great_expectations
+
+
+def _raised(result: Any) -> str | None:
+    """What kept an expectation from being judged, if anything did: where a metric fails, GX names each that did."""
+    info = result.exception_info or {}
+    raised = [info] if "raised_exception" in info else list(info.values())
+    said = [str(each.get("exception_message", each)).strip() for each in raised if each.get("raised_exception")]
+    return "; ".join(dict.fromkeys(said)) if said else None
 
 
 def _row_expectations(rules: Sequence[Rule]) -> list[Any]:

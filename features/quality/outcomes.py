@@ -40,8 +40,12 @@ class Tally:
     told: bool = True  # by Great Expectations, where nothing can be counted row by row
     examples: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, result: Mapping[str, Any], index: str) -> None:
-        """Count one batch. result: GX's; index: the column that names a row."""
+    def add(self, result: Mapping[str, Any], index: str, success: bool) -> None:
+        """Count one batch. result: GX's; index: the column that names a row; success: GX's word on the batch."""
+        if "unexpected_count" not in result:
+            self.told = self.told and success
+            if not success and "observed_value" in result and len(self.examples) < SHOWN:
+                self.examples.append({"where": "observed", "value": _plain(result["observed_value"])})
         self.num_judged += int(result.get("element_count", 0)) - int(result.get("missing_count") or 0)
         self.num_unexpected += int(result.get("unexpected_count", 0))
         for each in (result.get("partial_unexpected_index_list") or [])[: SHOWN - len(self.examples)]:
@@ -59,7 +63,7 @@ class Tally:
             column=str(expected.arguments.get("column", "")),
             limit=_limit(expected),
             severity=expected.severity,
-            passed=share >= float(expected.arguments.get("mostly", 1.0)),
+            passed=self.told and share >= float(expected.arguments.get("mostly", 1.0)),
             num_judged=self.num_judged,
             num_unexpected=self.num_unexpected,
             examples=self.examples,
@@ -105,10 +109,10 @@ def _group(rule: Rule) -> str:
 def sentence(outcome: Outcome) -> str:
     """A failed expectation, in one line."""
     first = ", ".join(f"{each['where']}: {each['value']}" for each in outcome.examples[:3])
-    return (
-        f"expected: {outcome.why} ({outcome.column} {outcome.limit}); otherwise in "
-        f"{outcome.num_unexpected:,} of {outcome.num_judged:,} {outcome.of}" + (f" ({first})" if first else "")
-    )
+    counted = f"in {outcome.num_unexpected:,} of {outcome.num_judged:,} {outcome.of}"
+    where = counted if outcome.num_judged else f"of the {outcome.of} as a whole"
+    about = " ".join(filter(None, (outcome.column, outcome.limit)))
+    return f"expected: {outcome.why} ({about}); otherwise {where}" + (f" ({first})" if first else "")
 
 
 def as_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:

@@ -75,16 +75,20 @@ def _told(
 
 
 def held_back(rejected: Path, quarantine: Path, originals: Originals) -> list[dict[str, Any]]:
-    """Every reason: the stage, how many rows, and the first of them with file, line and the row as it stood there."""
+    """Every reason: the stage, how many rows, and the first of them with file, line and the row as it stood there.
+
+    A text that ingest left out on purpose ("", a forgotten user's) stays left out; none (None) is looked up.
+    """
     reasons = [
         {"stage": stage, **each}
         for stage, folder in (("ingest", rejected), ("validate", quarantine))
         for each in _reasons(folder, EXAMPLES)
     ]
-    places = [(each["file"], each["line"]) for reason in reasons for each in reason["examples"] if not each["raw"]]
+    places = [(each["file"], each["line"]) for reason in reasons for each in reason["examples"] if each["raw"] is None]
     texts = originals(places)
     for each in (example for reason in reasons for example in reason["examples"]):
-        each["raw"] = each["raw"] or texts.get((each["file"], each["line"]))
+        if each["raw"] is None:
+            each["raw"] = texts.get((each["file"], each["line"]))
     return reasons
 
 
@@ -108,7 +112,7 @@ def _examples(connection: duckdb.DuckDBPyConnection, reason: str, num: int) -> l
         {
             "file": row["file"],
             "line": row["line"],
-            "raw": row["raw"][:LONGEST] if row.get("raw") else None,
+            "raw": None if row.get("raw") is None else row["raw"][:LONGEST],
             "row": {name: _text(row[name]) for name in SHOWN if row.get(name) is not None},
         }
         for row in rows.to_pylist()

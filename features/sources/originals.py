@@ -1,15 +1,19 @@
 """Places (file, line) of a log -> the rows as they stand in its files, as far as these are still there."""
 
+import csv
+import io
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
-from features.sources.files import PARQUET, READ_ERRORS, DataFile, describe, open_bytes
+from features.sources.delimited import DOUBLE_COLON, MAX_RECORD_BYTES, Header, read_delimited, read_raw
+from features.sources.files import AUTO, PARQUET, READ_ERRORS, DataFile, describe, open_bytes
 from features.sources.table import cut
 from features.terms.params import SourceParams
 
@@ -28,11 +32,9 @@ def originals(source: SourceParams, places: Sequence[Place]) -> Mapping[Place, s
             wanted[file].add(line)
     found: dict[Place, str] = {}
     for name, lines in sorted(wanted.items()):
-        path = _path(source, name)
-        if path is None:
-            continue
         try:
-            file = describe(path, name, source.format if source.name == "table" else "auto")
+            if (file := file_of(source, name)) is None:
+                continue
             texts = _of_parquet(file, lines) if file.kind == PARQUET else _of_text(file, lines)
         except (InputError, *READ_ERRORS) as error:
             log.warning("%s cannot be read again: %s", name, error)
@@ -41,10 +43,30 @@ def originals(source: SourceParams, places: Sequence[Place]) -> Mapping[Place, s
     return found
 
 
-def _path(source: SourceParams, name: str) -> Path | None:
+def file_of(source: SourceParams, name: str) -> DataFile | None:
+    """A file of the log, by the name that its rows have; None where it is not there any more."""
     root = Path(source.path).expanduser()
     path = root if root.is_file() and root.name == name else root / name
-    return path if path.is_file() else None
+    return describe(path, name, source.format if source.name == "table" else AUTO) if path.is_file() else None
+
+
+def records(file: DataFile, header: Header, lines: Container[int] | None = None) -> dict[int, list[str]]:
+    """The fields of a text file's rows that begin on these lines (None: of all), whole, split as ingest splits them."""
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    read = read_delimited(file, header, header.names[:1])
+    at = np.array([n for n, line in enumerate(read.line.tolist()) if lines is None or line in lines], np.int64)
+    texts = dict(zip(read.line[at].tolist(), read_raw(file, read.header, read.start[at], read.end[at]), strict=True))
+    texts |= {row.line: row.raw for row in read.bad if lines is None or row.line in lines}
+    return {line: _fields(text, read.header) for line, text in sorted(texts.items())}
+
+
+def _fields(text: str, header: Header) -> list[str]:
+    one = header.dialect.delimiter.decode()
+    is_double = header.delimiter == DOUBLE_COLON
+    text = text.replace(DOUBLE_COLON, one) if is_double else text
+    escape = "\\" if header.dialect.escapes else None
+    fields = next(csv.reader(io.StringIO(text, newline=""), delimiter=one, escapechar=escape), [])
+    return [field.replace(one, DOUBLE_COLON) for field in fields] if is_double else fields
 
 
 def _of_text(file: DataFile, lines: set[int]) -> dict[int, str]:

@@ -6,10 +6,11 @@ The rows that they stand for stay held back and counted.
 
 import argparse
 import csv
-import io
+import json
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,24 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.params import load_params
 from features.quality.record import held_back
-from features.sources.originals import originals
+from features.sources import live, movielens
+from features.sources.delimited import read_header
+from features.sources.files import AUTO, DELIMITERS, PARQUET, describe
+from features.sources.joined import JOINED
+from features.sources.log import Log
+from features.sources.originals import file_of, originals, records
 from features.sources.table import read_table
+from features.sources.tombstones import REASON as FORGOTTEN
 from features.tables.ledger import ROWS
 from features.terms.params import SourceParams, ValidateParams
-from features.terms.rules import first_broken, rules
+from features.terms.rules import REPEATED, first_broken, rules
 
 NOTES = ("_reason", "_file", "_line")
 """Columns of an export that say why a row is there; a repaired file may keep them, they are not read."""
 MOST_NAMED = 5
+TAKEN = re.compile(r"repaired-(\d+)\.")
+NO_FAULTS = (FORGOTTEN, JOINED, live.JOINED, live.LOGGED, live.REPEATED, movielens.REPEATED, REPEATED)
+"""Reasons of rows that need no mending: another row tells the same, or a person is to be forgotten."""
 
 
 def main() -> None:
@@ -60,37 +70,49 @@ def listing(rejected: Path, quarantine: Path, source: SourceParams) -> list[str]
         lines.append(f"{each['rows']:>10,}  {each['reason']} ({each['stage']})")
         for example in each["examples"]:
             shown = example["raw"] or ", ".join(f"{name}={value}" for name, value in example["row"].items())
-            lines.append(f"{'':12}{example['file']} line {example['line']}: {shown!r}")
+            text = repr(shown) if shown else "(text left out)"
+            lines.append(f"{'':12}{example['file']} line {example['line']}: {text}")
     return [*lines, "", "Repair: make quarantine ARGS='--export held.csv', then ARGS='--repaired held.csv'."]
 
 
 def export(rejected: Path, quarantine: Path, source: SourceParams, path: Path) -> str:
-    """Write the rows that stand in text files in their own columns; returns what to say."""
+    """Write the rows to be mended that stand in text files in their own columns; returns what to say."""
     rows = pq.read_table(quarantine, columns=["file", "line", "reason"]).to_pylist()
-    rows += [row for row in pq.read_table(rejected / ROWS).to_pylist() if row["line"] > 0]
-    if not rows:
-        return f"Nothing of {source.id} is held back."
-    places = [(row["file"], row["line"]) for row in rows]
-    texts = originals(source, places)
-    headers = originals(source, [(file, 1) for file, _ in places])
-    names: list[str] = []
-    told = []
-    for row in sorted(rows, key=lambda row: (row["file"], row["line"])):
-        text = texts.get((row["file"], row["line"]))
-        header = _fields(headers.get((row["file"], 1), ""))
-        if text is None or not header:
-            continue
-        fields = dict(zip(header, _fields(text), strict=False))
-        names += [name for name in header if name not in names]
-        told.append(fields | dict(zip(NOTES, (row["reason"], row["file"], row["line"]), strict=True)))
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, [*names, *NOTES], restval="")
-        writer.writeheader()
-        writer.writerows(told)
-    left = len(rows) - len(told)
-    return f"{len(told):,} rows are in {path}" + (
-        f"; {left:,} others stand in no text file that is there." if left else "."
-    )
+    rows += [row for row in pq.read_table(rejected / ROWS).to_pylist() if row["line"] > 0 and row["raw"]]
+    by_file: dict[str, dict[int, str]] = defaultdict(dict)
+    for row in rows:
+        if row["reason"] not in NO_FAULTS:
+            by_file[row["file"]][row["line"]] = row["reason"]
+    if not by_file:
+        return f"Nothing of {source.id} is to be mended."
+    names: dict[str, None] = {}
+    told: list[dict[str, Any]] = []
+    left = {"are rows of Parquet, and are not exported": 0, "stand in no text file that is there": 0}
+    for name, reasons in sorted(by_file.items()):
+        file = file_of(source, name)
+        is_parquet = file is not None and file.kind == PARQUET
+        header = None if file is None or is_parquet else read_header(file, _wanted(source))
+        found = records(file, header, reasons) if file and header else {}
+        names |= dict.fromkeys(header.names if header else ())
+        for line, fields in found.items():
+            values = dict(zip(header.names if header else (), fields, strict=False))
+            told.append(values | dict(zip(NOTES, (reasons[line], name, line), strict=True)))
+        left[next(iter(left)) if is_parquet else list(left)[-1]] += len(reasons) - len(found)
+    try:
+        with path.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, [*names, *NOTES], restval="")
+            writer.writeheader()
+            writer.writerows(told)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}. Name a file in a folder that is there."
+        ) from error
+    return "; ".join([f"{len(told):,} rows are in {path}", *(f"{n:,} {why}" for why, n in left.items() if n)]) + "."
+
+
+def _wanted(source: SourceParams) -> list[str]:
+    """The log's own columns that are read."""
+    return [name for name in source.columns.model_dump().values() if name is not None]
 
 
 def take_back(source: SourceParams, validate: ValidateParams, path: Path) -> str:
@@ -102,7 +124,7 @@ def take_back(source: SourceParams, validate: ValidateParams, path: Path) -> str
             "the log's file into a folder, and name that: make set ARGS='source.path=<folder>' (source.same_as keeps "
             "the log's name)."
         )
-    read = read_table(source.model_copy(update={"path": str(path), "format": "auto"}), frozenset())
+    read = _read(source, path, AUTO)
     bad = [f"line {row['line']}: {row['reason']}" for row in read.rejected.to_pylist()]
     bad += _broken(read.events, validate)
     if bad or not len(read.events):
@@ -112,11 +134,39 @@ def take_back(source: SourceParams, validate: ValidateParams, path: Path) -> str
             if bad
             else f"{path} holds no row."
         )
-    number = 1 + sum(1 for _ in folder.glob("repaired-*.csv"))
-    target = folder / f"repaired-{number:03}.csv"
-    shutil.copyfile(path, target.with_name(f".{target.name}"))
-    target.with_name(f".{target.name}").replace(target)
+    taken = [int(found[1]) for each in folder.iterdir() if (found := TAKEN.match(each.name))]
+    target = folder / f"repaired-{1 + max(taken, default=0):03}.csv"
+    hidden = target.with_name(f".{target.name}")
+    try:
+        _write_as(source, path, hidden)
+        again = _read(source, hidden, source.format)
+        if len(again.rejected) or len(again.events) != len(read.events):
+            raise InputError(f"{path} does not read as source.format={source.format}: save it so. None was taken.")
+        hidden.replace(target)
+    finally:
+        hidden.unlink(missing_ok=True)
     return f"{len(read.events):,} repaired rows are in {target}. Next: make run."
+
+
+def _read(source: SourceParams, path: Path, format: str) -> Log:
+    return read_table(source.model_copy(update={"path": str(path), "format": format}), frozenset())
+
+
+def _write_as(source: SourceParams, path: Path, target: Path) -> None:
+    """A copy that reads as all files of the log do. Raises InputError where it cannot be one."""
+    file = describe(path, path.name)
+    header = None if file.kind == PARQUET else read_header(file, _wanted(source))
+    delimiter = DELIMITERS.get(source.format)
+    form = PARQUET if header is None else header.delimiter
+    if source.format == AUTO or form in (delimiter, source.format):
+        shutil.copyfile(path, target)
+    elif header is None or delimiter is None or len(delimiter) > 1:
+        raise InputError(f"{path} is not source.format={source.format}, which the log is read as: save it so.")
+    else:
+        with target.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle, delimiter=delimiter)
+            writer.writerow(header.names)
+            writer.writerows(records(file, header).values())
 
 
 def _broken(events: pa.Table, validate: ValidateParams) -> list[str]:
@@ -132,15 +182,12 @@ def _values(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("file", "line")}
 
 
-def _fields(text: str) -> Sequence[str]:
-    delimiter = max(",;\t|", key=text.count)
-    return next(csv.reader(io.StringIO(text), delimiter=delimiter), [])
-
-
 def _newest(data: Path) -> Path:
     """Where the quarantine lies: with the attempt that was refused last, else where the last good one stands."""
-    refused = Path("attempts") / "validate" / "made" / "quarantine"
-    standing = refused if refused.is_dir() else data / "quarantine"
+    attempt = Path("attempts") / "validate"
+    refused, failure = attempt / "made" / "quarantine", attempt / "failure.json"
+    is_ours = failure.is_file() and json.loads(failure.read_text(encoding="utf-8")).get("source") == data.name
+    standing = refused if refused.is_dir() and is_ours else data / "quarantine"
     if not standing.is_dir():
         raise InputError(f"{standing} is not there. Run `make run ARGS=validate`.")
     return standing
