@@ -83,7 +83,7 @@ class _Counting(RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         """Each file is its owner's alone, and no line joins the half one of a killed worker."""
-        stream = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_open_private)  # noqa: SIM115
+        stream: TextIOWrapper = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_open_private)  # noqa: SIM115 # pyright: ignore[reportAssignmentType]  # a mode of text
         try:
             with open(self.baseFilename, "rb") as written:
                 if size := os.fstat(written.fileno()).st_size:

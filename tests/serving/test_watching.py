@@ -239,7 +239,7 @@ def test_a_line_of_the_computing_thread_names_its_request() -> None:
     service.admission = Admission(1, 1.0, 1)
     request = RankRequest(user_id="u", candidates=["i"])
 
-    async def asked(request_id: str) -> str:
+    async def asked(request_id: str) -> tuple[str, str]:
         watch(Seen(request_id, "/rank"))
         return await service.in_turn(lambda _, __: (threading.current_thread().name, seen().request_id), request)
 
