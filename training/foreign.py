@@ -24,6 +24,7 @@ from training.judging.slices import after_shift_at, requests_since_shift
 from training.metrics import grouped_auc
 from training.requests.reader import load_events, load_requests
 
+PAGE = "shift_foreign.html"  # beside ours, never in its place
 COLUMNS = ("impression_id", "item_id", "score")
 OURS_BEGIN = 3  # of predictions.parquet: request_index, item_index, label, then a column a model
 
@@ -87,7 +88,12 @@ def judge(data: Path, scores: pa.Table, name: str, session_gap_s: float) -> dict
     named = {model: held[model].to_numpy().astype(float) for model in ours.column_names[OURS_BEGIN:]}
     named[f"{name} (yours)"] = held["score"].to_numpy()
     rows = [
-        {"model": model, "since_shift": number, "auc": _auc(values, label, mask[place]), "requests": int(mask.sum())}
+        {
+            "model": model,
+            "since_shift": number,
+            "auc": _auc(values, label, mask[place]),
+            "requests": _num_judged(place, mask),
+        }
         for model, values in named.items()
         for number, mask in after_shift_at(since).items()
     ]
@@ -99,6 +105,11 @@ def judge(data: Path, scores: pa.Table, name: str, session_gap_s: float) -> dict
         "num_candidates": len(ours),
         "num_scores": len(scores),
     }
+
+
+def _num_judged(place: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> int:
+    """Requests of the mask that have a candidate among these. place: [N] each candidate's request."""
+    return len(np.unique(place[mask[place]]))
 
 
 def show(data: Path, told: dict[str, Any]) -> str:
@@ -113,8 +124,8 @@ def show(data: Path, told: dict[str, Any]) -> str:
         "AUC over all of them: " + ", ".join(f"{model} {value:.3f}" for model, value in told["auc"].items() if value)
     )
     write_json(reports / "foreign.json", told)
-    write_shift(reports / "shift.html", audit, told["models"], said)
-    return f"{said}\nSee {reports / 'shift.html'}"
+    write_shift(reports / PAGE, audit, told["models"], said)
+    return f"{said}\nSee {reports / PAGE}"
 
 
 def _scores_of(data: Path, ours: pa.Table, scores: pa.Table) -> pa.Array:

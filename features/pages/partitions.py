@@ -75,7 +75,7 @@ def by_partition(partitions: Sequence[Told], expectations: Sequence[Told]) -> st
     many = len(rows) < len(partitions)
     lead = (
         f"Each point stands for {-(-len(partitions) // len(rows))} partitions. " if many else ""
-    ) + "Limits are dashed, what lies beyond one is ringed."
+    ) + "Limits are dashed; what lies beyond one is ringed, the first five of each expectation."
     return section(
         "By partition",
         f'<div class="charts">{"".join(drawn)}</div>',

@@ -107,17 +107,20 @@ def _interval(sums: Float, num_draws: int, random: np.random.Generator) -> dict[
 
 
 def off_theme(user: Int64, theme: Int64) -> list[dict[str, Any]]:
-    """By length n: of the n events before an event that has as many, the share that is of another theme than it."""
-    place = np.arange(len(user)) - np.searchsorted(user, user)  # of the event among its user's
+    """By length n: of the n events before an event that has as many, the share that is of another theme than it.
+
+    Events without a theme are neither: only those with one are looked at.
+    """
     known = theme != NO_THEME
+    user, theme = user[known], theme[known]
+    place = np.arange(len(user)) - np.searchsorted(user, user)  # of the event among its user's
     width, most = int(theme.max(initial=0)) + 1, len(user) + 1
-    group = np.where(known, user * width + theme, -1)
+    group = user * width + theme
     order = np.lexsort((place, group))
     key = group[order] * most + place[order]
     told = []
     for window in WINDOWS:
-        wanted = known[order] & (place[order] >= window)
-        at = np.flatnonzero(wanted)
+        at = np.flatnonzero(place[order] >= window)
         if len(at) < MIN_BEHIND:
             told.append({"window": window, "cases": len(at), "share": None})
             continue

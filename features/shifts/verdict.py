@@ -49,11 +49,13 @@ def advice(state: str, told: Mapping[str, Any]) -> list[str]:
     if state == NONE:
         return ["Sessions say nothing of interests here: a model without themes (DIN) is enough."]
     sentences = []
-    far = next((each for each in reversed(told["off_theme"]) if each["share"] is not None), None)
-    if far and far["share"] >= 0.5:
+    chance = told["shuffled"]["off_theme"]
+    clear = (each for each in reversed(told["off_theme"]) if _is_clear(each["share"], chance.get(str(each["window"]))))
+    if far := next(clear, None):
         sentences.append(
             f"Route by theme: {far['share']:.0%} of the last {far['window']} events are of another theme than the next "
-            "click, and a model that averages over them follows the wrong interest."
+            f"click (shuffled: {chance[str(far['window'])]:.0%}), and a model that averages over them follows the "
+            "wrong interest."
         )
     if (told["return_rate"] or 0) >= 0.5:
         sentences.append("Keep long histories: most turns go back to a theme of earlier days, not to a new one.")
@@ -67,8 +69,12 @@ def advice(state: str, told: Mapping[str, Any]) -> list[str]:
     return sentences[:3]
 
 
+def _is_clear(share: float | None, chance: float | None) -> bool:
+    return share is not None and chance is not None and share >= 0.5 and abs(share - chance) >= CLEAR
+
+
 ADVICE = (
-    "route by theme where at least half of the longest history that could be measured is off-theme; long histories "
-    "where at least half of the turns are returns, new themes where not; first clicks where at least half of the "
-    "sessions are turns"
+    f"route by theme where at least half of a history is off-theme, and its share is {CLEAR:.0%} or more from the "
+    "shuffled one; long histories where at least half of the turns are returns, new themes where not; first clicks "
+    "where at least half of the sessions are turns"
 )

@@ -167,7 +167,7 @@ def test_another_recommender_is_judged_beside_ours(house: Path, tmp_path: Path) 
     scores.write_text("\n".join(["impression_id,item_id,score", *lines, ""]))
     told = typed(house, "make audit", f"SCORES={scores}").stdout
     assert "theirs" in told
-    assert "theirs" in (house / "reports/simulator/shift.html").read_text()
+    assert "theirs" in (house / "reports/simulator/shift_foreign.html").read_text()
     assert (house / "reports/simulator/foreign.json").exists()
 
 

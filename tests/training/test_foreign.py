@@ -48,6 +48,8 @@ def test_a_file_of_the_labels_is_perfect_and_covers_what_it_names(data: Path, tm
     found = {(row["model"], row["since_shift"]): row["auc"] for row in told["models"]}
     assert found["other (yours)", 0] == 1.0
     assert found["ours", 0] == 0.5
+    judged = set(pq.read_table(data / "predictions" / "predictions.parquet")["request_index"].to_pylist()[:90])
+    assert 0 < sum(row["requests"] for row in told["models"] if row["model"] == "ours") <= len(judged)
 
 
 def test_a_file_that_cannot_be_judged_says_why(data: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from features.shifts.measure import shifts
+from features.shifts.verdict import SHIFTS, advice
 from features.stages import histories
 from features.stages.audit import run
 from features.terms.params import AuditParams
@@ -72,3 +73,11 @@ def test_the_expected_hop_rate_is_that_of_shuffled_sessions() -> None:
         order = np.lexsort((random.random(len(user)), user))
         rates.append(shifts(user, theme[order])["hop_rate"])
     assert shifts(user, theme)["expected_hop_rate"] == pytest.approx(np.mean(rates), abs=0.01)
+
+
+def test_routing_by_theme_is_advised_only_where_the_history_differs_from_chance() -> None:
+    told: dict = {"off_theme": [{"window": 50, "share": 0.6}, {"window": 200, "share": 0.75}], "return_rate": None}
+    told |= {"hop_rate": None, "shuffled": {"off_theme": {"50": 0.76, "200": 0.76}}}
+    assert advice(SHIFTS, told)[0].startswith("Route by theme: 60% of the last 50 events")
+    told["shuffled"]["off_theme"]["50"] = 0.62
+    assert advice(SHIFTS, told) == []

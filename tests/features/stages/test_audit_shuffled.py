@@ -93,7 +93,7 @@ def test_a_log_without_categories_has_themes_of_what_is_consumed_together(simula
 def slow_off_theme(user: Any, theme: Any, window: int) -> float:
     shares = []
     for at in range(len(user)):
-        before = [place for place in range(at) if user[place] == user[at]][-window:]
+        before = [place for place in range(at) if user[place] == user[at] and theme[place] >= 0][-window:]
         if theme[at] >= 0 and len(before) == window:
             shares.append(np.mean([theme[place] != theme[at] for place in before]))
     return float(np.mean(shares))
