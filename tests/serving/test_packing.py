@@ -137,7 +137,7 @@ def test_a_build_that_fails_leaves_the_bento_before_it(data: Path, tmp_path: Pat
         "for wanted in ('name: leitmotif', 'name: leitmotif', 'no_such_key: 1'):\n"
         "    (root / 'bentofile.yaml').write_text(f'service: plain:Plain\\ninclude: [plain.py]\\n{wanted}\\n')\n"
         "    try: print('built', build_bento(bundle, root))\n"
-        "    except Exception as error: print('failed')\n"
+        "    except Exception as error: print('failed'); print(repr(error), file=sys.stderr)\n"
         "print('kept', *(each.tag for each in bentoml.list()), bentoml.get('leitmotif').tag)\n"
     )
     told = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from ruamel.yaml import YAML
 
 from serving.answering.predictor import Predictor
-from serving.bento import _copy_code
 from serving.http.page import FILES
 from tests.clones import ROOT
 
@@ -178,12 +179,11 @@ def test_it_holds_no_style_or_script_that_its_policy_forbids() -> None:
     assert "url(" not in (FILES / "page.css").read_text(encoding="utf-8")
 
 
-def test_a_bento_and_an_installed_package_carry_it(tmp_path: Path) -> None:
-    _copy_code(ROOT, tmp_path)
-    carried = {path.name for path in (tmp_path / "serving" / "page").iterdir()}
-    assert carried == {path.name for path in FILES.iterdir()}
-    import tomllib
-
+def test_a_bento_and_an_installed_package_carry_it() -> None:
+    carried = {path.name for path in FILES.iterdir()}
+    told = YAML(typ="safe").load((ROOT / "bentofile.yaml").read_text(encoding="utf-8"))
+    (included,) = [pattern for pattern in told["include"] if pattern.startswith("/serving/page/")]
+    assert {path.name for path in ROOT.glob(included.lstrip("/"))} == carried
     told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     (pattern,) = told["tool"]["setuptools"]["package-data"]["serving"]
     assert {path.name for path in (ROOT / "serving").glob(pattern)} == carried

@@ -212,10 +212,11 @@ def test_feast_has_the_very_folders_that_training_reads(small: Log) -> None:
 
 
 def test_no_counter_is_copied_into_the_online_store(small: Log) -> None:
+    """A user's counts are one row there, of a view of their own."""
     assert not any(view.online for view in small.views().values())
     with sqlite3.connect(state_of(small.data) / "online.db") as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert tables == {"leitmotif_user_history", "leitmotif_item_profile"}
+    assert tables == {"leitmotif_user_history", "leitmotif_user_state", "leitmotif_item_profile"}
 
 
 def test_a_snapshot_that_does_not_say_how_counters_are_read_is_refused(tmp_path: Path) -> None:
