@@ -216,7 +216,11 @@ def test_a_user_who_is_forgotten_leaves_the_rows_of_the_next_load(tmp_path: Path
     rows = random_log(7, num_requests=300)
     source = Source(tmp_path, rows)
     later = [row("u0", "i01", MONTH_S, role="history")]
-    for more, known in (([], False), ([*later, row("mallory", "i02", MONTH_S + 1, role="history")], True), (later, False)):
+    for more, known in (
+        ([], False),
+        ([*later, row("mallory", "i02", MONTH_S + 1, role="history")], True),
+        (later, False),
+    ):
         source.take_up(rows + more)
         assert load(source.data, source.state)
         assert ("mallory" in OnlineStore.open(source.state).user_ids("")) == known
