@@ -129,8 +129,10 @@ def test_machine_code_of_the_bundle_goes_into_its_bento_and_that_of_another_does
 
 
 def test_a_build_that_fails_leaves_the_bento_before_it(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "plain.py").write_text("import bentoml\n@bentoml.service\nclass Plain:\n    pass\n")
+    root, home = tmp_path / "root", tmp_path / "home"  # apart: a build walks all of its root
+    root.mkdir()
+    home.mkdir()
+    (root / "plain.py").write_text("import bentoml\n@bentoml.service\nclass Plain:\n    pass\n")
     script = (
         "import sys; from pathlib import Path; import bentoml; from serving.bento import build_bento\n"
         "bundle, root = map(Path, sys.argv[1:])\n"
@@ -140,9 +142,9 @@ def test_a_build_that_fails_leaves_the_bento_before_it(data: Path, tmp_path: Pat
         "    except Exception as error: print('failed'); print(repr(error), file=sys.stderr)\n"
         "print('kept', *(each.tag for each in bentoml.list()), bentoml.get('leitmotif').tag)\n"
     )
-    told = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script, str(data / "bundle"), str(tmp_path)]
-    said = subprocess.check_output(command, env=told, cwd=tmp_path, text=True).split("\n")
+    told = os.environ | {"BENTOML_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, str(data / "bundle"), str(root)]
+    said = subprocess.check_output(command, env=told, cwd=root, text=True).split("\n")
     tag = f"leitmotif:{read_manifest(data / 'bundle').model_version}-unversio"
     assert [line for line in said if line] == [f"built {tag}", f"built {tag}", "failed", f"kept {tag} {tag}"]
     assert not list((tmp_path / "home").glob("replaced-*"))
