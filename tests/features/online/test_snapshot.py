@@ -23,7 +23,7 @@ def test_every_partition_of_every_table_is_named_and_changes_the_identity(tmp_pa
 
     first = snapshot()
     partitions = {f"{name}/2024-{month}.parquet" for name in NAMES for month in ("01", "02")}
-    assert first["files"].keys() == {"user_history.parquet", "item_profile.parquet"} | partitions
+    assert first["files"].keys() == {"user_history.parquet", "user_state.parquet", "item_profile.parquet"} | partitions
     seen = {first["snapshot_id"]}
     for name in sorted(partitions):
         table = pq.read_table(data / name)
