@@ -11,7 +11,7 @@ from orchestration.dvc_lock import LockBusy, patiently
 class Out:
     """One output of a stage: a table, a model or a bundle."""
 
-    key: str  # the last part of its path, and its name in Dagster
+    key: str  # its name in Dagster: the last part of its path, of a page quality.html quality_page
     path: str  # from the repository's root; holds the source's name
     description: str
 
@@ -103,7 +103,7 @@ def _read_stage(root: Path, stage: Any) -> Stage:
         elif not out.use_cache:
             report = path
         else:
-            outs.append(Out(PurePosixPath(path).name, path, (out.annot.desc or description).strip()))
+            outs.append(Out(_key(PurePosixPath(path)), path, (out.annot.desc or description).strip()))
     return Stage(
         name=stage.name,
         description=description,
@@ -115,6 +115,10 @@ def _read_stage(root: Path, stage: Any) -> Stage:
         report=report or figures,
         figures=figures if report else None,
     )
+
+
+def _key(path: PurePosixPath) -> str:
+    return f"{path.stem}_page" if path.suffix == ".html" else path.name
 
 
 def _relative(root: Path, out: Any) -> str:

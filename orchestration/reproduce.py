@@ -150,13 +150,14 @@ def _where(graph: Graph) -> list[str]:
     source = Path(graph.outs[0].path).parent.name
     docs = f".state/{source}/data_docs/index.html"
     places = [
+        *((key.removesuffix("_page").replace("_", " "), path) for key, path in outs.items() if key.endswith("_page")),
         ("reports", f"reports/{source}/"),
-        ("data quality", docs),
+        ("Data Docs", docs),
         ("the model", outs.get("bundle", "")),
     ]
     there = [f"  {name:13} {path}" for name, path in places if path and (graph.root / path).exists()]
     if not (graph.root / docs).exists():  # a stage restored from the cache brings its tables back, not its pages
-        there.append(f"  {'data quality':13} make docs")
+        there.append(f"  {'Data Docs':13} make docs")
     return ["", "Where to look", *there, f"  {'graph':13} make ui", f"  {'ranked answer':13} make serve, then make ask"]
 
 

@@ -1,4 +1,4 @@
-"""The audit and the evaluation -> the audit's page with every model: how good each is by requests since the shift."""
+"""The audit and the evaluation -> a page of the audit with every model: how good each is by requests since the shift."""
 
 import csv
 import json
@@ -11,11 +11,11 @@ from contracts.stage import Report, main
 
 log = logging.getLogger("leitmotif")
 
-PAGE = "shift.html"
+PAGE = "shift_models.html"
 
 
 def run(data: Path) -> Report:
-    """The page is no out: as Data Docs, it is made anew where it is gone."""
+    """The audit's own page stays as it is; this one has the models too."""
     from features.pages.shift import write_shift  # Altair: read where a page is written, not before
 
     told = json.loads((data / "shift_audit" / "audit.json").read_text(encoding="utf-8"))

@@ -136,12 +136,14 @@ def test_every_section_of_params_yaml_is_read_by_a_stage_or_a_command(graph: Gra
     assert "promote" not in graph.sections
 
 
-def test_every_out_is_under_the_sources_folder_and_every_stage_reports(graph: Graph) -> None:
+def test_every_out_is_a_table_or_page_of_the_source_and_every_stage_reports(graph: Graph) -> None:
     for stage in graph.stages:
         assert stage.report is not None
         assert stage.report.endswith(f"/{stage.name}.json")
         assert stage.report.startswith("reports/")
-        assert all(len(Path(out.path).parts) == 3 and out.path.startswith("data/") for out in stage.outs)
+        for out in stage.outs:
+            folder, _, name = Path(out.path).parts
+            assert folder == ("reports" if name.endswith(".html") else "data")
     names = [out.key for out in graph.outs]
     assert len(names) == len(set(names))
 

@@ -37,6 +37,17 @@ def test_dvc_has_nothing_to_do_after_make_run(house: Path) -> None:
     assert "0 of 11 stages ran" in typed(house, "make run").stdout
 
 
+def test_a_page_comes_back_with_the_figures_it_shows(house: Path) -> None:
+    page, before = house / "reports/simulator/shift.html", audit(house)
+    made = page.read_bytes()
+    typed(house, f"make set ARGS=audit.min_session_events={before + 4}")
+    typed(house, "dvc repro audit")
+    assert page.read_bytes() != made
+    typed(house, f"make set ARGS=audit.min_session_events={before}")
+    assert "is cached" in typed(house, "dvc repro audit").stdout
+    assert page.read_bytes() == made
+
+
 def test_what_is_found_and_how_lists_turn_are_measured(house: Path, tmp_path: Path) -> None:
     typed(house, "python -m benchmarks.retrieval", "--requests", "5", "--out", str(tmp_path / "found.json"))
     found = json.loads((tmp_path / "found.json").read_text())

@@ -220,7 +220,7 @@ def test_what_comes_from_the_cache_shows_no_other_runs_seconds(made_toy: Toy, do
 
 def test_a_run_without_data_docs_names_the_command_that_brings_them_back(made_toy: Toy) -> None:
     told = made_toy.python("orchestration.reproduce").stdout
-    assert "data quality  make docs" in told
+    assert "Data Docs     make docs" in told
 
 
 def test_the_code_location_loads_in_dagsters_own_program() -> None:
