@@ -1,14 +1,7 @@
-"""Great Expectations' pages and a sentence in, the sentence on top of each page: what its own figures leave out.
+"""validate's report -> what Great Expectations' own figures leave out of it, in a sentence."""
 
-An expectation holds where few enough rows fail it, so "19 of 19 succeeded" is also said of a log with rows held back.
-"""
-
-import html
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-BODY = "<body>"
 
 
 def held_back(report: Mapping[str, Any]) -> str:
@@ -22,12 +15,3 @@ def held_back(report: Mapping[str, Any]) -> str:
         + (f" ({reasons})" if reasons else "")
         + f" and {report['rows_duplicated']:,} repeat another and are left out."
     )
-
-
-def put_on_top(docs: Path, sentence: str) -> None:
-    """Write the sentence into the first page and every page of results; a page that has one gets no second."""
-    note = f'{BODY}\n<p role="note" style="margin:0;padding:.75rem 1rem;background:#fff3cd">{html.escape(sentence)}</p>'
-    for page in [docs / "index.html", *sorted((docs / "validations").rglob("*.html"))]:
-        text = page.read_text(encoding="utf-8")
-        if BODY in text and note not in text:
-            page.write_text(text.replace(BODY, note, 1), encoding="utf-8")

@@ -1,7 +1,7 @@
 """What validate and histories left -> how good the log is: quality.json, and the quality page in reports/<id>/.
 
-The page is an out as its figures are, so DVC keeps it beside them. It also says what had changed since the last run when it
-was made.
+The page is an out as its figures are, so DVC keeps it beside them. It also says what had changed since the last run
+when it was made.
 """
 
 import json

@@ -17,7 +17,8 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.schema import INTERACTIONS, QUARANTINE
 from contracts.stage import ATTEMPTS, Report, main
-from features.quality.docs_note import held_back, put_on_top
+from features.pages.data_docs import make_readable
+from features.quality.docs_note import held_back
 from features.quality.expectations import Judgement
 from features.quality.flaws import Flaws, find_flaws
 from features.quality.outcomes import by_group, of_rules
@@ -74,11 +75,11 @@ def run(data: Path, validate: ValidateParams, expectations: ExpectationParams) -
             _refuse_critical(report)
         except (InputError, CheckFailed) as error:
             judgement.publish(root / ATTEMPTS / "validate" / "data_docs")
-            put_on_top(root / ATTEMPTS / "validate" / "data_docs", held_back(report))
+            make_readable(root / ATTEMPTS / "validate" / "data_docs", held_back(report), is_refused=True)
             _show(data, staging, str(error), root / ATTEMPTS / "validate" / PAGE)
             raise
         judgement.publish(docs)
-        put_on_top(docs, held_back(report))
+        make_readable(docs, held_back(report))
         log.info("%s See %s", held_back(report), docs / "index.html")
     return report
 

@@ -1,6 +1,7 @@
 """A dirty log with planted faults: the page says exactly how many rows were lost, why, and shows them."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,29 @@ def test_the_page_has_the_ledgers_numbers_and_the_original_rows(dirty: Path, bro
     assert ",i0,2024-01-02T10:00:00Z,0" in text  # as it stands in the file
     line = 1 + len(lines()) - PLANTED["validate", "duplicated"] - 5 - PLANTED["validate", "user_id missing"]
     assert f"log.csv, line {line + 1:,}" in text
+
+
+def test_data_docs_are_read_without_a_network(dirty: Path, browser: Browser) -> None:
+    docs = dirty / ".state" / "table" / "data_docs"
+    text = pages_browser.check(browser, docs / "index.html")
+    assert "9 are held back in quarantine" in text
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab, asked, complaints = context.new_page(), list[str](), list[str]()
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda said: complaints.append(said.text))
+    tab.goto((docs / "index.html").as_uri())
+    tab.get_by_role("link", name="partitions of the log").click()
+    assert tab.get_by_role("cell", name="✕").count() == 2  # the quiet day and the dull one
+    assert "rows_of_trailing" in tab.inner_text("body")
+    assert tab.locator(".alert").first.evaluate("each => getComputedStyle(each).borderRadius") == "6px"
+    tab.get_by_role("link", name="Home").click()
+    tab.get_by_role("link", name="interactions", exact=True).click()
+    assert "user_id missing" in tab.inner_text("body")
+    assert complaints == []
+    assert {url.split(":")[0] for url in asked} == {"file"}
+    context.close()
+    for page in docs.rglob("*.html"):
+        assert not re.search(r"<script|(?:src|href)=.https?:", page.read_text()), page
 
 
 def test_a_quiet_and_a_dull_day_are_named_and_nothing_else(dirty: Path) -> None:

@@ -1,0 +1,173 @@
+"""Great Expectations' Data Docs in, the same to be read without network or scripts: styled, with a first page of ours.
+
+As Great Expectations writes them they take styles, tables and symbols from servers of others, and without these the
+first page is empty. What needs a script is left out: filters, sorting, an invitation to a newsletter.
+"""
+
+import html
+import os
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+from contracts.files import write_text
+from features.pages.document import BAD, CSS, GOOD, WARNS, Html, escape, number, section, table, verdict, write_page
+
+OWN_CSS = (Path(__file__).parent / "data_docs.css").read_text(encoding="utf-8")
+SHEET = "static/styles/leitmotif.css"
+HEAD = (
+    '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    '<meta name="color-scheme" content="light dark">'
+)
+LEFT_OUT = {"script", "style", "footer", "button", "label", "input", "img"}
+LEFT_OUT_CLASSES = {"ge-walkthrough-modal", "modal"}
+LEFT_OUT_IDS = {"ge-cta-footer"}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+SUITES = {
+    "log": "the log as a whole",
+    "partitions": "figures of every partition",
+    "rows": "rows, as a steward expects them",
+    "interactions": "rows, by the rules that hold them back",
+}
+
+
+class Judged(NamedTuple):
+    """One page of results."""
+
+    path: str  # from the folder of the docs
+    suite: str
+    batch: str
+    num: int
+    held: int
+
+
+def make_readable(docs: Path, sentence: str, *, is_refused: bool = False) -> None:
+    """Rewrite every page of the docs; one that was rewritten before stays as it is.
+
+    sentence: what is put on top, since Great Expectations leaves it out: what is held back. An expectation holds where
+        few enough rows fail it, so "19 of 19 succeeded" is also said of a log with rows held back.
+    is_refused: validate refuses the log.
+    """
+    write_text(docs / SHEET, CSS + OWN_CSS)
+    results = sorted((docs / "validations").rglob("*.html"))
+    for page in [*results, *sorted((docs / "expectations").rglob("*.html"))]:
+        text = page.read_text(encoding="utf-8")
+        if SHEET not in text:
+            write_text(page, _page(text, os.path.relpath(docs, page.parent), sentence if page in results else ""))
+    _write_index(docs, [_judged(docs, page) for page in results], sentence, is_refused)
+
+
+def _page(text: str, up: str, sentence: str) -> str:
+    kept = _Kept()
+    kept.feed(text)
+    kept.close()
+    note = f'<p role="note" class="note">{html.escape(sentence)}</p>\n' if sentence else ""
+    title = re.search(r"<title>(.*?)</title>", text, re.DOTALL)
+    head = (
+        f'{HEAD}<title>{title[1].strip() if title else "Data Docs"}</title><link rel="stylesheet" href="{up}/{SHEET}">'
+    )
+    body = f"<main>\n{note}{''.join(kept.parts)}\n</main>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+
+
+class _Kept(HTMLParser):
+    """The body's elements but those that need a script or somebody else's server."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=False)
+        self.parts: list[str] = []
+        self._inside = False
+        self._dropped: list[str] = []  # open elements of one that is left out
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._dropped:
+            if tag not in VOID:
+                self._dropped.append(tag)
+        elif tag == "body":
+            self._inside = True
+        elif self._inside and _is_left_out(tag, dict(attrs)):
+            if tag not in VOID:
+                self._dropped.append(tag)
+        elif self._inside:
+            self.parts.append(self.get_starttag_text() or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._inside and not self._dropped and not _is_left_out(tag, dict(attrs)):
+            self.parts.append(self.get_starttag_text() or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._dropped:
+            if tag in self._dropped:  # an element that was never closed ends with what holds it
+                del self._dropped[len(self._dropped) - 1 - self._dropped[::-1].index(tag) :]
+        elif tag == "body":
+            self._inside = False
+        elif self._inside:
+            self.parts.append(f"</{tag}>")
+
+    def handle_data(self, data: str) -> None:
+        self._keep(data)
+
+    def handle_entityref(self, name: str) -> None:
+        self._keep(f"&{name};")
+
+    def handle_charref(self, name: str) -> None:
+        self._keep(f"&#{name};")
+
+    def _keep(self, text: str) -> None:
+        if self._inside and not self._dropped:
+            self.parts.append(text)
+
+
+def _is_left_out(tag: str, attrs: dict[str, str | None]) -> bool:
+    classes = set((attrs.get("class") or "").split())
+    return tag in LEFT_OUT or bool(classes & LEFT_OUT_CLASSES) or attrs.get("id") in LEFT_OUT_IDS
+
+
+def _judged(docs: Path, page: Path) -> Judged:
+    """What a page of results says of itself."""
+    text = re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8"))
+    told = {
+        name: int(found[1].replace(",", "")) if (found := re.search(rf"{name} Expectations\s+([\d,]+)", text)) else 0
+        for name in ("Evaluated", "Successful")
+    }
+    path = page.relative_to(docs)
+    return Judged(path.as_posix(), path.parts[1], path.parts[2], told["Evaluated"], told["Successful"])
+
+
+def _write_index(docs: Path, pages: Sequence[Judged], sentence: str, is_refused: bool) -> None:
+    of_suite = list(SUITES)
+    pages = sorted(pages, key=lambda each: (of_suite.index(each.suite) if each.suite in SUITES else 9, each.batch))
+    failed = [each for each in pages if each.held < each.num]
+    warns = any(each.suite != "interactions" for each in failed)
+    state = BAD if is_refused else WARNS if warns else GOOD
+    facts = [("results", number(len(pages))), ("with a failure", number(len(failed)))]
+    rows = [
+        (
+            _link(each.path, each.batch.replace("_", " ")),
+            SUITES.get(each.suite, each.suite),
+            number(each.num),
+            number(each.num - each.held),
+        )
+        for each in pages
+    ]
+    suites = [
+        (_link(page.relative_to(docs).as_posix(), page.stem), SUITES.get(page.stem, ""))
+        for page in sorted((docs / "expectations").glob("*.html"))
+    ]
+    body = [
+        verdict("Great Expectations’ Data Docs", "Every result as it was judged", state, sentence, facts),
+        section(
+            "Results",
+            table(("result", "of", "expectations", "failed"), rows, (2, 3), "One line a result"),
+            lead="A rule that finds bad rows fails in its batch; those rows are held back and the log still passes "
+            "while they are few. What decides is said of the log as a whole and of its partitions.",
+        ),
+        section("Suites", table(("suite", "of"), suites, (), "One line a suite")),
+    ]
+    write_page(docs / "index.html", "Data Docs", body, "Pages of results: Great Expectations. Times are UTC.")
+
+
+def _link(path: str, name: str) -> Html:
+    return Html(f'<a href="{escape(path)}">{escape(name)}</a>')
