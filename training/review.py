@@ -1,4 +1,4 @@
-"""The audit and the evaluation -> a page of the audit with every model: how good each is by requests since the shift."""
+"""The audit and the evaluation -> the audit's page with every model: how good each is since the shift."""
 
 import csv
 import json
