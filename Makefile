@@ -120,6 +120,12 @@ MINUTES ?= 30
 soak: $(READY) ## the service at half of what it can do for MINUTES (30): memory flat, nothing fails
 	@python -m benchmarks.soak --minutes '$(MINUTES)' $(ARGS)
 
+export GIVEN_LOG = $(value LOG)
+
+.PHONY: drift
+drift: $(READY) ## does what is served look like what the model was judged on? LOG=<the request log's folder>
+	@python -m serving.drift "$$GIVEN_LOG" $(ARGS)
+
 .PHONY: export
 export: $(READY) ## the model as programs that need torch alone (ARGS=--compile: machine code, which serve then uses)
 	@python -m serving.export $(ARGS)

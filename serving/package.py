@@ -43,6 +43,7 @@ from serving.bundle.loaded import (
     METRICS,
     MODEL,
     NAME,
+    PROFILE,
     SPEC,
     THEMES,
     VOCABULARY,
@@ -95,6 +96,7 @@ def run(data: Path, serve: ServeParams) -> Report:
         golden = golden_requests(data, requests, counters, scorer, served, num, scratch)
         write_golden(bundle / GOLDEN, golden)
         write_json(bundle / METRICS, metrics)
+        shutil.copyfile(data / "metrics" / PROFILE, bundle / PROFILE)
         write_card(bundle, data.name, scorer, metrics, serve)
         write_dictionary(bundle, scorer.spec)
         manifest = write_manifest(

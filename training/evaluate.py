@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from contracts.errors import CheckFailed, InputError
-from contracts.publish import publish
+from contracts.publish import publish, write_json
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from contracts.stage import Report, main
 from features.encoding.counters import Counters
@@ -40,6 +40,7 @@ from training.judging.measure import (
     rankable,
 )
 from training.judging.off_policy import off_policy
+from training.judging.profile import profile
 from training.judging.scoring import score_requests
 from training.judging.slices import NO_THEME, cold_users, requests_since_shift, slice_masks, true_item_themes
 from training.judging.standing import CANDIDATE, choose, standing, warnings
@@ -56,6 +57,7 @@ from training.requests.reader import Cuts, Events, Requests, cut_times, iso, loa
 
 log = logging.getLogger("leitmotif")
 
+PROFILE = "profile.json"
 SIMPLE_REQUESTS = 20_000
 """The latest of the train part that the logistic regression and the trees are fitted on."""
 
@@ -110,6 +112,7 @@ def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, sp
     )
     with publish(data, "metrics", "predictions") as staging:
         write_metrics(staging / "metrics", report, requests, tested.since_shift, scored)
+        write_json(staging / "metrics" / PROFILE, profile(figures(tested, scored[served]), len(requests)))
         predicted = [*tested.models, "popularity"]
         write_predictions(staging / "predictions" / "predictions.parquet", requests, scored, predicted)
     for sentence in (*report["standing"], *report["warnings"]):
@@ -128,6 +131,21 @@ def count(requests: Requests) -> dict[str, Any]:
         "num_users_ranked": len(np.unique(requests.user_index[ranked])),
         "num_requests_of_one_class": int((~ranked).sum()),
         "click_share": float(is_click(requests.label).mean()) if len(requests) else math.nan,
+    }
+
+
+def figures(tested: Tested, served: Scored) -> dict[str, npt.NDArray[Any]]:
+    """What drift is watched of: every scalar and the score of each candidate; of each request its history and list."""
+    requests, events = tested.requests, tested.events
+    known = requests.num_events > 0
+    newest = events.occurred_at[requests.ends[known] - 1]
+    names = tested.dataset.spec.scalars
+    return {
+        "score": served.probability,
+        "history_length": requests.num_events,
+        "history_age_h": (requests.at[known] - newest) / 3.6e9,
+        "candidates": np.diff(requests.row_starts),
+        **{name: tested.dataset.scalars[:, place] for place, name in enumerate(names)},
     }
 
 

@@ -117,6 +117,23 @@ def lines(
     return alt.layer(*drawn)
 
 
+def paired(rows: Rows, parts: Sequence[tuple[str, str, str]], label: str, unit: str) -> Any:
+    """Two bars or more side by side at each place, in the order of the rows. parts: (column, its name, colour)."""
+    long = [{"place": row[label], "part": name, "value": row[column]} for row in rows for column, name, _ in parts]
+    names, colours = [name for _, name, _ in parts], [colour for *_, colour in parts]
+    places = [row[label] for row in rows]
+    return (
+        alt.Chart(alt.Data(values=long), width=WIDTH, height=HEIGHT)
+        .mark_bar()
+        .encode(
+            x=alt.X("place:O", title=None, sort=places, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            xOffset=alt.XOffset("part:N", sort=names),
+            y=alt.Y("value:Q", title=unit, axis=alt.Axis(tickCount=4, format="%")),
+            color=alt.Color("part:N", scale=alt.Scale(domain=names, range=colours), legend=alt.Legend()),
+        )
+    )
+
+
 def _axis(rows: Rows) -> Any:
     """Partitions by name; not more names than can be read."""
     names = [row["partition"] for row in rows]

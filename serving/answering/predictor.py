@@ -124,7 +124,7 @@ class Predictor:
             self.store.refresh()
         at = self.clock() if request.at is None else to_microseconds(request.at)
         events = self.events(request.user_id, request.suppose, at)
-        context = _context(request)
+        context = context_of(request)
         reply = self._reply(request, request.user_id, events, at, context)
         shown = self.shown(request, [item.item_id for item in reply.items], at, context)
         return Answer(reply.model_copy(update={"impression_id": shown.impression_id}) if shown else reply, shown)
@@ -133,7 +133,7 @@ class Predictor:
         """`answer` where the store does not: of somebody of whom it knows nothing, flagged, and not remembered."""
         check_limits(request, self.limits)
         at = self.clock() if request.at is None else to_microseconds(request.at)
-        reply = self._reply(request, NOBODY, NO_EVENTS, at, _context(request))
+        reply = self._reply(request, NOBODY, NO_EVENTS, at, context_of(request))
         history = reply.history.model_copy(update={"known": False, "store_away": True})
         return reply.model_copy(update={"history": history})
 
@@ -277,7 +277,8 @@ class Predictor:
         ]
 
 
-def _context(request: RankRequest) -> Context:
+def context_of(request: RankRequest) -> Context:
+    """What the request says of itself."""
     return NO_CONTEXT if request.context is None else Context(**request.context.model_dump())
 
 

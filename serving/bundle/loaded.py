@@ -38,6 +38,8 @@ VOCABULARY = "vocabulary.parquet"
 THEMES = "themes.json"
 GOLDEN = "golden.json"
 METRICS = "metrics.json"
+PROFILE = "profile.json"
+"""How the test requests' figures spread: what drift is measured from. A service does not read it."""
 """The model's AUC within each request of its own test and the number of the user: what its iAUC is the mean of."""
 
 

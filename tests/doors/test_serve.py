@@ -25,7 +25,7 @@ def ready(program: Started, port: int) -> None:
 def serving(house: Path) -> Iterator[tuple[Started, int]]:
     """`make serve` and its port."""
     port = free_port()
-    with started(house, "make serve", f"PORT={port}") as program:
+    with started(house, "make serve", f"PORT={port}", LEITMOTIF_REQUEST_LOG="requests") as program:
         ready(program, port)
         yield program, port
 
@@ -60,6 +60,16 @@ def test_an_event_changes_the_next_ranking_is_sealed_and_seen(house: Path, servi
     assert after["history"]["length"] == before["history"]["length"] + 1
     assert "1 live events since" in typed(house, "make freshness").stdout
     assert "sealed 1 in live/simulator/" in typed(house, "make absorb").stdout
+
+
+def test_what_was_served_is_held_against_what_the_model_was_judged_on(house: Path, service: int) -> None:
+    asked = {"user_id": "u00042", "candidates": ["i00001"]}
+    for _ in range(3):
+        curl(house, service, "rank", asked)
+    told = typed(house, "make drift LOG=requests").stdout
+    assert "rankings are too few to judge" in told
+    assert "See reports/simulator/drift.html" in told
+    assert "not judged" in (house / "reports/simulator/drift.html").read_text()
 
 
 def test_recommendations_and_what_items_are_like(house: Path, service: int) -> None:

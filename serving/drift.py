@@ -1,0 +1,175 @@
+"""A request log -> whether what is served looks like what the model was judged on: a page, drift.json, an exit code.
+
+`make drift LOG=<folder>`: features and scores of /rank are read again as of the moment of each request, and compared
+with the test requests' (profile.json of the bundle). Exits with 3 where a figure has shifted.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import InputError
+from contracts.publish import write_json
+from serving.answering.predictor import Predictor, context_of, open_here
+from serving.answering.requests import RankRequest, to_microseconds
+from serving.bundle.loaded import PROFILE, read_json
+from serving.watching.request_log import read_log
+from training.judging.profile import shares, stability
+
+STEADY_BELOW, SHIFTED_FROM = 0.1, 0.25
+"""Of the population stability index: the usual limits of the field."""
+LEAST_REQUESTS = 100
+MOST_REQUESTS = 2_000
+SHIFTED_EXIT = 3
+GOOD, WARNS, NOT_JUDGED = "good", "warns", ""
+ROUTE = "/rank"
+OF_REQUESTS = {"history_length", "history_age_h", "candidates"}
+
+Figures = dict[str, npt.NDArray[Any]]
+
+
+def main() -> None:
+    """Write reports/<id>/drift.html and drift.json; say the verdict."""
+    parser = argparse.ArgumentParser(prog="make drift LOG=<folder>", description=__doc__)
+    parser.add_argument("folder", type=Path, help="what LEITMOTIF_REQUEST_LOG named when the service started")
+    folder = parser.parse_args().folder
+    try:
+        if not any(folder.glob("requests-*.jsonl*")):
+            raise InputError(f"{folder} holds no request log. Serve with LEITMOTIF_REQUEST_LOG={folder} to keep one.")
+        predictor = open_here()
+        told = drift(predictor, read_log(folder), read_profile(predictor.bundle.path))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(tell(told, Path("reports") / told["log"]))
+
+
+def read_profile(bundle: Path) -> dict[str, Any]:
+    """The bundle's profile.json. Raises InputError where it was packaged before there was one."""
+    if not (bundle / PROFILE).exists():
+        raise InputError(f"{bundle} has no {PROFILE}: it was packaged by an older version. `make run` makes one.")
+    return read_json(bundle / PROFILE)
+
+
+def drift(predictor: Predictor, lines: Iterable[dict[str, Any]], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """drift.json. lines: of a request log. expected: the profile of the test requests."""
+    left_out: Counter[str] = Counter()
+    kept = [line for line in lines if not _why_not(line, left_out)]
+    if len(kept) > MOST_REQUESTS:
+        left_out["more than are looked at, at even distances"] = len(kept) - MOST_REQUESTS
+        kept = [kept[place] for place in np.linspace(0, len(kept) - 1, MOST_REQUESTS).round().astype(int)]
+    found = served_figures(predictor, kept)
+    figures = compare(expected, found, len(kept))
+    state, sentence = judge(figures, len(kept))
+    times = sorted(line["at"] for line in kept)
+    return {
+        "log": predictor.bundle.manifest.source,
+        "model_version": predictor.bundle.manifest.model_version,
+        "num_requests": len(kept),
+        "num_expected": expected["num_requests"],
+        "from": times[0][:16].replace("T", " ") if times else None,
+        "to": times[-1][:16].replace("T", " ") if times else None,
+        "left_out": dict(left_out),
+        "figures": figures,
+        "steady_below": STEADY_BELOW,
+        "shifted_from": SHIFTED_FROM,
+        "state": state,
+        "sentence": sentence,
+    }
+
+
+def served_figures(predictor: Predictor, lines: Sequence[dict[str, Any]]) -> Figures:
+    """The figures of profile.json, of these requests, as of their moments."""
+    names = predictor.bundle.scorer.spec.scalars
+    kept: dict[str, list[Any]] = {"score": [], "history_length": [], "history_age_h": [], "candidates": []}
+    scalars = [np.zeros((0, len(names)), np.float32)]
+    for line in lines:
+        request = RankRequest(**{**line["asked"], "at": line["at"], "k": None, "explain": False})
+        reply = predictor.answer(request).reply
+        at = to_microseconds(line["at"])
+        events = predictor.events(request.user_id, request.suppose, at)
+        candidates = list(dict.fromkeys(request.candidates))
+        scalars.append(predictor.scalars(request.user_id, events, candidates, at, context_of(request)))
+        kept["score"].append([item.score for item in reply.items])
+        kept["history_length"].append([reply.history.length])
+        newest = reply.history.newest_event_at
+        kept["history_age_h"].append([] if newest is None else [(at - to_microseconds(newest)) / 3.6e9])
+        kept["candidates"].append([len(candidates)])
+    told: Figures = {name: np.concatenate([np.zeros(0), *map(np.asarray, parts)]) for name, parts in kept.items()}
+    together = np.concatenate(scalars)
+    return told | {name: together[:, place] for place, name in enumerate(names)}
+
+
+def compare(expected: Mapping[str, Any], found: Figures, num_requests: int) -> list[dict[str, Any]]:
+    """Every figure that both have: its index, and what it means."""
+    told = []
+    for name, before in expected["figures"].items():
+        if name not in found or not len(found[name]) or not before["num"]:
+            continue
+        now = shares(found[name], np.asarray(before["cuts"]))
+        index = stability(np.asarray(before["shares"]), now, expected["num_requests"], num_requests)
+        state = "steady" if index < STEADY_BELOW else "moved" if index < SHIFTED_FROM else "shifted"
+        told.append(
+            {
+                "name": name,
+                "psi": round(index, 4),
+                "state": state,
+                "num": len(found[name]),
+                "cuts": before["cuts"],
+                "expected": before["shares"],
+                "found": now.tolist(),
+            }
+        )
+    return told
+
+
+def judge(figures: Sequence[Mapping[str, Any]], num_requests: int) -> tuple[str, str]:
+    """State and sentence."""
+    if num_requests < LEAST_REQUESTS:
+        return NOT_JUDGED, f"{num_requests:,} rankings are too few to judge: {LEAST_REQUESTS} are needed."
+    shifted = [each["name"] for each in sorted(figures, key=lambda each: -each["psi"]) if each["state"] == "shifted"]
+    moved = sum(each["state"] == "moved" for each in figures)
+    steady = sum(each["state"] == "steady" for each in figures)
+    if not shifted:
+        also = f", {moved} moved a little" if moved else ""
+        return GOOD, f"Yes: {steady} of {len(figures)} figures are steady{also}, none has shifted."
+    return WARNS, (
+        f"No: {len(shifted)} of {len(figures)} figures have shifted, most of all {', '.join(shifted[:3])}. "
+        "Is the traffic another than the log's? If it is here to stay, absorb it and run the pipeline again."
+    )
+
+
+def tell(told: Mapping[str, Any], reports: Path) -> int:
+    """Write both files and say the verdict; returns the exit code."""
+    from features.pages.drift import write_drift  # Altair: read where a page is written, not before
+
+    write_json(reports / "drift.json", told)
+    write_drift(reports / "drift.html", told)
+    print(f"{told['sentence']}\nSee {reports / 'drift.html'}")
+    return SHIFTED_EXIT if told["state"] == WARNS else 0
+
+
+def _why_not(line: Mapping[str, Any], left_out: Counter[str]) -> bool:
+    """Whether a line is left out, and counted."""
+    why = (
+        f"of {line['route']}: its candidates were retrieved, not shown by the log"
+        if line["route"] != ROUTE
+        else "while the store was away"
+        if line["store_away"]
+        else "of what was supposed"
+        if line["asked"].get("suppose")
+        else None
+    )
+    if why:
+        left_out[why] += 1
+    return why is not None
+
+
+if __name__ == "__main__":
+    main()
