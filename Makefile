@@ -102,8 +102,8 @@ docs: $(READY) ## Great Expectations' Data Docs again, after .state was deleted
 export GIVEN_SCORES = $(value SCORES)
 
 .PHONY: audit
-audit: $(READY) ## do interests shift? SOURCE=... DATA=... as `make run`, without training; SCORES=<csv>: another recommender's beside ours
-	@python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE") $(if $(value DATA),--data="$$GIVEN_DATA") audit $(ARGS)
+audit: $(READY) ## is the log good, do interests shift? SOURCE=... DATA=... as `make run`, without training; SCORES=<csv>: another recommender's beside ours
+	@python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE") $(if $(value DATA),--data="$$GIVEN_DATA") describe audit $(ARGS)
 	@$(if $(value SCORES),python -m training.foreign --scores="$$GIVEN_SCORES")
 
 .PHONY: quarantine

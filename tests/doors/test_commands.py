@@ -149,6 +149,8 @@ def test_a_log_is_audited_alone_and_its_held_back_rows_are_mended(house: Path, t
     assert "Running stage 'train'" not in told.stdout + told.stderr
     (page,) = (path.read_text() for path in (house / "reports").glob("log-*/shift.html"))
     assert "No model of this log has been evaluated" in page
+    (page,) = (path.read_text() for path in (house / "reports").glob("log-*/quality.html"))
+    assert "user_id missing" in page
     held = typed(house, "make quarantine").stdout
     assert "1  user_id missing" in held
     assert ",i3,2024-01-02T09:00:00Z,1" in held
