@@ -81,10 +81,10 @@ class Ids:
 
     def keys(self, names: Sequence[str]) -> Int64:
         """[N] of several."""
-        known, added = self.known.get, self.added.get
-        found = [known(name, -1) for name in names]
-        if -1 in found and self.added:
-            found = [added(name, -1) if key < 0 else key for name, key in zip(names, found, strict=True)]
+        found = list(map(self.known.get, names))
+        if None in found:
+            added = self.added.get
+            found = [added(name, -1) if key is None else key for name, key in zip(names, found, strict=True)]
         return np.array(found, np.int64)
 
     def learn(self, names: Sequence[str]) -> Int64:

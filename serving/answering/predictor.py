@@ -249,22 +249,26 @@ class Predictor:
     def _items(
         self, candidates: Sequence[str], index_M: np.ndarray, scores: Scores, best: np.ndarray
     ) -> list[RankedItem]:
-        probability_M = 1 / (1 + np.exp(-scores.logit_M.astype(np.float64)))
-        names = self.bundle.theme_names
-        theme_M = scores.theme_MT.argmax(axis=1) if names else np.zeros(len(index_M), np.int64)
-        match_M = scores.theme_MT @ scores.current_T
-        known_M = index_M != UNKNOWN_INDEX
-        named_M = scores.theme_MT.max(axis=1, initial=0) > 0  # an item of which nothing is known belongs to no theme
+        logit, theme_BT, names = scores.logit_M[best], scores.theme_MT[best], self.bundle.theme_names
+        probability = (1 / (1 + np.exp(-logit.astype(np.float64)))).tolist()
+        known = (index_M[best] != UNKNOWN_INDEX).tolist()
+        if names:
+            named = theme_BT.max(axis=1, initial=0) > 0  # an item of which nothing is known belongs to no theme
+            theme = np.where(named, theme_BT.argmax(axis=1), -1).tolist()
+            match: Sequence[float | None] = (scores.theme_MT @ scores.current_T)[best].tolist()
+        else:
+            theme, match = [-1] * len(best), [None] * len(best)
         return [
-            RankedItem.model_construct(
+            RankedItem.made(
                 item_id=candidates[row],
-                score=float(probability_M[row]),
-                theme=int(theme_M[row]) if named_M[row] else None,
-                theme_name=names[theme_M[row]] if named_M[row] else None,
-                match=float(match_M[row]) if names else None,
-                known=bool(known_M[row]),
+                score=probability[place],
+                theme=theme[place] if theme[place] >= 0 else None,
+                theme_name=names[theme[place]] if theme[place] >= 0 else None,
+                match=match[place],
+                known=known[place],
+                reasons=None,
             )
-            for row in best
+            for place, row in enumerate(best.tolist())
         ]
 
     def theme_shares(self, current_T: np.ndarray) -> list[ThemeShare]:

@@ -90,7 +90,7 @@ def recommend(predictor: Predictor, request: RecommendRequest) -> Answer:
         }
     ranked = _ranked(predictor, request, moment, list(sources))
     chosen = [ranked.items[place] for place in places(predictor, request, moment, ranked)] if sources else []
-    items = [RecommendedItem.model_construct(**dict(item), source=sources[item.item_id]) for item in chosen]
+    items = [RecommendedItem.made(**vars(item), source=sources[item.item_id]) for item in chosen]
     names = [item.item_id for item in items]
     cold = set(ranked.cold_start_items)
     shown = predictor.shown(request, names, moment.at, _context(request)) if names else None

@@ -27,6 +27,8 @@ def read_codes(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Codes of the newest known events and of the candidates, by who read them so far. events: of read_events."""
     newest = scorer.newest_events(events or NO_EVENTS, at, scorer.spec.history_length)
+    if not (width := scorer.spec.code_width):  # most logs: two dictionaries less to look into
+        return np.zeros((len(newest.item_ids), width), np.float32), np.zeros((len(candidates), width), np.float32)
     keys = store.item_keys(newest.item_ids), store.item_keys(candidates)
     of_events, of_candidates = (item_codes(scorer.spec, store.counters, each, at) for each in keys)
     return of_events, of_candidates

@@ -6,6 +6,7 @@ Golden requests, package and the service all score by these lines; training's ow
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,7 +92,7 @@ class Scorer:
 
     def item_index(self, item_ids: Sequence[str]) -> Int64:
         """Embedding rows; UNKNOWN_INDEX where the vocabulary lacks the id."""
-        return np.array([self.index_of.get(item_id, UNKNOWN_INDEX) for item_id in item_ids], np.int64)
+        return np.array(list(map(self.index_of.get, item_ids, repeat(UNKNOWN_INDEX))), np.int64)
 
     def encode(self, events: Events, at: int) -> EncodedHistory:
         """The model's view of a user at a time. Only the newest L known events are looked up."""
