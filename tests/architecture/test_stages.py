@@ -151,7 +151,7 @@ def test_every_out_is_a_table_or_page_of_the_source_and_every_stage_reports(grap
 
 
 def test_package_init_files_are_empty() -> None:
-    """But of the two that must come before Feast, which they import without typeguard."""
+    """But of the two that must come before Feast, which they import without typeguard and torch."""
     full = {path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py") if not _is_empty(path)}
     assert full == {ROOT / "features" / room / "__init__.py" for room in ("feast_store", "online")}
 
