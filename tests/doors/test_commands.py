@@ -48,6 +48,7 @@ def test_a_page_comes_back_with_the_figures_it_shows(house: Path) -> None:
     assert page.read_bytes() == made
 
 
+@pytest.mark.slow
 def test_what_is_found_and_how_lists_turn_are_measured(house: Path, tmp_path: Path) -> None:
     typed(house, "python -m benchmarks.retrieval", "--requests", "5", "--out", str(tmp_path / "found.json"))
     found = json.loads((tmp_path / "found.json").read_text())
