@@ -24,16 +24,27 @@ GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
 LONGEST = (
     "quality",
     "serving",
-    "ebnerd_models",
     "door-ui",
+    "ebnerd_models",
     "door-commands",
     "pipeline",
-    "feast",
     "ebnerd",
-    "door-serve",
+    "feast",
     "redis",
+    "door-serve",
+    "tests/features/live/test_forget.py",
+    "tests/orchestration/test_two_doors.py",
+    "tests/features/stages/test_validate.py",
+    "tests/training/test_train_and_evaluate.py",
+    "tests/benchmarks/test_commands.py",
+    "tests/features/sealed/test_live_known.py",
+    "tests/features/stages/test_statistics_by_partition.py",
+    "tests/training/test_exported.py",
+    "tests/training/test_resume.py",
+    "tests/training/test_processes.py",
 )
-"""Groups that take minutes, those first that should begin first; of the others, those with most tests."""
+"""Groups, and files without one, in the order in which they begin: by the CPU seconds they take. Then the others, those
+with most tests first: most take a second or two."""
 
 
 @pytest.fixture
@@ -54,7 +65,7 @@ def group_of(path: Path) -> str | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Keep a group together, a file that names none too, and begin with the longest, so that no core idles at the end.
+    """Keep a group together, a file that names none too, and begin with the longest, so that both cores end together.
 
     xdist 3.8 writes the group into `item._nodeid`, which pytest 9 reads no more, and begins with most tests.
     """

@@ -12,7 +12,8 @@ pytestmark = [pytest.mark.xdist_group("quality"), pytest.mark.slow]
 
 def test_themes_beat_target_attention_and_popularity_on_the_default_log(tmp_path: Path) -> None:
     repository = clone(tmp_path)
-    run(repository, "python", "-m", "orchestration.reproduce", "train.num_threads=1", "evaluate.num_bootstrap=20")
+    few = ("train.num_threads=1", "evaluate.num_bootstrap=20", "materialize.num_parity_requests=50")
+    run(repository, "python", "-m", "orchestration.reproduce", *few, "evaluate")
     report = json.loads((repository / "reports/simulator/evaluate.json").read_text())
     models = report["models"]
     assert report["verdict"] == {"state": "passed", "passed": True, "reasons": None}

@@ -48,6 +48,7 @@ def test_a_page_comes_back_with_the_figures_it_shows(house: Path) -> None:
     assert page.read_bytes() == made
 
 
+@pytest.mark.slow
 def test_what_is_found_and_how_lists_turn_are_measured(house: Path, tmp_path: Path) -> None:
     typed(house, "python -m benchmarks.retrieval", "--requests", "5", "--out", str(tmp_path / "found.json"))
     found = json.loads((tmp_path / "found.json").read_text())
@@ -121,9 +122,8 @@ def test_what_was_pushed_is_pulled_in_another_clone_and_nothing_is_run_again(hou
 
 
 def test_feast_shows_what_was_loaded(house: Path) -> None:
+    """Which views are applied: tests/features/feast_store/test_feast_repo.py."""
     typed(house, "feast -c features/repo apply")
-    views = typed(house, "feast -c features/repo feature-views list").stdout
-    assert {"user_history", "item_profile", "item_shows__total", "user_events"} <= set(views.split())
     stamp = json.loads((house / "data/simulator/feature_snapshot/snapshot.json").read_text())
     typed(house, "feast -c features/repo materialize-incremental", stamp["log_end"][:19], "--views", "item_profile")
     port = free_port()

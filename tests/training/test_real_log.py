@@ -34,6 +34,8 @@ SMALL = {
     "model__history_length": 50,
     "model__theme_capacity": 16,
     "train__router_steps": 40,
+    "train__epochs": 2,
+    "statistics__coclick_rank": 16,
     "train__num_threads": 1,
     "evaluate__num_bootstrap": 20,
     "evaluate__min_requests": 100_000,

@@ -1,7 +1,7 @@
-"""What a run that was killed left of itself -> where the next one goes on; nothing, where it was another run.
+"""Checkpoints of a training that was interrupted -> where the next run resumes; those of another run are removed.
 
 One folder a model below .state/<id>/train: resume.ckpt (weights, optimizer, place in the epoch, random numbers),
-best.ckpt (the weights to keep so far) and, once the model is fitted, fitted.json. key.json says of which run they are.
+best.ckpt (the weights to keep so far) and, once the model is fitted, fitted.json. key.json says which run wrote them.
 """
 
 import json
@@ -33,14 +33,14 @@ BEST = "best"
 FITTED = "fitted.json"
 OF_THE_MODEL = "model."
 NOT_LEARNT = ("train.checkpoint_s",)
-"""Params that change no weight: a run goes on whatever they are."""
+"""Params that change no weight: a run resumes even if they differ."""
 NAMED = 3
 
 
 class ResumePoint(ModelCheckpoint):
-    """resume.ckpt every so often, in the midst of an epoch.
+    """Writes resume.ckpt at intervals, within an epoch.
 
-    Not where a validation or the epoch's end follows: Lightning would take either for done when it goes on from there.
+    It is not written just before a validation or the end of an epoch: Lightning would skip either on resuming.
     """
 
     def __init__(self, folder: Path, every_s: float) -> None:
@@ -54,7 +54,7 @@ class ResumePoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """See above."""
+        """Save, unless a validation or the end of the epoch follows."""
         steps = int(trainer.num_training_batches)
         validates = trainer.enable_validation and (batch_idx + 1) % int(trainer.val_check_batch or steps) == 0
         if batch_idx + 1 < steps and not validates:
@@ -62,7 +62,7 @@ class ResumePoint(ModelCheckpoint):
 
 
 def best_weights(folder: Path) -> ModelCheckpoint:
-    """best.ckpt: on the disk, since a copy in memory would be a second catalogue."""
+    """The callback that writes best.ckpt: on disk, since a copy in memory would be a second catalogue."""
     return ModelCheckpoint(
         dirpath=str(folder),
         filename=BEST,
@@ -75,15 +75,16 @@ def best_weights(folder: Path) -> ModelCheckpoint:
 
 
 class FittedFile(Callback):
-    """fitted.json at the end, with the record: this model needs no training any more. Without validation, the last
-    weights are the best.
+    """Writes fitted.json with the record when training ends, so that the next run does not train this model again.
+
+    Without validation, the last weights are the best.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every process saves, as Lightning wants it; the first writes."""
+        """Every process has to call save_checkpoint; the first one writes."""
         if not trainer.enable_validation:
             trainer.save_checkpoint(self.folder / f"{BEST}.ckpt", weights_only=True)
         if trainer.is_global_zero:
@@ -93,7 +94,7 @@ class FittedFile(Callback):
 
 
 def read_fitted(folder: Path) -> list[Measured] | None:
-    """The record of a model that was fitted to the end; None where it was not."""
+    """The record of a model whose training ended; None if it did not end."""
     if not (folder / FITTED).is_file() or not _is_whole(folder / f"{BEST}.ckpt"):
         return None
     rows = json.loads((folder / FITTED).read_text(encoding="utf-8"))["record"]
@@ -102,7 +103,7 @@ def read_fitted(folder: Path) -> list[Measured] | None:
 
 
 def resume_point(name: str, folder: Path) -> Path | None:
-    """resume.ckpt where training can go on from it; else nothing is left in the folder, and the log says why."""
+    """The path of resume.ckpt if training can resume from it. If not, the folder is emptied and the log says why."""
     path, best = folder / f"{RESUME}.ckpt", folder / f"{BEST}.ckpt"
     if not path.exists():
         broken = None
@@ -119,14 +120,14 @@ def resume_point(name: str, folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """Steps that had been made when it was kept; 0 without one."""
+    """Optimizer steps made when the checkpoint was written; 0 without a checkpoint."""
     if checkpoint is None:
         return 0
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
 def load_best(model: Model, folder: Path) -> None:
-    """The weights of best.ckpt, into the model."""
+    """Load the weights of best.ckpt into the model."""
     held = torch.load(folder / f"{BEST}.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     model.load_state_dict(
         {name.removeprefix(OF_THE_MODEL): value for name, value in held.items() if name.startswith(OF_THE_MODEL)}
@@ -134,7 +135,7 @@ def load_best(model: Model, folder: Path) -> None:
 
 
 def open_state(folder: Path, params: Mapping[str, Any], data: Path, code: Path) -> None:
-    """Empty the folder where what it holds is of a run with other params, data or code, and say so in one sentence.
+    """Empty the folder if a run with other params, data or code wrote it, and log that in one sentence.
 
     params: what training reads, by section. data: data/<id>. code: the repository, whose training/ is hashed.
     """
@@ -174,7 +175,7 @@ def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What is another, params with both values first."""
+    """What differs: params first, each with both values."""
     for part, values in now.items():
         old = before.get(part, {})
         for name in sorted(values.keys() | old.keys()):
@@ -183,7 +184,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 
 def _is_whole(path: Path) -> bool:
-    """Is it a checkpoint, each part of which has the checksum that was written with it?"""
+    """Whether the file is a checkpoint and every part of it matches the checksum written with it."""
     try:
         with zipfile.ZipFile(path) as parts:
             return parts.testzip() is None

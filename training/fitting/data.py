@@ -1,4 +1,4 @@
-"""The requests to train and to validate on, as Lightning asks for them: each process gets its share of every batch."""
+"""Lightning's data module of the train and validation requests; each process gets its share of every batch."""
 
 from lightning.pytorch import LightningDataModule
 
@@ -6,7 +6,7 @@ from training.requests.batches import RequestDataset, RequestLoader, in_order, s
 
 
 class RequestData(LightningDataModule):
-    """Loaders whose place in the epoch Lightning keeps in its checkpoints (RequestLoader.state_dict)."""
+    """Its loaders store their position in the epoch in Lightning's checkpoints (RequestLoader.state_dict)."""
 
     def __init__(self, train: RequestDataset, validation: RequestDataset, batch_requests: int, seed: int) -> None:
         super().__init__()
@@ -14,15 +14,15 @@ class RequestData(LightningDataModule):
         self.batch_requests, self.seed = batch_requests, seed
 
     def train_dataloader(self) -> RequestLoader:
-        """Shuffled anew in every epoch, by the seed."""
+        """Batches in an order that the seed decides, another one in every epoch."""
         return shuffled(self.train, self.batch_requests, self.seed, *self._place())
 
     def val_dataloader(self) -> RequestLoader | list[RequestLoader]:
-        """In order; none where there is nothing to validate on."""
+        """Batches in the order of the requests; no loader if the validation part is empty."""
         return in_order(self.validation, self.batch_requests, *self._place()) if len(self.validation) else []
 
     def steps_an_epoch(self, num_processes: int) -> int:
-        """Batches of an epoch; what estimated_stepping_batches says, without dropping the loaders' state."""
+        """Steps of one epoch. Lightning's estimated_stepping_batches gives the same, but drops the loaders' state."""
         return -(-len(self.train) // (self.batch_requests * num_processes))
 
     def _place(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A model and requests -> fitted weights and a record of every validation, by Lightning; killed, it goes on."""
+"""A model and requests -> fitted weights and a record of every validation, by Lightning; an interrupted fit resumes."""
 
 import logging
 import math

@@ -25,7 +25,7 @@ from training.model.ranker import distinct_items
 from training.requests.batches import Batch
 
 CHOICE = "choice"
-"""The name of the figure that chooses: the higher, the better."""
+"""The name of the figure by which the best weights are chosen; higher is better."""
 LOG_EVERY = 20
 """Steps between two points of the loss in DVCLive."""
 
@@ -38,19 +38,19 @@ class Training(LightningModule):
         self.model, self.params = model, train
 
     def setup(self, stage: str) -> None:
-        """A process that was started for its share of the training knows nothing of quiet()."""
+        """Silence Lightning in spawned processes too: quiet() applies to the first process alone."""
         if parent_process() is not None:
             silence()
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Lightning's own knows no sparse gradients."""
+        """Clip by norm; Lightning's own clipping does not support sparse gradients."""
         if gradient_clip_val:
             clip_by_norm(self.model.parameters(), gradient_clip_val)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """As train.optimizer says; the scaler of half precision must see gradients before the step does."""
+        """The optimizer of train.optimizer. Not fused in half precision: its scaler must see gradients first."""
         return make_optimizer(self.model, self.params.learning_rate, fused=self.params.precision != "16-mixed")
 
 
@@ -65,17 +65,17 @@ class RouterTraining(Training):
 
 
 def information_of(model: Model, batch: Batch) -> Tensor:
-    """L_MI of the batch's histories, items routed alone."""
+    """L_MI of the batch's histories, with events routed by their items alone."""
     history, _, items = distinct_items(batch.history, batch.candidates, len(model.catalogue.row_of_N), batch.codes)
     routing_ULT = functional.embedding(history.item_index_UL, model.tables(items).routing_NT)
     return mutual_information_loss(routing_ULT, history)
 
 
 class ClickTraining(Training):
-    """The loss of the clicks, and for a model with a router L_MI at its weight; a line of the record a validation."""
+    """Trains on the loss of clicks and, for a model with a router, on weighted L_MI; records every validation."""
 
     def __init__(self, name: str, model: Model, train: TrainParams, num_steps: int) -> None:
-        """num_steps: of the whole training, over which a linear schedule falls."""
+        """num_steps: steps of the whole training, over which a linear schedule decays."""
         super().__init__(model, train)
         self.name, self.num_steps = name, num_steps
         self.record: list[Measured] = []
@@ -119,7 +119,7 @@ class ClickTraining(Training):
             self._measured({}, {})
 
     def _measured(self, figures: dict[str, float], use: dict[str, float]) -> None:
-        """Close the stretch since the last validation: a line of the record, a point of every curve."""
+        """Add what was measured since the last validation: a row to the record and a point to every curve."""
         measured = Measured(
             model=self.name,
             epoch=self.current_epoch + 1,
@@ -139,7 +139,7 @@ class ClickTraining(Training):
             self.trainer.should_stop = True  # diverged: no further step leads back
 
     def _click_loss(self, logits_B: Tensor, batch: Batch) -> Tensor:
-        """As train.loss says."""
+        """The loss that train.loss names."""
         label_B, num_requests = batch.label_B, len(batch.history.mask_UL)
         loss = torch.zeros((), device=label_B.device)
         if self.params.loss != "listwise":
@@ -169,7 +169,7 @@ class ClickTraining(Training):
         self._random_state = checkpoint["random_state"]
 
     def on_train_start(self) -> None:
-        """The last hook before the first step: dropout goes on where it stood."""
+        """The last hook before the first step: restores the random state, so that dropout continues as before."""
         if self._random_state is not None:
             torch.set_rng_state(self._random_state["cpu"].cpu())
             if "cuda" in self._random_state and self.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""A run's folder for DVCLive -> Lightning's logger into it: curves to be followed while training runs."""
+"""A run's DVCLive folder -> Lightning's logger that writes curves into it while training runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +9,16 @@ from contracts.files import write_text
 
 
 def live_logger(folder: Path, name: str) -> Logger:
-    """Curves of one model, <name>/..., beside those of the models before it. Remove the folder to begin a run anew."""
+    """The curves of one model, in <name>/, beside those of earlier models. Remove the folder to start a run afresh."""
     from dvclive.lightning import DVCLiveLogger  # imports DVC, which the figures of a run do not need
 
     class Curves(DVCLiveLogger):
         LOGGER_JOIN_CHAR = "/"
 
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, sync: bool | None = True) -> None:
-            """Lightning counts steps from 0, the record the steps that were made.
+            """Log at the number of steps made, as the record does; Lightning counts from 0.
 
-            sync: where it is False, DVCLive finds out who calls by inspect.stack(), a second each time (3.49.1).
+            sync: if it is False, DVCLive looks up its caller by inspect.stack(), which takes a second (3.49.1).
             """
             super().log_metrics(metrics, None if step is None else step + 1, sync)
 
@@ -28,7 +28,7 @@ def live_logger(folder: Path, name: str) -> Logger:
 
 
 def keep_until(folder: Path, name: str, step: int) -> None:
-    """Drop the points of a model's curves after a step: a training that goes on from there makes them again."""
+    """Drop the points of a model's curves after a step: a training that resumes from there writes them again."""
     for path in (folder / "plots" / "metrics" / name).rglob("*.tsv"):
         head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         write_text(path, head + "".join(line for line in lines if int(line.partition("\t")[0]) <= step))

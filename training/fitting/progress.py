@@ -1,4 +1,4 @@
-"""Steps of a training -> a line in the log every few seconds: where it stands, its loss and its speed."""
+"""Training steps -> a log line every few seconds: step, loss and speed."""
 
 import logging
 import math
@@ -13,7 +13,7 @@ log = logging.getLogger("leitmotif")
 
 
 class Progress(Callback):
-    """Lines of one training; speeds are those of all processes together."""
+    """Logs the progress of one training; speeds are of all processes together."""
 
     EVERY_S = 5.0
 
@@ -22,7 +22,7 @@ class Progress(Callback):
         self._requests, self._impressions, self._said_at = 0, 0, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clock starts with the first step; a run that goes on says where."""
+        """Start the clock at the first step; a resumed run logs the step it resumes at."""
         self._said_at = time.monotonic()
         if trainer.global_step:
             log.info("%s %s: goes on at step %d of %d", self.name, self.what, trainer.global_step, self.num_steps)
@@ -30,7 +30,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count, and every EVERY_S say."""
+        """Count the batch, and log every EVERY_S seconds."""
         self._requests += len(batch.history.mask_UL) * trainer.world_size
         self._impressions += len(batch.label_B) * trainer.world_size
         elapsed = time.monotonic() - self._said_at

@@ -1,4 +1,4 @@
-"""Lightning's advice on loaders and hardware is not this project's news: it is left out of the log."""
+"""Keeps Lightning's advice on loaders and hardware out of the log."""
 
 import logging
 import warnings
@@ -12,7 +12,7 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While a trainer is at work; what it sets for the whole process is put back."""
+    """Silence Lightning while a trainer runs, and restore afterwards what it sets for the whole process."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -27,7 +27,7 @@ def quiet() -> Iterator[None]:
 
 
 def silence() -> None:
-    """For good: in a process that only trains."""
+    """Silence Lightning for good, in a process that only trains."""
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(lightning|torchmetrics)\..*")

@@ -1,4 +1,4 @@
-"""What a run measured, validation by validation -> its record.csv, and the one whose weights are kept."""
+"""What a run measured at each validation -> record.csv, and the validation whose weights are kept."""
 
 import csv
 import math
@@ -30,9 +30,10 @@ class Measured:
 
 
 def choice_of(measured: Measured, number: int, choose_by: str) -> float:
-    """What is compared, the higher the better. Where it is not defined it is below all that are, and rises.
+    """The value by which validations are compared; higher is better.
 
-    So the first of equals is kept, and the last of all where none is defined. number: of the row, from 1.
+    An undefined figure ranks below every defined one, and rises with the row's number (from 1). So the first of equal
+    rows is kept, and the last row if no figure is defined.
     """
     value = getattr(measured, f"validation_{choose_by}")
     if not math.isfinite(value):
@@ -41,13 +42,13 @@ def choice_of(measured: Measured, number: int, choose_by: str) -> float:
 
 
 def best_of(record: Sequence[Measured], choose_by: str) -> int:
-    """The number of the row that is kept, from 1."""
+    """The number, from 1, of the row whose weights are kept."""
     choices = [choice_of(measured, number, choose_by) for number, measured in enumerate(record, 1)]
     return 1 + max(range(len(choices)), key=choices.__getitem__)
 
 
 def write_record(path: Path, record: Sequence[Measured]) -> None:
-    """One line a validation; nan becomes an empty field."""
+    """Write one line for each validation; nan becomes an empty field."""
     with path.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, [field.name for field in fields(Measured)], lineterminator="\n")
         writer.writeheader()

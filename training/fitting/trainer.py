@@ -1,4 +1,4 @@
-"""The train section of params.yaml -> Lightning's trainer: where it runs, by how many processes, how exactly."""
+"""The train section of params.yaml -> Lightning's trainer: device, number of processes, precision."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def make_trainer(
     max_epochs: int = -1,
     max_steps: int = -1,
 ) -> Trainer:
-    """validate_every: steps; None: never. Raises InputError where this machine cannot do what the params ask for."""
+    """validate_every: in steps; None: never. Raises InputError if this machine cannot run what the params ask for."""
     if train.optimizer == "sparse" and num_processes(train) > 1:
         raise InputError(
             f"train.optimizer is sparse, but {num_processes(train)} processes train together: their gradients are "
@@ -58,14 +58,14 @@ def make_trainer(
 
 
 def num_processes(train: TrainParams) -> int:
-    """Processes that train together."""
+    """The number of processes that train together."""
     if train.devices != "auto":
         return train.devices * train.num_nodes
     return (max(torch.cuda.device_count(), 1) if train.accelerator != "cpu" else 1) * train.num_nodes
 
 
 def _strategy(train: TrainParams) -> str | Strategy:
-    """Lightning's own ddp starts this stage's program again for each device, and the stage runs once: spawn instead."""
+    """Spawned processes instead of Lightning's ddp, which would start this stage's program again for each device."""
     is_started_by_others = "LOCAL_RANK" in os.environ
     if train.strategy not in ("auto", "ddp") or num_processes(train) == 1 or is_started_by_others:
         return train.strategy

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def num_processes() -> int:
-    """Of the distributed run that this process takes part in; 1 without."""
+    """Processes of the distributed run that this process is part of; 1 outside of one."""
     is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if is_distributed else 1
 
 
 def over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The sum over the processes; in a run of one the values themselves."""
+    """The sum over all processes; with one process, the values themselves."""
     if num_processes() == 1:
         return values
     return _Summed.apply(values)  # type: ignore[return-value]

@@ -208,12 +208,12 @@ class RequestLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's, at the batch after the last that was given."""
+        """The sampler's state, at the batch after the last one given."""
         state = self._sampler.state_dict()
         return state | {"position": state["position"] + self._given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there."""
+        """Continue from that batch."""
         self._sampler.load_state_dict(state)
         self._given = 0
 

@@ -43,11 +43,11 @@ class BatchSampler(Sampler[list[int]]):
             yield mine or [~step[0]]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands, and of which order."""
+        """The position in the epoch, and what decides its order."""
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "num_requests": self.num_requests}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there. Raises ValueError where the order was another."""
+        """Continue from that position. Raises ValueError if it belongs to another order."""
         if (state["seed"], state["num_requests"]) != (self.seed, self.num_requests):
             raise ValueError(f"the position is of another order of requests ({state})")
         self.epoch, self.position = state["epoch"], state["position"]

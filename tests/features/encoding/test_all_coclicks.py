@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.xdist_group("ebnerd"), pytest.mark.slow]
 
 SECOND = 1_000_000
 NUM_SAMPLED = 300
+CHECKED_PERIODS = slice(1, None, 4)
 SHRINKAGE = 1
 DAY_US = 86_400 * SECOND
 
@@ -129,10 +130,11 @@ def test_as_many_have_clicked_each_candidate_as_sql_counts(
 def test_each_period_is_of_the_clicks_before_its_start(
     published_log: duckdb.DuckDBPyConnection, ebnerd_spec: FeatureSpec, factors: Factors
 ) -> None:
-    """Pairs that SQL finds before a midnight make the stored factors of that midnight, byte for byte."""
+    """Pairs that SQL finds before every fourth midnight make the stored factors of that midnight, byte for byte."""
     first, last = published_log.sql("SELECT min(t) // 86400000000, max(t) // 86400000000 FROM shown").fetchall()[0]
     assert sorted(factors) == [day * DAY_US for day in range(first, last + 2)]
-    for start, of_user in factors.items():
+    for start in sorted(factors)[CHECKED_PERIODS]:
+        of_user = factors[start]
         users, items = published.pairs_before(published_log, start)
         names, user_ranks = np.unique(users, return_inverse=True)
         made = user_factors(user_ranks, np.unique(items, return_inverse=True)[1], ebnerd_spec.coclick_rank)

@@ -26,6 +26,9 @@ SECOND = 1_000_000
 LAG_US = 60 * SECOND
 NEAR_US = 600 * SECOND
 DAYS = 3
+ONE_IN = 8
+FEW_FACTORS = {"statistics__coclick_rank": 16}
+"""Users kept and values of a factor, where two whole logs would show no more."""
 PARTS = ("train", "validation")
 COUNTED = ("item_counters", "user_counters", "user_item_counters")
 NUM_STARTS = 8
@@ -50,14 +53,6 @@ def published() -> Published:
 @pytest.fixture(scope="module")
 def made(ebnerd: Path) -> Path:
     return ebnerd
-
-
-@pytest.fixture(scope="module")
-def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same log, three days later."""
-    folder = tmp_path_factory.mktemp("later")
-    raw = ebnerd_log.shifted(real_data("ebnerd-demo"), folder / "raw", DAYS)
-    return ebnerd_log.make(folder / "data", ebnerd_log.sections_of(raw, folder / "params"))
 
 
 def read_slowly(folder: Path) -> Published:
@@ -165,9 +160,17 @@ def test_counters_are_what_was_shown_and_clicked_before_one_by_one(made: Path, p
                 assert (int(shows), int(clicks)) == (len(some), sum(clicked for _, clicked in some)), (table, key, at)
 
 
-def test_a_log_some_days_later_makes_the_same_histories_and_counts(made: Path, later: Path) -> None:
+def test_a_log_some_days_later_makes_the_same_histories_and_counts(tmp_path: Path) -> None:
+    """The log of one in eight users."""
     by = DAYS * 86400 * SECOND
-    first, second = (UserHistories.open(data / "user_histories") for data in (made, later))
+    raw = {"now": ebnerd_log.of_some_users(real_data("ebnerd-demo"), tmp_path / "raw" / "now", ONE_IN)}
+    raw["later"] = ebnerd_log.shifted(raw["now"], tmp_path / "raw" / "later", DAYS)
+    both = [
+        ebnerd_log.make(tmp_path / name, ebnerd_log.sections_of(log, tmp_path / "params" / name, **FEW_FACTORS))
+        for name, log in raw.items()
+    ]
+    first, second = (UserHistories.open(data / "user_histories") for data in both)
+    assert len(first.occurred_at) > 40_000
     assert second.vocabulary.equals(first.vocabulary)
     assert second.user_ids.equals(first.user_ids)
     for name in ("offsets", "item_index", "label", "session"):
@@ -176,7 +179,7 @@ def test_a_log_some_days_later_makes_the_same_histories_and_counts(made: Path, l
     counted = (*COUNTED, "coclicks/clicks.parquet", "coclicks/factors.parquet")
     for path in ("impressions/impressions.parquet", *counted):
         time = "starts_at" if path.endswith("factors.parquet") else "occurred_at"
-        tables = [pq.read_table(data / path) for data in (made, later)]
+        tables = [pq.read_table(data / path) for data in both]
         times = [table[time].cast(pa.int64()).to_numpy() for table in tables]
         np.testing.assert_array_equal(times[1], times[0] + by, path)
         assert tables[1].drop(time).equals(tables[0].drop(time)), path

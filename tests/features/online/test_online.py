@@ -98,6 +98,9 @@ def test_reading_needs_none_of_the_tools_that_load(data: Path) -> None:
         from feast import Entity
         assert "typeguard" not in Entity.__init__.__code__.co_names  # it was half of what importing Feast costs
         print(OnlineStore.open(Path({str(state_of(data))!r})).history("v").item_ids)
+        assert "torch" not in sys.modules  # it was half of the rest
+        from feast.torch_wrapper import get_torch
+        assert get_torch() is sys.modules["torch"]  # for those who ask Feast for tensors
     """)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

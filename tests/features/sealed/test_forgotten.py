@@ -15,6 +15,7 @@ from features.stages import histories
 from features.stages.ingest import run
 from features.stages.validate import run as validate
 from tests.clones import real_data
+from tests.ebnerd_log import of_some_users
 from tests.features.live_log import HEADER, LINES, event, seal, write_table
 from tests.features.raw_logs import SMALL, digest, expectations, ingest_table, limits, read, source
 from tests.features.small_log import history, request
@@ -182,7 +183,7 @@ def test_movielens_forgets_user_1_and_not_user_11(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ebnerd_forgets_impressions_history_and_contexts(tmp_path: Path) -> None:
-    data, path = tmp_path / "data" / "ebnerd", real_data("ebnerd-demo")
+    data, path = tmp_path / "data" / "ebnerd", of_some_users(real_data("ebnerd-demo"), tmp_path / "log", 8)
     run(data, 1, SMALL, source("ebnerd", path, partition="month"))
     rows = pq.read_table(data / "interactions", columns=["user_id", "impression_id"])
     user = pc.mode(pc.cast(rows.filter(pc.is_valid(rows["impression_id"]))["user_id"], pa.int64()))[0]["mode"].as_py()

@@ -17,9 +17,10 @@ from features.sealed.forgotten import add_forgotten
 from features.sources.live import read_live
 from features.stages.ingest import run
 from features.stages.validate import run as validate
-from tests.clones import real_data
+from tests.features.ebnerd_bundle import write_bundle
 from tests.features.live_log import event, seal, show, write_table
 from tests.features.raw_logs import SMALL, digest, expectations, ingest_table, limits, read, source
+from tests.features.sources.test_movielens import write as write_movielens
 
 
 def data_of(root: Path, name: str = "table") -> tuple[Path, Path]:
@@ -148,10 +149,14 @@ def test_each_engine_has_its_own_files_and_its_own_newest_seq(tmp_path: Path) ->
     assert places["live-5"] == ("live/table/2026-11-24.parquet", 1)
 
 
-@pytest.mark.parametrize("name", ["simulator", "movielens", pytest.param("ebnerd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["simulator", "movielens", "ebnerd"])
 def test_live_events_stand_beside_every_source(tmp_path: Path, name: str) -> None:
-    paths = {"simulator": None, "movielens": "movielens-small", "ebnerd": "ebnerd-demo"}
-    path = real_data(paths[name]) if paths[name] else None
+    folder = tmp_path / "log"
+    if name == "movielens":
+        write_movielens(folder, "7,1,4.0,789652009\n8,1,3.0,789652010\n", "1,Film,War\n")
+    if name == "ebnerd":
+        write_bundle(folder)
+    path = None if name == "simulator" else folder
     data, live = data_of(tmp_path, name)
     seal(live / "2026-11-24.parquet", show(5, "a", device="1"), event(6, event_id="a", revision=1))
     report = run(data, 1, SMALL, source(name, path, partition="year"))
