@@ -55,7 +55,7 @@ def run(data: Path, validate: ValidateParams, expectations: ExpectationParams) -
     checks, suite = rules(validate), read_suite(expectations.limits)
     flaws = find_flaws(files, checks)
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
-    with Judgement(checks, validate, suite) as judgement, publish(data, *OUTS) as staging:
+    with publish(data, *OUTS) as staging, Judgement(checks, validate, suite) as judgement:
         report = _split(files, flaws, judgement, data / "provenance" / "provenance.parquet", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
