@@ -26,21 +26,31 @@ def publish(data: Path, *names: str) -> Iterator[Path]:
     data.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".staging-{os.getpid()}-", dir=data))
     try:
-        for name in names:
-            (staging / name).mkdir()
-        yield staging
-        for name in names:
-            _replace(staging / name, data / name)
+        with room_for(data):
+            for name in names:
+                (staging / name).mkdir()
+            yield staging
+            for name in names:
+                _replace(staging / name, data / name)
     except CheckFailed:
         kept = data / ".refused"
         _replace(staging, kept)
         raise
-    except Exception as error:
-        if is_full(error):
-            raise InputError(no_room(data, error)) from error
-        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def room_for(where: Path) -> Iterator[None]:
+    """Say in one message that a disk is full, whichever library stumbled over it."""
+    try:
+        yield
+    except (InputError, CheckFailed):
+        raise
+    except Exception as error:
+        if is_full(error):
+            raise InputError(no_room(where, error)) from error
+        raise
 
 
 def no_room(where: Path, error: Exception) -> str:

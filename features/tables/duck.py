@@ -84,7 +84,7 @@ def read_arrow(path: Path) -> pa.Table:
 
 
 @contextmanager
-def row_groups(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+def row_groups(path: Path, schema: pa.Schema, size: int = ROW_GROUP) -> Iterator[Callable[[pa.Table], None]]:
     """Append tables to one Parquet file whose row groups have one size, however the pieces fall."""
     held = schema.empty_table()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -92,9 +92,9 @@ def row_groups(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], N
         def append(piece: pa.Table) -> None:
             nonlocal held
             held = pa.concat_tables([held, piece.cast(schema)])
-            while len(held) >= ROW_GROUP:
-                writer.write_table(held.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
-                held = held.slice(ROW_GROUP)
+            while len(held) >= size:
+                writer.write_table(held.slice(0, size).combine_chunks(), row_group_size=size)
+                held = held.slice(size)
 
         yield append
         if len(held):
