@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
-NUM_THREADS = 2
+from features.tables.connection import memory_mb, num_threads
+
 ROW_GROUP = 1 << 20
 
 
 @contextmanager
 def duckdb(spill: Path) -> Iterator[Backend]:
-    """A DuckDB of our own, in memory, UTC, that spills what does not fit into a folder."""
+    """A DuckDB of our own, in memory, UTC, that spills into a folder; threads and memory as in connection.py."""
     connection = ibis.duckdb.connect(
-        threads=NUM_THREADS,
+        threads=num_threads(),
+        memory_limit=f"{memory_mb()}MB",
         temp_directory=str(spill),
         autoinstall_known_extensions=False,
         preserve_insertion_order=False,
