@@ -132,7 +132,7 @@ def by_hand(log: Path, out: Path, limits: ValidateParams) -> None:
         "outside the limits": ~table["at"].between(limits.earliest, limits.latest),
     }
     for name in ("user", "item"):
-        tests[f"{name} has control characters"] = table[name].str.contains(re.compile(CONTROL_CHARACTERS)).fillna(False)
+        tests[f"{name} has control characters"] = table[name].str.contains(re.compile(CONTROL_CHARACTERS), na=False)
         tests[f"{name} too long"] = table[name].str.len() > limits.max_id_length
     tests |= {f"{name} missing": table[name].isna() for name in ("user", "item", "at", "click")}
     for why, bad in tests.items():

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,7 @@ def _hash(file: DataFile) -> str:
         raise unreadable(file, error) from error
 
 
+@cache
 def code() -> list[str]:
     """What else a piece depends on: the code of these rooms and the libraries that parse and write."""
     rooms = [Path(__file__).parent, Path(__file__).parents[1] / "tables", Path(__file__).parents[1] / "terms"]
