@@ -3,6 +3,7 @@
 `python -m benchmarks.arrivals --rows 1000000`: for each size, each in a process of its own: pandas, ingest and validate
 from an empty cache, with nothing new, and with one day more. Writes benchmarks/results/arrivals.json.
 """
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import argparse
 import json

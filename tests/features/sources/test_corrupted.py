@@ -105,8 +105,9 @@ def spoil(row: Row, random: np.random.Generator) -> Row:
 def num_rows(impression: Row) -> int:
     """Its candidates; one, where it cannot be taken apart."""
     shown, clicked = impression["article_ids_inview"], impression["article_ids_clicked"]
-    whole = shown and clicked is not None and impression["impression_time"] and impression["impression_id"] is not None
-    return len(shown) if whole and set(clicked) <= set(shown) else 1
+    if not shown or clicked is None or impression["impression_time"] is None or impression["impression_id"] is None:
+        return 1
+    return len(shown) if set(clicked) <= set(shown) else 1
 
 
 @pytest.mark.parametrize("seed", range(NUM))

@@ -65,7 +65,7 @@ def arrive(folder: Path, random: np.random.Generator) -> None:
     if random.random() < 0.3:
         lines = path.read_text().splitlines()
         path.write_text("\n".join([*lines[:-2], ""]))  # Parquet has no rows that are none
-        pq.write_table(pa.csv.read_csv(path), folder / f"{name}.parquet", row_group_size=13)
+        pq.write_table(pyarrow.csv.read_csv(path), folder / f"{name}.parquet", row_group_size=13)
         path.unlink()
 
 
