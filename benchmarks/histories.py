@@ -25,6 +25,7 @@ from benchmarks.table import write_table
 from contracts.params import PARAMS, load_params
 from contracts.schema import CONTEXTS, ITEMS, QUARANTINE, REJECTED
 from features.stages import histories
+from features.tables.connection import memory_mb, num_threads
 from features.tables.histories import ARRAYS
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def main() -> None:
         "log": f"{options.days} partitions, lists of 5, {ROWS_A_USER} rows a user, both sides by Zipf; seed 0",
         "limits": LIMITS,
         "load": f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes",
-        "processes_use": f"{histories.duck.NUM_THREADS} DuckDB threads; ours gives it {histories.MEMORY}",
+        "processes_use": f"{num_threads()} DuckDB threads; ours gives it {memory_mb()} MB",
     }
     options.reports.mkdir(parents=True, exist_ok=True)
     print(write_table(options.reports, "histories", about, rows))

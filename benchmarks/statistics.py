@@ -27,6 +27,7 @@ from benchmarks.table import write_table
 from contracts.params import PARAMS, load_params
 from contracts.schema import INTERACTIONS, ROLE_IMPRESSION
 from features.stages import statistics
+from features.tables.connection import memory_mb, num_threads
 
 ROOT = Path(__file__).parents[1]
 FIRST_DAY = np.datetime64("2024-01-01")
@@ -56,7 +57,7 @@ def main() -> None:
         f"{options.users:,} users, {options.items:,} items, both by Zipf's law; seed 0",
         "limits": LIMITS,
         "load": f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes",
-        "processes_use": f"{statistics.duck.NUM_THREADS} DuckDB threads, its memory_limit {statistics.MEMORY}",
+        "processes_use": f"{num_threads()} DuckDB threads, its memory_limit {memory_mb()} MB",
     }
     options.reports.mkdir(parents=True, exist_ok=True)
     print(write_table(options.reports, "statistics", about, rows))

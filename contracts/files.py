@@ -3,12 +3,22 @@
 Standard library only: every package may use it.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where no more can be written: a full disk, a quota, a limit on file sizes."""
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk without room is behind an error, whichever library words it."""
+    number = getattr(error, "errno", None)
+    return number in FULL or any(os.strerror(each) in str(error) for each in FULL)
 
 
 def hash_file(path: Path) -> str:

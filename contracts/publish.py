@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import CheckFailed
-from contracts.files import hash_file, write_text
+from contracts.errors import CheckFailed, InputError
+from contracts.files import hash_file, is_full, write_text
 
 
 @contextmanager
@@ -20,22 +20,43 @@ def publish(data: Path, *names: str) -> Iterator[Path]:
 
     data: the source's folder, data/<source>.
     names: the stage's outputs. After a CheckFailed the staging folder stays as data/<source>/.refused, which the
-        runner moves to attempts/<stage>/made. After any other error it is removed.
+        runner moves to attempts/<stage>/made. After any other error it is removed. Raises InputError where the disk is
+        full: what was published before stands.
     """
     data.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".staging-{os.getpid()}-", dir=data))
     try:
-        for name in names:
-            (staging / name).mkdir()
-        yield staging
-        for name in names:
-            _replace(staging / name, data / name)
+        with room_for(data):
+            for name in names:
+                (staging / name).mkdir()
+            yield staging
+            for name in names:
+                _replace(staging / name, data / name)
     except CheckFailed:
         kept = data / ".refused"
         _replace(staging, kept)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def room_for(where: Path) -> Iterator[None]:
+    """Say in one message that a disk is full, whichever library stumbled over it."""
+    try:
+        yield
+    except (InputError, CheckFailed):
+        raise
+    except Exception as error:
+        if is_full(error):
+            raise InputError(no_room(where, error)) from error
+        raise
+
+
+def no_room(where: Path, error: Exception) -> str:
+    """What a full disk means for whoever ran a stage."""
+    said = " ".join(str(error).split())
+    return f"{where} cannot be written: {said}. Free space on its disk, then run again; what stood there before stands."
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> str:

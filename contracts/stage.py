@@ -15,10 +15,11 @@ from typing import Any
 
 from contracts.errors import CheckFailed, InputError
 from contracts.figures import write_figures
+from contracts.files import is_full
 from contracts.inputs import Inputs, changes, check_modules, note_inputs, said
 from contracts.params import check_params, read_params
 from contracts.parent import end_with_parent
-from contracts.publish import write_json, write_report
+from contracts.publish import no_room, write_json, write_report
 from contracts.running import LOCKS, take, written_by
 
 Report = Mapping[str, Any]
@@ -96,6 +97,8 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
 
 def _explain(stage: str, error: Exception, inputs: Inputs | None) -> tuple[str, int]:
     """The message and exit code of a stage that raised: a defect, unless its inputs changed while it ran."""
+    if is_full(error):
+        return no_room(Path(), error), InputError.exit_code
     said_so = f"{type(error).__name__}: {error}"
     if inputs and (found := changes(inputs)):
         return f"{said(stage, found)} (It ended with {said_so})", InputError.exit_code

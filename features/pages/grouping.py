@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MOST_POINTS = 62
-ADDED = ("rows_in", "rows_valid", "rows_quarantined", "rows_duplicated", "clicks", "requests")
+ADDED = ("rows_in", "rows_valid", "rows_quarantined", "rows_duplicated", "clicks", "requests", "negative_ids")
 LARGEST = (
     "longest_gap_s",
     "longest_gap_share",

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from contracts.errors import InputError
-from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, Outcome, Tally
+from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, Outcome, Tally, told_of
 from features.quality.suite import Expected
 from features.terms.params import ValidateParams
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
@@ -36,6 +36,8 @@ COMPARED = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+RESULTS = "gx/uncommitted/validations"
+"""Where Great Expectations keeps what it found, of which it makes its pages."""
 HELD_BACK = "rows held back"
 REPEATING = "rows that repeat another"
 
@@ -62,14 +64,43 @@ class Judgement:
         of_rows = [each for each in suite if each.of == ROWS]
         self._of_rows = self._definition("rows", [_written(each) for each in of_rows]) if of_rows else None
 
-    def add(self, batch: pa.Table, name: str) -> None:
-        """Count one batch: interactions with the columns REPETITION and SEVERAL_USERS."""
-        for reason, outcome in self._run(self._by_row, _frame(batch), name).items():
-            if reason in self.unexpected:
-                self.unexpected[reason] += outcome.result["unexpected_count"]
+    def add(self, batch: pa.Table, name: str) -> dict[str, Any]:
+        """Count one batch: interactions with the columns REPETITION and SEVERAL_USERS. Returns what was found, as JSON.
+
+        What was found counts in the place of the batch where it is given to `recall`.
+        """
+        before = self._results()
+        outcomes = self._run(self._by_row, _frame(batch), name)
+        counts = {why: int(each.result["unexpected_count"]) for why, each in outcomes.items() if why in self.unexpected}
+        failed = [why for why, each in outcomes.items() if not each.success]
+        found: dict[str, Any] = {"unexpected": counts, "failed": failed, "rows": []}
         if self._of_rows is not None:
             frame = _frame(batch, "event_id")
-            self._tally(self._checkpoint(self._of_rows, frame, name, "event_id"), "event_id")
+            found["rows"] = self._told(self._checkpoint(self._of_rows, frame, name, "event_id"), "event_id")
+        found["results"] = {
+            path.relative_to(self._folder).as_posix(): path.read_text(encoding="utf-8")
+            for path in sorted(self._results() - before)
+        }
+        self._count(found)
+        return found
+
+    def recall(self, found: Mapping[str, Any]) -> None:
+        """Count a batch that was judged before, and show it in the pages as it was found."""
+        for name, text in found["results"].items():
+            path = self._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        self.failed += [reason for reason in found["failed"] if reason not in self.failed]
+        self._count(found)
+
+    def _count(self, found: Mapping[str, Any]) -> None:
+        for reason, num in found["unexpected"].items():
+            self.unexpected[reason] += num
+        for why, told, success in found["rows"]:
+            self._tallies[why].add(told, "event_id", success)
+
+    def _results(self) -> set[Path]:
+        return set((self._folder / RESULTS).rglob("*.json"))
 
     def judge_partitions(self, profile: pa.Table) -> list[Outcome]:
         """Judge the figures of every partition (PROFILE), once all batches were added: the whole suite's outcomes."""
@@ -77,16 +108,21 @@ class Judgement:
         if wanted:
             definition = self._definition("partitions", [_written(each) for each in wanted])
             frame = profile.to_pandas()
-            self._tally(self._checkpoint(definition, frame, "partitions_of_the_log", "partition"), "partition")
+            ran = self._checkpoint(definition, frame, "partitions_of_the_log", "partition")
+            for why, told, success in self._told(ran, "partition"):
+                self._tallies[why].add(told, "partition", success)
         return [tally.outcome() for tally in self._tallies.values()]
 
-    def _tally(self, results: list[Any], index: str) -> None:
+    def _told(self, results: list[Any], index: str) -> list[tuple[str, dict[str, Any], bool]]:
+        """Of each expectation: why, what a tally reads, GX's word."""
+        found = []
         for result in results:
-            config = result.expectation_config
-            expected = self._tallies[config.meta["reason"]].expected
+            expected = self._tallies[result.expectation_config.meta["reason"]].expected
             if (said := _raised(result)) is not None:
                 raise InputError(f"{_place(expected)} cannot be judged: {said}")
-            self._tallies[expected.why].add(result.result, index, bool(result.success))
+            column = str(expected.arguments.get("column"))
+            found.append((expected.why, told_of(result.result, index, column), bool(result.success)))
+        return found
 
     def _checkpoint(self, definition: Any, frame: pd.DataFrame, name: str, index: str) -> list[Any]:
         """Run one definition as a Checkpoint, which names the rows that were not expected by a column of theirs."""

@@ -70,6 +70,17 @@ class Tally:
         )
 
 
+def told_of(result: Mapping[str, Any], index: str, column: str) -> dict[str, Any]:
+    """Of GX's result, what a tally reads, as JSON takes it."""
+    told = {name: result[name] for name in ("element_count", "missing_count", "unexpected_count") if name in result}
+    told |= {"observed_value": _plain(result["observed_value"])} if "observed_value" in result else {}
+    listed = (result.get("partial_unexpected_index_list") or [])[:SHOWN]
+    told["partial_unexpected_index_list"] = [
+        {index: str(each[index])} | ({column: _plain(each.get(column))} if column != index else {}) for each in listed
+    ]
+    return told
+
+
 def by_group(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
     """Group -> how many expectations, how many failed by severity, and what in words: what Dagster's checks read."""
     groups: dict[str, dict[str, Any]] = {}

@@ -24,6 +24,7 @@ Float = npt.NDArray[np.float64]
 
 NO_CATEGORY = "(none)"
 MINUTE_US = 60_000_000
+NEGATIVE = "-[0-9]+"
 PROFILE = pa.schema(
     [
         pa.field("partition", pa.string(), nullable=False),
@@ -45,6 +46,7 @@ PROFILE = pa.schema(
         pa.field("all_clicked_share", pa.float64()),  # of requests: no row that was shown and not clicked
         pa.field("most_per_minute", pa.int64()),  # most rows at different times of one user within a minute
         pa.field("busiest_user_share", pa.float64()),  # of the partition's rows
+        pa.field("negative_ids", pa.int64()),  # rows whose user or item is a negative number: -1 often means nobody
         pa.field("longest_gap_s", pa.float64()),  # without any event, from the partition's begin or the event before it
         pa.field("longest_gap_share", pa.float64()),  # the same, of the partition's own length
         pa.field("silent_at_end_s", pa.float64()),  # from the newest event to the partition's end
@@ -65,6 +67,7 @@ _BY_PARTITION = f"""
         avg((label >= {CLICKED})::DOUBLE) FILTER (role = '{ROLE_IMPRESSION}') AS click_rate,
         count(impression_id) / nullif(count(DISTINCT impression_id), 0) AS rows_per_request,
         count(*) / count(DISTINCT user_id) AS rows_per_user,
+        count(*) FILTER (user_id SIMILAR TO '{NEGATIVE}' OR item_id SIMILAR TO '{NEGATIVE}') AS negative_ids,
         avg(unknown::INT::DOUBLE) AS unknown_item_share,
         avg((first_place = place)::INT::DOUBLE) AS new_item_share
     FROM log GROUP BY place ORDER BY place

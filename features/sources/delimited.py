@@ -61,8 +61,29 @@ class DelimitedRows(NamedTuple):
     header: Header  # as it turned out: escapes may show later
 
 
-class _Escapes(Exception):
-    """Quotes are written \\" in this file, and its rows were split as if they were not."""
+class TextBlock(NamedTuple):
+    """Some megabytes of a delimited file, read: whole rows."""
+
+    columns: pa.Table  # as those of DelimitedRows
+    line: Int64
+    start: Int64  # bytes from the block's begin
+    end: Int64
+    bad: list[BadRow]
+    data: bytes
+    offset: int  # of the block in the file, a BOM left out
+    header: Header
+
+    def texts(self, at: Int64) -> list[str]:
+        """The text of some of its rows, as it was written."""
+        return [_text(self.data[self.start[n] : self.end[n]], self.header) for n in at.tolist()]
+
+
+class EscapedQuotes(Exception):
+    """Quotes are written \\" in this file, and its rows were split as if they were not: begin again with the header."""
+
+    def __init__(self, header: Header) -> None:
+        super().__init__("quotes are escaped")
+        self.header = header._replace(dialect=header.dialect._replace(escapes=True))
 
 
 def read_header(file: DataFile, wanted: Sequence[str] = ()) -> Header | None:
@@ -85,10 +106,18 @@ def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> Del
     Raises InputError where wanted columns are not UTF-8, the file ends early or a quote is never closed.
     """
     try:
-        return _read(file, header, wanted)
-    except _Escapes:
+        return _together(list(read_blocks(file, header, wanted)), header, wanted)
+    except EscapedQuotes as found:
+        return _together(list(read_blocks(file, found.header, wanted)), found.header, wanted)
+
+
+def read_blocks(file: DataFile, header: Header, wanted: Sequence[str]) -> Iterator[TextBlock]:
+    """The same, some megabytes at a time. Raises EscapedQuotes where the file turns out to write quotes otherwise."""
+    try:
+        yield from _read(file, header, wanted)
+    except EscapedQuotes:
         log.info('%s writes quotes as \\", as Spark does', file.name)
-        return _read(file, header._replace(dialect=header.dialect._replace(escapes=True)), wanted)
+        raise
     except READ_ERRORS as error:
         raise _refusal(file, error) from error
 
@@ -144,26 +173,33 @@ def _header(body: bytes, delimiter: str, is_last: bool) -> Header | None:
     return Header([name.replace(one, delimiter) for name in names], delimiter, dialect, record[1], record[0])
 
 
-def _read(file: DataFile, header: Header, wanted: Sequence[str]) -> DelimitedRows:
+def _read(file: DataFile, header: Header, wanted: Sequence[str]) -> Iterator[TextBlock]:
     places = [header.names.index(name) for name in wanted]
-    schema = pa.schema([(str(place), pa.string()) for place in places])
-    tables, bad = [schema.empty_table()], []
-    parts: list[tuple[Int64, Int64, Int64]] = []
     offset, line = header.size, header.num_lines + 1
     for data, block in _blocks(file, header):
         table, invalid = _parse(data, block, header, places)
-        starts, ends, lines = block.start + offset, block.end + offset, block.line + line
+        lines = block.line + line
         good = np.ones(len(block.start), bool)
         good[invalid] = False
-        bad += [BadRow(int(lines[at]), _text(data[block.start[at] : block.end[at]], header)) for at in invalid]
+        bad = [BadRow(int(lines[at]), _text(data[block.start[at] : block.end[at]], header)) for at in invalid]
         is_row = block.end > block.start
-        tables.append(table.filter(pa.array(is_row[good])) if not is_row[good].all() else table)
-        parts.append((lines[good & is_row], starts[good & is_row], ends[good & is_row]))
+        table = table.filter(pa.array(is_row[good])) if not is_row[good].all() else table
+        columns = _with_delimiter(table, header).rename_columns(list(wanted))
+        kept = good & is_row
+        yield TextBlock(columns, lines[kept], block.start[kept], block.end[kept], bad, data, offset, header)
         offset, line = offset + block.size, line + block.num_lines
-    columns = _with_delimiter(pa.concat_tables(tables), header).rename_columns(list(wanted))
+
+
+def _together(blocks: Sequence[TextBlock], header: Header, wanted: Sequence[str]) -> DelimitedRows:
+    tables = [pa.schema([(name, pa.string()) for name in wanted]).empty_table(), *(block.columns for block in blocks)]
     none = np.zeros(0, np.int64)
-    lines, starts, ends = (np.concatenate([none, *(part[which] for part in parts)]) for which in range(3))
-    return DelimitedRows(columns, lines, starts, ends, bad, header)
+    lines = np.concatenate([none, *(block.line for block in blocks)])
+    starts, ends = (
+        np.concatenate([none, *(getattr(block, name) + block.offset for block in blocks)]) for name in ("start", "end")
+    )
+    return DelimitedRows(
+        pa.concat_tables(tables), lines, starts, ends, [row for block in blocks for row in block.bad], header
+    )
 
 
 def _parse(data: bytes, block: Block, header: Header, places: Sequence[int]) -> tuple[pa.Table, Int64]:
@@ -207,7 +243,7 @@ def _blocks(file: DataFile, header: Header) -> Iterator[tuple[bytes, Block]]:
                 continue
             data, skipped = data[header.size :], True
         if not header.dialect.escapes and escapes(data, header.dialect.delimiter):
-            raise _Escapes
+            raise EscapedQuotes(header)
         block = split(data, header.dialect, is_last)
         pending = data[block.size :]
         if pending and (is_last or len(pending) > MAX_RECORD_BYTES):

@@ -12,7 +12,8 @@ from contracts.schema import ITEMS, REJECTED, TIME
 from features.sources.delimited import WRONG_FIELDS, Header, read_delimited, read_header, read_raw
 from features.sources.files import DataFile, describe
 from features.sources.log import EVENTS, Log
-from features.sources.table import cut, notes_of, read_file
+from features.sources.rows import cut, read_file
+from features.sources.table import notes_of
 from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")

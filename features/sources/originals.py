@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from features.sources.delimited import DOUBLE_COLON, MAX_RECORD_BYTES, Header, read_delimited, read_raw
 from features.sources.files import AUTO, PARQUET, READ_ERRORS, DataFile, describe, open_bytes
-from features.sources.table import cut
+from features.sources.rows import cut
 from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")

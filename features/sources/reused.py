@@ -8,7 +8,6 @@ that were not clicked, shown a while after those before, that begin another one;
 import json
 import logging
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from contracts.schema import INTERACTIONS, REJECTED, ROLE_IMPRESSION
 from features.sources.joined import APART
 from features.sources.log import EVENTS
+from features.tables.connection import connect
 from features.terms.convention import CLICKED
 
 log = logging.getLogger("leitmotif")
@@ -65,8 +65,7 @@ def part_reused(events: pa.Table, shown_s: float, join_s: float) -> tuple[pa.Tab
     at = events["occurred_at"].cast(pa.int64())
     named = events.select(["role", "impression_id", "user_id", "item_id", "label"]).append_column("us", at)
     limits = {"shown_us": round(shown_s * 1_000_000), "join_us": round(join_s * 1_000_000)}
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 2; SET enable_progress_bar = false")
+    with connect() as connection:
         connection.register("events", named)
         connection.execute(WIDE, limits)
         if not connection.execute("SELECT count(*) FROM wide").fetchall()[0][0]:

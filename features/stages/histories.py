@@ -43,8 +43,6 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 RANGE_ROWS = 2_000_000
-MEMORY = "1GB"
-"""DuckDB's share; it spills what does not fit."""
 OUTS = ("user_histories", "impressions", "sessions", "ledger")
 
 
@@ -57,7 +55,6 @@ def run(data: Path, request: RequestParams, history: HistoryParams) -> Report:
         scratch = staging / "scratch"
         scratch.mkdir()
         with duck.duckdb(scratch) as connection:
-            connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
             pieces = pieces_of(connection, cache, files)
             cache.keep_only({piece.key for piece in pieces})
             user_ids, num_rows = _number_users(connection, pieces, staging / "user_histories")

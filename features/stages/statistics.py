@@ -39,8 +39,6 @@ log = logging.getLogger("leitmotif")
 TABLES = {"item_counters": ["item_id"], "user_counters": ["user_id"], "user_item_counters": ["user_id", "item_id"]}
 ROWS_AT_ONCE = 4_000_000
 """Partitions that are missing are counted together until they hold this many interactions."""
-MEMORY = "1GB"
-"""DuckDB's share; it spills what does not fit."""
 
 
 def run(data: Path, statistics: StatisticsParams) -> Report:
@@ -59,7 +57,6 @@ def run(data: Path, statistics: StatisticsParams) -> Report:
     with PartitionCache.open(kept) as cache, publish(data, *TABLES, "coclicks") as staging:
         (staging / "scratch").mkdir()
         with duck.duckdb(staging / "scratch") as connection:
-            connection.raw_sql(f"SET memory_limit = '{MEMORY}'")
             basis = key_of(_code(), bucket_us)
             pieces = plan(files, bucket_us, basis)
             for chunk, earlier in _missing(pieces, cache, num_rows):

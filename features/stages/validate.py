@@ -3,19 +3,15 @@
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
-from contracts.schema import INTERACTIONS, QUARANTINE
 from contracts.stage import ATTEMPTS, Report, main
 from features.pages.data_docs import make_readable
 from features.quality.docs_note import held_back
@@ -24,8 +20,9 @@ from features.quality.flaws import Flaws, find_flaws
 from features.quality.outcomes import by_group, of_rules
 from features.quality.profile import profile_partitions
 from features.quality.record import refusal_of, write_profile
+from features.quality.split import Judged
 from features.quality.suite import CRITICAL, read_suite
-from features.terms.convention import num_clicks
+from features.tables.cache import PartitionCache, key_of
 from features.terms.params import CLICKS_ALONE, ExpectationParams, ValidateParams
 from features.terms.rules import SHARED, rules
 
@@ -33,9 +30,6 @@ log = logging.getLogger("leitmotif")
 
 OUTS = ("validated_interactions", "quarantine", "profile")
 PAGE = "quality.html"
-BATCH_ROWS = 1_000_000
-"""Great Expectations sees whole partitions, until they hold this many rows."""
-ROW_GROUP = 1 << 18
 ONE_USER_S = (
     " An impression_id is one user's: where each user's requests are counted from 1, write it as <user>-<number>, or "
     'leave it out (make set ARGS="source.columns.impression_id=null"), which makes requests of blocks of events.'
@@ -55,8 +49,12 @@ def run(data: Path, validate: ValidateParams, expectations: ExpectationParams) -
     checks, suite = rules(validate), read_suite(expectations.limits)
     flaws = find_flaws(files, checks)
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
-    with Judgement(checks, validate, suite) as judgement, publish(data, *OUTS) as staging:
-        report = _split(files, flaws, judgement, data / "provenance" / "provenance.parquet", staging)
+    with publish(data, *OUTS) as staging, Judgement(checks, validate, suite) as judgement:
+        basis = key_of([str(each) for each in (validate, suite)])
+        with PartitionCache.open(root / ".cache" / "validate" / data.name) as cache:
+            judged = Judged(files, flaws, judgement, basis, cache)
+            report, keys = judged.split(data / "provenance" / "provenance.parquet", staging)
+            cache.keep_only(keys)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
         report |= {
@@ -148,56 +146,6 @@ def _partitions(folder: Path) -> list[Path]:
     return files
 
 
-def _split(
-    files: Sequence[Path], flaws: Flaws, judgement: Judgement, provenance: Path, staging: Path
-) -> dict[str, Any]:
-    """Write valid rows by partition and what is held back; show Great Expectations all of them. Returns the counts."""
-    places = pq.read_table(provenance, columns=["file", "line"], read_dictionary=["file"])
-    num: Counter[str] = Counter(rows_valid=0, rows_quarantined=0, rows_duplicated=0)
-    held_back, users, items, waiting = [QUARANTINE.empty_table()], [], [], []
-    partitions = {}
-    for place, file in enumerate(files):
-        table = pq.read_table(file, schema=INTERACTIONS)
-        valid, bad, num_repeated = _apply(table, places.slice(num["rows_in"], len(table)), flaws, place)
-        if len(valid):
-            _write(valid, INTERACTIONS, staging / "validated_interactions" / file.name)
-        num.update(rows_in=len(table), rows_valid=len(valid), rows_quarantined=len(bad), rows_duplicated=num_repeated)
-        clicks = num_clicks(valid["label"])
-        num.update(num_clicks=clicks, num_unclicked=len(valid) - clicks)
-        partitions[file.stem] = len(valid)
-        held_back.append(bad)
-        users.append(pc.unique(valid["user_id"]))
-        items.append(pc.unique(valid["item_id"]))
-        waiting.append((file.stem, flaws.judged(table, place)))
-        if sum(len(part) for _, part in waiting) >= BATCH_ROWS or place == len(files) - 1:
-            judgement.add(pa.concat_tables([part for _, part in waiting]), f"{waiting[0][0]}_to_{waiting[-1][0]}")
-            waiting = []
-    assert len(places) == num["rows_in"], (len(places), num["rows_in"])
-    quarantine = pa.concat_tables(held_back)
-    _write(quarantine, QUARANTINE, staging / "quarantine" / "quarantine.parquet")
-    reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(quarantine["reason"]).to_pylist()}
-    distinct = {
-        "num_users": len(pc.unique(pa.chunked_array(users))),
-        "num_items": len(pc.unique(pa.chunked_array(items))),
-    }
-    return {**num, **distinct, "quarantined_by_reason": reasons, "partitions": partitions}
-
-
-def _apply(table: pa.Table, places: pa.Table, flaws: Flaws, place: int) -> tuple[pa.Table, pa.Table, int]:
-    """One partition's valid rows, its bad rows with their reason and place, and how many repeat another."""
-    here = flaws.of(place)
-    row, reason, repeated = flaws.row[here], flaws.reason[here], flaws.repetition[here] > 0
-    is_bad = np.array([text is not None for text in reason], dtype=bool)
-    keep = np.ones(len(table), dtype=bool)
-    keep[row[is_bad | repeated]] = False
-    bad = table.take(pa.array(row[is_bad])).append_column(
-        QUARANTINE.field("reason"), pa.array(reason[is_bad], pa.string())
-    )
-    for name, column in zip(places.column_names, places.take(pa.array(row[is_bad])).columns, strict=True):
-        bad = bad.append_column(QUARANTINE.field(name), column.cast(QUARANTINE.field(name).type))
-    return table.filter(pa.array(keep)), bad, int(repeated.sum())
-
-
 def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
     """Block what no one should train on: too much held back, too much repeated, too little left."""
     for rows, limit in (("quarantined", "max_quarantined_share"), ("duplicated", "max_duplicated_share")):
@@ -226,10 +174,6 @@ def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
             f"valid rows; validate.min_unclicked is {validate.min_unclicked:,}, as nothing can be learnt from clicks "
             f'alone. {CLICKS_ALONE} To stop before training: make set ARGS="validate.min_unclicked=0".'
         )
-
-
-def _write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
-    pq.write_table(table.combine_chunks().cast(schema), path, compression="zstd", row_group_size=ROW_GROUP)
 
 
 if __name__ == "__main__":

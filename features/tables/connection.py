@@ -1,16 +1,59 @@
-"""A DuckDB for SQL over tables in memory: UTC, two threads, no progress bar. Ibis's is in duck.py."""
+"""A DuckDB for SQL over tables in memory: UTC, as many threads and as much memory as the machine gives. Ibis's is in
+duck.py.
 
+Both may be set: LEITMOTIF_THREADS and LEITMOTIF_MEMORY_MB. They are no parameters of a stage, since no byte that it
+writes depends on them.
+"""
+
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import duckdb
 
-NUM_THREADS = 2
+from contracts.errors import InputError
+
+THREADS, MEMORY = "LEITMOTIF_THREADS", "LEITMOTIF_MEMORY_MB"
+LEAST_MB = 1000
+ONE_IN = 16
+"""DuckDB gets one part in so many of the machine's memory, where nothing else is said; it spills what does not fit."""
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @contextmanager
 def connect() -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection of our own, closed at the end of the block."""
     with duckdb.connect() as connection:
-        connection.execute(f"SET TimeZone = 'UTC'; SET threads = {NUM_THREADS}; SET enable_progress_bar = false")
+        spill = Path(tempfile.gettempdir(), f"leitmotif-duckdb-{os.getpid()}")
+        connection.execute(
+            f"SET TimeZone = 'UTC'; SET threads = {num_threads()}; SET memory_limit = '{memory_mb()}MB'; "
+            f"SET temp_directory = '{spill}'; SET enable_progress_bar = false"
+        )
         yield connection
+
+
+def num_threads() -> int:
+    """As LEITMOTIF_THREADS says, else the processors that this process may use. Raises InputError."""
+    return _told(THREADS) or len(os.sched_getaffinity(0))
+
+
+def memory_mb() -> int:
+    """As LEITMOTIF_MEMORY_MB says, else a part of the machine's memory, or of the container's. Raises InputError."""
+    return _told(MEMORY) or max(LEAST_MB, _machine_bytes() // ONE_IN // 1_000_000)
+
+
+def _told(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not int(text):
+        raise InputError(f"{name} is {text!r}, not a whole number from 1 on. Set it so, or leave it out.")
+    return int(text)
+
+
+def _machine_bytes() -> int:
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    told = [path.read_text().strip() for path in LIMITS if path.is_file()]
+    return min([whole, *(int(text) for text in told if text.isdecimal())])

@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
-NUM_THREADS = 2
+from features.tables.connection import memory_mb, num_threads
+
 ROW_GROUP = 1 << 20
 
 
 @contextmanager
 def duckdb(spill: Path) -> Iterator[Backend]:
-    """A DuckDB of our own, in memory, UTC, that spills what does not fit into a folder."""
+    """A DuckDB of our own, in memory, UTC, that spills into a folder; threads and memory as in connection.py."""
     connection = ibis.duckdb.connect(
-        threads=NUM_THREADS,
+        threads=num_threads(),
+        memory_limit=f"{memory_mb()}MB",
         temp_directory=str(spill),
         autoinstall_known_extensions=False,
         preserve_insertion_order=False,
@@ -84,7 +86,7 @@ def read_arrow(path: Path) -> pa.Table:
 
 
 @contextmanager
-def row_groups(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+def row_groups(path: Path, schema: pa.Schema, size: int = ROW_GROUP) -> Iterator[Callable[[pa.Table], None]]:
     """Append tables to one Parquet file whose row groups have one size, however the pieces fall."""
     held = schema.empty_table()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -92,9 +94,9 @@ def row_groups(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], N
         def append(piece: pa.Table) -> None:
             nonlocal held
             held = pa.concat_tables([held, piece.cast(schema)])
-            while len(held) >= ROW_GROUP:
-                writer.write_table(held.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
-                held = held.slice(ROW_GROUP)
+            while len(held) >= size:
+                writer.write_table(held.slice(0, size).combine_chunks(), row_group_size=size)
+                held = held.slice(size)
 
         yield append
         if len(held):

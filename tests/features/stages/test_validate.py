@@ -240,7 +240,7 @@ def by_batches(tmp_path: Path, batches: list[list[dict[str, Any]]], **changes: A
     for number, rows in enumerate(batches, 1):
         write_interactions(tmp_path / "data" / "log", rows, f"2024-01-{number:02}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("features.stages.validate.BATCH_ROWS", 1)
+        patch.setattr("features.quality.split.BATCH_ROWS", 1)
         return dict(run(tmp_path / "data" / "log", limits(**changes), expectations()))
 
 

@@ -1,0 +1,191 @@
+"""Events of a source, block by block -> a piece on disk: batches by block and time partition; nothing is held whole.
+
+A piece is a folder:
+events.arrow      EVENTS, each with its event_id; a record batch holds the rows of one partition in one block
+keys.arrow        of the same rows: the keys of their request, and of their item in it, and their time
+batches.parquet   of each batch: its partition and its rows
+about.parquet     FACTS of the items
+rejected.parquet  REJECTED
+notes.json        how the rows were read
+"""
+# pyright: reportAttributeAccessIssue=false
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from contracts.publish import write_json
+from contracts.schema import REJECTED, ROLE_IMPRESSION
+from features.sources.about import ABOUT_ITEMS, facts_of, facts_of_items, merged
+from features.sources.log import EVENTS
+from features.tables.connection import connect
+from features.terms.event_id import event_ids
+
+TABLES = ("events.arrow", "keys.arrow", "batches", "about", "rejected", "notes.json")
+BLOCK_ROWS = 1 << 18
+MOST_FACTS = 8
+"""Blocks whose facts are merged at once."""
+KEYS = pa.schema([("request_key", pa.uint64()), ("item_key", pa.uint64()), ("us", pa.int64())])
+"""0 where a row is of no request, or its item of none that could be there twice."""
+_KEYS = f"""
+    SELECT CASE WHEN role = '{ROLE_IMPRESSION}' AND impression_id IS NOT NULL AND user_id IS NOT NULL
+            THEN hash(impression_id, user_id) ELSE 0 END AS request_key,
+        CASE WHEN role = '{ROLE_IMPRESSION}' AND label IS NOT NULL AND NOT isnan(label) AND impression_id IS NOT NULL
+            AND user_id IS NOT NULL AND item_id IS NOT NULL
+            THEN hash(impression_id, user_id, item_id) ELSE 0 END AS item_key, us
+    FROM events
+"""
+Keys = npt.NDArray[np.uint64]
+
+
+class PieceWriter:
+    """Fills the folder of a piece."""
+
+    def __init__(self, folder: Path, unit: str) -> None:
+        """unit: D, M or Y, the partitions."""
+        self._folder, self._unit = folder, unit
+        folder.mkdir(parents=True, exist_ok=True)
+        self._open = ExitStack()
+        packed = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._events = self._open.enter_context(pa.ipc.new_file(str(folder / "events.arrow"), EVENTS, options=packed))
+        self._keys = self._open.enter_context(pa.ipc.new_file(str(folder / "keys.arrow"), KEYS))
+        self._rejected = self._open.enter_context(pq.ParquetWriter(folder / "rejected.parquet", REJECTED))
+        self._names: list[str] = []
+        self._sizes: list[int] = []
+        self._facts: list[pa.Table] = []
+        self._num_rejected = 0
+
+    def add(self, events: pa.Table, rejected: pa.Table | None = None, is_settled: bool = False) -> None:
+        """Add a block. events: EVENTS, and ABOUT_ITEMS where they say something of items.
+
+        is_settled: no row of it shares its request's item with another.
+        """
+        if rejected is not None and len(rejected):
+            self._rejected.write_table(rejected)
+            self._num_rejected += len(rejected)
+        if not len(events):
+            return
+        says = all(name in events.column_names for name in ABOUT_ITEMS)
+        self._facts.append(facts_of(events) if says else facts_of_items(events["item_id"]))
+        if len(self._facts) >= MOST_FACTS:
+            self._facts = [merged(self._facts)]
+        named = identified(events.select(EVENTS.names).cast(EVENTS))
+        keys = _keys(named, is_settled)
+        days = named["occurred_at"].to_numpy().astype(f"datetime64[{self._unit}]")
+        if (days[1:] < days[:-1]).any():
+            order = pa.array(np.argsort(days, kind="stable"))
+            named, keys, days = named.take(order), keys.take(order), days[order.to_numpy()]
+        starts = np.flatnonzero(np.r_[True, days[1:] != days[:-1]])
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(days)], strict=True):
+            self._events.write_table(named.slice(start, end - start).combine_chunks())
+            self._keys.write_table(keys.slice(start, end - start).combine_chunks())
+            self._names.append(str(days[start]))
+            self._sizes.append(end - start)
+
+    def close(self, notes: Mapping[str, Any] | None = None) -> dict[str, int]:
+        """Write what is known at the end; returns the rows of each table."""
+        self._open.close()
+        batches = pa.table(
+            {"partition": pa.array(self._names, pa.string()), "num_rows": pa.array(self._sizes, pa.int64())}
+        )
+        pq.write_table(batches, self._folder / "batches.parquet")
+        facts = merged(self._facts)
+        pq.write_table(facts, self._folder / "about.parquet", compression="zstd")
+        write_json(self._folder / "notes.json", dict(notes or {}))
+        num = (sum(self._sizes), sum(self._sizes), len(batches), len(facts), self._num_rejected, 0)
+        return dict(zip(TABLES, num, strict=True))
+
+
+class Piece:
+    """A piece to be read."""
+
+    def __init__(self, folder: Path, key: str = "") -> None:
+        """key: of its content in the cache; empty where it lies in none."""
+        self.key = key
+        self._folder = folder
+        batches = pq.read_table(folder / "batches.parquet")
+        self._partitions: list[str] = batches["partition"].to_pylist()
+        self.num_rows: int = pc.sum(batches["num_rows"]).as_py() or 0
+        self.notes: dict[str, Any] = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
+
+    @property
+    def partitions(self) -> set[str]:
+        """Those that have a row in it."""
+        return set(self._partitions)
+
+    @property
+    def rejected(self) -> pa.Table:
+        """REJECTED."""
+        return pq.read_table(self._folder / "rejected.parquet", schema=REJECTED)
+
+    @property
+    def facts(self) -> pa.Table:
+        """FACTS of its items."""
+        return pq.read_table(self._folder / "about.parquet")
+
+    def keys(self) -> Iterator[pa.RecordBatch]:
+        """KEYS, batch by batch."""
+        yield from _batches(self._folder / "keys.arrow", range(len(self._partitions)))
+
+    def events(self, partition: str | None = None, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """EVENTS batch by batch, of one partition or of all."""
+        yield from _batches(self._folder / "events.arrow", self._places(partition), columns)
+
+    def with_keys(self, partition: str | None = None) -> Iterator[tuple[pa.RecordBatch, Keys, Keys]]:
+        """The same, with each row's request_key and item_key."""
+        places = self._places(partition)
+        both = zip(
+            _batches(self._folder / "events.arrow", places),
+            _batches(self._folder / "keys.arrow", places),
+            strict=True,
+        )
+        for events, keys in both:
+            yield events, keys["request_key"].to_numpy(), keys["item_key"].to_numpy()
+
+    def _places(self, partition: str | None) -> list[int]:
+        return [n for n, name in enumerate(self._partitions) if partition is None or name == partition]
+
+
+def identified(events: pa.Table) -> pa.Table:
+    """Give a name to the events that have none, from what they say: the same event has the same name."""
+    missing = pc.is_null(events["event_id"])
+    if not pc.any(missing).as_py():
+        return events
+    named = pc.if_else(missing, pa.chunked_array([event_ids(events)]), events["event_id"])
+    return events.set_column(0, EVENTS.field("event_id"), named)
+
+
+def blocks_of(events: pa.Table) -> Iterator[pa.Table]:
+    """A table in memory, block by block."""
+    yield from (events.slice(start, BLOCK_ROWS) for start in range(0, len(events), BLOCK_ROWS))
+
+
+def _keys(events: pa.Table, is_settled: bool) -> pa.Table:
+    us = events["occurred_at"].cast(pa.int64())
+    if is_settled or events["impression_id"].null_count == len(events):
+        none = pa.array(np.zeros(len(events), np.uint64))
+        return pa.table([none, none, us], schema=KEYS)
+    asked = ["role", "impression_id", "user_id", "item_id", "label"]
+    with connect() as connection:
+        connection.register("events", events.select(asked).append_column("us", us))
+        return connection.sql(_KEYS).to_arrow_table().cast(KEYS)
+
+
+def _batches(
+    path: Path, places: Iterator[int] | list[int] | range, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    with pa.OSFile(str(path)) as handle:
+        reader = pa.ipc.open_file(handle)
+        if columns:
+            fields = [reader.schema.get_field_index(name) for name in columns]
+            reader = pa.ipc.open_file(handle, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        for place in places:
+            yield reader.get_batch(place)

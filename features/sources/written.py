@@ -1,0 +1,146 @@
+"""Pieces of a log, and what rows are beside each other -> interactions by partition and provenance, in order of time.
+
+A partition whose rows have not changed is taken from the cache; memory holds one partition, and not even that where it
+is long: DuckDB sorts it on the disk.
+"""
+# pyright: reportAttributeAccessIssue=false
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from contracts.schema import INTERACTIONS, PROVENANCE
+from features.sources.arrivals import code
+from features.sources.log import EVENTS
+from features.sources.pieces import Piece
+from features.sources.settled import Settled
+from features.tables.cache import PartitionCache, key_of
+from features.tables.connection import connect
+from features.tables.duck import row_groups
+
+log = logging.getLogger("leitmotif")
+
+ROW_GROUP = 1 << 18
+MOST_IN_MEMORY = 1_000_000
+"""Rows of a partition that are sorted in memory."""
+TABLES = ("interactions", "provenance")
+ORDER = ("occurred_at", "event_id", *(name for name in EVENTS.names[1:] if name != "occurred_at"))
+"""What is left of a tie of times and names is broken by everything else."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """All that the partitions are made of."""
+
+    logged: Sequence[Piece]
+    settled: Settled
+    live: Piece
+
+    @property
+    def partitions(self) -> list[str]:
+        """In order of time."""
+        return sorted(set().union(*(piece.partitions for piece in (*self.logged, self.settled.became, self.live))))
+
+    def rows(self, partition: str) -> Iterator[pa.Table]:
+        """EVENTS of a partition, in no order."""
+        for piece in self._of(partition):
+            yield from self.settled.of(piece, partition)
+        for piece in (self.settled.became, self.live):
+            yield from (pa.Table.from_batches([batch]) for batch in piece.events(partition))
+
+    def key(self, partition: str) -> str:
+        """Of a partition's rows; empty where they are in no cache."""
+        of = self._of(partition)
+        if not of or not all(piece.key for piece in of):
+            return ""
+        added = hashlib.sha256()
+        for piece in (self.settled.became, self.live):
+            for batch in piece.events(partition):
+                added.update(batch.serialize())
+        told = (self.settled.told(of, partition), added.hexdigest())
+        return key_of(code(), partition, [piece.key for piece in of], told)
+
+    def _of(self, partition: str) -> list[Piece]:
+        return [piece for piece in self.logged if partition in piece.partitions]
+
+
+def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path) -> set[str]:
+    """Write interactions/<partition>.parquet and provenance; returns the keys that the cache has of them."""
+    keys: set[str] = set()
+    made = 0
+    with row_groups(staging / "provenance" / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
+        for name in pieces.partitions:
+            target, key = staging / "interactions" / f"{name}.parquet", pieces.key(name)
+            if not key:
+                made += _write(pieces.rows(name), target, append)
+                continue
+            if not cache.holds(key):
+                made += 1
+                _keep(cache, key, pieces.rows(name))
+            shutil.copyfile(cache.file(key, "interactions"), target)
+            append(pq.read_table(cache.file(key, "provenance"), schema=PROVENANCE))
+            keys.add(key)
+    log.info("wrote %d partitions, %d of them anew", len(pieces.partitions), made)
+    return keys
+
+
+def _keep(cache: PartitionCache, key: str, rows: Iterator[pa.Table]) -> None:
+    with cache.making() as making:
+        folder = making / key
+        folder.mkdir()
+        with row_groups(folder / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
+            _write(rows, folder / "interactions.parquet", append)
+        num = pq.read_metadata(folder / "interactions.parquet").num_rows
+        cache.put(key, folder, dict.fromkeys(TABLES, num))
+
+
+def _write(rows: Iterator[pa.Table], path: Path, append: Callable[[pa.Table], None]) -> int:
+    """Write one partition in order, and say where each row was read."""
+    with row_groups(path, INTERACTIONS, ROW_GROUP) as write:
+        for table in _in_order(rows):
+            write(table.select(INTERACTIONS.names))
+            append(table.select(PROVENANCE.names))
+    return 1
+
+
+def _in_order(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    num = 0
+    for table in rows:
+        held.append(table)
+        num += len(table)
+        if num > MOST_IN_MEMORY:
+            yield from _sorted_on_disk(held, rows)
+            return
+    yield _sorted(pa.concat_tables(held))
+
+
+def _sorted(events: pa.Table) -> pa.Table:
+    order = pc.sort_indices(events.select(ORDER[:2]), sort_keys=[(name, "ascending") for name in ORDER[:2]])
+    events = events.take(order)
+    at, names = (events[name].combine_chunks() for name in ORDER[:2])
+    tied = pc.and_(pc.equal(at[1:], at[:-1]), pc.equal(names[1:], names[:-1]))
+    if pc.any(tied).as_py():
+        return events.sort_by([(name, "ascending") for name in ORDER])
+    return events
+
+
+def _sorted_on_disk(held: list[pa.Table], rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def batches() -> Iterator[pa.RecordBatch]:
+        while held:
+            yield from held.pop(0).to_batches()
+        for table in rest:
+            yield from table.to_batches()
+
+    order = ", ".join(f"{name} NULLS LAST" for name in ORDER)
+    with connect() as connection:
+        connection.register("rows", pa.RecordBatchReader.from_batches(EVENTS, batches()))
+        for batch in connection.sql(f"SELECT * FROM rows ORDER BY {order}").to_arrow_reader(ROW_GROUP):
+            yield pa.Table.from_batches([batch]).cast(EVENTS)

@@ -1,0 +1,52 @@
+"""DuckDB takes what the machine gives, or what is said; no byte of any stage depends on it."""
+
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import InputError
+from features.quality.flaws import find_flaws
+from features.stages import histories, ingest
+from features.stages import statistics as counting
+from features.tables import connection
+from features.terms.rules import rules
+from tests.features.planted import clean, write
+from tests.features.raw_logs import digest, ingest_table, limits
+from tests.features.small_log import build, random_log
+
+
+def made(root: Path) -> dict[str, str]:
+    table = root / "data" / "table"
+    ingest_table(table, write(root / "log.csv", [*clean(600), *clean(600)[:50], "u1,i1,soon,1"]))
+    flaws = find_flaws(sorted((table / "interactions").iterdir()), rules(limits()))
+    log = root / "data" / "log"
+    build(log, random_log(1, num_requests=300))
+    outs = {
+        path.relative_to(root).as_posix(): digest(path)
+        for data, names in (
+            (table, ingest.OUTS[:-1]),  # absorbed says where the log lies
+            (log, (*histories.OUTS, *counting.TABLES)),
+        )
+        for path in (data / name for name in names)
+    }
+    return outs | {"flaws": str([flaws.row.tolist(), flaws.reason.tolist(), flaws.repetition.tolist()])}
+
+
+def test_threads_and_memory_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = made(tmp_path / "machine")
+    for threads, memory in (("1", "200"), ("5", "100")):
+        monkeypatch.setenv(connection.THREADS, threads)
+        monkeypatch.setenv(connection.MEMORY, memory)
+        assert made(tmp_path / threads) == expected
+        with connection.connect() as engine:
+            (told,) = engine.sql("SELECT current_setting('threads'), current_setting('memory_limit')").fetchall()
+        assert (str(told[0]), told[1].split(".")[0]) == (threads, {"200": "190", "100": "95"}[memory])
+
+
+def test_what_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(connection.THREADS, "all")
+    with pytest.raises(InputError, match=r"LEITMOTIF_THREADS is 'all', not a whole number from 1 on"):
+        connection.num_threads()
+    monkeypatch.delenv(connection.THREADS)
+    assert connection.num_threads() >= 1
+    assert connection.memory_mb() >= connection.LEAST_MB

@@ -1,0 +1,165 @@
+"""Files come late, change and go: what ingest makes is what the whole log gives, byte for byte, from what changed."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from contracts.errors import InputError
+from contracts.schema import INTERACTIONS, PROVENANCE
+from features.sealed.forgotten import add_forgotten
+from features.sources import delimited, pieces, rows, settled, written
+from features.sources.gathered import requests_of
+from features.sources.table import read_table
+from features.stages.ingest import OUTS
+from tests.features.planted import clean, write
+from tests.features.raw_logs import COLUMNS, digest, ingest_table, read, source
+
+MAPPED = COLUMNS | {"impression_id": "request", "title": "title"}
+HEADER = "user,item,at,click,request,title"
+DAYS = 4
+
+
+def drawn(random: np.random.Generator, num: int) -> list[str]:
+    """Rows of few users, items and requests: shows and clicks apart, names that are used again, repetitions, faults."""
+    made = []
+    for _ in range(num):
+        user, item, name = random.integers(3), random.integers(3), random.integers(8)
+        seconds = int(random.choice([0, 0, 5, 5_000, 90_000])) + int(random.integers(3))
+        at = np.datetime64("2024-01-01T20:00:00") + int(random.integers(DAYS)) * 86_400 + seconds
+        whole = ".0" if random.random() < 0.1 else ""
+        title = random.choice(["", "one", "two"])
+        made.append(f"{user}{whole},i{item},{at}Z,{random.integers(2)},{f'r{name}' if name < 7 else ''},{title}")
+    return [*made, *made[: num // 8], "soon", "u1,i1,soon,1,,"]
+
+
+def digests(data: Path) -> dict[str, str]:
+    return {name: digest(data / name) for name in OUTS}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks, shares of requests and partitions in memory so small that a log of a hundred rows has many."""
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 1200)
+    monkeypatch.setattr(rows, "BATCH_ROWS", 20)
+    monkeypatch.setattr(pieces, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(settled, "SHARE_ROWS", 40)
+    monkeypatch.setattr(written, "MOST_IN_MEMORY", 30)
+
+
+def arrive(folder: Path, random: np.random.Generator) -> None:
+    """One file comes, changes or goes."""
+    there = sorted(folder.glob("*"))
+    if len(there) > 2 and random.random() < 0.3:
+        there[random.integers(len(there))].unlink()
+        return
+    name = f"part{random.integers(4)}"
+    path = write(folder / f"{name}.csv", drawn(random, int(random.integers(25, 45))), HEADER)
+    (folder / f"{name}.parquet").unlink(missing_ok=True)
+    if random.random() < 0.3:
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[:-2], ""]))  # Parquet has no rows that are none
+        pq.write_table(pyarrow.csv.read_csv(path), folder / f"{name}.parquet", row_group_size=13)
+        path.unlink()
+
+
+def slowly(path: Path, told: dict[str, Any]) -> pa.Table:
+    """The whole log in memory, each row beside all others, in order."""
+    params = source("table", path, MAPPED, **told)
+    events, _, _ = requests_of(pieces.identified(read_table(params).events), params)
+    return events.sort_by([(name, "ascending") for name in written.ORDER])
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))])
+def test_any_arrival_gives_the_bytes_of_a_rebuild_and_the_rows_of_the_slow_definition(
+    seed: int, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, told = np.random.default_rng(seed), {"shown_s": 3600, "join_s": 80_000}
+    here, folder = tmp_path / "here" / "data" / "table", tmp_path / "log"
+    for step in range(3):
+        arrive(folder, random)
+        report = ingest_table(here, folder, MAPPED, **told)
+        with monkeypatch.context() as whole:  # read at once, and made anew
+            for room, name in ((delimited, "BLOCK_BYTES"), (rows, "BATCH_ROWS"), (written, "MOST_IN_MEMORY")):
+                whole.setattr(room, name, 1 << 20)
+            other = tmp_path / f"rebuilt{step}" / "data" / "table"
+            assert ingest_table(other, folder, MAPPED, **told) == report
+            events = slowly(folder, told)
+        assert digests(here) == digests(other)
+        assert read(here / "interactions") == events.select(INTERACTIONS.names).to_pylist()
+        assert read(here / "provenance") == events.select(PROVENANCE.names).to_pylist()
+    assert report["requests_named_apart"]
+    assert {"joined to the row of its item in its request", "bad time"} <= report["dropped"].keys()
+    assert report["ids_without_decimals"]
+
+
+def entries(data: Path) -> dict[str, int]:
+    kept = data.parent.parent / ".cache" / "ingest" / "table"
+    return {path.name: path.stat().st_ino for path in kept.iterdir() if path.is_dir()}
+
+
+def test_a_file_more_and_late_rows_touch_their_partitions_only(tmp_path: Path) -> None:
+    data, folder = tmp_path / "data" / "table", tmp_path / "log"
+    for day in (1, 4, 7):
+        write(folder / f"{day}.csv", clean(90, day=day))
+    ingest_table(data, folder)
+    first = entries(data)
+    assert len(first) == 3 + 9  # a piece a file, a file a day
+    write(folder / "late.csv", ["u1,i1,2024-01-02T23:00:00Z,1"])
+    ingest_table(data, folder)
+    second = entries(data)
+    assert len(first.items() & second.items()) == 3 + 8
+    assert len(second) == 4 + 9
+    (folder / "late.csv").unlink()
+    ingest_table(data, folder)
+    assert entries(data).keys() == first.keys()
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+    data, path = tmp_path / "data" / "table", write(tmp_path / "log.csv", clean())
+    ingest_table(data, path)
+    good, kept = digests(data), entries(data)
+    write(path, clean(60))
+    log = logging.getLogger("leitmotif")
+
+    class Replace(logging.Handler):
+        """Whoever exports the log writes on while the last of it is read."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "rows of log.csv" in record.getMessage():
+                write(path, clean(90))
+
+    handler, level = Replace(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with pytest.raises(
+            InputError, match=r"log\.csv changed while it was being read\. Nothing was made; run it again"
+        ):
+            ingest_table(data, path)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    assert (digests(data), entries(data)) == (good, kept)
+    assert ingest_table(data, path)["rows_written"] == 90
+
+
+def test_who_is_forgotten_leaves_no_text_in_the_cache(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "table"
+    path = write(tmp_path / "log.csv", [*clean(), "somebody-new,i1,2024-01-01T00:00:00Z,1", "somebody-new,i1,soon,1"])
+    ingest_table(data, path)
+
+    def holds() -> list[Any]:
+        files: Sequence[Path] = [each for each in (tmp_path / ".cache").rglob("*") if each.suffix == ".parquet"]
+        return [each for each in files if b"somebody-new" in str(pq.read_table(each).to_pydict()).encode()]
+
+    assert holds()
+    add_forgotten(tmp_path / "live" / "table", ["somebody-new"])
+    assert ingest_table(data, path)["dropped"] == {"bad time": 1, "user forgotten": 1}
+    assert not holds()

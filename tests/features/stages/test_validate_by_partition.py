@@ -1,0 +1,51 @@
+"""What has not changed is neither split nor judged again, and what comes of it is what a rebuild gives."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from features.quality import split
+from features.stages import validate
+from tests.features.planted import clean, write
+from tests.features.raw_logs import digest, expectations, ingest_table, limits
+
+LATE = ["u1,i1,2024-01-02T23:00:00Z,1", ",i1,2024-01-02T23:00:01Z,1"]
+
+
+def judged(root: Path) -> tuple[dict, dict[str, str]]:
+    data = root / "data" / "table"
+    report = dict(validate.run(data, limits(), expectations()))
+    return report, {name: digest(data / name) for name in validate.OUTS}
+
+
+def entries(root: Path) -> dict[str, int]:
+    kept = root / ".cache" / "validate" / "table"
+    return {path.name: path.stat().st_ino for path in kept.iterdir() if path.is_dir()}
+
+
+def pages(root: Path) -> set[str]:
+    """The batches that the Data Docs show."""
+    docs = root / ".state" / "table" / "data_docs"
+    told = "".join(path.read_text(encoding="utf-8") for path in sorted(docs.rglob("*.html")))
+    return set(re.findall(r"2024-01-0\d_to_2024-01-0\d", told))
+
+
+def test_late_rows_are_all_that_is_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "BATCH_ROWS", 1)  # a partition a batch
+    here, folder = tmp_path / "here", tmp_path / "log"
+    write(folder / "log.csv", [*clean(90), *clean(90)[:4], "u1,,2024-01-03T05:00:00Z,1"])
+    ingest_table(here / "data" / "table", folder)
+    judged(here)
+    first = entries(here)
+    assert len(first) == 3 + 2  # a judgement a day; the days of the repetitions and of the bad row are split
+    write(folder / "late.csv", [*LATE, *clean(90)[:1]])
+    ingest_table(here / "data" / "table", folder)
+    report, outs = judged(here)
+    second = entries(here)
+    assert len(first.items() & second.items()) == 2  # of the third day, nothing; the first has a repetition more
+    assert (report["rows_quarantined"], report["rows_duplicated"]) == (2, 5)
+    assert pages(here) == {f"2024-01-0{day}_to_2024-01-0{day}" for day in (1, 2, 3)}
+    shutil.copytree(here / "data", tmp_path / "other" / "data")
+    assert judged(tmp_path / "other") == (report, outs)
