@@ -72,13 +72,13 @@ def escapes(data: bytes, delimiter: bytes) -> bool:
 
 
 def _record_of(dialect: Dialect) -> re.Pattern[bytes]:
-    """One record and its line end. Nothing is ever tried twice: the pattern is possessive throughout."""
+    """One record and, as its group, its line end. Nothing is ever tried twice: the pattern is possessive throughout."""
     d = re.escape(dialect.delimiter)
     taken = rb"|\\." if dialect.escapes else b""
     free = rb"(?:[^\r\n\\" + d + rb"]" + taken + rb")*+" if dialect.escapes else rb"[^\r\n" + d + rb"]*+"
     quoted = rb'"(?:[^"' + (rb"\\" if dialect.escapes else b"") + rb"]" + taken + rb'|"")*+"' + free
     field = rb"(?>" + quoted + rb'|(?!")' + free + rb")"
-    return re.compile(field + rb"(?:" + d + field + rb")*+(?:\r\n|[\r\n]|\Z)", re.DOTALL)
+    return re.compile(field + rb"(?:" + d + field + rb")*+(\r\n|[\r\n]|\Z)", re.DOTALL)
 
 
 def _line_ends(data: bytes, is_last: bool) -> Int64:
@@ -130,8 +130,8 @@ def _join_lines(
         if start < done:
             continue
         match = record.match(data, start)
-        if not match or (match.end() == len(data) and not is_last and data[-1] != LF):
-            return line
+        if not match or (match.end() == len(data) and not is_last and match[1] not in (b"\n", b"\r\n")):
+            return line  # a line feed that is escaped ends no record, and a return may be half of one
         done = match.end()
         is_end[line : np.searchsorted(ends, done)] = False
     return len(ends)
