@@ -1,22 +1,27 @@
 """Reports become Dagster metadata, and checks judge what reports say."""
 
+import base64
+import re
 from pathlib import Path
 
+import pytest
+
 from orchestration.checks import CHECKS, EXPECTATIONS, JUDGED, Check, checks_of, judge
-from orchestration.figures import PLOTTED, figures, table
+from orchestration.figures import LARGEST, figures, table
+from orchestration.plots import ORANGE
 
 
 def _check(name: str, out: str) -> Check:
     return next(check for check in CHECKS if (check.out, check.name) == (out, name))
 
 
-def test_numbers_stay_numbers_and_nested_objects_flatten() -> None:
+def test_numbers_stay_numbers_and_a_small_object_is_a_line() -> None:
     shown = figures({"rows": 3, "share": 0.5, "ok": True, "dropped": {"late": 1}, "note": "n", "none": None, "no": {}})
     assert {key: value.value for key, value in shown.items()} == {
         "rows": 3,
         "share": 0.5,
         "ok": True,
-        "dropped.late": 1,
+        "dropped": "late: 1",
         "note": "n",
     }
 
@@ -31,17 +36,28 @@ def test_an_object_of_objects_is_a_table() -> None:
     ]
 
 
-def test_a_small_table_is_plotted_number_by_number_and_a_large_one_is_not() -> None:
-    small = {"models": {"mos": {"auc": 0.7}}}
-    large = {"slices": {str(row): {"auc": 0.5} for row in range(PLOTTED + 1)}}
-    assert set(figures(small)) == {"models", "models.mos.auc"}
-    assert set(figures(large)) == {"slices"}
+def test_a_large_table_is_left_in_the_report() -> None:
+    large = {"slices": {str(row): {"auc": 0.5} for row in range(LARGEST + 1)}}
+    assert set(figures({"models": {"mos": {"auc": 0.7}}})) == {"models"}
+    assert not figures(large)
 
 
-def test_lists_of_words_are_bullets_and_other_lists_are_json() -> None:
+def test_of_all_models_the_table_shows_what_dvc_compares_and_the_served_one_is_plotted_over_time() -> None:
+    models = {name: {"auc": auc, "gauc": 0.1} for name, auc in (("mos", 0.75), ("din", 0.5))}
+    shown = figures({"models": models, "served": "mos"}, "evaluate")
+    assert "gauc" not in str(shown["models"].value).replace("iauc", "")
+    assert shown["models.mos.auc"].value == 0.75
+    assert "models.din.auc" not in shown
+    picture = str(shown["AUC by model"].value)
+    svg = base64.b64decode(picture.partition("base64,")[2].rstrip(")")).decode()
+    heights = [float(bar) for bar in re.findall(r'<rect [^>]*height="([\d.]+)" fill', svg)]
+    assert heights[1] / heights[0] == pytest.approx(0.5 / 0.75, abs=0.01)
+    assert svg.count(ORANGE) == 1
+
+
+def test_lists_of_words_are_bullets_and_what_nobody_reads_is_left_out() -> None:
     assert figures({"reasons": ["too low", "too few"]})["reasons"].value == "- too low\n- too few"
-    assert "json" in str(figures({"windows": [1, 2]})["windows"].value)
-    assert figures({"reasons": []}) == {}
+    assert figures({"reasons": [], "windows": [1, 2]}) == {}
 
 
 def test_a_group_of_expectations_that_validate_has_not_judged_yet_warns_and_says_so(tmp_path: Path) -> None:
