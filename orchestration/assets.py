@@ -105,7 +105,7 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
         with plain_words(stage.name):
             graph = _configure(context, root, given(context.op_execution_context.op_config))
             record(context.instance, graph, but=stage.name)
-            attempt = run_dvc(context, root, stage.name, single=True)
+            attempt = _repro(context, root, stage.name)
             if attempt.reason:
                 raise failure(stage.name, attempt, root)
             context.log.info(f"{stage.name}: {attempt.fates.get(stage.name, 'done')}")
@@ -132,8 +132,8 @@ def _configure(context: dg.AssetExecutionContext, root: Path, changes: dict[str,
     return read_graph(root)  # again: another source means other paths
 
 
-def run_dvc(context: dg.AssetExecutionContext, root: Path, stage: str, *, single: bool, force: bool = False) -> Attempt:
-    """Run `dvc repro` for a stage and stream its log lines to Dagster. single: not what it depends on."""
+def _repro(context: dg.AssetExecutionContext, root: Path, stage: str) -> Attempt:
+    """Run `dvc repro --single-item` and stream the stage's log lines to Dagster."""
     with ExitStack() as stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about itself
@@ -145,13 +145,7 @@ def run_dvc(context: dg.AssetExecutionContext, root: Path, stage: str, *, single
                 )
             )
         attempt = repro(
-            root,
-            [stage],
-            single=single,
-            force=force,
-            say=print,
-            tell=context.log.info,
-            env=session.get_bootstrap_env_vars(),
+            root, [stage], single=True, say=print, tell=context.log.info, env=session.get_bootstrap_env_vars()
         )
         messages = Path(session.message_reader_params["path"])
         if os.path.getsize(messages) == 0:

@@ -35,6 +35,7 @@ TABLES: Mapping[str, Table] = {
 }
 """Output -> its table. An output of several tables shows the one that it is named after; the others are not rows."""
 _TABLE = re.compile(r"^(\w+) = pa\.schema\(")
+_FROM = re.compile(r"\*(?:list\()?([A-Z_]+)")
 _COLUMN = re.compile(r'^\s+\w*(?:_required|pa\.field)\("(\w+)".*?\),?(?:\s+# (.+))?$')
 
 
@@ -54,7 +55,7 @@ def column_schema(out: str) -> dg.TableSchema | None:
             dg.TableColumn(
                 field.name,
                 type=str(field.type),
-                description=notes.get((name, field.name)) or notes.get(("", field.name)),
+                description=notes.get((name, field.name)),
                 constraints=dg.TableColumnConstraints(nullable=field.nullable),
             )
             for field in table
@@ -74,7 +75,7 @@ def num_rows(folder: Path, out: str) -> int | None:
 
 @cache
 def _notes() -> Mapping[tuple[str, str], str]:
-    """(table, column) -> the comment beside it in contracts/schema.py; ("", column): the first such comment."""
+    """(table, column) -> the comment beside it in contracts/schema.py, or in the table that its columns come from."""
     from contracts import schema
 
     notes: dict[tuple[str, str], str] = {}
@@ -82,7 +83,8 @@ def _notes() -> Mapping[tuple[str, str], str]:
     for line in Path(schema.__file__).read_text(encoding="utf-8").splitlines():
         if begun := _TABLE.match(line):
             table = begun[1]
+            for other in _FROM.findall(line):
+                notes |= {(table, column): note for (name, column), note in notes.items() if name == other}
         elif (column := _COLUMN.match(line)) and column[2]:
             notes[table, column[1]] = column[2]
-            notes.setdefault(("", column[1]), column[2])
     return notes

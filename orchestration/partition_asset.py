@@ -6,7 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration.assets import POOL, RETRY, failure, plain_words, run_dvc
+from orchestration.assets import POOL, RETRY, failure, plain_words
+from orchestration.attempt import repro
 from orchestration.graph import Stage, read_graph
 from orchestration.labels import kinds_of, owners_of
 from orchestration.partitions import ASSET, PARTITIONS, PROFILE, materialization, read_failures, read_rows
@@ -54,7 +55,8 @@ def build_partition_asset(root: Path, stage: Stage) -> dg.AssetsDefinition:
     def judge_partitions(context: dg.AssetExecutionContext) -> Iterator[Any]:
         with plain_words(stage.name):
             force = context.op_execution_context.op_config["again"]
-            attempt = run_dvc(context, root, stage.name, single=force, force=force)
+            # not over Dagster's pipes, which would have the outputs be results: these are events, one a partition
+            attempt = repro(root, [stage.name], single=force, force=force, say=context.log.info)
             if attempt.reason:
                 raise failure(attempt.reason.stage or stage.name, attempt, root)
             context.log.info(f"{stage.name}: {attempt.fates.get(stage.name, 'done')}")

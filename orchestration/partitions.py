@@ -23,7 +23,7 @@ PROFILE = "profile"
 """The output of validate that holds the figures of every partition, and what became of every expectation."""
 ASSET = dg.AssetKey("partition_quality")
 PARTITIONS = dg.DynamicPartitionsDefinition(name="log_partitions")
-COUNTS = ("rows_in", "rows_valid", "rows_quarantined", "rows_duplicated", "clicks", "users", "items", "requests")
+COUNTS = ("rows_in", "rows_quarantined", "rows_duplicated", "clicks", "users", "items", "requests")
 BESIDE = ("rows_of_trailing", "click_rate_of_trailing", "category_distance", "new_item_share", "longest_gap_s")
 AROUND = 14
 """A picture shows so many partitions before and after its own."""
@@ -125,27 +125,20 @@ def _sentence(row: Row, failed: Collection[Row]) -> str:
 
 def _metadata(graph: Graph, rows: Mapping[str, Row], name: str, failed: list[Row]) -> dict[str, dg.MetadataValue]:
     row = rows[name]
-    shown: dict[str, dg.MetadataValue] = {
-        "dagster/partition_row_count": dg.MetadataValue.int(row["rows_valid"]),
-        "failed expectations": dg.MetadataValue.int(len(failed)),
-    }
-    if failed:
-        shown["why"] = dg.MetadataValue.md(
-            table({each["why"]: {key: each[key] for key in ("severity", "value", "limit")} for each in failed})
-        )
-    for key in COUNTS:
-        shown[key] = dg.MetadataValue.int(row[key])
-    for key in ("click_rate", *BESIDE):
-        if row.get(key) is not None:
-            shown[key] = dg.MetadataValue.float(float(row[key]))
     names = list(rows)
     place = names.index(name)
     near = {each: rows[each] for each in names[max(place - AROUND, 0) : place + AROUND + 1]}
+    valid = {each: values["rows_valid"] for each, values in near.items()}
     rates = {each: values["click_rate"] or 0 for each, values in near.items()}
-    shown["rows beside its neighbours"] = dg.MetadataValue.md(
-        bars("Valid rows by partition", {each: values["rows_valid"] for each, values in near.items()}, [name])
-    )
-    shown["click rate beside its neighbours"] = dg.MetadataValue.md(bars("Click rate by partition", rates, [name]))
+    shown: dict[str, dg.MetadataValue] = {"failed expectations": dg.MetadataValue.int(len(failed))}
+    if failed:
+        why = {each["why"]: {key: each[key] for key in ("severity", "value", "limit")} for each in failed}
+        shown["why"] = dg.MetadataValue.md(table(why))
+    shown["rows"] = dg.MetadataValue.md(bars("Valid rows by partition", valid, [name]))
+    shown["clicks by row"] = dg.MetadataValue.md(bars("Click rate by partition", rates, [name]))
     if (page := graph.root / "reports" / _source(graph) / QUALITY).is_file():
         shown["page"] = page_link(graph.root, page)
-    return shown
+    shown["dagster/partition_row_count"] = dg.MetadataValue.int(row["rows_valid"])
+    shown |= {key: dg.MetadataValue.int(row[key]) for key in COUNTS}
+    shares = {key: round(float(row[key]), 4) for key in ("click_rate", *BESIDE) if row.get(key) is not None}
+    return shown | {key: dg.MetadataValue.float(share) for key, share in shares.items()}
