@@ -1,15 +1,15 @@
 """Every partition of the log is an asset partition with figures of its own, whichever door judged it."""
 
-import base64
 import re
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import dagster as dg
 import pytest
 from dagster._core.test_utils import instance_for_test
 
 from orchestration.partitions import ASSET, BESIDE, COUNTS, PARTITIONS
-from orchestration.plots import NEWEST, ORANGE, bars
+from orchestration.plots import IN_PLACE, NEWEST, bars
 from tests.orchestration.conftest import Toy
 from tests.orchestration.test_doors import Door
 
@@ -136,14 +136,14 @@ def test_the_figures_are_columns_of_the_real_profile() -> None:
     assert {*COUNTS, *BESIDE, "click_rate", "rows_valid", "partition"} <= set(PROFILE.names)
 
 
-def test_a_picture_has_a_bar_for_each_partition_its_own_marked_and_stays_small() -> None:
-    values = {f"day {place}": float(place) for place in range(NEWEST + 5)}
-    picture = bars("Rows <b>", values, ["day 64"])
-    svg = base64.b64decode(picture.partition("base64,")[2].rstrip(")")).decode()
-    heights = [float(bar) for bar in re.findall(r'height="([\d.]+)" fill="#', svg)]
-    assert len(heights) == NEWEST
-    assert heights == sorted(heights)
-    assert svg.count(ORANGE) == 1
-    assert "<b>" not in svg
-    assert len(picture) < 15_000
+def test_a_picture_has_a_bar_for_each_partition_its_own_marked_and_is_shown_in_place() -> None:
+    values = {f"2024-02-{place:02}": float(place) for place in range(NEWEST + 5)}
+    picture = bars("Rows <b>", values, ["2024-02-34"])
+    assert len(picture) < IN_PLACE
+    assert not set(" <>()") & set(picture.removeprefix("![Rows <b>](").removesuffix(")"))  # a markdown address
+    blue, orange = re.findall(r"d='([^']+)'", unquote(picture))
+    tops = [int(top) for top in re.findall(r"V(\d+)", blue)]
+    assert len(tops) == NEWEST - 1
+    assert tops == sorted(tops, reverse=True)
+    assert orange.count("M") == 1
     assert bars("of nothing", {}).startswith("![of nothing]")
