@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 IN_PLACE = 1000
 """Characters from which on Dagster shows a link instead."""
-WIDTH, HEIGHT = 440, 96
-LEFT, TOP, GROUND = 52, 20, 78
+WIDTH, HEIGHT = 330, 96
+LEFT, TOP, GROUND = 46, 20, 78
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "gray"
 """Okabe and Ito's, told apart by everybody and readable on Dagster's light and dark ground."""
 NEWEST = 31
@@ -44,7 +44,7 @@ def _named(names: list[str], marked: Sequence[str], step: float) -> list[tuple[t
     if len(names) <= 6:
         return [((_x(place, step) - step / 2.2, HEIGHT - 4), name) for place, name in enumerate(names)]
     wanted = [name for name in names if name in marked][:1] or [names[0], names[-1]]
-    furthest = WIDTH - 70
+    furthest = WIDTH - 62
     return [((min(_x(names.index(name), step) - step / 2, furthest), HEIGHT - 4), name) for name in wanted]
 
 
@@ -59,7 +59,7 @@ def _short(value: float) -> str:
 
 def _image(title: str, drawn: str) -> str:
     size = f"viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}'"
-    svg = f"<svg xmlns='http://www.w3.org/2000/svg' {size} font-size='12' fill='{GREY}'>{drawn}</svg>"
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg' {size} font-size='11' font-family='sans-serif' fill='{GREY}'>{drawn}</svg>"
     for plain, coded in (
         ("%", "%25"),
         (" ", "%20"),
