@@ -59,7 +59,8 @@ def _short(value: float) -> str:
 
 def _image(title: str, drawn: str) -> str:
     size = f"viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}'"
-    svg = f"<svg xmlns='http://www.w3.org/2000/svg' {size} font-size='11' font-family='sans-serif' fill='{GREY}'>{drawn}</svg>"
+    style = f"font-size='11' font-family='sans-serif' fill='{GREY}'"
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg' {size} {style}>{drawn}</svg>"
     for plain, coded in (
         ("%", "%25"),
         (" ", "%20"),
