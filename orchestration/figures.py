@@ -55,8 +55,8 @@ def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
         seconds = wall_s(root, report)
         shown["wall_s"] = dg.MetadataValue.text("restored") if seconds is None else dg.MetadataValue.float(seconds)
         shown["report"] = dg.MetadataValue.path(str(root / report))
-        if out in PAGES and (page := (root / report).with_name(PAGES[out])).is_file():
-            shown["page"] = page_link(root, page)
+        if out in PAGES:  # there, or soon: a later stage may draw it
+            shown["page"] = page_link(root, (root / report).with_name(PAGES[out]))
     if out == made.stage.outs[0].key:
         shown |= figures(read_report(root, made.stage.report), made.stage.name)
     return shown

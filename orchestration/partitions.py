@@ -136,8 +136,7 @@ def _metadata(graph: Graph, rows: Mapping[str, Row], name: str, failed: list[Row
         shown["why"] = dg.MetadataValue.md(table(why))
     shown["rows"] = dg.MetadataValue.md(bars("Valid rows by partition", valid, [name]))
     shown["clicks by row"] = dg.MetadataValue.md(bars("Click rate by partition", rates, [name]))
-    if (page := graph.root / "reports" / _source(graph) / QUALITY).is_file():
-        shown["page"] = page_link(graph.root, page)
+    shown["page"] = page_link(graph.root, graph.root / "reports" / _source(graph) / QUALITY)  # a later stage's
     shown["dagster/partition_row_count"] = dg.MetadataValue.int(row["rows_valid"])
     shown |= {key: dg.MetadataValue.int(row[key]) for key in COUNTS}
     shares = {key: round(float(row[key]), 4) for key in ("click_rate", *BESIDE) if row.get(key) is not None}
