@@ -110,8 +110,8 @@ def _group_holds(group: str, report: Report) -> Verdict:
     held = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(told["held_back"].items()))
     said = f"{told['num'] - failed} of {told['num']} hold, {told['critical']} critical and {told['warning']} warnings"
     said += f"; rows that break a rule: {held or 'none'}"
-    counts = {name: told[name] for name in ("num", "critical", "warning")}
-    counts["rows held back"] = sum(told["held_back"].values())
+    counts = {"expectations": told["num"], "critical": told["critical"], "warnings": told["warning"]}
+    counts["rows that break a rule"] = sum(told["held_back"].values())
     return Verdict(not failed, ". ".join([said, *(told["failed"] or [])]), not told["critical"], counts)
 
 

@@ -68,6 +68,19 @@ def test_a_group_of_expectations_that_validate_has_not_judged_yet_warns_and_says
     assert "not judged" in verdict.description
 
 
+def test_a_group_of_expectations_says_its_counts_and_what_failed(tmp_path: Path) -> None:
+    file = tmp_path / EXPECTATIONS
+    file.parent.mkdir(parents=True)
+    file.write_text("bots: [{}]\n")
+    (check,) = [each for each in checks_of(tmp_path, JUDGED) if each.name == "expectations_bots"]
+    told = {"num": 4, "critical": 0, "warning": 1, "held_back": {"late": 5, "early": 2}, "failed": ["too many clicks"]}
+    verdict = judge(check, {"expectations": {"bots": told}})
+    assert (verdict.passed, verdict.warns) == (False, True)
+    assert "too many clicks" in verdict.description
+    assert verdict.figures == {"expectations": 4, "critical": 0, "warnings": 1, "rows that break a rule": 7}
+    assert not judge(check, {"expectations": {"bots": {**told, "critical": 1}}}).warns
+
+
 def test_rows_that_do_not_add_up_fail() -> None:
     check = _check("rows_add_up", "interactions")
     assert judge(check, {"rows_read": 5, "rows_written": 3, "dropped": {"late": 2}}).passed
