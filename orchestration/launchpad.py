@@ -66,7 +66,8 @@ def read_notes(text: str) -> dict[str, str]:
 @cache
 def _section(name: str, notes: tuple[tuple[str, str], ...]) -> dg.Field:
     kind = section_type(name)
-    described = _said(name, kind, {name: kind.__doc__} | dict(notes) if isinstance(kind, type) else dict(notes))
+    about = (kind.__doc__ or "") if isinstance(kind, type) else ""
+    described = _said(name, kind, {name: about} | dict(notes))
     return dg.Field(_config(name, kind, dict(notes)), description=described, is_required=False)
 
 
