@@ -18,15 +18,18 @@ from orchestration.plots import bars
 from orchestration.timing import wall_s
 from orchestration.versions import Made
 
-QUALITY, SHIFT = "quality.html", "shift.html"
+QUALITY, SHIFT, MODELS = "quality.html", "shift.html", "shift_models.html"
 PAGES = {
     "quality": QUALITY,
+    "quality_page": QUALITY,
     "validated_interactions": QUALITY,
     "profile": QUALITY,
     "quarantine": QUALITY,
     "ledger": QUALITY,
     "shift_audit": SHIFT,
-    "shift_review": SHIFT,
+    "shift_page": SHIFT,
+    "shift_review": MODELS,
+    "shift_models_page": MODELS,
 }
 """Outs that a page in reports/<id>/ shows."""
 SERVED_AT = "LEITMOTIF_PAGES"

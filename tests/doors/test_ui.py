@@ -220,7 +220,7 @@ def test_a_backfill_of_three_partitions_from_the_page_is_one_run(
     (run,) = [each for each in runs if "dagster/backfill" in {tag["key"] for tag in each["tags"]}]
     assert run["status"] == "SUCCESS"
     assert [each["partition"] for each in run["assetMaterializations"]] == days[1:4]
-    assert "up to date" in typed(house, "dvc status").stdout
+    assert "up to date" in typed(house, "dvc status validate").stdout
 
 
 def test_live_events_are_sealed_there(dagster: Dagster) -> None:
