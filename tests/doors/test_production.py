@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from tests.doors.test_ui import Dagster
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("door-ui")]
 
+DRIVER = "postgresql+psycopg2"
+"""SQLAlchemy 2.1 takes plain `postgresql` for psycopg 3, and dagster-postgres brings psycopg2."""
 MATERIALIZED = """{assetNodes(assetKeys: [{path: ["bundle"]}]) {assetMaterializations(limit: 1) {timestamp}}}"""
 
 
 def programs() -> Path | None:
     """The folder of Postgres's programs; Debian keeps them off PATH."""
-    found = [Path(shutil.which("initdb") or "/nowhere"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    return next((each.parent for each in found if each.exists()), None)
+    folders = [*Path("/usr/lib/postgresql").glob("*/bin"), Path(shutil.which("initdb") or "/nowhere").parent]
+    wanted = ("initdb", "postgres", "pg_isready")
+    return next((each for each in folders if all((each / name).exists() for name in wanted)), None)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +52,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )  # fmt: skip
     ready = [folder / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
     try:
-        for _ in range(100):
+        for _ in range(150):
             if subprocess.run(ready, check=False).returncode == 0:
                 break
             assert server.poll() is None
-        yield f"postgresql://dagster@127.0.0.1:{port}/postgres"
+            time.sleep(0.2)
+        yield f"://dagster@127.0.0.1:{port}/postgres"
     finally:
         server.terminate()
         server.wait(30)
@@ -63,7 +68,11 @@ def test_the_same_code_location_runs_over_postgres_with_a_daemon(house: Path, po
     import psycopg2
 
     shutil.copyfile(ROOT / "deploy/dagster/dagster.yaml", tmp_path / "dagster.yaml")
-    environment = {"DAGSTER_HOME": str(tmp_path), "DAGSTER_POSTGRES_URL": postgres, "DAGSTER_DISABLE_TELEMETRY": "yes"}
+    environment = {
+        "DAGSTER_HOME": str(tmp_path),
+        "DAGSTER_POSTGRES_URL": DRIVER + postgres,
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+    }
     port = free_port()
     with (
         started(house, f"dagster-webserver -p {port}", **environment) as web,
@@ -75,7 +84,7 @@ def test_the_same_code_location_runs_over_postgres_with_a_daemon(house: Path, po
             page.ends(page.launch("absorb"))
             told = lambda: page.ask(MATERIALIZED)["assetNodes"][0]["assetMaterializations"]  # noqa: E731
             daemon.until(told, 120, every_s=1)
-    with psycopg2.connect(postgres) as connection, connection.cursor() as cursor:
+    with psycopg2.connect(f"postgresql{postgres}") as connection, connection.cursor() as cursor:
         cursor.execute("SELECT status FROM runs")
         assert cursor.fetchall() == [("SUCCESS",)]
     connection.close()
