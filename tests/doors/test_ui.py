@@ -148,7 +148,7 @@ def test_a_parameter_of_the_launchpad_changes_the_asset(dagster: Dagster, house:
     before = (house / "reports/simulator/audit.json").read_text()
     wanted = load_params(house / "params.yaml")["audit"].min_session_events + 2
     config = {"ops": {"audit": {"config": {"audit": {"min_session_events": wanted}}}}}
-    dagster.ends(dagster.launch("everything", config, "shift_audit"))
+    dagster.ends(dagster.launch("everything", config, "shift_audit", "shift_page"))
     assert load_params(house / "params.yaml")["audit"].min_session_events == wanted
     assert (house / "reports/simulator/audit.json").read_text() != before
 
