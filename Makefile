@@ -66,7 +66,7 @@ ui: $(READY) ## Dagster's web page on PORT (3001)
 	@python -m orchestration.door --door 'make ui' --port '$(UI_PORT)'
 	@mkdir -p $(DAGSTER_HOME) && cp orchestration/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	@python -m orchestration.recover
-	@exec python -m orchestration.door --door 'make ui' --port '$(UI_PORT)' -- dagster dev --port '$(UI_PORT)'
+	@exec python -m orchestration.door --door 'make ui' --port '$(UI_PORT)' -- python -m orchestration.ui --port '$(UI_PORT)'
 
 .PHONY: load
 load: $(READY) ## bring Feast's online store to the newest snapshot

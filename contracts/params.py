@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, str] = {
     "evaluate": "training.model.params:EvaluateParams",
     "serve": "serving.params:ServeParams",
     "promote": "serving.params:PromoteParams",
+    "alerts": "orchestration.params:AlertParams",
 }
 """Section -> module:type, by name, so that contracts imports no package above it."""
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import dagster as dg
 from dagster import AssetKey
-from pydantic import Field
 
 from contracts.errors import InputError
 from orchestration.attempt import WAIT_S, Attempt, repro
 from orchestration.checks import Check, checks_of, judge
+from orchestration.columns import column_schema
 from orchestration.configure import configure
 from orchestration.dvc_lock import LockBusy
 from orchestration.figures import metadata, read_report
-from orchestration.graph import Graph, Stage, read_graph
+from orchestration.graph import Graph, Out, Stage, read_graph
+from orchestration.labels import freshness_of, kinds_of, owners_of
+from orchestration.launchpad import given, stage_config
 from orchestration.record import provenance, record
 from orchestration.versions import code_key, observe, params_key, read_made
 
@@ -31,13 +33,8 @@ _SKIPPED = (
 """The message for a stage that DVC skips: without any, Dagster warns of a silent process."""
 
 
-class StageConfig(dg.Config):
-    """The configuration of one run in the Launchpad."""
-
-    params: dict[str, Any] = Field(
-        default={},
-        description="Changes to params.yaml, written there before the stage runs: {model: {num_themes: 8}}.",
-    )
+RETRY = dg.RetryPolicy(max_retries=2, delay=30)
+"""For what passes by itself: a file that DVC is writing. Whatever else fails would fail again, and is not retried."""
 
 
 def build_assets(graph: Graph) -> list[dg.AssetsDefinition]:
@@ -54,40 +51,63 @@ def build_assets(graph: Graph) -> list[dg.AssetsDefinition]:
     return [*made, *observed]
 
 
-def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
+def _specs(root: Path, stage: Stage) -> list[dg.AssetSpec]:
     inputs = [out.key for out in stage.inputs]
     inputs += [params_key(section) for section in stage.params] + [code_key(stage.name)]
-    specs = [
+    return [
         dg.AssetSpec(
             out.key,
             deps=[AssetKey.from_user_string(key) for key in inputs],
             description=out.description,
             group_name=stage.package,
             code_version=stage.cmd,
-            kinds={"dvc", stage.package},
+            kinds=kinds_of(stage),
+            owners=owners_of(stage.package),
+            tags={"stage": stage.name},
+            metadata=_definition(root, stage, out),
+            freshness_policy=freshness_of(out),
+            automation_condition=dg.AutomationCondition.eager(),  # acts only where its sensor is switched on
         )
         for out in stage.outs
     ]
+
+
+def _definition(root: Path, stage: Stage, out: Out) -> dict[str, Any]:
+    """What is known of an output before it is made: its columns, and where the code is."""
+    lines = (root / "dvc.yaml").read_text(encoding="utf-8").splitlines()
+    line = next((number for number, text in enumerate(lines, 1) if text == f"  {stage.name}:"), 1)
+    references: list[Any] = [
+        dg.LocalFileCodeReference(file_path=str(root / stage.module), line_number=1, label=stage.module),
+        dg.LocalFileCodeReference(file_path=str(root / "dvc.yaml"), line_number=line, label=f"dvc.yaml, {stage.name}"),
+    ]
+    columns = column_schema(out.key)
+    known = {"dagster/column_schema": columns} if columns else {}
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=references), **known}
+
+
+def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
     checks = [check for out in stage.outs for check in checks_of(root, out.key)]
 
     @dg.multi_asset(
         name=stage.name,
         description=stage.description,
-        specs=specs,
+        specs=_specs(root, stage),
         check_specs=[
             dg.AssetCheckSpec(check.name, asset=check.out, blocking=check.blocking, description=check.description)
             for check in checks
         ],
         can_subset=False,
         pool=POOL,
+        config_schema=stage_config(stage.params, root),
+        retry_policy=RETRY,
     )
-    def run_stage(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
-        with _plain_words(stage.name):
-            graph = _configure(context, root, config)
+    def run_stage(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        with plain_words(stage.name):
+            graph = _configure(context, root, given(context.op_execution_context.op_config))
             record(context.instance, graph, but=stage.name)
             attempt = _repro(context, root, stage.name)
             if attempt.reason:
-                raise _failure(stage.name, attempt, root)
+                raise failure(stage.name, attempt, root)
             context.log.info(f"{stage.name}: {attempt.fates.get(stage.name, 'done')}")
             yield from _results(context.instance, graph, stage.name, checks)
 
@@ -95,17 +115,16 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
 
 
 @contextmanager
-def _plain_words(what: str) -> Iterator[None]:
-    """Report what stays locked or unreadable as one line in Dagster instead of a traceback."""
+def plain_words(what: str) -> Iterator[None]:
+    """Report what stays locked or unreadable as one line in Dagster instead of a traceback, and try it again."""
     try:
         yield
     except LockBusy as error:
-        raise dg.Failure(f"{what}: {error}. Then materialize it again.", allow_retries=False) from error
+        raise dg.Failure(f"{what}: {error}. Then materialize it again.") from error
 
 
-def _configure(context: dg.AssetExecutionContext, root: Path, config: StageConfig) -> Graph:
+def _configure(context: dg.AssetExecutionContext, root: Path, changes: dict[str, Any]) -> Graph:
     try:
-        changes = config.params
         for change in configure(changes, root / "params.yaml", wait_s=WAIT_S, say=context.log.info) if changes else []:
             context.log.info(f"params.yaml: {change}")
     except InputError as error:
@@ -151,6 +170,7 @@ def _results(instance: dg.DagsterInstance, graph: Graph, stage: str, checks: lis
                     asset_key=out,
                     check_name=check.name,
                     description=verdict.description,
+                    metadata=dict(verdict.figures),
                     severity=dg.AssetCheckSeverity.WARN if verdict.warns else dg.AssetCheckSeverity.ERROR,
                 )
                 for check, verdict in verdicts
@@ -158,7 +178,8 @@ def _results(instance: dg.DagsterInstance, graph: Graph, stage: str, checks: lis
         )
 
 
-def _failure(stage: str, attempt: Attempt, root: Path) -> dg.Failure:
+def failure(stage: str, attempt: Attempt, root: Path) -> dg.Failure:
+    """A failed attempt in Dagster's words."""
     assert attempt.reason is not None
     stands = f"stands; `dvc checkout {stage}` restored it" if attempt.restored else "there is none yet"
     return dg.Failure(
@@ -184,7 +205,7 @@ def _observed(root: Path, key: str, description: str, group: str, files: str = "
         metadata={"files": files} if files else {},
     )
     def look() -> dg.DataVersion:
-        with _plain_words(key):
+        with plain_words(key):
             return dg.DataVersion(observe(read_graph(root))[key])
 
     return look  # type: ignore[return-value]

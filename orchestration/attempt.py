@@ -59,6 +59,7 @@ def repro(
     stages: Sequence[str] = (),
     *,
     single: bool = False,
+    force: bool = False,
     say: Callable[[str], None],
     tell: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
@@ -66,13 +67,13 @@ def repro(
 ) -> Attempt:
     """Run `dvc repro`; restore the outputs of a stage that failed or was interrupted, and say why.
 
-    stages: none means all. single: these stages only, not what they depend on.
+    stages: none means all. single: these stages only, not what they depend on. force: even where nothing changed.
     say: gets every line that DVC and the stages print; tell, where given: for whom we wait.
     wait_s: how long another run, a stage or a DVC command is waited for.
     """
     try:
         with begun(root, "a run of the pipeline", wait_s, tell or say):
-            arguments = [*(["--single-item"] if single else []), *stages]
+            arguments = [*(["--single-item"] if single else []), *(["--force"] if force else []), *stages]
             return _repro(root, arguments, say, env or {}, lambda: waited(root, wait_s, tell or say, "the run goes on"))
     except InputError as error:
         return Attempt(reason=Reason(None, str(error), error.exit_code))

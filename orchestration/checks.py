@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
@@ -19,6 +20,7 @@ class Verdict(NamedTuple):
     passed: bool
     description: str
     warns: bool = False  # where it did not pass: a warning, which keeps nothing from running
+    figures: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def _group_holds(group: str, report: Report) -> Verdict:
     held = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(told["held_back"].items()))
     said = f"{told['num'] - failed} of {told['num']} hold, {told['critical']} critical and {told['warning']} warnings"
     said += f"; rows that break a rule: {held or 'none'}"
-    return Verdict(not failed, ". ".join([said, *(told["failed"] or [])]), warns=not told["critical"])
+    counts = {"expectations": told["num"], "critical": told["critical"], "warnings": told["warning"]}
+    counts["rows that break a rule"] = sum(told["held_back"].values())
+    return Verdict(not failed, ". ".join([said, *(told["failed"] or [])]), not told["critical"], counts)
 
 
 CHECKS = (
@@ -132,7 +136,13 @@ CHECKS = (
         "feature_snapshot", "complete", True, "The online store holds the users and items that the log has.", _complete
     ),
     # a warning: a log may be quiet, no click for a day, and what is online is then as new as it can be
-    Check("feature_snapshot", "fresh", False, "No view lies further behind the log's end than its limit.", _fresh),
+    Check(
+        "feature_snapshot",
+        "event_time_lag",
+        False,
+        "No view lies further behind the log's end than its limit, by the log's own clock.",
+        _fresh,
+    ),
     Check("metrics", "model_is_good_enough", True, "The absolute rules of evaluate.", _verdict_passed),
 )
 

@@ -1,4 +1,4 @@
-"""dvc.yaml -> everything that Dagster shows: assets, checks, four jobs, two schedules, one sensor."""
+"""dvc.yaml -> all that Dagster shows: assets, checks, jobs, schedules, sensors. What starts work is off at first."""
 
 import warnings
 from pathlib import Path
@@ -6,41 +6,84 @@ from pathlib import Path
 import dagster as dg
 
 from orchestration.absorb import build_absorb
+from orchestration.alerts import build_check_alert, build_run_alert
 from orchestration.assets import build_assets
-from orchestration.graph import read_graph
-from orchestration.promotion import build_promote, build_rollback
-from orchestration.sensors import build_sensor
+from orchestration.checks import checks_of
+from orchestration.graph import Graph, read_graph
+from orchestration.internals import AssetJob
+from orchestration.partition_asset import build_partition_asset
+from orchestration.partitions import PROFILE
+from orchestration.promotion import BUNDLE, CHAMPION, build_champion, build_promote, build_rollback
+from orchestration.sensors import build_new_files, build_out_of_date, build_sensor
 
 
 def build_definitions(root: Path) -> dg.Definitions:
     """The definitions for the repository at root."""
+    graph = read_graph(root)
+    made = dg.AssetSelection.assets(*(out.key for out in graph.outs))
     everything = dg.define_asset_job(
-        "everything", selection=dg.AssetSelection.all(), description="The whole pipeline, as `dvc repro` would run it."
+        "everything", selection=made, description="The whole pipeline, as `dvc repro` would run it."
     )
-    nightly = dg.ScheduleDefinition(
-        name="nightly",
-        job=everything,
-        cron_schedule="0 3 * * *",
-        execution_timezone="UTC",
-        description="The whole pipeline every night; off until switched on here.",
-    )
-    absorb = build_absorb(root)
-    hourly = dg.ScheduleDefinition(
-        name="hourly_absorb",
-        job=absorb,
-        cron_schedule="0 * * * *",
-        execution_timezone="UTC",
-        description="Live events sealed every hour, for the next run to ingest; off until switched on here.",
-    )
+    jobs, schedules = _beside(root, everything)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster's own, about observable_source_asset
-        assets = build_assets(read_graph(root))
+        assets = build_assets(graph)
+    more = _more_assets(root, graph)
+    if any(CHAMPION in each.keys for each in more):
+        retrain = dg.define_asset_job(
+            "retrain_and_promote",
+            selection=made | dg.AssetSelection.assets(CHAMPION),
+            description="The whole pipeline, and then the newest bundle against the champion; a model that evaluate "
+            "fails is not compared.",
+        )
+        jobs.append(retrain)
+        schedules.append(_schedule("weekly_retrain", retrain, "0 4 * * 0", "A new model every Sunday, if it is better"))
+    checks = [
+        dg.AssetCheckKey(dg.AssetKey(out.key), check.name) for out in graph.outs for check in checks_of(root, out.key)
+    ]
     return dg.Definitions(
-        assets=assets,
-        jobs=[everything, absorb, build_promote(root), build_rollback(root)],
-        schedules=[nightly, hourly],
-        sensors=[build_sensor(root)],
+        assets=[*assets, *more],
+        jobs=[everything, *jobs],
+        schedules=schedules,
+        sensors=[
+            build_sensor(root),
+            build_new_files(root, everything),
+            build_out_of_date(made),
+            build_run_alert(root),
+            build_check_alert(root, checks),
+        ],
         executor=dg.in_process_executor,  # a process a step costs seconds; the stages are processes of their own
+    )
+
+
+def _more_assets(root: Path, graph: Graph) -> list[dg.AssetsDefinition]:
+    """What is no output of DVC, where the pipeline has what it is made of: every partition's quality, the champion."""
+    makers = {out.key: stage for stage in graph.stages for out in stage.outs}
+    more = []
+    if PROFILE in makers:
+        more.append(build_partition_asset(root, makers[PROFILE]))
+    if BUNDLE in makers:
+        more.append(build_champion(root, makers[BUNDLE]))
+    return more
+
+
+def _beside(root: Path, everything: AssetJob) -> tuple[list, list[dg.ScheduleDefinition]]:
+    """The commands as jobs, and what runs by the clock."""
+    absorb = build_absorb(root)
+    schedules = [
+        _schedule("nightly", everything, "0 3 * * *", "The whole pipeline every night"),
+        _schedule("hourly_absorb", absorb, "0 * * * *", "Live events sealed every hour, for the next run to ingest"),
+    ]
+    return [absorb, build_promote(root), build_rollback(root)], schedules
+
+
+def _schedule(name: str, job: AssetJob | dg.JobDefinition, cron: str, does: str):
+    return dg.ScheduleDefinition(
+        name=name,
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        description=f"{does}; off until switched on here.",
     )
 
 

@@ -1,19 +1,41 @@
-"""A stage's report -> Dagster metadata: numbers that Dagster plots over time, tables of nested values."""
+"""A stage's report -> Dagster metadata: the few figures that a person reads, tables, a picture, where the rest lies.
+
+Dagster plots numbers over time, not tables: those that DVC compares too (contracts.figures) stand by themselves.
+"""
 
 import json
+import os
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from contracts.figures import COMPARED, flat
+from orchestration.columns import num_rows
+from orchestration.plots import bars
 from orchestration.timing import wall_s
 from orchestration.versions import Made
 
-PAGES = {"quality": "quality.html", "validated_interactions": "quality.html", "shift_audit": "shift.html"}
+QUALITY, SHIFT, MODELS = "quality.html", "shift.html", "shift_models.html"
+PAGES = {
+    "quality": QUALITY,
+    "quality_page": QUALITY,
+    "validated_interactions": QUALITY,
+    "profile": QUALITY,
+    "quarantine": QUALITY,
+    "ledger": QUALITY,
+    "shift_audit": SHIFT,
+    "shift_page": SHIFT,
+    "shift_review": MODELS,
+    "shift_models_page": MODELS,
+}
 """Outs that a page in reports/<id>/ shows."""
-PLOTTED = 30
-"""A table of at most so many cells is also given number by number: Dagster plots numbers, not tables."""
+SERVED_AT = "LEITMOTIF_PAGES"
+"""Environment variable: the address under which `make ui` serves reports/; a browser opens no file from a page."""
+LARGEST, SHORT = 60, 6
+"""A table of more cells is left in the report; at most so many values of an object are one line."""
 
 
 def read_report(root: Path, path: str | None) -> Mapping[str, Any]:
@@ -23,45 +45,90 @@ def read_report(root: Path, path: str | None) -> Mapping[str, Any]:
 
 
 def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
-    """The metadata of one output: its path and size, how long its stage took, and the stage's figures."""
-    path = next(table.path for table in made.stage.outs if table.key == out)
+    """What is shown of an output: place, rows, bytes, seconds, its page; of a stage's first output the figures too."""
+    path = root / next(table.path for table in made.stage.outs if table.key == out)
     shown: dict[str, dg.MetadataValue] = {
-        "path": dg.MetadataValue.path(str(root / path)),
+        "path": dg.MetadataValue.path(str(path)),
+        "dagster/uri": dg.MetadataValue.text(path.absolute().as_uri()),
         "size_bytes": dg.MetadataValue.int(made.sizes[out]),
     }
+    if (rows := num_rows(path, out)) is not None:
+        shown["dagster/row_count"] = dg.MetadataValue.int(rows)
     if report := made.stage.report:
         seconds = wall_s(root, report)
         shown["wall_s"] = dg.MetadataValue.text("restored") if seconds is None else dg.MetadataValue.float(seconds)
         shown["report"] = dg.MetadataValue.path(str(root / report))
-        if out in PAGES and (page := (root / report).with_name(PAGES[out])).is_file():
-            shown["page"] = dg.MetadataValue.url(page.as_uri())
-    return shown | figures(read_report(root, made.stage.report))
+        if out in PAGES:  # there, or soon: a later stage may draw it
+            shown["page"] = page_link(root, (root / report).with_name(PAGES[out]))
+    if out == made.stage.outs[0].key:
+        shown |= figures(read_report(root, made.stage.report), made.stage.name)
+    return shown
 
 
-def figures(report: Mapping[str, Any], prefix: str = "") -> dict[str, dg.MetadataValue]:
-    """{"rows": 3, "dropped": {"late": 1}} -> rows, dropped.late; an object of objects becomes a table too."""
+def page_link(root: Path, page: Path) -> dg.MetadataValue:
+    """A link to a page of reports/, which opens where `make ui` serves them."""
+    served = os.environ.get(SERVED_AT)
+    reports = root / "reports"
+    return dg.MetadataValue.url(
+        f"{served.rstrip('/')}/{page.relative_to(reports).as_posix()}" if served else page.absolute().as_uri()
+    )
+
+
+def figures(report: Mapping[str, Any], stage: str = "") -> dict[str, dg.MetadataValue]:
+    """A report's own numbers and sentences; objects as tables, unless they are large; a picture where there is one."""
     shown: dict[str, dg.MetadataValue] = {}
     for key, value in report.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value and all(isinstance(row, Mapping) for row in value.values()):
-            shown[name] = dg.MetadataValue.md(table(value))
-            if sum(map(len, value.values())) <= PLOTTED:
-                shown |= figures(value, f"{name}.")
-        elif isinstance(value, Mapping):
-            shown |= figures(value, f"{name}.")
-        elif isinstance(value, bool):
-            shown[name] = dg.MetadataValue.bool(value)
-        elif isinstance(value, int):
-            shown[name] = dg.MetadataValue.int(value)
-        elif isinstance(value, float):
-            shown[name] = dg.MetadataValue.float(value)
-        elif isinstance(value, str) and value:
-            shown[name] = dg.MetadataValue.text(value)
-        elif isinstance(value, list) and value and all(isinstance(line, str) for line in value):
-            shown[name] = dg.MetadataValue.md("\n".join(f"- {line}" for line in value))
-        elif value:
-            shown[name] = dg.MetadataValue.md(f"```json\n{json.dumps(value, ensure_ascii=False, indent=1)}\n```")
-    return shown
+        if (told := _value(key, value, COMPARED.get(stage, ()))) is not None:
+            shown[key] = told
+    for key, value in flat(report):
+        if "." in key and (told := _value(key, value, ())) and _is_plotted(key, stage, f".{report.get('served')}."):
+            shown[key] = told
+    return {**shown, **_pictures(report, stage)}
+
+
+def _is_plotted(key: str, stage: str, served: str) -> bool:
+    """Of what DVC compares of every model, only the served one's; the others stand in the table."""
+    matched = [pattern for pattern in COMPARED.get(stage, ()) if fnmatchcase(key, pattern)]
+    return any("*" not in pattern or served in key for pattern in matched)
+
+
+def _value(key: str, value: Any, compared: tuple[str, ...]) -> dg.MetadataValue | None:
+    """One entry of a report; None for what has nothing to show, or too much."""
+    if isinstance(value, bool):
+        return dg.MetadataValue.bool(value)
+    if isinstance(value, int):
+        return dg.MetadataValue.int(value)
+    if isinstance(value, float):
+        return dg.MetadataValue.float(value)
+    if isinstance(value, str) and value:
+        return dg.MetadataValue.text(value)
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        return dg.MetadataValue.md("\n".join(f"- {line}" for line in value))
+    if not isinstance(value, Mapping) or not value:
+        return None
+    if all(isinstance(row, Mapping) for row in value.values()):
+        wanted = [pattern.rpartition(".")[2] for pattern in compared if pattern.startswith(f"{key}.")]
+        rows = {name: _only(row, wanted) for name, row in value.items()}
+        return dg.MetadataValue.md(table(rows)) if sum(map(len, rows.values())) <= LARGEST else None
+    plain = {name: each for name, each in value.items() if not isinstance(each, Mapping)}
+    if len(plain) <= SHORT:
+        line = "; ".join(f"{name}: {_cell(each)}" for name, each in plain.items() if each is not None)
+        return dg.MetadataValue.text(line) if line else None
+    rows = {name: {key: each} for name, each in plain.items()}
+    return dg.MetadataValue.md(table(rows)) if len(rows) <= LARGEST // 2 else None
+
+
+def _only(row: Mapping[str, Any], wanted: list[str]) -> Mapping[str, Any]:
+    return {name: row[name] for name in wanted if name in row} or row
+
+
+def _pictures(report: Mapping[str, Any], stage: str) -> dict[str, dg.MetadataValue]:
+    if stage == "validate" and report.get("partitions"):
+        return {"rows by partition": dg.MetadataValue.md(bars("Rows by partition", report["partitions"]))}
+    if stage == "evaluate" and report.get("models"):
+        aucs = {name: row["auc"] for name, row in report["models"].items() if row.get("auc") is not None}
+        return {"AUC by model": dg.MetadataValue.md(bars("AUC by model", aucs, [str(report.get("served"))]))}
+    return {}
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -75,5 +142,9 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_cell, value))
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    text = f"{value:,}" if type(value) is int else str(value)
     return text.replace("|", "\\|").replace("\n", " ")

@@ -35,6 +35,11 @@ class Stage:
         """`features` of `exec python -m features.stages.ingest`."""
         return self.cmd.split()[-1].partition(".")[0]
 
+    @property
+    def module(self) -> str:
+        """The file that its command runs, from the repository's root: `features/stages/ingest.py`."""
+        return f"{self.cmd.split()[-1].replace('.', '/')}.py"
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -74,12 +79,16 @@ def read_graph(root: Path) -> Graph:
 
 
 def _load(root: Path) -> list[Stage]:
+    from dvc.dvcfile import ProjectFile
     from dvc.repo import Repo  # half a second that a plain import of this module should not cost
+    from dvc.stage.loader import StageLoader
     from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
     try:
         with Repo(str(root)) as repo:
-            return [_read_stage(root, stage) for stage in repo.stage.load_all(str(root / "dvc.yaml"))]
+            file = ProjectFile(repo, str(root / "dvc.yaml"))
+            stages = StageLoader(file, file.contents)  # without dvc.lock, whose parsing takes as long as all the rest
+            return [_read_stage(root, stages[name]) for name in stages]
     except (YAMLSyntaxError, YAMLValidationError) as error:  # DVC is writing dvc.lock, or a merge left its marks
         raise LockBusy(
             f"{' '.join(str(error).split())}. If nothing writes there now, mend it or `git checkout` it"

@@ -1,4 +1,4 @@
-"""`make promote` and `make rollback` as Dagster jobs: what is compared, and why or why not, is their log."""
+"""`make promote` and `make rollback` as Dagster jobs, and promotion as the last asset: the champion that is served."""
 
 import sys
 from collections.abc import Sequence
@@ -6,10 +6,18 @@ from pathlib import Path
 
 import dagster as dg
 
-from orchestration.commands import build_job
+from orchestration.assets import POOL
+from orchestration.commands import build_job, run_command
+from orchestration.figures import figures, read_report
+from orchestration.graph import Out, Stage, read_graph
+from orchestration.labels import owners_of
 
 PROMOTE = (sys.executable, "-m", "serving.promote")
 ROLLBACK = (sys.executable, "-m", "serving.rollback")
+BUNDLE = "bundle"
+CHAMPION = dg.AssetKey("champion")
+ABOUT = """The bundle that `make serve` serves. To materialize it compares the newest bundle with it on the newest
+requests; the better one is champion from then on. Not to promote is no failure: the reason is in `reason`."""
 
 
 def build_promote(root: Path, command: Sequence[str] = PROMOTE) -> dg.JobDefinition:
@@ -34,3 +42,41 @@ def build_rollback(root: Path, command: Sequence[str] = ROLLBACK) -> dg.JobDefin
         does="Withdraws the champion and puts the former one in its place.",
         description="The former champion comes back; what is withdrawn is promoted again by force alone.",
     )
+
+
+def build_champion(root: Path, stage: Stage, command: Sequence[str] = PROMOTE) -> dg.AssetsDefinition:
+    """The champion as an asset after the bundle; stage: the one that makes the bundle."""
+
+    @dg.multi_asset(
+        name="crown_champion",
+        description="Runs `make promote`.",
+        specs=[
+            dg.AssetSpec(
+                CHAMPION,
+                deps=[BUNDLE],
+                description=ABOUT,
+                group_name=stage.package,
+                kinds={"bentoml", "pytorch"},
+                owners=owners_of(stage.package),
+                tags={"stage": "promote"},
+            )
+        ],
+        pool=POOL,
+    )
+    def crown_champion(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        run_command(context, "promote", command, root)
+        bundle = next(out for out in read_graph(root).outs if out.key == BUNDLE)
+        report = read_report(root, f"reports/{_source(bundle)}/promotion.json")
+        served = report.get("candidate" if report.get("promoted") else "champion") or {}
+        version = served.get("model_version")
+        return dg.MaterializeResult(
+            asset_key=CHAMPION,
+            metadata=figures(report),
+            data_version=dg.DataVersion(str(version)) if version else None,
+        )
+
+    return crown_champion
+
+
+def _source(bundle: Out) -> str:
+    return Path(bundle.path).parent.name

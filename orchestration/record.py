@@ -8,24 +8,20 @@ from collections.abc import Collection
 
 import dagster as dg
 from dagster import AssetKey
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluation,
-    AssetCheckEvaluationTargetMaterializationData,
-)
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    NULL_EVENT_POINTER,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
-)
-from dagster._core.event_api import EventLogRecord
-from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from orchestration.checks import Check, checks_of, judge
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph
+from orchestration.internals import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    NULL_EVENT_POINTER,
+    AssetCheckEvaluationTargetMaterializationData,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from orchestration.partitions import ASSET, record_partitions
 from orchestration.versions import Made, observe, read_made
 
 
@@ -39,7 +35,7 @@ def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None
     for made in read_made(graph):
         if made.stage.name != but:
             told += _record_stage(instance, graph, made, mended)
-    return told
+    return told + [f"{ASSET.to_user_string()} {name}" for name in record_partitions(instance, graph)]
 
 
 def failed(instance: dg.DagsterInstance, graph: Graph) -> set[str]:
@@ -50,7 +46,7 @@ def failed(instance: dg.DagsterInstance, graph: Graph) -> set[str]:
         made_by = entry.last_materialization.run_id if entry.last_materialization else None
         if entry.last_run_id and entry.last_run_id != made_by:
             run = instance.get_run_by_id(entry.last_run_id)
-            if run is not None and run.status == DagsterRunStatus.FAILURE:
+            if run is not None and run.status == dg.DagsterRunStatus.FAILURE:
                 shown.add(entry.asset_key.to_user_string())
     return shown
 
@@ -108,11 +104,11 @@ def _record_check(instance: dg.DagsterInstance, graph: Graph, made: Made, check:
     assert event is not None
     verdict = judge(check, read_report(graph.root, made.stage.report))
     instance.report_runless_asset_event(
-        AssetCheckEvaluation(
+        dg.AssetCheckEvaluation(
             asset_key=AssetKey(check.out),
             check_name=check.name,
             passed=verdict.passed,
-            metadata={},
+            metadata=verdict.figures,
             description=verdict.description,
             severity=dg.AssetCheckSeverity.WARN if verdict.warns else dg.AssetCheckSeverity.ERROR,
             blocking=check.blocking,
@@ -123,17 +119,17 @@ def _record_check(instance: dg.DagsterInstance, graph: Graph, made: Made, check:
     )
 
 
-def _is_known(event: EventLogRecord, made: Made, version: str) -> bool:
+def _is_known(event: dg.EventLogRecord, made: Made, version: str) -> bool:
     tags = event.event_log_entry.tags or {}
     inputs = {get_input_data_version_tag(AssetKey.from_user_string(name)): was for name, was in made.inputs.items()}
     wanted = {DATA_VERSION_TAG: version, CODE_VERSION_TAG: made.cmd, **inputs}
     return all(tags.get(tag) == value for tag, value in wanted.items())
 
 
-def _latest(instance: dg.DagsterInstance, name: str) -> EventLogRecord | None:
+def _latest(instance: dg.DagsterInstance, name: str) -> dg.EventLogRecord | None:
     is_observed = name.startswith(("params/", "code/"))
     return instance.get_latest_data_version_record(AssetKey.from_user_string(name), is_source=is_observed)
 
 
-def _version(event: EventLogRecord | None) -> str | None:
+def _version(event: dg.EventLogRecord | None) -> str | None:
     return (event.event_log_entry.tags or {}).get(DATA_VERSION_TAG) if event else None

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
-from dagster import DagsterRunStatus, RunsFilter
-from dagster._core.storage.dagster_run import DagsterRun
+from dagster import DagsterRun, DagsterRunStatus, RunsFilter
 
 from orchestration.attempt import restore
 

@@ -1,17 +1,26 @@
-"""A sensor on dvc.lock and the working files: within seconds Dagster shows what `dvc repro` made or a person edited."""
+"""Sensors: on dvc.lock and the working files, so that within seconds Dagster shows what `dvc repro` made or a person
+edited; on the log's files; and the one that runs what is no longer up to date. The last two start work: off at first.
+"""
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import dagster as dg
 
+from contracts.params import PARAMS, read_params
 from orchestration.dvc_lock import LockBusy
 from orchestration.graph import read_graph
-from orchestration.record import failed, record
+from orchestration.internals import AssetJob
+from orchestration.record import current, failed, record
 from orchestration.versions import observe, read_made
 
 INTERVAL_S = 15
+STARTS_WORK_S = 60
+"""How often it is looked whether there is something to run."""
+SETTLED_S = 30
+"""A file of the log that was written to so lately may not be whole yet."""
 
 
 def build_sensor(root: Path) -> dg.SensorDefinition:
@@ -38,3 +47,53 @@ def build_sensor(root: Path) -> dg.SensorDefinition:
         return dg.SkipReason(f"told Dagster of {', '.join(told)}" if told else "Dagster knew it all")
 
     return dvc_lock
+
+
+def build_new_files(root: Path, job: AssetJob) -> dg.SensorDefinition:
+    """The sensor that runs the pipeline when files of the log come, go or change; off until switched on."""
+
+    @dg.sensor(
+        name="new_files",
+        description="Runs the pipeline when a file in source.path comes, goes or changes and nobody has written "
+        f"there for {SETTLED_S} s. Off until switched on here. `out_of_date` looks at parameters and code too: one is "
+        "enough.",
+        job=job,
+        minimum_interval_seconds=STARTS_WORK_S,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+    )
+    def new_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        path = root / str(read_params(root / PARAMS)["source"]["path"])
+        files = sorted(each for each in ([path] if path.is_file() else path.rglob("*")) if each.is_file())
+        seen = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
+        if not seen:
+            return dg.SkipReason(f"there is no file in {path}")
+        if time.time() - max(written for *_, written in seen) / 1e9 < SETTLED_S:
+            return dg.SkipReason(f"{path} is being written to")
+        cursor = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+        if cursor == context.cursor:
+            return dg.SkipReason(f"no new file in {path}")
+        first = context.cursor is None
+        context.update_cursor(cursor)
+        if first and _is_read(root):
+            return dg.SkipReason(f"the pipeline has read the {len(seen):,} files of {path}")
+        return dg.RunRequest(run_key=cursor, tags={"new files": str(path)})
+
+    return new_files
+
+
+def build_out_of_date(selection: dg.AssetSelection) -> dg.AutomationConditionSensorDefinition:
+    """Declarative automation of all that has a condition; off until switched on."""
+    return dg.AutomationConditionSensorDefinition(
+        "out_of_date",
+        target=selection,
+        description="Runs whatever depends on what changed: files of the log, parameters, code. What comes out the "
+        "same, DVC skips. Off until switched on here.",
+        minimum_interval_seconds=STARTS_WORK_S,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+    )
+
+
+def _is_read(root: Path) -> bool:
+    """Whether the first stage's outputs are of the files as they are."""
+    graph = read_graph(root)
+    return graph.stages[0].outs[0].key in current(graph)

@@ -133,7 +133,10 @@ def _read_once(path: Path) -> Mapping[str, Any]:
     try:
         read = YAML(typ="safe").load(text)
     except YAMLError as error:
-        raise LockBusy(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise LockBusy(
+            f"{path.name} cannot be read: {said}. If nothing writes there now, mend it or `git checkout` it"
+        ) from error
     if not isinstance(read, Mapping):
         raise LockBusy(f"{path.name} cannot be read: it holds no keys")
     return read

@@ -27,6 +27,11 @@ FAILURES = """query($r: ID!) {logsForRun(runId: $r) {... on EventConnection{even
 __typename ... on ExecutionStepFailureEvent{stepKey message error{message}}}}}}"""
 
 
+PARTITIONS = """{assetNodeOrError(assetKey: {path: ["partition_quality"]}) {... on AssetNode{partitionKeys}}}"""
+BACKFILLS = "{partitionBackfillsOrError {... on PartitionBackfills{results{status numPartitions}}}}"
+RUNS = "{runsOrError {... on Runs{results{status tags{key} assetMaterializations{partition}}}}}"
+
+
 class Dagster:
     """The running web server."""
 
@@ -79,6 +84,10 @@ class Dagster:
         """QUEUED, STARTED, SUCCESS, ..."""
         return self.ask(STATUS, r=run_id)["runOrError"]["status"]
 
+    def backfills(self) -> list[str]:
+        """How all backfills stand."""
+        return [each["status"] for each in self.ask(BACKFILLS)["partitionBackfillsOrError"]["results"]]
+
     def failures(self, run_id: str) -> list[Any]:
         """What the failed steps of a run say."""
         events = self.ask(FAILURES, r=run_id)["logsForRun"]["events"]
@@ -121,6 +130,12 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
+@pytest.fixture
+def days(dagster: Dagster) -> list[str]:
+    """The partitions of the small log, as Dagster knows them once validate has run."""
+    return dagster.ask(PARTITIONS)["assetNodeOrError"]["partitionKeys"]
+
+
 def test_everything_launched_there_makes_what_make_run_makes_and_dvc_has_nothing_to_do(
     dagster: Dagster, house: Path, made: Path
 ) -> None:
@@ -132,8 +147,8 @@ def test_everything_launched_there_makes_what_make_run_makes_and_dvc_has_nothing
 def test_a_parameter_of_the_launchpad_changes_the_asset(dagster: Dagster, house: Path) -> None:
     before = (house / "reports/simulator/audit.json").read_text()
     wanted = load_params(house / "params.yaml")["audit"].min_session_events + 2
-    config = {"ops": {"audit": {"config": {"params": {"audit": {"min_session_events": wanted}}}}}}
-    dagster.ends(dagster.launch("everything", config, "shift_audit"))
+    config = {"ops": {"audit": {"config": {"audit": {"min_session_events": wanted}}}}}
+    dagster.ends(dagster.launch("everything", config, "shift_audit", "shift_page"))
     assert load_params(house / "params.yaml")["audit"].min_session_events == wanted
     assert (house / "reports/simulator/audit.json").read_text() != before
 
@@ -149,6 +164,63 @@ def test_the_page_shows_the_assets_materialized_and_no_error(dagster: Dagster, p
     page.goto(f"{dagster.url}/deployment/locations")
     page.get_by_text("Loaded", exact=True).first.wait_for(timeout=60_000)
     assert not errors
+
+
+def test_a_parameter_of_the_wrong_type_is_refused_before_a_run_begins(dagster: Dagster) -> None:
+    config = {"ops": {"audit": {"config": {"audit": {"num_draws": "many"}}}}}
+    selector = {**dagster.place, "jobName": "everything"}
+    done = dagster.ask(LAUNCH, p={"selector": selector, "runConfigData": config})["launchRun"]
+    assert done["__typename"] == "RunConfigValidationInvalid"
+    assert "num_draws" in done["errors"][0]["message"]
+
+
+def test_the_graph_shows_every_group(dagster: Dagster, page: Page) -> None:
+    page.goto(f"{dagster.url}/asset-groups")
+    for group in ("features", "training", "serving"):
+        page.get_by_text(group, exact=True).last.wait_for(timeout=60_000)
+
+
+def test_a_partition_shows_its_picture_and_a_link_that_opens(dagster: Dagster, page: Page, days: list[str]) -> None:
+    page.goto(f"{dagster.url}/assets/partition_quality?view=partitions&partition={days[1]}")
+    picture = page.locator("img[alt='Valid rows by partition']")
+    picture.wait_for(timeout=60_000)
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
+    link = page.get_by_role("link", name="quality.html").first.get_attribute("href")
+    assert link is not None
+    answer = httpx.get(link)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert httpx.get(link, headers={"Host": "elsewhere.example"}).status_code == 421
+    assert httpx.get(link.replace("quality.html", "ingest.json")).status_code == 404
+
+
+def test_a_failed_check_says_why(dagster: Dagster, page: Page) -> None:
+    """The small pipeline is too small for a verdict, which is a check that did not pass."""
+    page.goto(f"{dagster.url}/assets/metrics?view=checks")
+    page.get_by_text("model_is_good_enough").first.wait_for(timeout=60_000)
+    page.get_by_text("model_is_good_enough").first.click()
+    page.get_by_text("not judged:").first.wait_for(timeout=60_000)
+
+
+def test_a_backfill_of_three_partitions_from_the_page_is_one_run(
+    dagster: Dagster, page: Page, days: list[str], house: Path
+) -> None:
+    page.goto(f"{dagster.url}/assets/partition_quality?view=partitions&partition={days[1]}")
+    page.get_by_role("button", name="Materialize").first.click(timeout=60_000)
+    dialog = page.get_by_role("dialog")
+    dialog.locator("span").filter(has_text=days[1]).last.click(timeout=60_000)
+    for day in days[2:4]:
+        page.locator("label").filter(has_text=day).click()
+    page.keyboard.press("Escape")
+    dialog.get_by_text("3 partitions").wait_for()
+    dialog.get_by_text("Backfills all partitions in a single run.").wait_for()
+    page.get_by_role("button", name="Launch backfill").click()
+    dagster.program.until(lambda: dagster.backfills() == ["COMPLETED_SUCCESS"], 300, every_s=1)
+    runs = dagster.ask(RUNS)["runsOrError"]["results"]
+    (run,) = [each for each in runs if "dagster/backfill" in {tag["key"] for tag in each["tags"]}]
+    assert run["status"] == "SUCCESS"
+    assert [each["partition"] for each in run["assetMaterializations"]] == days[1:4]
+    assert "up to date" in typed(house, "dvc status validate").stdout
 
 
 def test_live_events_are_sealed_there(dagster: Dagster) -> None:

@@ -1,22 +1,27 @@
 """Reports become Dagster metadata, and checks judge what reports say."""
 
+import re
 from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
 
 from orchestration.checks import CHECKS, EXPECTATIONS, JUDGED, Check, checks_of, judge
-from orchestration.figures import PLOTTED, figures, table
+from orchestration.figures import LARGEST, figures, table
+from orchestration.plots import BLUE, GROUND, ORANGE
 
 
 def _check(name: str, out: str) -> Check:
     return next(check for check in CHECKS if (check.out, check.name) == (out, name))
 
 
-def test_numbers_stay_numbers_and_nested_objects_flatten() -> None:
+def test_numbers_stay_numbers_and_a_small_object_is_a_line() -> None:
     shown = figures({"rows": 3, "share": 0.5, "ok": True, "dropped": {"late": 1}, "note": "n", "none": None, "no": {}})
     assert {key: value.value for key, value in shown.items()} == {
         "rows": 3,
         "share": 0.5,
         "ok": True,
-        "dropped.late": 1,
+        "dropped": "late: 1",
         "note": "n",
     }
 
@@ -31,17 +36,26 @@ def test_an_object_of_objects_is_a_table() -> None:
     ]
 
 
-def test_a_small_table_is_plotted_number_by_number_and_a_large_one_is_not() -> None:
-    small = {"models": {"mos": {"auc": 0.7}}}
-    large = {"slices": {str(row): {"auc": 0.5} for row in range(PLOTTED + 1)}}
-    assert set(figures(small)) == {"models", "models.mos.auc"}
-    assert set(figures(large)) == {"slices"}
+def test_a_large_table_is_left_in_the_report() -> None:
+    large = {"slices": {str(row): {"auc": 0.5} for row in range(LARGEST + 1)}}
+    assert set(figures({"models": {"mos": {"auc": 0.7}}})) == {"models"}
+    assert not figures(large)
 
 
-def test_lists_of_words_are_bullets_and_other_lists_are_json() -> None:
+def test_of_all_models_the_table_shows_what_dvc_compares_and_the_served_one_is_plotted_over_time() -> None:
+    models = {name: {"auc": auc, "gauc": 0.1} for name, auc in (("mos", 0.75), ("din", 0.5))}
+    shown = figures({"models": models, "served": "mos"}, "evaluate")
+    assert "gauc" not in str(shown["models"].value).replace("iauc", "")
+    assert shown["models.mos.auc"].value == 0.75
+    assert "models.din.auc" not in shown
+    picture = unquote(str(shown["AUC by model"].value))
+    heights = {colour: GROUND - int(top) for top, colour in re.findall(r"V(\d+)' stroke='(\S+)'", picture)}
+    assert heights[BLUE] / heights[ORANGE] == pytest.approx(0.5 / 0.75, abs=0.02)
+
+
+def test_lists_of_words_are_bullets_and_what_nobody_reads_is_left_out() -> None:
     assert figures({"reasons": ["too low", "too few"]})["reasons"].value == "- too low\n- too few"
-    assert "json" in str(figures({"windows": [1, 2]})["windows"].value)
-    assert figures({"reasons": []}) == {}
+    assert figures({"reasons": [], "windows": [1, 2]}) == {}
 
 
 def test_a_group_of_expectations_that_validate_has_not_judged_yet_warns_and_says_so(tmp_path: Path) -> None:
@@ -52,6 +66,19 @@ def test_a_group_of_expectations_that_validate_has_not_judged_yet_warns_and_says
     verdict = judge(check, {"expectations": {"volume": {}}})
     assert (verdict.passed, verdict.warns) == (False, True)
     assert "not judged" in verdict.description
+
+
+def test_a_group_of_expectations_says_its_counts_and_what_failed(tmp_path: Path) -> None:
+    file = tmp_path / EXPECTATIONS
+    file.parent.mkdir(parents=True)
+    file.write_text("bots: [{}]\n")
+    (check,) = [each for each in checks_of(tmp_path, JUDGED) if each.name == "expectations_bots"]
+    told = {"num": 4, "critical": 0, "warning": 1, "held_back": {"late": 5, "early": 2}, "failed": ["too many clicks"]}
+    verdict = judge(check, {"expectations": {"bots": told}})
+    assert (verdict.passed, verdict.warns) == (False, True)
+    assert "too many clicks" in verdict.description
+    assert verdict.figures == {"expectations": 4, "critical": 0, "warnings": 1, "rows that break a rule": 7}
+    assert not judge(check, {"expectations": {"bots": {**told, "critical": 1}}}).warns
 
 
 def test_rows_that_do_not_add_up_fail() -> None:

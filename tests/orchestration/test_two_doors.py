@@ -16,7 +16,7 @@ from dagster._core.definitions.asset_health.asset_materialization_health import 
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.test_utils import instance_for_test
 
-from orchestration import dvc_lock
+from orchestration import assets, dvc_lock
 from orchestration.definitions import build_definitions
 from tests.orchestration.conftest import Toy
 from tests.orchestration.test_doors import Door
@@ -111,6 +111,10 @@ def failure_of(run: dg.ExecuteInProcessResult) -> str:
     return str(failed.user_failure_data.description)
 
 
+def retries(run: dg.ExecuteInProcessResult) -> int:
+    return sum(event.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY for event in run.all_events)
+
+
 @pytest.mark.parametrize("script", [HOLD_REPOSITORY, HOLD_PATH], ids=["repository", "path"])
 def test_an_asset_waits_for_another_dvc_command_and_says_for_whom(made_toy: Toy, door: Door, script: str) -> None:
     made_toy.set(audit__min_session_events=4)
@@ -148,13 +152,23 @@ def test_a_dvc_command_that_comes_between_two_stages_is_waited_for(made_toy: Toy
     assert "3 of 3 stages ran" in told.read_text()
 
 
-def test_a_lock_file_that_stays_unreadable_is_one_sentence(
+def test_a_lock_file_that_stays_unreadable_is_tried_again_and_then_one_sentence(
     made_toy: Toy, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dvc_lock, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(assets, "RETRY", dg.RetryPolicy(max_retries=2, delay=0.1))
+    patient = Door(made_toy.root, door.instance)
     (made_toy.root / "dvc.lock").write_text("<<<<<<< ours\nstages:\n")
-    assert "git checkout" in failure_of(door.materialize("totals"))
-    assert "dvc.lock" in door.tick()
+    run = patient.materialize("totals")
+    assert "git checkout" in failure_of(run)
+    assert retries(run) == 2
+    assert "dvc.lock" in patient.tick()
+
+
+def test_what_would_fail_again_is_not_tried_again(made_toy: Toy, door: Door) -> None:
+    made_toy.set(audit__min_session_events=13)
+    assert retries(door.materialize("totals")) == 0
+    assert retries(door.materialize("totals", params={"audit.min_events": 5})) == 0
 
 
 def test_a_lock_file_that_is_being_written_is_waited_for(made_toy: Toy, door: Door) -> None:

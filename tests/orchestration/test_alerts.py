@@ -1,0 +1,158 @@
+"""A failed run and a failed check are told to the address and to the command of params.yaml, once."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import instance_for_test
+
+from orchestration.alerts import NOBODY, send
+from tests.orchestration.conftest import Toy
+from tests.orchestration.test_doors import Door
+
+pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
+    "ignore::dagster.PreviewWarning",
+    "ignore::dagster.BetaWarning",
+    "ignore::DeprecationWarning",
+)
+KEEP = "import sys; open(sys.argv[1], 'a').write(sys.stdin.read() + chr(10))"
+
+
+class Inbox:
+    """A server that keeps what is posted to it."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        inbox = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                assert self.headers["Content-Type"] == "application/json"
+                inbox.got.append(json.loads(body) | {"path": self.path})
+                self.send_response(500 if self.path == "/broken" else 200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    inbox = Inbox()
+    thread = threading.Thread(target=inbox.server.serve_forever)
+    thread.start()
+    yield inbox
+    inbox.server.shutdown()
+    thread.join()
+    inbox.server.server_close()
+
+
+class Alerted(Door):
+    """The door with its sensors that tell."""
+
+    checked: str | None = None
+
+    def _sensor(self, name: str) -> Any:
+        return next(each for each in self.definitions.sensors or [] if each.name == name)
+
+    def of_checks(self) -> str:
+        """One tick of the sensor on checks; what it says."""
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.checked)
+        said = self._sensor("alert_failed_check")(context)
+        self.checked = context.cursor
+        return str(said.skip_message)
+
+    def of_run(self, run: dg.ExecuteInProcessResult) -> str:
+        """What the sensor on runs says of a failed one."""
+        context = dg.build_run_status_sensor_context(
+            "alert_failed_run", run.get_run_failure_event(), self.instance, run.dagster_run
+        ).for_run_failure()
+        return str(self._sensor("alert_failed_run")(context).skip_message)
+
+
+@pytest.fixture
+def door(toy: Toy) -> Iterator[Alerted]:
+    with instance_for_test() as instance:
+        yield Alerted(toy.root, instance)
+
+
+def test_a_failed_run_is_told_with_its_reason_to_both(
+    made_toy: Toy, door: Alerted, inbox: Inbox, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.jsonl"
+    made_toy.set(audit__min_session_events=13)
+    made_toy.set(alerts__webhook=f"{inbox.address}/hook", alerts__command=[sys.executable, "-c", KEEP, str(kept)])
+    failed = door.materialize("totals")
+    assert door.of_run(failed) == "told alerts.webhook, alerts.command"
+    (message,) = inbox.got
+    assert message["path"] == "/hook"
+    assert "min_session_events is 13, the limit is 12" in message["reason"]
+    assert (message["what"], message["name"], message["run_id"]) == ("run", "everything", failed.run_id)
+    assert json.loads(kept.read_text()) | {"path": "/hook"} == message
+
+
+def test_a_failed_check_is_told_once_and_again_when_it_failed_anew(made_toy: Toy, door: Alerted, inbox: Inbox) -> None:
+    made_toy.set(serve__clock="now", alerts__webhook=inbox.address)
+    made_toy.dvc("repro")
+    door.tick()
+    assert "metrics:model_is_good_enough: told" in door.of_checks()
+    assert door.of_checks() == "no check has failed since"
+    (message,) = inbox.got
+    assert (message["what"], message["severity"]) == ("check", "ERROR")
+    assert "the clock" in message["text"]
+    assert not door.materialize("metrics").success
+    assert "told" in door.of_checks()
+    made_toy.set(serve__clock="log_end")
+    assert door.materialize("metrics").success
+    assert door.of_checks() == "no check has failed since"
+    assert len(inbox.got) == 2
+
+
+def test_where_nobody_is_named_nothing_is_sent_and_the_sensor_says_so(made_toy: Toy, door: Alerted) -> None:
+    made_toy.set(serve__clock="now")
+    made_toy.dvc("repro")
+    door.tick()
+    assert door.of_checks() == f"metrics:model_is_good_enough: {NOBODY}"
+
+
+def test_a_message_that_does_not_arrive_is_an_error_of_the_sensor_and_is_sent_again(
+    made_toy: Toy, door: Alerted, inbox: Inbox
+) -> None:
+    made_toy.set(serve__clock="now", alerts__webhook=f"{inbox.address}/broken")
+    made_toy.dvc("repro")
+    door.tick()
+    with pytest.raises(Exception, match="500"):
+        door.of_checks()
+    made_toy.set(alerts__webhook=f"{inbox.address}/mended")
+    assert "told" in door.of_checks()
+
+
+def test_a_secret_of_the_address_may_stand_in_the_environment(
+    toy: Toy, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", "s3cret")
+    toy.set(alerts__webhook=f"{inbox.address}/$HOOK")
+    assert send(toy.root, {"text": "é"}) == ["alerts.webhook"]
+    assert (inbox.got[0]["path"], inbox.got[0]["text"]) == ("/s3cret", "é")
+
+
+def test_a_command_that_fails_says_why(toy: Toy) -> None:
+    toy.set(alerts__command=[sys.executable, "-c", "import sys; sys.exit('no such channel')"])
+    with pytest.raises(RuntimeError, match="ended with 1: no such channel"):
+        send(toy.root, {"text": "x"})
+
+
+def test_alerts_make_no_stage_stale(made_toy: Toy, door: Alerted) -> None:
+    door.tick()
+    made_toy.set(alerts__webhook="http://127.0.0.1:1")
+    assert "up to date" in made_toy.dvc("status")
+    assert "nothing new" in door.tick()

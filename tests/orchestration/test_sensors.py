@@ -1,0 +1,91 @@
+"""What starts work by itself once it is switched on: new files, and whatever is out of date."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import instance_for_test
+
+from orchestration.sensors import SETTLED_S
+from tests.orchestration.conftest import Toy
+from tests.orchestration.test_doors import Door
+
+pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
+    "ignore::dagster.PreviewWarning",
+    "ignore::dagster.BetaWarning",
+    "ignore::DeprecationWarning",
+)
+
+
+@pytest.fixture
+def door(toy: Toy) -> Iterator[Door]:
+    with instance_for_test() as instance:
+        yield Door(toy.root, instance)
+
+
+class Watched:
+    """The sensor on the log's files, ticking."""
+
+    def __init__(self, door: Door) -> None:
+        (self.sensor,) = [each for each in door.definitions.sensors or [] if each.name == "new_files"]
+        self.instance, self.cursor = door.instance, None
+
+    def tick(self) -> str | None:
+        """What it says; the run key where it starts a run."""
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        said = self.sensor(context)  # type: ignore[operator]
+        self.cursor = context.cursor
+        return said.run_key if isinstance(said, dg.RunRequest) else f"- {said.skip_message}"
+
+
+def write(path: Path, text: str, age_s: float = SETTLED_S + 5) -> None:
+    path.write_text(text)
+    os.utime(path, (time.time() - age_s, time.time() - age_s))
+
+
+def test_a_new_file_that_is_whole_starts_one_run_and_no_second_one(made_toy: Toy, door: Door) -> None:
+    log = made_toy.root.parent / "log"
+    log.mkdir()
+    write(log / "1.csv", "a", age_s=500)
+    made_toy.set(source__path=str(log))
+    door = Door(made_toy.root, door.instance)
+    watched = Watched(door)
+    assert watched.tick() == f"- the pipeline has read the 1 files of {log}"
+    assert watched.tick() == f"- no new file in {log}"
+    write(log / "2.csv", "b", age_s=1)
+    assert watched.tick() == f"- {log} is being written to"
+    write(log / "2.csv", "b")
+    first = watched.tick()
+    assert first is not None
+    assert not first.startswith("- ")
+    assert watched.tick() == f"- no new file in {log}"
+    (log / "1.csv").unlink()
+    assert watched.tick() not in (None, first)
+
+
+def test_switched_on_before_the_first_run_it_runs(toy: Toy, door: Door) -> None:
+    log = toy.root.parent / "log"
+    log.mkdir()
+    toy.set(source__path=str(log))
+    watched = Watched(door)
+    assert watched.tick() == f"- there is no file in {log}"
+    write(log / "1.csv", "a")
+    assert not str(watched.tick()).startswith("- ")
+
+
+def test_what_depends_on_a_change_is_requested_and_nothing_else(made_toy: Toy, door: Door) -> None:
+    door.tick()
+    asked = dg.evaluate_automation_conditions(door.definitions, door.instance)
+    asked = dg.evaluate_automation_conditions(door.definitions, door.instance, cursor=asked.cursor)
+    assert asked.total_requested == 0
+    made_toy.set(audit__min_session_events=3)
+    door.tick()
+    asked = dg.evaluate_automation_conditions(door.definitions, door.instance, cursor=asked.cursor)
+    wanted = {result.key.to_user_string() for result in asked.results if not result.true_subset.is_empty}
+    assert wanted == {"totals", "metrics"}
+    assert door.materialize(*sorted(wanted)).success
+    asked = dg.evaluate_automation_conditions(door.definitions, door.instance, cursor=asked.cursor)
+    assert asked.total_requested == 0
