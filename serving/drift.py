@@ -18,7 +18,7 @@ from contracts.errors import InputError
 from contracts.publish import write_json
 from serving.answering.predictor import Predictor, context_of, open_here
 from serving.answering.requests import RankRequest, to_microseconds
-from serving.bundle.loaded import PROFILE, read_json
+from serving.bundle.loaded import PROFILE, read_json, reading
 from serving.watching.request_log import read_log
 from training.judging.profile import shares, stability
 
@@ -54,7 +54,12 @@ def read_profile(bundle: Path) -> dict[str, Any]:
     """The bundle's profile.json. Raises InputError where it was packaged before there was one."""
     if not (bundle / PROFILE).exists():
         raise InputError(f"{bundle} has no {PROFILE}: it was packaged by an older version. `make run` makes one.")
-    return read_json(bundle / PROFILE)
+    with reading(bundle / PROFILE):
+        told = read_json(bundle / PROFILE)
+        if any(len(each["shares"]) != len(each["cuts"]) + 1 for each in told["figures"].values()):
+            raise ValueError("a figure has not one share more than cuts")
+        int(told["num_requests"])
+    return told
 
 
 def drift(predictor: Predictor, lines: Iterable[dict[str, Any]], expected: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from serving.bundle.loaded import (
     GOLDEN,
     METRICS,
     MODEL,
+    PROFILE,
     SPEC,
     THEMES,
     VOCABULARY,
@@ -28,6 +29,7 @@ from serving.bundle.loaded import (
     weights_of,
 )
 from serving.bundle.manifest import MANIFEST, write_manifest
+from serving.drift import read_profile
 from tests.serving.conftest import Refusing
 
 pytestmark = [
@@ -39,6 +41,7 @@ WEIGHTS = weights_of("mos")
 READ = (WEIGHTS, MODEL, SPEC, VOCABULARY, THEMES, GOLDEN, METRICS, CATALOGUE, VECTORS, NEIGHBOURS)
 ITEMS = "items.item.weight"
 FOR_PEOPLE = ("DATA_DICTIONARY.md", "MODEL_CARD.md")
+FOR_DRIFT = PROFILE
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
@@ -67,7 +70,7 @@ def assert_said_in_a_line(error: InputError, name: str) -> None:
 
 
 def test_the_lists_of_this_test_name_every_file(bundle: Path) -> None:
-    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, MANIFEST}
+    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, FOR_DRIFT, MANIFEST}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -80,6 +83,16 @@ def test_whatever_a_file_became_is_said_in_a_line_that_names_it(bundle: Path, na
     with pytest.raises(InputError) as error:
         open_bundle(bundle)
     assert_said_in_a_line(error.value, name)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_whatever_the_profile_became_is_said_by_drift_alone(bundle: Path, damage: str) -> None:
+    (bundle / PROFILE).write_bytes(DAMAGE[damage]((bundle / PROFILE).read_bytes()))
+    hash_again(bundle)
+    open_bundle(bundle)
+    with pytest.raises(InputError) as error:
+        read_profile(bundle)
+    assert_said_in_a_line(error.value, PROFILE)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
