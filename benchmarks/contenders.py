@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from benchmarks.tracks import Part, Track
 from benchmarks.trees import Objective, Trees
 from contracts.errors import InputError
-from training.judging.baselines import fit_logistic, sigmoid
 from training.judging.measure import Scored, bootstrap_iauc, measure, with_interval
-from training.metrics import iauc
+from training.metrics import fit_logistic, iauc, sigmoid
 from training.requests.reader import Requests
 
 FIGURES = ("iauc", "gauc", "auc", "logloss")

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from benchmarks.contenders import Contender
 from benchmarks.tracks import Track
 from benchmarks.trees import FIXED, Trees
-from training.judging.baselines import sigmoid
 from training.judging.measure import Scored
+from training.metrics import sigmoid
 
 log = logging.getLogger("leitmotif")
 

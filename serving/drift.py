@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from contracts.errors import InputError
 from contracts.publish import write_json
@@ -29,7 +30,7 @@ MOST_REQUESTS = 2_000
 SHIFTED_EXIT = 3
 GOOD, WARNS, NOT_JUDGED = "good", "warns", ""
 ROUTE = "/rank"
-OF_REQUESTS = {"history_length", "history_age_h", "candidates"}
+NOT_TAKEN = "not a request that this bundle takes"
 
 Figures = dict[str, npt.NDArray[Any]]
 
@@ -65,18 +66,18 @@ def read_profile(bundle: Path) -> dict[str, Any]:
 def drift(predictor: Predictor, lines: Iterable[dict[str, Any]], expected: Mapping[str, Any]) -> dict[str, Any]:
     """drift.json. lines: of a request log. expected: the profile of the test requests."""
     left_out: Counter[str] = Counter()
-    kept = [line for line in lines if not _why_not(line, left_out)]
+    kept = [asked for line in lines if (asked := _asked(line, left_out)) is not None]
     if len(kept) > MOST_REQUESTS:
         left_out["more than are looked at, at even distances"] = len(kept) - MOST_REQUESTS
         kept = [kept[place] for place in np.linspace(0, len(kept) - 1, MOST_REQUESTS).round().astype(int)]
-    found = served_figures(predictor, kept)
-    figures = compare(expected, found, len(kept))
-    state, sentence = judge(figures, len(kept))
-    times = sorted(line["at"] for line in kept)
+    found, num = served_figures(predictor, kept, left_out)
+    figures = compare(expected, found, num)
+    state, sentence = judge(figures, num)
+    times = sorted(str(request.at) for request in kept)
     return {
         "log": predictor.bundle.manifest.source,
         "model_version": predictor.bundle.manifest.model_version,
-        "num_requests": len(kept),
+        "num_requests": num,
         "num_expected": expected["num_requests"],
         "from": times[0][:16].replace("T", " ") if times else None,
         "to": times[-1][:16].replace("T", " ") if times else None,
@@ -89,26 +90,31 @@ def drift(predictor: Predictor, lines: Iterable[dict[str, Any]], expected: Mappi
     }
 
 
-def served_figures(predictor: Predictor, lines: Sequence[dict[str, Any]]) -> Figures:
-    """The figures of profile.json, of these requests, as of their moments."""
-    names = predictor.bundle.scorer.spec.scalars
+def served_figures(
+    predictor: Predictor, requests: Sequence[RankRequest], left_out: Counter[str]
+) -> tuple[Figures, int]:
+    """The figures of profile.json, of these requests as of their moments, and of how many; the others are counted."""
+    spec = predictor.bundle.scorer.spec
     kept: dict[str, list[Any]] = {"score": [], "history_length": [], "history_age_h": [], "candidates": []}
-    scalars = [np.zeros((0, len(names)), np.float32)]
-    for line in lines:
-        request = RankRequest(**{**line["asked"], "at": line["at"], "k": None, "explain": False})
-        reply = predictor.answer(request).reply
-        at = to_microseconds(line["at"])
+    scalars = [np.zeros((0, len(spec.scalars)), np.float32)]
+    for request in requests:
+        try:
+            reply = predictor.answer(request).reply
+        except ValidationError:  # a limit has been lowered since
+            left_out[NOT_TAKEN] += 1
+            continue
+        at = to_microseconds(request.at)
         events = predictor.events(request.user_id, request.suppose, at)
         candidates = list(dict.fromkeys(request.candidates))
         scalars.append(predictor.scalars(request.user_id, events, candidates, at, context_of(request)))
         kept["score"].append([item.score for item in reply.items])
-        kept["history_length"].append([reply.history.length])
+        kept["history_length"].append([min(reply.history.length, spec.history_length)])
         newest = reply.history.newest_event_at
         kept["history_age_h"].append([] if newest is None else [(at - to_microseconds(newest)) / 3.6e9])
         kept["candidates"].append([len(candidates)])
     told: Figures = {name: np.concatenate([np.zeros(0), *map(np.asarray, parts)]) for name, parts in kept.items()}
     together = np.concatenate(scalars)
-    return told | {name: together[:, place] for place, name in enumerate(names)}
+    return told | {name: together[:, place] for place, name in enumerate(spec.scalars)}, len(scalars) - 1
 
 
 def compare(expected: Mapping[str, Any], found: Figures, num_requests: int) -> list[dict[str, Any]]:
@@ -160,20 +166,21 @@ def tell(told: Mapping[str, Any], reports: Path) -> int:
     return SHIFTED_EXIT if told["state"] == WARNS else 0
 
 
-def _why_not(line: Mapping[str, Any], left_out: Counter[str]) -> bool:
-    """Whether a line is left out, and counted."""
-    why = (
-        f"of {line['route']}: its candidates were retrieved, not shown by the log"
-        if line["route"] != ROUTE
-        else "while the store was away"
-        if line["store_away"]
-        else "of what was supposed"
-        if line["asked"].get("suppose")
-        else None
-    )
-    if why:
-        left_out[why] += 1
-    return why is not None
+def _asked(line: Any, left_out: Counter[str]) -> RankRequest | None:
+    """What a line asked, as of its moment; None where it is left out, and counted."""
+    try:
+        if line["route"] != ROUTE:
+            why = f"of {line['route']}: its candidates were retrieved, not shown by the log"
+        elif line["store_away"]:
+            why = "while the store was away"
+        elif line["asked"].get("suppose"):
+            why = "of what was supposed"
+        else:
+            return RankRequest(**{**line["asked"], "at": line["at"], "k": None, "explain": False})
+    except (ValidationError, LookupError, TypeError, AttributeError):
+        why = NOT_TAKEN
+    left_out[why] += 1
+    return None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from features.encoding.encode import FeatureSpec
 from features.encoding.item_codes import item_codes
 from features.terms.convention import is_click
 from features.terms.params import LabelParams, SplitParams
-from training.judging.baselines import fit_logistic, logistic, popularity, sigmoid
+from training.judging.baselines import logistic, popularity
 from training.judging.collapse import collapse_warnings, theme_use
 from training.judging.cost import cost_of, cpu_ms
 from training.judging.measure import (
@@ -47,7 +47,7 @@ from training.judging.standing import CANDIDATE, choose, standing, warnings
 from training.judging.tables import plain, write_metrics, write_predictions
 from training.judging.trees import is_installed, trees
 from training.judging.verdict import judge
-from training.metrics import normalised_mutual_information
+from training.metrics import fit_logistic, normalised_mutual_information, sigmoid
 from training.model.build import GRAPH_MODELS, Model, load_model
 from training.model.params import EvaluateParams, ModelParams
 from training.model.shape import ModelShape
@@ -136,16 +136,15 @@ def count(requests: Requests) -> dict[str, Any]:
 
 def figures(tested: Tested, served: Scored) -> dict[str, npt.NDArray[Any]]:
     """What drift is watched of: every scalar and the score of each candidate; of each request its history and list."""
-    requests, events = tested.requests, tested.events
+    requests, events, spec = tested.requests, tested.events, tested.dataset.spec
     known = requests.num_events > 0
     newest = events.occurred_at[requests.ends[known] - 1]
-    names = tested.dataset.spec.scalars
     return {
         "score": served.probability,
-        "history_length": requests.num_events,
+        "history_length": np.minimum(requests.num_events, spec.history_length),  # a store keeps no more than it must
         "history_age_h": (requests.at[known] - newest) / 3.6e9,
         "candidates": np.diff(requests.row_starts),
-        **{name: tested.dataset.scalars[:, place] for place, name in enumerate(names)},
+        **{name: tested.dataset.scalars[:, place] for place, name in enumerate(spec.scalars)},
     }
 
 

@@ -11,6 +11,10 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 NUM_CALIBRATION_BINS = 20
+NEWTON_STEPS = 30
+NEWTON_TOLERANCE = 1e-7  # of the largest step
+RIDGE = 1e-3  # keeps the fit finite where the classes are separated
+LOGIT_LIMIT = 30.0
 PROBABILITY_FLOOR = 1e-7
 
 
@@ -209,3 +213,28 @@ def _mean_over_runs(values: NDArray[np.float64], starts_here: NDArray[np.bool_])
     starts = np.flatnonzero(starts_here)
     lengths = np.diff(starts, append=len(values))
     return np.repeat(np.add.reduceat(values, starts) / lengths, lengths)
+
+
+def fit_logistic(features: Floats, labels: Floats, ridge: float = RIDGE) -> NDArray[np.float64]:
+    """[1 + K] intercept and slopes of P(click) = sigmoid(intercept + features @ slopes), by Newton's method.
+
+    features: [N], or [N, K] of about the same scale. ridge: half of its product with the squared weights is added to
+    the summed loss. Zeros of no rows.
+    """
+    x = np.column_stack([np.ones(len(features)), features]).astype(np.float64)
+    clicked = is_click(labels)
+    beta = np.zeros(x.shape[1])
+    for _ in range(NEWTON_STEPS if len(x) else 0):
+        p = sigmoid(x @ beta)
+        gradient = x.T @ (p - clicked) + ridge * beta
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(len(beta))
+        step = np.linalg.solve(hessian, gradient)
+        beta = beta - step
+        if np.abs(step).max() < NEWTON_TOLERANCE:
+            break
+    return beta
+
+
+def sigmoid(logits: Floats) -> NDArray[np.float64]:
+    """Probabilities, in double precision."""
+    return 1 / (1 + np.exp(-np.clip(np.asarray(logits, np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)))

@@ -21,6 +21,7 @@ from contracts.stage import Report, main
 from features.encoding.encode import FeatureSpec
 from features.terms.convention import is_click
 from features.terms.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
+from training.fitting.calibrate import calibrate
 from training.fitting.checkpoint import open_state
 from training.fitting.fit import Places, fit
 from training.fitting.memory import keep_freed_memory
@@ -73,6 +74,9 @@ def run(
     fitted = {name: fit_one(name, model, prepared, train, seed, places) for name in GRAPH_MODELS}
     if any(not all_finite(built) for built, _, _ in fitted.values()):
         shutil.rmtree(places.checkpoints)  # a run that goes on from there would end there again
+    elif train.calibrate:
+        for built, _, _ in fitted.values():
+            calibrate(built, prepared.validation)
     record = [measured for _, rows, _ in fitted.values() for measured in rows]
     report = _report(prepared, fitted)
     with publish(data, "weights", "training_record") as staging:

@@ -1,4 +1,4 @@
-"""A file and some users -> which of them it names, by what the file is: Parquet, SQLite, arrays of text, text.
+"""A file and some users -> which of them it names, by what the file is: Parquet, Arrow, SQLite, arrays of text, text.
 
 Columns are read a group of rows at a time, text a piece at a time; memory does not grow with the file.
 """
@@ -50,6 +50,7 @@ def _kind(path: Path) -> Callable[[Path, Wanted], Traces] | None:
         start = handle.read(SAMPLE)
     for magic, look in (
         (b"PAR1", _in_parquet),
+        (b"ARROW1", _in_arrow),
         (b"SQLite format 3\0", _in_sqlite),
         (b"\x93NUMPY", _in_arrays),
         (b"PK\x03\x04", _in_arrays),
@@ -94,6 +95,20 @@ def _in_parquet(path: Path, wanted: Wanted) -> Traces:
         if not names:
             return found
         for batch in file.iter_batches(BATCH_ROWS, columns=names):
+            for name in names:
+                found |= _in_column(name, _flat(batch.column(name)), wanted)
+            if found.named == wanted.user_ids:
+                break
+    return found
+
+
+def _in_arrow(path: Path, wanted: Wanted) -> Traces:
+    found = Traces()
+    with pa.OSFile(str(path)) as handle:
+        reader = pa.ipc.open_file(handle)
+        names = [field.name for field in reader.schema if _may_hold_ids(field)]
+        for place in range(reader.num_record_batches if names else 0):
+            batch = reader.get_batch(place)
             for name in names:
                 found |= _in_column(name, _flat(batch.column(name)), wanted)
             if found.named == wanted.user_ids:

@@ -113,13 +113,21 @@ class Piece:
         self._folder = folder
         batches = pq.read_table(folder / "batches.parquet")
         self._partitions: list[str] = batches["partition"].to_pylist()
-        self.num_rows: int = pc.sum(batches["num_rows"]).as_py() or 0
+        self._sizes: list[int] = batches["num_rows"].to_pylist()
+        self._places_of: dict[str, list[int]] = {}
+        for place, name in enumerate(self._partitions):
+            self._places_of.setdefault(name, []).append(place)
+        self.num_rows = sum(self._sizes)
         self.notes: dict[str, Any] = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
 
     @property
     def partitions(self) -> set[str]:
         """Those that have a row in it."""
-        return set(self._partitions)
+        return set(self._places_of)
+
+    def num_of(self, partition: str) -> int:
+        """Rows of a partition."""
+        return sum(self._sizes[place] for place in self._places(partition))
 
     @property
     def rejected(self) -> pa.Table:
@@ -151,7 +159,7 @@ class Piece:
             yield events, keys["request_key"].to_numpy(), keys["item_key"].to_numpy()
 
     def _places(self, partition: str | None) -> list[int]:
-        return [n for n, name in enumerate(self._partitions) if partition is None or name == partition]
+        return list(range(len(self._partitions))) if partition is None else self._places_of.get(partition, [])
 
 
 def identified(events: pa.Table) -> pa.Table:

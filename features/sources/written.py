@@ -30,6 +30,8 @@ log = logging.getLogger("leitmotif")
 ROW_GROUP = 1 << 18
 MOST_IN_MEMORY = 1_000_000
 """Rows of a partition that are sorted in memory."""
+LEAST_KEPT = 5_000
+"""Rows from which on a partition is kept: a smaller one is sorted sooner than it is looked up."""
 TABLES = ("interactions", "provenance")
 ORDER = ("occurred_at", "event_id", *(name for name in EVENTS.names[1:] if name != "occurred_at"))
 """What is left of a tie of times and names is broken by everything else."""
@@ -56,9 +58,9 @@ class Pieces:
             yield from (pa.Table.from_batches([batch]) for batch in piece.events(partition))
 
     def key(self, partition: str) -> str:
-        """Of a partition's rows; empty where they are in no cache."""
+        """Of a partition's rows; empty where they are in no cache, or too few."""
         of = self._of(partition)
-        if not of or not all(piece.key for piece in of):
+        if not of or not all(piece.key for piece in of) or sum(each.num_of(partition) for each in of) < LEAST_KEPT:
             return ""
         added = hashlib.sha256()
         for piece in (self.settled.became, self.live):
@@ -72,21 +74,27 @@ class Pieces:
 
 
 def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path) -> set[str]:
-    """Write interactions/<partition>.parquet and provenance; returns the keys that the cache has of them."""
+    """Write interactions/<partition>.parquet and provenance; returns the keys that the cache has of them.
+
+    A partition of which no row is left (each was joined to one of another day) is none.
+    """
     keys: set[str] = set()
     made = 0
     with row_groups(staging / "provenance" / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
         for name in pieces.partitions:
             target, key = staging / "interactions" / f"{name}.parquet", pieces.key(name)
             if not key:
-                made += _write(pieces.rows(name), target, append)
+                made += 1
+                if not _write(pieces.rows(name), target, append):
+                    target.unlink()
                 continue
             if not cache.holds(key):
                 made += 1
                 _keep(cache, key, pieces.rows(name))
-            shutil.copyfile(cache.file(key, "interactions"), target)
-            append(pq.read_table(cache.file(key, "provenance"), schema=PROVENANCE))
             keys.add(key)
+            if cache.num_rows(key)["interactions"]:
+                shutil.copyfile(cache.file(key, "interactions"), target)
+                append(pq.read_table(cache.file(key, "provenance"), schema=PROVENANCE))
     log.info("wrote %d partitions, %d of them anew", len(pieces.partitions), made)
     return keys
 
@@ -96,18 +104,19 @@ def _keep(cache: PartitionCache, key: str, rows: Iterator[pa.Table]) -> None:
         folder = making / key
         folder.mkdir()
         with row_groups(folder / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
-            _write(rows, folder / "interactions.parquet", append)
-        num = pq.read_metadata(folder / "interactions.parquet").num_rows
+            num = _write(rows, folder / "interactions.parquet", append)
         cache.put(key, folder, dict.fromkeys(TABLES, num))
 
 
 def _write(rows: Iterator[pa.Table], path: Path, append: Callable[[pa.Table], None]) -> int:
-    """Write one partition in order, and say where each row was read."""
+    """Write one partition in order, and say where each row was read; returns how many there are."""
+    num = 0
     with row_groups(path, INTERACTIONS, ROW_GROUP) as write:
         for table in _in_order(rows):
+            num += len(table)
             write(table.select(INTERACTIONS.names))
             append(table.select(PROVENANCE.names))
-    return 1
+    return num
 
 
 def _in_order(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -119,7 +128,7 @@ def _in_order(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
         if num > MOST_IN_MEMORY:
             yield from _sorted_on_disk(held, rows)
             return
-    yield _sorted(pa.concat_tables(held))
+    yield _sorted(pa.concat_tables(held or [EVENTS.empty_table()]))
 
 
 def _sorted(events: pa.Table) -> pa.Table:

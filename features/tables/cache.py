@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contracts.files import hash_file, locked
-from contracts.publish import write_json
 
 ENTRY = "entry.json"
 LOCK = ".lock"
@@ -76,7 +75,8 @@ class PartitionCache:
     def put(self, key: str, made: Path, num_rows: Mapping[str, int]) -> None:
         """Add a folder with one file for each table as an entry, atomically. num_rows: of each table."""
         hashes = {table: hash_file(made / file_name(table)) for table in num_rows}
-        write_json(made / ENTRY, {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()})
+        told = {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()}
+        (made / ENTRY).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")  # no fsync: holds() checks it all
         shutil.rmtree(self._folder / key, ignore_errors=True)
         os.replace(made, self._folder / key)
 

@@ -5,6 +5,7 @@ Both may be set: LEITMOTIF_THREADS and LEITMOTIF_MEMORY_MB. They are no paramete
 writes depends on them.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ THREADS, MEMORY = "LEITMOTIF_THREADS", "LEITMOTIF_MEMORY_MB"
 LEAST_MB = 1000
 ONE_IN = 16
 """DuckDB gets one part in so many of the machine's memory, where nothing else is said; it spills what does not fit."""
+MOST_OF = 2
+"""And never more than one part in so many: a small container has other things in memory too."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -35,13 +39,14 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def num_threads() -> int:
-    """As LEITMOTIF_THREADS says, else the processors that this process may use. Raises InputError."""
-    return _told(THREADS) or len(os.sched_getaffinity(0))
+    """As LEITMOTIF_THREADS says, else the processors that this process and its container have. Raises InputError."""
+    return _told(THREADS) or min(len(os.sched_getaffinity(0)), _quota())
 
 
 def memory_mb() -> int:
     """As LEITMOTIF_MEMORY_MB says, else a part of the machine's memory, or of the container's. Raises InputError."""
-    return _told(MEMORY) or max(LEAST_MB, _machine_bytes() // ONE_IN // 1_000_000)
+    megabytes = _machine_bytes() // 1_000_000
+    return _told(MEMORY) or max(1, min(max(LEAST_MB, megabytes // ONE_IN), megabytes // MOST_OF))
 
 
 def _told(name: str) -> int | None:
@@ -51,6 +56,12 @@ def _told(name: str) -> int | None:
     if not text.isdecimal() or not int(text):
         raise InputError(f"{name} is {text!r}, not a whole number from 1 on. Set it so, or leave it out.")
     return int(text)
+
+
+def _quota() -> int:
+    """Processors that the container may use in full; a great number where it has no quota."""
+    quota, *period = QUOTA.read_text().split() if QUOTA.is_file() else ["max"]
+    return max(1, math.ceil(int(quota) / int(period[0]))) if quota.isdecimal() and period else 1 << 16
 
 
 def _machine_bytes() -> int:

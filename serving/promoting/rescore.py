@@ -20,10 +20,10 @@ from serving.bundle.golden import check_golden
 from serving.bundle.loaded import MODEL, Bundle, open_bundle, read_json
 from serving.bundle.scorer import Scorer
 from serving.bundle.stored import other_coclicks, other_histories
-from training.judging.baselines import sigmoid
 from training.judging.measure import Scored
 from training.judging.scoring import score_requests
 from training.judging.slices import Mask, cold_users, requests_since_shift, slice_masks
+from training.metrics import sigmoid
 from training.requests.batches import RequestDataset, read_scalars
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.requests.reader import Cuts, Events, Requests, iso, load_events, load_requests, log_end

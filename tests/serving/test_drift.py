@@ -45,7 +45,9 @@ def line(user: str, candidates: Any, at: int) -> dict[str, Any]:
 
 
 def test_what_is_served_like_the_test_requests_is_steady(predictor: Predictor, lines: list[dict[str, Any]]) -> None:
-    other = [lines[0] | {"route": "/recommend"}, lines[0] | {"store_away": True}]
+    many = [f"i{n}" for n in range(predictor.limits.max_candidates + 1)]
+    other: list[Any] = [lines[0] | {"route": "/recommend"}, lines[0] | {"store_away": True}, 5, {"route": "/rank"}]
+    other += [lines[0] | {"asked": lines[0]["asked"] | {"candidates": many}}, lines[0] | {"at": "yesterday"}]
     told = drift.drift(predictor, [*lines, *other], drift.read_profile(predictor.bundle.path))
     assert {each["name"] for each in told["figures"]} == {
         "score", "history_length", "history_age_h", "candidates", *predictor.bundle.scorer.spec.scalars
@@ -53,7 +55,7 @@ def test_what_is_served_like_the_test_requests_is_steady(predictor: Predictor, l
     assert told["state"] == drift.GOOD
     assert not [each for each in told["figures"] if each["state"] == "shifted"]
     assert told["num_requests"] == NUM
-    assert sum(told["left_out"].values()) == 2
+    assert sum(told["left_out"].values()) == len(other)
 
 
 def test_other_traffic_has_shifted_and_the_page_says_where(

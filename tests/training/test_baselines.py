@@ -7,7 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from features.encoding.as_of import AsOfCounter
 from features.encoding.counters import Counters
 from tests.training.contexts import no_contexts
-from training.judging.baselines import fit_logistic, logistic, popularity, sigmoid
+from training.judging.baselines import logistic, popularity
+from training.metrics import fit_logistic, sigmoid
 from training.requests.reader import Requests
 
 

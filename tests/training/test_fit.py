@@ -13,12 +13,14 @@ from contracts.errors import InputError
 from contracts.params import PARAMS, load_params
 from tests.training.small_run import changed, make_log, small_sections
 from training import train
+from training.fitting.calibrate import calibrate
 from training.fitting.data import RequestData
 from training.fitting.fit import pretrain_router
 from training.fitting.learning import ClickTraining, information_of
 from training.fitting.losses import click_loss
 from training.fitting.measured import RankingFigures, ThemeUse
-from training.metrics import auc, gauc, iauc, logloss
+from training.judging.scoring import score_requests
+from training.metrics import auc, gauc, iauc, logloss, sigmoid
 from training.model.build import MODELS, build, fit_buffers
 from training.model.params import TrainParams
 from training.requests.batches import in_order, make_dataset, read_scalars, write_scalars
@@ -246,3 +248,30 @@ def test_a_batch_for_form_alone_has_no_loss(prepared, sections):
     assert not batch.history.mask_UL.any()
     assert torch.equal(batch.candidates.item_index_B, prepared.train.__getitems__([3]).candidates.item_index_B)
     assert torch.isfinite(module.model(batch.history, batch.candidates)).all()
+
+
+def test_logits_are_stretched_and_moved_to_probabilities(prepared, sections) -> None:
+    model, _, _ = train.fit_one("din", sections["model"], prepared, sections["train"], 3)
+    with torch.no_grad():  # as a loss within requests leaves them: in order, far off
+        model.head.layers[-1].weight *= 7
+        model.head.layers[-1].bias += 5
+    labels = prepared.validation.requests.label
+    before = score_requests("din", model, prepared.validation)
+    told = calibrate(model, prepared.validation)
+    after = score_requests("din", model, prepared.validation)
+    assert told is not None
+    np.testing.assert_allclose(after, told[0] * before + told[1], rtol=1e-4, atol=1e-4)
+    assert abs(auc(before, labels) - auc(after, labels)) < 1e-3
+    share = labels.mean()
+    constant = -(share * np.log(share) + (1 - share) * np.log1p(-share))
+    assert logloss(sigmoid(before), labels) > constant > logloss(sigmoid(after), labels)
+    assert abs(sigmoid(after).mean() - share) < 1e-3
+
+
+def test_a_model_that_ranks_the_wrong_way_round_stays_as_it_was(prepared, sections) -> None:
+    model, _, _ = train.fit_one("din", sections["model"], prepared, sections["train"], 3)
+    with torch.no_grad():
+        model.head.layers[-1].weight *= -1
+    before = score_requests("din", model, prepared.validation)
+    assert calibrate(model, prepared.validation) is None
+    np.testing.assert_array_equal(score_requests("din", model, prepared.validation), before)

@@ -7,9 +7,9 @@ import pytest
 
 from contracts.params import PARAMS, load_params
 from tests.training.test_slices_and_measure import requests
-from training.judging.baselines import sigmoid
 from training.judging.measure import Scored, bootstrap, differences, intervals, measure, rankable
 from training.judging.verdict import judge
+from training.metrics import sigmoid
 from training.requests.reader import Requests
 
 RULES = load_params(Path(__file__).parents[2] / PARAMS)["evaluate"]

@@ -58,6 +58,7 @@ class TrainParams(Section):
     gradient_clip: PositiveFloat | None  # largest norm of all gradients together
     validations_per_epoch: PositiveInt
     choose_by: Literal["gauc", "iauc", "logloss"]  # of the validation part: whose weights are kept
+    calibrate: bool  # stretch and move the logits so that on the validation part they are probabilities
     patience: PositiveInt | None  # validations without a better one, after which training ends; None: never early
     checkpoint_s: NonNegativeFloat  # between two checkpoints that a killed run goes on from
     accelerator: Literal["auto", "cpu", "gpu"]

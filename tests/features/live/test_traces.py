@@ -27,6 +27,13 @@ def _parquet(path: Path, values: list[str], column: str = "user_id", **options: 
     pq.write_table(pa.table({"n": range(len(values)), column: values}), path, **options)  # type: ignore[arg-type]
 
 
+def _arrow(path: Path, values: list[str]) -> None:
+    table = pa.table({"n": range(len(values)), "user_id": values})
+    with pa.ipc.new_file(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        for place in range(len(values)):
+            writer.write_table(table.slice(place, 1))
+
+
 def _json(path: Path, values: list[str]) -> None:
     path.write_text(json.dumps([{"user_id": value, "label": 7} for value in values]))
 
@@ -65,7 +72,7 @@ def _feast(path: Path, values: list[str]) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("write", [_parquet, _json, _json_as_is, _text, _npz, _npy, _sqlite, _feast])
+@pytest.mark.parametrize("write", [_parquet, _arrow, _json, _json_as_is, _text, _npz, _npy, _sqlite, _feast])
 def test_each_kind_of_file_names_whom_it_names(tmp_path: Path, write) -> None:
     write(tmp_path / "none", NEAR)
     assert users_in(tmp_path / "none", WANTED) == frozenset()
@@ -77,7 +84,7 @@ def test_each_kind_of_file_names_whom_it_names(tmp_path: Path, write) -> None:
         (tmp_path / "one").unlink()
 
 
-@pytest.mark.parametrize("write", [_parquet, _json, _npz, _sqlite, _feast])
+@pytest.mark.parametrize("write", [_parquet, _arrow, _json, _npz, _sqlite, _feast])
 def test_a_user_whose_id_is_a_number_is_found_where_ids_stand(tmp_path: Path, write) -> None:
     write(tmp_path / "file", [*NEAR, "7"])
     assert users_in(tmp_path / "file", WANTED) == {"7"}

@@ -68,6 +68,17 @@ def test_a_show_without_a_place_takes_that_of_its_click(tmp_path: Path) -> None:
     assert rows(tmp_path) == [("u", "a", 1, 10, 2, "t")]
 
 
+@pytest.mark.parametrize("least_kept", [0, 5000], ids=["kept", "written at once"])
+def test_a_day_whose_only_row_belongs_to_the_day_before_is_no_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_kept: int
+) -> None:
+    monkeypatch.setattr("features.sources.written.LEAST_KEPT", least_kept)
+    report = ingest(tmp_path, [*SHOWN, "u,a,2024-01-01T23:59:50Z,0,z,,,e3", "u,a,2024-01-02T00:00:10Z,1,z,,,e4"])
+    data = tmp_path / "data" / "table"
+    assert report["num_partitions"] == len(list((data / "interactions").iterdir())) == 1
+    assert validate.run(data, limits(), expectations())["rows_valid"] == 3
+
+
 def test_what_is_no_second_row_of_a_request_stays(tmp_path: Path) -> None:
     others = [
         "u,a,2024-01-01T00:00:11Z,1,q,,,",  # another request

@@ -50,3 +50,14 @@ def test_what_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(connection.THREADS)
     assert connection.num_threads() >= 1
     assert connection.memory_mb() >= connection.LEAST_MB
+
+
+def test_a_small_container_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("536870912\n")
+    monkeypatch.setattr(connection, "LIMITS", (tmp_path / "memory.max",))
+    assert connection.memory_mb() == 268
+    monkeypatch.setattr(connection, "QUOTA", tmp_path / "cpu.max")
+    before = connection.num_threads()
+    for told, expected in (("max 100000", before), ("100000 100000", 1), ("50000 100000", 1)):
+        (tmp_path / "cpu.max").write_text(f"{told}\n")
+        assert connection.num_threads() == expected

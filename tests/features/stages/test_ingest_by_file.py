@@ -104,7 +104,8 @@ def entries(data: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in kept.iterdir() if path.is_dir()}
 
 
-def test_a_file_more_and_late_rows_touch_their_partitions_only(tmp_path: Path) -> None:
+def test_a_file_more_and_late_rows_touch_their_partitions_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.sources.written.LEAST_KEPT", 0)
     data, folder = tmp_path / "data" / "table", tmp_path / "log"
     for day in (1, 4, 7):
         write(folder / f"{day}.csv", clean(90, day=day))
