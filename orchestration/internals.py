@@ -52,7 +52,7 @@ def failed_checks(
     failed = {}
     for key, record in records.items():
         event = record.event.dagster_event if record.event else None
-        if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        if record.event is None or event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             continue  # planned, not judged yet
         if not event.asset_check_evaluation_data.passed:
             failed[key] = (f"{record.id}@{record.event.timestamp}", event.asset_check_evaluation_data)
