@@ -4,11 +4,14 @@ The message is one JSON object, {text, what, name, reason, run_id, severity, at}
 others show of it.
 """
 
+import errno
+import http.client
 import json
 import os
 import subprocess
+import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,28 +26,81 @@ SAID = 2000
 """At most so many characters of a reason."""
 PATIENCE_S = 20
 INTERVAL_S = 30
+WEBHOOK, COMMAND = "alerts.webhook", "alerts.command"
 NOBODY = "alerts.webhook and alerts.command of params.yaml name nobody"
 
 
 def send(root: Path, message: Mapping[str, Any]) -> list[str]:
-    """Tell whoever params.yaml names; returns whom. Raises where one of them could not be told."""
-    alerts, told = load_params(root / PARAMS)["alerts"], []
+    """Tell whoever params.yaml names; returns whom. Raises, once all were tried, where one could not be told."""
+    told, faults = tell(root, message, named(root))
+    if faults:
+        raise RuntimeError("; ".join([*faults.values(), *(f"{channel} was told" for channel in told)]))
+    return told
+
+
+def named(root: Path) -> list[str]:
+    """The channels that params.yaml names."""
+    alerts = load_params(root / PARAMS)["alerts"]
+    return [channel for channel, to in ((WEBHOOK, alerts.webhook), (COMMAND, alerts.command)) if to]
+
+
+def tell(root: Path, message: Mapping[str, Any], channels: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Try each of these channels by itself: those that were told, and of the others why not, without secrets."""
+    alerts = load_params(root / PARAMS)["alerts"]
     text = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **message}, ensure_ascii=False)
-    if alerts.webhook:
+    faults = {}
+    if WEBHOOK in channels:
+        faults[WEBHOOK] = _post(alerts.webhook, text)
+    if COMMAND in channels:
+        faults[COMMAND] = _run(alerts.command, text, root)
+    return [each for each, why in faults.items() if not why], {each: why for each, why in faults.items() if why}
+
+
+def _post(address: str, text: str) -> str | None:
+    """Why the address did not get it. Errors of urllib are not repeated: they hold the address, which may be secret."""
+    try:
         request = urllib.request.Request(
-            os.path.expandvars(alerts.webhook), text.encode(), {"Content-Type": "application/json"}
+            os.path.expandvars(address), text.encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=PATIENCE_S):
-            told.append("alerts.webhook")
-    if alerts.command:
-        command = [os.path.expandvars(word) for word in alerts.command]
+            return None
+    except urllib.error.HTTPError as error:
+        return f"{WEBHOOK} answered {error.code}"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"{WEBHOOK} could not be reached: {_kind(error)}"
+
+
+def _run(command: Sequence[str], text: str, root: Path) -> str | None:
+    """Why the command did not get it. Its words are not repeated where a variable's value may stand in them."""
+    words = [os.path.expandvars(word) for word in command]
+    try:
         done = subprocess.run(
-            command, input=text, cwd=root, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            words,
+            input=text.encode(),
+            cwd=root,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
-        if done.returncode:
-            raise RuntimeError(f"alerts.command ended with {done.returncode}: {shorten(done.stderr.strip(), SAID)}")
-        told.append("alerts.command")
-    return told
+    except subprocess.TimeoutExpired:
+        return f"{COMMAND} did not end within {PATIENCE_S} s"
+    except (OSError, ValueError) as error:
+        return f"{COMMAND} could not be started: {_kind(error)}"
+    if not done.returncode:
+        return None
+    said = "what it said may hold the value of a variable and is left out"
+    if words == list(command):
+        said = shorten(done.stderr.decode(errors="replace").strip(), SAID)
+    return f"{COMMAND} ended with {done.returncode}: {said}"
+
+
+def _kind(error: Exception) -> str:
+    """What sort of error it is, in words that hold nothing of what was asked for."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    number = getattr(reason, "errno", None)
+    if isinstance(number, int) and number in errno.errorcode:
+        return os.strerror(number)
+    return "is it an address with its scheme?" if isinstance(reason, ValueError) else type(reason).__name__
 
 
 def build_run_alert(root: Path) -> dg.SensorDefinition:
@@ -86,17 +142,35 @@ def build_check_alert(root: Path, checks: list[dg.AssetCheckKey]) -> dg.SensorDe
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def alert_failed_check(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        newest = int(context.cursor or 0)
-        failed = failed_checks(context.instance, checks)
-        new = {key: found for key, found in failed.items() if found[0] > newest}
-        told = [name for key, (_, evaluation) in new.items() for name in send(root, _of_check(key, evaluation))]
-        context.update_cursor(str(max([newest, *(number for number, _ in new.values())])))
-        if not new:
-            return dg.SkipReason("no check has failed since")
-        names = ", ".join(key.to_user_string() for key in new)
-        return dg.SkipReason(f"{names}: {'told' if told else NOBODY}")
+        known, channels = _read_cursor(context.cursor), named(root)
+        kept, told, faults = dict(known), set[str](), dict[str, str]()
+        for key, (event, evaluation) in failed_checks(context.instance, checks).items():
+            name = key.to_user_string()
+            before, *left = known.get(name, [""])
+            to = [each for each in (left if before == event else channels) if each in channels]
+            if before == event and not to:
+                continue
+            got, missed = tell(root, _of_check(key, evaluation), to)
+            if got or not missed:
+                kept[name] = [event, *missed]
+                told.add(f"{name}: {'told' if got else NOBODY}")
+            faults |= {f"{name}, {channel}": why for channel, why in missed.items()}
+        failures = "; ".join(sorted(set(faults.values())))
+        if faults and kept == known:
+            raise RuntimeError(failures)
+        context.update_cursor(json.dumps(kept))  # Dagster keeps no cursor of a tick that raises: the next one does
+        return dg.SkipReason("; ".join(filter(None, (*sorted(told), failures))) or "no check has failed since")
 
     return alert_failed_check
+
+
+def _read_cursor(cursor: str | None) -> dict[str, list[str]]:
+    """Check -> its failure that was told last, and the channels that still have to be told of it.
+
+    The cursor of earlier versions was a number, which says of no check what was told: what fails now is told again.
+    """
+    known = json.loads(cursor) if cursor else {}
+    return known if isinstance(known, dict) else {}
 
 
 def _of_check(key: dg.AssetCheckKey, evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:

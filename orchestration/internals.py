@@ -43,14 +43,17 @@ def versions_by_partition(instance: dg.DagsterInstance, asset: dg.AssetKey) -> M
 
 def failed_checks(
     instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]
-) -> Mapping[dg.AssetCheckKey, tuple[int, dg.AssetCheckEvaluation]]:
-    """The checks whose newest evaluation failed, with that evaluation and the number of its event."""
+) -> Mapping[dg.AssetCheckKey, tuple[str, dg.AssetCheckEvaluation]]:
+    """The checks whose newest evaluation failed, with that evaluation and what names it among all of the check.
+
+    A record's id alone does not: Dagster gives it when the check is planned, and keeps it for what its run finds later.
+    """
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
     failed = {}
     for key, record in records.items():
         event = record.event.dagster_event if record.event else None
-        if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        if record.event is None or event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             continue  # planned, not judged yet
         if not event.asset_check_evaluation_data.passed:
-            failed[key] = (record.id, event.asset_check_evaluation_data)
+            failed[key] = (f"{record.id}@{record.event.timestamp}", event.asset_check_evaluation_data)
     return failed

@@ -8,6 +8,7 @@ door validate ran through; a backfill of several is one run, which reads new fil
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ASSET = dg.AssetKey("partition_quality")
 PARTITIONS = dg.DynamicPartitionsDefinition(name="log_partitions")
 COUNTS = ("rows_in", "rows_quarantined", "rows_duplicated", "clicks", "users", "items", "requests")
 BESIDE = ("rows_of_trailing", "click_rate_of_trailing", "category_distance", "new_item_share", "longest_gap_s")
+EXPECTATION = ("why", "severity", "limit")
 AROUND = 14
 """A picture shows so many partitions before and after its own."""
 
@@ -54,46 +56,66 @@ def record_partitions(instance: dg.DagsterInstance, graph: Graph) -> list[str]:
         return []
     _keep_names(instance, list(rows))
     known, failures = versions_by_partition(instance, ASSET), read_failures(graph)
-    changed = [name for name in rows if known.get(name) != _version(graph, rows[name], failures.get(name, []))]
+    changed = [name for name in rows if known.get(name) != _version(graph, rows[name], *failures.of(name))]
     for name in changed:
         instance.report_runless_asset_event(materialization(graph, rows, name, failures))
     return changed
 
 
-def materialization(
-    graph: Graph, rows: Mapping[str, Row], name: str, failures: Mapping[str, list[Row]]
-) -> dg.AssetMaterialization:
+@dataclass(frozen=True)
+class Failures:
+    """What validate names of the partitions that fail: of every expectation the first few."""
+
+    named: Mapping[str, list[Row]]
+    """Partition -> the expectations that it is named for, with its own value."""
+    cut: list[Row]
+    """The expectations that more partitions fail than are named: of the others none is known to hold or to fail."""
+
+    def of(self, name: str) -> tuple[list[Row], list[Row]]:
+        """The expectations that a partition failed, and those of which nobody knows."""
+        failed = self.named.get(name, [])
+        return failed, [each for each in self.cut if name not in each["names"]]
+
+
+def materialization(graph: Graph, rows: Mapping[str, Row], name: str, failures: Failures) -> dg.AssetMaterialization:
     """What is known of one partition, as an event."""
-    failed = failures.get(name, [])
+    failed, unknown = failures.of(name)
     return dg.AssetMaterialization(
         ASSET,
         partition=name,
-        description=_sentence(rows[name], failed),
-        metadata=_metadata(graph, rows, name, failed),
+        description=_sentence(rows[name], failed, unknown),
+        metadata=_metadata(graph, rows, name, failed, unknown),
         tags={
-            DATA_VERSION_TAG: _version(graph, rows[name], failed),
+            DATA_VERSION_TAG: _version(graph, rows[name], failed, unknown),
             DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
         },
     )
 
 
-def read_failures(graph: Graph) -> dict[str, list[Row]]:
-    """Partition -> the expectations that it failed. An expectation that many failed names the first of them only."""
+def read_failures(graph: Graph) -> Failures:
+    """What validate says of the partitions that failed an expectation."""
     out = profile_of(graph)
     file = graph.root / out.path / "expectations.json" if out else None
+    named: dict[str, list[Row]] = {}
+    cut: list[Row] = []
     if file is None or not file.is_file():
-        return {}
-    found: dict[str, list[Row]] = {}
+        return Failures(named, cut)
     for outcome in json.loads(file.read_text(encoding="utf-8"))["expectations"]:
-        if outcome["of"] == "partitions" and not outcome["passed"]:
-            for example in outcome["examples"]:
-                found.setdefault(str(example["where"]), []).append({**outcome, "examples": None, **example})
-    return found
+        if outcome["of"] != "partitions" or outcome["passed"]:
+            continue
+        told = {key: outcome[key] for key in EXPECTATION}
+        for example in outcome["examples"]:
+            named.setdefault(str(example["where"]), []).append({**told, "value": example["value"]})
+        if outcome["num_unexpected"] > len(outcome["examples"]):
+            names = [str(example["where"]) for example in outcome["examples"]]
+            cut.append({**told, "names": names, "num": outcome["num_unexpected"]})
+    return Failures(named, cut)
 
 
-def _version(graph: Graph, row: Row, failed: list[Row]) -> str:
+def _version(graph: Graph, row: Row, failed: list[Row], unknown: list[Row]) -> str:
     """A partition's data version: of its own figures, so that a new day leaves the days before as they are."""
-    text = json.dumps([_source(graph), row, failed], sort_keys=True, default=str)
+    limits = [{key: each[key] for key in EXPECTATION} for each in unknown]  # not of how many other partitions fail
+    text = json.dumps([_source(graph), row, failed, limits], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -116,21 +138,30 @@ def _keep_names(instance: dg.DagsterInstance, wanted: list[str]) -> None:
         instance.add_dynamic_partitions(str(PARTITIONS.name), wanted[kept:])
 
 
-def _sentence(row: Row, failed: Collection[Row]) -> str:
+def _sentence(row: Row, failed: Collection[Row], unknown: Collection[Row]) -> str:
     said = f"{row['rows_valid']:,} of {row['rows_in']:,} rows are valid"
     if row.get("click_rate") is not None:
         said += f", {row['click_rate']:.1%} clicked"
-    return f"{said}; {len(failed)} expectations failed." if failed else f"{said}; every expectation holds."
+    if failed:
+        said += f"; {len(failed)} expectations failed"
+    for each in unknown:
+        shown = f"the first {len(each['names'])} of {each['num']:,} partitions that fail"
+        said += f"; validate names only {shown}: {each['why']}"
+    return f"{said}." if failed or unknown else f"{said}; every expectation holds."
 
 
-def _metadata(graph: Graph, rows: Mapping[str, Row], name: str, failed: list[Row]) -> dict[str, dg.MetadataValue]:
+def _metadata(
+    graph: Graph, rows: Mapping[str, Row], name: str, failed: list[Row], unknown: list[Row]
+) -> dict[str, dg.MetadataValue]:
     row = rows[name]
     names = list(rows)
     place = names.index(name)
     near = {each: rows[each] for each in names[max(place - AROUND, 0) : place + AROUND + 1]}
     valid = {each: values["rows_valid"] for each, values in near.items()}
     rates = {each: values["click_rate"] or 0 for each, values in near.items()}
-    shown: dict[str, dg.MetadataValue] = {"failed expectations": dg.MetadataValue.int(len(failed))}
+    shown: dict[str, dg.MetadataValue] = {}
+    if not unknown:
+        shown["failed expectations"] = dg.MetadataValue.int(len(failed))
     if failed:
         why = {each["why"]: {key: each[key] for key in ("severity", "value", "limit")} for each in failed}
         shown["why"] = dg.MetadataValue.md(table(why))

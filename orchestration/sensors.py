@@ -76,7 +76,8 @@ def build_new_files(root: Path, job: AssetJob) -> dg.SensorDefinition:
         context.update_cursor(cursor)
         if first and _is_read(root):
             return dg.SkipReason(f"the pipeline has read the {len(seen):,} files of {path}")
-        return dg.RunRequest(run_key=cursor, tags={"new files": str(path)})
+        # no run key: with one, a folder that is again as it once was would never run again
+        return dg.RunRequest(tags={"new files": str(path)})
 
     return new_files
 

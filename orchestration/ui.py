@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from contracts import parent
 from orchestration.figures import SERVED_AT
 
 HOST = "127.0.0.1"
@@ -29,7 +30,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://{HOST}:{server.server_address[1]}"
     print(f"Pages on data quality and interest shifts: {address}", flush=True)
-    command = ["dagster", "dev", "--port", str(port)]
+    command = [sys.executable, parent.__file__, str(os.getpid()), "dagster", "dev", "--port", str(port)]
     process = subprocess.Popen(command, env={**os.environ, SERVED_AT: address})
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: process.send_signal(number))

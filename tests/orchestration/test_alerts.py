@@ -1,9 +1,11 @@
 """A failed run and a failed check are told to the address and to the command of params.yaml, once."""
 
 import json
+import re
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import instance_for_test
 
-from orchestration.alerts import NOBODY, send
+from orchestration import alerts
+from orchestration.alerts import NOBODY, build_check_alert, send
 from tests.orchestration.conftest import Toy
 from tests.orchestration.test_doors import Door
 
@@ -134,6 +137,75 @@ def test_a_message_that_does_not_arrive_is_an_error_of_the_sensor_and_is_sent_ag
         door.of_checks()
     made_toy.set(alerts__webhook=f"{inbox.address}/mended")
     assert "told" in door.of_checks()
+
+
+def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(toy: Toy, inbox: Inbox) -> None:
+    """Dagster numbers both records when the run is planned, whichever is judged first."""
+    toy.set(alerts__webhook=inbox.address)
+    late, early = (dg.AssetCheckKey(dg.AssetKey(each), "good") for each in ("late", "early"))
+    sensor, cursors = build_check_alert(toy.root, [late, early]), ["7"]  # as an earlier version left it
+
+    def tick() -> None:
+        context = dg.build_sensor_context(instance=instance, cursor=cursors[-1])
+        sensor(context)
+        cursors.append(str(context.cursor))
+
+    def stage(key: dg.AssetCheckKey, deps: list[str], before: Callable[[], None]) -> dg.AssetsDefinition:
+        @dg.multi_asset(
+            name=f"make_{key.asset_key.path[0]}",
+            specs=[dg.AssetSpec(key.asset_key, deps=deps)],
+            check_specs=[dg.AssetCheckSpec(key.name, asset=key.asset_key)],
+        )
+        def make() -> Iterator[dg.MaterializeResult]:
+            before()
+            verdict = dg.AssetCheckResult(passed=False, check_name=key.name)
+            yield dg.MaterializeResult(asset_key=key.asset_key, check_results=[verdict])
+
+        return make
+
+    with instance_for_test() as instance:
+        for first, second in ((late, early), (early, late)):  # in one order or the other the first has the higher id
+            inbox.got.clear()
+            stages = [stage(first, [], lambda: None), stage(second, [first.asset_key.path[0]], tick)]
+            assert dg.materialize(stages, instance=instance).success
+            tick()
+            tick()
+            assert [each["name"] for each in inbox.got] == [first.to_user_string(), second.to_user_string()]
+
+
+def test_a_broken_channel_alone_is_tried_again(made_toy: Toy, door: Alerted, inbox: Inbox, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.jsonl"
+    made_toy.set(serve__clock="now", alerts__webhook=inbox.address, alerts__command=["false"])
+    made_toy.dvc("repro")
+    door.tick()
+    assert door.of_checks() == "metrics:model_is_good_enough: told; alerts.command ended with 1: "
+    for _ in range(2):  # the cursor is kept by now
+        with pytest.raises(RuntimeError, match=r"alerts\.command ended with 1"):
+            door.of_checks()
+    made_toy.set(alerts__command=[sys.executable, "-c", KEEP, str(kept)])
+    assert door.of_checks() == "metrics:model_is_good_enough: told"
+    assert door.of_checks() == "no check has failed since"
+    assert len(inbox.got) == len(kept.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["s3cr3t.example/T0", "s3cr3t://T0", "http://127.0.0.1:1/s3cr3t", "http://s3cr3t T0"])
+@pytest.mark.parametrize(
+    "command",
+    [["sh", "-c", "exec sleep 9", "$HOOK"], ["sh", "-c", "echo $HOOK >&2; exit 3"], ["./$HOOK"]],
+)
+def test_no_error_holds_the_value_of_a_variable(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, value: str, command: list[str]
+) -> None:
+    monkeypatch.setenv("HOOK", value)
+    monkeypatch.setattr(alerts, "PATIENCE_S", 0.2)
+    toy.set(alerts__webhook="$HOOK", alerts__command=command)
+    with pytest.raises(RuntimeError) as raised:
+        send(toy.root, {"text": "x"})
+    said = "".join(traceback.format_exception(raised.value))
+    assert "s3cr3t" not in said
+    assert "T0" not in said
+    assert "alerts.webhook could not be reached" in said
+    assert re.search("alerts.command (did not end|ended with 3|could not be started)", said)
 
 
 def test_a_secret_of_the_address_may_stand_in_the_environment(

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import instance_for_test
 
+from features.quality.outcomes import SHOWN
 from orchestration.partitions import ASSET, BESIDE, COUNTS, PARTITIONS
 from orchestration.plots import IN_PLACE, NEWEST, bars
 from tests.orchestration.conftest import Toy
@@ -119,6 +120,24 @@ def test_a_day_that_the_log_no_longer_has_goes_and_is_refused(days: Days, made_t
     assert "2024-01-04: the log has no such partition now" in str(failure.user_failure_data.description)
     days.tick()
     assert days.known() == DAYS[:3]
+
+
+def test_of_a_day_that_validate_does_not_name_nothing_is_claimed_and_a_new_day_changes_none(
+    days: Days, made_toy: Toy
+) -> None:
+    made_toy.set(seed=7, audit__min_session_events=1)  # seven of eight days fail, five are named
+    made_toy.dvc("repro", "judge")
+    days.tick()
+    named, other = (days.events(day)[0] for day in (f"2024-01-0{SHOWN + 1}", f"2024-01-0{SHOWN + 2}"))
+    assert named.metadata["failed expectations"].value == 1
+    assert "failed expectations" not in other.metadata
+    assert other.description is not None
+    assert "validate names only the first 5 of 7 partitions that fail: no day has too many rows" in other.description
+    assert "every expectation holds" not in other.description
+    made_toy.set(seed=8)
+    made_toy.dvc("repro", "judge")
+    told = days.tick()
+    assert [day for day in days.known() if f"{ASSET.to_user_string()} {day}" in told] == ["2024-01-09"]
 
 
 def test_an_earlier_day_that_comes_late_stands_in_its_place() -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from contracts.publish import publish
 from contracts.stage import Report, main
+from features.quality.outcomes import SHOWN
 from features.quality.profile import PROFILE
 from features.terms.params import AuditParams
 
@@ -28,7 +29,9 @@ def run(data: Path, audit: AuditParams) -> Report:
         "severity": "warning",
         "limit": f"at most {audit.min_session_events}",
         "passed": not failed,
-        "examples": [{"where": row["partition"], "value": row["rows_in"]} for row in failed],
+        "num_judged": len(rows),
+        "num_unexpected": len(failed),
+        "examples": [{"where": row["partition"], "value": row["rows_in"]} for row in failed[:SHOWN]],
     }
     with publish(data, "profile") as staging:
         pq.write_table(pa.Table.from_pylist(rows, schema=PROFILE), staging / "profile" / "partitions.parquet")
