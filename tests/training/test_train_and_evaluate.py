@@ -206,7 +206,9 @@ def test_evaluation_reports_every_model_and_repeats_to_the_byte(trained, section
     assert 0 <= report["theme_recovery_nmi"] <= 1
     assert report["verdict"] == {"state": "passed", "passed": True, "reasons": []}
     curves = {"calibration.csv", "by_history.csv", "by_shift.csv"}
-    assert {"models.csv", "slices.csv", "verdict.json"} | curves == {path.name for path in (data / "metrics").iterdir()}
+    assert {"models.csv", "slices.csv", "verdict.json", "profile.json"} | curves == {
+        path.name for path in (data / "metrics").iterdir()
+    }
     json.dumps(report, allow_nan=False)
     run_evaluate(data, sections)
     assert contents(data, "metrics", "predictions") == first
