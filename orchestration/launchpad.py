@@ -14,6 +14,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from contracts.params import PARAMS, SECTIONS, section_type
+from orchestration.configure import flatten
 
 FREE = "params"
 """The key under which any parameter may be given, as before there were types: {model: {num_themes: 8}}."""
@@ -38,7 +39,7 @@ def stage_config(sections: tuple[str, ...], root: Path) -> dict[str, dg.Field]:
 def given(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a person gave in the Launchpad, as orchestration.configure takes it; the typed keys win over FREE."""
     typed = {name: _plain(value) for name, value in config.items() if name != FREE}
-    return {**_flat(config.get(FREE, {})), **_flat(typed)}
+    return {**flatten(config.get(FREE, {})), **flatten(typed)}
 
 
 def read_notes(text: str) -> dict[str, str]:
@@ -125,13 +126,6 @@ def _limits(metadata: Sequence[Any]) -> list[str]:
     parts = [part for each in metadata for part in [each, *getattr(each, "metadata", [])]]
     found = [(word, getattr(part, name, None)) for part in parts for name, word in _LIMITS.items()]
     return [f"{word} {value:,.12g}" for word, value in found if isinstance(value, int | float)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _plain(value: Any) -> Any:

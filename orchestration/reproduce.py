@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from contracts.errors import InputError, Interrupted
 from orchestration.attempt import Attempt, repro
-from orchestration.configure import configure, parse_assignments
+from orchestration.configure import configure, flatten, parse_assignments
 from orchestration.graph import Graph, Stage, read_graph
 from orchestration.timing import wall_s
 
@@ -162,23 +162,16 @@ def _where(graph: Graph) -> list[str]:
 
 
 def _figures(stage: Stage, report: Mapping[str, Any]) -> str:
-    flat = _flatten(report)
+    flat = flatten(report)
     wanted = FIGURES.get(stage.name) or [key for key, value in flat.items() if isinstance(value, int | float)][:4]
     shown = []
     for name in wanted:
         if isinstance(report.get(name), Mapping):
-            parts = _flatten(report[name])
+            parts = flatten(report[name])
             shown.append(f"{name} {sum(parts.values()) if parts else 0:,}")
         elif flat.get(name) is not None:
             shown.append(f"{name.removeprefix('models.')} {_number(flat[name])}")
     return ", ".join(shown)
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _number(value: object) -> str:
