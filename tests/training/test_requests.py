@@ -33,6 +33,7 @@ TRAIN = TrainParams(
     validations_per_epoch=1,
     choose_by="gauc",
     patience=4,
+    calibrate=False,
     checkpoint_s=60.0,
     accelerator="cpu",
     devices=1,
