@@ -33,8 +33,10 @@ _SKIPPED = (
 """The message for a stage that DVC skips: without any, Dagster warns of a silent process."""
 
 
-RETRY = dg.RetryPolicy(max_retries=2, delay=30)
-"""For what passes by itself: a file that DVC is writing. Whatever else fails would fail again, and is not retried."""
+RETRIES, RETRY_S = 2, 30
+"""How often, and after how many seconds, what passes by itself is tried again: a file that DVC is writing.
+
+Whatever else fails would fail again. Not a `RetryPolicy`: with one, Dagster tries a run again that somebody ended."""
 
 
 def build_assets(graph: Graph) -> list[dg.AssetsDefinition]:
@@ -99,10 +101,9 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
         can_subset=False,
         pool=POOL,
         config_schema=stage_config(stage.params, root),
-        retry_policy=RETRY,
     )
     def run_stage(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        with plain_words(stage.name):
+        with plain_words(stage.name, RETRIES - context.retry_number):
             graph = _configure(context, root, given(context.op_execution_context.op_config))
             record(context.instance, graph, but=stage.name)
             attempt = _repro(context, root, stage.name)
@@ -115,11 +116,13 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
 
 
 @contextmanager
-def plain_words(what: str) -> Iterator[None]:
-    """Report what stays locked or unreadable as one line in Dagster instead of a traceback, and try it again."""
+def plain_words(what: str, tries_left: int = 0) -> Iterator[None]:
+    """Have what stays locked or unreadable tried again; at last it is one line in Dagster instead of a traceback."""
     try:
         yield
     except LockBusy as error:
+        if tries_left > 0:
+            raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_S) from error
         raise dg.Failure(f"{what}: {error}. Then materialize it again.") from error
 
 
@@ -128,7 +131,7 @@ def _configure(context: dg.AssetExecutionContext, root: Path, changes: dict[str,
         for change in configure(changes, root / "params.yaml", wait_s=WAIT_S, say=context.log.info) if changes else []:
             context.log.info(f"params.yaml: {change}")
     except InputError as error:
-        raise dg.Failure(f"params.yaml stays as it was. {error}", allow_retries=False) from error
+        raise dg.Failure(f"params.yaml stays as it was. {error}") from error
     return read_graph(root)  # again: another source means other paths
 
 
@@ -189,7 +192,6 @@ def failure(stage: str, attempt: Attempt, root: Path) -> dg.Failure:
             "attempt": dg.MetadataValue.path(str(root / "attempts" / stage)),
             "last good output": stands,
         },
-        allow_retries=False,
     )
 
 

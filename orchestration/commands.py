@@ -22,7 +22,7 @@ def run_command(
             context.log.info(line)
 
     if status := run_group(command, cwd=root, say=say):
-        raise dg.Failure(f"{name}: {last}", metadata={"exit_code": status}, allow_retries=False)
+        raise dg.Failure(f"{name}: {last}", metadata={"exit_code": status})
 
 
 def build_job(

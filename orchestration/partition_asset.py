@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration.assets import POOL, RETRY, failure, plain_words
+from orchestration.assets import POOL, RETRIES, failure, plain_words
 from orchestration.attempt import repro
 from orchestration.graph import Stage, read_graph
 from orchestration.labels import kinds_of, owners_of
@@ -50,10 +50,9 @@ def build_partition_asset(root: Path, stage: Stage) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=POOL,
         config_schema=CONFIG,
-        retry_policy=RETRY,
     )
     def judge_partitions(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        with plain_words(stage.name):
+        with plain_words(stage.name, RETRIES - context.retry_number):
             force = context.op_execution_context.op_config["again"]
             # not over Dagster's pipes, which would have the outputs be results: these are events, one a partition
             attempt = repro(root, [stage.name], single=force, force=force, say=context.log.info)
@@ -64,7 +63,7 @@ def build_partition_asset(root: Path, stage: Stage) -> dg.AssetsDefinition:
             rows, failures = read_rows(graph), read_failures(graph)
             gone = [name for name in context.partition_keys if name not in rows]
             if gone:
-                raise dg.Failure(f"{', '.join(gone)}: the log has no such partition now.", allow_retries=False)
+                raise dg.Failure(f"{', '.join(gone)}: the log has no such partition now.")
             for name in context.partition_keys:
                 context.log_event(materialization(graph, rows, name, failures))
             record(context.instance, graph)

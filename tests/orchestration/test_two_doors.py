@@ -156,7 +156,7 @@ def test_a_lock_file_that_stays_unreadable_is_tried_again_and_then_one_sentence(
     made_toy: Toy, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dvc_lock, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(assets, "RETRY", dg.RetryPolicy(max_retries=2, delay=0.1))
+    monkeypatch.setattr(assets, "RETRY_S", 0.1)
     patient = Door(made_toy.root, door.instance)
     (made_toy.root / "dvc.lock").write_text("<<<<<<< ours\nstages:\n")
     run = patient.materialize("totals")

@@ -122,6 +122,24 @@ def test_a_training_killed_in_the_midst_of_epochs_ends_with_the_same_bytes(root,
         assert [line.split("\t")[0] for line in points] == ["step", "5", "10", "15", "20"], "each point once"
 
 
+def test_curves_that_a_kill_cut_are_gone_on_with_from_their_last_whole_point(root, sections, whole):
+    """DVCLive writes in place: an empty summary, a file that was only opened, a point that is cut."""
+    live = root / ".state/simulator/dvclive"
+    (live / "metrics.json").write_text("")
+    curves = live / "plots/metrics/mos"
+    (curves / "validation_iauc.tsv").write_text("")
+    (curves / "validation_auc.tsv").write_text("step\tvalidation_auc\n5\t0.5\n1")
+    data = root / "data" / "simulator"
+    run_train(data, sections)
+    assert contents(data, *OUTS) == whole
+    for path in curves.glob("validation_*.tsv"):
+        head, *points = path.read_text().splitlines()
+        assert head == f"step\t{path.stem}"
+        assert [int(line.split("\t")[0]) for line in points][-2:] == [15, 20]
+    auc = (curves / "validation_auc.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in auc[1:]] in (["5", "10", "15", "20"], ["10", "15", "20"])
+
+
 def _cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

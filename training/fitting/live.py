@@ -28,7 +28,16 @@ def live_logger(folder: Path, name: str) -> Logger:
 
 
 def keep_until(folder: Path, name: str, step: int) -> None:
-    """Drop the points of a model's curves after a step: a training that resumes from there writes them again."""
+    """Drop the points of a model's curves after a step: a training that resumes from there writes them again.
+
+    DVCLive writes in place, so a kill may have cut what it left: a point that is not whole goes, and so does its
+    summary, which it would read at its start and nobody reads later.
+    """
+    (folder / "metrics.json").unlink(missing_ok=True)
     for path in (folder / "plots" / "metrics" / name).rglob("*.tsv"):
-        head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, head + "".join(line for line in lines if int(line.partition("\t")[0]) <= step))
+        head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        if head.endswith("\n"):
+            kept = (line for line in lines if line.endswith("\n") and int(line.partition("\t")[0]) <= step)
+            write_text(path, head + "".join(kept))
+        else:
+            path.unlink()
