@@ -86,7 +86,9 @@ def test_any_arrival_gives_the_bytes_of_a_rebuild_and_the_rows_of_the_slow_defin
     for step in range(3):
         arrive(folder, random)
         report = ingest_table(here, folder, MAPPED, **told)
-        met |= report["dropped"].keys() | {key for key in ("requests_named_apart", "ids_without_decimals") if report[key]}
+        met |= report["dropped"].keys() | {
+            key for key in ("requests_named_apart", "ids_without_decimals") if report[key]
+        }
         with monkeypatch.context() as whole:  # read at once, and made anew
             for room, name in ((delimited, "BLOCK_BYTES"), (rows, "BATCH_ROWS"), (written, "MOST_IN_MEMORY")):
                 whole.setattr(room, name, 1 << 20)
