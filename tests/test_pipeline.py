@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from orchestration.configure import configure
 from serving.answering.predictor import Predictor
 from serving.answering.requests import EventsRequest, RankRequest, RequestContext
+from tests import ebnerd_log
 from tests.clones import SMALL, clone, hashes, real_data, run
 from tests.one_process import run_stages
 from tests.prepared import copied, prepared
@@ -303,25 +305,53 @@ def test_a_real_log_runs_from_its_published_files(tmp_path: Path) -> None:
     assert report(repository, "movielens", "evaluate")["models"]["popularity"]["auc"] > 0.6
 
 
+EBNERD = {
+    "split.test": "2023-05-31T07:00:00Z",
+    "train.max_requests": 640,
+    "train.epochs": 1,
+    "train.router_steps": 40,
+    "train.router_starts": 2,
+    "train.num_threads": 1,
+    "evaluate.num_bootstrap": 20,
+    "evaluate.min_requests": 100000,
+    "materialize.num_parity_requests": 200,
+}
+
+
+def test_a_real_impression_log_of_some_users_runs_to_an_answer(tmp_path: Path) -> None:
+    """The short form of the next one: a sixteenth of the users, stages in one process."""
+    log = real_data("ebnerd-demo")
+    (tmp_path / "clone").mkdir()
+    repository = clone(tmp_path / "clone")
+    ebnerd_log.of_some_users(log, tmp_path / "log", 16)
+    configure({"source.name": "ebnerd", "source.path": str(tmp_path / "log")} | EBNERD, repository / "params.yaml")
+    run_stages(repository, (*FEATURES, *MODEL))
+    assert report(repository, "ebnerd", "ingest")["rows_read"] > 50_000
+    assert_it_answers(repository, popularity=0.55)  # fewer users, fewer clicks to count
+
+
 @pytest.mark.slow
 def test_a_real_impression_log_runs_from_its_published_files_to_an_answer(tmp_path: Path) -> None:
     log = real_data("ebnerd-demo")
     repository = clone(tmp_path)
-    little = ("split.test=2023-05-31T07:00:00Z", "train.max_requests=640", "train.epochs=1", "train.router_steps=40")
-    little += ("train.router_starts=2", "train.num_threads=1", "evaluate.num_bootstrap=20")
-    little += ("evaluate.min_requests=100000", "materialize.num_parity_requests=200")
     reproduce = ("python", "-m", "orchestration.reproduce")
+    little = (f"{key}={value}" for key, value in EBNERD.items())
     run(repository, *reproduce, "--source", "ebnerd", "--data", str(log), *little)
-    assert_adds_up(repository, "ebnerd")
     assert report(repository, "ebnerd", "ingest")["rows_read"] == 1_081_430
     assert report(repository, "ebnerd", "validate")["rows_valid"] == 907_179
     assert report(repository, "ebnerd", "histories")["num_requests"] == 50_080
     assert report(repository, "ebnerd", "histories")["num_impressions"] == 583_054
+    assert pq.read_table(repository / "data/ebnerd/contexts").num_rows == 50_080
+    assert_it_answers(repository, popularity=0.7)
+
+
+def assert_it_answers(repository: Path, popularity: float) -> None:
+    """EB-NeRD has run: rows add up, online equals offline, popularity is strong, and the bundle ranks by context."""
+    assert_adds_up(repository, "ebnerd")
     parity = report(repository, "ebnerd", "materialize")["parity"]
     assert parity["checked"] > 100
     assert parity["mismatches"] == 0
-    assert pq.read_table(repository / "data/ebnerd/contexts").num_rows == 50_080
-    assert report(repository, "ebnerd", "evaluate")["models"]["popularity"]["iauc"] > 0.7
+    assert report(repository, "ebnerd", "evaluate")["models"]["popularity"]["iauc"] > popularity
     data, state = (repository / folder for folder in ("data/ebnerd", ".state/ebnerd/feast"))
     predictor = Predictor.open(data / "bundle", state, data / "feature_snapshot")
     golden = predictor.bundle.golden[-1]
