@@ -1,7 +1,7 @@
 """What validate and histories found out of a log (features/quality/record.py) -> the page that a steward opens."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ from features.pages.document import (
 )
 from features.pages.flow import GOOD_END, STAGES, flow
 from features.pages.partitions import by_partition
+from features.pages.runs import over_runs
 
 Told = Mapping[str, Any]
 MOST_REASONS = 30
 RULE = "rule"
 
 
-def write_quality(path: Path, told: Told, before: Told | None = None, docs: str | None = None) -> int:
-    """Write the page; returns its bytes. before: what the last run told, with its `told_at`. docs: to Data Docs."""
+def write_quality(
+    path: Path, told: Told, before: Told | None = None, docs: str | None = None, runs: Sequence[Told] = ()
+) -> int:
+    """Write the page; returns its bytes.
+
+    before: what the last run told, with its `told_at`. docs: to Data Docs. runs: summaries, this run's last.
+    """
     state, sentence = judged(told)
     body = [
         verdict(_title(told), f"Data quality of {told['log']}", state, sentence, _facts(told)),
@@ -43,6 +49,7 @@ def write_quality(path: Path, told: Told, before: Told | None = None, docs: str 
         _reasons(told),
         by_partition(told["partitions"], told["expectations"]),
         since(told, before),
+        over_runs(runs),
         _expectations(told),
     ]
     link = (
@@ -78,6 +85,17 @@ def judged(told: Told) -> tuple[str, str]:
     return GOOD, f"{counted}. All {_num_expectations(told)} expectations hold."
 
 
+def summary(told: Told) -> dict[str, Any]:
+    """A run in one row, for the runs after it to be seen beside."""
+    return {
+        "rows_read": told["rows_read"],
+        "rows_used": _used(told),
+        "num_failed": sum(not each["passed"] and each["of"] != RULE for each in told["expectations"]),
+        "newest": _newest(told),
+        "state": judged(told)[0],
+    }
+
+
 def _title(told: Told) -> str:
     return "refused by validate: nothing was passed on" if told["refused"] else "from what was read to what is used"
 
@@ -101,7 +119,6 @@ def _largest(told: Told) -> Told | None:
 
 def _facts(told: Told) -> list[tuple[str, str]]:
     partitions = told["partitions"]
-    times = [row["last_at"] for row in partitions if row["last_at"]]
     lost = {stage: sum(line["rows"] for line in _lost(told, stage)) for stage in STAGES}
     return [
         ("rows read", f"{told['rows_read']:,}"),
@@ -109,8 +126,13 @@ def _facts(told: Told) -> list[tuple[str, str]]:
         ("held back or repeated", f"{lost['validate']:,}"),
         ("valid", f"{_used(told):,}"),
         ("partitions", f"{len(partitions):,}"),
-        ("newest event", max(times)[:16].replace("T", " ") if times else "–"),
+        ("newest event", _newest(told) or "–"),
     ]
+
+
+def _newest(told: Told) -> str | None:
+    times = [row["last_at"] for row in told["partitions"] if row["last_at"]]
+    return max(times)[:16].replace("T", " ") if times else None
 
 
 def _failures(told: Told) -> str:

@@ -124,6 +124,14 @@ def test_what_changed_since_the_last_run_is_said_and_a_repetition_is_no_run(dirt
     assert "<td>expected: a partition has about as many rows as those before it</td>" in changed
     assert "1 not so</td>" in changed
     assert "<td>rows read</td>" not in changed
+    assert "2 runs of this log on this machine told something of their own" in changed
+    runs = re.search(r">The runs so far</caption>.*?</table>", changed, re.S)
+    assert runs is not None
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", runs[0])
+    newest, first = cells[:8], cells[8:16]
+    assert [newest[0], first[0]] == ["2", "1"]
+    assert newest[2:5] == first[2:5]  # the same rows read, and used
+    assert int(newest[5]) == int(first[5]) - 1  # a quieter day is let pass
 
 
 def test_a_refused_log_has_its_page_with_the_attempt(tmp_path: Path) -> None:
