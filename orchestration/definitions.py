@@ -9,6 +9,7 @@ from orchestration.absorb import build_absorb
 from orchestration.alerts import build_check_alert, build_run_alert
 from orchestration.assets import build_assets
 from orchestration.checks import checks_of
+from orchestration.drift import NAME, build_drift_check
 from orchestration.graph import Graph, read_graph
 from orchestration.internals import AssetJob
 from orchestration.partition_asset import build_partition_asset
@@ -29,20 +30,27 @@ def build_definitions(root: Path) -> dg.Definitions:
         warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster's own, about observable_source_asset
         assets = build_assets(graph)
     more = _more_assets(root, graph)
-    if any(CHAMPION in each.keys for each in more):
-        retrain = dg.define_asset_job(
-            "retrain_and_promote",
-            selection=made | dg.AssetSelection.assets(CHAMPION),
-            description="The whole pipeline, and then the newest bundle against the champion; a model that evaluate "
-            "fails is not compared.",
-        )
-        jobs.append(retrain)
-        schedules.append(_schedule("weekly_retrain", retrain, "0 4 * * 0", "A new model every Sunday, if it is better"))
     checks = [
         dg.AssetCheckKey(dg.AssetKey(out.key), check.name) for out in graph.outs for check in checks_of(root, out.key)
     ]
+    looks: list[dg.AssetChecksDefinition] = []
+    if any(CHAMPION in each.keys for each in more):
+        drift = dg.AssetSelection.checks(dg.AssetCheckKey(CHAMPION, NAME))
+        retrain = dg.define_asset_job(
+            "retrain_and_promote",
+            selection=(made | dg.AssetSelection.assets(CHAMPION)) - drift,
+            description="The whole pipeline, and then the newest bundle against the champion; a model that evaluate "
+            "fails is not compared.",
+        )
+        look = dg.define_asset_job("drift", selection=drift, description="Does what is served look like the test?")
+        jobs += [retrain, look]
+        schedules.append(_schedule("weekly_retrain", retrain, "0 4 * * 0", "A new model every Sunday, if it is better"))
+        schedules.append(_schedule("daily_drift", look, "0 5 * * *", "What was served yesterday beside the test"))
+        looks.append(build_drift_check(root))
+        checks += [key for each in looks for key in each.check_keys]
     return dg.Definitions(
         assets=[*assets, *more],
+        asset_checks=looks,
         jobs=[everything, *jobs],
         schedules=schedules,
         sensors=[

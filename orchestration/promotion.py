@@ -9,7 +9,7 @@ import dagster as dg
 from orchestration.assets import POOL
 from orchestration.commands import build_job, run_command
 from orchestration.figures import figures, read_report
-from orchestration.graph import Out, Stage, read_graph
+from orchestration.graph import Stage, read_graph
 from orchestration.labels import owners_of
 
 PROMOTE = (sys.executable, "-m", "serving.promote")
@@ -65,8 +65,7 @@ def build_champion(root: Path, stage: Stage, command: Sequence[str] = PROMOTE) -
     )
     def crown_champion(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         run_command(context, "promote", command, root)
-        bundle = next(out for out in read_graph(root).outs if out.key == BUNDLE)
-        report = read_report(root, f"reports/{_source(bundle)}/promotion.json")
+        report = read_report(root, f"{reports_of(root)}/promotion.json")
         served = report.get("candidate" if report.get("promoted") else "champion") or {}
         version = served.get("model_version")
         return dg.MaterializeResult(
@@ -78,5 +77,7 @@ def build_champion(root: Path, stage: Stage, command: Sequence[str] = PROMOTE) -
     return crown_champion
 
 
-def _source(bundle: Out) -> str:
-    return Path(bundle.path).parent.name
+def reports_of(root: Path) -> str:
+    """reports/<id> of the log that params.yaml names, from root."""
+    bundle = next(out for out in read_graph(root).outs if out.key == BUNDLE)
+    return f"reports/{Path(bundle.path).parent.name}"

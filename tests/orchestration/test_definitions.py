@@ -83,16 +83,18 @@ def test_all_definitions_are_these(repository: dg.RepositoryDefinition, graph: G
     observed = {f"params/{section}" for section in graph.sections} | {f"code/{stage.name}" for stage in graph.stages}
     assert {key.to_user_string() for key in repository.asset_graph.observable_asset_keys} == observed
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    assert jobs == {"everything", "retrain_and_promote", "absorb", "promote", "rollback"}
+    assert jobs == {"everything", "retrain_and_promote", "absorb", "promote", "rollback", "drift"}
     scheduled = {schedule.name: (schedule.job_name, schedule.cron_schedule) for schedule in repository.schedule_defs}
     assert scheduled == {
         "nightly": ("everything", "0 3 * * *"),
         "weekly_retrain": ("retrain_and_promote", "0 4 * * 0"),
         "hourly_absorb": ("absorb", "0 * * * *"),
+        "daily_drift": ("drift", "0 5 * * *"),
     }
     checks = {f"{key.asset_key.to_user_string()}:{key.name}" for key in repository.asset_graph.asset_check_keys}
     single = {"interactions:rows_add_up", "validated_interactions:rows_add_up", "metrics:model_is_good_enough"}
     single |= {f"feature_snapshot:{name}" for name in ("online_equals_offline", "complete", "event_time_lag")}
+    single.add("champion:served_looks_like_the_test")
     assert {check for check in checks if ":expectations_" not in check} == single
     assert len(checks) > len(single) + 6
 
