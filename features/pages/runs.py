@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from features.pages import charts
-from features.pages.document import GOOD, WARNS, count, figure, percent, section, table
+from features.pages.document import GOOD, WARNS, figure, percent, section, table
 
 Told = Mapping[str, Any]
 TITLE = "The runs so far"
@@ -25,7 +25,7 @@ def over_runs(runs: Sequence[Told]) -> str:
     failed = charts.svg(
         charts.lines(drawn, (("num_failed", "failed", charts.BLUE),), "expectations"), "Failed expectations by run"
     )
-    columns = ("run", "made at", "rows read", "valid", "not used", "failed", "newest event", "")
+    columns = ("run", "made at", "rows read", "valid", "not used", "failed", "newest event", "outcome")
     cells = [
         (
             int(row["partition"]), row["told_at"], row["rows_read"], row["rows_used"],
@@ -39,5 +39,5 @@ def over_runs(runs: Sequence[Told]) -> str:
         f'<div class="charts">{figure(rows, "Rows", "by fate, run by run")}'
         f"{figure(failed, 'Failed expectations', 'run by run')}</div>",
         table(columns, cells, numbers=(0, 2, 3, 4, 5), caption=TITLE),
-        lead=f"{count(len(runs), 'run')} of this log on this machine told something of their own; the newest first.",
+        lead=f"{len(runs):,} runs of this log on this machine that differ from the one before; the newest first.",
     )

@@ -124,7 +124,7 @@ def test_what_changed_since_the_last_run_is_said_and_a_repetition_is_no_run(dirt
     assert "<td>expected: a partition has about as many rows as those before it</td>" in changed
     assert "1 not so</td>" in changed
     assert "<td>rows read</td>" not in changed
-    assert "2 runs of this log on this machine told something of their own" in changed
+    assert "2 runs of this log on this machine that differ from the one before" in changed
     runs = re.search(r">The runs so far</caption>.*?</table>", changed, re.S)
     assert runs is not None
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", runs[0])
