@@ -12,7 +12,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import instance_for_test
 
 from orchestration import alerts
 from orchestration.alerts import NOBODY, build_check_alert, send
@@ -83,9 +82,8 @@ class Alerted(Door):
 
 
 @pytest.fixture
-def door(toy: Toy) -> Iterator[Alerted]:
-    with instance_for_test() as instance:
-        yield Alerted(toy.root, instance)
+def door(toy: Toy, instance: dg.DagsterInstance) -> Alerted:
+    return Alerted(toy.root, instance)
 
 
 def test_a_failed_run_is_told_with_its_reason_to_both(
@@ -139,7 +137,9 @@ def test_a_message_that_does_not_arrive_is_an_error_of_the_sensor_and_is_sent_ag
     assert "told" in door.of_checks()
 
 
-def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(toy: Toy, inbox: Inbox) -> None:
+def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(
+    toy: Toy, inbox: Inbox, instance: dg.DagsterInstance
+) -> None:
     """Dagster numbers both records when the run is planned, whichever is judged first."""
     toy.set(alerts__webhook=inbox.address)
     late, early = (dg.AssetCheckKey(dg.AssetKey(each), "good") for each in ("late", "early"))
@@ -163,14 +163,13 @@ def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(toy: To
 
         return make
 
-    with instance_for_test() as instance:
-        for first, second in ((late, early), (early, late)):  # in one order or the other the first has the higher id
-            inbox.got.clear()
-            stages = [stage(first, [], lambda: None), stage(second, [first.asset_key.path[0]], tick)]
-            assert dg.materialize(stages, instance=instance).success
-            tick()
-            tick()
-            assert [each["name"] for each in inbox.got] == [first.to_user_string(), second.to_user_string()]
+    for first, second in ((late, early), (early, late)):  # in one order or the other the first has the higher id
+        inbox.got.clear()
+        stages = [stage(first, [], lambda: None), stage(second, [first.asset_key.path[0]], tick)]
+        assert dg.materialize(stages, instance=instance).success
+        tick()
+        tick()
+        assert [each["name"] for each in inbox.got] == [first.to_user_string(), second.to_user_string()]
 
 
 def test_a_broken_channel_alone_is_tried_again(made_toy: Toy, door: Alerted, inbox: Inbox, tmp_path: Path) -> None:
