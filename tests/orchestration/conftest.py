@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 import pytest
@@ -15,6 +16,14 @@ from dagster._core.test_utils import instance_for_test
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Path(__file__).resolve().parent / "toy"
+
+
+class Seen(NamedTuple):
+    """A repository and the Dagster that knows it: what many tests begin with."""
+
+    root: Path
+    told: Path  # the home of Dagster
+    cursor: str  # of its sensor
 
 
 class Toy:

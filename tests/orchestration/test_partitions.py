@@ -4,7 +4,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote
 
 import dagster as dg
@@ -14,7 +13,7 @@ from dagster._core.test_utils import instance_for_test
 from features.quality.outcomes import SHOWN
 from orchestration.partitions import ASSET, BESIDE, COUNTS, PARTITIONS
 from orchestration.plots import IN_PLACE, NEWEST, bars
-from tests.orchestration.conftest import Toy, environment
+from tests.orchestration.conftest import Seen, Toy, environment
 from tests.orchestration.test_doors import Door
 
 pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
@@ -59,16 +58,8 @@ class Days(Door):
         )
 
 
-class Judged(NamedTuple):
-    """What every test of days begins with."""
-
-    root: Path
-    told: Path  # the home of Dagster
-    cursor: str  # of the sensor
-
-
 @pytest.fixture(scope="module")
-def judged(made_template: Path, empty_instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+def judged(made_template: Path, empty_instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """The toy pipeline with a stage that judges days, run once by `dvc repro`, seen by Dagster's sensor."""
     home = tmp_path_factory.mktemp("judged")
     with pytest.MonkeyPatch.context() as patch:
@@ -82,11 +73,11 @@ def judged(made_template: Path, empty_instance: Path, tmp_path_factory: pytest.T
         with instance_for_test(temp_dir=str(told)) as instance:
             door = Days(root, instance)
             door.tick()
-    return Judged(root, told, str(door.cursor))
+    return Seen(root, told, str(door.cursor))
 
 
 @pytest.fixture
-def days(judged: Judged, toy: Toy, tmp_path: Path) -> Iterator[Days]:
+def days(judged: Seen, toy: Toy, tmp_path: Path) -> Iterator[Days]:
     """A copy of both: the repository, where `toy` is, and what Dagster was told."""
     shutil.rmtree(toy.root)
     shutil.copytree(judged.root, toy.root)
