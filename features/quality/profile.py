@@ -13,7 +13,6 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.spatial.distance import jensenshannon
 
 from contracts.schema import ROLE_IMPRESSION
 from features.tables.connection import connect
@@ -185,6 +184,8 @@ def _between(first: str, second: str) -> int:
 
 def _distance(mix: Mapping[str, int], before: Sequence[Mapping[str, int]]) -> float | None:
     """How far a mix of categories is from those before together; null where none names a category."""
+    from scipy.spatial.distance import jensenshannon  # most of a second, that whoever reads PROFILE should not pay
+
     names = sorted({*mix, *(name for each in before for name in each)})
     if names in ([], [NO_CATEGORY]):
         return None

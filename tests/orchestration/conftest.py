@@ -8,11 +8,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+import dagster as dg
 import pytest
+from dagster._core.test_utils import instance_for_test
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Path(__file__).resolve().parent / "toy"
+
+
+class Seen(NamedTuple):
+    """A repository and the Dagster that knows it: what many tests begin with."""
+
+    root: Path
+    told: Path  # the home of Dagster
+    cursor: str  # of its sensor
 
 
 class Toy:
@@ -94,7 +105,7 @@ def made_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The toy repository after one `dvc repro`, made once."""
     home = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in _environment(home).items():
+        for name, value in environment(home).items():
             patch.setenv(name, value)
         root = shutil.copytree(template, home / "repository")
         Toy(root).dvc("repro")
@@ -104,7 +115,7 @@ def made_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     """A fresh toy repository; stages find this project's packages, and nothing leaks to the person's own Dagster."""
-    for name, value in _environment(tmp_path).items():
+    for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     return Toy(shutil.copytree(template, tmp_path / "repository"))
 
@@ -117,7 +128,26 @@ def made_toy(made_template: Path, toy: Toy) -> Toy:
     return toy
 
 
-def _environment(home: Path) -> Mapping[str, str]:
+@pytest.fixture(scope="session")
+def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a Dagster to which nothing was told yet: its tables are made once, which takes half a second."""
+    home = tmp_path_factory.mktemp("dagster")
+    with instance_for_test(temp_dir=str(home)) as instance:
+        assert not instance.get_runs()
+        assert not instance.get_dynamic_partitions("none")
+    return home
+
+
+@pytest.fixture
+def instance(empty_instance: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster of one's own to which nothing was told yet."""
+    home = shutil.copytree(empty_instance, tmp_path / "dagster")
+    with instance_for_test(temp_dir=str(home)) as instance:
+        yield instance
+
+
+def environment(home: Path) -> Mapping[str, str]:
+    """What the stages need to find this project; a cache of DVC's own."""
     return {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import threading
 import traceback
@@ -16,7 +17,7 @@ from dagster._core.test_utils import instance_for_test
 
 from orchestration import alerts
 from orchestration.alerts import NOBODY, build_check_alert, send
-from tests.orchestration.conftest import Toy
+from tests.orchestration.conftest import Seen, Toy, environment
 from tests.orchestration.test_doors import Door
 
 pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
@@ -83,9 +84,37 @@ class Alerted(Door):
 
 
 @pytest.fixture
-def door(toy: Toy) -> Iterator[Alerted]:
-    with instance_for_test() as instance:
-        yield Alerted(toy.root, instance)
+def door(toy: Toy, instance: dg.DagsterInstance) -> Alerted:
+    return Alerted(toy.root, instance)
+
+
+@pytest.fixture(scope="module")
+def refusing(made_template: Path, empty_instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """The toy pipeline with a check that fails, run by `dvc repro` and seen by Dagster's sensor."""
+    home = tmp_path_factory.mktemp("refusing")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(home).items():
+            patch.setenv(name, value)
+        toy = Toy(shutil.copytree(made_template, home / "repository"))
+        toy.set(serve__clock="now")
+        toy.dvc("repro")
+        told = shutil.copytree(empty_instance, home / "dagster")
+        with instance_for_test(temp_dir=str(told)) as instance:
+            door = Door(toy.root, instance)
+            door.tick()
+    return Seen(toy.root, told, str(door.cursor))
+
+
+@pytest.fixture
+def refused(refusing: Seen, toy: Toy, tmp_path: Path) -> Iterator[Alerted]:
+    """The door to copies of both; the repository is where `toy` is."""
+    shutil.rmtree(toy.root)
+    shutil.copytree(refusing.root, toy.root)
+    told = shutil.copytree(refusing.told, tmp_path / "dagster")
+    with instance_for_test(temp_dir=str(told)) as instance:
+        door = Alerted(toy.root, instance)
+        door.cursor = refusing.cursor
+        yield door
 
 
 def test_a_failed_run_is_told_with_its_reason_to_both(
@@ -103,43 +132,38 @@ def test_a_failed_run_is_told_with_its_reason_to_both(
     assert json.loads(kept.read_text()) | {"path": "/hook"} == message
 
 
-def test_a_failed_check_is_told_once_and_again_when_it_failed_anew(made_toy: Toy, door: Alerted, inbox: Inbox) -> None:
-    made_toy.set(serve__clock="now", alerts__webhook=inbox.address)
-    made_toy.dvc("repro")
-    door.tick()
-    assert "metrics:model_is_good_enough: told" in door.of_checks()
-    assert door.of_checks() == "no check has failed since"
+def test_a_failed_check_is_told_once_and_again_when_it_failed_anew(toy: Toy, refused: Alerted, inbox: Inbox) -> None:
+    toy.set(alerts__webhook=inbox.address)
+    assert "metrics:model_is_good_enough: told" in refused.of_checks()
+    assert refused.of_checks() == "no check has failed since"
     (message,) = inbox.got
     assert (message["what"], message["severity"]) == ("check", "ERROR")
     assert "the clock" in message["text"]
-    assert not door.materialize("metrics").success
-    assert "told" in door.of_checks()
-    made_toy.set(serve__clock="log_end")
-    assert door.materialize("metrics").success
-    assert door.of_checks() == "no check has failed since"
+    assert not refused.materialize("metrics").success
+    assert "told" in refused.of_checks()
+    toy.set(serve__clock="log_end")
+    assert refused.materialize("metrics").success
+    assert refused.of_checks() == "no check has failed since"
     assert len(inbox.got) == 2
 
 
-def test_where_nobody_is_named_nothing_is_sent_and_the_sensor_says_so(made_toy: Toy, door: Alerted) -> None:
-    made_toy.set(serve__clock="now")
-    made_toy.dvc("repro")
-    door.tick()
-    assert door.of_checks() == f"metrics:model_is_good_enough: {NOBODY}"
+def test_where_nobody_is_named_nothing_is_sent_and_the_sensor_says_so(refused: Alerted) -> None:
+    assert refused.of_checks() == f"metrics:model_is_good_enough: {NOBODY}"
 
 
 def test_a_message_that_does_not_arrive_is_an_error_of_the_sensor_and_is_sent_again(
-    made_toy: Toy, door: Alerted, inbox: Inbox
+    toy: Toy, refused: Alerted, inbox: Inbox
 ) -> None:
-    made_toy.set(serve__clock="now", alerts__webhook=f"{inbox.address}/broken")
-    made_toy.dvc("repro")
-    door.tick()
+    toy.set(alerts__webhook=f"{inbox.address}/broken")
     with pytest.raises(Exception, match="500"):
-        door.of_checks()
-    made_toy.set(alerts__webhook=f"{inbox.address}/mended")
-    assert "told" in door.of_checks()
+        refused.of_checks()
+    toy.set(alerts__webhook=f"{inbox.address}/mended")
+    assert "told" in refused.of_checks()
 
 
-def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(toy: Toy, inbox: Inbox) -> None:
+def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(
+    toy: Toy, inbox: Inbox, instance: dg.DagsterInstance
+) -> None:
     """Dagster numbers both records when the run is planned, whichever is judged first."""
     toy.set(alerts__webhook=inbox.address)
     late, early = (dg.AssetCheckKey(dg.AssetKey(each), "good") for each in ("late", "early"))
@@ -163,28 +187,25 @@ def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(toy: To
 
         return make
 
-    with instance_for_test() as instance:
-        for first, second in ((late, early), (early, late)):  # in one order or the other the first has the higher id
-            inbox.got.clear()
-            stages = [stage(first, [], lambda: None), stage(second, [first.asset_key.path[0]], tick)]
-            assert dg.materialize(stages, instance=instance).success
-            tick()
-            tick()
-            assert [each["name"] for each in inbox.got] == [first.to_user_string(), second.to_user_string()]
+    for first, second in ((late, early), (early, late)):  # in one order or the other the first has the higher id
+        inbox.got.clear()
+        stages = [stage(first, [], lambda: None), stage(second, [first.asset_key.path[0]], tick)]
+        assert dg.materialize(stages, instance=instance).success
+        tick()
+        tick()
+        assert [each["name"] for each in inbox.got] == [first.to_user_string(), second.to_user_string()]
 
 
-def test_a_broken_channel_alone_is_tried_again(made_toy: Toy, door: Alerted, inbox: Inbox, tmp_path: Path) -> None:
+def test_a_broken_channel_alone_is_tried_again(toy: Toy, refused: Alerted, inbox: Inbox, tmp_path: Path) -> None:
     kept = tmp_path / "kept.jsonl"
-    made_toy.set(serve__clock="now", alerts__webhook=inbox.address, alerts__command=["false"])
-    made_toy.dvc("repro")
-    door.tick()
-    assert door.of_checks() == "metrics:model_is_good_enough: told; alerts.command ended with 1: "
+    toy.set(alerts__webhook=inbox.address, alerts__command=["false"])
+    assert refused.of_checks() == "metrics:model_is_good_enough: told; alerts.command ended with 1: "
     for _ in range(2):  # the cursor is kept by now
         with pytest.raises(RuntimeError, match=r"alerts\.command ended with 1"):
-            door.of_checks()
-    made_toy.set(alerts__command=[sys.executable, "-c", KEEP, str(kept)])
-    assert door.of_checks() == "metrics:model_is_good_enough: told"
-    assert door.of_checks() == "no check has failed since"
+            refused.of_checks()
+    toy.set(alerts__command=[sys.executable, "-c", KEEP, str(kept)])
+    assert refused.of_checks() == "metrics:model_is_good_enough: told"
+    assert refused.of_checks() == "no check has failed since"
     assert len(inbox.got) == len(kept.read_text().splitlines()) == 1
 
 

@@ -1,14 +1,12 @@
 """Both doors on the toy repository: what one makes the other knows, and neither makes it again."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
-from dagster._core.test_utils import instance_for_test
 
 from orchestration.definitions import build_definitions
 from tests.orchestration.conftest import Toy
@@ -68,9 +66,8 @@ class Door:
 
 
 @pytest.fixture
-def door(toy: Toy) -> Iterator[Door]:
-    with instance_for_test() as instance:
-        yield Door(toy.root, instance)
+def door(toy: Toy, instance: dg.DagsterInstance) -> Door:
+    return Door(toy.root, instance)
 
 
 FRESH = dict.fromkeys(["interactions", "names", "totals", "metrics"], "FRESH")

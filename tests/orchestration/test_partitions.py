@@ -1,7 +1,9 @@
 """Every partition of the log is an asset partition with figures of its own, whichever door judged it."""
 
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import unquote
 
 import dagster as dg
@@ -11,7 +13,7 @@ from dagster._core.test_utils import instance_for_test
 from features.quality.outcomes import SHOWN
 from orchestration.partitions import ASSET, BESIDE, COUNTS, PARTITIONS
 from orchestration.plots import IN_PLACE, NEWEST, bars
-from tests.orchestration.conftest import Toy
+from tests.orchestration.conftest import Seen, Toy, environment
 from tests.orchestration.test_doors import Door
 
 pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
@@ -56,15 +58,33 @@ class Days(Door):
         )
 
 
-@pytest.fixture
-def days(made_toy: Toy) -> Iterator[Days]:
+@pytest.fixture(scope="module")
+def judged(made_template: Path, empty_instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """The toy pipeline with a stage that judges days, run once by `dvc repro`, seen by Dagster's sensor."""
-    with (made_toy.root / "dvc.yaml").open("a") as file:
-        file.write(JUDGE)
-    made_toy.dvc("repro", "judge")
-    with instance_for_test() as instance:
-        door = Days(made_toy.root, instance)
-        door.tick()
+    home = tmp_path_factory.mktemp("judged")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(home).items():
+            patch.setenv(name, value)
+        root = shutil.copytree(made_template, home / "repository")
+        with (root / "dvc.yaml").open("a") as file:
+            file.write(JUDGE)
+        Toy(root).dvc("repro", "judge")
+        told = shutil.copytree(empty_instance, home / "dagster")
+        with instance_for_test(temp_dir=str(told)) as instance:
+            door = Days(root, instance)
+            door.tick()
+    return Seen(root, told, str(door.cursor))
+
+
+@pytest.fixture
+def days(judged: Seen, toy: Toy, tmp_path: Path) -> Iterator[Days]:
+    """A copy of both: the repository, where `toy` is, and what Dagster was told."""
+    shutil.rmtree(toy.root)
+    shutil.copytree(judged.root, toy.root)
+    told = shutil.copytree(judged.told, tmp_path / "dagster")
+    with instance_for_test(temp_dir=str(told)) as instance:
+        door = Days(toy.root, instance)
+        door.cursor = judged.cursor
         yield door
 
 
@@ -79,41 +99,39 @@ def test_after_dvc_repro_every_day_is_there_with_its_figures_and_its_failure(day
     assert "nothing new" in days.tick()
 
 
-def test_only_the_days_whose_figures_changed_are_told_again(days: Days, made_toy: Toy) -> None:
-    made_toy.set(audit__min_session_events=3)  # the third day fails no longer; the fourth has another limit
-    made_toy.dvc("repro", "judge")
+def test_only_the_days_whose_figures_changed_are_told_again(days: Days, toy: Toy) -> None:
+    toy.set(audit__min_session_events=3)  # the third day fails no longer; the fourth has another limit
+    toy.dvc("repro", "judge")
     told = days.tick()
     assert [day for day in DAYS if f"{ASSET.to_user_string()} {day}" in told] == DAYS[2:]
     assert [len(days.events(day)) for day in DAYS] == [1, 1, 2, 2]
     assert "why" not in days.events(DAYS[2])[0].metadata
 
 
-def test_a_backfill_of_three_days_is_one_run_that_reports_each_and_leaves_dvc_nothing(
-    days: Days, made_toy: Toy
-) -> None:
-    made_toy.set(seed=4)  # a fifth day; ingest is what has to run first
+def test_a_backfill_of_three_days_is_one_run_that_reports_each_and_leaves_dvc_nothing(days: Days, toy: Toy) -> None:
+    toy.set(seed=4)  # a fifth day; ingest is what has to run first
     run = days.backfill(DAYS[1], DAYS[3])
     assert run.success
-    assert made_toy.runs[-2:] == ["make", "judge"]
+    assert toy.runs[-2:] == ["make", "judge"]
     assert [len(days.events(day)) for day in DAYS] == [1, 2, 2, 2]
     assert {days.events(day)[0].tags["dagster/data_version"] for day in DAYS[1:]} != {None}
     assert days.known() == [*DAYS, "2024-01-05"]
     assert len(days.events("2024-01-05")) == 1
-    assert "up to date" in made_toy.dvc("status", "judge")
+    assert "up to date" in toy.dvc("status", "judge")
     told = days.tick()
     assert "partition" not in told
 
 
-def test_where_nothing_changed_nothing_runs_unless_it_is_asked_for(days: Days, made_toy: Toy) -> None:
-    ran = made_toy.runs
+def test_where_nothing_changed_nothing_runs_unless_it_is_asked_for(days: Days, toy: Toy) -> None:
+    ran = toy.runs
     assert days.backfill(DAYS[0], DAYS[0]).success
-    assert made_toy.runs == ran
+    assert toy.runs == ran
     assert days.backfill(DAYS[0], DAYS[0], again=True).success
-    assert made_toy.runs == [*ran, "judge"]
+    assert toy.runs == [*ran, "judge"]
 
 
-def test_a_day_that_the_log_no_longer_has_goes_and_is_refused(days: Days, made_toy: Toy) -> None:
-    made_toy.set(seed=2)
+def test_a_day_that_the_log_no_longer_has_goes_and_is_refused(days: Days, toy: Toy) -> None:
+    toy.set(seed=2)
     run = days.backfill(DAYS[3], DAYS[3])
     (failure,) = [event.step_failure_data for event in run.all_events if event.is_step_failure]
     assert failure.user_failure_data is not None
@@ -123,10 +141,10 @@ def test_a_day_that_the_log_no_longer_has_goes_and_is_refused(days: Days, made_t
 
 
 def test_of_a_day_that_validate_does_not_name_nothing_is_claimed_and_a_new_day_changes_none(
-    days: Days, made_toy: Toy
+    days: Days, toy: Toy
 ) -> None:
-    made_toy.set(seed=7, audit__min_session_events=1)  # seven of eight days fail, five are named
-    made_toy.dvc("repro", "judge")
+    toy.set(seed=7, audit__min_session_events=1)  # seven of eight days fail, five are named
+    toy.dvc("repro", "judge")
     days.tick()
     named, other = (days.events(day)[0] for day in (f"2024-01-0{SHOWN + 1}", f"2024-01-0{SHOWN + 2}"))
     assert named.metadata["failed expectations"].value == 1
@@ -134,19 +152,18 @@ def test_of_a_day_that_validate_does_not_name_nothing_is_claimed_and_a_new_day_c
     assert other.description is not None
     assert "validate names only the first 5 of 7 partitions that fail: no day has too many rows" in other.description
     assert "every expectation holds" not in other.description
-    made_toy.set(seed=8)
-    made_toy.dvc("repro", "judge")
+    toy.set(seed=8)
+    toy.dvc("repro", "judge")
     told = days.tick()
     assert [day for day in days.known() if f"{ASSET.to_user_string()} {day}" in told] == ["2024-01-09"]
 
 
-def test_an_earlier_day_that_comes_late_stands_in_its_place() -> None:
+def test_an_earlier_day_that_comes_late_stands_in_its_place(instance: dg.DagsterInstance) -> None:
     from orchestration.partitions import _keep_names
 
-    with instance_for_test() as instance:
-        for names in (DAYS[1:], DAYS, [DAYS[0], DAYS[2]]):
-            _keep_names(instance, names)
-            assert list(instance.get_dynamic_partitions(str(PARTITIONS.name))) == names
+    for names in (DAYS[1:], DAYS, [DAYS[0], DAYS[2]]):
+        _keep_names(instance, names)
+        assert list(instance.get_dynamic_partitions(str(PARTITIONS.name))) == names
 
 
 def test_the_figures_are_columns_of_the_real_profile() -> None:

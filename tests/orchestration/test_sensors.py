@@ -2,12 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import instance_for_test
 
 from orchestration.sensors import SETTLED_S
 from tests.orchestration.conftest import Toy
@@ -21,9 +19,8 @@ pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
 
 
 @pytest.fixture
-def door(toy: Toy) -> Iterator[Door]:
-    with instance_for_test() as instance:
-        yield Door(toy.root, instance)
+def door(toy: Toy, instance: dg.DagsterInstance) -> Door:
+    return Door(toy.root, instance)
 
 
 class Watched:

@@ -85,7 +85,7 @@ def _is_whole_and_runs_again(toy: Toy) -> None:
     assert "up to date" in toy.dvc("status")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_an_interrupted_make_run_restores_and_leaves_nothing(made_toy: Toy, number: signal.Signals) -> None:
     process = _start_slow_stage(made_toy, "-m", "orchestration.reproduce")
     process.send_signal(number)

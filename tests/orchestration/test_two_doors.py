@@ -14,7 +14,6 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.asset_health.asset_materialization_health import AssetMaterializationHealthState
 from dagster._core.loader import LoadingContextForTest
-from dagster._core.test_utils import instance_for_test
 
 from orchestration import assets, dvc_lock
 from orchestration.definitions import build_definitions
@@ -57,9 +56,8 @@ read = """,
 
 
 @pytest.fixture
-def door(toy: Toy) -> Iterator[Door]:
-    with instance_for_test() as instance:
-        yield Door(toy.root, instance)
+def door(toy: Toy, instance: dg.DagsterInstance) -> Door:
+    return Door(toy.root, instance)
 
 
 WAITING = "to end; then "

@@ -102,26 +102,32 @@ def test_what_a_deployment_cannot_set_is_named(variable: str, value: str) -> Non
 def test_machine_code_of_the_bundle_goes_into_its_bento_and_that_of_another_does_not(
     data: Path, tmp_path: Path
 ) -> None:
-    script = (
-        "import sys; from pathlib import Path; from serving.packing.model import keep; print(keep(Path(sys.argv[1])))"
-    )
     manifest = read_manifest(data / "bundle")
     programs = tmp_path / "exported" / manifest.source
     programs.mkdir(parents=True)
     told = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    codes = (b"1", b"2")  # compiled anew, for another processor
+    made = [("another", b"1"), *((manifest.bundle_hash, code) for code in codes)]
+    described = [(json.dumps({"compiled": True, "bundle_hash": name}), code) for name, code in made]
+    script = f"""
+from pathlib import Path
+from serving.packing.model import keep
+for described, code in {described!r}:
+    Path({str(programs / DESCRIPTION)!r}).write_text(described)
+    Path({str(programs / "score.pt2")!r}).write_bytes(code)
+    print("kept", keep(Path({str(data / "bundle")!r})))
+"""
+    said = subprocess.check_output([sys.executable, "-c", script], env=told, cwd=tmp_path, text=True)
+    tags = [line.removeprefix("kept ") for line in said.splitlines() if line.startswith("kept ")]
 
-    def kept(bundle_hash: str, code: bytes) -> tuple[str, set[str]]:
-        (programs / DESCRIPTION).write_text(json.dumps({"compiled": True, "bundle_hash": bundle_hash}))
-        (programs / "score.pt2").write_bytes(code)
-        command = [sys.executable, "-c", script, str(data / "bundle")]
-        tag = subprocess.check_output(command, env=told, cwd=tmp_path, text=True).strip().splitlines()[-1]
+    def kept(tag: str) -> tuple[str, set[str]]:
         name, _, version = tag.partition(":")
         return version, {path.name for path in (tmp_path / "home/models" / name / version).iterdir() if path.is_dir()}
 
-    assert kept("another", b"1") == (manifest.model_version, {"bundle"})
+    assert kept(tags[0]) == (manifest.model_version, {"bundle"})
     versions = set()
-    for code in (b"1", b"2"):  # compiled anew, for another processor
-        version, folders = kept(manifest.bundle_hash, code)
+    for tag, code in zip(tags[1:], codes, strict=True):
+        version, folders = kept(tag)
         assert (version[:-8], folders) == (f"{manifest.model_version}-", {"bundle", "programs"})
         assert (tmp_path / "home/models/leitmotif-bundle" / version / "programs/score.pt2").read_bytes() == code
         versions.add(version)

@@ -378,8 +378,15 @@ def test_ranks_glide_unless_less_motion_is_wanted(
         assert (page.evaluate("window.glides") > 0) == (motion == "no-preference")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_nothing_and_nothing_is_cut_off(
     browser: Browser, server: httpx.Client, hopper: str, scheme: str, width: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,14 +24,20 @@ from tests.features.raw_logs import COLUMNS, expectations, ingest_table, limits,
 ROWS = ["a,x,2024-01-01,1", ",x y,2024-01-01,1", 'b,"x, y",2024-01-02,0', "b,,2024-01-02,1", "c,z,never,1", "c,z"]
 
 
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a log of one file that has been validated, once for all tests here."""
+    root = tmp_path_factory.mktemp("validated") / "root"
+    (root / "log").mkdir(parents=True)
+    (root / "log" / "day.csv").write_text("\n".join(["user,item,at,click", *ROWS, ""]))
+    run(root)
+    return root
+
+
 @pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """A folder with one file; it has been validated."""
-    folder = tmp_path / "log"
-    folder.mkdir()
-    (folder / "day.csv").write_text("\n".join(["user,item,at,click", *ROWS, ""]))
-    run(tmp_path)
-    return folder
+def log(validated: Path, tmp_path: Path) -> Path:
+    """A copy of that log's folder; what was made of it lies beside it."""
+    return shutil.copytree(validated, tmp_path, dirs_exist_ok=True) / "log"
 
 
 def run(root: Path) -> dict:
