@@ -121,8 +121,10 @@ class OnlineStore:
             clock=Clock(),
         )
         if not online_rows.read_as_of(store.feast, stamp["snapshot_id"]):
+            address = redis_address()
+            assert address is not None  # a file is always what its stamp says
             raise InputError(
-                f"The Redis at {redis_address()} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
+                f"The {address.where} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
                 "`make load` with the same ONLINE loads it."
             )
         check_owner(store.tail, tail_of, stamp)

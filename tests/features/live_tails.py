@@ -27,7 +27,7 @@ def tails_of(folder: Path, server: RedisServer | None) -> Iterator[Callable[[], 
     made: list[LiveTail] = []
 
     def open_tail() -> LiveTail:
-        made.append(RedisTail(server.url, str(folder)) if server else SqliteTail(folder / "live" / "log.db"))
+        made.append(RedisTail(server.address, str(folder)) if server else SqliteTail(folder / "live" / "log.db"))
         return made[-1]
 
     yield open_tail
