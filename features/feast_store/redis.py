@@ -63,7 +63,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         super().__init__()
         self._servers: Servers | None = None
         self._tails: dict[tuple[str, str], RedisTail] = {}
-        self.writes_to: dict[str, str] = {}  # while a load writes: the primaries, as Servers.run_ids says them
+        self.writes_to: dict[str, str] | None = None  # while a load writes: the primaries, as Servers.run_ids has them
         self.load: int | None = None  # of views that are kept_before, as of which load they are read; None: the newest
 
     def tail(self, config: RepoConfig) -> RedisTail:

@@ -107,15 +107,15 @@ def mark(feast: FeatureStore, snapshot_id: str) -> None:
         _ask(feast, lambda: servers.of(key).hset(key, SNAPSHOT, ""))
         return
     _ask(feast, servers.replicate)
-    if servers.address.is_cluster and (now := _ask(feast, servers.run_ids)) != store.writes_to:
-        gone = sorted(name for name, run in store.writes_to.items() if now.get(name) != run)
+    before, store.writes_to = store.writes_to, None
+    if servers.address.is_cluster and before is not None and (now := _ask(feast, servers.run_ids)) != before:
+        gone = sorted(name for name, run in before.items() if now.get(name) != run)
         raise InputError(
-            f"{', '.join(gone)} of the {servers.address.where} failed or left while rows were written: its replica may "
-            "lack some. `make load` loads all of them again."
+            f"{', '.join(gone)} of the {servers.address.where} failed or left while rows were written: a replica that "
+            "took its place may lack some. `make load` loads all of them again."
         )
-    fields = {SNAPSHOT: snapshot_id, LOADS: str(marked(feast)[1] + 1)}
-    _ask(feast, lambda: servers.of(key).hset(key, mapping=fields))
-    _ask(feast, servers.replicate)
+    fields = ("HSET", key, SNAPSHOT, snapshot_id, LOADS, marked(feast)[1] + 1)
+    _ask(feast, lambda: servers.written(key, None, fields))
 
 
 def marked(feast: FeatureStore) -> tuple[str | None, int]:

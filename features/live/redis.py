@@ -14,7 +14,7 @@ from features.live.deadline import left_s
 from features.live.redis_address import RedisAddress
 from features.live.redis_durable import check_durable, is_forbidden, refusal
 from features.live.redis_scripts import APPEND, BEHIND, FORGET, PRUNE, sha
-from features.live.redis_servers import WAIT_S, Servers
+from features.live.redis_servers import WAIT_S, Servers, name_of
 from features.live.tail import Listed, Marks, nobody
 from features.sealed.event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
 from features.sealed.forgotten import hash_of
@@ -50,6 +50,10 @@ class RedisTail:
         self._servers = Servers(self._address, wait_s)
         self._prefix = f"{{{prefix}}}:" if self._address.is_cluster else f"{prefix}:"
         self._is_durable = False  # not known yet
+        self._at, self._failovers = (
+            "",
+            0,
+        )  # which server had the keys; how often that was another one, as seen from here
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """If the server does not answer in time, it may have kept them all the same; appending them again is safe."""
@@ -62,10 +66,11 @@ class RedisTail:
         return self._mark("newest")
 
     def marks(self) -> Marks:
+        """After a failover the origin is another one: what was read and not acknowledged yet may be gone."""
         told = self._ask(lambda: self._client.hmget(self._key("marks"), list(Marks._fields)))
         newest, pruned, origin = (int(each or 0) for each in told[:3])
         self._acknowledged = max(self._acknowledged, newest)
-        return Marks(newest, pruned, origin, None if told[3] is None else int(told[3]))
+        return Marks(newest, pruned, origin + self._failovers, None if told[3] is None else int(told[3]))
 
     def behind(self, us: int) -> int:
         return int(self._run(BEHIND, us))
@@ -234,7 +239,11 @@ class RedisTail:
             raise refusal(error, self._address, self._wait_s) from error
 
     def _check_durable(self) -> None:
-        check_durable(self._client, self._address)
+        server = self._client
+        check_durable(server, self._address)
+        if self._address.is_cluster:
+            before, self._at = self._at, name_of(server)
+            self._failovers += before not in ("", self._at)
         self._is_durable = True
 
     def _copy_list(self) -> None:

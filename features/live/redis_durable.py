@@ -56,7 +56,7 @@ def refusal(error: RedisError, address: RedisAddress, wait_s: float) -> InputErr
     if isinstance(error, RedisConnectionError | ClusterDownError):
         todo = "A node that died is replaced by its replica within seconds; start" if address.is_cluster else "Start"
         it = "those that are away" if address.is_cluster else "it"
-        return InputError(f"{where} cannot be asked: {error}. {todo} {it} with {START}. {AGAIN}")
+        return InputError(f"{where} cannot be asked: {str(error).rstrip('.')}. {todo} {it} with {START}. {AGAIN}")
     return InputError(f"{where} refuses: {error}. Nothing of this call was kept; `redis-cli info` says what it lacks.")
 
 

@@ -187,8 +187,9 @@ class OnlineStore:
             if self.progress.follows_log:
                 self.tail.behind(self.clock.behind_us)  # time goes on as it did
             raise StaleStoreError(
-                f"The live events that were counted, until {in_seconds(self.progress.seq)}, are not there any more: "
-                "their store was lost, emptied or replaced. Open the store again: it goes on with what is there."
+                f"The live events that were counted, until {in_seconds(self.progress.seq)}, may not be there any more: "
+                "their store was lost, emptied or replaced, or its replica took over. Open the store again: it goes on "
+                "with what is there."
             )
 
     def _count(self) -> None:

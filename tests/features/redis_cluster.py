@@ -94,13 +94,13 @@ class Cluster:
         ((_, port, _),) = primary.command("ROLE")[2]
         return next(node for node in self._nodes if node.port == int(port))
 
+    def primaries(self) -> list[RedisServer]:
+        """Of a whole cluster."""
+        return [node for node in self._nodes if node.command("ROLE")[0] == b"master"]
+
     def keys(self) -> dict[int, list[bytes]]:
         """By the port of each primary all of its keys."""
-        found = {}
-        for node in self._nodes:
-            if node.command("ROLE")[0] == b"master":
-                found[node.port] = node.command("KEYS", "*")
-        return found
+        return {node.port: node.command("KEYS", "*") for node in self.primaries()}
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -121,4 +121,3 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     """Whole at the start of every test: whoever kills a node heals the cluster, and writes under a name of its own."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
-
