@@ -50,10 +50,9 @@ class RedisTail:
         self._servers = Servers(self._address, wait_s)
         self._prefix = f"{{{prefix}}}:" if self._address.is_cluster else f"{prefix}:"
         self._is_durable = False  # not known yet
-        self._at, self._failovers = (
-            "",
-            0,
-        )  # which server had the keys; how often that was another one, as seen from here
+        self._unspread = f"{prefix}:marks"  # as one server has it; in a cluster nobody writes it
+        self._at = ""  # which server of a cluster had the keys
+        self._failovers = 0  # how often that was another one, as seen from here
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """If the server does not answer in time, it may have kept them all the same; appending them again is safe."""
@@ -230,12 +229,15 @@ class RedisTail:
             if not self._is_durable:
                 self._check_durable()
                 self._copy_list()
-            return question()
+            try:
+                return question()
+            except RedisError:
+                self._is_durable = False  # another server may answer next
+                raise
 
         try:
             return self._servers.ask(asked, adds_nothing)
         except RedisError as error:
-            self._is_durable = False  # another server may answer next
             raise refusal(error, self._address, self._wait_s) from error
 
     def _check_durable(self) -> None:
@@ -244,7 +246,18 @@ class RedisTail:
         if self._address.is_cluster:
             before, self._at = self._at, name_of(server)
             self._failovers += before not in ("", self._at)
+            if not before and self._servers.of(self._unspread).exists(self._unspread):
+                self._at = ""
+                raise self._refuse_copies()
         self._is_durable = True
+
+    def _refuse_copies(self) -> InputError:
+        start = self._unspread.removesuffix("marks")
+        return InputError(
+            f"The {self._address.where} holds live events as one Redis server names them ({start}*): copied from one, "
+            "they lie in many slots and cannot be used. Run `make absorb` with ONLINE of that server, then remove the "
+            "copies, and `make load`."
+        )
 
     def _copy_list(self) -> None:
         """Another server, or an emptied one, may answer now."""

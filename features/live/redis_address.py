@@ -70,7 +70,7 @@ class RedisAddress:
 
         Of a cluster the nodes are asked at once which there are.
         """
-        told = {"socket_timeout": wait_s, "socket_connect_timeout": wait_s} | dict(self.told)
+        told: dict[str, Any] = {"socket_timeout": wait_s, "socket_connect_timeout": wait_s} | dict(self.told)
         (host, port), *_ = places = [(name, int(number)) for name, number in (node.split(":") for node in self.nodes)]
         once = Retry(NoBackoff(), 0)
         if not self.is_cluster:

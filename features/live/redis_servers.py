@@ -80,7 +80,9 @@ class Servers:
         client = self.client
         if not isinstance(client, RedisCluster):
             return client
-        return client.get_redis_connection(client.get_node_from_key(key))
+        node = client.get_node_from_key(key)
+        assert node is not None  # where no node has the slot, it raises
+        return client.get_redis_connection(node)
 
     def primaries(self) -> list[Redis]:
         """All that have keys, in the order of their addresses."""

@@ -267,11 +267,14 @@ def test_a_primary_without_a_replica_takes_events_on_its_disk_and_says_so(
     tail.close()
 
 
-def test_a_forgotten_user_stays_so_through_a_failover(source: Source, cluster: Cluster) -> None:
+def test_a_forgotten_user_stays_so_through_a_failover_and_who_slept_through_it_counts_anew(
+    source: Source, cluster: Cluster
+) -> None:
     tail = RedisTail(cluster.address, prefix_of(source.state))
     tail.append([event("a", user="gone"), event("b", user="stays")])
     tail.forget(["gone"])
-    secret = tail.secret()
+    secret, idle = tail.secret(), OnlineStore.open(source.state)
+    idle.refresh()
     cluster.primary_of(tail_key(source)).kill()
     assert append_until_taken(tail, [event("c", user="gone"), event("d", user="stays")]) == [
         Fate.FORGOTTEN,
@@ -279,6 +282,9 @@ def test_a_forgotten_user_stays_so_through_a_failover(source: Source, cluster: C
     ]
     assert [each.event_id for _, each in tail.since(0)] == ["b", "d"]
     assert (tail.forgotten(["gone", "stays"]), tail.secret()) == ([True, False], secret)
+    with pytest.raises(StaleStoreError, match="its replica took over"):
+        idle.refresh()
+    assert OnlineStore.open(source.state).live.num_events == 2
     tail.close()
 
 
@@ -345,3 +351,16 @@ def test_an_address_is_read_as_feast_writes_it() -> None:
     assert "a=b" not in read.where
     one = RedisAddress.read("h1:1,db=3")
     assert (one.is_cluster, one.text, one.where) == (False, "h1:1,db=3", "Redis at h1:1")
+
+
+def test_live_events_that_were_copied_from_one_server_are_refused(cluster: Cluster) -> None:
+    client = RedisAddress.read(cluster.address).connect(wait_s=1)
+    client.hset("copied:marks", "newest", "7")
+    tail = RedisTail(cluster.address, "copied")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"as one Redis server names them \(copied:\*\).*make absorb"):
+            tail.marks()
+    client.delete("copied:marks")
+    assert tail.append([event("a")]) == [Fate.NEW]
+    tail.drop()
+    client.close()
