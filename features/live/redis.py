@@ -59,7 +59,8 @@ class RedisTail:
         if not events:
             return []
         arguments = [argument for event in events for argument in _arguments(event)]
-        return [Fate(fate) for fate in self._run(APPEND, self._acknowledged, *arguments)]
+        keys = self._keys_of([event.user_id for event in events])
+        return [Fate(fate) for fate in self._run(APPEND, keys, self._acknowledged, *arguments)]
 
     def newest_seq(self) -> int:
         return self._mark("newest")
@@ -72,7 +73,7 @@ class RedisTail:
         return Marks(newest, pruned, origin + self._failovers, None if told[3] is None else int(told[3]))
 
     def behind(self, us: int) -> int:
-        return int(self._run(BEHIND, us))
+        return int(self._run(BEHIND, [], us))
 
     def size(self) -> int:
         return int(self._ask(lambda: self._client.info("memory"))["used_memory"])
@@ -137,14 +138,14 @@ class RedisTail:
     def prune(self, upto_seq: int) -> int:
         """In small scripts; the loss is recorded before the first is deleted."""
         dropped = 0
-        while gone := self._run(PRUNE, upto_seq, PRUNED_AT_ONCE):
+        while gone := self._run(PRUNE, self._keys_of([]), upto_seq, PRUNED_AT_ONCE):
             dropped += gone
         return dropped
 
     def forget(self, user_ids: Sequence[str]) -> None:
         """The server's append-only file is written anew, without them, as soon as it gets to it."""
         pairs = [value for user_id in user_ids for value in (user_id, hash_of(user_id))]
-        self._run(FORGET, *pairs)
+        self._run(FORGET, self._keys_of(user_ids), *pairs)
         self._ask(self._rewrite)
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
@@ -209,9 +210,14 @@ class RedisTail:
         key = self._key(name)
         return self._write(None, ("SET", key, value, "NX"), ("GET", key))[1]
 
-    def _run(self, script: str, *arguments: Any) -> Any:
-        """What a script answers. A cluster finds its server by the one key that is named."""
-        command = ("EVALSHA", sha(script), 1, self._key("marks"), self._prefix, *arguments)
+    def _keys_of(self, user_ids: Sequence[str]) -> list[str]:
+        """What a script about these users touches beside the marks."""
+        whose = [f"{name}:{user_id}" for user_id in dict.fromkeys(user_ids) for name in ("events", "history")]
+        return [self._key(name) for name in ("log", "ids", "forgotten", *whose)]
+
+    def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        """What a script answers. keys: beside the marks; a cluster does nothing where it does not have all of them."""
+        command = ("EVALSHA", sha(script), 1 + len(keys), self._key("marks"), *keys, self._prefix, *arguments)
         return self._write(script, command)[0]
 
     def _write(self, script: str | None, *commands: Sequence[Any]) -> list[Any]:

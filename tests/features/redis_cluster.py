@@ -2,24 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import pytest
 import redis
 
-from tests.features.redis_server import DURABLE, RedisServer, free_port
+from tests.clones import ROOT
+from tests.features.redis_server import RedisServer, free_port
 
 NUM_PRIMARIES, NUM_SLOTS = 3, 16_384
 NODE_TIMEOUT_MS = 1_000
 LIMIT_S = 30.0
+CONFIGURED = [line.split() for line in (ROOT / "deploy" / "redis-cluster.conf").read_text().splitlines()]
 OPTIONS = (
-    *DURABLE,
-    *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-    *("--cluster-require-full-coverage", "no"),
-    *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
+    *(part for name, *values in CONFIGURED if name != "#" for part in (f"--{name}", *(v.strip('"') for v in values))),
+    *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
 )
+"""As people are told to start a node; a failover takes less time."""
 
 
 class Cluster:
@@ -93,6 +94,25 @@ class Cluster:
         """The one that follows a primary."""
         ((_, port, _),) = primary.command("ROLE")[2]
         return next(node for node in self._nodes if node.port == int(port))
+
+    @contextmanager
+    def moving(self, key: str) -> Iterator[Callable[..., None]]:
+        """The slot of a key is on its way to another primary: the call moves keys, the end all that are left."""
+        source = self.primary_of(key)
+        target = next(node for node in self.primaries() if node is not source)
+        slot = source.command("CLUSTER", "KEYSLOT", key)
+        names = {node: node.command("CLUSTER", "MYID") for node in (source, target)}
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+
+        def move(*keys: bytes) -> None:
+            source.command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+
+        yield move
+        while left := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            move(*left)
+        for node in (target, source):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
 
     def primaries(self) -> list[RedisServer]:
         """Of a whole cluster."""

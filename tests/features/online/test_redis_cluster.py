@@ -364,3 +364,20 @@ def test_live_events_that_were_copied_from_one_server_are_refused(cluster: Clust
     assert tail.append([event("a")]) == [Fate.NEW]
     tail.drop()
     client.close()
+
+
+def test_while_the_slot_of_live_events_moves_nothing_is_kept_by_halves_and_then_all_goes_on(cluster: Cluster) -> None:
+    tail = RedisTail(cluster.address, "moving")
+    assert tail.append([event("a"), event("b", user="other")]) == [Fate.NEW] * 2
+    with cluster.moving("{moving}:log") as move:
+        move(b"{moving}:events:u", b"{moving}:ids")
+        for events in ([event("c")], [event("d", user="new"), event("e", user="other")]):
+            with pytest.raises(InputError, match="Nothing of this call was kept"):
+                tail.append(events)
+        with pytest.raises(InputError, match="Nothing of this call was kept"):
+            tail.forget(["other"])
+    assert [each.event_id for _, each in tail.since(0)] == ["a", "b"]
+    assert tail.forgotten(["other"]) == [False]
+    assert tail.append([event("a"), event("c"), event("d", user="new")]) == [Fate.REPEATED, Fate.NEW, Fate.NEW]
+    assert [len(each or ()) for each in tail.histories(["u", "other", "new"], 9)] == [2, 1, 1]
+    tail.drop()
