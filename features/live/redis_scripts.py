@@ -1,8 +1,9 @@
 """The Lua scripts of features/live/redis.py: each is atomic.
 
-All keys that one touches begin with the prefix, so in a cluster, where that is their hash tag, they lie in one slot. They
-are named to the server, which then does nothing while that slot moves elsewhere, where it would have to stop midway. Keys
-of users who are read from rows are not named: a PRUNE that was stopped does the same again, as a row leaves the log last.
+All keys that one touches begin with the prefix, so in a cluster, where that is their hash tag, they lie in one slot.
+They are named to the server, which then does nothing while that slot moves elsewhere, where it would have to stop
+midway. Keys of users who are read from rows are not named: a PRUNE that was stopped does the same again, as a row
+leaves the log last.
 """
 
 import hashlib
