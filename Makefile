@@ -21,7 +21,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(VENV)
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export BENTOML_HOME := $(CURDIR)/.bentoml
-# where histories and live events are kept online: sqlite, redis (on this machine) or host:port of a Redis
+# where histories and live events are kept online: sqlite, redis (on this machine), host:port of a Redis or several of a Redis Cluster
 export LEITMOTIF_ONLINE := $(ONLINE)
 # idle OpenMP threads sleep: spinning ones made a training step 7x slower where cores are shared
 export OMP_WAIT_POLICY := PASSIVE

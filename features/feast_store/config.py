@@ -30,7 +30,7 @@ def _online_store(state: Path, tail_of: Path) -> dict[str, Any]:
     if address := redis_address():
         from features.feast_store.redis import LeitmotifRedisOnlineStore
 
-        told = {"connection_string": address, "tail_prefix": prefix_of(tail_of)}
+        told = {"connection_string": address.text, "redis_type": address.redis_type, "tail_prefix": prefix_of(tail_of)}
         return {"type": _path(LeitmotifRedisOnlineStore)} | told
     from features.feast_store.sqlite import LeitmotifSqliteOnlineStore
 

@@ -6,28 +6,30 @@ Of Feast 0.67 it uses, beside what is public: `RedisOnlineStore._get_client`, `_
 """
 
 import asyncio
-import urllib.parse
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, _versioned_fv_name
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from contracts.errors import InputError
 from features.feast_store.kept_before import WRITE, as_of, fields_of, is_kept
 from features.feast_store.redis_order import newest_of_each, order, order_of, timestamp
 from features.feast_store.redis_rows import LOADS, mark_of
 from features.feast_store.sequence_view import Row, SequenceView, Written, user_ids
-from features.live.redis import START, WAIT_S, RedisTail
+from features.live.redis import RedisTail
+from features.live.redis_address import RedisAddress
+from features.live.redis_durable import START
+from features.live.redis_scripts import sha
+from features.live.redis_servers import WAIT_S, Servers
 from features.sealed.event import Fate, LiveEvent
+
+T = TypeVar("T")
 
 WRITTEN_AT_ONCE = 200
 """Users of one pipeline."""
@@ -40,7 +42,10 @@ return 1
 
 
 class LeitmotifRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """connection_string: of one server; base and live events share it. tail_prefix: what the tail's keys begin with."""
+    """connection_string, redis_type: of a server or a cluster, which base and live events share.
+
+    tail_prefix: what the tail's keys begin with.
+    """
 
     type: Literal["features.feast_store.redis.LeitmotifRedisOnlineStore"] = (  # type: ignore[assignment]
         "features.feast_store.redis.LeitmotifRedisOnlineStore"
@@ -49,18 +54,32 @@ class LeitmotifRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class LeitmotifRedisOnlineStore(RedisOnlineStore):
-    """Views without the tag are Feast's own, unchanged, but that no answer is waited for longer than WAIT_S."""
+    """Views without the tag are Feast's own, unchanged, but that no answer is waited for longer than WAIT_S.
+
+    All that a base has of a user is one hash, so in one slot of a cluster; users lie in all of them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._servers: Servers | None = None
         self._tails: dict[tuple[str, str], RedisTail] = {}
+        self.writes_to: dict[str, str] | None = None  # while a load writes: the primaries, as Servers.run_ids has them
         self.load: int | None = None  # of views that are kept_before, as of which load they are read; None: the newest
 
     def tail(self, config: RepoConfig) -> RedisTail:
         """The live events that this store reads."""
         settings = _settings(config)
         where = (settings.connection_string, settings.tail_prefix)
-        return self._tails.get(where) or self._tails.setdefault(where, RedisTail(_url(config), where[1]))
+        return self._tails.get(where) or self._tails.setdefault(where, RedisTail(_address(settings), where[1]))
+
+    def servers(self, config: RepoConfig) -> Servers:
+        """Where the base is."""
+        return self._servers_of(_settings(config))
+
+    def _servers_of(self, settings: LeitmotifRedisOnlineStoreConfig) -> Servers:
+        if self._servers is None:
+            self._servers = Servers(_address(settings), WAIT_S)
+        return self._servers
 
     def append(self, config: RepoConfig, table: FeatureView, events: Sequence[LiveEvent]) -> list[Fate]:
         """Make events part of the sequences of a view, from the next read on. See LiveTail.append."""
@@ -76,14 +95,13 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
     ) -> list[Row]:
         """The tail first, then the base: an event that moves from one to the other meanwhile is in at least one."""
         sequence = SequenceView.of(table)
-        asked = None if requested_features is None else list(requested_features)  # Feast's own read adds to the list
         if sequence is None:
             return super().online_read(config, table, entity_keys, requested_features)
         live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
-        try:
-            rows = super().online_read(config, table, entity_keys, None if any(live) else asked)
-        except RedisError as error:
-            raise _refusal(config, error) from error
+        read = super().online_read
+        asked = None if any(live) or requested_features is None else requested_features
+        # Feast's own read adds to the list
+        rows = self._ask(config, lambda: read(config, table, entity_keys, asked and list(asked)))
         return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
 
     def online_read_together(
@@ -99,13 +117,10 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
             _fields(config, view, names, whole=sequence is not None and any(live or ()))
             for view, sequence, names in asked
         ]
-        try:
-            with self._get_client(_settings(config)).pipeline(transaction=False) as pipe:
-                for key in self._generate_redis_keys_for_entities(config, entity_keys):
-                    pipe.hmget(key, [field for _, own in fields for field in own])
-                found = pipe.execute()
-        except RedisError as error:
-            raise _refusal(config, error) from error
+        keys = self._generate_redis_keys_for_entities(config, entity_keys)
+        wholly = [field for _, own in fields for field in own]
+        servers = self.servers(config)
+        found = self._ask(config, lambda: servers.pipelined([(key, ("HMGET", key, *wholly)) for key in keys]))
         tables, first = [], 0
         for (view, sequence, names), (read, own) in zip(asked, fields, strict=True):
             values = [row[first : first + len(own)] for row in found]
@@ -167,10 +182,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
             return
         for first in range(0, len(data), WRITTEN_AT_ONCE):
             rows = data[first : first + WRITTEN_AT_ONCE]
-            try:
-                self._write_newer(config, table, rows)
-            except RedisError as error:
-                raise _refusal(config, error) from error
+            self._ask(config, lambda rows=rows: self._write_newer(config, table, rows))
             if progress:
                 progress(len(rows))
 
@@ -188,57 +200,52 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
 
     def _write_kept(self, config: RepoConfig, table: FeatureView, data: list[Written]) -> None:
         """What was there stays beside the row, for who serves the load before."""
-        client: Redis = self._get_client(config.online_store)  # type: ignore[assignment]
-        name = _versioned_fv_name(table, config)
-        fields, write = fields_of(table, name), client.register_script(WRITE)
+        name, servers = _versioned_fv_name(table, config), self.servers(config)
+        fields, mark = fields_of(table, name), mark_of(config.project)
         (feature,) = table.features
-        try:
-            load = int(cast(bytes | None, client.hget(mark_of(config.project), LOADS)) or 0) + 1
-            for first in range(0, len(data), WRITTEN_AT_ONCE):
-                with client.pipeline(transaction=False) as pipe:
-                    for row in data[first : first + WRITTEN_AT_ONCE]:
-                        told = load, row[1][feature.name].SerializeToString()
-                        stamp = f"_ts:{name}", timestamp(row[2]).SerializeToString()
-                        write(keys=list(newest_of_each(config, [row])), args=[*fields, *told, *stamp], client=pipe)
-                    pipe.execute()
-        except RedisError as error:
-            raise _refusal(config, error) from error
+        loads = self._ask(config, lambda: servers.of(mark).hget(mark, LOADS))
+        load = int(cast(bytes | None, loads) or 0) + 1
+        for first in range(0, len(data), WRITTEN_AT_ONCE):
+            commands = []
+            for row in data[first : first + WRITTEN_AT_ONCE]:
+                (key,) = newest_of_each(config, [row])
+                told = load, row[1][feature.name].SerializeToString()
+                stamp = f"_ts:{name}", timestamp(row[2]).SerializeToString()
+                commands.append((key, ("EVALSHA", sha(WRITE), 1, key, *fields, *told, *stamp)))
+            self._ask(config, lambda commands=commands: servers.pipelined(commands, WRITE))
 
     def _write_newer(self, config: RepoConfig, table: FeatureView, rows: Sequence[Written]) -> None:
         """Read what is stored, write what is not older; again for those that another writer changed in between."""
-        client: Redis = self._get_client(config.online_store)  # type: ignore[assignment]
-        name = _versioned_fv_name(table, config)
+        name, servers = _versioned_fv_name(table, config), self.servers(config)
         stamp = f"_ts:{name}"
         seconds_to_live = _settings(config).key_ttl_seconds
-        replace = client.register_script(REPLACE)
         waiting = newest_of_each(config, rows)
         while waiting:
-            with client.pipeline(transaction=False) as pipe:
-                for key in waiting:
-                    pipe.hmget(key, stamp)  # type: ignore[arg-type]
-                stored = {key: found[0] for key, found in zip(waiting, pipe.execute(), strict=True)}
+            times = servers.pipelined([(key, ("HGET", key, stamp)) for key in waiting])
+            stored = dict(zip(waiting, times, strict=True))
             waiting = {key: row for key, row in waiting.items() if order(row[2]) >= order_of(stored[key])}
-            with client.pipeline(transaction=False) as pipe:
-                for key, row in waiting.items():
-                    fields: list[Any] = [stamp, timestamp(row[2]).SerializeToString()]
-                    for feature, value in row[1].items():
-                        fields += [_mmh3(f"{name}:{feature}"), value.SerializeToString()]
-                    replace(keys=[key], args=[stamp, stored[key] or b"", *fields], client=pipe)
-                done = pipe.execute()
-                if seconds_to_live:
-                    for key in waiting:
-                        pipe.expire(key, seconds_to_live)
-                    pipe.execute()
+            commands = []
+            for key, row in waiting.items():
+                fields: list[Any] = [stamp, timestamp(row[2]).SerializeToString()]
+                for feature, value in row[1].items():
+                    fields += [_mmh3(f"{name}:{feature}"), value.SerializeToString()]
+                commands.append((key, ("EVALSHA", sha(REPLACE), 1, key, stamp, stored[key] or b"", *fields)))
+            done = servers.pipelined(commands, REPLACE)
+            if seconds_to_live:
+                servers.pipelined([(key, ("EXPIRE", key, seconds_to_live)) for key in waiting])
             waiting = {key: row for (key, row), wrote in zip(waiting.items(), done, strict=True) if not wrote}
 
+    def _ask(self, config: RepoConfig, question: Callable[[], T]) -> T:
+        try:
+            return self.servers(config).ask(question)
+        except RedisError as error:
+            raise _refusal(config, error) from error
+
     def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> Any:
-        """Feast's, that says at once when the server is gone: redis-py tries again for ten seconds."""
-        if self._client:
-            return self._client
-        client = super()._get_client(online_store_config)
-        if isinstance(client, Redis):
-            client.set_retry(Retry(NoBackoff(), 0))
-        return client
+        """Feast's, but that it says at once when a server is gone: redis-py tries again for ten seconds."""
+        assert isinstance(online_store_config, LeitmotifRedisOnlineStoreConfig)
+        self._client = self._servers_of(online_store_config).client
+        return self._client
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list, dict[str, Any]]:
@@ -267,23 +274,13 @@ def _settings(config: RepoConfig) -> LeitmotifRedisOnlineStoreConfig:
     return settings
 
 
-def _url(config: RepoConfig) -> str:
-    """The connection string, as redis-py's own address of a server."""
-    if _settings(config).redis_type != RedisType.redis:
-        raise InputError(
-            f"redis_type is {_settings(config).redis_type.value}: live events lie on one Redis server. "
-            "Set redis_type: redis and name that server in connection_string."
-        )
-    (node, *_), params = RedisOnlineStore._parse_connection_string(_settings(config).connection_string)
-    user, password = (urllib.parse.quote(str(params.get(name, "")), safe="") for name in ("username", "password"))
-    known = f"{user}:{password}@" if user or password else ""
-    scheme = "rediss" if params.get("ssl") else "redis"
-    return f"{scheme}://{known}{node['host']}:{node['port']}/{params.get('db', 0)}"
+def _address(settings: LeitmotifRedisOnlineStoreConfig) -> RedisAddress:
+    return RedisAddress.read(settings.connection_string, settings.redis_type.value)
 
 
 def _refusal(config: RepoConfig, error: RedisError) -> InputError:
-    server = _settings(config).connection_string.split(",")[0]
+    where = _address(_settings(config)).where
     return InputError(
-        f"Feast's online store on the Redis server at {server} cannot be used ({type(error).__name__}: {error}). "
+        f"Feast's online store on the {where} cannot be used ({type(error).__name__}: {error}). "
         f"Start it with {START}, then `make load`; a batch that stopped midway is loaded again whole."
     )

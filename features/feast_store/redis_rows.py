@@ -4,8 +4,8 @@ What a load writes there is seen at once, row by row; a row is a user's whole hi
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 from feast import FeatureStore, FeatureView
 from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix
@@ -16,6 +16,8 @@ from redis.exceptions import RedisError
 from contracts.errors import InputError
 from features.feast_store.entity_keys import KEY_VERSION, entity_key
 from features.feast_store.kept_before import fields_of, is_kept
+from features.live.redis_durable import refusal
+from features.live.redis_servers import WAIT_S, Servers
 
 AT_ONCE = 1_000
 SNAPSHOT, LOADS = "snapshot", "loads"
@@ -32,12 +34,12 @@ def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequ
     """Give rows another event time, in microseconds."""
     field = _time_field(feast, view)
     for first in range(0, len(ids), AT_ONCE):
-        with _pipeline(feast) as pipe:
-            for name, time in zip(ids[first : first + AT_ONCE], at[first : first + AT_ONCE], strict=True):
-                stamp = Timestamp()
-                stamp.FromMicroseconds(int(time))
-                pipe.hset(_key(feast, view, name), field, stamp.SerializeToString())
-            pipe.execute()
+        commands = []
+        for name, time in zip(ids[first : first + AT_ONCE], at[first : first + AT_ONCE], strict=True):
+            stamp, key = Timestamp(), _key(feast, view, name)
+            stamp.FromMicroseconds(int(time))
+            commands.append((key, ("HSET", key, field, stamp.SerializeToString())))
+        _pipelined(feast, commands)
 
 
 def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
@@ -46,75 +48,99 @@ def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
     if is_kept(view):
         fields += fields_of(view, view.name)[1:]
     for first in range(0, len(ids), AT_ONCE):
-        with _pipeline(feast) as pipe:
-            for name in ids[first : first + AT_ONCE]:
-                pipe.hdel(_key(feast, view, name), *fields)
-            pipe.execute()
+        keys = [_key(feast, view, name) for name in ids[first : first + AT_ONCE]]
+        _pipelined(feast, [(key, ("HDEL", key, *fields)) for key in keys])
 
 
 def stored(feast: FeatureStore, view: FeatureView) -> dict[str, int]:
-    """The ids of all rows and their event times, in microseconds."""
+    """The ids of all rows and their event times, in microseconds; of a cluster, of every primary."""
     field, project = _time_field(feast, view), feast.project.encode()
     begins = len(_key(feast, view, "")) - len(project)
-    found: dict[str, int] = {}
-    for keys in _batches(_client(feast).scan_iter(_redis_key_prefix(view.join_keys) + b"*" + project, count=AT_ONCE)):
-        with _pipeline(feast) as pipe:
-            for key in keys:
-                pipe.hget(key, field)
-            for key, stamp in zip(keys, pipe.execute(), strict=True):
-                if stamp is not None:
-                    found[key[begins : -len(project)].decode()] = Timestamp.FromString(stamp).ToMicroseconds()
-    return found
+    pattern = _redis_key_prefix(view.join_keys) + b"*" + project
+
+    def found() -> dict[str, int]:
+        rows: dict[str, int] = {}
+        for server in _servers(feast).primaries():
+            for keys in _batches(server.scan_iter(pattern, count=AT_ONCE)):  # type: ignore[arg-type]
+                stamps = _pipelined(feast, [(key, ("HGET", key, field)) for key in keys])
+                for key, stamp in zip(keys, stamps, strict=True):
+                    if stamp is not None:
+                        rows[key[begins : -len(project)].decode()] = Timestamp.FromString(stamp).ToMicroseconds()
+        return rows
+
+    return _ask(feast, found)
 
 
 def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterator[str]:
-    """Ids that begin so: the one that is the prefix, then others among MAX_SCANNED keys, in no order, some twice."""
-    client, field, project = _client(feast), _time_field(feast, view), feast.project.encode()
-    head = _redis_key_prefix(view.join_keys)
-    begins = len(_key(feast, view, "")) - len(project)
-    if _ask(lambda: client.hexists(_key(feast, view, prefix), field)):
+    """Ids that begin so: the one that is the prefix, then others among MAX_SCANNED keys, in no order, some twice.
+
+    Of a cluster, each primary has an equal share of these keys.
+    """
+    field, project, own = _time_field(feast, view), feast.project.encode(), _key(feast, view, prefix)
+    head, begins = _redis_key_prefix(view.join_keys), len(_key(feast, view, "")) - len(project)
+    if _pipelined(feast, [(own, ("HEXISTS", own, field))])[0]:
         yield prefix
     pattern = glob_escape_bytes(head) + b"*" + glob_escape_bytes(prefix.encode()) + b"*" + glob_escape_bytes(project)
-    cursor, scanned = 0, 0
-    while scanned < MAX_SCANNED:
-        at = cursor
-        cursor, keys = _ask(lambda at=at: client.scan(at, pattern, AT_ONCE))
-        scanned += AT_ONCE
-        names = {key: key[begins : -len(project)] for key in keys}
-        ours = [key for key, name in names.items() if name.startswith(prefix.encode())]
-        with _pipeline(feast) as pipe:
-            for key in ours:
-                pipe.hexists(key, field)
-            held = _ask(pipe.execute)
-        yield from (names[key].decode() for key, is_held in zip(ours, held, strict=True) if is_held)
-        if not cursor:
-            return
+    primaries = _ask(feast, _servers(feast).primaries)
+    for server in primaries:
+        cursor, scanned = 0, 0
+        while scanned < MAX_SCANNED // len(primaries):
+            at = cursor
+            cursor, keys = _ask(feast, lambda at=at, server=server: server.scan(at, pattern, AT_ONCE))
+            scanned += AT_ONCE
+            names = {key: key[begins : -len(project)] for key in keys}
+            ours = [key for key, name in names.items() if name.startswith(prefix.encode())]
+            held = _pipelined(feast, [(key, ("HEXISTS", key, field)) for key in ours])
+            yield from (names[key].decode() for key, is_held in zip(ours, held, strict=True) if is_held)
+            if not cursor:
+                break
 
 
 def mark(feast: FeatureStore, snapshot_id: str) -> None:
-    """Say which snapshot all rows are of; "" while they are being written. Each that is told is one more load."""
-    fields = {SNAPSHOT: snapshot_id}
-    if snapshot_id:
-        fields[LOADS] = str(marked(feast)[1] + 1)
-    _ask(lambda: _client(feast).hset(_mark(feast), mapping=fields))
+    """Say which snapshot all rows are of; "" while they are being written. Each that is told is one more load.
+
+    Raises InputError where a server of a cluster may have lost some of the rows that were written in between.
+    """
+    servers, key, store = _servers(feast), _mark(feast), _store(feast)
+    if not snapshot_id:
+        store.writes_to = _ask(feast, servers.run_ids)
+        _ask(feast, lambda: servers.of(key).hset(key, SNAPSHOT, ""))
+        return
+    _ask(feast, servers.replicate)
+    before, store.writes_to = store.writes_to, None
+    if servers.address.is_cluster and before is not None and (now := _ask(feast, servers.run_ids)) != before:
+        gone = sorted(name for name, run in before.items() if now.get(name) != run)
+        raise InputError(
+            f"{', '.join(gone)} of the {servers.address.where} failed or left while rows were written: a replica that "
+            "took its place may lack some. `make load` loads all of them again."
+        )
+    fields = ("HSET", key, SNAPSHOT, snapshot_id, LOADS, marked(feast)[1] + 1)
+    _ask(feast, lambda: servers.written(key, None, fields))
 
 
 def marked(feast: FeatureStore) -> tuple[str | None, int]:
     """Which snapshot all rows are of, None where the server does not know; and how many loads have come to an end."""
-    told, loads = _ask(lambda: _client(feast).hmget(_mark(feast), SNAPSHOT, LOADS))
+    servers, key = _servers(feast), _mark(feast)
+    told, loads = cast(list[bytes | None], _ask(feast, lambda: servers.of(key).hmget(key, [SNAPSHOT, LOADS])))
     return None if told is None else told.decode(), int(loads or 0)
 
 
 def unmark(feast: FeatureStore) -> None:
     """Forget the mark: the end of a scratch store."""
-    _ask(lambda: _client(feast).delete(_mark(feast)))
+    key = _mark(feast)
+    _ask(feast, lambda: _servers(feast).of(key).delete(key))
 
 
-def _ask(question: Any) -> Any:
+def _ask(feast: FeatureStore, question: Callable[[], Any]) -> Any:
+    servers = _servers(feast)
     try:
-        return question()
+        return servers.ask(question)
     except RedisError as error:
-        raise InputError(f"Redis cannot be asked: {error}. Start it with `redis-server --appendonly yes`.") from error
+        raise refusal(error, servers.address, WAIT_S) from error
+
+
+def _pipelined(feast: FeatureStore, commands: Sequence[tuple[bytes, Sequence[Any]]]) -> list[Any]:
+    return _ask(feast, lambda: _servers(feast).pipelined(commands))
 
 
 def glob_escape_bytes(text: bytes) -> bytes:
@@ -122,13 +148,12 @@ def glob_escape_bytes(text: bytes) -> bytes:
     return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
 
 
-def _client(feast: FeatureStore) -> Any:
-    store: Any = feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
-    return store._get_client(feast.config.online_store)
+def _store(feast: FeatureStore) -> Any:
+    return feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _pipeline(feast: FeatureStore) -> Any:
-    return _client(feast).pipeline(transaction=False)
+def _servers(feast: FeatureStore) -> Servers:
+    return _store(feast).servers(feast.config)
 
 
 def _key(feast: FeatureStore, view: FeatureView, name: str) -> bytes:

@@ -1,12 +1,13 @@
 """A state folder -> its tail of live events, in SQLite or, if chosen, in Redis. No Feast here.
 
-LEITMOTIF_ONLINE=redis, or host:port, chooses Redis; LEITMOTIF_LIVE names another file of live events.
+LEITMOTIF_ONLINE=redis, or host:port, chooses Redis, and host:port,host:port,... a Redis Cluster; LEITMOTIF_LIVE names
+another file of live events.
 """
 
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from contracts.errors import InputError
 from features.live.tail import LiveTail
@@ -14,40 +15,36 @@ from features.sealed.event import REDIS, SQLITE
 from features.sealed.forgotten import Forgotten, read_forgotten
 from features.sealed.known_logs import shared
 
+if TYPE_CHECKING:
+    from features.live.redis_address import RedisAddress
+
 PROJECT = "leitmotif"
 ENGINE_VARIABLE = "LEITMOTIF_ONLINE"
 LIVE_VARIABLE = "LEITMOTIF_LIVE"
 REDIS_DEFAULT = "127.0.0.1:6379"
 
 
-def redis_address() -> str | None:
-    """The Redis that LEITMOTIF_ONLINE names, as Feast writes it (host:port,password=...); None: SQLite."""
+def redis_address() -> "RedisAddress | None":
+    """The Redis, or Redis Cluster, that LEITMOTIF_ONLINE names in Feast's form; None: SQLite."""
     told = os.environ.get(ENGINE_VARIABLE, "").strip()
     if told in ("", SQLITE):
         return None
+    from features.live.redis_address import FORM, RedisAddress
+
     if told == "redis":
-        return REDIS_DEFAULT
-    if re.fullmatch(r"[^\s:/,]+:\d+(,(username|password|db|ssl)=[^,]*)*", told):
-        return told
+        told = REDIS_DEFAULT
+    if re.fullmatch(FORM, told):
+        return RedisAddress.read(told)
     raise InputError(
-        f"{ENGINE_VARIABLE} is {told!r}; it is sqlite (default), redis, or host:port of a Redis, with ,password=... "
-        "(username, db, ssl) where it wants them."
+        f"{ENGINE_VARIABLE} is {told.split(',')[0]!r}; it is sqlite (default), redis, or host:port of a Redis, of a "
+        "Redis Cluster host:port,host:port,... of some nodes (or one and ,redis_type=redis_cluster), with "
+        ",password=... (username, db, ssl) where it wants them."
     )
 
 
 def engine() -> str:
     """Which online store is chosen: sqlite or redis."""
     return SQLITE if redis_address() is None else REDIS
-
-
-def _url(address: str) -> str:
-    """Feast's address of a Redis as redis-py writes it."""
-    server, *told = address.split(",")
-    settings = dict(each.split("=", 1) for each in told)
-    user, password = (quote(settings.get(name, ""), safe="") for name in ("username", "password"))
-    known = f"{user}:{password}@" if user or password else ""
-    scheme = "rediss" if settings.get("ssl", "").lower() == "true" else "redis"
-    return f"{scheme}://{known}{server}/{settings.get('db', '0')}"
 
 
 def source_of(state: Path) -> str:
@@ -79,7 +76,7 @@ def forgotten_of(state: Path) -> Forgotten:
 def place_of(state: Path) -> str:
     """Where open_tail looks, as text without passwords."""
     address = redis_address()
-    return f"{live_path(state)} (SQLite)" if address is None else f"the Redis at {address.split(',')[0]}"
+    return f"{live_path(state)} (SQLite)" if address is None else f"the {address.where}"
 
 
 def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
@@ -91,7 +88,7 @@ def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
     if address := redis_address():
         from features.live.redis import RedisTail
 
-        return RedisTail(_url(address), prefix_of(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
+        return RedisTail(address, prefix_of(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
     return open_sqlite(state, acknowledged)
 
 

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
 from contracts.errors import InputError
 from features.live.deadline import left_s
-from features.live.redis_scripts import APPEND, BEHIND, FORGET, PRUNE
+from features.live.redis_address import RedisAddress
+from features.live.redis_durable import check_durable, is_forbidden, refusal
+from features.live.redis_scripts import APPEND, BEHIND, FORGET, PRUNE, sha
+from features.live.redis_servers import WAIT_S, Servers, name_of
 from features.live.tail import Listed, Marks, nobody
 from features.sealed.event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
 from features.sealed.forgotten import hash_of
@@ -23,63 +22,58 @@ from features.terms.convention import key_of_text
 
 T = TypeVar("T")
 
-WAIT_S = 1.0
-"""How long to wait for an answer; nothing is asked once the request is due (features/live/deadline.py)."""
 PRUNED_AT_ONCE = 1_000
-START = "`redis-server --appendonly yes --appendfsync always`"
 
 
 class RedisTail:
     """See features/live/tail.py. Every append is one script, so it is done wholly or not at all.
 
-    url: redis://[user:password@]host:port/database. prefix: what the names of its keys begin with.
+    address: of a server or a cluster, as features/live/redis_address.py reads it. prefix: what the names of its keys
+    begin with; in a cluster it is their hash tag, so that all lie in one slot, as what changes them together asks.
     wait_s: how long an answer is waited for, in seconds. acknowledged: the newest seq that is known to have been given.
     """
 
     engine = REDIS
 
     def __init__(
-        self, url: str, prefix: str, wait_s: float = WAIT_S, listed: Listed = nobody, acknowledged: int = 0
+        self,
+        address: str | RedisAddress,
+        prefix: str,
+        wait_s: float = WAIT_S,
+        listed: Listed = nobody,
+        acknowledged: int = 0,
     ) -> None:
         self._wait_s = wait_s
         self._acknowledged = acknowledged
         self._listed = listed
-        self._prefix = f"{prefix}:"
-        try:
-            self._client = Redis.from_url(
-                url, socket_timeout=wait_s, socket_connect_timeout=wait_s, retry=Retry(NoBackoff(), 0)
-            )
-        except ValueError as error:
-            raise InputError(
-                f"{url!r} does not name a Redis server: {error}. One is redis://127.0.0.1:6379/0."
-            ) from error
-        at = self._client.connection_pool.connection_kwargs
-        self._where = f"{at.get('host', at.get('path'))}:{at.get('port', 6379)}"
-        self._append = self._client.register_script(APPEND)
-        self._prune = self._client.register_script(PRUNE)
-        self._forget = self._client.register_script(FORGET)
-        self._behind = self._client.register_script(BEHIND)
+        self._address = RedisAddress.read(address) if isinstance(address, str) else address
+        self._servers = Servers(self._address, wait_s)
+        self._prefix = f"{{{prefix}}}:" if self._address.is_cluster else f"{prefix}:"
         self._is_durable = False  # not known yet
+        self._unspread = f"{prefix}:marks"  # as one server has it; in a cluster nobody writes it
+        self._at = ""  # which server of a cluster had the keys
+        self._failovers = 0  # how often that was another one, as seen from here
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """If the server does not answer in time, it may have kept them all the same; appending them again is safe."""
         if not events:
             return []
         arguments = [argument for event in events for argument in _arguments(event)]
-        told = [self._prefix, self._acknowledged, *arguments]
-        return [Fate(fate) for fate in self._ask(lambda: self._append(args=told))]
+        keys = self._keys_of([event.user_id for event in events])
+        return [Fate(fate) for fate in self._run(APPEND, keys, self._acknowledged, *arguments)]
 
     def newest_seq(self) -> int:
         return self._mark("newest")
 
     def marks(self) -> Marks:
+        """After a failover the origin is another one: what was read and not acknowledged yet may be gone."""
         told = self._ask(lambda: self._client.hmget(self._key("marks"), list(Marks._fields)))
         newest, pruned, origin = (int(each or 0) for each in told[:3])
         self._acknowledged = max(self._acknowledged, newest)
-        return Marks(newest, pruned, origin, None if told[3] is None else int(told[3]))
+        return Marks(newest, pruned, origin + self._failovers, None if told[3] is None else int(told[3]))
 
     def behind(self, us: int) -> int:
-        return int(self._ask(lambda: self._behind(keys=[self._key("marks")], args=[us])))
+        return int(self._run(BEHIND, [], us))
 
     def size(self) -> int:
         return int(self._ask(lambda: self._client.info("memory"))["used_memory"])
@@ -128,20 +122,12 @@ class RedisTail:
     def secret(self) -> bytes:
         """Whoever is first sets it."""
 
-        def read() -> bytes | None:
-            self._client.set(self._key("secret"), secrets.token_bytes(32), nx=True)
-            return cast(bytes | None, self._client.get(self._key("secret")))
-
-        return self._ask(read)
+        return self._first("secret", secrets.token_bytes(32))
 
     def belongs_to(self, log: str) -> str:
         """Whoever is first sets it."""
 
-        def read() -> bytes:
-            self._client.set(self._key("belongs"), log, nx=True)
-            return cast(bytes, self._client.get(self._key("belongs")))
-
-        return self._ask(read).decode()
+        return self._first("belongs", log).decode()
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
         if not user_ids:
@@ -151,16 +137,15 @@ class RedisTail:
 
     def prune(self, upto_seq: int) -> int:
         """In small scripts; the loss is recorded before the first is deleted."""
-        arguments = [self._prefix, upto_seq, PRUNED_AT_ONCE]
         dropped = 0
-        while gone := self._ask(lambda: self._prune(args=arguments)):
+        while gone := self._run(PRUNE, self._keys_of([]), upto_seq, PRUNED_AT_ONCE):
             dropped += gone
         return dropped
 
     def forget(self, user_ids: Sequence[str]) -> None:
         """The server's append-only file is written anew, without them, as soon as it gets to it."""
         pairs = [value for user_id in user_ids for value in (user_id, hash_of(user_id))]
-        self._ask(lambda: self._forget(args=[self._prefix, *pairs]))
+        self._run(FORGET, self._keys_of(user_ids), *pairs)
         self._ask(self._rewrite)
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
@@ -172,7 +157,7 @@ class RedisTail:
         lacking = frozenset(digest for digest, gone in zip(told, held, strict=True) if not gone)
         if lacking:
             self._drop_events(lacking)
-            self._ask(lambda: self._client.sadd(self._key("forgotten"), *lacking))
+            self._write(None, ("SADD", self._key("forgotten"), *lacking))
             self._drop_events(lacking)
         return len(lacking)
 
@@ -195,14 +180,24 @@ class RedisTail:
         self.close()
 
     def close(self) -> None:
-        self._client.close()
+        self._servers.close()
+
+    @property
+    def _client(self) -> Redis:
+        """The server that has the keys by now."""
+        return self._servers.of(self._prefix)
 
     def _rewrite(self) -> None:
-        try:
-            self._client.bgrewriteaof()
-        except ResponseError as error:  # one is under way and will be followed by another, or it is not ours to order
-            if "in progress" not in str(error) and not _is_forbidden(error):
-                raise
+        """Of a cluster, the replicas' files as well; one that is away has them written anew when it is back."""
+        for server in self._servers.copies(self._prefix):
+            try:
+                server.bgrewriteaof()
+            except ResponseError as error:  # another is under way and one will follow it, or it is not ours to order
+                if "in progress" not in str(error) and not is_forbidden(error):
+                    raise
+            except RedisError:
+                if server is self._client:
+                    raise
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -210,41 +205,65 @@ class RedisTail:
     def _mark(self, name: str) -> int:
         return int(self._ask(lambda: self._client.hget(self._key("marks"), name)) or 0)
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
+    def _first(self, name: str, value: str | bytes) -> bytes:
+        """What whoever was first gave a name."""
+        key = self._key(name)
+        return self._write(None, ("SET", key, value, "NX"), ("GET", key))[1]
+
+    def _keys_of(self, user_ids: Sequence[str]) -> list[str]:
+        """What a script about these users touches beside the marks."""
+        whose = [f"{name}:{user_id}" for user_id in dict.fromkeys(user_ids) for name in ("events", "history")]
+        return [self._key(name) for name in ("log", "ids", "forgotten", *whose)]
+
+    def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        """What a script answers. keys: beside the marks; a cluster does nothing where it does not have all of them."""
+        command = ("EVALSHA", sha(script), 1 + len(keys), self._key("marks"), *keys, self._prefix, *arguments)
+        return self._write(script, command)[0]
+
+    def _write(self, script: str | None, *commands: Sequence[Any]) -> list[Any]:
+        return self._ask(lambda: self._servers.written(self._prefix, script, *commands), adds_nothing=False)
+
+    def _ask(self, question: Callable[[], Any], adds_nothing: bool = True) -> Any:
+        """adds_nothing: see Servers.ask. What an append did twice, the second would call repeated."""
         if left_s(self._wait_s) <= 0:
             raise InputError(
-                f"The time for an answer was over before the Redis at {self._where} could be asked. Nothing was "
+                f"The time for an answer was over before the {self._address.where} could be asked. Nothing was "
                 "written: send it again."
             )
-        try:
+
+        def asked() -> Any:
             if not self._is_durable:
                 self._check_durable()
                 self._copy_list()
-            return question()
+            try:
+                return question()
+            except RedisError:
+                self._is_durable = False  # another server may answer next
+                raise
+
+        try:
+            return self._servers.ask(asked, adds_nothing)
         except RedisError as error:
-            self._is_durable = False  # another server may answer next
-            raise self._refusal(error) from error
+            raise refusal(error, self._address, self._wait_s) from error
 
     def _check_durable(self) -> None:
-        """Where the server lets us ask."""
-        held: dict[str, str] = {}
-        try:
-            for pattern in ("append*", "maxmemory*"):
-                held |= cast(dict[str, str], self._client.config_get(pattern))
-        except ResponseError as error:
-            if not _is_forbidden(error):
-                raise
-        if held and (held.get("appendonly"), held.get("appendfsync")) != ("yes", "always"):
-            raise InputError(
-                f"The Redis server at {self._where} has appendonly {held.get('appendonly')}, appendfsync "
-                f"{held.get('appendfsync')}: acknowledged events would be lost with it. Start it with {START}."
-            )
-        if held.get("maxmemory", "0") != "0" and held.get("maxmemory-policy", "").startswith("allkeys"):
-            raise InputError(
-                f"The Redis server at {self._where} has maxmemory-policy {held['maxmemory-policy']}: it would drop "
-                "live events. Start it with `--maxmemory-policy noeviction`."
-            )
+        server = self._client
+        check_durable(server, self._address)
+        if self._address.is_cluster:
+            before, self._at = self._at, name_of(server)
+            self._failovers += before not in ("", self._at)
+            if not before and self._servers.of(self._unspread).exists(self._unspread):
+                self._at = ""
+                raise self._refuse_copies()
         self._is_durable = True
+
+    def _refuse_copies(self) -> InputError:
+        start = self._unspread.removesuffix("marks")
+        return InputError(
+            f"The {self._address.where} holds live events as one Redis server names them ({start}*): copied from one, "
+            "they lie in many slots and cannot be used. Run `make absorb` with ONLINE of that server, then remove the "
+            "copies, and `make load`."
+        )
 
     def _copy_list(self) -> None:
         """Another server, or an emptied one, may answer now."""
@@ -253,23 +272,6 @@ class RedisTail:
         except BaseException:
             self._is_durable = False
             raise
-
-    def _refusal(self, error: RedisError) -> InputError:
-        """What happened, and what to do."""
-        if isinstance(error, RedisTimeoutError):
-            return InputError(
-                f"The Redis server at {self._where} did not answer within {self._wait_s:g} s ({error}). Events that "
-                "were being appended may have been kept, all or none: append them again, none is kept twice."
-            )
-        if isinstance(error, RedisConnectionError):
-            return InputError(
-                f"The Redis server at {self._where} cannot be asked: {error}. Start it with {START}; events that were "
-                "being appended may have been kept, all or none: append them again, none is kept twice."
-            )
-        return InputError(
-            f"The Redis server at {self._where} refuses: {error}. Nothing of this call was kept; `redis-cli info` "
-            "says what it lacks."
-        )
 
 
 def glob_escape(text: str) -> str:
@@ -291,8 +293,3 @@ def _events(members: Sequence[bytes]) -> list[LiveEvent]:
     """Parsed as one text, in a quarter of the time."""
     whole = b",".join(member[member.rindex(b"\0") + 1 :] for member in members)
     return [LiveEvent(*values) for values in json.loads(b"[" + whole + b"]")]
-
-
-def _is_forbidden(error: ResponseError) -> bool:
-    """A server that others run may not let us ask for its settings."""
-    return any(word in str(error).lower() for word in ("unknown command", "permission", "no permissions", "noperm"))

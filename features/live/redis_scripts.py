@@ -1,4 +1,13 @@
-"""The Lua scripts of features/live/redis.py: each is atomic."""
+"""The Lua scripts of features/live/redis.py: each is atomic.
+
+All keys that one touches begin with the prefix, so in a cluster, where that is their hash tag, they lie in one slot.
+They are named to the server, which then does nothing while that slot moves elsewhere, where it would have to stop
+midway. Keys of users who are read from rows are not named: a PRUNE that was stopped does the same again, as a row
+leaves the log last.
+"""
+
+import hashlib
+from functools import cache
 
 KEEP = (
     "local p = ARGV[1] "
@@ -64,7 +73,7 @@ return #rows
 """
 BEHIND = """
 local held = redis.call('HGET', KEYS[1], 'behind')
-if not held or tonumber(ARGV[1]) < tonumber(held) then redis.call('HSET', KEYS[1], 'behind', ARGV[1]) end
+if not held or tonumber(ARGV[2]) < tonumber(held) then redis.call('HSET', KEYS[1], 'behind', ARGV[2]) end
 return redis.call('HGET', KEYS[1], 'behind')
 """
 FORGET = (
@@ -81,3 +90,9 @@ for at = 2, #ARGV, 2 do
 end
 """
 )
+
+
+@cache
+def sha(script: str) -> str:
+    """What a server calls a script."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

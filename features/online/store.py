@@ -121,8 +121,10 @@ class OnlineStore:
             clock=Clock(),
         )
         if not online_rows.read_as_of(store.feast, stamp["snapshot_id"]):
+            address = redis_address()
+            assert address is not None  # a file is always what its stamp says
             raise InputError(
-                f"The Redis at {redis_address()} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
+                f"The {address.where} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
                 "`make load` with the same ONLINE loads it."
             )
         check_owner(store.tail, tail_of, stamp)
@@ -185,8 +187,9 @@ class OnlineStore:
             if self.progress.follows_log:
                 self.tail.behind(self.clock.behind_us)  # time goes on as it did
             raise StaleStoreError(
-                f"The live events that were counted, until {in_seconds(self.progress.seq)}, are not there any more: "
-                "their store was lost, emptied or replaced. Open the store again: it goes on with what is there."
+                f"The live events that were counted, until {in_seconds(self.progress.seq)}, may not be there any more: "
+                "their store was lost, emptied or replaced, or its replica took over. Open the store again: it goes on "
+                "with what is there."
             )
 
     def _count(self) -> None:

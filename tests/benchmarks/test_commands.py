@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def test_loader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_online_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(run(monkeypatch, capsys, "online_store", "--reads", "10", "--pushes", "2", "--users", "20"))
     assert report["sqlite"]["ratios_of_p50"].keys() == report.get("redis", report["sqlite"])["ratios_of_p50"].keys()
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_online_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--users", "40", "--events", "20", "80", "--items", "50", "--live", "500", "--plan-users", "1e6")
+    run(monkeypatch, capsys, "online_memory", *small, "--result", str(tmp_path / "online_memory.json"))
+    report = json.loads((tmp_path / "online_memory.json").read_text())
+    short, long = (row["bytes_a_user"] for row in report["rows"])
+    assert 20 < (long - short) / 60 < 200  # an event is a hundred bytes or so, not a thousand
+    assert report["plan"]["bytes_an_event"] == pytest.approx((long - short) / 60, abs=0.1)
+    assert report["plan"]["users_gb"] == pytest.approx(report["plan"]["bytes_a_user"] / 1000, abs=0.1)
+    assert all(300 < row["bytes_a_live_event"] < 2_000 for row in report["rows"])
 
 
 def test_live_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

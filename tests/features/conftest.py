@@ -10,6 +10,7 @@ from features.encoding.encode import FeatureSpec
 from tests import ebnerd_log
 from tests.clones import real_data
 from tests.features import published
+from tests.features.redis_cluster import redis_cluster  # noqa: F401
 from tests.features.redis_server import RedisServer
 from training.requests.reader import Requests, load_events, load_requests
 

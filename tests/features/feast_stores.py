@@ -18,7 +18,8 @@ from features.feast_store.sequence_view import ENCODE, EPOCH, Written
 from features.sealed.event import LiveEvent
 from features.terms.convention import key_of_text
 from features.terms.sessions import SessionRule
-from tests.features.redis_server import RedisServer
+from tests.features.live_tails import Server
+from tests.features.redis_cluster import Cluster
 
 LENGTH = 20
 RULE = SessionRule.of(1800, 86400)
@@ -42,7 +43,7 @@ def views(folder: Path, length: int = LENGTH) -> list[Any]:
     ]
 
 
-def settings(engine: str, ours: bool, folder: Path, server: RedisServer | None) -> dict[str, Any]:
+def settings(engine: str, ours: bool, folder: Path, server: Server | None) -> dict[str, Any]:
     """The section online_store of feature_store.yaml."""
     if engine == "sqlite":
         stock: dict[str, Any] = {"type": "sqlite", "path": str(folder / "online.db")}
@@ -52,13 +53,14 @@ def settings(engine: str, ours: bool, folder: Path, server: RedisServer | None) 
         }
     else:
         assert server is not None
-        stock = {"type": "redis", "connection_string": f"127.0.0.1:{server.port},db=0"}
+        told = {"redis_type": "redis_cluster"} if isinstance(server, Cluster) else {}
+        stock = {"type": "redis", "connection_string": server.address} | told
         own = {"type": "features.feast_store.redis.LeitmotifRedisOnlineStore", "tail_prefix": f"live:{folder}"}
     return stock | own if ours else stock
 
 
 def open_feast(
-    engine: str, folder: Path, server: RedisServer | None, ours: bool = True, length: int = LENGTH
+    engine: str, folder: Path, server: Server | None, ours: bool = True, length: int = LENGTH
 ) -> FeatureStore:
     """Applied already. A folder of its own is a store of its own, in Redis too."""
     folder.mkdir(parents=True, exist_ok=True)

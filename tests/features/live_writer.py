@@ -8,8 +8,10 @@ import os
 import random
 import sys
 import threading
+import time
 from pathlib import Path
 
+from contracts.errors import InputError
 from features.live.redis import RedisTail
 from features.live.sqlite import SqliteTail
 from features.live.tail import LiveTail
@@ -33,19 +35,32 @@ def events_of(process: int, thread: int, num_events: int, num_users: int) -> lis
     ]
 
 
-def write(tail: LiveTail, events: list[LiveEvent], seed: int) -> None:
-    """One call an event; a fifth of them again, some while later."""
+def write(tail: LiveTail, events: list[LiveEvent], seed: int, again_s: float) -> None:
+    """One call an event; a fifth of them again, some while later. again_s: how long what is refused is sent again."""
     rng = random.Random(seed)
     again: list[LiveEvent] = []
     for each in events:
-        tail.append([each])
+        send(tail, each, again_s)
         os.write(sys.stdout.fileno(), f"{each.event_id}\n".encode())  # one write: threads do not mix
         if rng.random() < SENT_TWICE:
             again.append(each)
         if len(again) > 5:
-            tail.append([again.pop(0)])
+            send(tail, again.pop(0), again_s)
     for each in again:
-        tail.append([each])
+        send(tail, each, again_s)
+
+
+def send(tail: LiveTail, each: LiveEvent, again_s: float) -> None:
+    """Until it is acknowledged."""
+    until = time.monotonic() + again_s
+    while True:
+        try:
+            tail.append([each])
+            return
+        except InputError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def main() -> None:
@@ -58,7 +73,7 @@ def main() -> None:
     def run(thread: int) -> None:
         try:
             events = events_of(given["process"], thread, given["num_events"], given["num_users"])
-            write(tail, events, given["process"] * 100 + thread)
+            write(tail, events, given["process"] * 100 + thread, given.get("again_s", 0))
         except BaseException as error:
             failed.append(error)
             raise

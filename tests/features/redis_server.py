@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 import redis
@@ -23,12 +24,12 @@ class RedisServer:
             pytest.skip("redis-server is not installed")
         self.folder = folder
         self.options = options or DURABLE
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> "RedisServer":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,18 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
+    def command(self, *words: Any) -> Any:
+        """What this server itself answers, whoever it thinks has a key."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            return client.execute_command(*words)
+
+    def cluster_info(self) -> dict[str, str]:
+        return self.command("CLUSTER INFO")
+
+    def replicates(self, primary_id: bytes) -> bool:
+        """Make it the replica of a node of its cluster, as soon as it knows that."""
+        return bool(self.command("CLUSTER", "REPLICATE", primary_id))
+
     def pause(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
@@ -72,7 +85,8 @@ class RedisServer:
         self.process.send_signal(signal.SIGCONT)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

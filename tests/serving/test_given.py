@@ -16,7 +16,7 @@ import psutil
 import pytest
 from starlette.responses import JSONResponse
 
-from features.live.redis import WAIT_S
+from features.live.redis_servers import WAIT_S
 from features.live.sqlite import SqliteTail
 from features.sealed.event import LiveEvent
 from serving.http.given import Given, came_at, once_given

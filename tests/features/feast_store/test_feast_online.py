@@ -28,7 +28,7 @@ from tests.features.feast_stores import (
     views,
     write,
 )
-from tests.features.live_tails import ENGINES, event
+from tests.features.live_tails import PLACES, event, server_of
 
 pytestmark = pytest.mark.xdist_group("redis")
 SECOND = 1_000_000
@@ -36,10 +36,10 @@ BASE = [event(f"e{number}", item=f"i{number % 5}", at=number * 700 * SECOND) for
 LATER = [event(f"l{number}", item=f"j{number}", at=(12 * 700 + number) * SECOND) for number in range(3)]
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=PLACES)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., FeatureStore]]:
     """make(ours) opens Feast over a store of this engine."""
-    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    server = server_of(request, request.param)
     made: list[FeatureStore] = []
 
     def open_one(ours: bool = True) -> FeatureStore:
@@ -195,7 +195,7 @@ def test_a_stored_row_of_another_version_is_an_error_that_says_what_to_do(store:
         read(store, ["u"])
 
 
-@pytest.mark.parametrize("make", ["redis"], indirect=True)
+@pytest.mark.parametrize("make", ["redis", "cluster"], indirect=True)
 def test_redis_read_asynchronously_has_the_live_events_too(make: Callable[..., FeatureStore]) -> None:
     store = make()
     write(store, [row_of("u", BASE)])

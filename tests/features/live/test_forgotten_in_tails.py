@@ -19,17 +19,16 @@ from features.sealed.event import Fate
 from features.sealed.files import live_of, read_sealed, sealed_files, sealed_seq
 from features.sealed.forgotten import add_forgotten, hash_of
 from tests import clones
-from tests.features.live_tails import ENGINES, event, tails_of
+from tests.features.live_tails import ENGINES, PLACES, event, server_of, tails_of
 from tests.features.redis_server import RedisServer
 from tests.features.small_source import make
 
 pytestmark = pytest.mark.xdist_group("redis")
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=PLACES)
 def tail(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveTail]:
-    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
-    with tails_of(tmp_path, server) as opener:
+    with tails_of(tmp_path, server_of(request, request.param)) as opener:
         yield opener()
 
 

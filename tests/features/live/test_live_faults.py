@@ -182,7 +182,7 @@ def test_a_file_that_is_cut_short_while_it_is_in_use_takes_nothing_more(path: Pa
 def test_a_seq_is_greater_than_one_that_is_known_to_have_been_given(path: Path, server: RedisServer) -> None:
     """Of a store that was lost while nobody had it open: the stamp says what was absorbed."""
     given = 2 * time.time_ns() // 1_000
-    for tail in (SqliteTail(path, acknowledged=given), RedisTail(server.url, "p", acknowledged=given)):
+    for tail in (SqliteTail(path, acknowledged=given), RedisTail(server.address, "p", acknowledged=given)):
         tail.append([event("a"), event("b")])
         assert [seq for seq, _ in tail.since(0)] == [given + 1, given + 2]
         tail.close()
@@ -209,7 +209,7 @@ def test_a_locked_file_is_waited_for_no_longer_than_the_request_lasts(path: Path
 
 
 def test_redis_is_asked_nothing_once_the_request_is_due(server: RedisServer) -> None:
-    tail = RedisTail(server.url, "p")
+    tail = RedisTail(server.address, "p")
     tail.append([event("a")])
     with due(time.monotonic() - 1), pytest.raises(InputError, match="The time for an answer was over"):
         tail.append([event("b")])
@@ -219,7 +219,7 @@ def test_redis_is_asked_nothing_once_the_request_is_due(server: RedisServer) -> 
 
 @pytest.mark.parametrize("engine", ["sqlite", "redis"])
 def test_a_size_grows_with_what_is_kept(engine: str, path: Path, server: RedisServer) -> None:
-    tail = SqliteTail(path) if engine == "sqlite" else RedisTail(server.url, "p")
+    tail = SqliteTail(path) if engine == "sqlite" else RedisTail(server.address, "p")
     tail.append([event("a")])
     before = tail.size()
     tail.append([event(f"e{number}") for number in range(2_000)])
@@ -290,7 +290,7 @@ def test_forgotten_users_leave_no_bytes_in_the_file(path: Path) -> None:
 
 def test_redis_that_is_down_is_an_error_that_says_how_to_start_it(server: RedisServer) -> None:
     server.kill()
-    tail = RedisTail(server.url, "p")
+    tail = RedisTail(server.address, "p")
     with pytest.raises(InputError, match="redis-server --appendonly yes --appendfsync always"):
         tail.append([event("a")])
     server.start()
@@ -299,7 +299,7 @@ def test_redis_that_is_down_is_an_error_that_says_how_to_start_it(server: RedisS
 
 
 def test_redis_killed_and_started_again_has_all_that_was_acknowledged(server: RedisServer) -> None:
-    tail = RedisTail(server.url, "p")
+    tail = RedisTail(server.address, "p")
     acknowledged: list[str] = []
 
     def write_on() -> None:
@@ -326,7 +326,7 @@ def test_redis_killed_and_started_again_has_all_that_was_acknowledged(server: Re
 
 
 def test_redis_that_does_not_answer_is_a_bounded_error_and_sending_again_is_safe(server: RedisServer) -> None:
-    tail = RedisTail(server.url, "p", wait_s=0.3)
+    tail = RedisTail(server.address, "p", wait_s=0.3)
     tail.append([event("a")])
     server.pause()
     started = time.monotonic()
@@ -363,7 +363,7 @@ def test_redis_that_does_not_answer_is_a_bounded_error_and_sending_again_is_safe
 )
 def test_redis_that_would_lose_events_is_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
     with RedisServer(tmp_path, *options) as server:
-        tail = RedisTail(server.url, "p")
+        tail = RedisTail(server.address, "p")
         with pytest.raises(InputError, match=message):
             tail.append([event("a")])
         tail.close()
@@ -371,14 +371,14 @@ def test_redis_that_would_lose_events_is_refused(tmp_path: Path, options: tuple[
 
 def test_redis_whose_settings_are_not_ours_to_read_is_used(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--appendonly", "no", "--rename-command", "CONFIG", "") as server:
-        tail = RedisTail(server.url, "p")
+        tail = RedisTail(server.address, "p")
         assert tail.append([event("a")]) == [Fate.NEW]
         tail.close()
 
 
 def test_redis_that_is_out_of_memory_keeps_none_of_a_call(tmp_path: Path) -> None:
     with RedisServer(tmp_path, *DURABLE, "--maxmemory", "1500kb") as server:
-        tail = RedisTail(server.url, "p")
+        tail = RedisTail(server.address, "p")
         with pytest.raises(InputError, match=r"refuses.*Nothing of this call was kept"):
             for number in range(1000):
                 tail.append([event(f"{number}-{part}") for part in range(100)])
@@ -388,7 +388,7 @@ def test_redis_that_is_out_of_memory_keeps_none_of_a_call(tmp_path: Path) -> Non
 
 def test_an_address_that_names_no_redis_is_an_error() -> None:
     with pytest.raises(InputError, match="does not name a Redis server"):
-        RedisTail("localhost:6379", "p")
+        RedisTail("redis://localhost:6379", "p")
 
 
 def test_feast_over_a_redis_that_dies_says_so_and_goes_on_after_it_is_back(tmp_path: Path, server: RedisServer) -> None:

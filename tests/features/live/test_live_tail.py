@@ -10,16 +10,15 @@ import pytest
 from features.live.tail import LiveTail
 from features.sealed.event import OUTCOME, Fate
 from features.terms.convention import key_of_text
-from tests.features.live_tails import ENGINES, START_US, event, tails_of
+from tests.features.live_tails import PLACES, START_US, event, server_of, tails_of
 
 pytestmark = pytest.mark.xdist_group("redis")
 NEW, REPEATED, FORGOTTEN = Fate.NEW, Fate.REPEATED, Fate.FORGOTTEN
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=PLACES)
 def open_tail(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], LiveTail]]:
-    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
-    with tails_of(tmp_path, server) as opener:
+    with tails_of(tmp_path, server_of(request, request.param)) as opener:
         yield opener
 
 

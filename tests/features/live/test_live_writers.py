@@ -49,7 +49,7 @@ def start_writer(
     store: FeatureStore, engine: str, server: RedisServer | None, process: int, num_events: int, num_users: int
 ) -> subprocess.Popen[str]:
     online = store.config.online_store
-    where = {"where": server.url, "prefix": online.tail_prefix} if server else {"where": online.tail_path}
+    where = {"where": server.address, "prefix": online.tail_prefix} if server else {"where": online.tail_path}
     given = {"engine": engine, "process": process, "num_events": num_events, "num_users": num_users} | where
     return subprocess.Popen(
         [sys.executable, "-m", "tests.features.live_writer", json.dumps(given | {"num_threads": NUM_THREADS})],

@@ -55,8 +55,8 @@ pytestmark = pytest.mark.xdist_group("feast")
 class Source:
     """data/<source> with a log that goes on, and its snapshot."""
 
-    def __init__(self, root: Path, rows: list[dict[str, Any]]) -> None:
-        self.data, self.rows = root / "data" / "table", rows
+    def __init__(self, root: Path, rows: list[dict[str, Any]], name: str = "table") -> None:
+        self.data, self.rows = root / "data" / name, rows
         self.state = state_of(self.data)
         build(self.data, rows)
         self.snapshot = self.data / "feature_snapshot"

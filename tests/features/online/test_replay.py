@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from contracts.errors import InputError
 from contracts.publish import write_json
@@ -21,7 +20,7 @@ from features.online.store import OnlineStore
 from features.sealed.event import EVENT, LiveEvent
 from features.stages.materialize import parity_spec, run
 from features.tables.histories import UserHistories
-from tests.features.redis_server import RedisServer
+from tests.features.live_tails import PLACES, server_of
 from tests.features.small_log import (
     START_US,
     build,
@@ -39,13 +38,11 @@ pytestmark = [pytest.mark.xdist_group("redis"), pytest.mark.usefixtures("engine"
 TOLD = statistics(context=True, devices=("phone", "tv"), coclick_rank=4)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "redis"])
+@pytest.fixture(scope="module", params=PLACES)
 def address(request: pytest.FixtureRequest) -> str:
     """What LEITMOTIF_ONLINE says."""
-    if request.param == "sqlite":
-        return "sqlite"
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return f"127.0.0.1:{server.port}"
+    server = server_of(request, request.param)
+    return server.address if server else "sqlite"
 
 
 @pytest.fixture
@@ -96,7 +93,7 @@ def test_a_replay_leaves_nothing_behind(tmp_path: Path, engine: str) -> None:
         replay.upto(2**62)
         assert replay.store.history("u1") is not None
     if address := redis_address():
-        client = redis.Redis(port=int(address.split(":")[1]))
+        client = address.connect(wait_s=1)
         assert [key for key in client.scan_iter() if b"scratch" in key] == []
         client.close()
 
@@ -207,7 +204,9 @@ def test_a_state_of_another_engine_or_an_emptied_redis_is_loaded_again(
     data, _ = made(tmp_path, random_log(2), statistics())
     state = state_of(data)
     load(data, state)
-    client = redis.Redis(port=int(engine.split(":")[1]))
+    address = redis_address()
+    assert address is not None
+    client = address.connect(wait_s=1)
     client.flushall()
     client.close()
     with pytest.raises(InputError, match="make load"):

@@ -1,0 +1,143 @@
+"""A real Redis Cluster of a test's own on loopback: three primaries, a replica each; its nodes really killed."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+import redis
+
+from tests.clones import ROOT
+from tests.features.redis_server import RedisServer, free_port
+
+NUM_PRIMARIES, NUM_SLOTS = 3, 16_384
+NODE_TIMEOUT_MS = 1_000
+LIMIT_S = 30.0
+CONFIGURED = [line.split() for line in (ROOT / "deploy" / "redis-cluster.conf").read_text().splitlines()]
+OPTIONS = (
+    *(part for name, *values in CONFIGURED if name != "#" for part in (f"--{name}", *(v.strip('"') for v in values))),
+    *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+)
+"""As people are told to start a node; a failover takes less time."""
+
+
+class Cluster:
+    """Formed on entry, gone on exit. Whoever kills a node heals it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._nodes = []
+        for number in range(2 * NUM_PRIMARIES):
+            node = RedisServer(folder / f"node{number}")
+            node.options = (*OPTIONS, "--cluster-port", str(free_port()))
+            self._nodes.append(node)
+        self._stack = ExitStack()
+
+    @property
+    def address(self) -> str:
+        """Two of its nodes, as a person names it."""
+        return ",".join(node.address for node in self._nodes[:2])
+
+    def __enter__(self) -> "Cluster":
+        for node in self._nodes:
+            self._stack.enter_context(node)
+        try:
+            self._form()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+    def _form(self) -> None:
+        first, *others = self._nodes
+        for number, node in enumerate(self._nodes):
+            node.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number < NUM_PRIMARIES:
+                bounds = [NUM_SLOTS * each // NUM_PRIMARIES for each in (number, number + 1)]
+                node.command("CLUSTER", "ADDSLOTSRANGE", bounds[0], bounds[1] - 1)
+        for node in others:
+            first.command("CLUSTER", "MEET", "127.0.0.1", node.port, node.options[-1])
+        wait_until(lambda: all(node.cluster_info()["cluster_known_nodes"] == "6" for node in self._nodes))
+        for primary, replica in zip(self._nodes[:NUM_PRIMARIES], self._nodes[NUM_PRIMARIES:], strict=True):
+            name = primary.command("CLUSTER", "MYID")
+            wait_until(lambda replica=replica, name=name: replica.replicates(name))
+        self.heal()
+
+    def heal(self) -> None:
+        """Start who was killed; return once every primary is there, with a replica that follows it."""
+        for node in self._nodes:
+            if node.process is None:
+                node.start()
+        wait_until(self._is_whole)
+
+    def _is_whole(self) -> bool:
+        if any(node.cluster_info()["cluster_state"] != "ok" for node in self._nodes):
+            return False
+        roles = [node.command("ROLE") for node in self._nodes]
+        primaries = [role for role in roles if role[0] == b"master"]
+        return len(primaries) == NUM_PRIMARIES and all(len(role[2]) == 1 for role in primaries)
+
+    def primary_of(self, key: str | bytes) -> RedisServer:
+        """The node that has a key now, as those that live say."""
+        node = next(node for node in self._nodes if node.process is not None)
+        slot = node.command("CLUSTER", "KEYSLOT", key)
+        for first, last, (_, port, *_), *_ in node.command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self._nodes if node.port == port)
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def replica_of(self, primary: RedisServer) -> RedisServer:
+        """The one that follows a primary."""
+        ((_, port, _),) = primary.command("ROLE")[2]
+        return next(node for node in self._nodes if node.port == int(port))
+
+    @contextmanager
+    def moving(self, key: str) -> Iterator[Callable[..., None]]:
+        """The slot of a key is on its way to another primary: the call moves keys, the end all that are left."""
+        source = self.primary_of(key)
+        target = next(node for node in self.primaries() if node is not source)
+        slot = source.command("CLUSTER", "KEYSLOT", key)
+        names = {node: node.command("CLUSTER", "MYID") for node in (source, target)}
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+
+        def move(*keys: bytes) -> None:
+            source.command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+
+        yield move
+        while left := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            move(*left)
+        for node in (target, source):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+    def primaries(self) -> list[RedisServer]:
+        """Of a whole cluster."""
+        return [node for node in self._nodes if node.command("ROLE")[0] == b"master"]
+
+    def keys(self) -> dict[int, list[bytes]]:
+        """By the port of each primary all of its keys."""
+        return {node.port: node.command("KEYS", "*") for node in self.primaries()}
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Ask until it is, for LIMIT_S at most."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            if is_so():
+                return
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < deadline, "the cluster did not come about"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Whole at the start of every test: whoever kills a node heals the cluster, and writes under a name of its own."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
