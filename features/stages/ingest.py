@@ -2,7 +2,6 @@
 # pyright: reportAttributeAccessIssue=false
 
 import logging
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from features.sources.settled import settle
 from features.sources.tombstones import REASON
 from features.sources.written import ROW_GROUP, Pieces, write_partitions
 from features.tables.cache import PartitionCache
-from features.tables.connection import connect
+from features.tables.connection import connect, opened
 from features.tables.ledger import ITEM_ROWS, ROWS
 from features.terms.convention import CLICKED
 from features.terms.params import CLICKS_ALONE, SimulatorParams, SourceParams
@@ -53,10 +52,9 @@ def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams)
     """
     forgotten, live = _live(data, source)
     kept = data.parent.parent / ".cache" / "ingest" / data.name
-    with room_for(kept), PartitionCache.open(kept) as cache:
-        with tempfile.TemporaryDirectory(prefix=".scratch-", dir=kept) as scratch:
-            read = gather(source, simulator, seed, forgotten, cache, Path(scratch))
-            report, keys = _make(data, source, read, live, cache, Path(scratch))
+    with room_for(kept), PartitionCache.open(kept) as cache, cache.scratch() as scratch, opened(scratch / "spilt"):
+        read = gather(source, simulator, seed, forgotten, cache, scratch)
+        report, keys = _make(data, source, read, live, cache, scratch)
         cache.keep_only({*keys, *read.kept})
     return report
 

@@ -23,6 +23,7 @@ from features.quality.record import refusal_of, write_profile
 from features.quality.split import Judged
 from features.quality.suite import CRITICAL, read_suite
 from features.tables.cache import PartitionCache, key_of
+from features.tables.connection import opened
 from features.terms.params import CLICKS_ALONE, ExpectationParams, ValidateParams
 from features.terms.rules import SHARED, rules
 
@@ -43,6 +44,12 @@ def run(data: Path, validate: ValidateParams, expectations: ExpectationParams) -
     critical expectation fails; the Data Docs and the quality page of what is refused lie with the failed attempt, those
     of the last good log stay where they are.
     """
+    kept = data.parent.parent / ".cache" / "validate" / data.name
+    with PartitionCache.open(kept) as cache, cache.scratch() as scratch, opened(scratch):
+        return _run(data, validate, expectations, cache)
+
+
+def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, cache: PartitionCache) -> Report:
     root = data.parent.parent
     docs = root / ".state" / data.name / "data_docs"
     files = _partitions(data / "interactions")
@@ -51,10 +58,9 @@ def run(data: Path, validate: ValidateParams, expectations: ExpectationParams) -
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
     with publish(data, *OUTS) as staging, Judgement(checks, validate, suite) as judgement:
         basis = key_of([str(each) for each in (validate, suite)])
-        with PartitionCache.open(root / ".cache" / "validate" / data.name) as cache:
-            judged = Judged(files, flaws, judgement, basis, cache)
-            report, keys = judged.split(data / "provenance" / "provenance.parquet", staging)
-            cache.keep_only(keys)
+        judged = Judged(files, flaws, judgement, basis, cache)
+        report, keys = judged.split(data / "provenance" / "provenance.parquet", staging)
+        cache.keep_only(keys)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
         report |= {

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ from pathlib import Path
 from contracts.files import hash_file, locked
 
 ENTRY = "entry.json"
+KEPT = ".kept.json"
+"""The keys that the last run which was not refused left."""
 LOCK = ".lock"
 MAKING = ".making"
+SCRATCH = ".scratch-"
 
 
 def key_of(*parts: object) -> str:
@@ -37,19 +41,39 @@ class PartitionCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._used: set[str] = set()
 
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator["PartitionCache"]:
-        """Open the cache of a folder. One process holds it at a time; others wait."""
+        """Open the cache of a folder. One process holds it at a time; others wait.
+
+        Where the block raises, what it used and what the last good run left is kept, and no more: a log that is mended
+        and refused time and again does not fill the disk.
+        """
         with locked(folder / LOCK):
-            yield cls(folder)
+            cache = cls(folder)
+            try:
+                yield cache
+            except BaseException:
+                cache._drop_others({*cache._used, *cache._kept()})
+                raise
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for what lives as long as the block, on the same disk; what a killed run left there is removed."""
+        for left in self._folder.glob(f"{SCRATCH}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._folder) as folder:
+            yield Path(folder)
 
     def holds(self, key: str) -> bool:
         """Whether the entry exists and all its files still have the hashes of what was put there."""
         try:
             held = self._entry(key)
-            return all(hash_file(self.file(key, table)) == entry["sha256"] for table, entry in held.items())
+            is_sound = all(hash_file(self.file(key, table)) == entry["sha256"] for table, entry in held.items())
+            self._used |= {key} if is_sound else set()
+            return is_sound
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: it is made again
             return False
 
@@ -79,12 +103,23 @@ class PartitionCache:
         (made / ENTRY).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")  # no fsync: holds() checks it all
         shutil.rmtree(self._folder / key, ignore_errors=True)
         os.replace(made, self._folder / key)
+        self._used.add(key)
 
     def keep_only(self, keys: Collection[str]) -> None:
         """Drop every other entry, so that the cache is as large as the newest outputs."""
+        self._drop_others(keys)
+        (self._folder / KEPT).write_text(json.dumps(sorted(keys)), encoding="utf-8")
+
+    def _drop_others(self, keys: Collection[str]) -> None:
         for path in self._folder.iterdir():
-            if path.is_dir() and path.name not in keys:
-                shutil.rmtree(path)
+            if path.is_dir() and path.name not in keys and not path.name.startswith(SCRATCH):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _kept(self) -> set[str]:
+        try:
+            return set(json.loads((self._folder / KEPT).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {path.name for path in self._folder.iterdir()}  # not written yet: everything stays
 
     def _entry(self, key: str) -> dict[str, dict]:
         return json.loads((self._folder / key / ENTRY).read_text(encoding="utf-8"))

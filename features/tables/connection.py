@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import duckdb
@@ -26,11 +27,37 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
+_opened: ContextVar[duckdb.DuckDBPyConnection | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def opened(spill: Path) -> Iterator[None]:
+    """One database for every `connect` of the block, as to open one takes longer than most queries of a small file.
+
+    spill: the folder for what does not fit into memory.
+    """
+    with _open(spill) as connection:
+        token = _opened.set(connection)
+        try:
+            yield
+        finally:
+            _opened.reset(token)
+
+
 @contextmanager
 def connect() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection of our own, closed at the end of the block."""
+    """A connection of our own, with its own tables, closed at the end of the block."""
+    if (database := _opened.get()) is not None:
+        with database.cursor() as connection:
+            yield connection
+        return
+    with _open(Path(tempfile.gettempdir(), f"leitmotif-duckdb-{os.getpid()}")) as connection:
+        yield connection
+
+
+@contextmanager
+def _open(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
-        spill = Path(tempfile.gettempdir(), f"leitmotif-duckdb-{os.getpid()}")
         connection.execute(
             f"SET TimeZone = 'UTC'; SET threads = {num_threads()}; SET memory_limit = '{memory_mb()}MB'; "
             f"SET temp_directory = '{spill}'; SET enable_progress_bar = false"

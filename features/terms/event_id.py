@@ -2,8 +2,10 @@
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,7 +20,21 @@ def event_ids(events: pa.Table) -> pa.Array:
     parts = [events[name].cast(pa.int64()) if name == "occurred_at" else events[name] for name in IDENTITY]
     texts = [part.cast(pa.string()) for part in parts]
     joined = pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace", null_replacement="\x00")
-    return pa.array([hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in joined.to_pylist()])
+    return _hashes(joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined)
+
+
+def _hashes(texts: pa.Array) -> pa.Array:
+    """The BLAKE2b of each text in digits, from Arrow's bytes: no text is made a Python object of its own."""
+    texts = texts.cast(pa.large_string())
+    ends = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
+    data, begin, digests = memoryview(texts.buffers()[2] or b""), hashlib.blake2b(digest_size=16).copy, []
+    for start, end in pairwise(ends):
+        hashed = begin()  # a copy is made in half the time of a new one
+        hashed.update(data[start:end])
+        digests.append(hashed.digest())
+    places = np.arange(len(texts) + 1, dtype=np.int32) * 32
+    digits = b"".join(digests).hex().encode()
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(places), pa.py_buffer(digits))
 
 
 def event_id(**event: Any) -> str:
