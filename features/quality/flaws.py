@@ -60,7 +60,10 @@ def find_flaws(files: Sequence[Path], rules: Sequence[Rule]) -> Flaws:
 
 
 def _prepare(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], rules: Sequence[Rule]) -> None:
-    """log: every row, its place, what other rows say about it. flawed: those with a broken rule or a twin."""
+    """log: every row, its place, what other rows say about it. flawed: those with a broken rule or a twin.
+
+    A twin is looked for by the hash of its name, a quarter as long: what only shares a hash is nobody's repetition later.
+    """
     cases = " ".join(f"WHEN {rule.condition} THEN {number}" for number, rule in enumerate(rules))
     connection.execute(
         "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
@@ -73,9 +76,9 @@ def _prepare(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], rules
         CREATE TEMP TABLE shared AS SELECT impression_id, count(DISTINCT user_id) AS num_users FROM read
         WHERE impression_id IN (SELECT impression_id FROM read WHERE impression_id IS NOT NULL
             GROUP BY impression_id HAVING min(user_id) <> max(user_id)) GROUP BY impression_id;
-        CREATE TEMP TABLE repeated AS SELECT event_id FROM read GROUP BY event_id HAVING count(*) > 1;
+        CREATE TEMP TABLE repeated AS SELECT hash(event_id) AS key FROM read GROUP BY key HAVING count(*) > 1;
         CREATE TEMP VIEW log AS SELECT read.*, coalesce(num_users, 1) AS {SEVERAL_USERS},
-            event_id IN (SELECT event_id FROM repeated) AS repeats
+            hash(event_id) IN (SELECT key FROM repeated) AS repeats
         FROM read LEFT JOIN shared USING (impression_id);
         CREATE TEMP TABLE flawed AS SELECT place, row, event_id, repeats, {SEVERAL_USERS},
             hash({", ".join(IDENTITY)}) AS said,

@@ -139,9 +139,9 @@ class Piece:
         """FACTS of its items."""
         return pq.read_table(self._folder / "about.parquet")
 
-    def keys(self) -> Iterator[pa.RecordBatch]:
-        """KEYS, batch by batch."""
-        yield from _batches(self._folder / "keys.arrow", range(len(self._partitions)))
+    def keys(self, partition: str | None = None) -> Iterator[pa.RecordBatch]:
+        """KEYS batch by batch, of one partition or of all."""
+        yield from _batches(self._folder / "keys.arrow", self._places(partition))
 
     def events(self, partition: str | None = None, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """EVENTS batch by batch, of one partition or of all."""
@@ -187,9 +187,7 @@ def _keys(events: pa.Table, is_settled: bool) -> pa.Table:
         return connection.sql(_KEYS).to_arrow_table().cast(KEYS)
 
 
-def _batches(
-    path: Path, places: Iterator[int] | list[int] | range, columns: list[str] | None = None
-) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, places: list[int], columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     with pa.OSFile(str(path)) as handle:
         reader = pa.ipc.open_file(handle)
         if columns:

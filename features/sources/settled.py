@@ -53,8 +53,8 @@ class Settled:
             return ""
         digest, num = hashlib.sha256(), 0
         for piece in pieces:
-            for _, request_key, item_key in piece.with_keys(partition):
-                changed = self._changes(request_key, item_key)
+            for keys in piece.keys(partition):
+                changed = self._changes(keys["request_key"].to_numpy(), keys["item_key"].to_numpy())
                 digest.update(np.packbits(changed).tobytes())
                 num += int(changed.sum())
         return digest.hexdigest() if num else ""
