@@ -62,7 +62,7 @@ def find_flaws(files: Sequence[Path], rules: Sequence[Rule]) -> Flaws:
 def _prepare(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], rules: Sequence[Rule]) -> None:
     """log: every row, its place, what other rows say about it. flawed: those with a broken rule or a twin.
 
-    A twin is looked for by the hash of its name, a quarter as long: what only shares a hash is nobody's repetition later.
+    A twin is looked for by the hash of its name, a quarter as long; what only shares a hash is a repetition of nothing.
     """
     cases = " ".join(f"WHEN {rule.condition} THEN {number}" for number, rule in enumerate(rules))
     connection.execute(
