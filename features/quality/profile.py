@@ -1,7 +1,7 @@
 """Valid rows by partition -> one row of figures each: volume, clicks, rates, freshness, lengths, vocabulary, mix.
 
-What stands beside the partitions before (`*_of_trailing`, `category_distance`) is null for the first one. DuckDB
-counts; no row of the log is held in Python.
+What a partition says of itself is counted in figures.py. What stands beside the partitions before (`*_of_trailing`,
+`category_distance`) is null for the first one. DuckDB counts; no row of the log is held in Python.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from contracts.schema import ROLE_IMPRESSION
+from features.quality.figures import Figures
 from features.tables.connection import connect
 from features.tables.partitions import Partition
-from features.terms.convention import CLICKED
 
 Float = npt.NDArray[np.float64]
 
 NO_CATEGORY = "(none)"
-MINUTE_US = 60_000_000
-NEGATIVE = "-[0-9]+"
+Counts = tuple[int, int, int]
+"""Of a partition: rows in, held back, repeated."""
 PROFILE = pa.schema(
     [
         pa.field("partition", pa.string(), nullable=False),
@@ -59,59 +58,40 @@ PROFILE = pa.schema(
 )
 """profile/partitions.parquet, one row a partition in order of time."""
 
-_BY_PARTITION = f"""
-    SELECT place, count(*) AS rows_valid, count(DISTINCT user_id) AS users, count(DISTINCT item_id) AS items,
-        count(DISTINCT impression_id) AS requests, count(*) FILTER (label >= {CLICKED}) AS clicks,
-        min(occurred_at) AS first_at, max(occurred_at) AS last_at,
-        avg((label >= {CLICKED})::DOUBLE) FILTER (role = '{ROLE_IMPRESSION}') AS click_rate,
-        count(impression_id) / nullif(count(DISTINCT impression_id), 0) AS rows_per_request,
-        count(*) / count(DISTINCT user_id) AS rows_per_user,
-        count(*) FILTER (user_id SIMILAR TO '{NEGATIVE}' OR item_id SIMILAR TO '{NEGATIVE}') AS negative_ids,
-        avg(unknown::INT::DOUBLE) AS unknown_item_share,
-        avg((first_place = place)::INT::DOUBLE) AS new_item_share
-    FROM log GROUP BY place ORDER BY place
-"""
-_REQUESTS = f"""
-    SELECT place, avg(alone::INT::DOUBLE) AS all_clicked_share FROM (
-        SELECT place, impression_id, min(label) >= {CLICKED} AND count(*) > 1 AS alone FROM log
-        WHERE impression_id IS NOT NULL AND role = '{ROLE_IMPRESSION}' GROUP BY ALL) GROUP BY place
-"""
-_RATES = f"""
-    SELECT place, max(most) AS most_per_minute, max(num)::BIGINT AS busiest FROM (
-        SELECT place, user_id, max(num_times) AS most, sum(num) AS num FROM (
-            SELECT place, user_id, epoch_us(occurred_at) // {MINUTE_US} AS minute, count(*) AS num,
-                count(DISTINCT occurred_at) AS num_times
-            FROM log WHERE role = '{ROLE_IMPRESSION}' GROUP BY ALL) GROUP BY ALL) GROUP BY place
-"""
-_GAPS = """
-    SELECT place, max(at_us - coalesce(before, at_us)) / 1e6 AS longest_gap_s FROM (
-        SELECT place, at_us, lag(at_us) OVER (ORDER BY place, at_us) AS before FROM (
-            SELECT DISTINCT place, epoch_us(occurred_at) AS at_us FROM log)) GROUP BY place
+_KNOWN = """
+    SELECT place, sum(num * unknown::INT)::DOUBLE / sum(num) AS unknown_item_share,
+        coalesce(sum(num) FILTER (first_place = place), 0)::DOUBLE / sum(num) AS new_item_share
+    FROM named JOIN seen USING (item_id) GROUP BY place
 """
 _MIX = f"""
-    SELECT place, coalesce(category, '{NO_CATEGORY}') AS category, count(*) AS num
-    FROM (SELECT place, item_id FROM log) LEFT JOIN categories USING (item_id) GROUP BY ALL
+    SELECT place, coalesce(category, '{NO_CATEGORY}') AS category, sum(num)::BIGINT AS num
+    FROM named LEFT JOIN categories USING (item_id) GROUP BY ALL
 """
 
 
 def profile_partitions(
-    valid: Sequence[Path], items: Path, counts: Mapping[str, tuple[int, int, int]], trailing: int
+    figures: Figures | None, valid: Sequence[Path], items: Path, counts: Mapping[str, Counts], trailing: int
 ) -> pa.Table:
     """Figures of every partition (PROFILE).
 
-    valid: validated_interactions/<partition>.parquet, in order; a partition without a valid row has no file. items:
-    the folder of the catalogue. counts: partition -> (rows in, quarantined, duplicated). trailing: how many partitions
-    before are compared with.
+    valid: validated_interactions/<partition>.parquet, in order; a partition without a valid row has no file. figures:
+    of these; None where there is none. items: the folder of the catalogue. counts: partition -> (rows in, quarantined,
+    duplicated). trailing: how many partitions before are compared with.
     """
     places = {path.stem: place for place, path in enumerate(valid)}
     found: dict[int, dict[str, Any]] = {place: {} for place in places.values()}
     mix: dict[int, dict[str, int]] = {place: {} for place in places.values()}
-    if valid:
+    if figures:
+        before = None
+        for row in figures.of.to_pylist():
+            gap_us = row.pop("longest_gap_us")
+            silent_us = micros_of(row["first_at"]) - before if before is not None else 0
+            before = micros_of(row["last_at"])
+            found[row["place"]] |= row | {"longest_gap_s": max(gap_us, silent_us) / 1e6}
         with connect() as connection:
-            _prepare(connection, valid, items)
-            for query in (_BY_PARTITION, _REQUESTS, _RATES, _GAPS):
-                for row in connection.sql(query).to_arrow_table().to_pylist():
-                    found[row["place"]] |= row
+            _prepare(connection, figures, items)
+            for row in connection.sql(_KNOWN).to_arrow_table().to_pylist():
+                found[row["place"]] |= row
             for place, category, num in connection.sql(_MIX).fetchall():
                 mix[place][category] = num
     rows = [_row(name, counts[name], found.get(places.get(name, -1), {})) for name in counts]
@@ -119,15 +99,16 @@ def profile_partitions(
     return pa.Table.from_pylist(rows, schema=PROFILE)
 
 
-def _prepare(connection: duckdb.DuckDBPyConnection, valid: Sequence[Path], items: Path) -> None:
-    """log: valid rows with their partition's place. categories: item_id, each of its categories."""
+def _prepare(connection: duckdb.DuckDBPyConnection, figures: Figures, items: Path) -> None:
+    """named: how often a partition names an item. seen: where first. categories: item_id, each of its categories."""
+    files, firsts = [str(path) for path, _ in figures.items], [first for _, first in figures.items]
     connection.execute(
-        "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
-        [[str(file) for file in valid], len(valid)],
+        "CREATE TEMP TABLE firsts AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(?::BIGINT[]) AS first_place",
+        [files, firsts],
     )
     connection.execute(f"""
-        CREATE TEMP VIEW read AS SELECT place, user_id, item_id, occurred_at, label, impression_id, role
-        FROM read_parquet({[str(file) for file in valid]}, filename = true) JOIN places USING (filename);
+        CREATE TEMP VIEW named AS SELECT place + first_place AS place, item_id, num
+        FROM read_parquet({files}, filename = true) JOIN firsts USING (filename);
         CREATE TEMP VIEW catalogue AS FROM read_parquet('{items}/*.parquet');
         CREATE TEMP TABLE catalogued AS
             SELECT count(*) FILTER (title IS NOT NULL OR len(categories) > 0) > 0 AS has_items FROM catalogue;
@@ -135,12 +116,11 @@ def _prepare(connection: duckdb.DuckDBPyConnection, valid: Sequence[Path], items
         CREATE TEMP TABLE seen AS SELECT item_id, min(place) AS first_place,
             CASE WHEN (SELECT has_items FROM catalogued)
                 THEN coalesce(bool_and(title IS NULL AND len(categories) = 0), true) END AS unknown
-        FROM read LEFT JOIN (SELECT item_id, title, categories FROM catalogue) USING (item_id) GROUP BY item_id;
-        CREATE TEMP VIEW log AS SELECT read.*, first_place, unknown FROM read JOIN seen USING (item_id);
+        FROM named LEFT JOIN (SELECT item_id, title, categories FROM catalogue) USING (item_id) GROUP BY item_id;
     """)
 
 
-def _row(name: str, counts: tuple[int, int, int], found: Mapping[str, Any]) -> dict[str, Any]:
+def _row(name: str, counts: Counts, found: Mapping[str, Any]) -> dict[str, Any]:
     rows_in, quarantined, duplicated = counts
     shares = {"quarantined_share": quarantined / rows_in, "duplicated_share": duplicated / rows_in}
     none = dict.fromkeys(("rows_valid", "users", "items", "requests", "clicks"), 0)

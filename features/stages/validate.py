@@ -16,6 +16,7 @@ from contracts.stage import ATTEMPTS, Report, main
 from features.pages.data_docs import make_readable
 from features.quality.docs_note import held_back
 from features.quality.expectations import Judgement
+from features.quality.figures import count_figures
 from features.quality.flaws import Flaws, find_flaws
 from features.quality.outcomes import by_group, of_rules
 from features.quality.profile import profile_partitions
@@ -60,7 +61,6 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
         basis = key_of([str(each) for each in (validate, suite)])
         judged = Judged(files, flaws, judgement, basis, cache)
         report, keys = judged.split(data / "provenance" / "provenance.parquet", staging)
-        cache.keep_only(keys)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
         report |= {
@@ -70,7 +70,8 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
         }
         report["summary"] = summarise(report)
         valid = sorted((staging / "validated_interactions").glob("*.parquet"))
-        profile = profile_partitions(valid, data / "items", _counts(files, flaws), expectations.trailing)
+        figures = count_figures(valid, cache) if valid else None
+        profile = profile_partitions(figures, valid, data / "items", _counts(files, flaws), expectations.trailing)
         outcomes = [*of_rules(checks, flaws.num_rows_by_rule, report), *judgement.judge_partitions(profile)]
         report["expectations"] = by_group(outcomes)
         write_profile(staging / "profile", profile, outcomes)
@@ -85,6 +86,7 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
         judgement.publish(docs)
         make_readable(docs, held_back(report))
         log.info("%s See %s", held_back(report), docs / "index.html")
+        cache.keep_only({*keys, *(figures.keys if figures else ())})
     return report
 
 

@@ -1,0 +1,110 @@
+"""Valid rows by partition -> what one partition alone says of itself, kept by content, and how often it names an item.
+
+Partitions are counted in batches, each in one go, and a batch once for its content (.cache/validate/<log>).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.files import hash_file
+from contracts.schema import ROLE_IMPRESSION
+from features.quality.split import code
+from features.tables.cache import PartitionCache, key_of
+from features.tables.connection import connect
+from features.terms.convention import CLICKED
+
+BATCH_ROWS = 250_000
+"""Whole partitions are counted together, until they hold this many rows."""
+TABLES = ("figures", "items")
+MINUTE_US = 60_000_000
+NEGATIVE = "-[0-9]+"
+
+_BY_PARTITION = f"""
+    SELECT place, count(*) AS rows_valid, count(DISTINCT user_id) AS users, count(DISTINCT item_id) AS items,
+        count(DISTINCT impression_id) AS requests, count(*) FILTER (label >= {CLICKED}) AS clicks,
+        min(occurred_at) AS first_at, max(occurred_at) AS last_at,
+        avg((label >= {CLICKED})::DOUBLE) FILTER (role = '{ROLE_IMPRESSION}') AS click_rate,
+        count(impression_id) / nullif(count(DISTINCT impression_id), 0) AS rows_per_request,
+        count(*) / count(DISTINCT user_id) AS rows_per_user,
+        count(*) FILTER (user_id SIMILAR TO '{NEGATIVE}' OR item_id SIMILAR TO '{NEGATIVE}') AS negative_ids
+    FROM log GROUP BY place
+"""
+_REQUESTS = f"""
+    SELECT place, avg(alone::INT::DOUBLE) AS all_clicked_share FROM (
+        SELECT place, impression_id, min(label) >= {CLICKED} AND count(*) > 1 AS alone FROM log
+        WHERE impression_id IS NOT NULL AND role = '{ROLE_IMPRESSION}' GROUP BY ALL) GROUP BY place
+"""
+_RATES = f"""
+    SELECT place, max(most) AS most_per_minute, max(num)::BIGINT AS busiest FROM (
+        SELECT place, user_id, max(num_times) AS most, sum(num) AS num FROM (
+            SELECT place, user_id, epoch_us(occurred_at) // {MINUTE_US} AS minute, count(*) AS num,
+                count(DISTINCT occurred_at) AS num_times
+            FROM log WHERE role = '{ROLE_IMPRESSION}' GROUP BY ALL) GROUP BY ALL) GROUP BY place
+"""
+_GAPS = """
+    SELECT place, max(at_us - coalesce(before, at_us)) AS longest_gap_us FROM (
+        SELECT place, at_us, lag(at_us) OVER (PARTITION BY place ORDER BY at_us) AS before FROM (
+            SELECT DISTINCT place, epoch_us(occurred_at) AS at_us FROM log)) GROUP BY place
+"""
+_FIGURES = f"""
+    SELECT * FROM ({_BY_PARTITION}) LEFT JOIN ({_REQUESTS}) USING (place) LEFT JOIN ({_RATES}) USING (place)
+    LEFT JOIN ({_GAPS}) USING (place) ORDER BY place
+"""
+_ITEMS = "SELECT place, item_id, count(*) AS num FROM log GROUP BY ALL ORDER BY place, item_id"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was counted, a batch an element."""
+
+    of: pa.Table  # one row a partition, place: its file's among the files
+    items: Sequence[tuple[Path, int]]  # files of (place in the batch, item_id, num), and the batch's first place
+    keys: frozenset[str]  # of the cache
+
+
+def count_figures(valid: Sequence[Path], cache: PartitionCache) -> Figures:
+    """Figures of every partition, those of a batch that has not changed as they were counted before."""
+    found, items, keys = [], [], set()
+    for first, files in _batches(valid):
+        key = key_of(code(), "figures", [file.stem for file in files], [hash_file(file) for file in files])
+        if not cache.holds(key):
+            _keep(cache, key, files)
+        table = pq.read_table(cache.file(key, "figures"))
+        place = pa.array([each + first for each in table["place"].to_pylist()], pa.int64())
+        found.append(table.set_column(table.column_names.index("place"), "place", place))
+        items.append((cache.file(key, "items"), first))
+        keys.add(key)
+    return Figures(pa.concat_tables(found), items, frozenset(keys))
+
+
+def _keep(cache: PartitionCache, key: str, files: Sequence[Path]) -> None:
+    with cache.making() as making, connect() as connection:
+        connection.execute(
+            "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
+            [[str(file) for file in files], len(files)],
+        )
+        connection.execute(f"""
+            CREATE TEMP TABLE log AS SELECT place, user_id, item_id, occurred_at, label, impression_id, role
+            FROM read_parquet({[str(file) for file in files]}, filename = true) JOIN places USING (filename)
+        """)
+        (making / key).mkdir()
+        num_rows = {}
+        for name, query in zip(TABLES, (_FIGURES, _ITEMS), strict=True):
+            table = connection.sql(query).to_arrow_table()
+            pq.write_table(table, making / key / f"{name}.parquet")
+            num_rows[name] = len(table)
+        cache.put(key, making / key, num_rows)
+
+
+def _batches(valid: Sequence[Path]) -> Iterator[tuple[int, list[Path]]]:
+    """(place of its first, files) of each batch."""
+    first, num = 0, 0
+    for place, file in enumerate(valid):
+        num += pq.read_metadata(file).num_rows
+        if num >= BATCH_ROWS or place == len(valid) - 1:
+            yield first, list(valid[first : place + 1])
+            first, num = place + 1, 0
