@@ -79,7 +79,7 @@ class Judgement:
         failed = [why for why, each in outcomes.items() if not each.success]
         found: dict[str, Any] = {"unexpected": counts, "failed": failed, "rows": []}
         if self._of_rows is not None:
-            shown = frame[["event_id", *self._asked_of_rows]]
+            shown = frame.loc[:, ["event_id", *self._asked_of_rows]]
             found["rows"] = self._told(self._checkpoint(self._of_rows, shown, name, "event_id"), "event_id")
         found["results"] = {
             path.relative_to(self._folder).as_posix(): path.read_text(encoding="utf-8")
