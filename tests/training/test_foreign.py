@@ -64,5 +64,5 @@ def test_a_file_that_cannot_be_judged_says_why(data: Path, tmp_path: Path) -> No
         with pytest.raises(InputError, match=why):
             read_scores(other)
     other.write_text("impression_id,item_id,score\nnobody,i0,1\n")
-    with pytest.raises(InputError, match="None of 1 scores is of a test candidate"):
+    with pytest.raises(InputError, match="None of the 1 scores matches"):
         judge(data, read_scores(other), "other", 1800)
