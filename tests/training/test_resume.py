@@ -113,7 +113,7 @@ def test_a_training_killed_in_the_midst_of_epochs_ends_with_the_same_bytes(root,
     data = root / "data" / "simulator"
     run_train(data, sections)
     assert f"din clicks: resumes at step {step} of 20" in caplog.text
-    assert "mos was fitted by the run before this one" in caplog.text
+    assert "mos was fitted by the previous run" in caplog.text
     found = contents(data, *OUTS)
     assert {name: found[name] == whole[name] for name in whole} == dict.fromkeys(whole, True)
     assert not STATE.exists(), "what is needed no more is removed"
@@ -181,7 +181,7 @@ def test_checkpoints_of_other_params_or_data_are_not_gone_on_from(root, sections
     assert (STATE / "mos" / "resume.ckpt").exists(), "how often it is kept changes nothing"
     what = change(root, params)
     open_state(STATE, params, data, ROOT)
-    assert f"{STATE} holds checkpoints of a run with other input ({what}): they were removed" in caplog.text
+    assert f"{STATE} held checkpoints of a run with other inputs ({what}): they were removed" in caplog.text
     assert not (STATE / "mos").exists()
     caplog.clear()
     open_state(STATE, params, data, ROOT)
