@@ -1,11 +1,11 @@
 """The errors that end a program with a message and an exit code, and how long a message may be."""
 
 MAX_MESSAGE = 400
-"""At most so many characters of another program's message are repeated in ours."""
+"""Limit, in characters, of another program's message that is quoted in ours."""
 
 
 class InputError(ValueError):
-    """What a person gave cannot be used: data, parameters or paths. Exit code 2.
+    """Data, params or paths given by the user cannot be used. Exit code 2.
 
     The message says what happened, the value, the limit and the next step.
     """
@@ -22,7 +22,7 @@ class Interrupted(InputError):
 class CheckFailed(Exception):
     """The input was read, and a check on its content or on the model refuses it. Exit code 3.
 
-    What the stage had made by then is kept in attempts/<stage>/ for inspection.
+    The stage's output so far is kept in attempts/<stage>/ for inspection.
     """
 
     exit_code = 3

@@ -1,7 +1,7 @@
 """The figures of a stage's report that people compare: what `dvc metrics` and `dvc exp show` list.
 
-The report itself is declared as a DVC plot without a picture: as a metric it would add about 270 columns, and an output
-that is not cached would switch DVC's run cache off.
+The report itself is declared as a DVC plot without a template: as a metric it would add about 270 columns, and as an
+uncached output it would disable DVC's run cache.
 """
 
 from collections.abc import Iterator, Mapping

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where no more can be written: a full disk, a quota, a limit on file sizes."""
+"""Error numbers of a failed write: full disk, quota, file size limit."""
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a disk without room is behind an error, whichever library words it."""
+    """Whether an error of any library was caused by a full disk."""
     number = getattr(error, "errno", None)
     return number in FULL or any(os.strerror(each) in str(error) for each in FULL)
 

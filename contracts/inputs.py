@@ -28,18 +28,18 @@ from contracts.files import hash_file
 from contracts.params import PARAMS, read_params
 
 PIPELINE = Path("dvc.yaml")
-YOUNG_NS = 2 * 10**9  # no file system keeps times more coarsely: younger, a second write may carry the same time
-NAMED = 5  # changes that a message names
+YOUNG_NS = 2 * 10**9  # the coarsest file time: within it, two writes may carry the same time
+NAMED = 5  # at most so many changes are named in a message
 
 Place = tuple[int, int, int]  # inode, size, time of change
 
 
 @dataclass(frozen=True)
 class File:
-    """One file as it was."""
+    """The recorded state of one file."""
 
     place: Place
-    is_young: bool  # written so shortly before that its time may be that of a later write too
+    is_young: bool  # written within YOUNG_NS: a later write may carry the same time
     digest: str
 
 
@@ -49,8 +49,8 @@ class Inputs:
 
     params: Mapping[str, str]  # key of params.yaml -> its value, as JSON
     deps: tuple[str, ...]
-    files: Mapping[str, File]  # every file that the deps are or hold
-    outs: tuple[str, ...]  # where the stage's tables go
+    files: Mapping[str, File]  # all files of the deps
+    outs: tuple[str, ...]  # the stage's outputs
 
 
 def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], root: Path = Path()) -> Inputs:
@@ -73,7 +73,7 @@ def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], roo
 def check_modules(stage: str, inputs: Inputs, root: Path = Path()) -> None:
     """Raise InputError if a module was edited after this process began: it may have imported the old version."""
     if edited := _edited_since_start([path for path in inputs.files if path.endswith(".py")], root):
-        raise InputError(f"{_listed(edited)} changed while {stage} was starting. Nothing was made; run it again.")
+        raise InputError(f"{_listed(edited)} changed while {stage} was starting. Nothing was written; run it again.")
 
 
 def changes(inputs: Inputs, root: Path = Path()) -> list[str]:
@@ -228,7 +228,7 @@ def _edited_since_start(paths: Sequence[str], root: Path) -> list[str]:
             seen = (root / path).stat()
         except OSError:
             continue
-        if began < max(seen.st_mtime_ns, seen.st_ctime_ns) < now + YOUNG_NS:  # later still: another machine's clock
+        if began < max(seen.st_mtime_ns, seen.st_ctime_ns) < now + YOUNG_NS:  # later than now: another machine's clock
             found.append(path)
     return found
 

@@ -1,6 +1,6 @@
 """End this process when its parent ends, however that ends, so that no program outlives the one that started it.
 
-As a program (`parent.py <process id of the parent> <command>`) it asks for this first and then becomes the command.
+As a program (`parent.py <process id of the parent> <command>`) it sets this up and then executes the command.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Ask Linux for SIGTERM at the parent's end; elsewhere nothing is asked.
+    """On Linux, request SIGTERM when the parent ends; elsewhere do nothing.
 
-    parent: its process id as it was known earlier. Where it has ended meanwhile, the signal is sent here and now.
+    parent: its process id as known earlier. If it has already ended, the signal is sent at once.
     """
     if sys.platform != "linux":
         return

@@ -21,7 +21,7 @@ def publish(data: Path, *names: str) -> Iterator[Path]:
     data: the source's folder, data/<source>.
     names: the stage's outputs. After a CheckFailed the staging folder stays as data/<source>/.refused, which the
         runner moves to attempts/<stage>/made. After any other error it is removed. Raises InputError where the disk is
-        full: what was published before stands.
+        full: earlier outputs stay in place.
     """
     data.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".staging-{os.getpid()}-", dir=data))
@@ -42,7 +42,7 @@ def publish(data: Path, *names: str) -> Iterator[Path]:
 
 @contextmanager
 def room_for(where: Path) -> Iterator[None]:
-    """Say in one message that a disk is full, whichever library stumbled over it."""
+    """Turn any library's full-disk error into one InputError."""
     try:
         yield
     except (InputError, CheckFailed):
@@ -54,7 +54,7 @@ def room_for(where: Path) -> Iterator[None]:
 
 
 def no_room(where: Path, error: Exception) -> str:
-    """What a full disk means for whoever ran a stage."""
+    """The message for a full disk."""
     said = " ".join(str(error).split())
     return f"{where} cannot be written: {said}. Free space on its disk, then run again; what stood there before stands."
 

@@ -32,8 +32,8 @@ INTERACTIONS = pa.schema(
         pa.field("position", pa.int32()),
         pa.field("session_id", pa.string()),
         _required("role", pa.string()),
-        pa.field("known_at", TIME),  # when its click was known; null: the log does not say
-        pa.field("arrived_at", TIME),  # when the row itself was known; null: at its own time
+        pa.field("known_at", TIME),  # when its click became known; null: the log does not say
+        pa.field("arrived_at", TIME),  # when the row itself became known; null: at its own time
     ]
 )
 """interactions/ and validated_interactions/<partition>.parquet, sorted by (occurred_at, event_id)."""
@@ -57,13 +57,12 @@ CONTEXTS = pa.schema(
         pa.field("reading_item_id", pa.string()),  # the item on whose page the request was made; null on a front page
     ]
 )
-"""contexts/contexts.parquet, sorted by impression_id: what a request knew besides its user; empty where the log has
-none."""
+"""contexts/contexts.parquet, sorted by impression_id: the context of requests; empty if the log has none."""
 
 REJECTED = pa.schema(
     [
         _required("file", pa.string()),
-        _required("line", pa.int64()),  # from 1, a header counted; of Parquet, the row's number; 0 without a file
+        _required("line", pa.int64()),  # from 1, header included; the row's number in Parquet; 0 without a file
         _required("reason", pa.string()),
         _required("raw", pa.string()),
     ]
@@ -74,11 +73,10 @@ which are no events and no part of the ledger. Both sorted by (file, line, reaso
 PROVENANCE = pa.schema(
     [_required("event_id", pa.string()), _required("file", pa.string()), _required("line", pa.int64())]
 )
-"""provenance/provenance.parquet: where each event was read, row by row as the partitions of interactions in order."""
+"""provenance/provenance.parquet: the source file and line of each event, in the row order of interactions/."""
 
 QUARANTINE = pa.schema([*INTERACTIONS, _required("reason", pa.string()), *list(PROVENANCE)[1:]])
-"""quarantine/quarantine.parquet: rows that validate holds back, with the first reason that applied, and where each was
-read."""
+"""quarantine/quarantine.parquet: rows refused by validate, with the first reason that applies, source file and line."""
 
 LEDGER = pa.schema([_required("stage", pa.string()), _required("what", pa.string()), _required("rows", pa.int64())])
 """ledger/ledger.parquet: every row read, once: its fate by stage and reason."""
@@ -95,7 +93,7 @@ LIVE = pa.schema(
         _required("role", pa.string()),
         *[INTERACTIONS.field(name) for name in ("impression_id", "position", "session_id")],
         *[CONTEXTS.field(name) for name in ("device", "is_subscriber", "reading_item_id")],
-        pa.field("known_at", TIME),  # when it was acknowledged, on the clock of requests; null: nobody told
+        pa.field("known_at", TIME),  # when it was acknowledged, on the clock of requests; null: not recorded
     ]
 )
 """live/<source>/<day>.parquet (of SQLite) and <day>.redis.parquet: live events that `make absorb` sealed, by the day of
@@ -120,10 +118,10 @@ REQUESTS = pa.schema(
         pa.field("device", pa.string()),
         pa.field("is_subscriber", pa.bool_()),
         pa.field("reading_item_id", pa.string()),  # as in contexts
-        pa.field("known_at", TIME),  # when the last of its rows and clicks was known that was later than its own time
+        pa.field("known_at", TIME),  # when its last late row or click became known; null: none was late
     ]
 )
-"""impressions/requests.parquet, sorted by request_index: a request's name and what contexts says of it."""
+"""impressions/requests.parquet, sorted by request_index: name and context of each request."""
 
 SESSIONS = pa.schema(
     [
@@ -134,7 +132,7 @@ SESSIONS = pa.schema(
         _required("num_events", pa.int32()),
     ]
 )
-"""sessions/sessions.parquet, one row a session of the history, sorted by (user_index, session)."""
+"""sessions/sessions.parquet, one row per session of the history, sorted by (user_index, session)."""
 
 USERS = pa.schema([_required("user_index", pa.int32()), _required("user_id", pa.string())])
 """user_histories/users.parquet; user_index is the rank of user_id from 0."""

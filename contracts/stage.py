@@ -1,4 +1,4 @@
-"""The stage runner: typed params in, `run(...)` once, one report out. Every stage's CLI is this and has no flags."""
+"""The stage runner: typed params in, `run(...)` once, one report out. It is the CLI of every stage and has no flags."""
 
 import inspect
 import logging
@@ -23,14 +23,14 @@ from contracts.publish import no_room, write_json, write_report
 from contracts.running import LOCKS, take, written_by
 
 Report = Mapping[str, Any]
-"""What a stage says of its work: one flat JSON object."""
+"""A stage's report on its work: one flat JSON object."""
 
 ATTEMPTS = Path("attempts")
 REFUSED = ".refused"
 REASON = "LEITMOTIF_REASON"
-"""Environment variable: the file in which whoever started DVC wants to read why a stage failed."""
+"""Environment variable: a file to which the reason of a stage's failure is written for the program that ran DVC."""
 LOCK_S = 1.0
-"""How long to try for the lock: another process may hold it for a moment to look whether it is free."""
+"""How long to try for the lock: another process may take it for a moment to test whether it is free."""
 
 
 class StageBusyError(InputError):
@@ -83,7 +83,7 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
             _write_reports(Path("reports") / source, stage, report, elapsed)
         log.info("%s done in %.1f s", stage, elapsed)
         return 0
-    except StageBusyError as error:  # the other run's attempt is not ours to touch
+    except StageBusyError as error:  # attempts/ belongs to the other run
         _tell(log, stage, source, error.exit_code, str(error))
         return error.exit_code
     except (InputError, CheckFailed) as error:
@@ -114,12 +114,12 @@ def _check_begun(inputs: Inputs, source: str) -> None:
     if mine and written and not mine & written:
         raise InputError(
             f"params.yaml names the source {source} now, but DVC began this run for another "
-            f"({', '.join(sorted({path.parent.name for path in written}))}). Nothing was made; run it again."
+            f"({', '.join(sorted({path.parent.name for path in written}))}). Nothing was written; run it again."
         )
 
 
 def _check_unchanged(stage: str, inputs: Inputs, data: Path) -> None:
-    """If inputs changed meanwhile, refuse and set the outputs aside: DVC would record inputs that were not read."""
+    """If inputs changed meanwhile, fail and move the outputs aside: DVC would record inputs that were not read."""
     found = changes(inputs)
     if not found:
         return
@@ -134,12 +134,12 @@ def _check_unchanged(stage: str, inputs: Inputs, data: Path) -> None:
 def _write_reports(folder: Path, stage: str, report: Report, elapsed: float) -> None:
     written = write_report(folder / f"{stage}.json", report)
     write_figures(folder / "figures" / f"{stage}.json", stage, report)
-    # of: the report that was made in this time; one that comes back from the cache was made in another
+    # of: digest of the report that this timing belongs to; a report from the cache has another timing
     write_json(folder / f"{stage}.timing.json", {"wall_s": round(elapsed, 3), "of": written})
 
 
 def _tell(log: logging.Logger, stage: str, source: str | None, code: int, message: str) -> None:
-    """Report once why a stage failed: in the file that the caller asked for, else in the log."""
+    """Report once why a stage failed: to the caller's file if there is one, else to the log."""
     if place := os.environ.get(REASON):
         write_json(Path(place), {"stage": stage, "source": source, "exit_code": code, "message": message})
     else:

@@ -23,7 +23,7 @@ from contracts.params import PARAMS, load_params
 from orchestration.internals import failed_checks
 
 SAID = 2000
-"""At most so many characters of a reason."""
+"""Limit, in characters, of a reason."""
 PATIENCE_S = 20
 INTERVAL_S = 30
 WEBHOOK, COMMAND = "alerts.webhook", "alerts.command"
@@ -31,7 +31,7 @@ NOBODY = "alerts.webhook and alerts.command of params.yaml name nobody"
 
 
 def send(root: Path, message: Mapping[str, Any]) -> list[str]:
-    """Tell whoever params.yaml names; returns whom. Raises, once all were tried, where one could not be told."""
+    """Send to all channels of params.yaml; returns those that got it. After trying all, raises if one failed."""
     told, faults = tell(root, message, named(root))
     if faults:
         raise RuntimeError("; ".join([*faults.values(), *(f"{channel} was told" for channel in told)]))
@@ -45,7 +45,7 @@ def named(root: Path) -> list[str]:
 
 
 def tell(root: Path, message: Mapping[str, Any], channels: Collection[str]) -> tuple[list[str], dict[str, str]]:
-    """Try each of these channels by itself: those that were told, and of the others why not, without secrets."""
+    """Try each channel separately: (channels that got it, reasons of the others without secrets)."""
     alerts = load_params(root / PARAMS)["alerts"]
     text = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **message}, ensure_ascii=False)
     faults = {}
@@ -57,7 +57,7 @@ def tell(root: Path, message: Mapping[str, Any], channels: Collection[str]) -> t
 
 
 def _post(address: str, text: str) -> str | None:
-    """Why the address did not get it. Errors of urllib are not repeated: they hold the address, which may be secret."""
+    """Why the webhook failed. Errors of urllib are not quoted: they contain the address, which may be secret."""
     try:
         request = urllib.request.Request(
             os.path.expandvars(address), text.encode(), {"Content-Type": "application/json"}
@@ -71,7 +71,7 @@ def _post(address: str, text: str) -> str | None:
 
 
 def _run(command: Sequence[str], text: str, root: Path) -> str | None:
-    """Why the command did not get it. Its words are not repeated where a variable's value may stand in them."""
+    """Why the command failed. Its output is not quoted if it may contain the value of a variable."""
     words = [os.path.expandvars(word) for word in command]
     try:
         done = subprocess.run(
@@ -95,7 +95,7 @@ def _run(command: Sequence[str], text: str, root: Path) -> str | None:
 
 
 def _kind(error: Exception) -> str:
-    """What sort of error it is, in words that hold nothing of what was asked for."""
+    """The kind of the error, in words that contain nothing of the request."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     number = getattr(reason, "errno", None)
     if isinstance(number, int) and number in errno.errorcode:
@@ -104,7 +104,7 @@ def _kind(error: Exception) -> str:
 
 
 def build_run_alert(root: Path) -> dg.SensorDefinition:
-    """The sensor that tells of failed runs; on, and silent where params.yaml names nobody."""
+    """The sensor that reports failed runs; on by default, silent without channels in params.yaml."""
 
     @dg.run_failure_sensor(
         name="alert_failed_run",
@@ -133,7 +133,7 @@ def build_run_alert(root: Path) -> dg.SensorDefinition:
 
 
 def build_check_alert(root: Path, checks: list[dg.AssetCheckKey]) -> dg.SensorDefinition:
-    """The sensor that tells of failed checks, each failure once; on, and silent where params.yaml names nobody."""
+    """The sensor that reports failed checks, each failure once; on, silent without channels in params.yaml."""
 
     @dg.sensor(
         name="alert_failed_check",
@@ -165,9 +165,9 @@ def build_check_alert(root: Path, checks: list[dg.AssetCheckKey]) -> dg.SensorDe
 
 
 def _read_cursor(cursor: str | None) -> dict[str, list[str]]:
-    """Check -> its failure that was told last, and the channels that still have to be told of it.
+    """Check -> its last reported failure, and the channels that have not got it yet.
 
-    The cursor of earlier versions was a number, which says of no check what was told: what fails now is told again.
+    The cursor of earlier versions was a number without that information: then current failures are reported again.
     """
     known = json.loads(cursor) if cursor else {}
     return known if isinstance(known, dict) else {}

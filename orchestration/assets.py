@@ -24,7 +24,7 @@ from orchestration.record import provenance, record
 from orchestration.versions import code_key, observe, params_key, read_made
 
 POOL = "dvc"
-"""DVC lets one writer in at a time; so does Dagster's pool of this name (orchestration/dagster.yaml: limit 1)."""
+"""DVC allows one writer at a time, and so does Dagster's pool of this name (orchestration/dagster.yaml: limit 1)."""
 
 _SKIPPED = (
     '{"__dagster_pipes_version": "0.1", "method": "opened", "params": {"extras": {}}}\n'
@@ -34,7 +34,7 @@ _SKIPPED = (
 
 
 RETRIES, RETRY_S = 2, 30
-"""How often, and after how many seconds, what passes by itself is tried again: a file that DVC is writing.
+"""Number of retries and seconds between them for a transient failure: a file that DVC is writing.
 
 Whatever else fails would fail again. Not a `RetryPolicy`: with one, Dagster tries a run again that somebody ended."""
 
@@ -75,7 +75,7 @@ def _specs(root: Path, stage: Stage) -> list[dg.AssetSpec]:
 
 
 def _definition(root: Path, stage: Stage, out: Out) -> dict[str, Any]:
-    """What is known of an output before it is made: its columns, and where the code is."""
+    """Metadata of an output's definition: its columns, and where the code is."""
     lines = (root / "dvc.yaml").read_text(encoding="utf-8").splitlines()
     line = next((number for number, text in enumerate(lines, 1) if text == f"  {stage.name}:"), 1)
     references: list[Any] = [
@@ -117,7 +117,7 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
 
 @contextmanager
 def plain_words(what: str, tries_left: int = 0) -> Iterator[None]:
-    """Have what stays locked or unreadable tried again; at last it is one line in Dagster instead of a traceback."""
+    """Retry if a file stays locked or unreadable; after the last retry, fail with one line instead of a traceback."""
     try:
         yield
     except LockBusy as error:

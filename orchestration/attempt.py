@@ -37,7 +37,7 @@ WAIT_S = 86_400.0
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a stage did not make its outputs."""
+    """Why a stage did not write its outputs."""
 
     stage: str | None  # None: DVC could not even begin
     message: str
@@ -68,8 +68,8 @@ def repro(
     """Run `dvc repro`; restore the outputs of a stage that failed or was interrupted, and say why.
 
     stages: none means all. single: these stages only, not what they depend on. force: even where nothing changed.
-    say: gets every line that DVC and the stages print; tell, where given: for whom we wait.
-    wait_s: how long another run, a stage or a DVC command is waited for.
+    say: called with every line that DVC and the stages print; tell, if given: with the process that we wait for.
+    wait_s: how long to wait for another run, stage or DVC command.
     """
     try:
         with begun(root, "a run of the pipeline", wait_s, tell or say):

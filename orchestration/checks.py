@@ -1,4 +1,4 @@
-"""A stage's report -> verdicts: Dagster's asset checks, which judge the figures that stages measured."""
+"""A stage's report -> Dagster's asset checks, which evaluate the figures that stages measured."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,11 +131,11 @@ CHECKS = (
         "What Feast answers online is what training read.",
         _online_equals_offline,
     ),
-    # users that are missing online are answered as if they were new: nothing must be built on that
+    # users missing online would be answered as unknown: downstream assets must not run
     Check(
         "feature_snapshot", "complete", True, "The online store holds the users and items that the log has.", _complete
     ),
-    # a warning: a log may be quiet, no click for a day, and what is online is then as new as it can be
+    # a warning: a quiet log may have no click for a day, and the online store is then up to date
     Check(
         "feature_snapshot",
         "event_time_lag",

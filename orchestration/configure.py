@@ -25,7 +25,7 @@ from contracts.source_id import default_id, fingerprint
 
 PRESETS = Path("presets")
 KEPT = "kept"
-"""Folder of presets/: what a person had set for a source they left, if no other source reads it. Not in git."""
+"""Folder of presets/: a user's settings of a previous source that other sources do not read. Not in git."""
 NEUTRAL = "simulator"  # its preset has every key: what a key is where its source is another
 SOURCE = "source.name"
 PATH = "source.path"
@@ -78,13 +78,12 @@ def configure(
 ) -> list[Change]:
     """Write changes to the file at path, atomically, and return what changed.
 
-    changes: values by section.name; a nested mapping means its leaves. Where source.name changes,
-        presets/<source>.yaml is applied first: it replaces what the source that is left had preset, a value of
-        one's own stays, and the given values win over both. Where another log is named, it gets an id of its own.
-        Keys that the new source does not read are put back to what they are without it, so that its stages find
-        themselves unchanged; presets/kept/ brings them back.
-    wait_s, say: for how long running stages are waited for, and who is told.
-    Raises InputError for an unknown key (with the closest known one), for a value that its section refuses, and where
+    changes: values by section.name; a nested mapping means its leaves. If source.name changes, presets/<source>.yaml
+        is applied first: it replaces the preset values of the old source, the user's own values stay, and the given
+        values override both. Another log gets an id of its own. Keys that the new source does not read are reset, so
+        that they make no stage stale; presets/kept/ restores them when the source is chosen again.
+    wait_s, say: how long to wait for running stages, and where to report that.
+    Raises InputError for an unknown key (with the closest known one), for a value that its section refuses, and if
     something is still running after wait_s.
     """
     plan = _plan(changes, path)

@@ -1,8 +1,8 @@
-"""What validate found of every partition of the log -> one asset with the log's own partitions, each with its figures.
+"""Figures of validate for every partition of the log -> one asset with the log's own partitions and their figures.
 
-DVC makes tables whole, so they have no partitions in Dagster; what is known of each day, month or year does. Its keys
-are the log's files, which the sensor `dvc_lock` keeps. A partition counts as new where its figures changed, whichever
-door validate ran through; a backfill of several is one run, which reads new files, judges, and reports those chosen.
+DVC writes tables as a whole, so they have no partitions in Dagster; the figures of each day, month or year do. The keys
+are the log's files, kept current by the sensor `dvc_lock`. A partition is new if its figures changed, whether validate
+ran in Dagster or not; a backfill of several is one run, which reads new files, validates, and reports the chosen ones.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def read_rows(graph: Graph) -> dict[str, Row]:
 
 
 def record_partitions(instance: dg.DagsterInstance, graph: Graph) -> list[str]:
-    """Tell Dagster which partitions the log has, and the figures of those that changed; returns their names."""
+    """Report the log's partitions to Dagster, and the figures of those that changed; returns their names."""
     if profile_of(graph) is None or not (rows := read_rows(graph)):
         return []
     _keep_names(instance, list(rows))
@@ -127,7 +127,7 @@ def _source(graph: Graph) -> str:
 
 
 def _keep_names(instance: dg.DagsterInstance, wanted: list[str]) -> None:
-    """The keys as the log has them, in order: a backfill of neighbours is one run only where they stand together."""
+    """The keys in order of time: a backfill of adjacent partitions is one run only if their keys are adjacent."""
     known = instance.get_dynamic_partitions(str(PARTITIONS.name))
     kept = 0
     while kept < min(len(known), len(wanted)) and known[kept] == wanted[kept]:

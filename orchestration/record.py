@@ -1,7 +1,7 @@
 """dvc.lock and the working files -> Dagster events for what was made, observed and judged outside Dagster.
 
-An event carries where it came from (data versions of its inputs, pointers to their events), so that Dagster can tell
-stale from fresh; the asset bodies record the same, whichever door a stage ran through.
+An event carries its provenance (data versions of its inputs, pointers to their events), so that Dagster can tell stale
+from fresh; asset bodies record the same, so it does not matter whether a stage ran in Dagster or by `dvc repro`.
 """
 
 from collections.abc import Collection
@@ -26,9 +26,9 @@ from orchestration.versions import Made, observe, read_made
 
 
 def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None) -> list[str]:
-    """Report to Dagster everything it does not know yet; returns the keys of what was reported. Raises LockBusy.
+    """Report everything to Dagster that it does not know yet; returns the reported keys. Raises LockBusy.
 
-    but: a stage whose outputs are reported by the asset body that has just made them.
+    but: a stage to skip, because its asset body reports its outputs itself.
     """
     told = record_observations(instance, graph)
     mended = failed(instance, graph) & current(graph)

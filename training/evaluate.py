@@ -1,8 +1,9 @@
 """Weights and the requests after split.test -> metrics beside every baseline, slices, predictions and a verdict.
 
-Reads what train read, weights, truth and feature_snapshot/parity.json; writes metrics and predictions. Which model is
-served was chosen on the validation part. The verdict is in the report and in metrics/verdict.json; a failed one ends
-this stage well: package is what refuses. What was measured in time is in the report alone.
+Reads the inputs of train, the weights, truth and feature_snapshot/parity.json; writes metrics and predictions. The
+model to serve is chosen on the validation part, not here. The verdict stands in the report and in
+metrics/verdict.json; a failed verdict does not fail this stage, but package refuses it. CPU times stand in the report
+only, because they differ from run to run.
 """
 
 import hashlib
@@ -59,22 +60,22 @@ log = logging.getLogger("leitmotif")
 
 PROFILE = "profile.json"
 SIMPLE_REQUESTS = 20_000
-"""The latest of the train part that the logistic regression and the trees are fitted on."""
+"""The logistic regression and the trees are fitted on this many of the latest requests of the train part."""
 
 
 @dataclass(frozen=True)
 class Tested:
-    """The test part and what every model says of it."""
+    """The test part and every model's scores of it."""
 
     events: Events
     requests: Requests
-    num_label_unknown: int  # requests at the log's end that are not judged
+    num_label_unknown: int  # requests at the log's end, excluded because their clicks are not known yet
     since_shift: npt.NDArray[np.int64]  # [R]
     cold_user: npt.NDArray[np.bool_]  # [R]
     dataset: RequestDataset
     models: dict[str, Model]
     scored: dict[str, Scored]
-    code_NF: npt.NDArray[np.float32]  # of all items, by who read them up to the log's end
+    code_NF: npt.NDArray[np.float32]  # co-click code of every item, as of the log's end
 
 
 def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, split: SplitParams) -> Report:
@@ -86,7 +87,7 @@ def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, sp
     requests, scored, mos = tested.requests, tested.scored, tested.models["mos"]
     if "validation" not in description:
         raise InputError(
-            f"{data / 'weights'} is of an older version, which chose no model. Run train again (`dvc repro`)."
+            f"{data / 'weights'} has no validation figures: an older version wrote it. Run train again (`dvc repro`)."
         )
     served, because = choose(description["validation"], evaluate.serve)
     masks = slice_masks(
@@ -121,7 +122,7 @@ def run(data: Path, evaluate: EvaluateParams, labels: LabelParams, seed: int, sp
 
 
 def count(requests: Requests) -> dict[str, Any]:
-    """How large the test part is, and how much of it can be ranked."""
+    """The size of the test part, and how much of it can be ranked."""
     ranked = rankable(requests)
     return {
         "num_requests": len(requests),
@@ -135,13 +136,13 @@ def count(requests: Requests) -> dict[str, Any]:
 
 
 def figures(tested: Tested, served: Scored) -> dict[str, npt.NDArray[Any]]:
-    """What drift is watched of: every scalar and the score of each candidate; of each request its history and list."""
+    """The figures that drift is watched on: scalars and score of each candidate; history and length of each request."""
     requests, events, spec = tested.requests, tested.events, tested.dataset.spec
     known = requests.num_events > 0
     newest = events.occurred_at[requests.ends[known] - 1]
     return {
         "score": served.probability,
-        "history_length": np.minimum(requests.num_events, spec.history_length),  # a store keeps no more than it must
+        "history_length": np.minimum(requests.num_events, spec.history_length),  # online stores keep no more
         "history_age_h": (requests.at[known] - newest) / 3.6e9,
         "candidates": np.diff(requests.row_starts),
         **{name: tested.dataset.scalars[:, place] for place, name in enumerate(spec.scalars)},
@@ -156,7 +157,7 @@ def compare(
     evaluate: EvaluateParams,
     seed: int,
 ) -> dict[str, Any]:
-    """Every model's figures, the differences of the served one and of MoS to the others, in words too; the verdict."""
+    """Figures of every model, differences of the served model and MoS to the others, sentences on both, the verdict."""
     requests, scored = tested.requests, tested.scored
     drawn = bootstrap(scored, requests, evaluate.num_bootstrap, seed, evaluate.ndcg_at)
     models = {
@@ -165,7 +166,7 @@ def compare(
     pairs = [(first, name) for first in dict.fromkeys((CANDIDATE, served)) for name in scored if name != first]
     between = differences(drawn, pairs)
     test = count(requests)
-    said = warnings(served, models, between) if test["num_requests_ranked"] else []
+    sentences = warnings(served, models, between) if test["num_requests_ranked"] else []
     mos = tested.models["mos"]
     use = theme_use(mos, tested.events.item_index, tested.code_NF) if mos.has_router else None
     return {
@@ -173,7 +174,7 @@ def compare(
         "models": models,
         "differences": between,
         "themes": use,
-        "warnings": said + (collapse_warnings(use) if use and served == CANDIDATE else []),
+        "warnings": sentences + (collapse_warnings(use) if use and served == CANDIDATE else []),
         "standing": standing(served, because, models, between, test),
         "verdict": judge(served, models, between, test, parity, evaluate),
     }
@@ -187,7 +188,7 @@ def score_all(
     labels: LabelParams,
     evaluate: EvaluateParams,
 ) -> Tested:
-    """Score the test part by every model and baseline."""
+    """Score the test part with every model and baseline."""
     spec = FeatureSpec.from_json(description["feature_spec"])
     events = load_events(data)
     requests = load_requests(data, events)
@@ -198,7 +199,7 @@ def score_all(
             f"{iso(cuts.test_at)}: the test would not be new to them. Run train again (`dvc repro`)."
         )
     test = cuts.part(requests, "test")
-    held = cuts.holds(requests, "test")
+    in_test = cuts.holds(requests, "test")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
     models = {name: load_model(name, data / "weights" / f"{name}.safetensors", description) for name in GRAPH_MODELS}
@@ -212,7 +213,7 @@ def score_all(
         events=events,
         requests=test,
         num_label_unknown=cuts.num_label_unknown(requests, "test"),
-        since_shift=requests_since_shift(data, requests, spec.session_gap_s)[held],
+        since_shift=requests_since_shift(data, requests, spec.session_gap_s)[in_test],
         cold_user=cold_users(events, test, description["trained_before_us"]),
         dataset=dataset,
         models=models,
@@ -230,44 +231,44 @@ def score_simple(
     test: npt.NDArray[np.float32],
     num_threads: int,
 ) -> dict[str, Scored]:
-    """Models of the scalars alone, fitted on the latest of the train part: a logistic regression, and trees where
-    LightGBM is installed. test: the scalars of the test rows."""
+    """Models of the scalars alone, fitted on the latest train requests: a logistic regression, and trees if LightGBM
+    is installed. test: the scalars of the test rows."""
     latest = cuts.part(requests, "train")
     latest = latest.take(np.arange(max(0, len(latest) - SIMPLE_REQUESTS), len(latest)))
     fitted_on = read_scalars(spec, events, latest, counters), latest.label
-    found = {"logistic": logistic(*fitted_on, test)}
+    logits = {"logistic": logistic(*fitted_on, test)}
     if is_installed():
         watched = cuts.part(requests, "validation")
         watched = watched.take(np.arange(min(len(watched), SIMPLE_REQUESTS // 4)))
         by_trees = trees(fitted_on, (read_scalars(spec, events, watched, counters), watched.label), test, num_threads)
-        found |= {} if by_trees is None else {"trees": by_trees}
-    return {name: Scored(values, sigmoid(values)) for name, values in found.items()}
+        logits |= {} if by_trees is None else {"trees": by_trees}
+    return {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
 
 
 def costs(tested: Tested, description: dict[str, Any]) -> dict[str, Any]:
-    """What one request costs each fitted model, and each simple one whose cost is known."""
+    """The cost of one request for each fitted model and for the logistic regression."""
     params, shape = ModelParams(**description["params"]), ModelShape(**description["shape"])
-    found = {name: cost_of(name, model, params, shape, tested.dataset) for name, model in tested.models.items()}
-    candidates, num_scalars = found[CANDIDATE]["candidates"], shape.num_scalars
+    cost_of_model = {name: cost_of(name, model, params, shape, tested.dataset) for name, model in tested.models.items()}
+    candidates, num_scalars = cost_of_model[CANDIDATE]["candidates"], shape.num_scalars
     flops = None if candidates is None else 2 * candidates * num_scalars
-    return found | {"logistic": {"parameters": num_scalars + 1, "flops": flops, "candidates": candidates}}
+    return cost_of_model | {"logistic": {"parameters": num_scalars + 1, "flops": flops, "candidates": candidates}}
 
 
 def require_scores(name: str, logits: npt.NDArray[np.floating]) -> None:
-    """Raises CheckFailed where a model gives a score that is no number: it would be ranked as if it were one."""
+    """Raises CheckFailed if a score is NaN or infinite: sorting would rank it like any other."""
     num_bad = int((~np.isfinite(logits)).sum())
     if num_bad:
         raise CheckFailed(
             f"{name} gives {num_bad:,} of {len(logits):,} candidates a score that is not finite (NaN or infinite), so "
-            "it cannot be measured. Its weights are damaged: run train again (`dvc repro -f train`); if it stays, "
-            "lower train.learning_rate."
+            "it cannot be measured. Its weights are damaged: run train again (`dvc repro -f train`); if that does not "
+            "help, lower train.learning_rate."
         )
 
 
 def score_baselines(
     test: Requests, validation: Requests, counters: Counters, spec: FeatureSpec, evaluate: EvaluateParams
 ) -> dict[str, Scored]:
-    """Popularity and chance, which ranks all alike: AUC .5. Probabilities: a logistic curve of the validation part."""
+    """Popularity, and chance (one score for all: AUC .5). Probabilities: a logistic fit on the validation part."""
     window = evaluate.popularity_window_s
     before, now = (popularity(part, counters, spec.clicks_lag_s, window) for part in (validation, test))
     intercept, slope = fit_logistic(np.log1p(before), validation.label)
@@ -291,7 +292,7 @@ def theme_recovery(data: Path, vocabulary: Vocabulary, model: Model) -> float:
 
 
 def hash_test(requests: Requests) -> str:
-    """Names the test part whatever the model: where it is equal, figures are of the same requests."""
+    """A hash of the test part, independent of the model: figures with equal hashes are of the same requests."""
     digest = hashlib.sha256()
     for column, kind in (
         (requests.request_of_row, np.int64),

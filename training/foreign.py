@@ -1,6 +1,6 @@
-"""Another recommender's scores, (impression_id, item_id, score), -> judged beside ours on the same candidates.
+"""Scores of another recommender (impression_id, item_id, score) -> its figures beside ours on the same candidates.
 
-A command: `make audit SCORES=<file>`. Nothing of it is kept but the page and reports/<id>/foreign.json.
+A command: `make audit SCORES=<file>`. It writes a page and reports/<id>/foreign.json, nothing else.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -24,28 +24,28 @@ from training.judging.slices import after_shift_at, requests_since_shift
 from training.metrics import grouped_auc
 from training.requests.reader import load_events, load_requests
 
-PAGE = "shift_foreign.html"  # beside ours, never in its place
+PAGE = "shift_foreign.html"  # beside our own page, which stays as it is
 COLUMNS = ("impression_id", "item_id", "score")
-OURS_BEGIN = 3  # of predictions.parquet: request_index, item_index, label, then a column a model
+OURS_BEGIN = 3  # columns of predictions.parquet: request_index, item_index, label, then one per model
 
 
 def main() -> None:
-    """Exits 2 where the file cannot be judged."""
+    """Exits with 2 if the file cannot be judged."""
     parser = argparse.ArgumentParser(prog="make audit SCORES=<file>", description=__doc__)
     parser.add_argument("--scores", type=Path, required=True, help="CSV or Parquet: impression_id, item_id, score")
     scores = parser.parse_args().scores
     try:
         params = load_params()
         data = Path("data") / params["source"].id
-        told = judge(data, read_scores(scores), scores.stem, params["history"].session_gap_s)
-        print(show(data, told))
+        figures = judge(data, read_scores(scores), scores.stem, params["history"].session_gap_s)
+        print(show(data, figures))
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
 
 def read_scores(path: Path) -> pa.Table:
-    """The three columns. Raises InputError where one is not there, or a candidate is scored twice."""
+    """The three columns. Raises InputError if one is missing or a candidate has two scores."""
     try:
         if path.suffix == ".parquet":
             table = pq.read_table(path)
@@ -60,33 +60,33 @@ def read_scores(path: Path) -> pa.Table:
         kinds = pa.schema([("impression_id", pa.string()), ("item_id", pa.string()), ("score", pa.float64())])
         table = table.select(COLUMNS).cast(kinds)
     except pa.ArrowException as error:
-        raise InputError(f"{path}: {error}. A score is a number.") from error
+        raise InputError(f"{path}: {error}. Give scores as numbers.") from error
     if not pc.all(pc.is_finite(table["score"])).as_py() or table["score"].null_count:
-        raise InputError(f"{path}: a score is missing or not finite. Give one number a candidate.")
+        raise InputError(f"{path}: a score is missing or not finite. Give one finite number per candidate.")
     if len(table.group_by(["impression_id", "item_id"]).aggregate([])) < len(table):
-        raise InputError(f"{path}: a candidate (impression_id, item_id) has several scores. Give one each.")
+        raise InputError(f"{path}: a candidate (impression_id, item_id) has several scores. Give one per candidate.")
     return table
 
 
 def judge(data: Path, scores: pa.Table, name: str, session_gap_s: float) -> dict[str, Any]:
-    """Of every model and the file: AUC by requests since the shift, over the test candidates that the file scores."""
+    """AUC by requests since the shift, of every model and the file, over the test candidates that the file scores."""
     predicted = data / "predictions" / "predictions.parquet"
     if not predicted.exists():
-        raise InputError(f"{predicted} is not there: the test requests are chosen by evaluate. Run `make run`.")
+        raise InputError(f"{predicted} does not exist: evaluate writes the test requests there. Run `make run`.")
     ours = pq.read_table(predicted)
     requests = load_requests(data, load_events(data))
     since = requests_since_shift(data, requests, session_gap_s)
     matched = ours.append_column("score", _scores_of(data, ours, scores))
-    held = matched.filter(pc.is_valid(matched["score"]))
-    if not len(held):
+    judged = matched.filter(pc.is_valid(matched["score"]))
+    if not len(judged):
         raise InputError(
-            f"None of {len(scores):,} scores is of a test candidate: {len(ours):,} of {data.name}. Use the log's own "
-            "impression_id and item_id."
+            f"None of the {len(scores):,} scores matches one of the {len(ours):,} test candidates of {data.name}. Use "
+            "the log's own impression_id and item_id."
         )
-    place = np.searchsorted(requests.request_index, held["request_index"].to_numpy())
-    label = held["label"].to_numpy()
-    named = {model: held[model].to_numpy().astype(float) for model in ours.column_names[OURS_BEGIN:]}
-    named[f"{name} (yours)"] = held["score"].to_numpy()
+    place = np.searchsorted(requests.request_index, judged["request_index"].to_numpy())
+    label = judged["label"].to_numpy()
+    scores_of_model = {model: judged[model].to_numpy().astype(float) for model in ours.column_names[OURS_BEGIN:]}
+    scores_of_model[f"{name} (yours)"] = judged["score"].to_numpy()
     rows = [
         {
             "model": model,
@@ -94,42 +94,43 @@ def judge(data: Path, scores: pa.Table, name: str, session_gap_s: float) -> dict
             "auc": _auc(values, label, mask[place]),
             "requests": _num_judged(place, mask),
         }
-        for model, values in named.items()
+        for model, values in scores_of_model.items()
         for number, mask in after_shift_at(since).items()
     ]
     return {
         "file": name,
         "models": [row for row in rows if row["auc"] is not None],
-        "auc": {model: _auc(values, label, np.ones(len(label), bool)) for model, values in named.items()},
-        "num_judged": len(held),
+        "auc": {model: _auc(values, label, np.ones(len(label), bool)) for model, values in scores_of_model.items()},
+        "num_judged": len(judged),
         "num_candidates": len(ours),
         "num_scores": len(scores),
     }
 
 
 def _num_judged(place: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> int:
-    """Requests of the mask that have a candidate among these. place: [N] each candidate's request."""
+    """Number of requests in the mask with a scored candidate. place: [N] each candidate's request."""
     return len(np.unique(place[mask[place]]))
 
 
-def show(data: Path, told: dict[str, Any]) -> str:
-    """Write the page and the figures beside it; returns what to say."""
-    from features.pages.shift import write_shift  # Altair: read where a page is written, not before
+def show(data: Path, figures: dict[str, Any]) -> str:
+    """Write the page and the figures beside it; returns a summary in words."""
+    from features.pages.shift import write_shift  # imports Altair: slow, and only needed to write a page
 
     audit = json.loads((data / "shift_audit" / "audit.json").read_text(encoding="utf-8"))
     reports = data.parent.parent / "reports" / data.name
-    said = (
-        f"{told['file']}: {told['num_judged']:,} of {told['num_candidates']:,} test candidates have a score in the "
-        f"file ({told['num_scores'] - told['num_judged']:,} scores are of others); all models are judged on these. "
-        "AUC over all of them: " + ", ".join(f"{model} {value:.3f}" for model, value in told["auc"].items() if value)
+    summary = (
+        f"{figures['file']}: {figures['num_judged']:,} of {figures['num_candidates']:,} test candidates have a score "
+        f"in the file ({figures['num_scores'] - figures['num_judged']:,} scores match none); all models are judged on "
+        "these. "
+        "AUC over all of them: " + ", ".join(f"{model} {value:.3f}" for model, value in figures["auc"].items() if value)
     )
-    write_json(reports / "foreign.json", told)
-    write_shift(reports / PAGE, audit, told["models"], said)
-    return f"{said}\nSee {reports / PAGE}"
+    write_json(reports / "foreign.json", figures)
+    write_shift(reports / PAGE, audit, figures["models"], summary)
+    return f"{summary}\nSee {reports / PAGE}"
 
 
 def _scores_of(data: Path, ours: pa.Table, scores: pa.Table) -> pa.Array:
-    """[N] the file's score of each of our rows, null where it has none."""
+    """[N] the file's score for each row of our predictions; null where the file has none."""
     names = pq.read_table(data / "impressions" / "requests.parquet", columns=["request_index", "impression_id"])
     items = pq.read_table(data / "user_histories" / "vocabulary.parquet", columns=["item_index", "item_id"])
     rows = ours.select(["request_index", "item_index"]).append_column("row", pa.array(np.arange(len(ours))))

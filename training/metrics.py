@@ -1,4 +1,4 @@
-"""Scores and labels -> figures of ranking and of calibration. Vectorised by sorting; ties count one half."""
+"""Scores and labels -> ranking and calibration metrics, vectorised by sorting; ties count one half."""
 
 from typing import NamedTuple
 
@@ -12,62 +12,61 @@ Integers = NDArray[np.integer]
 
 NUM_CALIBRATION_BINS = 20
 NEWTON_STEPS = 30
-NEWTON_TOLERANCE = 1e-7  # of the largest step
+NEWTON_TOLERANCE = 1e-7  # the largest step at convergence
 RIDGE = 1e-3  # keeps the fit finite where the classes are separated
 LOGIT_LIMIT = 30.0
 PROBABILITY_FLOOR = 1e-7
 
 
 def require_finite(values: Floats, what: str) -> None:
-    """Raise ValueError where a value is NaN or infinite: sorted among others, it would pass for a worst or best one."""
+    """Raises ValueError if a value is NaN or infinite: sorting would rank it like any other."""
     num_bad = int((~np.isfinite(values)).sum())
     if num_bad:
         raise ValueError(
-            f"{num_bad:,} of {len(values):,} {what} are not finite (NaN or infinite), so they have no place in an "
-            "order. The model that gave them has diverged or its weights are damaged: train it again, with a lower "
-            "learning rate if it diverges."
+            f"{num_bad:,} of {len(values):,} {what} are not finite (NaN or infinite), so they cannot be ranked. The "
+            "model has diverged or its weights are damaged: train it again, with a lower learning rate if it diverges."
         )
 
 
 class GroupedAuc(NamedTuple):
-    """AUC within groups. Groups of one class have none: they are left out and counted."""
+    """AUC within groups. Groups with a single class have no AUC and are left out."""
 
-    auc: NDArray[np.float64]  # [G], of the groups that hold both classes
+    auc: NDArray[np.float64]  # [G], of the groups with both classes
     group: Integers  # [G] their keys, ascending
-    size: Integers  # [G] their rows
+    size: Integers  # [G] their numbers of rows
     num_left_out: int
 
     @property
     def mean(self) -> float:
-        """Every group counts the same; nan where there is none."""
+        """Mean over groups; nan if there are none."""
         return float(self.auc.mean()) if self.auc.size else float("nan")
 
     @property
     def weighted_mean(self) -> float:
-        """Every row counts the same; nan where there is none."""
+        """Mean weighted by the groups' numbers of rows; nan if there are none."""
         return float(np.average(self.auc, weights=self.size)) if self.auc.size else float("nan")
 
 
 def auc(scores: Floats, labels: Floats) -> float:
-    """P(score of a click > score of a non-click) + one half P(equal); nan where one class is absent."""
+    """P(score of a click > score of a non-click) + P(equal) / 2; nan if a class is absent."""
     return grouped_auc(scores, labels, np.zeros(len(labels), np.int64)).mean
 
 
 def iauc(scores: Floats, labels: Floats, requests: Integers) -> float:
-    """Mean AUC within a request; requests of one class left out."""
+    """Mean AUC within a request; requests with a single class are left out."""
     return grouped_auc(scores, labels, requests).mean
 
 
 def gauc(scores: Floats, labels: Floats, users: Integers) -> float:
-    """Mean AUC within a user, weighted by the user's impressions; users of one class left out."""
+    """Mean AUC within a user, weighted by the user's impressions; users with a single class are left out."""
     return grouped_auc(scores, labels, users).weighted_mean
 
 
 def grouped_ndcg(scores: Floats, labels: Floats, groups: Integers, k: int) -> tuple[NDArray[np.float64], Integers]:
-    """([G] NDCG of the first k within each group, [G] the groups' keys), of the groups that hold both classes.
+    """([G] NDCG@k within each group, [G] the groups' keys), of the groups with both classes.
 
-    A click gains 1, discounted by log2(1 + place). Equal scores share their places: each gains what the click share of
-    its ties gives, so that a constant score gets what chance gets, whatever the order of the rows.
+    A click gains 1, discounted by log2(1 + place). Tied rows each gain the click share of the tie, so that a constant
+    score gets the expected NDCG of a random order, whatever the order of the rows.
     """
     if len(labels) == 0:
         return np.zeros(0), np.zeros(0, np.int64)
@@ -109,7 +108,7 @@ def grouped_auc(scores: Floats, labels: Floats, groups: Integers) -> GroupedAuc:
 
 
 def logloss(probabilities: Floats, labels: Floats) -> float:
-    """Mean negative log likelihood; nan where there are no rows."""
+    """Mean negative log likelihood; nan if there are no rows."""
     if len(labels) == 0:
         return float("nan")
     require_finite(probabilities, "probabilities")
@@ -118,13 +117,13 @@ def logloss(probabilities: Floats, labels: Floats) -> float:
 
 
 def entropy(labels: Floats) -> float:
-    """Logloss of the best constant: what normalised entropy divides by. nan where there are no rows."""
+    """Logloss of the best constant, the denominator of normalised entropy; nan if there are no rows."""
     share = float(is_click(labels).mean()) if len(labels) else float("nan")
     return 0.0 if share in (0.0, 1.0) else float(-share * np.log(share) - (1 - share) * np.log1p(-share))
 
 
 class Calibration(NamedTuple):
-    """Reliability by bins of equal counts."""
+    """Reliability by bins with equal numbers of rows."""
 
     predicted: NDArray[np.float64]  # [K] mean probability
     observed: NDArray[np.float64]  # [K] share of clicks
@@ -137,22 +136,22 @@ class Calibration(NamedTuple):
 
     @property
     def noise(self) -> float:
-        """The error that chance alone gives probabilities that are true: E|observed - p| of each bin's rows."""
+        """The expected calibration error of true probabilities on so few rows: mean of E|observed - p| over bins."""
         return float(
             np.average(np.sqrt(2 / np.pi * self.predicted * (1 - self.predicted) / self.rows), weights=self.rows)
         )
 
     @property
     def ratio(self) -> float:
-        """Clicks predicted over clicks observed; 1 is calibrated as a whole, nan without a click."""
+        """Predicted over observed clicks; 1 is calibrated on average, nan without a click."""
         clicks = float(self.observed @ self.rows)
         return float(self.predicted @ self.rows) / clicks if clicks else float("nan")
 
 
 def calibration(probabilities: Floats, labels: Floats, num_bins: int = NUM_CALIBRATION_BINS) -> Calibration:
-    """Rows in ascending order of probability, cut into num_bins parts of equal size (fewer where rows are few).
+    """Rows in ascending order of probability, cut into num_bins bins of equal size (fewer if there are few rows).
 
-    Equal probabilities share one part, so that the order of rows says nothing.
+    Equal probabilities fall into one bin, so that the result does not depend on the order of rows.
     """
     if len(labels) == 0:
         raise ValueError("Calibration of no rows: give at least one prediction.")
@@ -168,19 +167,19 @@ def calibration(probabilities: Floats, labels: Floats, num_bins: int = NUM_CALIB
 def bootstrap_auc(
     scores: Floats, labels: Floats, users: Integers, weights_RU: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """[R] AUC of all rows under each of R weightings of the users: one sort, then weighted sums.
+    """[R] AUC of all rows in each of R bootstrap draws of the users: one sort, then weighted sums.
 
-    users: in [0, U). weights_RU: how often the bootstrap drew each user.
+    users: in [0, U). weights_RU: how often each draw holds each user.
     """
     require_finite(scores, "scores")
     order = np.argsort(scores, kind="stable")
     score, user, clicked = np.asarray(scores)[order], np.asarray(users)[order], is_click(labels)[order]
     click_users, other_users = user[clicked], user[~clicked]
     below = np.searchsorted(score[~clicked], score[clicked], side="left")
-    upto = np.searchsorted(score[~clicked], score[clicked], side="right")  # those that tie count one half
+    upto = np.searchsorted(score[~clicked], score[clicked], side="right")  # ties count one half
     values = np.empty(len(weights_RU))
     passed = np.zeros(len(other_users) + 1)
-    for draw, weight_U in enumerate(weights_RU):  # rows times draws would not fit in memory
+    for draw, weight_U in enumerate(weights_RU):  # one draw at a time: rows x draws would not fit in memory
         np.cumsum(weight_U[other_users], out=passed[1:])
         clicks = weight_U[click_users]
         total = clicks.sum() * passed[-1]
@@ -189,7 +188,7 @@ def bootstrap_auc(
 
 
 def draw_users(num_users: int, num_draws: int, seed: int) -> NDArray[np.float64]:
-    """[R, U] how often each user is drawn, U draws with replacement in each of R rows."""
+    """[R, U] bootstrap counts: each row draws U users with replacement."""
     return (
         np.random.default_rng(seed).multinomial(num_users, np.full(num_users, 1 / num_users), num_draws).astype(float)
     )
@@ -204,8 +203,8 @@ def normalised_mutual_information(a: Integers, b: Integers) -> float:
     joint /= joint.sum()
     in_a, in_b = joint.sum(1), joint.sum(0)
     entropy = -(in_a * np.log(in_a)).sum() - (in_b * np.log(in_b)).sum()
-    held = joint > 0
-    information = (joint[held] * np.log(joint[held] / np.outer(in_a, in_b)[held])).sum()
+    occurs = joint > 0
+    information = (joint[occurs] * np.log(joint[occurs] / np.outer(in_a, in_b)[occurs])).sum()
     return float(2 * information / entropy) if entropy > 0 else 0.0
 
 
@@ -218,8 +217,8 @@ def _mean_over_runs(values: NDArray[np.float64], starts_here: NDArray[np.bool_])
 def fit_logistic(features: Floats, labels: Floats, ridge: float = RIDGE) -> NDArray[np.float64]:
     """[1 + K] intercept and slopes of P(click) = sigmoid(intercept + features @ slopes), by Newton's method.
 
-    features: [N], or [N, K] of about the same scale. ridge: half of its product with the squared weights is added to
-    the summed loss. Zeros of no rows.
+    features: [N], or [N, K] of about the same scale. ridge: ridge / 2 * |slopes|^2 is added to the summed loss.
+    Returns zeros if there are no rows.
     """
     x = np.column_stack([np.ones(len(features)), features]).astype(np.float64)
     clicked = is_click(labels)

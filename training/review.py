@@ -1,4 +1,4 @@
-"""The audit and the evaluation -> the audit's page with every model: how good each is since the shift."""
+"""The audit and the evaluation -> the audit's page with every model's AUC by requests since the shift."""
 
 import csv
 import json
@@ -15,22 +15,22 @@ PAGE = "shift_models.html"
 
 
 def run(data: Path) -> Report:
-    """The audit's own page stays as it is; this one has the models too."""
-    from features.pages.shift import write_shift  # Altair: read where a page is written, not before
+    """Writes a second page; the audit's own page, without models, stays as it is."""
+    from features.pages.shift import write_shift  # imports Altair: slow, and only needed to write a page
 
-    told = json.loads((data / "shift_audit" / "audit.json").read_text(encoding="utf-8"))
+    audit = json.loads((data / "shift_audit" / "audit.json").read_text(encoding="utf-8"))
     models = read_models(data / "metrics" / "by_shift.csv")
     page = data.parent.parent / "reports" / data.name / PAGE
     with publish(data, "shift_review") as staging:
-        write_json(staging / "shift_review" / "review.json", told | {"models": models})
-        num_bytes = write_shift(page, told, models)
+        write_json(staging / "shift_review" / "review.json", audit | {"models": models})
+        num_bytes = write_shift(page, audit, models)
     log.info("See %s", page)
     first = {row["model"]: row["auc"] for row in models if row["since_shift"] == 0}
     return {"page": f"reports/{data.name}/{PAGE}", "page_bytes": num_bytes, "auc_first_after_shift": first}
 
 
 def read_models(path: Path) -> list[dict[str, Any]]:
-    """A row a model and number of requests since the shift: its AUC, over so many requests."""
+    """One row per model and number of requests since the shift: AUC and number of requests."""
     with path.open(newline="", encoding="utf-8") as handle:
         return [
             {

@@ -1,9 +1,9 @@
 """Histories, impressions and counters -> weights of the Mixture of Sequence and of its DIN baseline.
 
 Reads user_histories, impressions, the three tables of counters and coclicks; writes weights and
-training_record. Trains on requests before split.validation, picks the weights on those before split.test; each only
-where what became of it was known by then (labels.delay_s). While it runs, checkpoints lie in .state/<id>/train and
-curves in .state/<id>/dvclive: a run that was killed goes on, to the same bytes.
+training_record. Trains on requests before split.validation and chooses the weights on those before split.test, only
+with labels that were known by then (labels.delay_s). While it runs, checkpoints are in .state/<id>/train and curves in
+.state/<id>/dvclive: a killed run resumes and gives the same bytes.
 """
 
 import logging
@@ -36,12 +36,12 @@ from training.requests.sample import Sample, sample_train, sample_validation
 
 log = logging.getLogger("leitmotif")
 
-SCALE_FLOOR = 1e-6  # a scalar that never varies is left as it is
+SCALE_FLOOR = 1e-6  # a constant scalar is not scaled
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that both models are fitted on."""
+    """The data that both models are fitted on."""
 
     spec: FeatureSpec
     cuts: Cuts
@@ -63,7 +63,7 @@ def run(
     statistics: StatisticsParams,
     train: TrainParams,
 ) -> Report:
-    """Raises InputError where there is nothing to train on."""
+    """Raises InputError if there is nothing to train on."""
     torch.set_num_threads(train.num_threads)
     places = open_places(
         data, history=history, labels=labels, model=model, seed=seed, split=split, statistics=statistics, train=train
@@ -73,7 +73,7 @@ def run(
     keep_freed_memory(largest_tensor(prepared.train, model, train))
     fitted = {name: fit_one(name, model, prepared, train, seed, places) for name in GRAPH_MODELS}
     if any(not all_finite(built) for built, _, _ in fitted.values()):
-        shutil.rmtree(places.checkpoints)  # a run that goes on from there would end there again
+        shutil.rmtree(places.checkpoints)  # a run that resumes there would fail there again
     elif train.calibrate:
         for built, _, _ in fitted.values():
             calibrate(built, prepared.validation)
@@ -96,23 +96,23 @@ def run(
 
 
 def largest_tensor(requests: RequestDataset, model: ModelParams, train: TrainParams) -> int:
-    """Bytes of what a target attention makes of a step's candidates and their histories, in float32."""
+    """Size in bytes of the largest tensor of a step: target attention of all candidates to their histories, float32."""
     candidates = train.batch_requests * len(requests.requests.label) / max(len(requests), 1)
     return round(4 * candidates * model.history_length * model.width)
 
 
 def open_places(data: Path, **params: Any) -> Places:
-    """Where this run keeps its state; what another run left there is removed. params: the sections that train reads."""
+    """The folders of this run's state; state of a run with other inputs is removed."""
     state = Path(".state") / data.name
     places = Places(state / "train", state / "dvclive")
     open_state(places.checkpoints, params, data, Path(__file__).parents[1])
-    if not any(places.checkpoints.glob("*/*.ckpt")):  # nothing to go on from: curves begin anew too
+    if not any(places.checkpoints.glob("*/*.ckpt")):  # nothing to resume from: drop the curves too
         shutil.rmtree(places.live, ignore_errors=True)
     return places
 
 
 def feature_spec(history: HistoryParams, model: ModelParams, statistics: StatisticsParams) -> FeatureSpec:
-    """What the params say of the features."""
+    """The params that define the features."""
     return FeatureSpec.of(history, statistics, model.history_length)
 
 
@@ -125,9 +125,9 @@ def prepare(
     seed: int,
     folder: Path | None = None,
 ) -> Prepared:
-    """Read, cut by time, sample and count; nothing here sees a request at or after split.test.
+    """Read, split by time, sample and count; no request at or after split.test is used.
 
-    folder: where scalar features are kept while training runs; None: in memory.
+    folder: for the scalar features while training runs; None: in memory.
     """
     files = [folder / f"{part}_scalars.npy" if folder else None for part in ("train", "validation")]
     events = load_events(data)
@@ -157,7 +157,7 @@ def prepare(
 
 
 def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_scalars: int) -> ModelShape:
-    """What the data decides of a model's size."""
+    """The sizes of a model that depend on the data."""
     return ModelShape(
         num_items=vocabulary.num_items,
         num_categories=tables.num_categories,
@@ -173,7 +173,7 @@ def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_
 def fit_one(
     name: str, params: ModelParams, prepared: Prepared, train: TrainParams, seed: int, places: Places | None = None
 ) -> tuple[Model, list[Measured], int]:
-    """A model fitted on the train part with its best weights, the record, and the number of the row they are of."""
+    """A fitted model with its best weights, the training record, and the number of the best row."""
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
     mean, scale = prepared.train.standardisation()
@@ -188,8 +188,8 @@ def _check_labels(requests: Requests) -> None:
     if clicks in (0, rows):
         what = "no clicks" if clicks == 0 else "nothing but clicks"
         raise InputError(
-            f"The {rows:,} candidates of the {len(requests):,} requests to train on hold {what}: there is nothing to "
-            "tell apart. Map a label column in source.columns, or check source.label_threshold."
+            f"The {rows:,} candidates of the {len(requests):,} requests to train on hold {what}: training needs "
+            "both clicks and non-clicks. Map a label column in source.columns, or check source.label_threshold."
         )
 
 
@@ -221,19 +221,19 @@ def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Measured], i
 
 
 def _validated(fitted: tuple[Model, list[Measured], int]) -> dict[str, float | None]:
-    """The chosen weights' figures on the validation part, None where one is not defined."""
+    """The validation figures of the chosen weights; None where undefined."""
     _, record, best = fitted
     values = {name: getattr(record[best - 1], f"validation_{name}") for name in ("auc", "gauc", "iauc", "logloss")}
     return {name: round(value, 6) if np.isfinite(value) else None for name, value in values.items()}
 
 
 def all_finite(model: Model) -> bool:
-    """Is no weight NaN or infinite?"""
+    """Whether all weights are finite."""
     return all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
 
 
 def require_finite_weights(name: str, model: Model) -> None:
-    """Raises CheckFailed naming the tensors that hold NaN or infinite values: such a model is never saved."""
+    """Raises CheckFailed if a weight is NaN or infinite, so that such a model is never saved."""
     bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
         raise CheckFailed(
@@ -244,7 +244,7 @@ def require_finite_weights(name: str, model: Model) -> None:
 
 
 def num_parameters(model: Model) -> int:
-    """Trainable and frozen weights; buffers are not counted."""
+    """Number of trainable and frozen weights, without buffers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,7 +1,7 @@
 """Clicks -> factors and codes of users at the start of each period: a truncated SVD of who clicked what before it.
 
-The matrix has one row a user and one column an item, 1 / sqrt(clicks of the user x clicks of the item) where there was
-a click; its left singular vectors, weighted by their singular values and set to one length, are the users' factors.
+The matrix has a row per user and a column per item, with 1 / sqrt(clicks of the user x clicks of the item) where there
+was a click; its left singular vectors, weighted by their singular values and normalised, are the users' factors.
 Signs and order of singular vectors differ from period to period, so factors are compared within a period alone. A code
 is what a model may learn weights on: the leading directions but the first, which says how active a user is, turned onto
 the codes of the period before (orthogonal Procrustes: Schoenemann, 1966).
@@ -35,7 +35,7 @@ Codes = npt.NDArray[np.int8]
 
 MAX_PERIODS = 2_000
 MAX_BYTES = 4 * 2**30
-"""Of the factors of all users in all periods, which training and each worker hold at once."""
+"""Limit of the factors of all users in all periods, which training and each worker keep in memory."""
 OVERSAMPLING = 8
 POWER_STEPS = 4
 LENGTH = 127
@@ -45,8 +45,8 @@ LENGTH = 127
 def write_coclicks(rows: ir.Table, rank: int, period_s: float, folder: Path) -> dict[str, int]:
     """Write clicks.parquet, history_clicks.parquet and factors.parquet; returns counts. rows: validated.
 
-    Clicks that only extend a history stand apart: a log has them for some weeks and not for others, so that what is
-    compared by how many readers an item has leaves them out. A period's factors are of clicks before its start.
+    Clicks of role history go to a file of their own: a log has them for some weeks only, so they must not change the
+    number of readers by which items are compared. A period's factors use the clicks before its start.
     """
     clicked = rows.filter(rows.label >= CLICKED)
     clicks = _write_clicks(clicked.filter(clicked.role == ROLE_IMPRESSION), folder / "clicks.parquet")
@@ -71,7 +71,7 @@ def user_factors(users: Int64, items: Int64, rank: int) -> npt.NDArray[np.int8]:
 
 
 def user_codes(directions: Floats, earlier_rows: Int64, earlier: Codes, width: int) -> Codes:
-    """[U, width] of `leading`'s directions, as near to the codes of the period before as turning them allows.
+    """[U, width] codes: the directions of `leading`, rotated as close as possible to the previous period's codes.
 
     directions: of leading. earlier_rows: [E] the users who had codes, by their rows here. earlier: [E, width] these.
     """
@@ -90,7 +90,9 @@ def leading(users: Int64, items: Int64, rank: int) -> Floats:
     weight = 1 / np.sqrt(np.bincount(users)[users] * np.bincount(items)[items])
     matrix = sparse.csr_matrix((weight, (users, items)), shape=shape)
     width = min(rank + OVERSAMPLING, *shape)
-    sketch = np.random.default_rng(0).standard_normal((shape[0], width))  # of users: items may have other names
+    sketch = np.random.default_rng(0).standard_normal(
+        (shape[0], width)
+    )  # drawn for users, so that renaming items changes nothing
     with threadpool_limits(1):  # equal bytes on any number of cores, and on a busy machine 10x faster
         for _ in range(POWER_STEPS):
             basis, _ = np.linalg.qr(matrix.T @ sketch)
@@ -136,7 +138,7 @@ def _starts(clicks: pa.Table, period_us: int, rank: int) -> Int64:
 def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
     """One table a period that has something to factorise."""
     at = pairs["occurred_at"].cast(pa.int64()).to_numpy()
-    # numbered in order of their ids: in order of appearance, a later click could renumber the items of earlier periods
+    # numbered by id: numbered by appearance, a later click could renumber items of earlier periods
     ids = {name: pc.unique(pairs[name]).sort() for name in ("user_id", "item_id")}
     users, items = (pc.index_in(pairs[name], value_set=each).to_numpy().astype(np.int64) for name, each in ids.items())
     width, said_at = code_width(rank), time.monotonic()

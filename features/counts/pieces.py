@@ -1,4 +1,4 @@
-"""Partitions of the log -> the partitions of its counters: which files each is counted from, and the key of both."""
+"""Partitions of the log -> partitions of the counters: the files that each is counted from, and its cache key."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class CounterPiece:
 
     partition: Partition  # of the rows' own times
     files: tuple[Path, ...]  # the log's partitions that events of these times may lie in
-    key: str  # a hash of all that its bytes depend on, the pieces before it among them
+    key: str  # a hash of everything its bytes depend on, earlier pieces included
 
 
 def plan(
@@ -33,8 +33,8 @@ def plan(
 ) -> list[CounterPiece]:
     """The pieces in order of time.
 
-    An event is counted from when it was known on, and at the end of its bucket: that may lie in a later partition than
-    its own, even in one that the log has no file of. basis: what every key depends on.
+    An event counts from the end of the bucket in which it became known: this may be in a later partition than its own,
+    even one for which the log has no file. basis: what every key depends on.
     """
     sources: dict[Partition, list[Partition]] = defaultdict(list)
     for source in files:
@@ -62,6 +62,6 @@ def _stamped_in(source: Partition, bucket_us: int) -> set[Partition]:
     if not bucket_us:
         return {source}
     first, last = (counted_at(us, bucket_us) for us in (source.first_us, source.last_us))
-    # no partition is shorter than a day: steps of a day miss none, longer buckets are gone through one by one
+    # a partition is at least a day long, so steps of a day reach all of them
     ends = [*range(first, last, max(bucket_us, DAY_US)), last]
     return {Partition.at(end, source.unit) for end in ends}

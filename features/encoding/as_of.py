@@ -18,7 +18,7 @@ END_OF_TIME = np.iinfo(np.int64).max
 
 
 class AsOfCounts(Protocol):
-    """The reads that counts offer; keys and at_us broadcast against each other."""
+    """The as-of reads of counts; keys and at_us broadcast against each other."""
 
     def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
         """(shows, clicks) of each key strictly before its time."""
@@ -43,7 +43,7 @@ class AsOfCounts(Protocol):
 
 @dataclass(frozen=True)
 class AsOfCounter:
-    """One cumulative table, searchable. Exact in microseconds: rows are found by (key rank, time rank), both integers.
+    """One cumulative table with binary search by (key rank, time rank): integers, so exact in microseconds.
 
     keys: distinct keys, ascending. times: distinct times, ascending; those of other counters may be among them.
     packed: key rank x (len(times) + 1) + time rank of each row, ascending.
@@ -57,7 +57,7 @@ class AsOfCounter:
     clicks: npt.NDArray[np.integer]
 
     def arrays(self) -> list[npt.NDArray[np.integer]]:
-        """All that it holds in memory."""
+        """All arrays that it keeps in memory."""
         held = ("keys", "times", "packed", "shows", "clicks", "clicked_at")
         return [vars(self)[name] for name in held if name in vars(self)]
 
@@ -79,7 +79,7 @@ class AsOfCounter:
         )
 
     def before(self, at_us: int) -> "AsOfCounter":
-        """The rows strictly before a time alone: what was counted by then."""
+        """Only the rows strictly before a time: the counts as of then."""
         key, time = np.divmod(self.packed, len(self.times) + 1)
         kept = time < np.searchsorted(self.times, at_us, side="left")
         rows = self.keys[key[kept]], self.times[time[kept]], self.shows[kept], self.clicks[kept]
@@ -165,7 +165,7 @@ class AsOfCounter:
 
 @dataclass(frozen=True)
 class SummedCounts:
-    """Counts in several parts with different rows, the log's and later ones. Reads as one table of all rows would.
+    """Counts in several parts with different rows, the log's and live ones. Reads like one table of all rows.
 
     parts: at least one.
     """

@@ -1,4 +1,4 @@
-"""What scalar features read of a request besides its candidates: user, time, recent clicks, context. numpy only."""
+"""The inputs of scalar features besides the candidates: user, time, recent clicks, context of requests. numpy only."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +19,7 @@ UNKNOWN_KEY = UNKNOWN_INDEX - FIRST_INDEX
 
 
 class Context(NamedTuple):
-    """The context of one request; None for what it does not say."""
+    """The context of one request; None where it is not given."""
 
     device: str | None = None
     is_subscriber: bool | None = None
@@ -58,7 +58,7 @@ class Asked:
 
 
 def recent_clicks(item_keys: npt.ArrayLike, labels: npt.ArrayLike) -> Int64:
-    """[RECENT] of one user: the clicked ones among the newest known events, given oldest first."""
+    """[RECENT] item keys of one user's newest known events that were clicked. Input and output are oldest first."""
     keys, clicked = np.asarray(item_keys, np.int64)[-RECENT:], np.asarray(labels)[-RECENT:] >= CLICKED
     return np.r_[np.full(RECENT - len(keys), NO_KEY), np.where(clicked, keys, NO_KEY)]
 

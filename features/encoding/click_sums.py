@@ -1,7 +1,7 @@
-"""Clicks in order of (item, time), factors of users by period -> sums that are looked up, not made. numpy only.
+"""Clicks in order of (item, time), factors of users by period -> precomputed sums for lookup. numpy only.
 
-A request reads factors of the period in which it is made, of clicks before it: those before the period's start are one
-sum an item, those within it are summed up one by one, each click in the one period in which it was.
+A request at time t reads the sum of its period's factors over an item's clicks before t: one stored sum per item for
+clicks before the period's start, plus a running sum over the clicks within the period.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Int32 = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class PeriodSums:
-    """Of P periods, C clicks on K items."""
+    """Precomputed sums of factors for P periods and C clicks on K items."""
 
     firsts: Int64  # [K] where each item's clicks begin
     base: Int32  # [P, K, rank] of an item's clicks before each period's start
@@ -46,7 +46,7 @@ class PeriodSums:
         return cls(firsts, base, bounds, np.concatenate([none[0], *rows]), np.concatenate([none[1], *sums]))
 
     def before(self, period: int, first: Int64, counts: Int64) -> Int32:
-        """[*shape, rank] over the first `counts` clicks of an item, which all are before a time within the period.
+        """[*shape, rank] sum over the first `counts` clicks of an item, all before a time within the period.
 
         first: where the item's clicks begin.
         """
@@ -60,14 +60,14 @@ class PeriodSums:
         return np.where(known[..., None], self.base[period, item] + within, 0).astype(np.int32, copy=False)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What makes this object again."""
+        """The arrays from which this object can be rebuilt."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def coded_sums(times: Int64, users: Int64, starts: Int64, codes: npt.NDArray[np.int8]) -> Int32:
-    """[C + 1, width] running sums of codes [P, U, width], each of the period in which its click was.
+    """[C + 1, width] running sums of codes [P, U, width]; each click adds its user's code in the click's period.
 
-    A click before the first period counts by the codes of that one.
+    Clicks before the first period use the first period's codes.
     """
     sums = np.zeros((len(users) + 1, codes.shape[2]), np.int32)
     if not len(starts):
@@ -80,7 +80,7 @@ def coded_sums(times: Int64, users: Int64, starts: Int64, codes: npt.NDArray[np.
 
 
 def part(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
-    """Those whose names begin so, without it."""
+    """The arrays whose names start with the prefix, which is removed."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 

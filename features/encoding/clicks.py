@@ -1,4 +1,4 @@
-"""Who clicked what when -> how many read an item before a time, and the sum of what is known of these. numpy only."""
+"""Clicks (user, item, time) -> an item's number of readers before a time, and the sum of their factors. numpy only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from features.encoding.click_sums import PeriodSums, coded_sums, part
 Int64 = npt.NDArray[np.int64]
 
 KEPT_SUMS = 2
-"""Periods whose running sums are held at once; a log is read in order of time."""
+"""Number of periods whose running sums are cached; a log is read in order of time."""
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """Who clicked what when, in order of (item, time)."""
+    """Clicks in order of (item, time)."""
 
     items: Int64  # [C] item key of each click, ascending
     times: Int64  # [C] us, ascending within an item
@@ -38,22 +38,22 @@ class Clicks:
         object.__setattr__(self, "_counter", counter)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process go the clicks; what was computed of them stays here."""
+        """Pickles the clicks without the cached sums."""
         return Clicks, (self.items, self.times, self.users)
 
     def held(self) -> list[npt.NDArray[Any]]:
-        """All arrays that it holds in memory."""
+        """All arrays that it keeps in memory."""
         return [self.items, self.times, self.users, *self._counter.arrays(), *self._sums.values(), *self._coded]
 
     @classmethod
     def in_order(cls, items: Int64, times: Int64, users: Int64) -> "Clicks":
-        """Of clicks in any order."""
+        """From clicks in any order."""
         order = np.lexsort((users, times, items))
         return cls(items[order], times[order], users[order])
 
     @classmethod
     def summed(cls, items: Int64, times: Int64, users: Int64, sums: Mapping[str, npt.NDArray[Any]]) -> "Clicks":
-        """Clicks with what `sums` gave of them: nothing is computed of them here."""
+        """Clicks with precomputed `sums`."""
         made = object.__new__(cls)
         counter = AsOfCounter(**part(sums, "counter_"), clicks=sums["counter_shows"])
         summed = [PeriodSums(**part(sums, "sums_"))] if "sums_rows" in sums else []
@@ -65,7 +65,7 @@ class Clicks:
     def sums(
         self, starts: Int64, codes: npt.NDArray[np.int8], factors: npt.NDArray[np.int8] | None
     ) -> dict[str, npt.NDArray[Any]]:
-        """All that is read of them, for times from the first period on. factors: [P, U, rank]; None: none are."""
+        """The sums for all reads from the first period on. factors: [P, U, rank]; None: factors are not read."""
         counter = {f"counter_{name}": getattr(self._counter, name) for name in ("keys", "times", "packed", "shows")}
         made = counter | {"coded": coded_sums(self.times, self.users, starts, codes)}
         if factors is not None:
@@ -78,7 +78,7 @@ class Clicks:
     ) -> tuple[npt.NDArray[np.int32], Int64]:
         """(sum of the factors of those who clicked each item strictly before [*shape, rank], how many [*shape]).
 
-        factors: [U, rank] of the period; a user beyond them has none and counts as a reader all the same.
+        factors: [U, rank] of the period; a user without a row counts as a reader, with a zero factor.
         """
         first, counts = self._readers(items, upto)
         if self._summed:
@@ -89,9 +89,9 @@ class Clicks:
     def coded(
         self, starts: Int64, codes: npt.NDArray[np.int8], items: Int64, upto: Int64
     ) -> tuple[npt.NDArray[np.int32], Int64]:
-        """As before, of codes [P, U, width], each of the period in which the click was.
+        """Like `before`, for codes [P, U, width]: each click uses the code of its own period.
 
-        A click before the first period counts by the codes of that one: nothing is read before it (Coclicks.codes).
+        Clicks before the first period use that period's codes; no read is before it (Coclicks.item_codes).
         """
         first, counts = self._readers(items, upto)
         with self._lock:
@@ -126,7 +126,7 @@ NO_CLICKS = Clicks(*np.zeros((3, 0), np.int64))
 
 
 class LiveClicks(NamedTuple):
-    """Clicks that came since: readers of items at once, factors and codes of users with the next run."""
+    """Live clicks: they count as readers of items at once; users' factors and codes change with the next run."""
 
     shown: Clicks
     history: Clicks  # of role history

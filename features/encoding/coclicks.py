@@ -1,12 +1,12 @@
-"""Who clicked what when, and factors of users -> how alike a candidate's readers and a user are. numpy only.
+"""Clicks and factors of users -> the similarity of a user and a candidate's readers. numpy only.
 
-An item is what its readers are: its vector is the sum of the factors of the users who clicked it strictly before
-t - lag (fold-in), so that an item an hour old has one. Factors of users are made anew at the start of each period, of
-the clicks before it (features/counts/factors.py); a request reads those of the newest start that is not after
-t - lag. Sums are of integers: exact, and what comes later changes none of them.
+An item's vector is the sum of the factors of the users who clicked it strictly before t - lag (fold-in), so that even
+an item an hour old has one. Factors of users are recomputed at the start of each period from the clicks before it
+(features/counts/factors.py); a request uses the newest period that starts at or before t - lag. Sums are of integers:
+exact, and not changed by later clicks.
 
-Factors of two periods cannot be compared, codes can: a model learns weights on the mean code of an item's readers, each
-as it stood when they read. There the clicks of histories count too: what is learnt is a direction, not a number.
+Factors of different periods cannot be compared, codes can: models learn weights on the mean code of an item's readers,
+each as of the click. Codes include clicks of role history, because their mean does not depend on how many there are.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 
 SHRINKAGE = 1.0
-"""An item of few readers weighs less in a sum of items: a sum over n readers is divided by n + SHRINKAGE."""
+"""A sum over n readers is divided by n + SHRINKAGE, so that items with few readers weigh less."""
 CLICK_ARRAYS = ("items", "times", "users")
 CODE_LENGTH = 127.0
 """Of a user's code, as int8."""
@@ -43,7 +43,7 @@ class Coclicks:
     starts: Int64  # [P] us; factors of period p are of clicks before its start
     factors: npt.NDArray[np.int8]  # [P, U, rank] of length about 127; 0 for a user without a click before the period
     codes: npt.NDArray[np.int8]  # [P, U, width] likewise
-    history: Clicks = NO_CLICKS  # those of role history: by them nothing is compared, but a code is of all readers
+    history: Clicks = NO_CLICKS  # clicks of role history, which count for codes only
     live: tuple[LiveClicks, ...] = ()
     _logged: Clicks = field(init=False, repr=False)
 
@@ -51,7 +51,7 @@ class Coclicks:
         object.__setattr__(self, "_logged", Clicks(self.items, self.times, self.users))
 
     def with_live(self, live: tuple[LiveClicks, ...]) -> "Coclicks":
-        """These and the clicks that came live; what was computed of these is kept."""
+        """The same with live clicks added; cached sums are kept."""
         made = object.__new__(Coclicks)
         for name in ("items", "times", "users", "starts", "factors", "codes", "history", "_logged"):
             object.__setattr__(made, name, getattr(self, name))
@@ -59,7 +59,7 @@ class Coclicks:
         return made
 
     def before(self, at_us: int) -> "Coclicks":
-        """With the clicks strictly before a time alone. All factors stay: those of a period are of clicks before it."""
+        """Only the clicks strictly before a time. All factors are kept."""
         kept, own = self.times < at_us, self.history
         in_history = own.times < at_us
         history = Clicks(own.items[in_history], own.times[in_history], own.users[in_history])
@@ -67,7 +67,7 @@ class Coclicks:
         return Coclicks(*clicks, self.starts, self.factors, self.codes, history)
 
     def renumbered(self, order: Int64) -> "Coclicks":
-        """The same with users in another order: order has, of each new number, the old one."""
+        """The same with users renumbered; order: [new number] -> old number."""
         number = np.empty(len(order), np.int64)
         number[order] = np.arange(len(order))
         history = Clicks(self.history.items, self.history.times, number[self.history.users])
@@ -80,9 +80,9 @@ class Coclicks:
         return self.factors.shape[2]
 
     def item_codes(self, items: Int64, upto: Int64) -> npt.NDArray[np.float32]:
-        """[*shape, width] of each item: the shrunken mean of the codes of all who clicked it strictly before.
+        """[*shape, width] codes of items: the shrunken mean code of all who clicked the item strictly before upto.
 
-        Of length up to 1; 0 of an item that nobody clicked, and before the first period. upto: us, of shape or [].
+        Norm up to 1; 0 for an item without clicks, and before the first period. upto: us, of shape or [].
         """
         items, upto = np.broadcast_arrays(items, upto)
         parts = [self._logged, self.history, *(clicks for both in self.live for clicks in both)]
@@ -95,7 +95,7 @@ class Coclicks:
         return (sums * weight[..., None]).astype(np.float32)
 
     def columns(self, items: Int64, request_of: Int64, asked: Asked, lag_us: int) -> dict[str, Floats]:
-        """Cosines of B candidates with what is known of their requests; 0 where either side is unknown.
+        """Cosines of B candidates with the user, recent items and page of their requests; 0 where a side is unknown.
 
         items: [B] item keys. request_of: [B] positions in asked. lag_us: clicks younger than this at the request's
         time are not yet known. Returns coclick_columns(rank, context=True), each [B].
@@ -115,7 +115,7 @@ class Coclicks:
         return dict(zip(names, made, strict=True))
 
     def _sides(self, period: int, asked: Asked, requests: Int64, upto: Int64) -> list[Floats]:
-        """What a candidate is compared with, in the order of coclick_columns: each [R, rank]."""
+        """The vectors that candidates are compared with, in the order of coclick_columns: each [R, rank]."""
         users = asked.user_keys[requests]
         known = (users >= 0) & (users < self.factors.shape[1])
         user = np.where(known[:, None], self.factors[period][np.where(known, users, 0)], 0).astype(np.float64)
@@ -124,7 +124,7 @@ class Coclicks:
         return [user, *clicks, self._fold(period, asked.reading[requests], upto)]
 
     def _fold(self, period: int, items: Int64, upto: Int64) -> Floats:
-        """[*shape, rank] of each item: the shrunken mean of the factors of those who clicked it strictly before."""
+        """[*shape, rank] vectors of items: the shrunken mean factor of those who clicked the item strictly before."""
         sums, counts = self._logged.before(period, self.factors[period], items, upto)
         for clicks, _ in self.live:
             more = clicks.before(period, self.factors[period], items, upto)
@@ -133,7 +133,7 @@ class Coclicks:
 
     @classmethod
     def from_folder(cls, folder: Path, item_ids: Any, user_ids: Any) -> "Coclicks | None":
-        """Read data/<source>/coclicks; None where the log was counted without (statistics.coclick_rank is 0).
+        """Read data/<source>/coclicks; None if statistics ran without co-clicks (statistics.coclick_rank is 0).
 
         item_ids, user_ids: ids whose positions are the keys.
         """
@@ -166,19 +166,19 @@ class Coclicks:
         return cls(shown.items, shown.times, shown.users, starts, *dense, history=read("history_clicks"))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What makes this object again: Coclicks.of(arrays)."""
+        """The arrays from which Coclicks.of rebuilds this object."""
         own = {name: getattr(self, name) for name in ("items", "times", "users", "starts", "factors", "codes")}
         return own | {f"history_{name}": getattr(self.history, name) for name in CLICK_ARRAYS}
 
     def sums(self) -> dict[str, npt.NDArray[Any]]:
-        """What is read of the clicks, computed once for who serves them."""
+        """All sums that serving reads, computed once."""
         logged, history = self._logged.sums(self.starts, self.codes, self.factors), self.history
         told = {f"of_logged_{name}": array for name, array in logged.items()}
         return told | {f"of_history_{name}": each for name, each in history.sums(self.starts, self.codes, None).items()}
 
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Coclicks":
-        """What `arrays` and `sums` gave."""
+        """Rebuild from the arrays of `arrays` and `sums`."""
         logged, past = ({name: arrays[f"{of}{name}"] for name in CLICK_ARRAYS} for of in ("", "history_"))
         made = object.__new__(cls)
         own: dict[str, Any] = {name: arrays[name] for name in (*CLICK_ARRAYS, "starts", "factors", "codes")}

@@ -1,7 +1,7 @@
-"""Counts of a log's first partitions, and of later ones -> one table, the same as if all had been counted at once.
+"""Counts of a log's first partitions, and of later ones -> one table, equal to counting all partitions at once.
 
-A partition holds a range of time, so a row of a later one has a time that no earlier row has; counts are cumulative
-over all of them. So a log that went on by a day costs a load that day's rows and one copy of the table.
+Partitions are ranges of time, so rows of later partitions have later times; counts are cumulative over all of them.
+So when a log grows by a day, a load reads that day's rows and copies the table once.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 def extended(first: AsOfCounter, later: AsOfCounter) -> AsOfCounter:
-    """Both in one. No (key, time) may be in both."""
+    """Both tables merged. No (key, time) may be in both."""
     keys, first_key, later_key = _union(first.keys, later.keys)
     times, first_time, later_time = _union(first.times, later.times)
     radix = len(times) + 1
@@ -29,7 +29,7 @@ def extended(first: AsOfCounter, later: AsOfCounter) -> AsOfCounter:
 
 
 def _union(first: Int64, later: Int64) -> tuple[Int64, Int64, Int64]:
-    """(all distinct values, the place of each of the first among them, that of each of the later). Both ascend."""
+    """(union, positions of `first` in it, positions of `later` in it). Both inputs ascend."""
     place = np.searchsorted(first, later)
     known = np.zeros(len(later), bool)
     inside = place < len(first)
@@ -44,5 +44,5 @@ def _packed(counter: AsOfCounter, key_rank: Int64, time_rank: Int64, radix: int)
     before = len(counter.times) + 1
     key = counter.packed // before
     if len(key_rank) and key_rank[-1] == len(key_rank) - 1 and time_rank[-1] == len(time_rank) - 1:
-        return counter.packed + key * (radix - before)  # every key and time has the rank it had
+        return counter.packed + key * (radix - before)  # ranks did not change
     return key_rank[key] * radix + time_rank[counter.packed - key * before]

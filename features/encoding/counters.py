@@ -57,19 +57,19 @@ class Counters:
 
     @classmethod
     def of_items(cls, data: Path, item_ids: Any, user_ids: Any) -> "Counters":
-        """from_folder, of what belongs to items alone."""
+        """Like from_folder, with item counters and co-clicks only."""
         coclicks = Coclicks.from_folder(data / "coclicks", item_ids, user_ids)
         return cls(from_parquet(data / ITEMS, {"item_id": item_ids}), NOTHING, NOTHING, coclicks)
 
     @classmethod
     def of_table(cls, item_counters: AsOfCounter) -> "Counters":
-        """Where items alone are counted, without co-clicks."""
+        """Item counters only, without co-clicks."""
         return cls(item_counters, NOTHING, NOTHING)
 
     def before(self, at_us: int, bucket_us: int = 0) -> "Counters":
-        """What is counted of all that happened strictly before a time. Of a log's own counters, not of live ones.
+        """The counters as of a time (strictly before). Only for a log's own counters, not for live ones.
 
-        bucket_us: by which they were counted; the time is where a bucket begins.
+        bucket_us: bucket length of the counters; the time must be the start of a bucket.
         """
         tables: dict[str, AsOfCounter] = {name: getattr(self, name) for name in NAMES}
         coclicks = None if self.coclicks is None else self.coclicks.before(at_us)
@@ -77,7 +77,7 @@ class Counters:
         return Counters(**{name: table.before(newest + 1) for name, table in tables.items()}, coclicks=coclicks)
 
     def save(self, folder: Path) -> None:
-        """Write what belongs to items into folder: item_counters and co-clicks. What belongs to a user is a row."""
+        """Write item_counters and co-clicks into the folder. Counts of users are rows of the online store instead."""
         table = self.item_counters
         assert isinstance(table, AsOfCounter)
         derived = {"clicked_at": table.clicked_at} | ({} if table.shown_row is None else {"shown_row": table.shown_row})
@@ -87,12 +87,12 @@ class Counters:
 
     @classmethod
     def load(cls, folder: Path) -> "Counters":
-        """What save wrote, mapped: a count is read where it lies. Of users nothing is counted."""
+        """Memory-map what `save` wrote. User counters are empty."""
         arrays = mapped.load(folder, ITEMS)
         if missing := ({each.name for each in fields(AsOfCounter)} | {"clicked_at"}) - arrays.keys():
             raise FileNotFoundError(f"{folder} lacks {ITEMS}.{min(missing)}.npy")
         table = AsOfCounter(**{each.name: arrays[each.name] for each in fields(AsOfCounter)})
-        # what a table derives of all its rows is derived once, where it is saved
+        # columns derived from all rows are computed once, when saved
         vars(table).update(clicked_at=arrays["clicked_at"], shown_row=arrays.get("shown_row"))
         clicks = mapped.load(folder, COCLICKS)
         return cls(table, NOTHING, NOTHING, coclicks=Coclicks.of(clicks) if clicks else None)
@@ -101,8 +101,8 @@ class Counters:
 def from_parquet(folder: Path | Sequence[Path], ids: Mapping[str, Sequence[str] | Any]) -> AsOfCounter:
     """Read one counters table (contracts.schema.counters).
 
-    folder: holds its partitions; or these themselves. ids: key column -> ids whose positions number it; several make a
-        pair_key.
+    folder: folder of the partitions, or a list of them. ids: key column -> ids, whose positions are the keys; two key
+        columns give a pair_key.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -1,6 +1,6 @@
-"""A user's events and a time -> the tensors that a model reads. numpy only: the ONE history -> tensors.
+"""A user's events and a time -> the tensors that a model reads, the only implementation of it. numpy only.
 
-Training calls it with many requests over flat arrays, serving with one user; both run the same lines.
+Training calls it for many requests over flat arrays, serving for one user; both run the same code.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
 VERSION = 6
-"""Raised when the meaning of a tensor changes, so that an older bundle is refused."""
+"""Increased whenever the meaning of a tensor changes, so that older bundles are refused."""
 NUM_AGE_BUCKETS = 26
 """floor(log2(1 + age / 30 s)) up to 31 years."""
 AGE_UNIT_US = 30_000_000
@@ -45,11 +45,11 @@ class FeatureSpec:
     shows_lag_s: float
     clicks_lag_s: float
     user_lag_s: float
-    context: bool  # what a request says of itself, and the hour
-    devices: tuple[str, ...]  # kinds that are told apart
-    coclick_rank: int  # 0: candidates are not compared with past clicks by who clicked them
+    context: bool  # the request's context and the hour are features
+    devices: tuple[str, ...]  # device names that are told apart
+    coclick_rank: int  # 0: no co-click features
     coclick_period_s: float
-    in_list: bool  # candidates are also compared with the others of their list; what is served alone has no list
+    in_list: bool  # candidates are also compared with the others of their list
 
     @classmethod
     def of(cls, history: "HistoryParams", statistics: "StatisticsParams", history_length: int) -> "FeatureSpec":
@@ -80,17 +80,17 @@ class FeatureSpec:
 
     @property
     def code_width(self) -> int:
-        """F, of an item's code by its readers (item_codes.py); 0 where co-clicks are not kept."""
+        """F, width of co-click codes (item_codes.py); 0 without co-clicks."""
         return code_width(self.coclick_rank)
 
     @property
     def num_events_read(self) -> int:
-        """How many of the newest known events decide what a model or a scalar sees: a store holds at least these."""
+        """Number of newest known events that models and scalars read; an online store holds at least these."""
         return max(self.history_length, RECENT if self.coclick_rank else 0)
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """What counts are taken over: all time, then each trailing window."""
+        """The ranges that counts are taken over: all time, then each trailing window."""
         return ("total", *(f"{window}s" for window in self.windows_s))
 
     @property
@@ -130,10 +130,10 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "FeatureSpec":
-        """Raises InputError where this code would encode otherwise than the code that wrote it."""
+        """Raises InputError if this code encodes differently from the code that wrote the spec."""
         missing = [field.name for field in fields(cls) if field.name not in value]
         if missing:
-            raise InputError(f"This is not a feature spec: {', '.join(missing)} missing. Package the model again.")
+            raise InputError(f"The feature spec lacks {', '.join(missing)}. Package the model again.")
         own: dict[str, Any] = {field.name: value[field.name] for field in fields(cls)}
         own |= {name: tuple(own[name]) for name in ("windows_s", "devices")}
         spec = cls(**own)
@@ -206,9 +206,9 @@ def encode_histories(
 
 
 def newest(values: npt.NDArray[Any], ends: Int64, length: int) -> npt.NDArray[Any]:
-    """[U, length] the values in the `length` places before each end, whosever they are: whole rows are copied at once.
+    """[U, length] the `length` values before each end, even those of other users (the caller masks them).
 
-    values: flat; may be a memory map. Before its start lies its first value, and nothing but 0 where it is empty.
+    values: flat; may be a memory map. Positions before its start read the first value, or 0 if it is empty.
     """
     values = np.asarray(values) if len(values) else np.zeros(1, values.dtype)
     firsts = ends - length

@@ -1,7 +1,7 @@
-"""Items and times -> codes of who read each item before that time, by which a router places items. numpy only.
+"""Items and times -> co-click codes: the mean code of an item's readers before that time, for the router. numpy only.
 
-Training calls it with batches of requests, serving with one; both run the same lines. An item's code is as of the
-request, be it a candidate or an event of the history: an item an hour old has one, and nothing of it is trained.
+Training calls it for batches of requests, serving for one; both run the same code. Codes of candidates and of history
+events are as of the request; they are not trained, so even an item an hour old has one.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def item_codes(spec: FeatureSpec, counters: Counters, item_keys: npt.ArrayLike, at: npt.ArrayLike) -> Float32:
-    """[*shape, spec.code_width] of items as known at a time; 0 where nobody had read the item.
+    """[*shape, spec.code_width] codes of items as known at a time; 0 if nobody had read the item.
 
     item_keys: [*shape] positions in the vocabulary (item_index - FIRST_INDEX), negative where unknown. at: us, of their
     shape or broadcast. A click is known spec.clicks_lag_s after its time, as for scalars.

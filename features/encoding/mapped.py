@@ -1,4 +1,4 @@
-"""Arrays <-> files that are mapped, not read: a process holds in memory what it looks at, and shares it. numpy only."""
+"""Arrays <-> memory-mapped files, whose pages are loaded on access and shared between processes. numpy only."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +15,9 @@ def save(arrays: Mapping[str, npt.NDArray[Any]], folder: Path, name: str) -> Non
 
 
 def load(folder: Path, name: str) -> dict[str, npt.NDArray[Any]]:
-    """What save wrote, not to be written to; empty where there is nothing. Raises OSError or ValueError where damaged.
+    """Memory-map what `save` wrote, read-only; {} if there are no files. Raises OSError or ValueError if damaged.
 
-    A file that is replaced stays as it was for who has mapped it; none is ever written to again.
+    Files are only ever replaced, never written again, so a reader keeps the version that it mapped.
     """
     paths = sorted(folder.glob(f"{name}.*.npy"))
     return {path.name.removeprefix(f"{name}.").removesuffix(".npy"): _map(path) for path in paths}

@@ -1,7 +1,7 @@
 """Counters and the candidates of requests -> scalar features, each as of its request's time. numpy only.
 
-Training calls it with many requests, serving with one; both run the same lines. Every count is a difference of
-as-of reads. Requests are given once each; `request_of` points each candidate to its request.
+Training calls it for many requests, serving for one; both run the same code. Every count is a difference of as-of
+reads. `request_of` gives each candidate's request.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ PRIOR_RATE = 0.1
 TREND_S = 86_400
 """A trend compares the shortest window with the longest of at most this."""
 OLDEST_HOURS = 24.0 * 365
-"""The greatest age, also used for what never happened."""
+"""The largest age, also used for events that never happened."""
 US_PER_HOUR = 3.6e9
 US_PER_DAY = 86_400_000_000
 ROWS_AT_ONCE = 65_536
@@ -40,10 +40,10 @@ def scalar_features(
     request_of: npt.ArrayLike,
     asked: Asked,
 ) -> Float32:
-    """What the counters say of B candidates in R requests. Returns [B, len(spec.scalars)].
+    """The scalar features [B, len(spec.scalars)] of B candidates in R requests.
 
     item_keys: [B] positions in the vocabulary (item_index - FIRST_INDEX); negative where unknown.
-    request_of: [B] the request of each candidate, ascending: candidates of one request stand together, as one list.
+    request_of: [B] the request of each candidate, ascending, so that the candidates of a request are contiguous.
     Item columns: log1p of shows and clicks and a smoothed rate, in total and in each trailing window. A total's rate
     is smoothed towards PRIOR_RATE, a window's towards its total. Ages are log1p of hours. serving/bundle/card.py says
     what each column means; tests/features/encoding/test_scalars.py has the slow definition.
@@ -94,11 +94,11 @@ def compare_in_list(values: Float32, request_of: Int64) -> tuple[Float32, Float3
 
 
 def _mean_ranks(values: Float32, list_of: Int64) -> Floats:
-    """[B, K] the row where a value stands once its list is sorted in place, equals at their mean; columns at once."""
+    """[B, K] each value's row after sorting every list in place, ties at their mean; all columns at once."""
     num_rows, num_columns = values.shape
     flat = values.T.ravel()
     group = (np.arange(num_columns)[:, None] * num_rows + list_of).ravel()
-    order = np.lexsort((flat, group))  # leaves each list of each column where it is
+    order = np.lexsort((flat, group))  # sorts within each list of each column
     value = flat[order]
     runs = np.flatnonzero(np.r_[True, (value[1:] != value[:-1]) | (group[1:] != group[:-1])])
     lengths = np.diff(runs, append=len(flat))
@@ -182,7 +182,7 @@ def _smoothed(shows: Floats, clicks: Floats) -> Floats:
 
 
 def _trend_scopes(spec: FeatureSpec) -> tuple[int, int]:
-    """Rows of the scopes that a trend compares; both the same (a trend of 0) where there are not two windows."""
+    """Rows of the two scopes that a trend compares; the same row twice (a trend of 0) if there are not two windows."""
     windows = sorted((window, row) for row, window in enumerate(spec.windows_s, start=1) if window <= TREND_S)
     return (windows[0][1], windows[-1][1]) if windows else (0, 0)
 

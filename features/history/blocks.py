@@ -1,4 +1,4 @@
-"""Whole users' rows in order of time -> blocks that stand for requests, and what each request may see. numpy."""
+"""Whole users' rows in order of time -> blocks that stand in for requests, and each request's end_offset. numpy."""
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,17 @@ def first_not_before(occurred_at: Ints, low: Ints, high: Ints, at: Ints) -> Int6
 
 
 def end_offsets(occurred_at: Ints, offsets: Ints, user: Ints, at: Ints) -> Int64:
-    """[R] how many of a user's events are strictly before `at`; ties are never among them.
+    """[R] number of the user's events strictly before `at`.
 
-    user: [R] whose. offsets: user u's events are rows offsets[u] to offsets[u + 1] of occurred_at, oldest first.
+    user: [R] user of each request. offsets: user u's events are rows offsets[u] to offsets[u + 1] of occurred_at,
+    oldest first.
     """
     starts = offsets[user]
     return first_not_before(occurred_at, starts, offsets[user + 1], at) - starts
 
 
 def block_starts(user_index: Ints, occurred_at: Ints, size: int, span_us: int) -> Int64:
-    """Where each block begins: up to `size` events of one user, none later than `span_us` after the block's first.
+    """Starts of blocks: a block has up to `size` events of one user within `span_us` of its first event.
 
     user_index, occurred_at (us): events sorted by (user, time).
     """

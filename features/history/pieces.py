@@ -1,7 +1,7 @@
-"""One time partition of the log -> a piece: its rows by user, ids numbered, kept for its content in .cache/histories/.
+"""One time partition of the log -> a piece: its rows by user, with ids as numbers, cached by content.
 
-A piece is a folder: users.parquet and items.parquet (the ids that its numbers stand for), and tables in Arrow's file
-format, of which any slice is read without the rest (contents of features/history/queries.py):
+A piece is a folder in .cache/histories/: users.parquet and items.parquet (the ids behind the numbers), and tables in
+Arrow's file format, any slice of which can be memory-mapped (`contents` of features/history/queries.py):
 rows.arrow        item_code, occurred_at, row_at, click_at (features/terms/known.py), label, kind, position, event_key,
                   session_key; by (user, time, item, key)
 requests.arrow    named requests: user_code, impression_id, request_at, num_rows, known_at; by (time, user, name)
@@ -53,7 +53,7 @@ class HistoryPiece:
 
 
 def pieces_of(connection: Backend, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[HistoryPiece]:
-    """The pieces in order of time; makes those that `kept` lacks."""
+    """The pieces in order of time; pieces that the cache lacks are computed."""
     code, pieces = _code(), []
     for partition, path in files.items():
         key = key_of(code, partition.name, hash_file(path))
@@ -123,7 +123,7 @@ def _write_ids(batches: pa.RecordBatchReader, partition: Partition, path: Path) 
 
 
 def _write_arrow(batches: pa.RecordBatchReader, path: Path) -> int:
-    """Keys as numbers, times in microseconds, all else as it is."""
+    """Keys as numbers, times in microseconds, other columns unchanged."""
     fields = [_stored(field) for field in batches.schema]
     num_rows = 0
     with pa.ipc.new_file(str(path), pa.schema(fields)) as writer:
@@ -144,7 +144,7 @@ def _stored(field: pa.Field) -> pa.Field:
 
 
 def _code() -> list[str]:
-    """What else the bytes depend on: these modules, and the libraries that sort and write."""
+    """A hash of the code that the bytes depend on: these modules, and the libraries that sort and write."""
     modules = [
         Path(__file__),
         *(Path(str(each.__file__)) for each in (convention, duck, history_queries, known, schema)),

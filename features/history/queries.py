@@ -1,7 +1,7 @@
-"""One time partition of the log -> what a piece holds, as Ibis expressions: numbered, joined, in order. No engine here.
+"""One time partition of the log -> the tables of a piece, as Ibis expressions: numbered, joined, sorted.
 
-A tie in time goes by item, then by event_key: an event_id made of the event's time would order it otherwise on another
-day. Ids are numbered by their rank within the partition, so that an order by number is one by id, here and in the log.
+Ties in time are ordered by item, then by event_key, because event_ids derived from a time sort differently from day to
+day. Ids are numbered by their rank within the partition, so that sorting by number equals sorting by id.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportArgumentType=false
 
@@ -13,20 +13,20 @@ from features.terms.convention import CLICKED
 from features.terms.known import times_of
 
 IN_REQUEST, MAY_BE_IN_BLOCK, HISTORY_ONLY = 0, 1, 2
-"""The kind of a row: it has a request's name; it may stand in a block; it only extends a history."""
+"""Kinds of rows: part of a named request; may be part of a block; only extends a history."""
 NO_POSITION = 2**31 - 1
-"""Where the log has no position: after all that it has."""
+"""The position of rows without one: sorts after all others."""
 HEX_DIGITS = 16
 
 LOG = "log_rows"
-"""The table that all of this is made from: one partition of validated_interactions."""
+"""Name of the input table: one partition of validated_interactions."""
 
 OPEN = ["user_code", "occurred_at", "item_code", "key_not_negative", "event_hex"]
 IN_REQUEST_ORDER = ["place", "position", "item_code", "key_not_negative", "event_hex"]
 
 
 def tables() -> dict[str, ir.Table]:
-    """Tables to hold one after the other, each made from LOG and those before: users, items, requests, rows."""
+    """Tables to compute in this order, each from LOG and the previous ones: users, items, requests, rows."""
     log = ibis.table(ibis.Schema.from_pyarrow(schema.INTERACTIONS), name=LOG)
     users, items = _users(log), _items(log)
     held_users = ibis.table(users.schema(), name="users")
@@ -36,7 +36,7 @@ def tables() -> dict[str, ir.Table]:
 
 
 def contents() -> dict[str, ir.Table]:
-    """What is written, made from the held tables."""
+    """The tables of a piece, computed from those of `tables`."""
     held = {table: ibis.table(expression.schema(), name=table) for table, expression in tables().items()}
     users, items, requests, rows = held["users"], held["items"], held["requests"], held["rows"]
     return {
@@ -64,7 +64,7 @@ def _items(log: ir.Table) -> ir.Table:
 
 
 def _requests(log: ir.Table, users: ir.Table) -> ir.Table:
-    """Named requests by (time, user, name); the time is that of the earliest row that this partition has of it."""
+    """Named requests by (time, user, name); the time of a request is that of its earliest row in this partition."""
     named = log.filter(_has_name(log))
     _, click_at = times_of(named)
     grouped = named.group_by(["user_id", "impression_id"]).agg(
@@ -108,7 +108,7 @@ def _has_name(log: ir.Table) -> ir.BooleanValue:
 
 
 def _hex(text: ir.StringValue) -> ir.StringValue:
-    """convention.key_of_text as 16 hexadecimal digits: they sort as its numbers do, but for the negative ones."""
+    """convention.key_of_text as 16 hexadecimal digits, which sort like its numbers except for negative ones."""
     return text.hexdigest("md5").left(HEX_DIGITS)
 
 

@@ -1,6 +1,6 @@
-"""A range of users -> its requests, named or made of blocks, each with its end_offset: kept until all are numbered.
+"""A range of users -> its requests, named or blocks, each with its end_offset, stored until all are numbered.
 
-A named request whose rows lie in several partitions is one: that of its earliest row, which then has the rows of all.
+A named request with rows in several partitions is one request: it belongs to the partition of its earliest row.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Moved:
-    """Named requests that go on in a later partition: row i of a request at `from_` belongs to the one at `to`."""
+    """Named requests continued in a later partition: the rows of request from_[i] belong to request to[i]."""
 
     from_piece: Int64
     from_place: Int64
@@ -33,7 +33,7 @@ class Moved:
 
     @classmethod
     def of(cls, requests: NamedRequests) -> "Moved":
-        """Those of whole users: requests of one user with one name, by the piece that has it first."""
+        """From the requests of whole users: requests with the same user and name go to the earliest piece."""
         names = np.sort(requests.name_key)
         twice = names[1:][names[1:] == names[:-1]]
         some = np.flatnonzero(np.isin(requests.name_key, twice)) if len(twice) else np.zeros(0, np.int64)
@@ -48,7 +48,7 @@ class Moved:
 
     @classmethod
     def all_of(cls, parts: list["Moved"]) -> "Moved":
-        """Several together."""
+        """Concatenated."""
         columns = zip(
             *((each.from_piece, each.from_place, each.to_piece, each.to_place) for each in parts), strict=True
         )
@@ -63,7 +63,7 @@ class Blocks:
     rows: pa.Table  # item_index, label
 
     def write(self, folder: Path, number: int) -> None:
-        """Keep the blocks of range `number`."""
+        """Store the blocks of range `number`."""
         for name in ("requests", "rows"):
             table: pa.Table = getattr(self, name)
             with pa.ipc.new_file(str(folder / f"block-{name}-{number:06}.arrow"), table.schema) as writer:
@@ -71,16 +71,16 @@ class Blocks:
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Blocks":
-        """What write kept, mapped into memory."""
+        """Memory-map what `write` stored."""
         return cls(*(duck.read_arrow(folder / f"block-{name}-{number:06}.arrow") for name in ("requests", "rows")))
 
 
 def find_blocks(
     rows: UserRows, num_rows: Int64, params: RequestParams, lag_us: int, at: Int64, offsets: Int64
 ) -> tuple[Blocks, Bool]:
-    """Blocks of the rows that may be in one, of users with enough rows; and which rows [N] are in a block.
+    """The blocks of users with enough rows, and a mask [N] of the rows in a block.
 
-    num_rows: of each user of the range. at, offsets: times of the range's events and where each user's begin.
+    num_rows: of each user of the range. at, offsets: times of the range's events, and each user's first event.
     """
     nameless = (rows.kind == MAY_BE_IN_BLOCK) & np.repeat(num_rows >= params.min_user_events, num_rows)
     place = np.flatnonzero(nameless)
@@ -107,11 +107,11 @@ def find_blocks(
 
 
 END_OFFSETS = "end_offsets.i32"
-"""In scratch: int32 of every named request, in the order of by_user through all pieces."""
+"""File in scratch: int32 end_offset of every named request, in the order of by_user over all pieces."""
 
 
 def write_end_offsets(users: UserLog, number: int, ends: Int64) -> None:
-    """Keep the end_offset of each request of users.requests(number)."""
+    """Store the end_offset of each request of users.requests(number)."""
     path = users.scratch / END_OFFSETS
     with path.open("r+b" if path.exists() else "w+b") as file:
         for inner, outer in users.request_slices(number):
@@ -121,7 +121,7 @@ def write_end_offsets(users: UserLog, number: int, ends: Int64) -> None:
 
 
 def read_end_offsets(users: UserLog, place: int) -> npt.NDArray[np.int32]:
-    """What was kept of a piece's requests, in the order of its by_user."""
+    """The stored end_offsets of a piece's requests, in the order of its by_user."""
     first, end = users.request_offsets[place : place + 2]
     if first == end:
         return np.zeros(0, np.int32)
@@ -130,11 +130,11 @@ def read_end_offsets(users: UserLog, place: int) -> npt.NDArray[np.int32]:
 
 
 NOT_LATER = 0
-"""The known_at of a request of which nothing was known later than it happened."""
+"""The known_at of a request whose rows and clicks were all known at their own times."""
 
 
 def _known_at(rows: UserRows, place: Int64, starts: Int64) -> Int64:
-    """[B] when the last was known of what was known later than it happened, of rows that begin at starts of place."""
+    """[B] the latest time at which a row or click of each block became known late; NOT_LATER if none was late."""
     click_at = rows.click_at[place]
     late = np.where(click_at > rows.occurred_at[place], click_at, NOT_LATER)
     return np.maximum.reduceat(late, starts) if len(starts) else np.zeros(0, np.int64)

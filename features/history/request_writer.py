@@ -1,6 +1,6 @@
 """Named requests of all pieces and the blocks of all ranges -> impressions/, numbered by (time, user, name).
 
-Goes through the log in order of time, in spans of about SPAN_ROWS rows of one piece: nothing is sorted as a whole.
+Reads the log in order of time, in spans of about SPAN_ROWS rows of one piece, so nothing is sorted as a whole.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -33,14 +33,14 @@ SPAN_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class RequestTable:
-    """R requests and their rows, one request's after the other."""
+    """R requests and their rows, in the order of the requests."""
 
     request_at: Int64  # [R]
     user_index: npt.NDArray[np.int32]  # [R]
     name: pa.ChunkedArray  # [R]
     end_offset: npt.NDArray[np.int32]  # [R]
     num_rows: npt.NDArray[np.int32]  # [R]
-    known_at: Int64  # [R] us; NOT_LATER where nothing was known later than it happened
+    known_at: Int64  # [R] us; NOT_LATER if everything was known at its own time
     item_index: npt.NDArray[np.int32]  # [N]
     label: npt.NDArray[np.float32]  # [N]
 
@@ -73,7 +73,7 @@ def write_requests(
 
 
 def _spans(piece: HistoryPiece) -> Iterator[tuple[int, int]]:
-    """Times [first, end) that part the piece's own into about SPAN_ROWS rows, by its file's row groups."""
+    """Time ranges [first, end) of about SPAN_ROWS rows each, by the row groups of the piece's file."""
     metadata = pq.read_metadata(piece.log_file)
     place = metadata.schema.names.index("occurred_at")
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
@@ -91,7 +91,7 @@ def _us(at: object) -> int:
 
 @dataclass(frozen=True)
 class _Named:
-    """The named requests of one piece, with the rows that later pieces have of them."""
+    """The named requests of one piece, including their rows in later pieces."""
 
     users: UserLog
     place: int
@@ -149,7 +149,7 @@ class _Named:
     def _with_later(
         self, of: Int64, item_index: npt.NDArray[np.int32], asked: pa.Table, mine: Int64
     ) -> tuple[Int64, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """(request, item_index, label) of each row, those from later pieces in their place."""
+        """(request, item_index, label) of each row, with the rows of later pieces inserted in order."""
         parts = [(of, item_index, *(asked[name].to_numpy() for name in ("label", "position", "event_key")))]
         for piece in np.unique(self.moved.from_piece[mine]):
             chosen = mine[self.moved.from_piece[mine] == piece]
@@ -167,7 +167,7 @@ class _Named:
 
 
 def _known_at(requests: pa.Table) -> Int64:
-    """A copy, to be written to."""
+    """A writable copy."""
     return requests["known_at"].fill_null(NOT_LATER).to_numpy().copy()
 
 
@@ -224,7 +224,7 @@ def _impressions(first_index: int, requests: RequestTable) -> pa.Table:
 def _with_contexts(
     connection: Backend, contexts: ir.Table, path: Path
 ) -> Iterator[Callable[[int, RequestTable], None]]:
-    """Append the names of requests, numbered from a number on, to a file with what contexts says of each."""
+    """Append the names and contexts of requests, numbered consecutively, to a file."""
     any_context = bool(connection.to_pyarrow(contexts.count()).as_py())
     held: list[pa.Table] = []
     with duck.row_groups(path, schema.REQUESTS) as append:

@@ -1,7 +1,7 @@
 """Pieces of the log -> the rows of whole users, in order of (user, time, item, event_key), a range of users at a time.
 
-Pieces are disjoint in time: a user's rows are those of the pieces one after the other. So where a row belongs is known
-from counts, and nothing is sorted again.
+Pieces are disjoint in time, so a user's rows are the concatenation of its rows in each piece: positions follow from
+counts, and nothing is sorted again.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -60,7 +60,7 @@ STORED |= {"event_key": np.int64, "session_key": np.int64, "row_at": np.int64, "
 
 @dataclass(frozen=True)
 class UserLog:
-    """All pieces, and whose rows they hold."""
+    """All pieces, and the users of their rows."""
 
     pieces: Sequence[HistoryPiece]
     scratch: Path  # users.arrow: user_index and num_rows; items.arrow: item_index; of each piece in turn
@@ -71,10 +71,10 @@ class UserLog:
     def open(
         cls, connection: Backend, pieces: Sequence[HistoryPiece], num_rows: Int64, at_once: int, scratch: Path
     ) -> "UserLog":
-        """Number the pieces' users and items by the tables `users` and `vocabulary` that the engine keeps.
+        """Number the pieces' users and items by the tables `users` and `vocabulary` of the connection.
 
-        num_rows: [num_users]. at_once: rows of a range; a user with more is a range alone.
-        Raises InputError where an item of the log is not in items.
+        num_rows: [num_users]. at_once: rows per range; a user with more rows is a range alone.
+        Raises InputError if a user or an item of the log is unknown.
         """
         users = of_pieces(connection, pieces, "users").inner_join(duck.kept(connection, "users"), "user_id")
         items = of_pieces(connection, pieces, "items").inner_join(duck.kept(connection, "vocabulary"), "item_id")
@@ -88,13 +88,13 @@ class UserLog:
             if missing:
                 raise InputError(
                     f"{missing:,} {table} of the partitions of validated_interactions are unknown: items.parquet is "
-                    "of another log. `dvc repro --force ingest validate` makes both again."
+                    "of another log. Rebuild both with `dvc repro --force ingest validate`."
                 )
         return cls(pieces, scratch, num_rows, _range_starts(num_rows, at_once))
 
     @cached_property
     def request_offsets(self) -> Int64:
-        """[num_pieces + 1] where each piece's requests begin in what is numbered through all pieces."""
+        """[num_pieces + 1] each piece's first request in the numbering over all pieces."""
         return _offsets([piece.num_rows["requests.arrow"] for piece in self.pieces])
 
     def rows(self, number: int) -> UserRows:
@@ -137,7 +137,7 @@ class UserLog:
         return NamedRequests(*(np.concatenate(each) for each in zip(empty, *found, strict=True)))
 
     def request_slices(self, number: int) -> list[tuple[slice, slice]]:
-        """Of each piece: where the range's requests stand in requests(number), and where in by_user of all pieces."""
+        """For each piece: the range's requests as a slice of requests(number), and as a slice of all by_user tables."""
         bounds = self._request_bounds[:, number : number + 2]
         inner = _offsets(bounds[:, 1] - bounds[:, 0])
         outer = bounds + self.request_offsets[:-1, None]
@@ -163,7 +163,7 @@ class UserLog:
 
     @cached_property
     def _member_bounds(self) -> Int64:
-        """[num_pieces, num_ranges + 1] of each piece: its first user that is not before a range."""
+        """[num_pieces, num_ranges + 1] each piece's first user at or after the start of each range."""
         found = [
             np.searchsorted(self.members(p)["user_index"].to_numpy(), self.starts) for p in range(len(self.pieces))
         ]

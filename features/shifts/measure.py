@@ -1,6 +1,6 @@
-"""Events and sessions with their themes -> rates: stability in sessions, hops between them, returns, what is off-theme.
+"""Events and sessions with their themes -> rates: stability in sessions, hops between them, returns, off-theme share.
 
-Every rate stands beside that of the same events shuffled within each user: chance does not count. numpy throughout.
+Every rate is compared with the rate of the same events shuffled within each user, its baseline by chance. numpy only.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ MIN_BEHIND = 100  # cases behind a rate that is shown
 
 
 def shuffled(user: Int64, random: np.random.Generator) -> Int64:
-    """A permutation of events that leaves each with its user. user: [E] ascending."""
+    """A random permutation of events within each user. user: [E] ascending."""
     return np.argsort(user + random.random(len(user)), kind="stable")
 
 
 def stability(user: Int64, session: Int64, theme: Int64) -> dict[str, float | None]:
-    """Whether the next event has the same theme: in the same session, and as the first of the user's next one."""
+    """The rate at which the next event has the same theme: within a session, and from a session to the next."""
     known = (theme[1:] != NO_THEME) & (theme[:-1] != NO_THEME) & (user[1:] == user[:-1])
     same, inside = theme[1:] == theme[:-1], session[1:] == session[:-1]
     return {"within": _mean(same[known & inside]), "between": _mean(same[known & ~inside])}
@@ -36,8 +36,8 @@ def stability(user: Int64, session: Int64, theme: Int64) -> dict[str, float | No
 def shifts(user: Int64, theme: Int64) -> dict[str, Any]:
     """Rates over consecutive sessions of a user; null where no user has two.
 
-    hop_rate: the theme differs from the session before. return_rate: of those, the theme had been there earlier.
-    expected_hop_rate: were each user's sessions in any order, what the hop rate would be.
+    hop_rate: share of sessions whose theme differs from the previous session's. return_rate: share of hops to a theme
+    that the user had before. expected_hop_rate: the hop rate if each user's sessions were in random order.
     """
     follows = np.flatnonzero(user[1:] == user[:-1]) + 1
     hops = follows[theme[follows] != theme[follows - 1]]
@@ -67,9 +67,9 @@ def _expected(user: Int64, theme: Int64, num_pairs: int) -> float | None:
 def returns(
     user: Int64, started_us: Int64, theme: Int64, num_draws: int, random: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """By lag in days: of the days on which a theme's user is there again, the share on which the theme is too.
+    """By lag in days: if a user is active again that many days after a theme, the rate at which the theme is back.
 
-    With a 95 % interval over users where num_draws is not 0. Arrays over sessions.
+    With a 95 % interval over users unless num_draws is 0. Arrays over sessions.
     """
     if not len(user):
         return []
@@ -107,9 +107,9 @@ def _interval(sums: Float, num_draws: int, random: np.random.Generator) -> dict[
 
 
 def off_theme(user: Int64, theme: Int64) -> list[dict[str, Any]]:
-    """By length n: of the n events before an event that has as many, the share that is of another theme than it.
+    """By length n: the share of the n events before an event that have another theme than it.
 
-    Events without a theme are neither: only those with one are looked at.
+    Counts events with at least n predecessors. Events without a theme are left out.
     """
     known = theme != NO_THEME
     user, theme = user[known], theme[known]
@@ -131,7 +131,7 @@ def off_theme(user: Int64, theme: Int64) -> list[dict[str, Any]]:
 
 
 def transitions(user: Int64, theme: Int64, num_themes: int) -> Int64:
-    """[T, T] consecutive sessions from one theme to another."""
+    """[T, T] number of consecutive sessions from one theme to another."""
     follows = np.flatnonzero(user[1:] == user[:-1]) + 1
     counts = np.zeros((num_themes, num_themes), np.int64)
     np.add.at(counts, (theme[follows - 1], theme[follows]), 1)

@@ -1,4 +1,4 @@
-"""Users' hops -> who hops: segments of users, and the sessions of a dozen of them under names that say nothing."""
+"""Users' hops -> segments of users by how often they hop, and the sessions of a dozen users under made-up names."""
 
 import string
 from typing import Any
@@ -13,12 +13,12 @@ Float = npt.NDArray[np.float64]
 
 MIN_PAIRS = 3
 SEGMENTS = (("stay", 0.0, 0.25), ("mixed", 0.25, 0.75), ("hop", 0.75, 1.01))
-"""By the share of a user's sessions that turn to another theme."""
+"""Segments by the share of a user's sessions that hop to another theme."""
 NUM_STRIPS, MOST_SESSIONS = 12, 40
 
 
 def segments(pairs: Int64, rates: Float, user: Int64, theme: Int64, num_events: Int64) -> list[dict[str, Any]]:
-    """How many users stay, hop or do both; those with too few sessions apart. Arrays over users, but user and theme.
+    """Number of users per segment; users with too few sessions are a segment of their own. Arrays over users.
 
     user, theme: of the judged sessions. num_events: of each user.
     """
@@ -42,9 +42,9 @@ def segments(pairs: Int64, rates: Float, user: Int64, theme: Int64, num_events: 
 def strips(
     pairs: Int64, rates: Float, user: Int64, theme: Int64, num_events: Int64, started_us: Int64, shown: list[int]
 ) -> list[dict[str, Any]]:
-    """The newest sessions of a dozen users, from those who hop least to those who hop most. Arrays over sessions.
+    """The newest sessions of a dozen users, from the fewest hops to the most. Arrays over sessions.
 
-    A block is [place of its theme among those shown, or null; events; day]. Names are letters, days are counted from
+    A session is [position of its theme among those shown, or null; events; day]. Names are letters; days count from
     the user's first.
     """
     enough = np.flatnonzero(

@@ -1,8 +1,8 @@
-"""Items' categories, or else who consumes what, -> themes: the few kinds of interest between which users may hop.
+"""Items' categories, or else co-consumption of items, -> themes: the kinds of interest between which users may hop.
 
-Where there are more categories than themes, those that the same users consume are one theme; where items have none, the
-same is done with items. Both look at users, never at sessions: events shuffled within a user have the same themes, so a
-baseline of shuffled events is fair. scikit-learn reduces (TruncatedSVD) and groups (KMeans).
+If there are more categories than themes, categories consumed by the same users are grouped into a theme; without
+categories, items are grouped the same way. Grouping uses users, never sessions: shuffling events within a user does not
+change the themes, so the shuffled baseline is fair. scikit-learn reduces (TruncatedSVD) and groups (KMeans).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Int64 = npt.NDArray[np.int64]
 NO_THEME = -1
 DIMENSIONS = 24
 FROM_CATEGORIES, FROM_GROUPS, FROM_ITEMS, FROM_NOTHING = "categories", "grouped categories", "items", "nothing"
-MIN_USERS = 2  # of an item, to be grouped with others
+MIN_USERS = 2  # an item with fewer users is not grouped
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Themes:
     made_of: str  # FROM_...
 
     def first(self, num_events: Int64) -> Int64:
-        """[I] one theme an item: of its themes the one that most events carry; NO_THEME where it has none.
+        """[I] one theme per item: of its themes the most frequent one over all events; NO_THEME if it has none.
 
         num_events: [I] of each item.
         """
@@ -47,7 +47,7 @@ class Themes:
 
 
 def find_themes(histories: UserHistories, num_themes: int, seed: int) -> Themes:
-    """Themes as the log has them: its categories, groups of them, or groups of items."""
+    """The themes of a log: its categories, groups of them, or groups of items."""
     lists = histories.vocabulary["categories"].combine_chunks()
     encoded = lists.flatten().dictionary_encode()
     names = [str(name) for name in encoded.dictionary.to_pylist()]
@@ -89,7 +89,7 @@ def _matrix(row: Int64, column: Int64, num_rows: int, num_columns: int) -> Any:
 
 
 def _grouped(counts: Any, num_themes: int, seed: int) -> Int64:
-    """[rows] the group of each: near to one another are rows that the same users have. 0 is the largest group."""
+    """[rows] the group of each row; rows with the same users are similar. 0 is the largest group."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import TruncatedSVD
 
@@ -125,15 +125,15 @@ def _distinct(starts: Int64, codes: Int64) -> tuple[Int64, Int64]:
 
 
 def _spread(sizes: Int64, starts: Int64) -> tuple[Int64, Int64]:
-    """Events that have several codes -> the event of each code, and its place among all codes."""
+    """Events with several codes -> the event of each code, and the code's position among all codes."""
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.repeat(np.arange(len(sizes)), sizes), np.repeat(starts, sizes) + within
 
 
 def session_themes(themes: Themes, item: Int64, num_events: Int64) -> Int64:
-    """[S] the theme that most of a session's events carry, the first in name at a tie; NO_THEME where none has one.
+    """[S] the most frequent theme of a session's events, at a tie the first by name; NO_THEME if none has a theme.
 
-    item: [E] of each event; num_events: [S], sessions follow one another. An event with several themes counts for each.
+    item: [E] of each event; num_events: [S], of consecutive sessions. An event with several themes counts for each.
     """
     session = np.repeat(np.arange(len(num_events)), num_events)
     sizes = np.diff(themes.starts)[item]

@@ -1,11 +1,11 @@
-"""The audit's rates in, words out: one sentence of what was found, and at most three of what to do, by stated rules."""
+"""The audit's rates -> one sentence with the finding, and at most three with advice, by rules that the page states."""
 
 from collections.abc import Mapping
 from typing import Any
 
 MIN_PAIRS = 100
 CLEAR, FAINT = 0.1, 0.03
-"""By so much more often than by chance the next event keeps its theme: a clear session structure, and none."""
+"""Stability above chance from which the session structure is clear, and below which there is none."""
 SHIFTS, NONE, WEAK, NOT_JUDGED = "shifts", "none", "weak", "not judged"
 RULES = (
     f"clear: within a session the next event keeps its theme more often than shuffled by {CLEAR:.0%} or more; none: by "
@@ -14,7 +14,7 @@ RULES = (
 
 
 def judge(told: Mapping[str, Any]) -> tuple[str, str]:
-    """What the log is (SHIFTS, NONE, WEAK, NOT_JUDGED), and the sentence that says so with its baseline."""
+    """The state of the log (SHIFTS, NONE, WEAK, NOT_JUDGED), and a sentence that says so with the baseline."""
     within, chance = told["stability"]["within"], told["shuffled"]["within"]
     if told["num_pairs"] < MIN_PAIRS or within is None or chance is None:
         return NOT_JUDGED, (

@@ -1,7 +1,7 @@
-"""A cache of Parquet files by the content they were made from: .cache/<stage>/<source>/<key>/. Entries are atomic.
+"""A cache of Parquet files, keyed by the content of their inputs: .cache/<stage>/<source>/<key>/. Entries are atomic.
 
-A key is a hash of all that the files depend on. Files are copied out, never linked: who writes into a published out,
-or DVC when it protects one, must not reach what later runs are assembled from.
+A key is a hash of everything the files depend on. Files are copied out, never linked, so that writing to a published
+output (or DVC protecting it) does not change the cache.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ def key_of(*parts: object) -> str:
 
 
 def file_name(table: str) -> str:
-    """What a table's file is called."""
+    """The file name of a table."""
     return table if "." in table else f"{table}.parquet"
 
 
 class PartitionCache:
-    """Entries by key. An entry is a folder of <table>.parquet, with entry.json: their rows and hashes.
+    """Entries by key. An entry is a folder of <table>.parquet files and entry.json with their rows and hashes.
 
-    A table whose name has a suffix, as rows.arrow, is a file of that name.
+    A table whose name has a suffix, such as rows.arrow, is stored under that file name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,13 +68,13 @@ class PartitionCache:
             yield Path(folder)
 
     def holds(self, key: str) -> bool:
-        """Whether the entry exists and all its files still have the hashes of what was put there."""
+        """Whether the entry exists and all its files still have their stored hashes."""
         try:
             held = self._entry(key)
             is_sound = all(hash_file(self.file(key, table)) == entry["sha256"] for table, entry in held.items())
             self._used |= {key} if is_sound else set()
             return is_sound
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: it is made again
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: it is rebuilt
             return False
 
     def file(self, key: str, table: str) -> Path:
@@ -87,7 +87,7 @@ class PartitionCache:
 
     @contextmanager
     def making(self) -> Iterator[Path]:
-        """An empty folder, on the same disk, to make entries in."""
+        """An empty folder on the same disk in which to build entries."""
         folder = self._folder / MAKING
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

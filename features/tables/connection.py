@@ -1,8 +1,8 @@
-"""A DuckDB for SQL over tables in memory: UTC, as many threads and as much memory as the machine gives. Ibis's is in
-duck.py.
+"""A DuckDB connection for SQL over in-memory tables, in UTC, with the threads and memory of the machine. (duck.py has
+the one for Ibis.)
 
-Both may be set: LEITMOTIF_THREADS and LEITMOTIF_MEMORY_MB. They are no parameters of a stage, since no byte that it
-writes depends on them.
+LEITMOTIF_THREADS and LEITMOTIF_MEMORY_MB override both. They are not params of a stage, since its output does not
+depend on them.
 """
 
 import math
@@ -20,9 +20,9 @@ from contracts.errors import InputError
 THREADS, MEMORY = "LEITMOTIF_THREADS", "LEITMOTIF_MEMORY_MB"
 LEAST_MB = 1000
 ONE_IN = 16
-"""DuckDB gets one part in so many of the machine's memory, where nothing else is said; it spills what does not fit."""
+"""By default DuckDB gets the machine's memory divided by this; it spills what does not fit to disk."""
 MOST_OF = 2
-"""And never more than one part in so many: a small container has other things in memory too."""
+"""The limit: at most the memory divided by this, since a container needs memory for other things too."""
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -66,12 +66,12 @@ def _open(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def num_threads() -> int:
-    """As LEITMOTIF_THREADS says, else the processors that this process and its container have. Raises InputError."""
+    """LEITMOTIF_THREADS, or else the processors available to this process and its container. Raises InputError."""
     return _told(THREADS) or min(len(os.sched_getaffinity(0)), _quota())
 
 
 def memory_mb() -> int:
-    """As LEITMOTIF_MEMORY_MB says, else a part of the machine's memory, or of the container's. Raises InputError."""
+    """LEITMOTIF_MEMORY_MB, or else a share of the machine's or the container's memory. Raises InputError."""
     megabytes = _machine_bytes() // 1_000_000
     return _told(MEMORY) or max(1, min(max(LEAST_MB, megabytes // ONE_IN), megabytes // MOST_OF))
 
@@ -81,12 +81,12 @@ def _told(name: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or not int(text):
-        raise InputError(f"{name} is {text!r}, not a whole number from 1 on. Set it so, or leave it out.")
+        raise InputError(f"{name} is {text!r}, not a whole number of at least 1. Correct it or unset it.")
     return int(text)
 
 
 def _quota() -> int:
-    """Processors that the container may use in full; a great number where it has no quota."""
+    """The container's CPU quota in whole processors; a large number without a quota."""
     quota, *period = QUOTA.read_text().split() if QUOTA.is_file() else ["max"]
     return max(1, math.ceil(int(quota) / int(period[0]))) if quota.isdecimal() and period else 1 << 16
 

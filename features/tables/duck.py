@@ -19,7 +19,7 @@ ROW_GROUP = 1 << 20
 
 @contextmanager
 def duckdb(spill: Path) -> Iterator[Backend]:
-    """A DuckDB of our own, in memory, UTC, that spills into a folder; threads and memory as in connection.py."""
+    """A new in-memory DuckDB connection, UTC, that spills to a folder; threads and memory as in connection.py."""
     connection = ibis.duckdb.connect(
         threads=num_threads(),
         memory_limit=f"{memory_mb()}MB",
@@ -31,7 +31,7 @@ def duckdb(spill: Path) -> Iterator[Backend]:
     connection.raw_sql("SET enable_progress_bar = false")
     try:
         with warnings.catch_warnings():
-            # Ibis 12 and DuckDB 2: nothing that we could call otherwise
+            # deprecations between Ibis 12 and DuckDB 2 that we cannot avoid
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
             yield connection
     finally:
@@ -39,12 +39,12 @@ def duckdb(spill: Path) -> Iterator[Backend]:
 
 
 def read(connection: Backend, folder: Path) -> ir.Table:
-    """All Parquet files of one out as a table."""
+    """All Parquet files of an output folder as one table."""
     return connection.read_parquet(str(folder / "*.parquet"))
 
 
 def keep(connection: Backend, name: str, table: ir.Table | pa.Table) -> ir.Table:
-    """Compute a table once and keep it under a name; an earlier table of that name is replaced."""
+    """Compute a table once and store it under a name; replaces an earlier table of that name."""
     # an Arrow table goes in as an expression: Ibis 12 cannot drop the view that it makes of a bare one
     expression = ibis.memtable(table).select(table.schema.names) if isinstance(table, pa.Table) else table
     connection.raw_sql(f"DROP TABLE IF EXISTS {_held(name)}")  # Ibis 12's own drop fails on sqlglot 30
@@ -87,7 +87,7 @@ def read_arrow(path: Path) -> pa.Table:
 
 @contextmanager
 def row_groups(path: Path, schema: pa.Schema, size: int = ROW_GROUP) -> Iterator[Callable[[pa.Table], None]]:
-    """Append tables to one Parquet file whose row groups have one size, however the pieces fall."""
+    """Append tables to one Parquet file with row groups of equal size, whatever the sizes of the tables."""
     held = schema.empty_table()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
 
@@ -104,7 +104,7 @@ def row_groups(path: Path, schema: pa.Schema, size: int = ROW_GROUP) -> Iterator
 
 
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
-    """Write a table whose rows are sorted already."""
+    """Write a table that is already sorted."""
     pq.write_table(table.select(schema.names).cast(schema).combine_chunks(), path, compression="zstd")
 
 

@@ -1,6 +1,6 @@
-"""Histories -> user_events.parquet: how many events each user has had, cumulatively, to be read as of a time.
+"""Histories -> user_events.parquet: the cumulative number of events of each user, for reads as of a time.
 
-Read strictly before t - history.lag_s it is an impression's end_offset: where the history ends that a request may see.
+Read strictly before t - history.lag_s, it is the end_offset of a request at t: the end of the history it may see.
 """
 
 from pathlib import Path
@@ -17,10 +17,10 @@ SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("occurred_at", TIME, nullable=False),
-        pa.field("end_offset", pa.int64(), nullable=False),  # the user's events up to and with that time
+        pa.field("end_offset", pa.int64(), nullable=False),  # the user's events up to and including that time
     ]
 )
-"""user_events.parquet, one row a user and time, sorted by both. Valid with the user_histories that it was made of."""
+"""Schema of user_events.parquet: one row per user and time, sorted by both. Valid only with its user_histories."""
 EVENTS_AT_ONCE = 1 << 20
 
 
@@ -31,7 +31,7 @@ def write_event_counts(histories: UserHistories, path: Path) -> int:
         first = 0
         while first < len(offsets) - 1:
             end = int(np.searchsorted(offsets, offsets[first] + EVENTS_AT_ONCE, side="right")) - 1
-            end = max(end, first + 1)  # one user at least
+            end = max(end, first + 1)  # at least one user
             table = _count(histories, first, end)
             writer.write_table(table)
             num_rows, first = num_rows + len(table), end

@@ -21,7 +21,7 @@ ARRAYS: dict[str, type[np.generic]] = {
     "session_key": np.int64,  # of the source's session_id; 0 where it has none
 }
 RETENTION = "retention.json"
-"""log_end_us: the newest time of what valid rows tell. keep_from_us: events before are left out; null: all are kept."""
+"""log_end_us: the newest time in valid rows. keep_from_us: earlier events were dropped; null: none were."""
 HEADER = 128
 """Bytes before the data of a flat .npy file: numpy leaves room for any length."""
 
@@ -39,8 +39,8 @@ class UserHistories:
     offsets: npt.NDArray[np.int64]  # [num_users + 1]
     user_ids: pa.ChunkedArray  # position = user_index
     vocabulary: pa.Table  # contracts.schema.VOCABULARY; position = item_index - FIRST_INDEX
-    log_end_us: int  # the newest time of what valid rows tell, be it an event of a history or not
-    keep_from_us: int | None  # events before were left out (history.retention_s); None where all were kept
+    log_end_us: int  # the newest time in valid rows, whether or not it is in a history
+    keep_from_us: int | None  # earlier events were dropped (history.retention_s); None: none were
 
     @classmethod
     def open(cls, folder: Path) -> "UserHistories":
@@ -56,9 +56,9 @@ class UserHistories:
 
 
 def from_first(session: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """[E] the sessions of some lists of events laid end to end, each list's from 0 at its first event.
+    """[E] session numbers of concatenated lists of events, renumbered from 0 at each list's first event.
 
-    bounds: [R + 1] where each list begins, and the end. So whoever holds the newest events alone numbers them the same.
+    bounds: [R + 1] start of each list, and the end. The numbers do not depend on older events that a list lacks.
     """
     lengths = np.diff(bounds)
     firsts = session[np.minimum(bounds[:-1], max(len(session) - 1, 0))] if len(session) else np.zeros(len(lengths))
@@ -66,7 +66,7 @@ def from_first(session: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]
 
 
 class HistoryWriter:
-    """Fills the arrays user by user, as files that grow: memory holds one piece at a time."""
+    """Writes the arrays user by user into growing files, so that memory holds one piece at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -85,7 +85,7 @@ class HistoryWriter:
             events[name].astype(dtype, copy=False).tofile(self._files[name])
 
     def close(self, retention: dict[str, int | None]) -> npt.NDArray[np.int64]:
-        """Write the offsets and what was left out (RETENTION); returns each user's number of events."""
+        """Write the offsets and the retention (RETENTION); returns each user's number of events."""
         for name, file in self._files.items():
             file.flush()
             self._write_header(name)  # as long as the one before, whatever the number

@@ -1,4 +1,4 @@
-"""The ledger: rows held back by ingest and validate and rows used by histories, adding up to the rows read."""
+"""The ledger: rows rejected or quarantined by ingest and validate and rows used by histories; they sum to rows read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from contracts.schema import LEDGER
 
 ROWS = "rejected.parquet"
 ITEM_ROWS = "items.parquet"
-"""In rejected/: rows of a file of items. They are no events, and no part of the ledger."""
+"""In rejected/: rows of the items file. They are not events and not part of the ledger."""
 
 
 def assemble(data: Path, fates: Mapping[str, int]) -> pa.Table:
-    """The ledger (contracts.schema.LEDGER). fates: how many valid rows went where in histories."""
+    """The ledger (contracts.schema.LEDGER). fates: number of valid rows by what histories did with them."""
     rejected, held_back = _by_reason(data / "rejected"), _by_reason(data / "quarantine")
     num_rows = ds.dataset(data / "interactions", format="parquet").count_rows()
     repeated = num_rows - sum(held_back.values()) - sum(fates.values())

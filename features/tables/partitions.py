@@ -21,7 +21,7 @@ class Partition:
 
     @property
     def unit(self) -> str:
-        """D, M or Y. Raises ValueError where the name is none of theirs."""
+        """D, M or Y. Raises ValueError if the name is not of a day, month or year."""
         lengths = {len("2024-01-31"): "D", len("2024-01"): "M", len("2024"): "Y"}
         try:
             unit = lengths[len(self.name)]
@@ -43,12 +43,12 @@ class Partition:
 
     @classmethod
     def at(cls, at_us: int, unit: str) -> "Partition":
-        """The one that holds a microsecond."""
+        """The partition that contains a time (us)."""
         return cls(str(np.datetime64(at_us, "us").astype(f"datetime64[{unit}]")))
 
 
 def partitions_of(folder: Path) -> dict[Partition, Path]:
-    """Every file of a time-partitioned out, in order of time. Raises InputError where the names are not times."""
+    """All files of a time-partitioned output, in order of time. Raises InputError if a name is not a time."""
     files = {Partition(path.stem): path for path in sorted(folder.glob("*.parquet"))}
     try:
         units = {partition.unit for partition in files}
@@ -61,7 +61,7 @@ def partitions_of(folder: Path) -> dict[Partition, Path]:
 
 
 def check_times(files: Mapping[Partition, Path]) -> None:
-    """Raise InputError where a file has an occurred_at that is not of its partition (by its row groups' statistics)."""
+    """Raises InputError if a file has an occurred_at outside its partition, by its row groups' statistics."""
     for partition, path in files.items():
         metadata = pq.read_metadata(path)
         place = metadata.schema.names.index("occurred_at")
@@ -71,7 +71,7 @@ def check_times(files: Mapping[Partition, Path]) -> None:
             if first < partition.first_us or last > partition.last_us:
                 raise InputError(
                     f"{path} holds events from {np.datetime64(first, 'us')} to {np.datetime64(last, 'us')}, which are "
-                    f"not all of {partition.name}. `dvc repro --force ingest validate` sorts them into their files."
+                    f"not all of {partition.name}. Rebuild the files with `dvc repro --force ingest validate`."
                 )
 
 

@@ -10,7 +10,7 @@ Sections = Mapping[str, Any]
 
 
 def history_is_kept(sections: Sections) -> list[str]:
-    """The online store keeps at least the events that a model reads, and the history holds those that are known."""
+    """The online store must keep at least the events that a model reads, and histories the events that are known."""
     history, model, statistics = (sections[name] for name in ("history", "model", "statistics"))
     problems = []
     needed = max(model.history_length, RECENT if statistics.coclick_rank else 0)
@@ -35,8 +35,8 @@ def history_is_kept(sections: Sections) -> list[str]:
 
 
 def split_is_in_order(sections: Sections) -> list[str]:
-    """train_from before validation, validation not after test, and something in each part. A quantile beside a time
-    can be compared only with the log."""
+    """train_from before validation, validation not after test, no empty part. A quantile and a time cannot be compared
+    without the log."""
     split, delay_s = sections["split"], sections["labels"].delay_s
     problems = list(_in_order(split, delay_s))
     if split.validation == 0:
@@ -73,7 +73,7 @@ def _in_order(split: Any, delay_s: float) -> Iterator[str]:
 
 
 def counts_are_read(sections: Sections) -> list[str]:
-    """No window is finer than the counters, and no setting of the statistics is ignored."""
+    """No window may be finer than the counters, and no setting of the statistics may be ignored."""
     statistics, problems = sections["statistics"], []
     finer = [window for window in statistics.windows_s if window < statistics.bucket_s]
     if finer:

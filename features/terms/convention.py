@@ -27,21 +27,23 @@ def micros(seconds: float) -> int:
 
 
 def counted_at(occurred_at: Any, bucket_us: int) -> Any:
-    """When an event is counted, us: at the end of its bucket, so that no count is known early; at its own time for 0.
+    """The time (us) from which an event counts: the end of its bucket, so no count is known early; its own time for 0.
 
-    occurred_at: whole microseconds, of any kind that can be divided: a number, an array, a column. Buckets begin at
-    multiples of their length since 1970, whoever counts.
+    occurred_at: whole microseconds; a number, an array or a column. Buckets begin at multiples of their length since
+    1970.
     """
     if not bucket_us:
         return occurred_at
-    inside = (occurred_at % bucket_us + bucket_us) % bucket_us  # engines differ in the sign of what is before 1970
+    inside = (
+        occurred_at % bucket_us + bucket_us
+    ) % bucket_us  # engines differ in the sign of modulo for times before 1970
     return occurred_at - inside + bucket_us
 
 
 RECENT = 10
 """The newest events of a history whose clicks are compared with a candidate."""
 COCLICK_SPANS = (1, 3, RECENT)
-"""A candidate is compared with the last click, with the last three and with all recent ones."""
+"""A candidate is compared with the last click, the last three clicks and all recent clicks."""
 
 
 def coclick_columns(rank: int, context: bool) -> tuple[str, ...]:
@@ -53,17 +55,17 @@ def coclick_columns(rank: int, context: bool) -> tuple[str, ...]:
 
 
 CODE_WIDTH = 32
-"""The greatest length of an item's code (who reads it)."""
+"""The largest width of co-click codes."""
 
 
 def code_width(rank: int) -> int:
-    """How many numbers say who read an item, where users have factors of that length; none where they have none."""
+    """The width of co-click codes for user factors of length `rank`; 0 without factors."""
     return min(rank, CODE_WIDTH)
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def key_of_text(text: str) -> int:
-    """The int64 that stands for an event_id or a session_id where histories are stored: the first 8 bytes of its MD5.
+    """The int64 that replaces an event_id or a session_id in stored histories: the first 8 bytes of its MD5.
 
     The same in SQL: the first 16 digits of md5(text), read as a signed big-endian number.
     """

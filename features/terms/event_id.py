@@ -1,4 +1,4 @@
-"""The event_id of an event whose source gives none: a hash of its content, the same for a live and a logged event."""
+"""The event_id of an event whose source has none: a hash of its content, equal for a live and a logged event."""
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
@@ -16,7 +16,7 @@ IDENTITY = ("user_id", "item_id", "occurred_at", "label", "impression_id", "posi
 
 
 def event_ids(events: pa.Table) -> pa.Array:
-    """A name for each of some events that hold the columns IDENTITY, in the types of contracts.schema.INTERACTIONS."""
+    """An event_id for each event. events: with the columns IDENTITY, typed as in contracts.schema.INTERACTIONS."""
     parts = [events[name].cast(pa.int64()) if name == "occurred_at" else events[name] for name in IDENTITY]
     texts = [part.cast(pa.string()) for part in parts]
     joined = pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace", null_replacement="\x00")
@@ -38,6 +38,6 @@ def _hashes(texts: pa.Array) -> pa.Array:
 
 
 def event_id(**event: Any) -> str:
-    """The name of one event. event: a value for each of IDENTITY; occurred_at in microseconds."""
+    """The event_id of one event. event: a value for each column of IDENTITY; occurred_at in microseconds."""
     columns = [pa.array([event[name]]).cast(INTERACTIONS.field(name).type) for name in IDENTITY]
     return event_ids(pa.table(columns, names=list(IDENTITY)))[0].as_py()

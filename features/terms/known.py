@@ -1,17 +1,18 @@
 """When a fact of the log became known, and so from when it counts: one rule for tables, tails and replays.
 
-A row tells up to two facts: that something was shown or done, and that it was clicked.
+A row holds up to two facts: an impression or action, and its click.
 
 - The row counts from its own time on, or from `arrived_at` on where it came later than that.
 - Its click counts with the row, or from `known_at` on where it became known later than the row.
 
-That later time is the time of the fact: counts are stamped with it, a history holds it as the event's time and is
-ordered by it, ties by item and event key as ever. What is read as of t is read strictly before t - lag, so nothing is
-read before it was known, and what an earlier read has found is never changed by what comes later.
-A history of all labels holds a show from its time on and, as an event of its own, its click from when that was known.
+That later time is the time of the fact: counters and histories use it as the event's time and are ordered by it, with
+ties by item and event key. A read as of t reads strictly before t - lag, so no fact is read before it was known, and
+facts that arrive later never change an earlier read.
+A history of all labels holds a show from its time on and, as a separate event, its click from when that became known.
 
-A log that does not say (null) is taken at its own times. There labels.delay_s stands in: a click is known that long
-after its row, and no lag of what tells clicks may be shorter (features.terms.params.lags_below_delay).
+Where the log does not say (null), facts are known at their own times. labels.delay_s then takes its place: a click is
+known that long after its row, and lags of features that reveal clicks must not be shorter
+(features.terms.params.lags_below_delay).
 """
 
 from pathlib import Path
@@ -29,8 +30,8 @@ Int64 = npt.NDArray[np.int64]
 
 
 def times_of(rows: Any) -> tuple[Any, Any]:
-    """(time of the row, time of its click or that of the row where it has none), of a table of interactions in Ibis."""
-    import ibis  # the replay, which needs the rule too, does without
+    """(time of the row, time of its click or of the row if it has none), for an Ibis table of interactions."""
+    import ibis  # imported here, since the replay needs this module but not Ibis
 
     row_at = ibis.greatest(rows.occurred_at, ibis.coalesce(rows.arrived_at, rows.occurred_at))
     click_at = ibis.ifelse(rows.label >= CLICKED, ibis.greatest(row_at, ibis.coalesce(rows.known_at, row_at)), row_at)
@@ -46,7 +47,7 @@ def says_known(path: Path) -> bool:
 
 
 def times_in(rows: pa.Table) -> tuple[Int64, Int64]:
-    """The same of a table in Arrow, us."""
+    """The same as times_of for an Arrow table, in us."""
     own = _us(rows["occurred_at"])
     row_at = np.maximum(own, _us(rows["arrived_at"], own))
     clicked = rows["label"].to_numpy() >= CLICKED

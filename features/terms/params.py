@@ -1,4 +1,4 @@
-"""The sections of params.yaml that belong to the data side, from source to Feast."""
+"""The typed sections of params.yaml for the data side, from source to Feast."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ class ColumnParams(Section):
     position: str | None
     session_id: str | None
     event_id: str | None
-    known_at: str | None  # as occurred_at: when it was known what became of the row
+    known_at: str | None  # as occurred_at: when the row's click became known
     title: str | None
     categories: str | None  # one value, or several joined by "|", or a list
     published_at: str | None  # as occurred_at
@@ -71,10 +71,8 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "source.label_threshold": ("movielens", "table"),
     "source.time_unit": ("table",),
 }
-"""Keys that not every source reads -> the sources that do. Where another source is chosen they are put back to what
-presets/simulator.yaml has (orchestration.configure), so that ingest, which depends on the sections, finds itself
-unchanged.
-"""
+"""Keys that not every source reads -> the sources that do. Choosing another source resets them to the values of
+presets/simulator.yaml (orchestration.configure), so that ingest, which depends on these sections, stays unchanged."""
 
 
 class SourceParams(Section):
@@ -87,33 +85,33 @@ class SourceParams(Section):
     columns: ColumnParams  # table only
     time_unit: Literal["s", "ms", "us", "iso"]  # table only
     format: Literal["auto", "csv", "tsv", "semicolon", "pipe", "double_colon", "parquet"]  # table only
-    null_words: Several[str]  # table and movielens: texts that say that nothing was given
+    null_words: Several[str]  # table and movielens: texts that count as null
     label_threshold: float  # table and movielens: clicked = label >= this
-    join_s: Seconds  # rows of one item in one request are one row, up to this far apart
-    shown_s: Seconds  # unclicked rows of one impression_id further apart than this are of different requests
+    join_s: Seconds  # show and click of one item in one request, at most this far apart, are one row
+    shown_s: Seconds  # unclicked rows of one impression_id further apart than this belong to different requests
     negatives: Annotated[int, Field(ge=0, le=1000)]  # unclicked items sampled for each request of clicks alone
-    negatives_from: Literal["popularity", "uniform"]  # among the items clicked before: by their clicks, or each alike
+    negatives_from: Literal["popularity", "uniform"]  # among the items clicked before: weighted by clicks, or equally
     partition: Literal["day", "month", "year"]
 
     @model_validator(mode="after")
     def _named_apart(self) -> "SourceParams":
         if self.id in BUILT_IN and self.id != self.name:
-            raise ValueError(f"id {self.id!r} is the source {self.id}'s own; call this log otherwise")
+            raise ValueError(f"id {self.id!r} is reserved for the source {self.id}; choose another id")
         if self.id == LOCKS:
-            raise ValueError(f"id {LOCKS!r} is taken: .state/{LOCKS}/ holds locks; call this log otherwise")
+            raise ValueError(f"id {LOCKS!r} is taken: .state/{LOCKS}/ holds locks; choose another id")
         return self
 
 
 class SimulatorParams(Section):
-    """The simulated logs of MODEL.md's appendix, cut from a world in steady state."""
+    """The simulated logs, cut from a world in steady state."""
 
     preference: Literal["item", "session"]  # log A, log B
     num_days: Annotated[int, Field(ge=1, le=366)]
-    num_users: PositiveInt  # who ever come
+    num_users: PositiveInt  # in the whole log
     num_items: PositiveInt  # on offer at any time
     num_themes: Annotated[int, Field(ge=6)]
-    num_sessions: PositiveInt  # of a user before it leaves for good, on average
-    item_life_days: Annotated[float, Field(ge=1, le=3650)]  # until the next item of its theme takes its place
+    num_sessions: PositiveInt  # mean number per user before the user leaves for good
+    item_life_days: Annotated[float, Field(ge=1, le=3650)]  # then a new item of its theme replaces it
 
 
 class LabelParams(Section):
@@ -123,7 +121,7 @@ class LabelParams(Section):
 
 
 class SplitParams(Section):
-    """Where the parts begin: a quantile of the request times, or an ISO time."""
+    """The start of each part: a quantile of the request times, or an ISO time."""
 
     train_from: Share | Moment | None  # null: the log's start; earlier requests only fill counters and histories
     validation: Share | Moment
@@ -159,9 +157,9 @@ class ValidateParams(Section):
 
 
 class ExpectationParams(Section):
-    """What a partition is compared with, and the limits that features/quality/expectations.yaml names."""
+    """The baseline of a partition, and the limits that features/quality/expectations.yaml names."""
 
-    trailing: PositiveInt  # partitions before
+    trailing: PositiveInt  # number of previous partitions to compare with
     limits: dict[str, float | int]  # by name: whatever that file asks for
 
 
@@ -171,8 +169,8 @@ class HistoryParams(Section):
     labels: Literal["clicked", "all"]
     lag_s: Seconds  # events younger than this at the request's time are not yet known
     session_gap_s: Duration
-    session_max_s: Duration | None  # a session ends at every multiple of this since 1970; null: at none
-    retention_s: Duration | None  # events older than this at the log's end are left out; null: all are kept
+    session_max_s: Duration | None  # sessions are also cut at multiples of this since 1970; null: never
+    retention_s: Duration | None  # events older than this at the log's end are dropped; null: none
     max_length: PositiveInt  # newest events kept online
 
 
@@ -187,8 +185,8 @@ class StatisticsParams(Section):
     context: bool  # also read device, subscription, the item on whose page the request was made, and the hour
     devices: Distinct[str]  # the log's own names of the kinds of device that are told apart
     coclick_rank: Annotated[int, Field(ge=0, le=1024)]  # length of the users' factors of past clicks; 0: none are made
-    coclick_period_s: Annotated[float, Field(ge=60, le=LONGEST_S)]  # how often they are made anew
-    in_list: bool  # also compare a candidate with its list: offline only, a list served is not the one that was seen
+    coclick_period_s: Annotated[float, Field(ge=60, le=LONGEST_S)]  # how often they are recomputed
+    in_list: bool  # also compare a candidate with its list; offline only: a served list is not the logged one
 
 
 def lags_below_delay(sections: Mapping[str, Any]) -> list[str]:
@@ -212,7 +210,7 @@ def lags_below_delay(sections: Mapping[str, Any]) -> list[str]:
 
 
 def negatives_are_no_history(sections: Mapping[str, Any]) -> list[str]:
-    """Refuse settings by which sampled negatives would enter histories as if users had seen them."""
+    """Refuse settings with which sampled negatives would enter histories as if users had seen them."""
     if not sections["source"].negatives or sections["history"].labels == "clicked":
         return []
     return [
@@ -232,11 +230,9 @@ class AuditParams(Section):
 
 
 class MaterializeParams(Section):
-    """Reading back what Feast was given, and what it must hold."""
+    """Reading back from Feast, and what the online store must hold."""
 
-    num_read_back: (
-        PositiveInt | None
-    )  # of the users that were written and of the others, and so of the items; null: all
+    num_read_back: PositiveInt | None  # of written users and of others, likewise items; null: all
     num_parity_requests: PositiveInt
     replay_share: Annotated[float, Field(gt=0, le=1)]  # of the log's requests, the latest: these are replayed live
     max_lag_s: Duration  # how far a view's newest event may lie behind the log's

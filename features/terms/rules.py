@@ -16,14 +16,14 @@ from features.terms.params import ValidateParams
 
 REPEATED = "repeats an event"
 REPETITION, SEVERAL_USERS = "repetition", "num_users_of_impression"
-"""Derived columns that are judged as well: they compare a row with other rows."""
+"""Derived columns that are also judged; they compare a row with other rows."""
 SHARED = "impression of several users"
 CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f]"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One reason to hold a row back."""
+    """One reason to quarantine a row."""
 
     reason: str
     condition: str  # SQL over a row, true where it is bad, never null
@@ -33,7 +33,7 @@ class Rule:
 
 
 def first_broken(values: Mapping[str, Any], rules: Sequence[Rule]) -> Rule | None:
-    """The first rule that one interaction breaks. values: by column; what others say of it (SEVERAL_USERS) is sound."""
+    """The first rule that one interaction breaks. values: by column. Rules across rows are not checked."""
     sound = {SEVERAL_USERS: 1}
     return next((rule for rule in rules if rule.breaks((sound | dict(values))[rule.arguments["column"]])), None)
 

@@ -1,9 +1,9 @@
 """Events in order of (user, time) -> the session of each: one rule for offline histories and online reads. numpy.
 
-A session ends where nothing happened for a while, where a cell of a fixed grid of time ends, or where the log says so:
-two neighbours that both carry the source's own session id are in one session if and only if the ids are equal.
-Each of these is seen from two neighbours alone. So the newest events of a user have the sessions that they have in the
-whole history, whatever was cut off before them; a number means something only beside the others of its list.
+A session ends at a gap without events, at the end of a cell of a fixed time grid, or where the log says so: two
+neighbouring events with session ids of the source are in one session if and only if the ids are equal.
+All of this is decided by two neighbouring events. So the newest events of a user have the same session boundaries as
+in the whole history, whatever was cut off before them; only differences of session numbers have a meaning.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ NO_SESSION = 0
 class SessionRule:
     """When a session ends, in microseconds."""
 
-    gap_us: int  # a gap longer than this ends a session; one of exactly this length does not
-    max_us: int | None  # an unstated session ends at every multiple of this since 1970; None: at none
+    gap_us: int  # only a longer gap ends a session
+    max_us: int | None  # sessions without a source id end at multiples of this since 1970; None: never
 
     @classmethod
     def of(cls, gap_s: float, max_s: float | None) -> "SessionRule":

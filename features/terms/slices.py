@@ -1,4 +1,4 @@
-"""Slices of flat arrays that lie in time order: which positions they hold, and where they end before a time. numpy."""
+"""Slices of flat arrays in time order: the positions they hold, and their ends before a time. numpy."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ Int64 = npt.NDArray[np.int64]
 
 
 def positions(starts: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]) -> Int64:
-    """starts[0], starts[0] + 1, ... counts[0] of them, then the same of starts[1], and so on."""
+    """The positions starts[0], starts[0] + 1, ... (counts[0] of them), then those from starts[1], and so on."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 def ends_before(occurred_at: npt.NDArray[Any], starts: Int64, ends: Int64, cut: Int64) -> Int64:
-    """Move an end back to the first event that is not strictly before the cut. Free where ends are right already."""
+    """Move each end back so that all events are strictly before the cut. Costs nothing if ends are already right."""
     nonempty = ends > starts
     late = np.zeros(len(ends), bool)
     late[nonempty] = occurred_at[ends[nonempty] - 1] >= cut[nonempty]

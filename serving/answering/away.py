@@ -1,6 +1,6 @@
-"""A ranking while the online store does not answer: of somebody of whom nothing is known, and flagged.
+"""A ranking while the online store does not answer: the user counts as unknown, and the answer is flagged.
 
-No history is kept here for that time: it would outlive its user's wish to be forgotten.
+Histories are not cached for that case: a cache would keep users who asked to be forgotten.
 """
 
 import logging
@@ -15,18 +15,18 @@ from serving.watching import metrics
 log = logging.getLogger("leitmotif")
 
 RETRY_S = 1.0
-"""After a store that did not answer, how long it is not asked: each question may wait as long as a request lasts."""
+"""How long the store is not tried again after a failure, since each try may take as long as a request."""
 
 
 class Away:
-    """One a worker: whether the store is known not to answer."""
+    """One per worker: whether the store is known to be unavailable."""
 
     def __init__(self) -> None:
         self._until = 0.0
         self._is_said = False
 
     def answer(self, predictor: Predictor, request: RankRequest) -> Answer:
-        """With the store where it answers. Raises StaleStoreError where a newer load must be opened."""
+        """Rank with the store if it is available. Raises StaleStoreError if a newer load must be opened."""
         if time.monotonic() < self._until:
             return self.answer_without(predictor, request)
         try:
@@ -45,6 +45,6 @@ class Away:
         return answer
 
     def answer_without(self, predictor: Predictor, request: RankRequest) -> Answer:
-        """Without asking it. Nothing is to be kept of that."""
+        """Rank without the store. The ranking must not be recorded."""
         metrics.WITHOUT_STORE.inc()
         return Answer(predictor.rank_without_store(request), None)

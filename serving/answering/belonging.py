@@ -14,7 +14,7 @@ from serving.bundle.stored import other_coclicks, other_histories
 
 
 def check_log(manifest: Manifest, bundle: Path, state: Path) -> None:
-    """A model of one log over the users and items of another answers, and means nothing."""
+    """Raises InputError if the bundle's model was trained on another log than the store's."""
     loaded = _read_all(state / STAMP, "Remove the folder and `make load` fills it again.").get(LOG)
     if None in (manifest.log, loaded) or manifest.log == loaded:
         return

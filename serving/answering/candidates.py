@@ -1,7 +1,7 @@
-"""Where a user is now, what is on offer -> the items that the model ranks, each with why it is among them.
+"""The user's current themes and the items on offer -> candidates for the model, each with its source.
 
-Each current theme of the user searches the index by a vector of its own, the mean of the theme's newest events; what is
-popular and what is new in those themes joins. Shapes: N items of the vocabulary, D width, T themes.
+Each current theme queries the index with its own vector, the mean of the theme's newest events; popular and new items
+of these themes are added. Shapes: N items of the vocabulary, D width, T themes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ Bool = npt.NDArray[np.bool_]
 Source = Literal["theme", "popular", "new"]
 
 POOLED = -1
-"""The one interest of a user whose model knows no themes."""
+"""The only interest of a user if the model has no themes."""
 
 
 class Interest(NamedTuple):
@@ -59,8 +59,8 @@ def find(
 ) -> dict[int, Source]:
     """Row of each candidate -> its source, at most num_candidates. among_N: what may be recommended to the user.
 
-    Of popular_share, new_share and what is left each interest has its own share; what they leave open, the most clicked
-    of all fill, whatever their theme. An item that is found twice is named by its first source.
+    popular_share, new_share and the rest are split by the interests' shares; places left are filled with the most
+    clicked items of any theme. An item found twice has its first source.
     """
     taken: dict[int, Source] = {}
     num, free_N = params.num_candidates, among_N.copy()
@@ -76,7 +76,7 @@ def find(
 def _searches(
     params: RetrievalParams, index: ItemIndex, offers: Offers, found: Sequence[Interest]
 ) -> Iterator[tuple[Source, Floats, Bool, int]]:
-    """(source, score, which items, how many) of each search that has anything to look for."""
+    """(source, score, which items, how many) of each non-empty search."""
     num = params.num_candidates
     of_new, of_popular = params.new_share * num, params.popular_share * num
     of_theme = num - of_new - of_popular

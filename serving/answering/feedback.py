@@ -25,7 +25,7 @@ from serving.answering.requests import (
 from serving.params import ServeParams
 
 CONFLICT = "conflict"
-"""The fate of an event whose event_id names another event of its user, which stays as it was."""
+"""The fate of an event whose event_id is already used by another event of the user, which does not change."""
 
 
 def intake_of(store: OnlineStore) -> Intake:
@@ -36,9 +36,9 @@ def intake_of(store: OnlineStore) -> Intake:
 
 
 def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: EventsRequest, now: int) -> EventsReply:
-    """Append what was posted, all or none. now: us, by the service's clock: the time of an event that tells none.
+    """Append the posted events, all or none. now: us, by the service's clock: the time of events without one.
 
-    Raises ValidationError naming the first event that is refused, InputError where the store does not answer.
+    Raises ValidationError naming the first refused event, InputError if the store does not answer.
     """
     check_event_limits(request, limits)
     latest = now + micros(limits.max_future_s)
@@ -62,16 +62,16 @@ def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: Event
 
 
 class Shown(NamedTuple):
-    """A ranking that may be given: the name that its outcomes cite, and the rows that keep it."""
+    """A ranking to be recorded: its impression_id, and the rows that record it."""
 
     impression_id: str
     rows: list[LiveEvent]
 
 
 def show(intake: Intake, user_id: str, items: Sequence[str], at: int, context: Context) -> Shown | None:
-    """A ranking as it is kept once it has been given, one row an item, best first. Nothing is kept here.
+    """The rows that record a ranking as shown, one per item, best first. Nothing is written here.
 
-    Ids that the log's rules would hold back are left out: None where nothing is left.
+    Ids that the log's rules would quarantine are left out; None if none is left.
     """
     taken = intake.takes("item_id", items)
     if not intake.takes("user_id", [user_id])[0] or not any(taken):

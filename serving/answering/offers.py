@@ -1,6 +1,6 @@
-"""A bundle's catalogue, an online store, a time -> what is on offer then, what is clicked, what is new, by theme.
+"""A bundle's catalogue, an online store, a time -> items on offer, clicked items and new items as of then, by theme.
 
-Counters are read as serving reads them for scores, live events included. Shapes: N items of the vocabulary, T themes.
+Counters are read as for scores, live events included. Shapes: N items of the vocabulary, T themes.
 """
 
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
 STEP_US = 60_000_000
-"""Counts are read as of the last full minute: for all requests of a minute once. What is acknowledged later counts from
-then on, so a minute that is over never changes."""
+"""Counts are read once per minute, as of the last full minute. Events acknowledged later count from their
+acknowledgement, so the counts of a past minute never change."""
 NUM_KEPT = 4
-"""Minutes: requests of now share one; a page that looks back needs a few."""
+"""Cached minutes: current requests share one; a page that looks back needs a few."""
 
 
 class Offers(NamedTuple):
@@ -41,7 +41,7 @@ class Offers(NamedTuple):
 
 @dataclass
 class Offering:
-    """What one worker knows of the catalogue's present. Thread-safe."""
+    """One worker's cache of the catalogue as of recent minutes. Thread-safe."""
 
     bundle: Bundle
     store: OnlineStore

@@ -1,4 +1,4 @@
-"""A bundle and the online store -> a predictor: user, candidates, time -> ranking with its grounds. No HTTP here."""
+"""A bundle and the online store -> a predictor: user, candidates, time -> ranking with its inputs. No HTTP here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Showing(Protocol):
 
 
 class Answer(NamedTuple):
-    """A ranking, and what is to be kept of it once it has been given; None: nothing."""
+    """A ranking, and the rows to record once it has been sent; None: none."""
 
     reply: RankReply
     shown: Shown | None
@@ -73,7 +73,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """What one worker holds. `answer` changes nothing and may be called from several threads."""
+    """The bundle and the store of one worker. `answer` changes nothing and is thread-safe."""
 
     bundle: Bundle
     store: OnlineStore
@@ -130,7 +130,7 @@ class Predictor:
         return Answer(reply.model_copy(update={"impression_id": shown.impression_id}) if shown else reply, shown)
 
     def rank_without_store(self, request: RankRequest) -> RankReply:
-        """`answer` where the store does not: of somebody of whom it knows nothing, flagged, and not remembered."""
+        """`answer` while the store is unavailable: the user counts as unknown; flagged and not recorded."""
         check_limits(request, self.limits)
         at = self.clock() if request.at is None else to_microseconds(request.at)
         reply = self._reply(request, NOBODY, NO_EVENTS, at, context_of(request))
@@ -188,7 +188,7 @@ class Predictor:
     def score(
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
     ) -> tuple[np.ndarray, Scores]:
-        """Embedding rows and scores of distinct candidates: the user's side once, then all candidates at once."""
+        """Embedding rows and scores of distinct candidates: the user side once, then all candidates at once."""
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
         with stage(FEATURES):

@@ -1,4 +1,4 @@
-"""Rankings that were given -> live events, beside the thread that ranks; and what became of them, in figures."""
+"""Rankings that were sent -> live events, written by a background thread, with metrics of the results."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ from serving.watching import metrics
 log = logging.getLogger("leitmotif")
 
 RETRY_S = 1.0
-"""After a ranking that could not be kept, how long none is tried: those of that time have no impression_id."""
+"""How long no ranking is recorded after a failure; rankings of that time have no impression_id."""
 MAX_WAITING = 256
-"""Rankings that wait for the store; while it does not answer, one more is not kept."""
+"""Length of the queue of rankings to record; when it is full, further ones are dropped."""
 
 
 class Remembering:
-    """One a worker. A ranking that cannot be kept is lost; its answer is not, and its click is an event of its own."""
+    """One per worker. A ranking that cannot be recorded is lost; a click on it becomes an event of its own."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "remember")

@@ -1,9 +1,9 @@
-"""The place of the bundle -> the predictor of another one that stands there now, opened beside the one that answers.
+"""The bundle's folder -> a predictor for a new bundle in it, opened while the old one keeps answering.
 
-`make promote` and `make rollback` exchange the champion's folder in one step. Each worker looks there every LOOK_S: the
-new bundle is read, its golden requests are scored, and only then it answers; requests that were begun end with the old
-one. What cannot be served is said once, the old one goes on, and it is tried again every AGAIN_S: the store may have
-been away, or a checkout still under way.
+`make promote` and `make rollback` replace the champion's folder atomically. Each worker looks there every LOOK_S: it
+loads the new bundle and checks its golden requests before it answers; requests in flight end with the old one. If the
+new bundle cannot be served, that is logged once, the old one stays, and the new one is tried again every AGAIN_S: the
+store may have been unavailable, or a checkout unfinished.
 """
 
 import logging
@@ -26,7 +26,7 @@ Mark = tuple[str, int, int]
 
 
 class Succession:
-    """One a worker. Made before the predictor is opened: what comes meanwhile is seen at the first look."""
+    """One per worker. Created before the predictor is opened, so that a bundle that arrives meanwhile is noticed."""
 
     def __init__(self) -> None:
         self.refused = ""  # why what stands there is not served
@@ -35,7 +35,7 @@ class Succession:
         self._lock = Lock()
 
     def watch(self, take: Callable[[Predictor], None]) -> None:
-        """Look for as long as the process lives. take: puts a predictor in the place of the one that answers."""
+        """Poll until the process ends. take: replaces the current predictor."""
         Thread(target=self._watch, args=(take,), name="succession", daemon=True).start()
 
     def look(self) -> Predictor | None:

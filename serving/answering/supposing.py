@@ -1,4 +1,4 @@
-"""A user's events, items -> the events as if the user had just clicked these: nothing of it is kept."""
+"""A user's events and some items -> the events as if the user had just clicked these items; nothing is stored."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from serving.bundle.scorer import NO_EVENTS, Events
 
 
 def supposed(events: Events | None, item_ids: Sequence[str], at: int, spec: FeatureSpec) -> Events | None:
-    """What is known before `at`, and a click on each item after it, oldest first: the last moment that `at` knows.
+    """The events before `at`, followed by a click on each item, oldest first, just before `at`.
 
-    The counters know nothing of them, as they would not of clicks so young: their lags are longer.
+    Counters do not include these clicks, as they would not include such recent real clicks: their lags are longer.
     """
     if not item_ids:
         return events

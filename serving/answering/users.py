@@ -1,7 +1,7 @@
 """A user and a time -> their sessions with the theme of each, and where they are now; and which users there are.
 
-An event belongs to the theme to which the model routes it, a session to the commonest theme of its events, of equally
-common ones to that of the newer event. Sessions are those of the one rule of the house (features/terms/sessions.py).
+An event has the theme to which the model routes it; a session has the most frequent theme of its events, at a tie that
+of the newer event. Sessions follow the rule of features/terms/sessions.py.
 """
 
 from itertools import islice, pairwise

@@ -207,5 +207,5 @@ def test_code_that_changes_while_a_stage_still_imports_is_not_run(repository: Pa
     edit(repository / "toy.py", "0.01", "0.02")
     code, said = ended(repository, stage)
     assert code == 2
-    assert "toy.py changed while toy was starting. Nothing was made; run it again." in said
+    assert "toy.py changed while toy was starting. Nothing was written; run it again." in said
     assert not (repository / "started").exists()

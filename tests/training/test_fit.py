@@ -209,7 +209,7 @@ def test_what_is_mapped_goes_to_another_process_as_its_place(data, sections, tmp
 
 def test_a_listwise_loss_is_not_chosen_by_a_logloss():
     raw = load_params(train.Path(__file__).parents[2] / PARAMS)["train"].model_dump()
-    with pytest.raises(ValueError, match="gives no probabilities: take gauc or iauc"):
+    with pytest.raises(ValueError, match="gives no probabilities: use gauc or iauc"):
         TrainParams.model_validate(raw | {"loss": "listwise", "choose_by": "logloss"})
 
 

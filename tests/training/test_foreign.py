@@ -57,12 +57,12 @@ def test_a_file_that_cannot_be_judged_says_why(data: Path, tmp_path: Path) -> No
     for text, why in (
         ("impression_id,item_id\nr0,i0\n", "has no column score"),
         ("impression_id,item_id,score\nr0,i0,nan\n", "missing or not finite"),
-        ("impression_id,item_id,score\nr0,i0,high\n", "A score is a number"),
+        ("impression_id,item_id,score\nr0,i0,high\n", "Give scores as numbers"),
         ("impression_id,item_id,score\nr0,i0,1\nr0,i0,2\n", "several scores"),
     ):
         other.write_text(text)
         with pytest.raises(InputError, match=why):
             read_scores(other)
     other.write_text("impression_id,item_id,score\nnobody,i0,1\n")
-    with pytest.raises(InputError, match="None of 1 scores is of a test candidate"):
+    with pytest.raises(InputError, match="None of the 1 scores matches"):
         judge(data, read_scores(other), "other", 1800)

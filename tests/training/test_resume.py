@@ -109,11 +109,11 @@ def test_a_training_killed_in_the_midst_of_epochs_ends_with_the_same_bytes(root,
     caplog.set_level(logging.INFO, "leitmotif")
     step = killed("din", root, sections)
     assert step % EPOCH_STEPS != 0
-    assert "mos clicks: goes on at step" in (root / "log").read_text()
+    assert "mos clicks: resumes at step" in (root / "log").read_text()
     data = root / "data" / "simulator"
     run_train(data, sections)
-    assert f"din clicks: goes on at step {step} of 20" in caplog.text
-    assert "mos was fitted by the run before this one" in caplog.text
+    assert f"din clicks: resumes at step {step} of 20" in caplog.text
+    assert "mos was fitted by the previous run" in caplog.text
     found = contents(data, *OUTS)
     assert {name: found[name] == whole[name] for name in whole} == dict.fromkeys(whole, True)
     assert not STATE.exists(), "what is needed no more is removed"
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_anew(root, caplog, da
     assert resume_point("mos", STATE / "mos") == path
     damage(path)
     assert resume_point("mos", STATE / "mos") is None
-    assert f"{path} is damaged and was removed: the training of mos starts anew." in caplog.text
+    assert f"{path} is damaged and was removed: the training of mos starts again from step 0." in caplog.text
     assert not (STATE / "mos").exists()
 
 
@@ -181,7 +181,7 @@ def test_checkpoints_of_other_params_or_data_are_not_gone_on_from(root, sections
     assert (STATE / "mos" / "resume.ckpt").exists(), "how often it is kept changes nothing"
     what = change(root, params)
     open_state(STATE, params, data, ROOT)
-    assert f"{STATE} holds checkpoints of a run with other input ({what}): they were removed" in caplog.text
+    assert f"{STATE} held checkpoints of a run with other inputs ({what}): they were removed" in caplog.text
     assert not (STATE / "mos").exists()
     caplog.clear()
     open_state(STATE, params, data, ROOT)

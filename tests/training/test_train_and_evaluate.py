@@ -336,7 +336,7 @@ def test_weights_that_diverged_are_never_saved(trained, sections, tmp_path, chan
     with pytest.raises(CheckFailed, match=r"has diverged: .* not finite.*nothing was saved.*train\.learning_rate"):
         run_train(data, sections, train=changed(sections["train"], **changes))
     assert contents(data, *OUTS) == before
-    assert not Path(".state/simulator/train").exists(), "a run that goes on from there would end there again"
+    assert not Path(".state/simulator/train").exists(), "a run that resumes there would fail there again"
 
 
 def test_an_epoch_that_diverged_is_not_the_one_that_is_kept(made, sections, tmp_path):
@@ -345,7 +345,7 @@ def test_an_epoch_that_diverged_is_not_the_one_that_is_kept(made, sections, tmp_
     prepared = train.prepare(made, spec, sections["split"], sections["labels"], sections["train"], 1)
     wild = changed(sections["train"], learning_rate=1e30, router_steps=0)
     _, record, _ = train.fit_one("din", sections["model"], prepared, wild, 1)
-    assert len(record) == 1, "no further step leads back"
+    assert len(record) == 1, "further steps do not help"
     assert np.isnan(record[0].validation_auc)
     assert np.isnan(record[0].validation_logloss)
 

@@ -1,4 +1,4 @@
-"""A fitted model and the validation part -> its logits, stretched and moved, are probabilities there (Platt 1999)."""
+"""A fitted model and the validation part -> a model whose logits are calibrated there by Platt scaling (Platt 1999)."""
 
 import logging
 
@@ -18,8 +18,8 @@ BATCH_REQUESTS = 64
 def calibrate(model: Model, validation: RequestDataset) -> tuple[float, float] | None:
     """Fold the slope and intercept of a logistic regression of the clicks on the logits into the head's last layer.
 
-    The order of candidates stays. Returns them; None, and the model as it was, where there is nothing to fit to, or the
-    slope would turn the order round.
+    The order of candidates does not change. Returns (slope, intercept); None, with the model unchanged, where there is
+    nothing to fit on, or a negative slope would reverse the order.
     """
     logits, labels = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     model.cpu().eval()
@@ -28,10 +28,10 @@ def calibrate(model: Model, validation: RequestDataset) -> tuple[float, float] |
             batch = validation.__getitems__(positions)
             logits.append(model(batch.history, batch.candidates, batch.codes).numpy())
             labels.append(batch.label_B.numpy())
-    found, clicked = np.concatenate(logits), np.concatenate(labels)
-    if not len(found) or clicked.min() == clicked.max():
+    all_logits, clicked = np.concatenate(logits), np.concatenate(labels)
+    if not len(all_logits) or clicked.min() == clicked.max():
         return None
-    intercept, slope = (float(value) for value in fit_logistic(found, clicked))
+    intercept, slope = (float(value) for value in fit_logistic(all_logits, clicked))
     if not slope > 0:
         log.warning("not calibrated: on the validation part a higher score means fewer clicks")
         return None

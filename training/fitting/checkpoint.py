@@ -1,7 +1,7 @@
-"""Checkpoints of a training that was interrupted -> where the next run resumes; those of another run are removed.
+"""Checkpoints of an interrupted training -> where the next run resumes; checkpoints of other inputs are removed.
 
-One folder a model below .state/<id>/train: resume.ckpt (weights, optimizer, place in the epoch, random numbers),
-best.ckpt (the weights to keep so far) and, once the model is fitted, fitted.json. key.json says which run wrote them.
+Each model has a folder in .state/<id>/train: resume.ckpt (weights, optimizer, position in the epoch, random state),
+best.ckpt (the best weights so far) and, once training has ended, fitted.json. key.json names the inputs of the run.
 """
 
 import json
@@ -33,14 +33,14 @@ BEST = "best"
 FITTED = "fitted.json"
 OF_THE_MODEL = "model."
 NOT_LEARNT = ("train.checkpoint_s",)
-"""Params that change no weight: a run resumes even if they differ."""
+"""Params that do not change the weights: a run resumes even if they differ."""
 NAMED = 3
 
 
 class ResumePoint(ModelCheckpoint):
-    """Writes resume.ckpt at intervals, within an epoch.
+    """Writes resume.ckpt at intervals within an epoch.
 
-    It is not written just before a validation or the end of an epoch: Lightning would skip either on resuming.
+    Not just before a validation or the end of an epoch, which Lightning would then skip on resuming.
     """
 
     def __init__(self, folder: Path, every_s: float) -> None:
@@ -62,7 +62,7 @@ class ResumePoint(ModelCheckpoint):
 
 
 def best_weights(folder: Path) -> ModelCheckpoint:
-    """The callback that writes best.ckpt: on disk, since a copy in memory would be a second catalogue."""
+    """The callback that writes best.ckpt: on disk, since a copy in memory would hold every embedding table twice."""
     return ModelCheckpoint(
         dirpath=str(folder),
         filename=BEST,
@@ -77,14 +77,14 @@ def best_weights(folder: Path) -> ModelCheckpoint:
 class FittedFile(Callback):
     """Writes fitted.json with the record when training ends, so that the next run does not train this model again.
 
-    Without validation, the last weights are the best.
+    Without validation requests the last weights count as the best.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every process has to call save_checkpoint; the first one writes."""
+        """All processes call save_checkpoint; only the first writes fitted.json."""
         if not trainer.enable_validation:
             trainer.save_checkpoint(self.folder / f"{BEST}.ckpt", weights_only=True)
         if trainer.is_global_zero:
@@ -94,7 +94,7 @@ class FittedFile(Callback):
 
 
 def read_fitted(folder: Path) -> list[Measured] | None:
-    """The record of a model whose training ended; None if it did not end."""
+    """The record of a model whose training has ended; None if it has not."""
     if not (folder / FITTED).is_file() or not _is_whole(folder / f"{BEST}.ckpt"):
         return None
     rows = json.loads((folder / FITTED).read_text(encoding="utf-8"))["record"]
@@ -103,7 +103,7 @@ def read_fitted(folder: Path) -> list[Measured] | None:
 
 
 def resume_point(name: str, folder: Path) -> Path | None:
-    """The path of resume.ckpt if training can resume from it. If not, the folder is emptied and the log says why."""
+    """The path of resume.ckpt if training can resume from it; otherwise the folder is emptied and the log says why."""
     path, best = folder / f"{RESUME}.ckpt", folder / f"{BEST}.ckpt"
     if not path.exists():
         broken = None
@@ -114,7 +114,7 @@ def resume_point(name: str, folder: Path) -> Path | None:
         if broken is None:
             return path
     if broken is not None:
-        log.warning("%s is damaged and was removed: the training of %s starts anew.", broken, name)
+        log.warning("%s is damaged and was removed: the training of %s starts again from step 0.", broken, name)
     shutil.rmtree(folder, ignore_errors=True)
     return None
 
@@ -128,16 +128,16 @@ def step_of(checkpoint: Path | None) -> int:
 
 def load_best(model: Model, folder: Path) -> None:
     """Load the weights of best.ckpt into the model."""
-    held = torch.load(folder / f"{BEST}.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    weights = torch.load(folder / f"{BEST}.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     model.load_state_dict(
-        {name.removeprefix(OF_THE_MODEL): value for name, value in held.items() if name.startswith(OF_THE_MODEL)}
+        {name.removeprefix(OF_THE_MODEL): value for name, value in weights.items() if name.startswith(OF_THE_MODEL)}
     )
 
 
 def open_state(folder: Path, params: Mapping[str, Any], data: Path, code: Path) -> None:
-    """Empty the folder if a run with other params, data or code wrote it, and log that in one sentence.
+    """Empty the folder if a run with other params, data or code wrote it, and log what differs.
 
-    params: what training reads, by section. data: data/<id>. code: the repository, whose training/ is hashed.
+    params: the sections that training reads. data: data/<id>. code: the repository, whose training/ is hashed.
     """
     key = {"params": _flat(params), "data": _digests(data, DATA), "code": _digests(code, CODE)}
     key["torch"] = {"version": torch.__version__}
@@ -145,11 +145,11 @@ def open_state(folder: Path, params: Mapping[str, Any], data: Path, code: Path) 
         before = json.loads((folder / KEY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = None
-    if before is not None and (found := list(_differences(before, key))):
-        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    if before is not None and (changes := list(_differences(before, key))):
+        more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
         log.info(
-            "%s holds checkpoints of a run with other input (%s%s): they were removed, training starts anew.",
-            folder, ", ".join(found[:NAMED]), more,
+            "%s held checkpoints of a run with other inputs (%s%s): they were removed, training starts from step 0.",
+            folder, ", ".join(changes[:NAMED]), more,
         )  # fmt: skip
         before = None
     if before is None:
@@ -175,7 +175,7 @@ def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What differs: params first, each with both values."""
+    """The keys that differ: params first, each with both values."""
     for part, values in now.items():
         old = before.get(part, {})
         for name in sorted(values.keys() | old.keys()):
@@ -184,7 +184,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file is a checkpoint and every part of it matches the checksum written with it."""
+    """Whether the file is a checkpoint and every part matches its stored checksum."""
     try:
         with zipfile.ZipFile(path) as parts:
             return parts.testzip() is None

@@ -6,7 +6,7 @@ from training.requests.batches import RequestDataset, RequestLoader, in_order, s
 
 
 class RequestData(LightningDataModule):
-    """Its loaders store their position in the epoch in Lightning's checkpoints (RequestLoader.state_dict)."""
+    """The loaders save their position in the epoch in Lightning's checkpoints (RequestLoader.state_dict)."""
 
     def __init__(self, train: RequestDataset, validation: RequestDataset, batch_requests: int, seed: int) -> None:
         super().__init__()
@@ -14,7 +14,7 @@ class RequestData(LightningDataModule):
         self.batch_requests, self.seed = batch_requests, seed
 
     def train_dataloader(self) -> RequestLoader:
-        """Batches in an order that the seed decides, another one in every epoch."""
+        """Batches shuffled by the seed, in another order every epoch."""
         return shuffled(self.train, self.batch_requests, self.seed, *self._place())
 
     def val_dataloader(self) -> RequestLoader | list[RequestLoader]:

@@ -1,4 +1,4 @@
-"""A model and requests -> fitted weights and a record of every validation, by Lightning; an interrupted fit resumes."""
+"""A model and requests -> fitted weights and a record of every validation, with Lightning; interrupted fits resume."""
 
 import logging
 import math
@@ -39,14 +39,14 @@ from training.requests.batches import RequestDataset
 log = logging.getLogger("leitmotif")
 
 JUDGED_ON = 512
-"""Requests on which starts of the router are compared."""
+"""Number of requests on which the router's starts are compared."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a training keeps what it needs while it runs: mutable state, no stage reads it."""
+    """Folders of a training's state while it runs; mutable, and read by no stage."""
 
-    checkpoints: Path  # a folder a model
+    checkpoints: Path  # one folder per model
     live: Path  # DVCLive's
 
 
@@ -59,9 +59,10 @@ def fit(
     seed: int,
     places: Places | None = None,
 ) -> tuple[list[Measured], int]:
-    """Fit in place and leave the weights that the validation part chose. Returns (record, the number of that row).
+    """Fit in place and load the best weights by the validation part. Returns (record, the number of the best row).
 
-    places: None for a run that leaves nothing and cannot go on. Raises InputError where a GPU's memory is too small.
+    places: None for a run that writes no checkpoints and cannot resume. Raises InputError if the GPU's memory is too
+    small.
     """
     with nullcontext(None) if places else tempfile.TemporaryDirectory() as temporary:
         folder = (places.checkpoints if places else Path(str(temporary))) / name
@@ -74,7 +75,7 @@ def fit(
                 name, model, RequestData(dataset, validation, train.batch_requests, seed), train, folder, logger
             )
         else:
-            log.info("%s was fitted by the run before this one: its weights are taken from %s", name, folder)
+            log.info("%s was fitted by the previous run: its weights are read from %s", name, folder)
         load_best(model, folder)
     model.cpu().eval()
     return record, best_of(record, train.choose_by)
@@ -103,10 +104,10 @@ def _fit(
 
 
 def pretrain_router(name: str, model: Model, data: RequestData, train: TrainParams) -> None:
-    """train.router_steps steps of L_MI alone, from train.router_starts draws of the router; the best is left in place.
+    """train.router_steps steps on L_MI alone, from train.router_starts random routers; the best one is kept.
 
-    L_MI has local optima in which two themes share a place, and no later step parts them. Killed, it starts anew: it is
-    short. A tied router, whose items are the click model's, has one start, and so has one that nothing is to teach.
+    Several starts, because L_MI has local optima in which two themes coincide, and no later step separates them. This
+    phase is short and is not checkpointed. A tied router, which shares the click model's embeddings, has one start.
     """
     router = getattr(model, "router", None)
     if not train.router_steps or router is None or not any(each.requires_grad for each in router.parameters()):
@@ -121,7 +122,7 @@ def pretrain_router(name: str, model: Model, data: RequestData, train: TrainPara
         _run(RouterTraining(model, train), data, train, [progress], None, None, max_steps=train.router_steps)
         with torch.no_grad():
             information = -float(information_of(model.cpu(), judged_on))
-        information = information if math.isfinite(information) else -math.inf  # one that diverged loses to any other
+        information = information if math.isfinite(information) else -math.inf  # a diverged start is never the best
         log.info("%s router, start %d of %d: mutual information %.5f", name, number, starts, information)
         if best is None or information > best[0]:
             best = information, {key: value.clone() for key, value in router.state_dict().items()}

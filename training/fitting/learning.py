@@ -1,4 +1,4 @@
-"""A model and batches -> losses, figures and a record, as Lightning's modules wire them: router first, then clicks."""
+"""A model and batches -> losses, figures and a record: Lightning modules for the router's phase and for clicks."""
 
 import math
 from dataclasses import asdict
@@ -31,7 +31,7 @@ LOG_EVERY = 20
 
 
 class Training(LightningModule):
-    """What training the router and training on clicks share."""
+    """What both phases share: training the router, and training on clicks."""
 
     def __init__(self, model: Model, train: TrainParams) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Training(LightningModule):
 
 
 class RouterTraining(Training):
-    """L_MI alone: the router sees which items stand together in sessions before it sees a click."""
+    """Trains on L_MI alone: the router learns which items occur together in sessions before it sees clicks."""
 
     def training_step(self, batch: Batch) -> Tensor:
         return information_of(self.model, batch)
@@ -65,7 +65,7 @@ class RouterTraining(Training):
 
 
 def information_of(model: Model, batch: Batch) -> Tensor:
-    """L_MI of the batch's histories, with events routed by their items alone."""
+    """L_MI of the batch's histories, each event routed by its item alone."""
     history, _, items = distinct_items(batch.history, batch.candidates, len(model.catalogue.row_of_N), batch.codes)
     routing_ULT = functional.embedding(history.item_index_UL, model.tables(items).routing_NT)
     return mutual_information_loss(routing_ULT, history)
@@ -81,7 +81,7 @@ class ClickTraining(Training):
         self.record: list[Measured] = []
         self.clicks, self.information = (MeanMetric(nan_strategy="disable") for _ in range(2))  # since a validation
         for since in (self.clicks, self.information):
-            since.persistent(True)  # a checkpoint holds them: a run that goes on says what one in a piece says
+            since.persistent(True)  # stored in checkpoints, so that a resumed run records the same means
         self.ranking = RankingFigures()
         self.use = ThemeUse(model.params.num_themes) if model.has_router else None
         self._random_state: dict[str, Any] | None = None
@@ -119,7 +119,7 @@ class ClickTraining(Training):
             self._measured({}, {})
 
     def _measured(self, figures: dict[str, float], use: dict[str, float]) -> None:
-        """Add what was measured since the last validation: a row to the record and a point to every curve."""
+        """Add a row to the record and a point to every curve."""
         measured = Measured(
             model=self.name,
             epoch=self.current_epoch + 1,
@@ -136,7 +136,7 @@ class ClickTraining(Training):
         self.log_dict({name: value for name, value in curves.items() if math.isfinite(value)})
         self.log(CHOICE, choice_of(measured, len(self.record), self.params.choose_by))
         if figures and all(math.isnan(value) for value in figures.values()) and not math.isfinite(measured.train_loss):
-            self.trainer.should_stop = True  # diverged: no further step leads back
+            self.trainer.should_stop = True  # diverged: further steps do not help
 
     def _click_loss(self, logits_B: Tensor, batch: Batch) -> Tensor:
         """The loss that train.loss names."""

@@ -1,4 +1,4 @@
-"""A run's DVCLive folder -> Lightning's logger that writes curves into it while training runs."""
+"""A run's DVCLive folder -> a Lightning logger that writes curves into it while training runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +9,8 @@ from contracts.files import write_text
 
 
 def live_logger(folder: Path, name: str) -> Logger:
-    """The curves of one model, in <name>/, beside those of earlier models. Remove the folder to start a run afresh."""
-    from dvclive.lightning import DVCLiveLogger  # imports DVC, which the figures of a run do not need
+    """A logger of one model's curves, in <name>/, beside those of other models."""
+    from dvclive.lightning import DVCLiveLogger  # imports DVC: slow, and not needed without curves
 
     class Curves(DVCLiveLogger):
         LOGGER_JOIN_CHAR = "/"
@@ -28,10 +28,10 @@ def live_logger(folder: Path, name: str) -> Logger:
 
 
 def keep_until(folder: Path, name: str, step: int) -> None:
-    """Drop the points of a model's curves after a step: a training that resumes from there writes them again.
+    """Drop the points of a model's curves after a step, which a training that resumes there writes again.
 
-    DVCLive writes in place, so a kill may have cut what it left: a point that is not whole goes, and so does its
-    summary, which it would read at its start and nobody reads later.
+    DVCLive writes in place, so a killed run may leave a truncated point: it is dropped too, as is DVCLive's summary,
+    which only its next start would read.
     """
     (folder / "metrics.json").unlink(missing_ok=True)
     for path in (folder / "plots" / "metrics" / name).rglob("*.tsv"):

@@ -25,13 +25,13 @@ def listwise_loss(
     request_of_B: Int[Tensor, " impressions"],
     num_requests: int,
 ) -> Float[Tensor, ""]:
-    """Softmax cross-entropy within a request, meaned over the requests that have a click; zero where none has.
+    """Softmax cross-entropy within a request, averaged over the requests with a click; zero if there are none.
 
-    request_of_B: in [0, num_requests). A request's clicks share its probability equally. Source: Cao et al. 2007.
+    request_of_B: in [0, num_requests). A request's clicks share the target equally. Source: ListNet, Cao et al. 2007.
     """
     zeros_U = logits_B.new_zeros(num_requests)
     greatest_U = zeros_U.scatter_reduce(0, request_of_B, logits_B.detach(), "amax", include_self=False)
-    shifted_B = logits_B - greatest_U[request_of_B]  # so that exp stays finite; the softmax is the same
+    shifted_B = logits_B - greatest_U[request_of_B]  # keeps exp finite; the softmax does not change
     log_total_U = torch.log(zeros_U.index_add(0, request_of_B, shifted_B.exp()).clamp(min=TOTAL_FLOOR))
     clicks_U = zeros_U.index_add(0, request_of_B, labels_B)
     share_B = labels_B / clicks_U.clamp(min=1)[request_of_B]
@@ -40,9 +40,9 @@ def listwise_loss(
 
 
 def share_of_mean(mean: Float[Tensor, ""], number: int | Tensor) -> Float[Tensor, ""]:
-    """This process's part of a mean over all processes: the mean of the parts is the mean over all.
+    """Scale this process's mean so that the average over processes, as DDP takes it, is the mean over all rows.
 
-    mean: over what this process holds. number: how many things that is; processes may hold different numbers.
+    mean: over the rows of this process. number: how many rows; it may differ between processes.
     """
     if num_processes() == 1:
         return mean

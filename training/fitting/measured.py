@@ -1,4 +1,4 @@
-"""Batches of scores, or of routings -> figures over all of them, exact and merged over the processes of a run."""
+"""Batches of scores or routings -> exact figures over all of them, merged over the processes of a run."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ FIGURES = ("logloss", "auc", "gauc", "iauc")
 
 
 class RankingFigures(Metric):
-    """Logloss, AUC, gAUC and iAUC of the validation part; nan where there are no rows, or a score is not finite.
+    """Logloss, AUC, gAUC and iAUC of the validation part; nan if there are no rows or a score is not finite.
 
-    Ranks need all rows at once: 24 bytes each, of a part that is sampled.
+    Ranking figures need all rows at once: 24 bytes each, of a sampled part.
     """
 
     full_state_update = False
@@ -34,16 +34,16 @@ class RankingFigures(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, logits_B: Tensor, labels_B: Tensor, requests_B: Tensor, users_B: Tensor) -> None:
-        """Rows of some requests: logits, clicks, and whose they are."""
+        """Add rows: logits and clicks, each with its request and user."""
         rows = (("logit", logits_B.float()), ("label", labels_B), ("request", requests_B), ("user", users_B))
         for name, values in rows:
             getattr(self, name).append(values.detach())
 
     def compute(self) -> dict[str, float]:
         """FIGURES by name."""
-        held = [self._column(name) for name in ("logit", "label", "request", "user")]
-        logits, labels, requests, users = held
-        if not len(logits) or not np.isfinite(logits).all():  # sorted among others, NaN would pass for an order
+        columns = [self._column(name) for name in ("logit", "label", "request", "user")]
+        logits, labels, requests, users = columns
+        if not len(logits) or not np.isfinite(logits).all():  # NaN would be sorted like a score
             return dict.fromkeys(FIGURES, float("nan"))
         probabilities = torch.sigmoid(torch.from_numpy(logits)).double().numpy()
         return {
@@ -59,7 +59,7 @@ class RankingFigures(Metric):
 
 
 class ThemeUse(Metric):
-    """Which share of the histories' events goes to each theme, and how undecided a routing is.
+    """The share of history events routed to each theme, and the mean entropy of the routing.
 
     Shapes: U users, L history length, T themes.
     """
@@ -84,7 +84,7 @@ class ThemeUse(Metric):
         self.number += len(routing_NT)
 
     def compute(self) -> dict[str, float]:
-        """load_<theme>: shares that add up to 1; routing_entropy: mean over events, from 0 to 1 (undecided)."""
+        """load_<theme>: shares that sum to 1; routing_entropy: mean over events, from 0 to 1 (uniform)."""
         number = self.number.clamp(min=1)
         most = math.log(max(len(self.load_T), 2))
         loads = {f"load_{theme:02d}": float(load / number) for theme, load in enumerate(self.load_T)}

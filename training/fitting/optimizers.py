@@ -1,7 +1,7 @@
-"""A model and train.optimizer -> the optimizer of its weights; clipping by norm, sparse gradients included.
+"""A model and train.optimizer -> the optimizer of its weights; clipping by norm that supports sparse gradients.
 
-A dense step goes over every row of every table; a sparse one over the rows that the batch has read, so that its cost
-does not grow with the catalogue. The two are not the same optimizer: docs/benchmarks.md has what that costs in quality.
+A dense step updates every row of every embedding table; a sparse step only the rows that the batch has read, so its
+cost does not grow with the catalogue. Their results differ: docs/benchmarks.md says what that costs in quality.
 """
 
 import math
@@ -14,13 +14,13 @@ from torch.optim import Adam, Optimizer
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's own
 SPARSE_LEAST = 1_000
-"""Rows of a table below which a dense step is always the cheaper one."""
+"""Tables with fewer rows always take dense steps, which are cheaper for them."""
 SPARSE_FROM = 200_000
-"""Rows of a table from which on train.optimizer: auto updates only those that a batch has read."""
+"""With train.optimizer: auto, tables of at least this many rows take sparse steps."""
 
 
 class RowAdam(Optimizer):
-    """Adam on the rows that have a gradient: the steps of torch.optim.SparseAdam, by gathers, which cost less."""
+    """Adam on the rows that have a gradient: same steps as torch.optim.SparseAdam, but faster, by gathering rows."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = BETAS, eps: float = EPSILON
@@ -33,12 +33,12 @@ class RowAdam(Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    grad = table.grad if table.grad.is_sparse else table.grad.to_sparse(1)  # read as a whole
+                    grad = table.grad if table.grad.is_sparse else table.grad.to_sparse(1)  # the whole table was read
                     self._step(table, grad.coalesce(), group["lr"], group["betas"], group["eps"])
 
     def _step(self, table: nn.Parameter, grad: Tensor, lr: float, betas: tuple[float, float], eps: float) -> None:
         state = self.state[table]
-        if not state:  # both moments of a row side by side: they are fetched from afar, and together
+        if not state:  # both moments of a row side by side: one memory access
             state["step"], state["moments"] = 0, table.new_zeros(len(table), 2, table.shape[1])
         state["step"] += 1
         rows, value = grad._indices()[0], grad._values()
@@ -52,14 +52,14 @@ class RowAdam(Optimizer):
 
 
 class RowsAndRest(Optimizer):
-    """Two optimizers as one, since Lightning steps one: rows of tables by sparse gradients, all other weights."""
+    """Two optimizers as one, since Lightning steps one: for tables with sparse gradients, and for all other weights."""
 
     def __init__(self, rows: Optimizer, rest: Optimizer) -> None:
         self.rows, self.rest = rows, rest
         super().__init__([*rows.param_groups, *rest.param_groups], {})
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step of both."""
+        """One step of both optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -69,18 +69,18 @@ class RowsAndRest(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """That of both, by name."""
+        """The states of both optimizers, by name."""
         return {"rows": self.rows.state_dict(), "rest": self.rest.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What state_dict gave."""
+        """Restore both optimizers from state_dict."""
         self.rows.load_state_dict(state_dict["rows"])
         self.rest.load_state_dict(state_dict["rest"])
         self.param_groups = [*self.rows.param_groups, *self.rest.param_groups]  # loading made new ones
 
 
 def choose_sparse(model: nn.Module, optimizer: str, num_processes: int = 1) -> int:
-    """Let the embedding tables give sparse gradients where train.optimizer says so. Returns how many do.
+    """Switch embedding tables to sparse gradients as train.optimizer says. Returns how many were switched.
 
     sparse: tables of SPARSE_LEAST rows and more. auto: of SPARSE_FROM and more, in a run of one process.
     """
@@ -92,9 +92,9 @@ def choose_sparse(model: nn.Module, optimizer: str, num_processes: int = 1) -> i
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, *, fused: bool = True) -> Optimizer:
-    """Adam; for tables that give sparse gradients (choose_sparse) RowAdam.
+    """Adam, and RowAdam for tables with sparse gradients (choose_sparse).
 
-    fused: False where a gradient scaler (precision 16-mixed) has to see the gradients first.
+    fused: False if a gradient scaler (precision 16-mixed) has to see the gradients before the step.
     """
     of_rows = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -104,7 +104,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, *, fused: bool = True
 
 
 def clip_by_norm(parameters: Iterable[nn.Parameter], limit: float) -> None:
-    """Scale all gradients down together where their norm exceeds the limit. Rows that no batch has read count as 0."""
+    """Scale all gradients by one factor if their joint norm exceeds the limit."""
     values: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is None:

@@ -13,7 +13,7 @@ log = logging.getLogger("leitmotif")
 
 
 class Progress(Callback):
-    """Logs the progress of one training; speeds are of all processes together."""
+    """Logs the progress of one training; speeds are summed over processes."""
 
     EVERY_S = 5.0
 
@@ -25,7 +25,7 @@ class Progress(Callback):
         """Start the clock at the first step; a resumed run logs the step it resumes at."""
         self._said_at = time.monotonic()
         if trainer.global_step:
-            log.info("%s %s: goes on at step %d of %d", self.name, self.what, trainer.global_step, self.num_steps)
+            log.info("%s %s: resumes at step %d of %d", self.name, self.what, trainer.global_step, self.num_steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int

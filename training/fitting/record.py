@@ -1,4 +1,4 @@
-"""What a run measured at each validation -> record.csv, and the validation whose weights are kept."""
+"""Figures of each validation -> record.csv, and which validation's weights are kept."""
 
 import csv
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 DIGITS = 6
 UNMEASURED = -1e9
-"""Below every figure."""
+"""A value below every possible figure."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Measured:
     model: str
     epoch: int  # from 1
     step: int  # steps of the optimizer so far
-    train_loss: float  # mean loss of clicks since the row before, as train.loss says
-    mutual_information: float  # -L_MI, mean since the row before, nats; nan for a model without a router
-    routing_entropy: float  # of the validation histories, 0 (each event one theme) to 1; nan without a router
+    train_loss: float  # mean of train.loss since the previous row
+    mutual_information: float  # -L_MI in nats, mean since the previous row; nan for a model without a router
+    routing_entropy: float  # on validation histories, 0 (one theme per event) to 1; nan without a router
     validation_logloss: float
     validation_auc: float
     validation_gauc: float
@@ -32,8 +32,8 @@ class Measured:
 def choice_of(measured: Measured, number: int, choose_by: str) -> float:
     """The value by which validations are compared; higher is better.
 
-    An undefined figure ranks below every defined one, and rises with the row's number (from 1). So the first of equal
-    rows is kept, and the last row if no figure is defined.
+    Undefined figures compare below all defined ones and increase with the row's number (from 1). So of equal rows the
+    first is kept, and if no figure is defined, the last row.
     """
     value = getattr(measured, f"validation_{choose_by}")
     if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The train section of params.yaml -> Lightning's trainer: device, number of processes, precision."""
+"""The train section of params.yaml -> Lightning's Trainer: devices, number of processes, precision."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def make_trainer(
     max_epochs: int = -1,
     max_steps: int = -1,
 ) -> Trainer:
-    """validate_every: in steps; None: never. Raises InputError if this machine cannot run what the params ask for."""
+    """validate_every: in steps; None: never. Raises InputError if this machine does not support the params."""
     if train.optimizer == "sparse" and num_processes(train) > 1:
         raise InputError(
             f"train.optimizer is sparse, but {num_processes(train)} processes train together: their gradients are "
@@ -41,13 +41,13 @@ def make_trainer(
             limit_val_batches=0 if validate_every is None else None,
             callbacks=list(callbacks),
             logger=logger or False,
-            log_every_n_steps=1,  # learning.py says how often it logs
+            log_every_n_steps=1,  # learning.py decides how often to log
             enable_checkpointing=len(callbacks) > 1,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # RequestData deals out the batches itself
-            deterministic="warn" if torch.cuda.is_available() else True,  # equal bytes are promised for CPUs
+            use_distributed_sampler=False,  # RequestData shards the batches itself
+            deterministic="warn" if torch.cuda.is_available() else True,  # only CPU runs promise equal bytes
         )
     except (MisconfigurationException, ValueError) as error:
         raise InputError(
@@ -65,7 +65,7 @@ def num_processes(train: TrainParams) -> int:
 
 
 def _strategy(train: TrainParams) -> str | Strategy:
-    """Spawned processes instead of Lightning's ddp, which would start this stage's program again for each device."""
+    """DDP with spawned processes: Lightning's default would start this stage's program again for each device."""
     is_started_by_others = "LOCAL_RANK" in os.environ
     if train.strategy not in ("auto", "ddp") or num_processes(train) == 1 or is_started_by_others:
         return train.strategy

@@ -1,4 +1,4 @@
-"""Requests and counters -> what the baselines say of each candidate, each as of its request's time."""
+"""Requests and counters -> each baseline's score of every candidate, as of its request's time."""
 
 import numpy as np
 import numpy.typing as npt
@@ -31,14 +31,14 @@ def popularity(requests: Requests, counters: Counters, lag_s: float, window_s: f
 def logistic(
     train: npt.NDArray[np.floating], labels: npt.NDArray[np.floating], test: npt.NDArray[np.floating]
 ) -> Floats:
-    """[N] logits of a logistic regression on the scalars alone: what counters say without any history.
+    """[N] logits of a logistic regression on the scalars alone, without any history.
 
-    train: [K, S] with labels [K]; test: [N, S]. Standardised by the train rows, as far out as a model's head reads.
+    train: [K, S] with labels [K]; test: [N, S]. Standardised by the train rows and clipped as in the model's head.
     """
     if not len(train):
         return np.zeros(len(test))
     mean, scale = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     scale[scale < SCALE_FLOOR] = 1.0
-    x, asked = (np.clip((part - mean) / scale, -SCALAR_LIMIT, SCALAR_LIMIT) for part in (train, test))
+    x, x_test = (np.clip((part - mean) / scale, -SCALAR_LIMIT, SCALAR_LIMIT) for part in (train, test))
     beta = fit_logistic(x, labels, LOGISTIC_RIDGE)
-    return beta[0] + asked @ beta[1:]
+    return beta[0] + x_test @ beta[1:]

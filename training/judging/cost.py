@@ -1,9 +1,8 @@
-"""A fitted model -> what one request costs: floating point operations by formula, parameters, measured CPU time.
+"""A fitted model -> the cost of one request: floating point operations by formula, parameters, measured CPU time.
 
-A request as a service answers it: what depends on items alone is computed once for as long as the weights are held, and
-counts for no request. Operations are those of matrix products, two a multiply-add, as torch's FlopCounterMode counts
-them; a test compares. Shapes: L history length, M candidates, Q queries, C events of a query's sequence, D width, H
-attention width, T themes.
+A request as the service answers it: item tables are computed once per loaded bundle and are not counted. Operations
+are those of matrix products, two per multiply-add, as in torch's FlopCounterMode; a test compares the two. Shapes: L
+history length, M candidates, Q queries, C events of a query's sequence, D width, H attention width, T themes.
 """
 
 import statistics
@@ -27,9 +26,9 @@ NUM_WARM = 3
 
 
 def flops_of_request(name: str, params: ModelParams, shape: ModelShape, length: int, candidates: int) -> int | None:
-    """Operations of one request, by formula; None of a model that has none here.
+    """Operations of one request by formula; None for a model without a formula.
 
-    length: slots of the history, all of which are computed however few hold an event.
+    length: slots of the history; padding costs as much as events.
     """
     width, backbone = params.width, params.backbone
     if name not in MODELS:
@@ -50,7 +49,7 @@ def flops_of_request(name: str, params: ModelParams, shape: ModelShape, length: 
 
 
 def count_flops(model: Model, batch: Batch) -> int:
-    """What torch counts while the model scores a batch."""
+    """Operations that torch counts while the model scores a batch."""
     with torch.no_grad():
         tables = model.tables()
         with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mv: _of_matrix_and_vector}) as counter:
@@ -59,28 +58,28 @@ def count_flops(model: Model, batch: Batch) -> int:
 
 
 def _of_matrix_and_vector(matrix: torch.Size, vector: torch.Size, **_: Any) -> int:
-    """The one product that torch's counter leaves out."""
+    """The one kind of product that torch's counter ignores."""
     return 2 * matrix.numel()
 
 
 def _of_mixture(params: ModelParams, shape: ModelShape, length: int, candidates: int) -> int:
-    """Three reads of the backbone: C events of the candidate's themes, the newest few, and all or their mean."""
+    """Three reads of the backbone: C events per theme, the newest events, and the whole history or its mean."""
     width, backbone, themes = params.width, params.backbone, params.num_themes
     short = min(params.short_length, length)
     code = width if params.router == "tied" else params.router_width
-    found = 2 * length * themes + (0 if params.route == "item" else _linear(length, code, themes))
-    found += _events(backbone, length, width) + _events(backbone, short, width)
+    flops = 2 * length * themes + (0 if params.route == "item" else _linear(length, code, themes))
+    flops += _events(backbone, length, width) + _events(backbone, short, width)
     queries, capacity = candidates * params.num_candidate_themes, min(params.theme_capacity, length)
-    found += _read(backbone, queries, capacity, width) + _read(backbone, candidates, short, width)
+    flops += _read(backbone, queries, capacity, width) + _read(backbone, candidates, short, width)
     if params.global_expert == "backbone":
-        found += _events(backbone, length, width) + _read(backbone, candidates, length, width)
-    return found + _head(params, shape, candidates, 8 * width + themes + 2)
+        flops += _events(backbone, length, width) + _read(backbone, candidates, length, width)
+    return flops + _head(params, shape, candidates, 8 * width + themes + 2)
 
 
 def _events(backbone: str, length: int, width: int) -> int:
-    """Backbone.events: once a request."""
+    """Backbone.events, which runs once per request."""
     hidden = ATTENTION_RATIO * width
-    looks = 4 * length * length * width  # each event at each event: what it looks for, and what it takes
+    looks = 4 * length * length * width  # self-attention: query-key products and the weighted sum
     match backbone:
         case "twin":
             return 2 * _linear(length, width, _inner(hidden))
@@ -98,7 +97,7 @@ def _events(backbone: str, length: int, width: int) -> int:
 
 
 def _read(backbone: str, queries: int, events: int, width: int) -> int:
-    """Backbone.read: once a candidate, or once a candidate's theme."""
+    """Backbone.read, which runs once per candidate, or per theme of a candidate."""
     hidden, took = ATTENTION_RATIO * width, 2 * queries * events * width
     compared = _linear(queries, width, hidden) + 2 * queries * events * hidden
     match backbone:
@@ -122,26 +121,26 @@ def _inner(hidden: int) -> int:
 
 
 def cost_of(name: str, model: Model, params: ModelParams, shape: ModelShape, dataset: RequestDataset) -> dict[str, Any]:
-    """{flops, parameters, candidates}: of a request with as many candidates as the test's usual one.
+    """{flops, parameters, candidates} for the test request with the median number of candidates.
 
-    flops is None where there is no request.
+    flops and candidates are None if there are no requests.
     """
-    found: dict[str, Any] = {"parameters": sum(value.numel() for value in model.parameters()), "flops": None}
-    found["candidates"] = None
+    cost: dict[str, Any] = {"parameters": sum(value.numel() for value in model.parameters()), "flops": None}
+    cost["candidates"] = None
     if len(dataset):
         sizes = torch.from_numpy(dataset.requests.row_starts).diff()
         usual = int(torch.argsort(sizes, stable=True)[len(sizes) // 2])
         batch = dataset.__getitems__([usual])
         num = int(sizes[usual])
         flops = flops_of_request(name, params, shape, batch.history.mask_UL.shape[1], num)
-        found |= {"candidates": num, "flops": count_flops(model, batch) if flops is None else flops}
-    return found
+        cost |= {"candidates": num, "flops": count_flops(model, batch) if flops is None else flops}
+    return cost
 
 
 def cpu_ms(model: Model, dataset: RequestDataset) -> float | None:
-    """Median CPU time of scoring one request, its user side included and its encoding not; all threads together.
+    """Median CPU time of scoring one request, summed over threads: user side included, encoding excluded.
 
-    Measured, so it is in the report alone: metrics/ and what is made of it stay the same bytes for the same input.
+    Goes into the report only, so that metrics/ has the same bytes for the same input.
     """
     if not len(dataset):
         return None

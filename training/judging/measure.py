@@ -30,41 +30,41 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Scored(NamedTuple):
-    """What a model says of each row: a score to rank by, and a probability of a click."""
+    """A model's output for each row: a score to rank by, and a click probability."""
 
     score: Floats
     probability: Floats
 
 
 class Ratio(NamedTuple):
-    """A figure that is one sum over users divided by another: what the bootstrap draws without sorting again."""
+    """A figure that is a ratio of two sums over users, so that the bootstrap needs no second sort."""
 
     above_U: Floats
     below_U: Floats
 
     @property
     def value(self) -> float:
-        """The figure itself; nan of nothing."""
+        """The figure itself; nan if there are no rows."""
         below = float(self.below_U.sum())
         return float(self.above_U.sum()) / below if below else math.nan
 
     def drawn(self, weights_RU: Floats) -> Floats:
-        """[R] the figure under each draw; nan where a draw holds nothing."""
+        """[R] the figure under each bootstrap draw; nan where the draw has no rows."""
         below = weights_RU @ self.below_U
         return np.divide(weights_RU @ self.above_U, below, out=np.full(len(below), np.nan), where=below > 0)
 
 
 class Drawn(NamedTuple):
-    """One model's figures, and what they are under each draw of the users. Models share the draws: they are paired."""
+    """One model's figures, and their values under each draw of the users. All models share the draws (paired)."""
 
     value: dict[str, float]
     draws: dict[str, Floats]
 
 
 def measure(scored: Scored, requests: Requests, ndcg_at: int | None = None) -> dict[str, float]:
-    """All figures of one model; nan where one is not defined. ndcg_at: places that NDCG reads; None: none is given."""
+    """All figures of one model; nan where undefined. ndcg_at: the k of NDCG@k; None: no NDCG."""
     labels, users = requests.label, requests.user_index[requests.request_of_row]
-    found = {
+    figures = {
         "auc": pooled_auc(scored.score, labels),
         "iauc": iauc(scored.score, labels, requests.request_of_row),
         "gauc": gauc(scored.score, labels, users),
@@ -75,14 +75,14 @@ def measure(scored: Scored, requests: Requests, ndcg_at: int | None = None) -> d
         "calibration_ratio": math.nan,
     }
     if base := entropy(labels):
-        found["normalised_entropy"] = found["logloss"] / base
+        figures["normalised_entropy"] = figures["logloss"] / base
     if len(labels):
         bins = calibration(scored.probability, labels)
-        found |= {f"calibration_{name}": getattr(bins, name) for name in ("error", "noise", "ratio")}
+        figures |= {f"calibration_{name}": getattr(bins, name) for name in ("error", "noise", "ratio")}
     if ndcg_at is not None:
         within, _ = grouped_ndcg(scored.score, labels, requests.request_of_row, ndcg_at)
-        found["ndcg"] = float(within.mean()) if len(within) else math.nan
-    return found
+        figures["ndcg"] = float(within.mean()) if len(within) else math.nan
+    return figures
 
 
 def bootstrap(
@@ -90,35 +90,35 @@ def bootstrap(
 ) -> dict[str, Drawn]:
     """Every model's AUC, iAUC, gAUC, NDCG and logloss under the same draws of the users."""
     user_of_request, weights_RU = draw_weights(requests, num_bootstrap, seed)
-    found = {}
+    drawn_of_model = {}
     for name, each in scored.items():
         sums = _ratios(each, requests, user_of_request, weights_RU.shape[1], ndcg_at)
         users = user_of_request[requests.request_of_row]
-        found[name] = Drawn(
+        drawn_of_model[name] = Drawn(
             {"auc": pooled_auc(each.score, requests.label)} | {key: one.value for key, one in sums.items()},
             {"auc": bootstrap_auc(each.score, requests.label, users, weights_RU)}
             | {key: one.drawn(weights_RU) for key, one in sums.items()},
         )
-    return found
+    return drawn_of_model
 
 
 def differences(drawn: Mapping[str, Drawn], pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]]:
     """ "<first>_minus_<other>" -> the difference in each figure of `bootstrap`, with its 95 % interval."""
-    found = {}
+    rows_of_pair = {}
     for first, other in pairs:
         one, two, row = drawn[first], drawn[other], {}
         for name in one.value:
             row |= with_interval(name, one.value[name] - two.value[name], one.draws[name] - two.draws[name])
-        found[f"{first}_minus_{other}"] = row
-    return found
+        rows_of_pair[f"{first}_minus_{other}"] = row
+    return rows_of_pair
 
 
 def intervals(drawn: Drawn) -> dict[str, float]:
-    """Of each figure its 95 % interval, as <name>_low and <name>_high."""
-    found: dict[str, float] = {}
+    """The 95 % interval of each figure, as <name>_low and <name>_high."""
+    figures: dict[str, float] = {}
     for name, value in drawn.value.items():
-        found |= with_interval(name, value, drawn.draws[name])
-    return {name: value for name, value in found.items() if name not in drawn.value}
+        figures |= with_interval(name, value, drawn.draws[name])
+    return {name: value for name, value in figures.items() if name not in drawn.value}
 
 
 def measure_slices(
@@ -129,9 +129,9 @@ def measure_slices(
     num_bootstrap: int,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Slice -> its size, every model's AUC and iAUC on its rows alone, iAUC's interval, and the pairs' differences.
+    """Slice -> its size, every model's AUC and iAUC on its rows, iAUC's interval, and the differences of the pairs.
 
-    The draws are those of the whole test part, so that slices can be compared with it and with each other.
+    Uses the draws of the whole test part, so that slices can be compared with it and with each other.
     """
     user_of_request, weights_RU = draw_weights(requests, num_bootstrap, seed)
     order = {name: np.argsort(each.score, kind="stable") for name, each in scored.items()}
@@ -141,7 +141,7 @@ def measure_slices(
         row["requests_ranked"] = 0
         within: dict[str, Ratio] = {}
         for model, values in scored.items():
-            rows = order[model][mask[order[model]]]  # in order of score: to sort them again costs little
+            rows = order[model][mask[order[model]]]  # already in order of score: cheap to sort again
             groups = grouped_auc(values.score[rows], requests.label[rows], request[rows])
             within[model] = _per_user(groups.auc, user_of_request[groups.group], weights_RU.shape[1])
             row["requests_ranked"] = len(groups.auc)
@@ -155,7 +155,7 @@ def measure_slices(
 
 
 def rankable(requests: Requests) -> Mask:
-    """[R] which requests can be ranked: they hold a click and a candidate without one."""
+    """[R] which requests can be ranked: those with a clicked and an unclicked candidate."""
     clicks = np.bincount(requests.request_of_row, is_click(requests.label), minlength=len(requests))
     return (clicks > 0) & (clicks < np.diff(requests.row_starts))
 
@@ -169,7 +169,7 @@ def draw_weights(
 
 
 def bootstrap_iauc(scores: Sequence[Floats], requests: Requests, num_bootstrap: int, seed: int) -> Floats:
-    """[R] mean AUC within a request under each draw of the users. scores: [N] each; several (seeds) are meaned."""
+    """[R] mean AUC within a request under each draw of the users. scores: [N] each; several seeds are averaged."""
     user_of_request, weights_RU = draw_weights(requests, num_bootstrap, seed)
     within = [grouped_auc(score, requests.label, requests.request_of_row) for score in scores]
     mean = np.mean([each.auc for each in within], axis=0)
@@ -204,7 +204,7 @@ def _ratios(
 def _per_user(
     values: Floats, user: npt.NDArray[np.integer], num_users: int, weight: npt.NDArray[Any] | None = None
 ) -> Ratio:
-    """The mean of values, each of a user, as sums over users. weight: how much each counts; None: the same."""
+    """The weighted mean of values, each of a user, as sums over users. weight: None for equal weights."""
     weight = np.ones(len(values)) if weight is None else weight.astype(np.float64)
     sums = (np.bincount(user, part, minlength=num_users)[:num_users] for part in (values * weight, weight))
     return Ratio(*(each.astype(np.float64) for each in sums))

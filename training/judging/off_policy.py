@@ -1,7 +1,7 @@
-"""Clicks on what a logging policy showed, and how likely it was to show it -> what another policy would have got.
+"""Logged clicks and the logging policy's propensities -> the expected click rate of another policy.
 
-A log holds what was shown: a figure over it is a figure under whoever chose what to show. Where the propensity of each
-shown candidate is known (a simulator's truth), weights of target / propensity make it a figure under another policy.
+A figure over a log depends on the policy that chose what to show. Where the propensity of each shown candidate is
+known (as in the simulator's truth), importance weights of target / propensity estimate it for another policy.
 Source: Horvitz and Thompson 1952; Swaminathan and Joachims 2015 for the self-normalised estimate.
 """
 
@@ -22,25 +22,25 @@ from training.judging.measure import Ratio, Scored, draw_weights, with_interval
 from training.requests.reader import Requests
 
 BEST_SHARE = 0.2
-"""A model's policy: any pair of request and item that it scores among the best so many."""
+"""A model's policy shows the best-scored share of all (request, item) pairs: this share."""
 COLUMNS = ("impression_id", "item_id", "propensity")
 
 Floats = npt.NDArray[np.floating]
 
 
 class Estimate(NamedTuple):
-    """The mean reward under a target policy, by two estimators, and how much of the log speaks for it."""
+    """The mean reward under a target policy by two estimators, and the effective sample size behind it."""
 
-    ips: float  # unbiased; varies with the weights
-    snips: float  # divided by the mean weight instead of 1: a little bias, far less variance; in the rewards' range
-    effective_share: float  # (sum of weights)^2 / (rows * sum of their squares): 1 where all weigh the same
+    ips: float  # inverse propensity score: unbiased, high variance
+    snips: float  # self-normalised: a little bias, far less variance, within the rewards' range
+    effective_share: float  # (sum of weights)^2 / (rows * sum of their squares): 1 if all weights are equal
 
 
 def estimate(reward: Floats, target: Floats, propensity: Floats) -> Estimate:
-    """Mean reward if actions had been drawn by the target policy.
+    """Mean reward if the target policy had drawn the actions.
 
-    target, propensity: [N] how likely the target policy, and the one that was logged, show the action of each row.
-    Raises ValueError where a propensity is not above 0: of what is never shown a log says nothing.
+    target, propensity: [N] probability of each row's action under the target policy and under the logging policy.
+    Raises ValueError if a propensity is not above 0.
     """
     weight = weights(target, propensity)
     total = float(weight.sum())
@@ -67,11 +67,11 @@ def weights(target: Floats, propensity: Floats) -> npt.NDArray[np.float64]:
 def off_policy(
     data: Path, requests: Requests, scored: Mapping[str, Scored], num_bootstrap: int, seed: int
 ) -> dict[str, Any] | None:
-    """Model -> the click rate of what it scores best, were every item shown as often as any other; None where no
+    """Model -> estimated click rate of its best-scored pairs if all items were shown equally often; None where no
     propensities are known.
 
-    A model's policy draws evenly from the pairs of request and item that it scores among the best BEST_SHARE of all
-    pairs. `logged`: the click rate of the same rows as they were shown, which favours what the logging policy favours.
+    A model's policy draws evenly from the best-scored BEST_SHARE of all (request, item) pairs. `logged`: the raw click
+    rate of the same rows, which is biased towards what the logging policy shows.
     """
     propensity = read_propensities(data, requests)
     if propensity is None or not len(requests):
@@ -83,31 +83,31 @@ def off_policy(
     user = user_of_request[requests.request_of_row][known]
     clicked = is_click(requests.label)[known].astype(np.float64)
     even = weights(np.ones(known.sum()), propensity[known])
-    found: dict[str, Any] = {"share_of_rows_known": float(known.mean()), "best_share": BEST_SHARE, "models": {}}
+    report: dict[str, Any] = {"share_of_rows_known": float(known.mean()), "best_share": BEST_SHARE, "models": {}}
     for name, each in scored.items():
         chosen = best(each.score[known], even)
         weight = even * chosen
         sums = (np.bincount(user, part, minlength=weights_RU.shape[1]) for part in (weight * clicked, weight))
         ratio = Ratio(*(each.astype(np.float64) for each in sums))
-        found["models"][name] = with_interval("snips", ratio.value, ratio.drawn(weights_RU)) | {
+        report["models"][name] = with_interval("snips", ratio.value, ratio.drawn(weights_RU)) | {
             "effective_share": estimate(clicked, chosen, propensity[known]).effective_share,
             "logged": float((chosen * clicked).sum() / chosen.sum()),
         }
-    return found
+    return report
 
 
 def best(score: Floats, weight: Floats) -> npt.NDArray[np.float64]:
-    """[N] 1 where a row is among the best BEST_SHARE of all weight, 0 elsewhere; rows that tie are in together."""
+    """[N] 1 for the best-scored rows up to BEST_SHARE of the total weight, 0 elsewhere; ties are included."""
     order = np.argsort(-np.asarray(score, np.float64), kind="stable")
-    held = np.cumsum(np.asarray(weight)[order])
-    last = int(np.searchsorted(held, BEST_SHARE * held[-1]))
+    cumulative = np.cumsum(np.asarray(weight)[order])
+    last = int(np.searchsorted(cumulative, BEST_SHARE * cumulative[-1]))
     return (score >= score[order[min(last, len(order) - 1)]]).astype(np.float64)
 
 
 def read_propensities(data: Path, requests: Requests) -> npt.NDArray[np.float64] | None:
-    """[N] how likely each shown candidate was to be shown; nan where the truth does not hold it.
+    """[N] the propensity of each shown candidate; nan where the truth lacks it.
 
-    None where no table of truth/ has the columns impression_id, item_id and propensity.
+    None if no table of truth/ has the columns impression_id, item_id and propensity.
     """
     for path in sorted((data / "truth").glob("*.parquet")) if (data / "truth").is_dir() else ():
         if set(COLUMNS) <= set(pq.read_schema(path).names):
@@ -120,16 +120,16 @@ def _match(data: Path, requests: Requests, truth: pa.Table) -> npt.NDArray[np.fl
     items = pq.read_table(data / "user_histories" / "vocabulary.parquet", columns=["item_id"])["item_id"]
     request = _places(truth["impression_id"], named)
     item = _places(truth["item_id"], items)
-    held = (request >= 0) & (item >= 0)
+    in_log = (request >= 0) & (item >= 0)
     num_items = len(items) + 1
-    keys, first = np.unique(request[held] * num_items + item[held], return_index=True)
-    values = np.r_[truth["propensity"].to_numpy().astype(np.float64)[held][first], np.nan]
-    wanted = requests.request_index[requests.request_of_row].astype(np.int64) * num_items
-    wanted += requests.item_index - FIRST_INDEX
-    place = np.searchsorted(keys, wanted)
-    found = place < len(keys)
-    found[found] = keys[place[found]] == wanted[found]
-    return values[np.where(found, place, len(values) - 1)]
+    keys, first = np.unique(request[in_log] * num_items + item[in_log], return_index=True)
+    values = np.r_[truth["propensity"].to_numpy().astype(np.float64)[in_log][first], np.nan]
+    row_keys = requests.request_index[requests.request_of_row].astype(np.int64) * num_items
+    row_keys += requests.item_index - FIRST_INDEX
+    place = np.searchsorted(keys, row_keys)
+    is_known = place < len(keys)
+    is_known[is_known] = keys[place[is_known]] == row_keys[is_known]
+    return values[np.where(is_known, place, len(values) - 1)]
 
 
 def _places(names: pa.ChunkedArray, known: pa.ChunkedArray) -> npt.NDArray[np.int64]:

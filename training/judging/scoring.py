@@ -1,4 +1,4 @@
-"""A saved or fitted model and requests -> the logits of all their candidates, in the order of their rows."""
+"""A model and requests -> the logits of all candidates, in the order of their rows."""
 
 import logging
 import time
@@ -12,12 +12,12 @@ from training.requests.batches import RequestDataset, positions_in_order
 
 log = logging.getLogger("leitmotif")
 
-BATCH_REQUESTS = 64  # larger ones fall out of the cache and cost twice as much
+BATCH_REQUESTS = 64  # larger batches fall out of the CPU cache and take twice as long
 PROGRESS_EVERY_S = 5.0
 
 
 def score_requests(name: str, model: Model, dataset: RequestDataset) -> npt.NDArray[np.float32]:
-    """[N] logits. The user's half is computed once a request."""
+    """[N] logits. The user side is computed once per request."""
     logits = [np.zeros(0, np.float32)]
     done, said_at = 0, time.monotonic()
     with torch.inference_mode():

@@ -15,11 +15,11 @@ from training.requests.reader import Events, Requests
 Mask = npt.NDArray[np.bool_]
 
 NO_THEME = -1
-"""Of a request or an item that the simulator did not draw."""
-HISTORY_EDGES = (0, 1, 20, 100, 500)  # events; the last part is open
+"""The theme of a request or an item that is not in the simulator's truth."""
+HISTORY_EDGES = (0, 1, 20, 100, 500)  # events; the last slice has no upper edge
 HOUR_US = 3_600_000_000
 NUM_PERIODS = 3
-MOST_SINCE_SHIFT = 5  # of the curve after a shift, the last part is open
+MOST_SINCE_SHIFT = 5  # last point of the curve after a shift; it includes all later requests
 
 
 def slice_masks(
@@ -29,11 +29,11 @@ def slice_masks(
     cold_user: Mask | None = None,
     min_history: int | None = None,
 ) -> dict[str, Mask]:
-    """Name -> [N] which rows belong. The parts by shift, history, item, user, hour, period each cover every row once.
+    """Name -> [N] mask of rows. The slices by shift, history, item, user, hour and period each cover every row once.
 
-    since_shift: [R] requests between the last theme shift and this one, 0 for the first after it. cold_user: [R] whose
-    user training did not see. min_history: the events of history that training asked for, so that the figures can be
-    read over what it saw and over what it left out.
+    since_shift: [R] requests between the last theme shift and this one, 0 for the first after it. cold_user: [R] the
+    user was not in training. min_history: train.min_history, so that requests like those trained on, and those left
+    out of training, are judged apart.
     """
     by_request = {
         "first_after_shift": since_shift == 0,
@@ -54,25 +54,25 @@ def slice_masks(
 
 
 def cold_users(events: Events, requests: Requests, before_us: int) -> Mask:
-    """[R] whose user has no event before a time: training, which ended there, saw nothing of them."""
+    """[R] whether the user has no event before a time, the end of the train part."""
     offsets = np.asarray(events.offsets)
     first = np.full(len(offsets) - 1, np.iinfo(np.int64).max)
-    held = np.flatnonzero(np.diff(offsets))
-    first[held] = np.asarray(events.occurred_at[offsets[:-1][held]])
+    has_events = np.flatnonzero(np.diff(offsets))
+    first[has_events] = np.asarray(events.occurred_at[offsets[:-1][has_events]])
     return first[requests.user_index] >= before_us
 
 
 def after_shift_at(since_shift: npt.NDArray[np.int64]) -> dict[int, Mask]:
-    """Requests since the shift -> [R] which requests are there; the last part is open."""
+    """Number of requests since the shift -> [R] mask; the last one includes all later requests."""
     last = MOST_SINCE_SHIFT
     return {since: since_shift == since for since in range(last)} | {last: since_shift >= last}
 
 
 def requests_since_shift(data: Path, requests: Requests, session_gap_s: float) -> npt.NDArray[np.int64]:
-    """[R] how many requests of this user lie between the last shift and this one.
+    """[R] number of the user's requests between the last shift and this one.
 
-    A shift is a change of the simulator's true theme where data/truth holds both requests, else (a real log, a
-    request that came live) a gap over session_gap_s between two requests of a user.
+    A shift is a change of the simulator's true theme if data/truth holds both requests; otherwise (real logs, live
+    requests) a gap over session_gap_s between two requests of a user.
     """
     order = np.lexsort((requests.request_index, requests.at, requests.user_index))
     user, at, theme = requests.user_index[order], requests.at[order], _true_themes(data, requests)[order]
@@ -87,9 +87,9 @@ def requests_since_shift(data: Path, requests: Requests, session_gap_s: float) -
 
 
 def true_item_themes(data: Path, item_ids: list[str]) -> npt.NDArray[np.int64] | None:
-    """[len(item_ids)] the simulator's theme of each item, NO_THEME of one that it did not draw.
+    """[len(item_ids)] the simulator's theme of each item; NO_THEME if the truth lacks it.
 
-    None where the source has no truth.
+    None if the source has no truth.
     """
     path = data / "truth" / "items.parquet"
     if not path.exists():
@@ -99,7 +99,7 @@ def true_item_themes(data: Path, item_ids: list[str]) -> npt.NDArray[np.int64] |
 
 
 def _by_time(at: npt.NDArray[np.int64]) -> dict[str, Mask]:
-    """By the hour of the day (UTC), and by thirds of the test part's time: does a model age?"""
+    """By hour of the day (UTC), and by thirds of the test period, which show whether a model ages."""
     hour = at // HOUR_US % 24
     parts = {f"hour_{low:02d}_{low + 5:02d}": (hour >= low) & (hour < low + 6) for low in range(0, 24, 6)}
     first, last = (int(at.min()), int(at.max()) + 1) if len(at) else (0, 1)
@@ -114,7 +114,7 @@ def _name(low: int, high: int | None) -> str:
 
 
 def _true_themes(data: Path, requests: Requests) -> npt.NDArray[np.int64]:
-    """[R] the simulator's theme of each request; NO_THEME where it did not draw it."""
+    """[R] the simulator's theme of each request; NO_THEME if the truth lacks it."""
     path = data / "truth" / "requests.parquet"
     if not path.exists():
         return np.full(len(requests.request_index), NO_THEME, np.int64)
@@ -126,7 +126,7 @@ def _true_themes(data: Path, requests: Requests) -> npt.NDArray[np.int64]:
 def _themes_of(
     names: pa.Array | pa.ChunkedArray, known: pa.ChunkedArray, themes: pa.ChunkedArray
 ) -> npt.NDArray[np.int64]:
-    """The theme of each name; NO_THEME of a name that is not known."""
+    """The theme of each name; NO_THEME if the name is unknown."""
     options = pc.SetLookupOptions(value_set=known.combine_chunks())
     place = pc.fill_null(pc.call_function("index_in", [names], options), -1).to_numpy().astype(np.int64)
     return np.r_[themes.to_numpy().astype(np.int64), NO_THEME][place]

@@ -1,4 +1,4 @@
-"""Figures of the models -> which of them is served, and sentences on how it stands beside each of the others."""
+"""Figures of the models -> which of them is served, and sentences that compare it with each of the others."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ SIMPLE = {
     "logistic": "a logistic regression on the counters alone",
     "trees": "gradient-boosted trees on the counters alone",
 }
-"""Measured and never served: to rank worse than one of them is a warning, no refusal."""
+"""Simple models that are measured but never served: if one ranks better, that is a warning, not a refusal."""
 FITTED = {
     "mos": "MoS",
     "din": "DIN",
@@ -25,7 +25,7 @@ FITTED = {
     "expert_choice": "Expert Choice",
 }
 NAMES = BASELINES | SIMPLE | FITTED
-"""What people call the models; a model without a name here is named as it is."""
+"""Display names; a model that is not listed is shown by its own name."""
 
 LEVEL = "no better and no worse"
 
@@ -33,9 +33,9 @@ Figures = Mapping[str, float]
 
 
 def choose(validation: Mapping[str, Mapping[str, float | None]], serve: str) -> tuple[str, str]:
-    """The model to serve and a sentence that says why. The test part has no say: it measures what was chosen.
+    """The model to serve, and a sentence that says why. The choice does not use the test part.
 
-    validation: iAUC of the fitted models on the validation part, None where undefined. A tie is the candidate's.
+    validation: iAUC of the fitted models on the validation part, None where undefined; a tie goes to CANDIDATE.
     serve: evaluate.serve.
     """
     figures = {name: figures["iauc"] for name, figures in validation.items()}
@@ -58,7 +58,7 @@ def standing(
     differences: Mapping[str, Figures],
     test: Mapping[str, int],
 ) -> list[str]:
-    """Plain sentences: what is served and why, and how it stands beside each other model on the test part."""
+    """Sentences: what is served and why, and how it compares with each other model on the test part."""
     ranked = test["num_requests_ranked"]
     if not ranked:
         return [because, f"None of the {test['num_requests']:,} test requests can be ranked: nothing can be compared."]
@@ -69,21 +69,21 @@ def standing(
 
 
 def of_other(served: str, other: str, models: Mapping[str, Figures], difference: Figures) -> str:
-    """One model beside another, in words and with both figures and their intervals."""
+    """A comparison of two models in words, with the figures of both and the interval of each difference."""
     figures = "; ".join(
-        f"{said} {models[served][name]:.4f} against {models[other][name]:.4f}, {around(name, difference)}"
-        for name, said in (("iauc", "iAUC"), ("auc", "AUC"))
+        f"{label} {models[served][name]:.4f} against {models[other][name]:.4f}, {around(name, difference)}"
+        for name, label in (("iauc", "iAUC"), ("auc", "AUC"))
     )
     return f"{name_of(served)} ranks {_word(difference, name_of(other))} ({figures})"
 
 
 def around(name: str, difference: Figures) -> str:
-    """A difference with its interval."""
+    """A difference and its interval, as text."""
     return f"{difference[name]:+.4f} ({difference[f'{name}_low']:+.4f} to {difference[f'{name}_high']:+.4f})"
 
 
 def warnings(served: str, models: Mapping[str, Figures], differences: Mapping[str, Figures]) -> list[str]:
-    """What the rules let pass and a person should know: simple models that are not served and rank better."""
+    """Warnings that do not fail the verdict: simple models that rank better than the served one."""
     return [
         f"{of_other(served, name, models, difference)}: a simpler model would do better"
         for name in models
@@ -92,12 +92,12 @@ def warnings(served: str, models: Mapping[str, Figures], differences: Mapping[st
 
 
 def name_of(model: str) -> str:
-    """What people call a model."""
+    """The display name of a model."""
     return NAMES.get(model, model)
 
 
 def _word(difference: Figures, other: str) -> str:
-    """Better, worse or neither, by the interval of each figure."""
+    """Better, worse or neither, by the intervals of iAUC and AUC."""
     within, over_all = (_direction(difference[f"{name}_low"], difference[f"{name}_high"]) for name in ("iauc", "auc"))
     if within != over_all:
         return f"{within} than {other} within a request, and {over_all} over all requests"

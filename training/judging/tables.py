@@ -19,7 +19,7 @@ from training.requests.reader import Requests
 
 DIGITS = 6
 UNRANKED = "random"
-"""Ranks all alike: a curve of it says nothing."""
+"""The baseline with constant scores, which gets no curve."""
 
 
 def write_metrics(
@@ -41,7 +41,7 @@ def write_metrics(
 
 
 def write_predictions(path: Path, requests: Requests, scored: Mapping[str, Scored], names: Sequence[str]) -> None:
-    """One row a candidate, by request_index and then as in impressions, with the score of each of these models."""
+    """One row per candidate, by request_index and then as in impressions, with each model's score."""
     order = np.argsort(requests.request_index[requests.request_of_row], kind="stable")
     columns = {
         "request_index": requests.request_index[requests.request_of_row],
@@ -55,9 +55,9 @@ def write_predictions(path: Path, requests: Requests, scored: Mapping[str, Score
 
 
 def predictions_schema(names: Sequence[str]) -> pa.Schema:
-    """predictions/predictions.parquet: the test part in the order of impressions, sorted by request_index.
+    """Schema of predictions/predictions.parquet: the test part by request_index, then in the order of impressions.
 
-    names: the models; a fitted one's score is a logit, popularity's a number of clicks.
+    names: the models. Scores of fitted models are logits, those of popularity numbers of clicks.
     """
     return pa.schema(
         [
@@ -70,7 +70,7 @@ def predictions_schema(names: Sequence[str]) -> pa.Schema:
 
 
 def plain(value: Any) -> Any:
-    """JSON values: numbers rounded, nan as null."""
+    """The same as JSON values: numbers rounded, nan as null."""
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -88,7 +88,7 @@ def _calibration(scored: Mapping[str, Scored], requests: Requests) -> Iterator[d
 
 
 def _by_history(slices: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> list[dict[str, Any]]:
-    """A point a model and part: AUC by the least number of events of the part."""
+    """One point per model and history slice: AUC by the slice's smallest number of events."""
     parts = [name for name in slices if name.startswith("history_")]
     return [
         {"model": model, "history": low, "auc": slices[name][f"{model}_auc"], "requests": slices[name]["requests"]}
@@ -100,14 +100,14 @@ def _by_history(slices: Mapping[str, Mapping[str, Any]], models: Sequence[str]) 
 def _by_shift(
     scored: Mapping[str, Scored], requests: Requests, since_shift: npt.NDArray[np.int64]
 ) -> list[dict[str, Any]]:
-    """A point a model and position: AUC by the requests since the theme last shifted; the last part is open."""
+    """One point per model and number of requests since the last shift; the last point includes all later requests."""
     row, points = requests.request_of_row, []
-    for since, held in after_shift_at(since_shift).items():
-        mask = held[row]
+    for since, part in after_shift_at(since_shift).items():
+        mask = part[row]
         for name, each in scored.items():
             value = grouped_auc(each.score[mask], requests.label[mask], np.zeros(int(mask.sum()), np.int64)).mean
             within = grouped_auc(each.score[mask], requests.label[mask], row[mask]).mean
-            points.append({"model": name, "since_shift": since, "auc": value, "iauc": within, "requests": held.sum()})
+            points.append({"model": name, "since_shift": since, "auc": value, "iauc": within, "requests": part.sum()})
     return sorted(plain(points), key=lambda point: (list(scored).index(point["model"]), point["since_shift"]))
 
 

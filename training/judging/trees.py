@@ -1,7 +1,7 @@
-"""The scalars of train and validation rows -> gradient-boosted trees' logits of the test rows, by LightGBM.
+"""The scalars of train and validation rows -> logits of the test rows by gradient-boosted trees (LightGBM).
 
-A judge that needs no history: whoever ranks worse than it has not earned its sequence model. `pip install
-'leitmotif[trees]'` brings LightGBM; where it is not installed nothing is reported and nothing fails.
+A baseline without histories: a sequence model that ranks worse is not worth its cost. `pip install
+'leitmotif[trees]'` installs LightGBM; without it this baseline is left out.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from features.terms.convention import is_click
 
 MAX_ROWS = 50_000
-"""The latest rows of the train part: more cost time that evaluate does not have, and change the judge little."""
+"""The latest rows of the train part to fit on; more rows take longer and change the figures little."""
 MAX_ROUNDS = 100
 PATIENCE = 10
 SETTINGS = {
@@ -27,7 +27,7 @@ SETTINGS = {
     "seed": 1,
     "max_bin": 63,
     "verbosity": -1,
-    "deterministic": True,  # the same rows give the same trees, however many threads
+    "deterministic": True,  # the same trees for any number of threads
     "force_row_wise": True,
 }
 
@@ -35,17 +35,17 @@ Floats = npt.NDArray[np.floating]
 
 
 def is_installed() -> bool:
-    """Whether trees can be fitted here."""
+    """Whether LightGBM is installed."""
     return importlib.util.find_spec("lightgbm") is not None
 
 
 def trees(
     train: tuple[Floats, Floats], validation: tuple[Floats, Floats], test: Floats, num_threads: int
 ) -> npt.NDArray[np.float64] | None:
-    """[N] logits of the test rows; None without LightGBM, or where the train rows hold one class.
+    """[N] logits of the test rows; None if the train rows have a single class.
 
-    train, validation: ([K, S] scalars, [K] labels). Boosting ends where the validation logloss has not fallen for
-    PATIENCE rounds; without validation rows it goes on to MAX_ROUNDS.
+    train, validation: ([K, S] scalars, [K] labels). Boosting stops when the validation logloss has not fallen for
+    PATIENCE rounds, or without validation rows at MAX_ROUNDS.
     """
     clicked = is_click(train[1])[-MAX_ROWS:]
     if not is_installed() or not len(clicked) or clicked.all() or not clicked.any():

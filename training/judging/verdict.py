@@ -1,4 +1,4 @@
-"""Figures of the test part -> whether the served model may be packaged, by absolute rules, and why (not)."""
+"""Figures of the test part -> a verdict by absolute rules: may the served model be packaged, and why (not)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from training.model.params import EvaluateParams
 
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
 MIN_USERS = 10
-"""The intervals draw users: of fewer, the draws are too alike to say anything."""
+"""Intervals resample users; with fewer users than this they mean nothing."""
 
 Figures = Mapping[str, float]
 
@@ -21,11 +21,11 @@ def judge(
     parity: Mapping[str, Any] | None,
     rules: EvaluateParams,
 ) -> dict[str, Any]:
-    """{state, passed, reasons}: state is passed, failed or not judged; `passed` is true of the first alone.
+    """{state, passed, reasons}: state is passed, failed or not judged; `passed` is true only for state passed.
 
-    models: figures by name, nan where not defined. differences: "<served>_minus_<other>" of every other model, with
-    intervals. test: num_requests, num_requests_ranked (those that can be) and num_users_ranked (theirs).
-    parity: materialize's, None where absent. What is not judged may be packaged, and says that it was not judged.
+    models: figures by name, nan where undefined. differences: "<served>_minus_<other>" for every other model, with
+    intervals. test: num_requests, num_requests_ranked (those that can be ranked) and num_users_ranked (their users).
+    parity: the parity report of materialize, None if absent. A model that is not judged may be packaged.
     """
     if parity and parity["mismatches"]:
         return _verdict(
@@ -47,15 +47,15 @@ def judge(
 
 
 def is_worse(difference: Figures) -> bool:
-    """Whether the interval of a difference says that the first of the two ranks worse.
+    """Whether the intervals of a difference say that the first of the two ranks worse.
 
-    By iAUC, the order within a request that a service is asked for; or by AUC where it has not gained in iAUC.
+    It does if iAUC is significantly lower, or AUC is and iAUC is not significantly higher.
     """
     return difference["iauc_high"] < 0 or (difference["auc_high"] < 0 and not difference["iauc_low"] > 0)
 
 
 def _too_little(test: Mapping[str, int], rules: EvaluateParams) -> str | None:
-    """Why the test part cannot say whether the model is good; None where it can."""
+    """Why the test part is too small to judge on; None if it is large enough."""
     ranked, users = test["num_requests_ranked"], test["num_users_ranked"]
     of = f"{ranked:,} of {test['num_requests']:,} test requests can be ranked (they hold a click and an item without)"
     if ranked < rules.min_requests:
@@ -89,9 +89,9 @@ def _against_popularity(
 
 
 def _probabilities(served: str, figures: Figures, to_chance: Figures, rules: EvaluateParams) -> list[str]:
-    """Whether the scores may be read as probabilities. Not asked where the rule is 1: a ranking loss gives none.
+    """Whether the scores are calibrated. Not judged where the limit is 1, as for ranking losses.
 
-    Few rows differ from true probabilities by chance alone (calibration_noise): so much is allowed on top.
+    The expected error of true probabilities on as few rows (calibration_noise) is allowed on top of the limit.
     """
     limit = rules.max_calibration_error
     if limit >= 1:

@@ -1,4 +1,4 @@
-"""A backbone alone: each candidate reads the whole history once. What a mixture over the backbone is compared with.
+"""A backbone without a mixture: each candidate reads the whole history once. The baseline of a mixture over it.
 
 Shapes: B impressions (candidates), U users (requests), L history length, D width, E event width.
 """
@@ -18,7 +18,7 @@ from training.model.shape import ModelShape
 
 
 class SequenceState(NamedTuple):
-    """The user's half of all scores of a request."""
+    """The user side of a request, shared by all its candidates."""
 
     event_ULE: Float[Tensor, "users length event"]
     mask_UL: Bool[Tensor, "users length"]
@@ -26,7 +26,7 @@ class SequenceState(NamedTuple):
 
 
 class BackboneAlone(Ranker):
-    """Logit = MLP of [candidate; what it read; their product; age of the last event; scalars]."""
+    """Logit = MLP of [candidate; history as read by it; their product; age of the last event; scalars]."""
 
     def __init__(self, params: ModelParams, shape: ModelShape, backbone: str) -> None:
         super().__init__(params, shape, 4 * params.width)
@@ -46,7 +46,7 @@ class BackboneAlone(Ranker):
     def features(
         self, state: SequenceState, candidates: Candidates, tables: Tables
     ) -> Float[Tensor, "impressions features"]:
-        """What the head reads of each candidate."""
+        """Inputs of the head, for each candidate."""
         user_B = candidates.user_of_B
         query_BD = functional.embedding(candidates.item_index_B, tables.item_NX)
         read_BD = self.backbone.read(query_BD, state.event_ULE.index_select(0, user_B), None, state.mask_UL[user_B])

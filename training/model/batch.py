@@ -1,4 +1,4 @@
-"""What the model reads: encoded histories, one a request, and the requests' candidates, flat.
+"""The inputs of a model: encoded histories, one per request, and the candidates of all requests, flat.
 
 Shapes: B impressions (candidates), U users (requests: one history each), L history length, S scalar features.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class History(NamedTuple):
-    """Encoded histories, right-aligned: slot L - 1 holds the newest event, padding stands on the left."""
+    """Encoded histories, right-aligned: slot L - 1 holds the newest event, padding is on the left."""
 
     item_index_UL: Int[Tensor, "users length"]
     label_UL: Int[Tensor, "users length"]
@@ -25,7 +25,7 @@ class History(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The candidates of all requests in one flat list, each with a pointer to its request's row of the history."""
+    """The candidates of all requests in one flat list, each with the row of its request's history."""
 
     item_index_B: Int[Tensor, " impressions"]
     user_of_B: Int[Tensor, " impressions"]
@@ -33,14 +33,14 @@ class Candidates(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """Codes of a batch's items, each as of its request (features/encoding/item_codes.py); 0 where nobody read it."""
+    """Co-click codes of a batch's items as of its requests (features/encoding/item_codes.py); 0 if nobody read them."""
 
     event_ULF: Float[Tensor, "users length code"]
     candidate_BF: Float[Tensor, "impressions code"]
 
 
 def to_history(arrays: Mapping[str, np.ndarray]) -> History:
-    """Arrays of features.encoding.encode (by their names there, without the shape) -> tensors."""
+    """Arrays of features.encoding.encode -> tensors. The names there have no shape suffix."""
     kinds = {"mask": np.bool_}
     return History(
         *(

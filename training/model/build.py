@@ -1,4 +1,4 @@
-"""Parameters and a shape -> a model; a model <-> its two files: <name>.safetensors and the model.json beside it."""
+"""Params and a shape -> a model; a model <-> its two files, <name>.safetensors and model.json."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,16 +19,16 @@ from training.model.shape import ModelShape
 
 Model = Ranker
 ALONE = ("din", "twin", "sdim", "sasrec", "hstu", "stca")
-"""Backbones, each a model by itself."""
+"""Backbones that are also models by themselves."""
 PEERS = ("gap_chunk", *KINDS)
-"""What a mixture of sequences is compared with, over model.backbone."""
+"""Other mixtures over model.backbone, for comparison."""
 MODELS = ("mos", *ALONE, *PEERS)
 GRAPH_MODELS = ("mos", "din")
-"""What the stages train and evaluate fit and measure; benchmarks build the others too."""
+"""The models that the stages train and evaluate use; benchmarks build the others too."""
 
 
 def build(name: str, params: ModelParams, shape: ModelShape) -> Model:
-    """A model with drawn weights; its catalogue knows no item and its scalars are not standardised yet."""
+    """A model with random weights; its catalogue is empty and its scalars are not standardised yet (fit_buffers)."""
     if params.num_candidate_themes > params.num_themes:
         raise InputError(
             f"model.num_candidate_themes is {params.num_candidate_themes} and model.num_themes {params.num_themes}: "
@@ -44,7 +44,7 @@ def build(name: str, params: ModelParams, shape: ModelShape) -> Model:
 def fit_buffers(
     model: Model, row_of_item: np.ndarray, item_categories: np.ndarray, mean: np.ndarray, scale: np.ndarray
 ) -> None:
-    """Put what was counted on the train part into the model's buffers.
+    """Fill the model's buffers with the statistics of the train part.
 
     row_of_item: [N] row of the item tables. item_categories: [N, G], 0 where an item has fewer.
     mean, scale: [S] of the scalar features; scale positive.
@@ -57,14 +57,14 @@ def fit_buffers(
 
 
 def save_weights(model: Model, path: Path) -> None:
-    """All parameters and buffers; the same bytes for the same weights."""
+    """Write all parameters and buffers; equal weights give equal bytes."""
     save_file({name: value.detach().contiguous() for name, value in sorted(model.state_dict().items())}, path)
 
 
 def load_model(name: str, weights: Path, description: dict[str, Any]) -> Model:
     """A model ready to score.
 
-    description: what model.json holds; `params` and `shape` are read.
+    description: the content of model.json; `params` and `shape` are read.
     """
     model = build(name, ModelParams(**description["params"]), ModelShape(**description["shape"]))
     try:
@@ -77,5 +77,5 @@ def load_model(name: str, weights: Path, description: dict[str, Any]) -> Model:
 
 
 def describe(params: ModelParams, shape: ModelShape) -> dict[str, Any]:
-    """What load_model needs beside the weights, as JSON values."""
+    """The description that load_model needs beside the weights, as JSON values."""
     return {"params": params.model_dump(mode="json"), "shape": asdict(shape)}

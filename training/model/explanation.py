@@ -1,4 +1,4 @@
-"""A scored candidate -> why: the theme it matched, the events that carried it, and what each expert added to the logit.
+"""A scored candidate -> its explanation: theme, contribution of each event, and contribution of each expert.
 
 Shapes: B impressions, C capacity per theme, D width, F features.
 """
@@ -20,25 +20,23 @@ EXPERTS = ("theme", "short", "global")
 
 
 class Explanation(NamedTuple):
-    """Of each candidate. `base` and the experts' parts add up to the logit."""
+    """Explanations of all candidates. `base` and the experts' contributions sum to the logit."""
 
     logit_B: Float[Tensor, " impressions"]
-    base_B: Float[Tensor, " impressions"]  # what the item, the counters and the match of themes say without the experts
-    expert_B3: Float[Tensor, "impressions experts"]  # what each of EXPERTS adds: Shapley values
+    base_B: Float[Tensor, " impressions"]  # logit without the experts: item, counters, match of themes
+    expert_B3: Float[Tensor, "impressions experts"]  # Shapley value of each of EXPERTS
     theme_B: Int[Tensor, " impressions"]  # the theme that the candidate reads
-    position_BC: Int[Tensor, "impressions capacity"]  # the events of that theme, oldest first: positions in [0, U * L)
+    position_BC: Int[Tensor, "impressions capacity"]  # events of that theme, oldest first: positions in [0, U * L)
     mask_BC: Bool[Tensor, "impressions capacity"]
-    event_BC: Float[
-        Tensor, "impressions capacity"
-    ]  # by how much the logit would fall without the event; 0 where masked
+    event_BC: Float[Tensor, "impressions capacity"]  # the logit minus the logit without the event; 0 where masked
 
 
 def explain(model: MixtureOfSequence, state: MixtureState, candidates: Candidates, tables: Tables) -> Explanation:
-    """Why these candidates have their logits.
+    """Explain the logits of these candidates.
 
-    An expert that is absent reads nothing: its part of the features is zero. The Shapley value of an expert is what it
-    adds, meaned over the orders in which experts can join (Shapley 1953), so that the parts add up to the logit.
-    An event's value is the logit less the logit without it in the theme's subsequence.
+    The features of an absent expert are zero. An expert's Shapley value is its contribution averaged over all orders
+    in which experts can be added (Shapley 1953), so that the values sum to the logit. An event's value is the logit
+    minus the logit without it in the theme's subsequence.
     """
     features_BF = model.features(state, candidates, tables)
     scalars_BS = model.head.standardise(candidates.scalars_BS)
@@ -66,13 +64,13 @@ def _without_each(
     theme_B: Tensor,
     logit_B: Tensor,
 ) -> Tensor:
-    """[B, C] how much of the logit is lost where one event is taken out of the candidate's theme."""
+    """[B, C] the logit minus the logit without one event of the candidate's theme."""
     capacity = state.mask_UTC.shape[2]
     lost = []
     for slot in range(capacity):
         mask_UTC = state.mask_UTC.clone()
         mask_UTC[candidates.user_of_B, theme_B, slot] = False
-        # candidates of one theme share its subsequence, and all of them lose the same slot
+        # candidates of one theme share its subsequence: the slot is masked for all of them
         lost.append(logit_B - model.score(state._replace(mask_UTC=mask_UTC), candidates, tables))
     return torch.stack(lost, dim=1)
 
@@ -82,7 +80,7 @@ def _subsets() -> list[tuple[str, ...]]:
 
 
 def _kept(model: MixtureOfSequence, features_BF: Tensor, joined: tuple[str, ...]) -> Tensor:
-    """The features with the parts of absent experts at zero."""
+    """The features, with those of absent experts at zero."""
     places = feature_places(model.params)
     absent = [place for expert in EXPERTS if expert not in joined for part in (expert, f"query * {expert}")
               for place in places[part]]  # fmt: skip

@@ -1,6 +1,6 @@
-"""A fitted model -> both halves as programs that need torch and none of this project's code.
+"""A fitted model -> both sides as exported programs, which need torch but none of this project's code.
 
-The tables of the items are constants of the programs. Shapes: U users and B impressions are dynamic, L is the model's.
+The item tables are constants of the programs. Shapes: U users and B impressions are dynamic, L is fixed.
 """
 
 import warnings
@@ -23,7 +23,7 @@ MAX_USERS, MAX_IMPRESSIONS = 65_536, 1_048_576
 
 
 class UserSide(nn.Module):
-    """History's tensors, in its order -> the state's tensors."""
+    """The tensors of History, in its order -> those of the state."""
 
     def __init__(self, model: Ranker, tables: Tables) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class UserSide(nn.Module):
 
 
 class Score(nn.Module):
-    """The state's tensors, then those of Candidates -> logits [B]."""
+    """The tensors of the state, then those of Candidates -> logits [B]."""
 
     def __init__(self, model: Ranker, tables: Tables, state: type[Any]) -> None:
         super().__init__()
@@ -48,13 +48,13 @@ class Score(nn.Module):
 def export_halves(model: Ranker, shape: ModelShape) -> dict[str, ExportedProgram]:
     """{user_side, score}: exact, for any number of users and of impressions.
 
-    The model must be in eval mode and on the device where the programs will run. Raises InputError where it routes
-    items by who read them so far: its tables depend on the request.
+    The model must be in eval mode and on the device where the programs will run. Raises InputError if it routes items
+    by co-click codes: its item tables then depend on the request.
     """
     if model.has_router and shape.code_width:
         raise InputError(
-            "This model routes items by who read them before each request, so what it computes of items is no constant "
-            "of a program. Serve it by this project's code, or train with statistics.coclick_rank=0."
+            "This model routes items by who read them before each request, so its item tables cannot be constants of "
+            "a program. Serve it with this project's code, or train with statistics.coclick_rank=0."
         )
     history, candidates = _example(model, shape)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def export_halves(model: Ranker, shape: ModelShape) -> dict[str, ExportedProgram
     of_history = tuple({0: users} for _ in history)
     of_score = (*({0: users} for _ in state), *({0: impressions} for _ in candidates))
     checks = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)  # checking a shape would fix it
+    jaxtyping.config.update("jaxtyping_disable", True)  # a shape check would make dynamic shapes constant
     try:
         with torch.no_grad():
             return {
@@ -79,14 +79,14 @@ def export_halves(model: Ranker, shape: ModelShape) -> dict[str, ExportedProgram
 
 
 def compile_half(program: ExportedProgram, path: Path) -> None:
-    """Write machine code by AOTInductor, which needs a C++ compiler here and none where it is loaded."""
+    """Write machine code with AOTInductor, which needs a C++ compiler here, but not where the code is loaded."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own modules
+        warnings.simplefilter("ignore")  # of torch's own modules
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
 
 class _Constants(nn.Module):
-    """Tables as buffers, so that a program carries them."""
+    """Tables as buffers, so that they become part of a program."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _Constants(nn.Module):
 
 
 def _example(model: Ranker, shape: ModelShape) -> tuple[History, Candidates]:
-    """Two users of full length and three impressions; each input is a tensor of its own, or export merges them."""
+    """Two users of full length and three impressions. Inputs are distinct tensors, since export merges shared ones."""
     device = model.catalogue.row_of_N.device
     whole = torch.zeros(2, model.params.history_length, dtype=torch.int64, device=device)
     item, label, rank, age, session = (whole.clone() for _ in range(5))

@@ -1,4 +1,4 @@
-"""What the experts found and the scalar features -> one logit a candidate.
+"""The experts' outputs and the scalar features -> one logit per candidate.
 
 Shapes: B candidates, S scalar features, F features into the head.
 """
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-SCALAR_LIMIT = 5.0  # standard deviations; counters of a later day may run far beyond those of training
+SCALAR_LIMIT = 5.0  # standard deviations; counters of later days may exceed those of training by far
 
 
 class Head(nn.Module):
@@ -30,22 +30,22 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def start_blind(self, features: list[int]) -> None:
-        """Begin as if these features were absent: their weights are zero until trained."""
+        """Set the weights of these features to zero, so that training starts as if they were absent."""
         with torch.no_grad():
             self.layers[0].weight[:, features] = 0.0  # type: ignore[operator]
 
     def forward(
         self, features_BF: Float[Tensor, "impressions features"], scalars_BS: Float[Tensor, "impressions scalars"]
     ) -> Float[Tensor, " impressions"]:
-        """Logits of a click."""
+        """Click logits."""
         return self.mix(features_BF, self.standardise(scalars_BS))
 
     def standardise(self, scalars_BS: Float[Tensor, "impressions scalars"]) -> Float[Tensor, "impressions scalars"]:
-        """In standard deviations of the train part, cut at SCALAR_LIMIT."""
+        """Scalars in standard deviations of the train part, clipped at SCALAR_LIMIT."""
         return ((scalars_BS - self.mean_S) / self.scale_S).clamp(-SCALAR_LIMIT, SCALAR_LIMIT)
 
     def mix(
         self, features_BF: Float[Tensor, "impressions features"], scalars_BS: Float[Tensor, "impressions scalars"]
     ) -> Float[Tensor, " impressions"]:
-        """Logits, of scalars that are standardised already."""
+        """Logits from scalars that are already standardised."""
         return self.layers(torch.cat([features_BF, scalars_BS], dim=1)).squeeze(1)

@@ -15,10 +15,10 @@ JOINT_FLOOR = 1e-9
 
 
 def mutual_information_loss(routing_ULT: Float[Tensor, "users length themes"], history: History) -> Float[Tensor, ""]:
-    """L_MI = -I(theme of an event; theme of its neighbour); from -log T (each session one theme, all used) to 0.
+    """L_MI = -I(theme of an event; theme of its neighbour); from -log T (one theme per session, all themes used) to 0.
 
-    Neighbours stand 1 or 3 events apart in one session and are different items. Zero where there are none.
-    routing_ULT: of each event by its item alone; rows sum to 1.
+    Neighbours are different items 1 or 3 events apart in the same session. Zero if there are none.
+    routing_ULT: routing of each event by its item alone; rows sum to 1.
     """
     item_UL, session_UL, mask_UL = history.item_index_UL, history.session_UL, history.mask_UL
     joint_TT = routing_ULT.new_zeros(routing_ULT.shape[-1], routing_ULT.shape[-1])

@@ -22,36 +22,36 @@ from training.model.shape import ModelShape
 
 AGREEMENT_FLOOR = 1e-4
 OWN = ("theme", "short", "query * theme", "query * short", "match")
-"""Features that the backbone alone does not have; the others are its own, in its order."""
+"""Features that BackboneAlone lacks; all others are the same, in the same order."""
 
 
 class MixtureState(NamedTuple):
-    """The user's half of all scores of a request."""
+    """The user side of a request, shared by all its candidates."""
 
-    event_ULE: Float[Tensor, "users length event"]  # for the theme expert, each adapted to its theme
-    weight_UL: Float[Tensor, "users length"]  # how surely an event belongs to its theme
+    event_ULE: Float[Tensor, "users length event"]  # for the theme expert, each event adapted to its theme
+    weight_UL: Float[Tensor, "users length"]  # routing probability of an event's theme
     position_UTC: Int[Tensor, "users themes capacity"]  # subsequences: positions in [0, U * L)
     mask_UTC: Bool[Tensor, "users themes capacity"]
     short_UNE: Float[Tensor, "users short event"]
     short_mask_UN: Bool[Tensor, "users short"]
-    global_ULE: Float[Tensor, "users global event"]  # one slot, the mean, or all events as the backbone made them
+    global_ULE: Float[Tensor, "users global event"]  # one slot, the mean; or all events as encoded by the backbone
     mask_UL: Bool[Tensor, "users length"]
     age_UD: Float[Tensor, "users width"]
-    current_UT: Float[Tensor, "users themes"]  # where the user is: between the last event's routing and the mean
+    current_UT: Float[Tensor, "users themes"]  # current themes: a blend of the last event's routing and the mean
     usual_UT: Float[Tensor, "users themes"]  # the mean routing of the history
-    theme_UL: Int[Tensor, "users length"]  # the theme each event was routed to; of no meaning where it stands in none
+    theme_UL: Int[Tensor, "users length"]  # the theme each event was routed to; undefined for events without a theme
 
 
 class ItemColumns(NamedTuple):
-    """What a row of MixtureOfSequence.tables holds."""
+    """The columns of MixtureOfSequence.tables."""
 
     vector: Float[Tensor, "*shape width"]
     routing: Float[Tensor, "*shape themes"]  # by the item alone; rows sum to 1
-    code: Float[Tensor, "*shape router"]  # R is 0 where events are routed by their items alone
+    code: Float[Tensor, "*shape router"]  # R is 0 if events are routed by their items alone
 
 
 class MixtureOfSequence(Ranker):
-    """Three experts: the candidate's theme, the latest events, the whole history. MODEL.md has the formulas."""
+    """Three experts: the candidate's theme, the latest events, the whole history. See docs/model.md."""
 
     has_router = True
 
@@ -68,7 +68,7 @@ class MixtureOfSequence(Ranker):
             route=params.route,
             code_width=shape.code_width,
         )
-        self.adapter_scale = nn.Parameter(torch.ones(params.num_themes, width))  # FiLM gamma and beta, a row a theme
+        self.adapter_scale = nn.Parameter(torch.ones(params.num_themes, width))  # FiLM gamma, beta: a row per theme
         self.adapter_shift = nn.Parameter(torch.zeros(params.num_themes, width))
         self.theme_backbone = make_backbone(params.backbone, width, shape)
         self.short_backbone = make_backbone(params.backbone, width, shape)
@@ -89,7 +89,7 @@ class MixtureOfSequence(Ranker):
         return logits_B, mutual_information_loss(item.routing, history)
 
     def tables(self, items: Items | None = None) -> Tables:
-        """A row is [vector; routing; router code], the last only where events are routed by sessions too."""
+        """A row is [vector; routing; router code]; the code only if events are routed by sessions too."""
         rows = self.rows(items)
         vector_ND = self.items(rows)
         code_NR = self.router.codes(rows, vector_ND)
@@ -100,9 +100,9 @@ class MixtureOfSequence(Ranker):
     def themes(
         self, item_index: Int[Tensor, "*shape"], code: Float[Tensor, "*shape code"] | None = None
     ) -> Float[Tensor, "*shape themes"]:
-        """How much each item belongs to each theme; rows sum to 1, or are 0 where nothing is known of an item.
+        """The routing of each item; rows sum to 1, or are 0 if nothing is known of the item.
 
-        code: None where it is not known who read them.
+        code: co-click codes; None if unknown.
         """
         rows = self.catalogue(item_index, code)
         return self.router.assign(self.router.codes(rows, self.items(rows)))
@@ -122,7 +122,7 @@ class MixtureOfSequence(Ranker):
         routing_ULT = self.router.history(item.routing, item.code, history)
         weight_UL, theme_UL = routing_ULT.max(dim=-1)
         num_users, length = mask_UL.shape
-        placed_UL = mask_UL & (weight_UL > 0)  # an item of which nothing is known stands in no theme
+        placed_UL = mask_UL & (weight_UL > 0)  # items with nothing known have no theme
 
         adapter_ULF = functional.embedding(theme_UL, torch.cat([self.adapter_scale, self.adapter_shift], dim=1))
         scale_ULD, shift_ULD = adapter_ULF.chunk(2, dim=-1)
@@ -155,7 +155,7 @@ class MixtureOfSequence(Ranker):
     def features(
         self, state: MixtureState, candidates: Candidates, tables: Tables
     ) -> Float[Tensor, "impressions features"]:
-        """What the head reads of each candidate: [q; h1; h2; h3; q*h1; q*h2; q*h3; age; match features]."""
+        """Inputs of the head, for each candidate: [q; h1; h2; h3; q*h1; q*h2; q*h3; age; match features]."""
         user_B = candidates.user_of_B
         query_BD, routing_BT, _ = self._gather(candidates.item_index_B, tables)
         theme_BD = self._theme_expert(state, user_B, query_BD, routing_BT)
@@ -174,7 +174,7 @@ class MixtureOfSequence(Ranker):
         return torch.cat(features, dim=1)
 
     def _theme_expert(self, state: MixtureState, user_B: Tensor, query_BD: Tensor, routing_BT: Tensor) -> Tensor:
-        """The subsequences of the candidate's top themes, each weighed by how much the candidate belongs to it."""
+        """Reads of the subsequences of the candidate's top themes, weighted by the candidate's routing."""
         num_chosen = self.params.num_candidate_themes
         num_themes, capacity = state.position_UTC.shape[1:]
         weight_BK, theme_BK = routing_BT.topk(num_chosen, dim=1)
@@ -200,7 +200,7 @@ class MixtureOfSequence(Ranker):
 
 
 def feature_places(params: ModelParams) -> dict[str, range]:
-    """Part of MixtureOfSequence.features -> its columns."""
+    """Columns of each part of MixtureOfSequence.features."""
     width = params.width
     parts = ("query", "theme", "short", "global", "query * theme", "query * short", "query * global", "age")
     places = {part: range(number * width, (number + 1) * width) for number, part in enumerate(parts)}
@@ -210,7 +210,7 @@ def feature_places(params: ModelParams) -> dict[str, range]:
 def summarise_routing(
     routing_ULT: Float[Tensor, "users length themes"], placed_UL: Bool[Tensor, "users length"]
 ) -> tuple[Float[Tensor, "users themes"], Float[Tensor, "users themes"]]:
-    """Routing of the newest event that has a theme, and the mean over all that have; uniform where there is none."""
+    """Routing of the newest event with a theme, and the mean over all events with one; uniform if there are none."""
     count_U1 = placed_UL.sum(1, keepdim=True)
     uniform = 1.0 / routing_ULT.shape[-1]
     sum_UT = torch.bmm(placed_UL.to(routing_ULT.dtype).unsqueeze(1), routing_ULT).squeeze(1)

@@ -1,4 +1,4 @@
-"""Themes of a history's events -> the events of each theme, packed to equal length.
+"""Themes of a history's events -> one subsequence per theme, packed to equal length.
 
 Shapes: U users, L history length, T themes, C capacity per theme.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class Packed(NamedTuple):
-    """Subsequences as positions into the history, right-aligned, oldest first."""
+    """Subsequences as positions in the history, right-aligned, oldest first."""
 
-    position_UTC: Int[Tensor, "users themes capacity"]  # in [0, L); any value where the mask is false
+    position_UTC: Int[Tensor, "users themes capacity"]  # in [0, L); undefined where the mask is false
     mask_UTC: Bool[Tensor, "users themes capacity"]
 
 
@@ -23,7 +23,7 @@ def pack(
     """The most recent `capacity` events of every theme, in time order.
 
     theme_UL: in [0, T); read only where mask_UL is true.
-    One sort by (theme, position), then row gathers; no loop over users or themes.
+    Uses one sort by (theme, position), then row gathers; no loop over users or themes.
     """
     num_users, length = theme_UL.shape
     theme_UL = torch.where(mask_UL, theme_UL, num_themes)  # padding sorts behind all themes

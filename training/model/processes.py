@@ -1,4 +1,4 @@
-"""Values of one process of a distributed run -> those of all, gradients included. A run of one keeps its own."""
+"""Values of one process of a distributed run -> their sum over all processes, with gradients."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def num_processes() -> int:
-    """Processes of the distributed run that this process is part of; 1 outside of one."""
+    """Number of processes of the current distributed run; 1 outside of one."""
     is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if is_distributed else 1
 
@@ -22,7 +22,7 @@ def over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over all processes: each one's loss hangs on it, so its gradient is the sum of theirs."""
+    """The sum over all processes. Every process's loss depends on it, so the gradient is summed too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

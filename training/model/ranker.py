@@ -1,8 +1,8 @@
-"""What every model of this project shares: items, contexts, scalars and a head, in two halves of a request.
+"""The base of all models: items, contexts, scalars and a head, with a user side and a candidate side.
 
-The user's half is computed once a request, whatever the number of candidates; what depends on items alone is computed
-once a batch, or once for as long as a service holds the weights. Shapes: B impressions (candidates), U users
-(requests), L history length, D width, N items of the tables, T themes, K contexts.
+The user side is computed once per request, whatever the number of candidates; item tables once per batch, or once per
+loaded bundle in a service. Shapes: B impressions (candidates), U users (requests), L history length, D width, N items
+of the tables, T themes, K contexts.
 """
 
 from abc import ABC, abstractmethod
@@ -20,27 +20,25 @@ from training.model.shape import EMBEDDING_STD, ModelShape
 
 
 class Tables(NamedTuple):
-    """What depends on items alone. An item_index of History and Candidates is a row of these.
+    """Everything that depends on items alone. An item_index of History and Candidates is a row of these tables.
 
-    All of an item stands in one row, so that an event gathers once: see Ranker.tables and MixtureOfSequence.tables.
+    All columns of an item are in one row, so that an event needs one lookup: Ranker.tables, MixtureOfSequence.tables.
     """
 
     item_NX: Float[Tensor, "items columns"]
-    routing_NT: Float[
-        Tensor, "items themes"
-    ]  # how much an item belongs to each theme; T is 0 of a model without themes
+    routing_NT: Float[Tensor, "items themes"]  # routing of each item; T is 0 for a model without themes
     context_KD: Float[Tensor, "contexts width"]
 
 
 class Items(NamedTuple):
-    """What tables are made of: a row is an item, or, where there are codes, an item as it is at one request."""
+    """The items of the tables. With codes, a row is an item as of one request, so an item may have several rows."""
 
     index_N: Int[Tensor, " items"]
     code_NF: Float[Tensor, "items code"] | None
 
 
 class Ranker(nn.Module, ABC):
-    """The base of all models. A subclass reads histories; `has_router` says whether it knows themes."""
+    """The base of all models. Subclasses read histories; `has_router` says whether they route events to themes."""
 
     has_router = False
 
@@ -57,7 +55,7 @@ class Ranker(nn.Module, ABC):
     def forward(
         self, history: History, candidates: Candidates, codes: Codes | None = None
     ) -> Float[Tensor, " impressions"]:
-        """Both halves at once: the logits of all candidates. codes: read by a router alone."""
+        """User side and score in one call: the logits of all candidates. codes: used by routers only."""
         codes = codes if self.has_router else None
         history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N), codes)
         tables = self.tables(items)
@@ -66,16 +64,16 @@ class Ranker(nn.Module, ABC):
     def learn(
         self, history: History, candidates: Candidates, codes: Codes | None = None
     ) -> tuple[Float[Tensor, " impressions"], Float[Tensor, ""]]:
-        """The logits of all candidates, and L_MI: zero of a model without a router."""
+        """The logits of all candidates, and L_MI, which is zero for a model without a router."""
         return self(history, candidates, codes), self.head.mean_S.new_zeros(())
 
     def tables(self, items: Items | None = None) -> Tables:
-        """What depends on items alone, of these items; None: of the whole catalogue."""
+        """The tables of these items; None: of the whole catalogue."""
         vector_ND = self.items(self.rows(items))
         return Tables(vector_ND, vector_ND[:, :0], self.contexts.table())
 
     def rows(self, items: Items | None) -> ItemRows:
-        """Where these items stand in the embedding tables, with their codes; None: the whole catalogue, without."""
+        """Embedding rows and codes of these items; None: of the whole catalogue, without codes."""
         if items is None:
             items = Items(torch.arange(len(self.catalogue.row_of_N), device=self.catalogue.row_of_N.device), None)
         return self.catalogue(items.index_N, items.code_NF)
@@ -89,7 +87,7 @@ class Ranker(nn.Module, ABC):
 
     @abstractmethod
     def user_side(self, history: History, tables: Tables) -> Any:
-        """Everything that does not depend on a candidate: a NamedTuple of tensors, the users first."""
+        """Everything that does not depend on a candidate: a NamedTuple of tensors whose first dimension is users."""
 
     @abstractmethod
     def score(self, state: Any, candidates: Candidates, tables: Tables) -> Float[Tensor, " impressions"]:
@@ -99,10 +97,10 @@ class Ranker(nn.Module, ABC):
 def distinct_items(
     history: History, candidates: Candidates, num_items: int, codes: Codes | None = None
 ) -> tuple[History, Candidates, Items | None]:
-    """The batch with its items renumbered, and the items; unchanged, and None, where the catalogue is the smaller.
+    """The batch with its items renumbered, and the distinct items; unchanged and None if the catalogue is smaller.
 
-    So a step costs what its batch holds, however many items there are. With codes, which are as of a request, an item
-    has a number in each request.
+    So the cost of a step depends on the batch and not on the size of the catalogue. With codes, which are as of a
+    request, the same item in two requests counts as two.
     """
     item_UL, item_B = history.item_index_UL, candidates.item_index_B
     if codes is None and num_items <= item_UL.numel() + item_B.numel():

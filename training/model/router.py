@@ -12,18 +12,17 @@ from training.model.batch import History
 from training.model.embeddings import ItemEmbedding, ItemRows
 
 ROUTER_STD = 0.2
-CODE_STD = 0.5  # of the map of codes, which are shorter than 1: so that they weigh like a row
+CODE_STD = 0.5  # of the map of codes: codes are shorter than 1, and should weigh as much as a row
 NORM_FLOOR = 1e-4  # keeps the direction of a zero vector, and its gradient, finite
 
 
 class Router(nn.Module):
     """p = softmax(cos(r, P_k) / temperature) with r = R_item + R_category + W f, tables of its own unless tied.
 
-    f: the item's code, by who read it before the request (features/encoding/item_codes.py): what an item has that was
-    never trained on. An item of which nothing is known belongs to no theme, neither as an event nor as a candidate:
-    its r and p are 0.
-    tied: the click model's item embedding is used as r, and nothing is held here but the prototypes.
-    random: routing stays as it was drawn, a theme for each item, the control; categories are not read.
+    f: the item's co-click code as of the request (features/encoding/item_codes.py), which untrained items have too. An
+    item with nothing known has no theme, neither as an event nor as a candidate: its r and p are 0.
+    tied: the click model's item embedding is r; this module holds the prototypes only.
+    random: a control whose random routing is never trained; categories are not read.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Router(nn.Module):
             self.requires_grad_(False)
 
     def reset_parameters(self) -> None:
-        """Draw anew all that L_MI teaches: another start. A tied router has its prototypes alone."""
+        """Initialise all weights that L_MI trains, for another start. A tied router has only its prototypes."""
         if self.kind != "tied":
             self.item.reset_parameters()
         if self.of_code is not None:
@@ -62,7 +61,7 @@ class Router(nn.Module):
         nn.init.normal_(self.prototype_TR)
 
     def codes(self, rows: ItemRows, click: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape router"]:
-        """What items are routed by; exactly 0 where nothing is known of an item.
+        """The vectors by which items are routed; exactly 0 if nothing is known of an item.
 
         click: the click model's embedding of the same items, read only when tied.
         """
@@ -74,7 +73,7 @@ class Router(nn.Module):
         return known * rows.is_told.unsqueeze(-1)
 
     def assign(self, code: Float[Tensor, "*shape router"]) -> Float[Tensor, "*shape themes"]:
-        """Routing by codes; rows sum to 1, or are 0 where the code is."""
+        """Routing by codes; rows sum to 1, or are 0 where the code is 0."""
         cosine = direction(code) @ direction(self.prototype_TR).T
         return torch.softmax(cosine / self.temperature, dim=-1) * (code != 0).any(-1, keepdim=True)
 
@@ -84,9 +83,9 @@ class Router(nn.Module):
         code_ULR: Float[Tensor, "users length router"],
         history: History,
     ) -> Float[Tensor, "users length themes"]:
-        """Routing of a history's events, as route says: by the item alone (which is given), its session, or both.
+        """Routing of a history's events as `route` says: by the item alone (alone_ULT), its session, or both.
 
-        By a session an event is placed with the others, also where nothing is known of its own item.
+        With sessions, an event gets the theme of its session even if nothing is known of its own item.
         """
         if self.route == "item":
             return alone_ULT
@@ -107,7 +106,7 @@ def session_mean(
     session_UL: Int[Tensor, "users length"],
     mask_UL: Tensor,
 ) -> Float[Tensor, "users length width"]:
-    """For each event the mean over its session within the history window; sessions are runs of equal numbers."""
+    """For each event the mean code of its session within the history; sessions are runs of equal numbers."""
     starts_UL = torch.ones_like(session_UL)
     starts_UL[:, 1:] = (session_UL[:, 1:] != session_UL[:, :-1]) | (mask_UL[:, 1:] != mask_UL[:, :-1])
     segment_UL = starts_UL.cumsum(1) - 1

@@ -1,7 +1,7 @@
-"""Requests -> batches: each request's history encoded once, and all its candidates flat with a pointer to it.
+"""Requests -> batches: the encoded history of each request, and its candidates in one flat list.
 
-Scalar features of all rows are computed once, some requests at a time: into a file that is mapped, so that memory does
-not grow with the impressions, or, without one, into memory.
+Scalar features of all rows are computed once, in chunks of requests: into a memory-mapped file, so that memory does
+not grow with the impressions, or into memory if no file is given.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,23 +29,23 @@ from training.requests.sampler import BatchSampler
 
 ENCODED_AT_ONCE = 65_536
 READ_AT_ONCE = 4_096
-"""Requests whose scalars are computed, or gone through, together."""
+"""Requests per chunk when scalars are computed or read."""
 
 
 class Batch(NamedTuple):
-    """Some requests: the user's half once each, their candidates, and what became of them."""
+    """Some requests: a history each, their candidates, and the labels."""
 
     history: History
     candidates: Candidates
     label_B: Tensor
     request_U: Tensor  # positions in the dataset
     user_U: Tensor  # user_index
-    counts: bool = True  # False: taken along for the step of other processes; its history is empty, its loss nothing
+    counts: bool = True  # False: an empty batch for the step of other processes; its loss is zero
     codes: Codes | None = None  # None where the log has no codes
 
 
 class RequestDataset(Dataset[Batch]):
-    """Requests by position. A batch is made as a whole (__getitems__), without a Python loop over its rows."""
+    """Requests by position. A batch is built at once (__getitems__), without a Python loop over its rows."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class RequestDataset(Dataset[Batch]):
         scalars: npt.NDArray[np.float32],
         counters: Counters | None = None,
     ) -> None:
-        """counters: where items' codes are read from, a batch at a time; None: the spec has none."""
+        """counters: source of the items' co-click codes, read per batch; None: the spec has no codes."""
         self.spec, self.events, self.requests, self.scalars = spec, events, requests, scalars
         self.counters = counters if spec.code_width else None
 
@@ -66,7 +66,7 @@ class RequestDataset(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
-        """The requests at these positions, in that order; one ~position makes a batch that does not count."""
+        """The requests at these positions, in that order; a single ~position gives a batch that does not count."""
         chosen = np.asarray(positions, np.int64)
         counts = not (chosen < 0).any()
         chosen = chosen if counts else ~chosen
@@ -99,7 +99,7 @@ class RequestDataset(Dataset[Batch]):
         if not self.spec.code_width:
             return None
         if (counters := self.counters) is None:
-            raise ValueError("the spec has item codes, and no counters were given to read them from")
+            raise ValueError("the spec has item codes, but the dataset got no counters: pass counters")
         asked = (history.item_index_UL.numpy(), at[:, None]), (items.astype(np.int64), at[user_of])
         return Codes(
             *(torch.from_numpy(item_codes(self.spec, counters, index - FIRST_INDEX, when)) for index, when in asked)
@@ -112,14 +112,14 @@ class RequestDataset(Dataset[Batch]):
         for chosen in positions_in_order(len(self), READ_AT_ONCE):
             rows = self.requests.row_starts[[chosen[0], chosen[-1] + 1]]
             values = self.scalars[rows[0] : rows[1]].astype(np.float64)
-            if len(values):  # Chan et al. 1979: sums of squares about the mean add up without cancelling
+            if len(values):  # Chan et al. 1979: merges sums of squares without cancellation
                 apart, total = values.mean(axis=0) - mean, number + len(values)
                 spread += values.var(axis=0) * len(values) + apart**2 * (number * len(values) / total)
                 mean, number = mean + apart * (len(values) / total), total
         return mean, np.sqrt(spread / max(number, 1))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is mapped from a file is sent to another process as the file's place, not as its content."""
+        """Memory-mapped arrays are pickled as path and offset, not as content."""
         events = {name: _place(values) for name, values in vars(self.events).items()}
         return {**vars(self), "events": events, "scalars": _place(self.scalars)}
 
@@ -131,7 +131,7 @@ class RequestDataset(Dataset[Batch]):
 def encode_requests(
     spec: FeatureSpec, events: Events, requests: Requests, chosen: npt.NDArray[np.int64]
 ) -> EncodedHistory:
-    """The histories of the requests at these positions."""
+    """The encoded histories of the requests at these positions."""
     return encode_histories(
         spec,
         events.item_index,
@@ -147,9 +147,9 @@ def encode_requests(
 def make_dataset(
     spec: FeatureSpec, events: Events, requests: Requests, counters: Counters, file: Path | None = None
 ) -> RequestDataset:
-    """Compute the scalar features of all rows as of their request's time, then batch on demand.
+    """Compute the scalar features of all rows as of their request's time; batches are built on demand.
 
-    file: where they are kept (.npy), and mapped from; None: in memory.
+    file: a .npy file that holds the scalars and is memory-mapped; None: in memory.
     """
     if file is None:
         return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters), counters)
@@ -158,7 +158,7 @@ def make_dataset(
 
 
 def write_scalars(file: Path, spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> None:
-    """read_scalars into a .npy, READ_AT_ONCE requests at a time."""
+    """Write read_scalars to a .npy file, READ_AT_ONCE requests at a time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     shape = (len(requests.label), len(spec.scalars))
     with file.open("wb") as handle:
@@ -184,17 +184,17 @@ def read_scalars(spec: FeatureSpec, events: Events, requests: Requests, counters
 def _recent(spec: FeatureSpec, events: Events, requests: Requests) -> npt.NDArray[np.int64]:
     """[R, RECENT] the newest clicks before each request."""
     short = replace(spec, history_length=RECENT)
-    made = [np.zeros((0, RECENT), np.int64)]
+    recent = [np.zeros((0, RECENT), np.int64)]
     for chosen in positions_in_order(len(requests), ENCODED_AT_ONCE):
-        made.append(recent_of_histories(encode_requests(short, events, requests, chosen)))
-    return np.concatenate(made)
+        recent.append(recent_of_histories(encode_requests(short, events, requests, chosen)))
+    return np.concatenate(recent)
 
 
 class RequestLoader(DataLoader[Batch]):
-    """A DataLoader that knows how many batches of its epoch it has given: Lightning keeps that in its checkpoints."""
+    """A DataLoader that counts the batches of its epoch, which Lightning saves in its checkpoints."""
 
     def __init__(self, dataset: RequestDataset, sampler: BatchSampler) -> None:
-        generator = torch.Generator()  # its own: iterating draws a number, which would shift the model's dropout
+        generator = torch.Generator()  # of its own: iterating draws a number, which would change the model's dropout
         super().__init__(dataset, batch_sampler=sampler, generator=generator, collate_fn=_as_made)
         self._given = 0
 
@@ -208,7 +208,7 @@ class RequestLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's state, at the batch after the last one given."""
+        """The sampler's state at the next batch."""
         state = self._sampler.state_dict()
         return state | {"position": state["position"] + self._given}
 
@@ -226,7 +226,7 @@ class RequestLoader(DataLoader[Batch]):
 def shuffled(
     dataset: RequestDataset, batch_requests: int, seed: int, process: int = 0, num_processes: int = 1
 ) -> RequestLoader:
-    """Batches in an order that the seed decides, another in every epoch; each process gets its share of a step's."""
+    """Batches shuffled by the seed, in another order every epoch; each process gets its share of every step."""
     return RequestLoader(dataset, BatchSampler(len(dataset), batch_requests, seed, process, num_processes))
 
 
@@ -236,7 +236,7 @@ def in_order(dataset: RequestDataset, batch_requests: int, process: int = 0, num
 
 
 def positions_in_order(num_requests: int, batch_requests: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The same batches as positions."""
+    """The batches of in_order, as positions."""
     for first in range(0, num_requests, batch_requests):
         yield np.arange(first, min(first + batch_requests, num_requests))
 
@@ -246,7 +246,9 @@ def _as_made(batch: Any) -> Batch:
 
 
 def _place(values: npt.NDArray[Any]) -> npt.NDArray[Any] | dict[str, Any]:
-    if not isinstance(values, np.memmap) or not isinstance(values.base, mmap):  # a part of a map has another start
+    if not isinstance(values, np.memmap) or not isinstance(
+        values.base, mmap
+    ):  # a slice of a map starts elsewhere in the file
         return values
     return {"filename": values.filename, "dtype": values.dtype, "offset": values.offset, "shape": values.shape}
 

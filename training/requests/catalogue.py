@@ -1,4 +1,4 @@
-"""The vocabulary and what the train part holds of each item -> rows and categories of the embedding tables."""
+"""The vocabulary and each item's number of train events -> rows and categories of the embedding tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from features.encoding.counters import Counters
 from training.requests.reader import Events, Requests
 
-MAX_CATEGORIES = 16  # of one item; the most frequent ones are kept
+MAX_CATEGORIES = 16  # per item; the most frequent ones
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Vocabulary:
 
     @property
     def num_items(self) -> int:
-        """Items and the two indices before them."""
+        """Number of items, plus the two special indices (padding, unknown)."""
         return FIRST_INDEX + len(self.item_ids)
 
 
 @dataclass(frozen=True)
 class ItemTables:
-    """What the model's catalogue holds."""
+    """The content of the model's catalogue."""
 
     row_of_item: npt.NDArray[np.int64]  # [N] its own row, or the unknown row
     item_categories: npt.NDArray[np.int64]  # [N, G]; 0 none
@@ -56,7 +56,7 @@ def load_counters(data: Path, vocabulary: Vocabulary) -> Counters:
 
 
 def count_items(requests: Requests, events: Events, history_length: int, num_items: int) -> npt.NDArray[np.int64]:
-    """[N] how often training sees each item: as a candidate, or in the latest L events of some request's history."""
+    """[N] how often training sees each item: as a candidate, or in the latest L events of a request's history."""
     covered = np.zeros(len(events.item_index) + 1, np.int64)
     np.add.at(covered, np.maximum(requests.starts, requests.ends - history_length), 1)
     np.add.at(covered, requests.ends, -1)
@@ -68,9 +68,9 @@ def count_items(requests: Requests, events: Events, history_length: int, num_ite
 def fit_tables(
     vocabulary: Vocabulary, counts: npt.NDArray[np.int64], min_item_events: int, min_category_events: int
 ) -> ItemTables:
-    """Items and categories that training sees fewer times than that have no row of their own.
+    """Rows of the embedding tables; items and categories below the minimum have no row of their own.
 
-    Apart, since a log whose items live for a day has ids that are not worth learning, and categories that are.
+    Two minimums, since in a log whose items live for a day, categories are worth learning and item ids are not.
     """
     known = counts >= min_item_events
     row_of_item = np.where(known, np.arange(vocabulary.num_items), UNKNOWN_INDEX)
@@ -88,7 +88,7 @@ def fit_tables(
 
 
 def _widen(vocabulary: Vocabulary, rank: npt.NDArray[np.int64], weight: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Pairs -> [N, G], an item's most frequent categories first; repeated pairs once."""
+    """Pairs -> [N, G], an item's most frequent categories first; repeated pairs count once."""
     pairs = np.unique(np.stack([vocabulary.pair_item, vocabulary.pair_category]), axis=1)
     items, categories = pairs[:, rank[pairs[1]] > 0] if pairs.size else pairs
     order = np.lexsort((categories, -weight[categories], items))

@@ -1,6 +1,6 @@
-"""data/<source>'s user_histories and impressions -> requests with their histories and candidates, cut by time.
+"""user_histories and impressions -> requests with their histories and candidates, split by time.
 
-All arrays; the histories stay memory-mapped.
+Everything is an array; histories are memory-mapped.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class Events:
     occurred_at: npt.NDArray[np.int64]  # us
     label: npt.NDArray[np.float32]
     session: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]  # user u's events stand in [offsets[u], offsets[u + 1])
+    offsets: npt.NDArray[np.int64]  # user u's events are [offsets[u], offsets[u + 1])
 
 
 @dataclass(frozen=True)
 class Requests:
-    """R requests, in order of time, with N candidate rows between them."""
+    """R requests in order of time, with N candidate rows in all."""
 
     request_index: Ints  # [R]
     user_index: Ints  # [R]
@@ -46,8 +46,8 @@ class Requests:
     row_starts: Ints  # [R + 1] request r's candidates are rows [row_starts[r], row_starts[r + 1])
     item_index: Ints  # [N]
     label: npt.NDArray[np.float32]  # [N]
-    known_at: Ints  # [R] us: when the last was known of what the log says was known late; 0 where it says nothing
-    reading: Ints  # [R] item_index of the page where the request was made; PADDING_INDEX where there was none
+    known_at: Ints  # [R] us: when the request's last label became known; 0 if the log does not say
+    reading: Ints  # [R] item_index of the page that made the request; PADDING_INDEX if none
     is_subscriber: npt.NDArray[np.bool_]  # [R]
     device: npt.NDArray[np.str_]  # [R]; "" where unknown
 
@@ -86,7 +86,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where train, validation and test begin and the log ends, and how late a click is known. All in us."""
+    """Start times of train, validation and test, the log's end, and the delay of labels. All in us."""
 
     train_at: int
     validation_at: int
@@ -95,18 +95,18 @@ class Cuts:
     delay: int
 
     def part(self, requests: Requests, name: str) -> Requests:
-        """train, validation or test: the requests in it whose labels were known when it ended."""
+        """The requests of train, validation or test whose labels were known at the end of that part."""
         return requests.take(self.holds(requests, name))
 
     def holds(self, requests: Requests, name: str) -> npt.NDArray[np.bool_]:
-        """[R] whether they are in that part, their labels known when it ended."""
+        """[R] whether a request is in that part and its labels were known at the end of it."""
         within, known = self._place(requests, name)
         return within & known
 
     def num_label_unknown(self, requests: Requests, *names: str) -> int:
-        """Requests that lie within these parts but are left out: a click came, or could still have come, after the end.
+        """Number of requests left out of these parts because a click became, or could become, known after the end.
 
-        The log says when a click was known (Requests.known_at); where it does not, labels.delay_s stands in.
+        The log may say when a click became known (Requests.known_at); otherwise labels.delay_s after the request.
         """
         places = (self._place(requests, name) for name in names)
         return sum(int((within & ~known).sum()) for within, known in places)
@@ -117,7 +117,7 @@ class Cuts:
             "validation": (self.validation_at, self.test_at),
             "test": (self.test_at, self.log_end),
         }[name]
-        # a request at a cut belongs to the later part; a label that is known at the cut is known
+        # a request at the cut belongs to the later part; a label known at the cut counts as known
         at, known_at = requests.at, np.maximum(requests.at + self.delay, requests.known_at)
         return (at >= first) & (at < end), known_at <= min(end, self.log_end)
 
@@ -154,7 +154,7 @@ def load_requests(data: Path, events: Events) -> Requests:
 
 
 def _read_contexts(data: Path, request_index: Ints) -> dict[str, npt.NDArray[Any]]:
-    table = pq.read_table(data / "impressions" / "requests.parquet")  # request_index is dense: a row's place
+    table = pq.read_table(data / "impressions" / "requests.parquet")  # request_index is dense: the row number
     read = table["reading_item_id"]
     known = pq.read_table(data / "user_histories" / "vocabulary.parquet", columns=["item_id"])["item_id"]
     place = pc.call_function("index_in", [read], pc.SetLookupOptions(value_set=known, skip_nulls=True))
@@ -169,18 +169,18 @@ def _read_contexts(data: Path, request_index: Ints) -> dict[str, npt.NDArray[Any
 
 
 def log_end(requests: Requests, events: Events) -> int:
-    """1 us after the newest thing that the log tells, be it a request or an event that no request holds.
+    """The log's end: 1 us after its newest request or event.
 
-    Up to there the log was written, so up to there a click would be in it: the newest request alone would say less.
+    Events count too, since an event without a request also shows that the log was still being written.
     """
     newest = max(int(requests.at.max(initial=0)), int(events.occurred_at.max(initial=0)))
     return newest + 1
 
 
 def cut_times(split: SplitParams, labels: LabelParams, at: npt.NDArray[np.int64], end: int) -> Cuts:
-    """A quantile of the request times, or an ISO time, as microseconds. at: ascending. end: the log's, as of log_end.
+    """The cuts that `split` gives as quantiles of request times or ISO times. at: ascending. end: of log_end.
 
-    Raises InputError where train would begin after validation, or validation after test.
+    Raises InputError if train would begin after validation, or validation after test.
     """
     cuts = Cuts(
         train_at=int(at[0]) if split.train_from is None else _cut_time(split.train_from, at),
@@ -191,8 +191,8 @@ def cut_times(split: SplitParams, labels: LabelParams, at: npt.NDArray[np.int64]
     )
     if split.train_from is not None and cuts.train_at > cuts.validation_at:
         raise InputError(
-            f"split.train_from is {iso(cuts.train_at)} and split.validation {iso(cuts.validation_at)}: nothing would "
-            "be trained on. Set split.train_from to an earlier time, or to null."
+            f"split.train_from is {iso(cuts.train_at)} and split.validation {iso(cuts.validation_at)}: the train part "
+            "would be empty. Set split.train_from to an earlier time, or to null."
         )
     if cuts.validation_at > cuts.test_at:
         raise InputError(
@@ -208,7 +208,7 @@ def iso(at_us: int) -> str:
 
 
 def rows_of(row_starts: Ints, chosen: Ints) -> tuple[Ints, Ints]:
-    """Positions of all rows of the chosen requests, in order, and where each request's rows start among them."""
+    """Positions of all rows of the chosen requests, in order, and the start of each request's rows among them."""
     first, sizes = row_starts[chosen], row_starts[chosen + 1] - row_starts[chosen]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     return np.arange(starts[-1]) + np.repeat(first - starts[:-1], sizes), starts

@@ -1,4 +1,4 @@
-"""Requests of a part -> the requests that a run trains on or validates on."""
+"""The requests of a part -> the sample that a run trains or validates on."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ VALIDATION_SHARE = 0.25  # of max_requests
 
 @dataclass(frozen=True)
 class Sample:
-    """What a run trains on, and how it had to depart from the params."""
+    """The requests that a run trains on, and notes on departures from the params."""
 
     requests: Requests
-    min_history: int  # as used
+    min_history: int  # the value used; may be below train.min_history
     notes: list[str]
 
 
 def sample_train(requests: Requests, train: TrainParams, seed: int) -> Sample:
-    """train.max_requests drawn from the latest twice as many with enough history; in order of time.
+    """train.max_requests requests sampled from the latest 2 x as many with enough history; in order of time.
 
-    A log too short for train.min_history is trained on with less, which a note says. Raises InputError where the
-    train part holds no request at all.
+    If the log is too short for train.min_history, a smaller minimum is used and a note says so. Raises InputError if
+    the train part has no requests.
     """
     if not len(requests):
         raise InputError(
@@ -48,7 +48,7 @@ def sample_train(requests: Requests, train: TrainParams, seed: int) -> Sample:
 
 
 def sample_validation(requests: Requests, min_history: int, train: TrainParams, seed: int) -> Requests:
-    """A quarter as many, drawn from the whole validation part; none where it is empty."""
+    """VALIDATION_SHARE of train.max_requests, sampled from the whole validation part; none if it is empty."""
     eligible = np.flatnonzero(requests.num_events >= min_history)
     return requests.take(_draw(eligible, max(int(VALIDATION_SHARE * train.max_requests), 1), seed))
 

@@ -45,7 +45,7 @@ def test_threads_and_memory_change_no_byte(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(connection.THREADS, "all")
-    with pytest.raises(InputError, match=r"LEITMOTIF_THREADS is 'all', not a whole number from 1 on"):
+    with pytest.raises(InputError, match=r"LEITMOTIF_THREADS is 'all', not a whole number of at least 1"):
         connection.num_threads()
     monkeypatch.delenv(connection.THREADS)
     assert connection.num_threads() >= 1

@@ -11,7 +11,7 @@ from training.model.shape import ATTENTION_RATIO, ModelShape
 
 
 def make_backbone(name: str, width: int, shape: ModelShape) -> Backbone:
-    """A backbone with drawn weights."""
+    """A backbone with random weights."""
     hidden = ATTENTION_RATIO * width
     match name:
         case "din":

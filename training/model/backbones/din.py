@@ -1,7 +1,7 @@
-"""Deep Interest Network's attention: sigmoid(o . LeakyReLU(W_q q + W_k x + W_p (q * x))) of every event.
+"""Attention of the Deep Interest Network: sigmoid(o . LeakyReLU(W_q q + W_k x + W_p (q * x))) for every event.
 
-Shapes: Q queries, C events, D width, H attention width. Source: Zhou et al. 2018; the scale 1 / sqrt(count) in place of
-a plain sum is ours (MODEL.md).
+Shapes: Q queries, C events, D width, H attention width. Source: Zhou et al. 2018, except for the scale 1 / sqrt(count)
+in place of a plain sum.
 """
 
 import torch
@@ -13,7 +13,7 @@ from training.model.backbones.backbone import Backbone
 
 
 class DinAttention(Backbone):
-    """An event is its token. The key and product layers become one matrix a query: (W_k + W_p diag(q)) x."""
+    """Events are their tokens. Key and product layers become one matrix per query: (W_k + W_p diag(q)) x."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class DinAttention(Backbone):
         self.out = nn.Linear(hidden, 1)
 
     def events(self, token_ULD: Tensor, context_UL: Tensor, mask_UL: Tensor, theme_UL: Tensor | None = None) -> Tensor:
-        """The tokens as they are."""
+        """The tokens, unchanged."""
         return token_ULD
 
     def read(
@@ -33,7 +33,7 @@ class DinAttention(Backbone):
         weight_QC: Float[Tensor, "queries events"] | None,
         mask_QC: Bool[Tensor, "queries events"],
     ) -> Float[Tensor, "queries width"]:
-        """Sum of the tokens by their shares, over the square root of their number."""
+        """Weighted sum of the tokens, divided by the square root of their number."""
         layer_QDH = self._layer(query_QD)
         hidden_QCH = torch.baddbmm(self.query(query_QD).unsqueeze(1), event_QCE, layer_QDH)
         hidden_QCH = functional.leaky_relu(hidden_QCH, inplace=True)
@@ -43,7 +43,7 @@ class DinAttention(Backbone):
         return torch.bmm(share_QC.unsqueeze(1), event_QCE).squeeze(1)
 
     def _layer(self, query_QD: Float[Tensor, "queries width"]) -> Float[Tensor, "queries width hidden"]:
-        """(W_k + W_p diag(q))' of every query, by one matrix product, so that its gradient is one too."""
+        """(W_k + W_p diag(q))' of every query as a single matrix product, forward and backward."""
         hidden, width = self.product.weight.shape
         spread_DF = torch.diag_embed(self.product.weight).permute(1, 2, 0).reshape(width, width * hidden)
         flat_QF = torch.addmm(self.key.weight.T.flatten(), query_QD, spread_DF)

@@ -1,8 +1,8 @@
 """HSTU-style transducer: gated pointwise attention between events, then each candidate attends to their states.
 
-Shapes: U users, L history length, D width, Q queries, C events. Source: Zhai et al. 2024, arXiv 2402.17152. What is
-ours: no relative bias (rank and age stand in the token), and target attention at the end in the manner of TransAct
-(arXiv 2306.00248), so that the encoder runs once a request and not once a candidate.
+Shapes: U users, L history length, D width, Q queries, C events. Source: Zhai et al. 2024, arXiv 2402.17152.
+Differences: no relative bias (rank and age are part of the token), and target attention at the end as in TransAct
+(arXiv 2306.00248), so that the encoder runs once per request and not once per candidate.
 """
 
 import math
@@ -18,7 +18,7 @@ NUM_LAYERS = 2
 
 
 class HstuEncoder(Backbone):
-    """SiLU(Q K') V, scaled by the number of events seen and gated; the read is a softmax over the states."""
+    """SiLU(Q K') V, divided by the number of visible events and gated; `read` is softmax attention over the states."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

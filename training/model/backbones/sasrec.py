@@ -1,7 +1,7 @@
-"""SASRec-style encoder: events look at earlier events, and the newest state is what the user is about.
+"""SASRec-style encoder: causal self-attention over events; the newest state represents the user.
 
 Shapes: U users, L history length, D width, H heads, W width of a head. Source: Kang and McAuley 2018, arXiv 1808.09781.
-The rank in the token takes the place of its position embedding; every candidate reads the same state.
+The rank in the token replaces the position embedding; every candidate reads the same state.
 """
 
 import math
@@ -43,7 +43,7 @@ class SasrecEncoder(Backbone):
         weight_QC: Float[Tensor, "queries events"] | None,
         mask_QC: Bool[Tensor, "queries events"],
     ) -> Float[Tensor, "queries width"]:
-        """The newest state, by its weight."""
+        """The newest state, times its weight."""
         newest_Q = mask_QC[:, -1].to(event_QCE.dtype)
         if weight_QC is not None:
             newest_Q = newest_Q * weight_QC[:, -1]
@@ -51,7 +51,7 @@ class SasrecEncoder(Backbone):
 
 
 class Layer(nn.Module):
-    """Attention and a feed-forward layer, each with a norm before it and a way around it."""
+    """Attention and a feed-forward layer, each pre-norm and residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Layer(nn.Module):
     def forward(
         self, x_ULD: Float[Tensor, "users length width"], seen_ULL: Bool[Tensor, "users length length"]
     ) -> Float[Tensor, "users length width"]:
-        """One layer."""
+        """seen_ULL: which events each event attends to."""
         heads = (self.num_heads, -1)
         query, key, value = (
             each.unflatten(2, heads).transpose(1, 2) for each in self.attention(self.norm(x_ULD)).chunk(3, dim=-1)

@@ -1,8 +1,8 @@
 """SDIM: a candidate reads the events whose hashes collide with its own.
 
-Shapes: Q queries, C events, D width, G hashes, E = D + G. Source: Cao et al. 2022, arXiv 2205.10249: each hash keeps
-the signs of a few random projections; the events of one bucket are summed and the sum is scaled to length 1; what a
-candidate reads is the mean over its buckets. The hashes are drawn once and never trained.
+Shapes: Q queries, C events, D width, G hashes, E = D + G. Source: Cao et al. 2022, arXiv 2205.10249: a hash is the
+signs of a few random projections; the events of a bucket are summed and the sum is scaled to length 1; a candidate
+reads the mean over its buckets. The projections are random and never trained.
 """
 
 import torch
@@ -13,11 +13,11 @@ from torch.nn import functional
 from training.model.backbones.backbone import Backbone
 
 NUM_HASHES = 24
-NUM_SIGNS = 3  # a hash; so many signs make 8 buckets
+NUM_SIGNS = 3  # per hash: 2 ** 3 buckets
 
 
 class SdimAttention(Backbone):
-    """An event is its token and its buckets."""
+    """Events are their tokens and their buckets."""
 
     projection_DP: Tensor
 
@@ -42,7 +42,7 @@ class SdimAttention(Backbone):
         weight_QC: Float[Tensor, "queries events"] | None,
         mask_QC: Bool[Tensor, "queries events"],
     ) -> Float[Tensor, "queries width"]:
-        """The mean over the hashes of what the candidate's bucket holds."""
+        """Mean over the hashes of the normalised sum of the candidate's bucket."""
         token_QCD, bucket_QCG = event_QCE.split([query_QD.shape[1], NUM_HASHES], dim=2)
         collides_QCG = (bucket_QCG == self._buckets(query_QD).unsqueeze(1)) & mask_QC.unsqueeze(-1)
         share_QCG = collides_QCG.to(token_QCD.dtype)
@@ -51,6 +51,6 @@ class SdimAttention(Backbone):
         return functional.normalize(share_QCG.transpose(1, 2) @ token_QCD, dim=-1).mean(1)
 
     def _buckets(self, vector: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape hashes"]:
-        """Numbers in [0, 2 ** NUM_SIGNS), as floats, so that they travel beside the token."""
+        """Bucket numbers in [0, 2 ** NUM_SIGNS), as floats, to be concatenated with the token."""
         signs = (vector.detach() @ self.projection_DP > 0).unflatten(-1, (NUM_HASHES, NUM_SIGNS))
         return sum(signs[..., place].to(vector.dtype) * 2**place for place in range(NUM_SIGNS))  # type: ignore[return-value]

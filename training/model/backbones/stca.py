@@ -1,7 +1,7 @@
-"""Stacked target attention: what a candidate found sharpens its next look at the same sequence.
+"""Stacked target attention: each layer's result refines the candidate's query to the same sequence in the next layer.
 
-Shapes: Q queries, C events, D width, H attention width a layer. Source: STCA, arXiv 2511.06077: two or three layers of
-attention from candidate to history, linear in its length, each with a feed-forward layer after it.
+Shapes: Q queries, C events, D width, H attention width per layer. Source: STCA, arXiv 2511.06077: two or three layers
+of attention from candidate to history, linear in its length, each followed by a feed-forward layer.
 """
 
 import math
@@ -44,7 +44,7 @@ class StackedAttention(Backbone):
         weight_QC: Float[Tensor, "queries events"] | None,
         mask_QC: Bool[Tensor, "queries events"],
     ) -> Float[Tensor, "queries width"]:
-        """What the last layer holds beyond the candidate itself; zero where there is no event."""
+        """The last layer's state minus the candidate; zero if there are no events."""
         width = query_QD.shape[1]
         token_QCD, key_QCK = event_QCE.split([width, event_QCE.shape[2] - width], dim=2)
         x_QD = query_QD

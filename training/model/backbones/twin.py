@@ -1,9 +1,9 @@
-"""TWIN-style attention: a candidate searches the whole sequence and attends to what it found.
+"""TWIN-style attention: a candidate searches the whole sequence and attends to the most relevant events.
 
 Shapes: Q queries, C events, H heads, W width of a head, A = H W, E = 2 A + H (keys, values and bias of every head), K
 events found. Source: Chang et al. 2023, arXiv 2302.02352: the general and the exact search unit share one relevance.
-What is ours: one list a query, by the relevance meaned over the heads, and a bias by label, rank and age of the event
-in place of the paper's cross features.
+Differences: one list per query, by the mean relevance over heads, and a bias by label, rank and age of the event in
+place of the paper's cross features.
 """
 
 import math
@@ -50,7 +50,7 @@ class TwinAttention(Backbone):
         weight_QC: Float[Tensor, "queries events"] | None,
         mask_QC: Bool[Tensor, "queries events"],
     ) -> Float[Tensor, "queries width"]:
-        """What the candidate finds."""
+        """Attention over the K events of highest mean relevance."""
         heads = (NUM_HEADS, self.head_width)
         inner = NUM_HEADS * self.head_width
         key_QCA, value_QCA, bias_QCH = event_QCE.split([inner, inner, NUM_HEADS], dim=2)

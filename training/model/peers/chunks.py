@@ -1,9 +1,9 @@
-"""Gap-chunk attention in the manner of SparseCTR: the skeleton of a mixture of sequences without learnt themes.
+"""Gap-chunk attention after SparseCTR: like a mixture of sequences, but with time gaps in place of learnt themes.
 
 A history is cut at its time gaps; a candidate attends to all events, to the chunks, and to the newest chunk. Source:
-SparseCTR, arXiv 2601.17836. What is ours: chunks are the sessions of this project (a fixed gap) in place of the user's
-own P largest gaps, the oldest share one, and time is a part of the token. Shapes: B impressions, U users, L history
-length, D width, P chunks.
+SparseCTR, arXiv 2601.17836. Differences: chunks are sessions (a fixed gap) in place of the user's P largest gaps, the
+oldest sessions share a chunk, and time is part of the token. Shapes: B impressions, U users, L history length, D
+width, P chunks.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ NUM_CHUNKS = 16  # P
 
 
 class ChunkState(NamedTuple):
-    """The user's half of all scores of a request."""
+    """The user side of a request, shared by all its candidates."""
 
     event_ULE: Float[Tensor, "users length event"]
     mask_UL: Bool[Tensor, "users length"]
@@ -46,7 +46,7 @@ class GapChunks(Ranker):
         token_ULD = self.tokens(functional.embedding(history.item_index_UL, tables.item_NX), history, tables)
         mask_UL = history.mask_UL
         context_UL, newest = self.contexts.rows(history), slice(-self.params.short_length, None)
-        place_UL = NUM_CHUNKS - 1 - history.session_UL.clamp(0, NUM_CHUNKS - 1)  # the newest chunk stands last
+        place_UL = NUM_CHUNKS - 1 - history.session_UL.clamp(0, NUM_CHUNKS - 1)  # the newest chunk is last
         kept_UL = mask_UL.to(token_ULD.dtype)
         sums_UPD = token_ULD.new_zeros(len(mask_UL), NUM_CHUNKS, token_ULD.shape[2])
         sums_UPD = sums_UPD.scatter_add(1, place_UL.unsqueeze(-1).expand_as(token_ULD), token_ULD)

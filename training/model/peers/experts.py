@@ -1,7 +1,7 @@
-"""Mixtures that route a candidate's features to expert networks: what the Mixture of Sequence is compared with.
+"""Mixtures that route a candidate's features to expert networks: baselines of the Mixture of Sequence.
 
-All read the history once through the backbone, as BackboneAlone does, and mix NUM_EXPERTS heads. Shapes: B
-impressions, E experts, F features, S scalar features, K chosen experts.
+All read the history once with the backbone, like BackboneAlone, and mix NUM_EXPERTS heads. Shapes: B impressions, E
+experts, F features, S scalar features, K chosen experts.
 Sources: MMoE, Ma et al. 2018; GShard, Lepikhin et al. 2020, arXiv 2006.16668; DSelect-k, Hazimeh et al. 2021, arXiv
 2106.03760; Expert Choice, Zhou et al. 2022, arXiv 2202.09368.
 """
@@ -20,7 +20,7 @@ from training.model.shape import ModelShape
 NUM_EXPERTS = 4
 NUM_CHOSEN = 2  # of GShard and DSelect-k; on average of Expert Choice
 BALANCE = 0.03
-"""GShard's load balance, beside train.mutual_information (0.3): together the paper's 0.01."""
+"""Weight of GShard's load balance; times train.mutual_information (0.3) it is the paper's 0.01."""
 NUM_BITS = 2  # 2 ** NUM_BITS = NUM_EXPERTS
 SMOOTH_STEP_WIDTH = 1.0
 
@@ -37,7 +37,7 @@ class MixtureOfExperts(BackboneAlone):
         more = (
             Head(4 * params.width, shape.num_scalars, params.hidden, params.dropout) for _ in range(NUM_EXPERTS - 1)
         )
-        self.experts = nn.ModuleList(more)  # the first expert is the head itself, which holds the scalars' statistics
+        self.experts = nn.ModuleList(more)  # self.head is the first expert and holds the scalars' statistics
         if kind == "dselect":
             self.gate = nn.Linear(num_inputs, NUM_CHOSEN * (NUM_BITS + 1))
         else:
@@ -46,7 +46,7 @@ class MixtureOfExperts(BackboneAlone):
     def learn(
         self, history: History, candidates: Candidates, codes: Codes | None = None
     ) -> tuple[Float[Tensor, " impressions"], Float[Tensor, ""]]:
-        """The logits, and GShard's balance of load: zero of the other kinds."""
+        """The logits, and GShard's load balance loss, which is zero for other kinds."""
         history, candidates, items = distinct_items(history, candidates, len(self.catalogue.row_of_N))
         tables = self.tables(items)
         state = self.user_side(history, tables)
@@ -57,7 +57,7 @@ class MixtureOfExperts(BackboneAlone):
         return logits_B, BALANCE * NUM_EXPERTS * (first_E * gate_BE.mean(0)).sum()
 
     def score(self, state: SequenceState, candidates: Candidates, tables: Tables) -> Float[Tensor, " impressions"]:
-        """Logits of a click on each candidate. Expert Choice chooses among the candidates that are scored together."""
+        """Click logit of each candidate. Expert Choice chooses among the candidates that are scored together."""
         logits_B, _ = self._mix(state, candidates, tables)
         return logits_B
 
@@ -70,7 +70,7 @@ class MixtureOfExperts(BackboneAlone):
         return (gate_BE * logits_BE).sum(1), gate_BE
 
     def _gate(self, inputs_BF: Tensor) -> Tensor:
-        """[B, E] how much each expert says; rows sum to 1 except of Expert Choice."""
+        """[B, E] gate weights; rows sum to 1 except with Expert Choice."""
         if self.kind == "dselect":
             return _selected(self.gate(inputs_BF))
         share_BE = torch.softmax(self.gate(inputs_BF), dim=1)
@@ -86,7 +86,7 @@ class MixtureOfExperts(BackboneAlone):
 
 
 def _selected(code_BG: Float[Tensor, "impressions gates"]) -> Float[Tensor, "impressions experts"]:
-    """DSelect-k: each of k selectors writes an expert's number in smooth bits, and the selectors are weighed."""
+    """DSelect-k: each of k selectors encodes an expert's number in smooth bits; the selectors are weighted."""
     bits_BKN, weight_BK = code_BG.unflatten(1, (NUM_CHOSEN, NUM_BITS + 1)).split([NUM_BITS, 1], dim=2)
     x = (bits_BKN / SMOOTH_STEP_WIDTH).clamp(-0.5, 0.5)
     smooth_BKN = -2 * x**3 + 1.5 * x + 0.5
