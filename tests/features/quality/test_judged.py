@@ -60,7 +60,8 @@ def test_pairs_of_values_may_be_asked_of_rows(tmp_path: Path) -> None:
     file = tmp_path / "expectations.yaml"
     asked = "{column_A: label, column_B: role, value_pairs_set: [[1.0, impression], [0.0, impression]]}"
     file.write_text(
-        f"rows:\n- {{why: pairs, of: rows, severity: warning, expect: ExpectColumnPairValuesToBeInSet, with: {asked}}}\n"
+        "rows:\n- {why: pairs, of: rows, severity: warning, expect: ExpectColumnPairValuesToBeInSet, "
+        f"with: {asked}}}\n"
     )
     rows = {name: ["a", "b"] for name in ("event_id", "user_id", "item_id")} | {"role": ["impression", "history"]}
     numbers = {"label": [1.0, 0.0], "position": [0, 1], REPETITION: [0, 0], SEVERAL_USERS: [1, 1]}
