@@ -29,14 +29,14 @@ def redis_address() -> "RedisAddress | None":
     told = os.environ.get(ENGINE_VARIABLE, "").strip()
     if told in ("", SQLITE):
         return None
-    from features.live.redis_address import FORM, RedisAddress
+    from features.live.redis_address import FORM, RedisAddress, shown
 
     if told == "redis":
         told = REDIS_DEFAULT
     if re.fullmatch(FORM, told):
         return RedisAddress.read(told)
     raise InputError(
-        f"{ENGINE_VARIABLE} is {told.split(',')[0]!r}; it is sqlite (default), redis, or host:port of a Redis, of a "
+        f"{ENGINE_VARIABLE} is {shown(told)!r}; it is sqlite (default), redis, or host:port of a Redis, of a "
         "Redis Cluster host:port,host:port,... of some nodes (or one and ,redis_type=redis_cluster), with "
         ",password=... (username, db, ssl) where it wants them."
     )

@@ -188,7 +188,10 @@ class RedisTail:
         return self._servers.of(self._prefix)
 
     def _rewrite(self) -> None:
-        """Of a cluster, the replicas' files as well; one that is away has them written anew when it is back."""
+        """Of a cluster, the files of the replicas that are there as well.
+
+        One that is away and goes on from where it stopped keeps what it had on its disk until its file is written anew.
+        """
         for server in self._servers.copies(self._prefix):
             try:
                 server.bgrewriteaof()

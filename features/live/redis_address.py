@@ -18,6 +18,8 @@ FORM = r"[^\s:/,=]+:\d+(,[^\s:/,=]+:\d+)*(,(username|password|db|ssl|redis_type)
 """Of what a person says."""
 TYPE, ONE_SERVER, CLUSTER = "redis_type", "redis", "redis_cluster"
 """Feast's own setting and words. Several nodes are a cluster without being called one."""
+LOGIN = ("username", "password")
+"""Text, whatever it looks like: JSON would make another password of 1e5."""
 NO_CLUSTER = "Cluster mode is not enabled"
 
 
@@ -34,11 +36,12 @@ class RedisAddress:
         """redis_type: as Feast's configuration has it beside the text; None: as the text says. Raises InputError."""
         nodes = tuple(each for each in text.split(",") if "=" not in each)
         told = {
-            key: _value(value) for key, _, value in (each.partition("=") for each in text.split(",") if "=" in each)
+            key: value if key in LOGIN else _value(value)
+            for key, _, value in (each.partition("=") for each in text.split(",") if "=" in each)
         }
         kind = redis_type or str(told.pop(TYPE, CLUSTER if len(nodes) > 1 else ONE_SERVER))
         if not nodes or not all(re.fullmatch(r"[^\s:/]+:\d+", each) for each in nodes):
-            raise InputError(f"{text.split(',')[0]!r} does not name a Redis server. One is 127.0.0.1:6379.")
+            raise InputError(f"{shown(text)!r} does not name a Redis server. One is 127.0.0.1:6379.")
         if kind not in (ONE_SERVER, CLUSTER):
             raise InputError(
                 f"{TYPE} is {kind}: live events lie on one Redis server or on a Redis Cluster. Say "
@@ -86,6 +89,11 @@ class RedisAddress:
                     f"leave {TYPE} out. A node of a cluster runs with `redis-server --cluster-enabled yes`."
                 ) from error
             raise RedisConnectionError(str(error)) from error
+
+
+def shown(text: str) -> str:
+    """The beginning of what names a Redis, or is meant to, without passwords."""
+    return re.sub(r"//.*@", "//...@", re.sub(r"=.*", "=...", text.split(",")[0]))
 
 
 def _value(text: str) -> Any:

@@ -93,7 +93,8 @@ class Servers:
         return [client.get_redis_connection(node) for node in nodes]
 
     def copies(self, key: Key) -> list[Redis]:
-        """The server that has a key and, of a cluster, its replicas."""
+        """The server that has a key and, of a cluster, its replicas: those of now, as one may have come back."""
+        self._is_stale = self.address.is_cluster
         client = self.client
         if not isinstance(client, RedisCluster):
             return [client]
@@ -154,7 +155,7 @@ class Servers:
         if not self.address.is_cluster:
             return _run(server, script, commands)
         name = name_of(server)
-        if name not in self._replicas:
+        if not self._replicas.get(name):  # one may be back: who does not wait for it acknowledges what it may lack
             self._note(name, len(cast(Any, server.execute_command("ROLE"))[2]))
         wait_ms = max(1, int(1000 * SHARE * left_s(self._wait_s)))
         waits = [("WAIT", 1, wait_ms)] if self._replicas[name] else []

@@ -284,7 +284,8 @@ def _columns_of(suite: Sequence[Expected]) -> list[str]:
     """Those that a suite speaks of; all where it speaks of the table. GX hashes and copies every column it is shown."""
     named: set[str] = set()
     for each in suite:
-        given = {name for value in each.arguments.values() for name in (value if isinstance(value, list) else [value])}
+        lists = (value if isinstance(value, list) else [value] for value in each.arguments.values())
+        given = {name for names in lists for name in names if isinstance(name, str)}
         told = {name for name in COLUMNS if name in given}
         if not told:
             return list(COLUMNS)

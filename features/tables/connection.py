@@ -24,6 +24,8 @@ ONE_IN = 16
 MOST_OF = 2
 """The limit: at most the memory divided by this, since a container needs memory for other things too."""
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+SESSION = "SET TimeZone = 'UTC'; SET enable_progress_bar = false"
+"""What DuckDB forgets from one cursor of a database to the next: there it would be the machine's time zone."""
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -49,6 +51,7 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection of our own, with its own tables, closed at the end of the block."""
     if (database := _opened.get()) is not None:
         with database.cursor() as connection:
+            connection.execute(SESSION)
             yield connection
         return
     with _open(Path(tempfile.gettempdir(), f"leitmotif-duckdb-{os.getpid()}")) as connection:
@@ -59,8 +62,8 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
 def _open(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
         connection.execute(
-            f"SET TimeZone = 'UTC'; SET threads = {num_threads()}; SET memory_limit = '{memory_mb()}MB'; "
-            f"SET temp_directory = '{spill}'; SET enable_progress_bar = false"
+            f"{SESSION}; SET threads = {num_threads()}; SET memory_limit = '{memory_mb()}MB'; "
+            f"SET temp_directory = '{spill}'"
         )
         yield connection
 

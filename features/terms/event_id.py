@@ -20,7 +20,8 @@ def event_ids(events: pa.Table) -> pa.Array:
     parts = [events[name].cast(pa.int64()) if name == "occurred_at" else events[name] for name in IDENTITY]
     texts = [part.cast(pa.string()) for part in parts]
     joined = pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace", null_replacement="\x00")
-    return _hashes(joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined)
+    chunks = joined.chunks if isinstance(joined, pa.ChunkedArray) else [joined]  # together they may be over 2 GiB
+    return pa.concat_arrays([pa.array([], pa.string()), *map(_hashes, chunks)])
 
 
 def _hashes(texts: pa.Array) -> pa.Array:

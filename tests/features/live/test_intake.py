@@ -76,6 +76,19 @@ def test_an_event_is_named_as_ingest_names_its_row() -> None:
     assert INTAKE.read([Posted("ü", "i", NOW, event_id="mine")], NOW, NOW)[0].event_id == "mine"
 
 
+def test_events_in_pieces_are_named_as_in_one() -> None:
+    """Their texts, joined, may be more than one array of Arrow holds (2 GiB)."""
+    rows = [{"user_id": f"ü{n}", "item_id": "i", "label": n / 9, "position": None} for n in range(9)]
+    columns = {name: pa.array([row.get(name) for row in rows], INTERACTIONS.field(name).type) for name in rows[0]}
+    columns |= {"occurred_at": pa.array([NOW] * 9).cast(INTERACTIONS.field("occurred_at").type)}
+    table = pa.table(columns | {"impression_id": pa.nulls(9, pa.string())})
+    names = event_ids(table).to_pylist()
+    assert names[4] == event_id(**rows[4], occurred_at=NOW, impression_id=None)
+    pieces = pa.concat_tables([table.slice(0, 2), table.slice(2, 0), table.slice(2, 7)])
+    assert pieces["user_id"].num_chunks > 1
+    assert (event_ids(pieces).to_pylist(), event_ids(table.slice(9)).to_pylist()) == (names, [])
+
+
 def test_an_event_without_a_time_has_the_time_it_came() -> None:
     (event,) = INTAKE.read([Posted("u", "i")], NOW, NOW)
     assert (event.occurred_at, event.label, event.role, event.revision) == (NOW, 1.0, ROLE_IMPRESSION, EVENT)

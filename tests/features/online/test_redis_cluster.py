@@ -20,7 +20,7 @@ import redis
 from contracts.errors import InputError
 from features.feast_store.kept_before import StaleStoreError
 from features.feast_store.redis_rows import stored
-from features.live.open_tail import ENGINE_VARIABLE, prefix_of
+from features.live.open_tail import ENGINE_VARIABLE, prefix_of, redis_address
 from features.live.redis import RedisTail
 from features.live.redis_address import RedisAddress
 from features.online import fill
@@ -267,6 +267,43 @@ def test_a_primary_without_a_replica_takes_events_on_its_disk_and_says_so(
     tail.close()
 
 
+def test_who_is_back_after_a_failover_is_waited_for_and_keeps_no_byte_of_who_is_forgotten(cluster: Cluster) -> None:
+    tail = RedisTail(cluster.address, "back")
+    tail.append([event("a", user="somebody-gone")])
+    cluster.primary_of("{back}:log").kill()
+    append_until_taken(tail, [event("b")])
+    cluster.heal()
+    primary = cluster.primary_of("{back}:log")
+    replica = cluster.replica_of(primary)
+    assert tail.append([event("c", user="somebody-gone")]) == [Fate.NEW]
+    tail.forget(["somebody-gone"])
+
+    def holds(node: RedisServer) -> bool:
+        return any(b"somebody-gone" in path.read_bytes() for path in node.folder.rglob("*.aof"))
+
+    wait_until(lambda: not holds(primary) and not holds(replica))
+    tail.drop()
+
+
+def test_the_first_events_after_a_replica_is_back_wait_for_it(cluster: Cluster) -> None:
+    tail = RedisTail(cluster.address, "again")
+    primary = cluster.primary_of("{again}:log")
+    cluster.replica_of(primary).kill()
+    append_until_taken(tail, [event("a")])
+    wait_until(lambda: not primary.command("ROLE")[2])
+    assert tail.append([event("b")]) == [Fate.NEW]
+    cluster.heal()
+    replica = cluster.replica_of(primary)
+    replica.pause()
+    try:
+        with pytest.raises(InputError, match="did not confirm within"):
+            tail.append([event("c")])
+    finally:
+        replica.resume()
+    assert append_until_taken(tail, [event("c")]) == [Fate.REPEATED]
+    tail.drop()
+
+
 def test_a_forgotten_user_stays_so_through_a_failover_and_who_slept_through_it_counts_anew(
     source: Source, cluster: Cluster
 ) -> None:
@@ -344,11 +381,20 @@ def test_an_address_that_means_nothing_is_refused(text: str, said: str) -> None:
         RedisAddress.read(text)
 
 
+@pytest.mark.parametrize("told", ["password=hunter2,h1:1", "redis://me:hunter2@h1:1/0"])
+def test_what_is_refused_is_said_without_its_password(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENGINE_VARIABLE, told)
+    with pytest.raises(InputError) as caught:
+        redis_address()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_address_is_read_as_feast_writes_it() -> None:
     read = RedisAddress.read("h1:1,h2:2,password=a=b,ssl=true")
     assert (read.nodes, read.is_cluster, dict(read.told)) == (("h1:1", "h2:2"), True, {"password": "a=b", "ssl": True})
     assert (read.text, read.redis_type) == ("h1:1,h2:2,password=a=b,ssl=true", "redis_cluster")
     assert "a=b" not in read.where
+    assert dict(RedisAddress.read("h1:1,password=1e5").told) == {"password": "1e5"}
     one = RedisAddress.read("h1:1,db=3")
     assert (one.is_cluster, one.text, one.where) == (False, "h1:1,db=3", "Redis at h1:1")
 

@@ -10,6 +10,7 @@ from features.quality.expectations import Judgement
 from features.quality.outcomes import Outcome, by_group
 from features.quality.profile import PROFILE
 from features.quality.suite import read_suite
+from features.terms.rules import REPETITION, SEVERAL_USERS
 from tests.features.raw_logs import limits
 
 ROWS = [{"partition": f"2024-01-0{day}", "rows_in": 5} for day in (1, 2, 3)]
@@ -53,3 +54,18 @@ def test_what_is_asked_of_the_partitions_as_a_whole_is_judged(tmp_path: Path) ->
         "expected: no 0 (rows_in at least 1000); otherwise of the partitions as a whole (observed: 5.0)",
         "expected: no 1 (at least 300); otherwise of the partitions as a whole (observed: 3)",
     ]
+
+
+def test_pairs_of_values_may_be_asked_of_rows(tmp_path: Path) -> None:
+    file = tmp_path / "expectations.yaml"
+    asked = "{column_A: label, column_B: role, value_pairs_set: [[1.0, impression], [0.0, impression]]}"
+    file.write_text(
+        "rows:\n- {why: pairs, of: rows, severity: warning, expect: ExpectColumnPairValuesToBeInSet, "
+        f"with: {asked}}}\n"
+    )
+    rows = {name: ["a", "b"] for name in ("event_id", "user_id", "item_id")} | {"role": ["impression", "history"]}
+    numbers = {"label": [1.0, 0.0], "position": [0, 1], REPETITION: [0, 0], SEVERAL_USERS: [1, 1]}
+    batch = pa.table(rows | numbers | {"occurred_at": pa.array([0, 1], pa.timestamp("us", "UTC"))})
+    with Judgement([], limits(), read_suite({}, file)) as judgement:
+        judgement.add(batch, "batch")
+        assert [each.passed for each in judgement.judge_partitions(PROFILE.empty_table())] == [False]

@@ -1,5 +1,8 @@
 """DuckDB takes what the machine gives, or what is said; no byte of any stage depends on it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from features.stages import histories, ingest
 from features.stages import statistics as counting
 from features.tables import connection
 from features.terms.rules import rules
+from tests.clones import ROOT
 from tests.features.planted import clean, write
 from tests.features.raw_logs import digest, ingest_table, limits
 from tests.features.small_log import build, random_log
@@ -41,6 +45,21 @@ def test_threads_and_memory_change_no_byte(tmp_path: Path, monkeypatch: pytest.M
         with connection.connect() as engine:
             (told,) = engine.sql("SELECT current_setting('threads'), current_setting('memory_limit')").fetchall()
         assert (str(told[0]), told[1].split(".")[0]) == (threads, {"200": "190", "100": "95"}[memory])
+
+
+def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(tmp_path: Path) -> None:
+    """DuckDB asks for the machine's zone once a process, and a cursor does not have that of its connection."""
+    write(tmp_path / "log.csv", ["u1,i1,2024-01-01T02:00:00,1", "u1,i2,2024-01-01T03:00:00Z,0"])
+    asked = (
+        "import sys; from pathlib import Path; from tests.features.raw_logs import ingest_table, read; "
+        "root = Path(sys.argv[1]); ingest_table(root / 'data' / 'table', root / 'log.csv'); "
+        "print(*sorted(each['occurred_at'].isoformat() for each in read(root / 'data' / 'table' / 'interactions')))"
+    )
+    command = [sys.executable, "-c", asked, str(tmp_path)]
+    told = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"TZ": "America/New_York"}, capture_output=True, text=True, check=True
+    ).stdout
+    assert told.split() == ["2024-01-01T02:00:00+00:00", "2024-01-01T03:00:00+00:00"]
 
 
 def test_what_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
