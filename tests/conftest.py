@@ -1,7 +1,9 @@
 """Shapes at the model's tensor boundaries are checked in every test; tests of one group run in one process."""
 
+import logging
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,16 @@ LONGEST = (
 )
 """Groups, and files without one, in the order in which they begin: by the CPU seconds they take. Then the others, those
 with most tests first: most take a second or two."""
+
+
+@pytest.fixture(autouse=True)
+def _log_of_this_test_alone() -> Iterator[None]:
+    """A command that a test runs in this process may turn our log down; for the next test it is as it was."""
+    log = logging.getLogger("leitmotif")
+    level, propagates, handlers = log.level, log.propagate, log.handlers[:]
+    yield
+    log.setLevel(level)
+    log.propagate, log.handlers[:] = propagates, handlers
 
 
 @pytest.fixture
