@@ -5,10 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
 import pytest
@@ -24,6 +24,26 @@ class Seen(NamedTuple):
     root: Path
     told: Path  # the home of Dagster
     cursor: str  # of its sensor
+
+    @classmethod
+    def by(cls, kind: Callable[[Path, dg.DagsterInstance], Any], root: Path, empty_instance: Path) -> "Seen":
+        """What a door to root leaves after a tick of its sensor. kind: its class, Door of test_doors.py or below it."""
+        told = shutil.copytree(empty_instance, root.parent / "dagster")
+        with instance_for_test(temp_dir=str(told)) as instance:
+            door = kind(root, instance)
+            door.tick()
+        return cls(root, told, str(door.cursor))
+
+    @contextmanager
+    def copied(self, kind: Callable[[Path, dg.DagsterInstance], Any], root: Path) -> Iterator[Any]:
+        """A door to copies of both; the repository takes the place of root."""
+        shutil.rmtree(root)
+        shutil.copytree(self.root, root)
+        told = shutil.copytree(self.told, root.parent / "dagster")
+        with instance_for_test(temp_dir=str(told)) as instance:
+            door = kind(root, instance)
+            door.cursor = self.cursor
+            yield door
 
 
 class Toy:

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import instance_for_test
 
 from orchestration import alerts
 from orchestration.alerts import NOBODY, build_check_alert, send
@@ -98,22 +97,13 @@ def refusing(made_template: Path, empty_instance: Path, tmp_path_factory: pytest
         toy = Toy(shutil.copytree(made_template, home / "repository"))
         toy.set(serve__clock="now")
         toy.dvc("repro")
-        told = shutil.copytree(empty_instance, home / "dagster")
-        with instance_for_test(temp_dir=str(told)) as instance:
-            door = Door(toy.root, instance)
-            door.tick()
-    return Seen(toy.root, told, str(door.cursor))
+        return Seen.by(Door, toy.root, empty_instance)
 
 
 @pytest.fixture
-def refused(refusing: Seen, toy: Toy, tmp_path: Path) -> Iterator[Alerted]:
+def refused(refusing: Seen, toy: Toy) -> Iterator[Alerted]:
     """The door to copies of both; the repository is where `toy` is."""
-    shutil.rmtree(toy.root)
-    shutil.copytree(refusing.root, toy.root)
-    told = shutil.copytree(refusing.told, tmp_path / "dagster")
-    with instance_for_test(temp_dir=str(told)) as instance:
-        door = Alerted(toy.root, instance)
-        door.cursor = refusing.cursor
+    with refusing.copied(Alerted, toy.root) as door:
         yield door
 
 

@@ -8,7 +8,6 @@ from urllib.parse import unquote
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import instance_for_test
 
 from features.quality.outcomes import SHOWN
 from orchestration.partitions import ASSET, BESIDE, COUNTS, PARTITIONS
@@ -69,22 +68,13 @@ def judged(made_template: Path, empty_instance: Path, tmp_path_factory: pytest.T
         with (root / "dvc.yaml").open("a") as file:
             file.write(JUDGE)
         Toy(root).dvc("repro", "judge")
-        told = shutil.copytree(empty_instance, home / "dagster")
-        with instance_for_test(temp_dir=str(told)) as instance:
-            door = Days(root, instance)
-            door.tick()
-    return Seen(root, told, str(door.cursor))
+        return Seen.by(Days, root, empty_instance)
 
 
 @pytest.fixture
-def days(judged: Seen, toy: Toy, tmp_path: Path) -> Iterator[Days]:
+def days(judged: Seen, toy: Toy) -> Iterator[Days]:
     """A copy of both: the repository, where `toy` is, and what Dagster was told."""
-    shutil.rmtree(toy.root)
-    shutil.copytree(judged.root, toy.root)
-    told = shutil.copytree(judged.told, tmp_path / "dagster")
-    with instance_for_test(temp_dir=str(told)) as instance:
-        door = Days(toy.root, instance)
-        door.cursor = judged.cursor
+    with judged.copied(Days, toy.root) as door:
         yield door
 
 
