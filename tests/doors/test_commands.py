@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
@@ -74,6 +75,25 @@ def test_a_parameter_is_set_run_as_an_experiment_and_compared(house: Path) -> No
     assert audit(house) == before + 2
     assert "audit.json" in typed(house, "dvc metrics diff").stdout
     assert "index.html" in typed(house, "dvc plots show").stdout
+
+
+def test_a_sweep_is_queued_run_by_a_worker_and_compared(house: Path) -> None:
+    before = audit(house)
+    wanted = {f"sweep-{value}": value for value in (before + 5, before + 6)}
+    for name, value in wanted.items():
+        typed(house, "dvc exp run --queue", "--name", name, "-S", f"audit.min_session_events={value}", "audit")
+    typed(house, "dvc queue start")
+    limit = time.monotonic() + 300
+    while (stands := typed(house, "dvc queue status").stdout).count("Success") < len(wanted):
+        assert "Failed" not in stands, stands
+        assert time.monotonic() < limit, stands
+        time.sleep(2)
+    baseline = json.loads(typed(house, "dvc exp show --json").stdout)[-1]
+    params = {
+        each["name"]: each["revs"][0]["data"]["params"]["params.yaml"]["data"] for each in baseline["experiments"]
+    }
+    assert {name: params[name]["audit"]["min_session_events"] for name in wanted} == wanted
+    assert audit(house) == before, "a sweep leaves the working tree alone"
 
 
 def test_data_docs_come_back_after_state_was_deleted(house: Path) -> None:
