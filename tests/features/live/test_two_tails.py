@@ -98,7 +98,7 @@ def test_a_state_whose_stamp_has_one_seq_for_both_is_loaded_anew(data: Path, mon
 def test_a_snapshot_or_watermark_of_another_version_is_named(data: Path) -> None:
     path = data / "feature_snapshot" / "snapshot.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"absorbed_seq": 7}))
-    with pytest.raises(InputError, match=r"absorbed_seq is 7, not one seq an engine\. `make run`"):
+    with pytest.raises(InputError, match=r"absorbed_seq is 7, not one seq per engine\. `make run`"):
         load(data, state_of(data))
     write_json(data / "absorbed" / "absorbed.json", {"seq": 7})
     with pytest.raises(InputError, match=r"names \['seq'\].*`dvc repro ingest`"):

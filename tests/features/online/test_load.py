@@ -266,7 +266,7 @@ def test_a_store_of_another_engine_than_was_loaded_does_not_open_empty(
     monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{redis_server.port},db=13")
     load(source.data, source.state)
     monkeypatch.setenv("LEITMOTIF_ONLINE", "sqlite")
-    with pytest.raises(InputError, match=r"loaded into redis, and ONLINE .* is sqlite"):
+    with pytest.raises(InputError, match=r"loaded into redis, but ONLINE .* is sqlite"):
         OnlineStore.open(source.state)
 
 

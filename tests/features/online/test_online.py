@@ -197,6 +197,6 @@ def test_histories_that_are_damaged_under_an_opened_store_are_said_in_words(tmp_
     whole = path.read_bytes()
     with path.open("r+b") as handle:
         handle.truncate(8_192) if how == "cut short" else handle.write(b"garbage!" * (len(whole) // 8))
-    with pytest.raises(InputError, match=r"cannot be read: DatabaseError: .*`make load` loads them again"):
+    with pytest.raises(InputError, match=r"cannot be read: DatabaseError: .*`make load` loads it again"):
         store.histories([f"u{number}" for number in range(2_000)])
     store.tail.close()

@@ -81,7 +81,7 @@ def test_a_state_of_before_rows_of_counts_is_refused_and_loaded_again(tmp_path: 
     snapshot = data / "feature_snapshot" / "snapshot.json"
     told = json.loads(snapshot.read_text())
     snapshot.write_text(json.dumps({key: value for key, value in told.items() if key != "layout"}))
-    with pytest.raises(InputError, match=r"was made by another version.*`make run` makes it anew"):
+    with pytest.raises(InputError, match=r"was made by another version.*`make run` makes it again"):
         load(data, state_of(data))
 
 
@@ -145,5 +145,5 @@ def test_ids_are_numbered_by_their_hashes_and_none_is_kept() -> None:
     assert (len(known), known.get("nobody"), "u3" in known, "nobody" in known) == (500, None, True, False)
     with pytest.raises(TypeError, match="cannot be listed"):
         list(known)
-    with pytest.raises(InputError, match=r"'u7' and 'u7' have one hash"):
+    with pytest.raises(InputError, match=r"'u7' and 'u7' have the same 64-bit hash"):
         hashes_of([*ids, "u7"])

@@ -174,7 +174,7 @@ def test_a_damaged_sealed_file_is_named_with_what_to_do_and_nothing_is_written(t
     whole = (live / "2026-11-24.parquet").read_bytes()
     for text in (whole[: len(whole) // 2], b"", b"not Parquet"):
         (live / "2026-11-24.parquet").write_bytes(text)
-        with pytest.raises(InputError, match=r"2026-11-24.parquet is no whole file .* move it away"):
+        with pytest.raises(InputError, match=r"2026-11-24.parquet is not a complete file .* move it away"):
             ingest_table(data, write_table(tmp_path / "log.csv"))
     pq.write_table(pa.table({"seq": [1], "more": [2]}), live / "2026-11-24.parquet")
     with pytest.raises(InputError, match=r"not known: \['more'\]"):
