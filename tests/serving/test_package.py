@@ -178,7 +178,7 @@ def test_another_feature_spec_is_refused(bundle: Path, key: str, value: float) -
     spec = json.loads((bundle / SPEC).read_text()) | {key: value}
     (bundle / SPEC).write_text(json.dumps(spec))
     repackaged(bundle)
-    with pytest.raises(InputError, match="serve with the code that made the bundle"):
+    with pytest.raises(InputError, match="serve with the code that packaged it"):
         open_bundle(bundle)
 
 

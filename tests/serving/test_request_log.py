@@ -129,7 +129,7 @@ def test_a_disk_that_takes_nothing_is_counted_and_said_once(tmp_path: Path, capl
     log.close()
     assert unlogged() - before == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "The request log cannot be written; rankings go on without it"
+        "The request log cannot be written; rankings continue without it"
     ]
 
 

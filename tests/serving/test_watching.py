@@ -200,7 +200,7 @@ def test_a_request_is_a_span_with_its_stages_in_the_callers_trace() -> None:
 
 def test_an_exporter_that_is_not_installed_is_one_line(refusing: Refusing) -> None:
     said = refusing(OTEL_TRACES_EXPORTER="otlp_proto_http")
-    assert "OTEL_TRACES_EXPORTER is 'otlp_proto_http', and no package here brings that exporter" in said
+    assert "OTEL_TRACES_EXPORTER is 'otlp_proto_http', but no installed package has that exporter" in said
     assert "Traceback" not in said
 
 
