@@ -81,6 +81,6 @@ def test_a_folder_without_a_log_fails_with_the_commands_own_words(repository: Pa
     """The real command."""
     done = looked(repository, log=str(tmp_path / "nothing"))
     (failure,) = [event.step_failure_data for event in done.all_events if event.is_step_failure]
-    assert "holds no request log. Serve with LEITMOTIF_REQUEST_LOG=" in failure.user_failure_data.description
+    assert "has no request log. Serve with LEITMOTIF_REQUEST_LOG=" in failure.user_failure_data.description
     assert not list(repository.glob("reports/*/drift.json"))
     assert not done.success

@@ -198,6 +198,6 @@ def test_ids_that_the_service_would_refuse_are_not_packaged(data: Path, which: s
     longest = max(map(len, ids.to_pylist()))
     package._require_short_ids(requests, longest)
     with pytest.raises(
-        InputError, match=rf"ids of up to {longest} characters, and serve.max_id_length is {longest - 1}"
+        InputError, match=rf"ids of up to {longest} characters, but serve.max_id_length is {longest - 1}"
     ):
         package._require_short_ids(requests, longest - 1)
