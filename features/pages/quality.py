@@ -149,7 +149,7 @@ def _failures(report: Report) -> str:
     ]
     columns = ("severity", "group", "expected", "limit", "failing", "for example")
     return section(
-        "Failed expectations",
+        "Expectations that failed",
         table(columns, rows, caption="Failed expectations"),
         lead="A failed critical expectation blocks later stages; a warning is reported here and in Dagster.",
     )

@@ -123,7 +123,7 @@ def test_what_is_from_before_is_taken_over_by_the_first_log_that_meets_it(tmp_pa
     seal(live / "2026-11-24.parquet", live_log.event(1))
     (tmp_path / "live" / "known.json").unlink()  # sealed before there was one
     (live / "forgotten.txt").write_text(f"{'0' * 64}\n")
-    with pytest.raises(InputError, match=r"2026-11-24.parquet not as .*known.json says.*`make absorb`"):
+    with pytest.raises(InputError, match=r"2026-11-24.parquet differs from .*known.json.*`make absorb`"):
         ingest(data, params)
     tail = SqliteTail(tmp_path / "scratch.db")
     assert absorb(tail, live, identity_of(params)) == {}
