@@ -112,7 +112,7 @@ def test_absorb_says_where_it_looked_and_that_sqlite_has_more(
     data = tmp_path / "data" / "simulator"
     state, address = state_of(data), f"127.0.0.1:{redis_server.port},db=7"
     said = absorbing(tmp_path, address)
-    assert said == f"no live event is left to seal in the Redis at 127.0.0.1:{redis_server.port}\n"
+    assert said == f"no live events are left to seal in the Redis at 127.0.0.1:{redis_server.port}\n"
     tail = open_tail(state)
     tail.append([event("here")])
     hint = f"{tmp_path}/live/simulator.db (SQLite) holds live events too, not sealed: `make absorb ONLINE=sqlite`"
@@ -120,7 +120,7 @@ def test_absorb_says_where_it_looked_and_that_sqlite_has_more(
     assert "sealed 1 in live/simulator/" in absorbing(tmp_path, "sqlite").replace(f"{tmp_path}/", "")
     assert "SQLite" not in absorbing(tmp_path, address)
     told = absorbing(tmp_path, "sqlite")
-    assert told == f"no live event is left to seal in {tmp_path}/live/simulator.db (SQLite)\n"
+    assert told == f"no live events are left to seal in {tmp_path}/live/simulator.db (SQLite)\n"
     assert len(sealed_files(live_of(data))) == 1
 
 
