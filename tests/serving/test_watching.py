@@ -210,7 +210,7 @@ def test_a_form_of_lines_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -
         logs.chosen()
 
 
-def test_lines_are_json_with_the_id_of_their_request_and_no_user_and_spans_leave_the_service(made: Path) -> None:
+def test_log_lines_are_json_with_request_ids_but_no_users_and_spans_are_exported(made: Path) -> None:
     with serving(made, LEITMOTIF_LOG="json", OTEL_TRACES_EXPORTER="console", LEITMOTIF_WORKERS="2") as server:
         body = {"user_id": "u00042", "candidates": ["i00001"]}
         for number in range(8):

@@ -151,7 +151,7 @@ def _flip(path):
 
 
 @pytest.mark.parametrize("damage", [_cut, _flip])
-def test_a_damaged_checkpoint_is_named_and_training_starts_anew(root, caplog, damage):
+def test_a_damaged_checkpoint_is_named_and_training_restarts(root, caplog, damage):
     path = STATE / "mos" / "resume.ckpt"
     assert resume_point("mos", STATE / "mos") == path
     damage(path)

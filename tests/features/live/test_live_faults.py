@@ -114,7 +114,7 @@ def test_a_file_taken_away_while_it_is_open_is_made_anew(path: Path) -> None:
     tail.close()
 
 
-def test_a_file_that_vanishes_is_said_once_and_seqs_go_on_even_where_the_clock_went_back(
+def test_a_lost_file_is_logged_once_and_seqs_increase_even_if_the_clock_went_back(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = SqliteTail(path)

@@ -83,7 +83,7 @@ def test_an_event_that_only_the_other_engine_s_watermark_covers_is_counted_and_n
     assert OnlineStore.open(state).tail.since(0) == []
 
 
-def test_a_state_whose_stamp_has_one_seq_for_both_is_loaded_anew(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_with_one_seq_for_both_engines_is_loaded_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENGINE_VARIABLE, "sqlite")
     state = state_of(data)
     load(data, state)

@@ -164,7 +164,7 @@ def test_live_rows_lie_in_few_parts() -> None:
     assert len(sizes) <= 6
 
 
-def test_large_parts_are_merged_aside_while_all_of_them_are_read() -> None:
+def test_large_parts_are_merged_in_the_background_while_reads_go_on() -> None:
     """No add waits for a merge of more than MERGED_AT_ONCE rows, and every intermediate state is complete."""
     counters, made = live([]), []
     built = counters._part

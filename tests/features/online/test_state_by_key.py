@@ -57,7 +57,7 @@ def test_a_worker_holds_as_much_with_five_users_as_with_five_hundred(tmp_path: P
     assert held[1] < held[0] + HELD_BYTES, held
 
 
-def test_counts_of_items_are_read_where_they_lie(tmp_path: Path) -> None:
+def test_counts_of_items_are_memory_mapped(tmp_path: Path) -> None:
     store = loaded(tmp_path / "data" / "table", random_log(1, num_requests=200))
     table = store.live.logged.item_counters
     assert isinstance(table, AsOfCounter)
@@ -85,7 +85,7 @@ def test_a_state_of_before_rows_of_counts_is_refused_and_loaded_again(tmp_path: 
         load(data, state_of(data))
 
 
-def test_what_is_stored_of_a_user_who_is_forgotten_goes_with_the_next_load(tmp_path: Path) -> None:
+def test_the_next_load_removes_rows_of_a_forgotten_user(tmp_path: Path) -> None:
     data, rows = tmp_path / "data" / "table", random_log(2)
     counted = statistics(coclick_rank=4)
     told = settings() | {"statistics": counted.model_dump(mode="json")}

@@ -91,7 +91,7 @@ def test_an_older_known_json_fits_a_list_that_has_grown(data: Path, tmp_path: Pa
     assert "u4" not in set(pq.read_table(data / "interactions")["user_id"].to_pylist())
 
 
-def test_what_is_known_names_nobody_and_cannot_be_guessed_from_ids(data: Path, tmp_path: Path) -> None:
+def test_known_json_names_nobody_and_cannot_be_guessed_from_ids(data: Path, tmp_path: Path) -> None:
     text = (live_of(data).parent / KNOWN).read_text()
     assert not any(said in text for user in ("u2", "u3", "u9") for said in (user + '"', hash_of(user)))
     other = tmp_path / "again" / "live" / "table"

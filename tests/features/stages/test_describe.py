@@ -111,7 +111,7 @@ def test_a_quiet_and_a_dull_day_are_named_and_nothing_else(dirty: Path) -> None:
     assert failed == {"rows_of_trailing": ["2024-01-04"], "click_rate_of_trailing": ["2024-01-05"]}
 
 
-def test_what_changed_since_the_last_run_is_said_and_a_repetition_is_no_run(dirty: Path) -> None:
+def test_the_page_lists_changes_since_the_last_run_and_a_repetition_is_not_a_run(dirty: Path) -> None:
     page, data = dirty / "reports" / "table" / "quality.html", dirty / "data" / "table"
     told = source("table", dirty / "log.csv", COLUMNS)
     assert "There is no earlier run of this log on this machine" in page.read_text()

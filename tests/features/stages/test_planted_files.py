@@ -65,7 +65,7 @@ def test_a_file_that_cannot_be_used_is_one_error_and_the_last_good_state_stands(
     assert not list(data.glob(".*"))
 
 
-def test_a_file_in_another_form_than_is_said_is_refused_by_its_columns(tmp_path: Path) -> None:
+def test_a_file_in_another_format_than_configured_is_refused_by_its_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", [row.replace(",", ";") for row in clean()], "user;item;at;click")
     with pytest.raises(InputError, match=r"log\.csv has no column 'user'\. It has: user;item;at;click"):
         ingest_table(tmp_path / "data" / "table", path, format="csv")

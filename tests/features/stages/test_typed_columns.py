@@ -98,7 +98,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("kind", VIEWS)
-def test_views_as_newer_writers_have_them_read_as_what_they_show(tmp_path: Path, kind: str) -> None:
+def test_view_types_of_newer_writers_are_read_like_plain_types(tmp_path: Path, kind: str) -> None:
     ids = VIEWS[kind]
     bad = parquet(tmp_path / "log.parquet", user=ids, click=pa.array(["1", "perhaps"], pa.string_view()))
     report = ingest_table(tmp_path / "data", bad)
