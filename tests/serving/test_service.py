@@ -82,7 +82,7 @@ def test_a_body_that_does_not_end_is_a_408_that_says_why(server: httpx.Client) -
         slow.sendall(SLOW)
         answer = slow.makefile("rb").read().decode()  # to the end: the server closes
     assert " 408 " in answer.partition("\r\n")[0]
-    assert "not whole" in answer
+    assert "not complete" in answer
 
 
 def bodies(predictor: Predictor, num: int) -> dict[str, object]:
