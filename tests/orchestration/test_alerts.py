@@ -1,4 +1,4 @@
-"""A failed run and a failed check are told to the address and to the command of params.yaml, once."""
+"""A failed run and a failed check are sent to the webhook and the command of params.yaml, once."""
 
 import json
 import re
@@ -68,7 +68,7 @@ class Alerted(Door):
         return next(each for each in self.definitions.sensors or [] if each.name == name)
 
     def of_checks(self) -> str:
-        """One tick of the sensor on checks; what it says."""
+        """The message of one tick of the sensor on checks."""
         context = dg.build_sensor_context(instance=self.instance, cursor=self.checked)
         said = self._sensor("alert_failed_check")(context)
         self.checked = context.cursor

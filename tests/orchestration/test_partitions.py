@@ -1,4 +1,4 @@
-"""Every partition of the log is an asset partition with figures of its own, whichever door judged it."""
+"""Every partition of the log is an asset partition with its figures, validated by Dagster or by `dvc repro`."""
 
 import re
 import shutil
@@ -40,7 +40,7 @@ class Days(Door):
         return list(self.instance.get_dynamic_partitions(str(PARTITIONS.name)))
 
     def events(self, day: str) -> list[dg.AssetMaterialization]:
-        """What Dagster was told of a day, newest first."""
+        """Dagster's events of a day, newest first."""
         wanted = dg.AssetRecordsFilter(asset_key=ASSET, asset_partitions=[day])
         records = self.instance.fetch_materializations(wanted, limit=20).records
         return [record.asset_materialization for record in records if record.asset_materialization]

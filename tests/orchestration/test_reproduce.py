@@ -1,4 +1,4 @@
-"""`make run` in the toy repository: what it says and how it exits."""
+"""`make run` in the toy repository: its output and exit status."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Between a stage, params.yaml and DVC: dvc.lock says what was done, whoever changes what meanwhile."""
+"""dvc.lock records what a stage actually read, whatever changes in params.yaml or the code meanwhile."""
 
 import json
 import os

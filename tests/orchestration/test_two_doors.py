@@ -1,4 +1,4 @@
-"""Two doors at once: who waits for whom, what is said of it, and what Dagster shows of what the other mended."""
+"""Dagster and `dvc repro` at once: which waits for which, with what message, and what Dagster then shows."""
 
 import json
 import os
@@ -66,7 +66,7 @@ LIMIT_S = 60.0
 
 @contextmanager
 def held(root: Path, script: str, told: Callable[[], str]) -> Iterator[int]:
-    """Another process that holds one of DVC's locks until whoever waits for it has been told so; its id."""
+    """Another process that holds one of DVC's locks until the waiting command has reported it; its id."""
     program = root.parent / "dvc"  # so named that its note is taken for that of a DVC command
     program.write_text(script)
 
@@ -86,7 +86,7 @@ def held(root: Path, script: str, told: Callable[[], str]) -> Iterator[int]:
 
 
 def run_pipeline(toy: Toy, said: Path) -> int:
-    """`make run`, what it says in a file while it runs; its exit status."""
+    """Run `make run` with its output in a file; its exit status."""
     with said.open("w") as output:
         command = [sys.executable, "-m", "orchestration.reproduce"]
         return subprocess.run(command, cwd=toy.root, stdout=output, stderr=subprocess.STDOUT, check=False).returncode

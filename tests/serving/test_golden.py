@@ -1,4 +1,4 @@
-"""Golden requests where routing stands near a tie: another device may decide it otherwise; nothing else may differ."""
+"""Golden requests with a near tie of routing: another device may route differently; nothing else may differ."""
 
 import logging
 from collections.abc import Callable

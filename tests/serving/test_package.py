@@ -1,4 +1,4 @@
-"""What package puts into a bundle, and what it refuses."""
+"""The content of bundles, and what package refuses."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xdist_group("serving")
 
 
 def repackaged(bundle: Path) -> Manifest:
-    """Hash a spoiled bundle anew, as somebody would who means to deceive the hashes."""
+    """Recompute the hashes of a spoiled bundle, as an attacker would."""
     described = json.loads((bundle / MANIFEST).read_text())
     (bundle / MANIFEST).unlink()
     for name in ("format", "files", "bundle_hash"):

@@ -1,4 +1,4 @@
-"""The real server over HTTP: it answers, says why it does not, and does not start where it would answer wrongly."""
+"""The real server over HTTP: it answers, or gives the reason, and does not start if its answers would be wrong."""
 
 import shutil
 import socket

@@ -1,4 +1,4 @@
-"""What a training keeps, when it ends, and what it holds in memory."""
+"""Training: which weights are kept, when it stops, and its memory."""
 
 import math
 import pickle

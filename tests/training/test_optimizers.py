@@ -1,4 +1,4 @@
-"""Sparse optimizers beside dense ones, on the tables of the models themselves."""
+"""Sparse optimizers equal dense ones, on the models' own tables."""
 
 import copy
 

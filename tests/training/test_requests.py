@@ -1,4 +1,4 @@
-"""Requests by time: what is trained on, what is held out, and that nothing crosses the cuts."""
+"""Requests are split by time, and nothing crosses the cuts."""
 
 from datetime import UTC, datetime, timedelta
 

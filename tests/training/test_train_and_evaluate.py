@@ -31,7 +31,7 @@ def sections():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, sections):
-    """data/simulator as it stands before train."""
+    """data/simulator before the stage train."""
     return make_log(tmp_path_factory.mktemp("training") / "data" / "simulator", sections)
 
 

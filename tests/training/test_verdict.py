@@ -1,4 +1,4 @@
-"""The absolute rules, which model is served, and how it is said to stand beside the others."""
+"""The absolute rules, the choice of the served model, and its comparison with the others."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""Our offline store beside Feast's own on random tables, and beside a slow reading of what the tags mean."""
+"""Our offline store equals Feast's on random tables, and a slow implementation of the tags."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Whatever a file is, a user whom it names is found, and one whose id is part of another's is not."""
+"""In files of any kind, users who are named are found, and ids that are part of other ids are not."""
 
 import gzip
 import json

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.xdist_group("feast")
 
 
 class Source:
-    """data/<source> with a log that goes on, and its snapshot."""
+    """data/<source> with a log that can grow, and its snapshot."""
 
     def __init__(self, root: Path, rows: list[dict[str, Any]], name: str = "table") -> None:
         self.data, self.rows = root / "data" / name, rows

@@ -1,4 +1,4 @@
-"""A real Redis Cluster that loses nodes: what was acknowledged stays, once; what was not is said; loads see it.
+"""A real Redis Cluster that loses nodes: acknowledged events stay, once; refused ones are reported; loads notice.
 
 LEITMOTIF_WRITER_EVENTS: events of each of the 8 writers; 150 where it is not set, 1,000 in the slow sweep.
 """
@@ -44,7 +44,7 @@ AGAIN_S = 60.0
 
 @pytest.fixture
 def cluster(redis_cluster: Cluster) -> Iterator[Cluster]:
-    """One whose nodes may be killed: it is whole again afterwards."""
+    """A cluster whose nodes may be killed; it is healed afterwards."""
     yield redis_cluster
     redis_cluster.heal()
 
@@ -126,7 +126,7 @@ def start_writer(source: Source, cluster: Cluster, process: int, num_events: int
 
 
 class Reader(threading.Thread):
-    """What a worker does all the while: it counts live events, and opens the store again where it is told to."""
+    """A worker: counts live events, and reopens the store when an error says so."""
 
     def __init__(self, state: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Counts in a Redis whose rows a newer load changes in place: who serves the load before counts nothing twice."""
+"""Counts in a Redis whose rows a newer load replaces: workers of the previous load count nothing twice."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What came live to a log is that log's: another one under the same name is refused, and told how to go on."""
+"""Live events belong to one log: another log of the same name is refused with the next step."""
 
 import json
 import re

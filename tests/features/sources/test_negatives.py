@@ -1,4 +1,4 @@
-"""Clicks alone become requests with unclicked items beside them: seeded, of the past, never of the request itself."""
+"""Clicks become requests with sampled unclicked items: seeded, from the past, never the request's own items."""
 
 from collections import Counter
 from pathlib import Path

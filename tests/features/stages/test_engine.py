@@ -1,4 +1,4 @@
-"""DuckDB takes what the machine gives, or what is said; no byte of any stage depends on it."""
+"""DuckDB uses the machine's resources or the configured ones; no byte of any stage depends on them."""
 
 import os
 import subprocess

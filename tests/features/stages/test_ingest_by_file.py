@@ -133,7 +133,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_nothing_of_it_i
     log = logging.getLogger("leitmotif")
 
     class Replace(logging.Handler):
-        """Whoever exports the log writes on while the last of it is read."""
+        """The log's exporter keeps writing while ingest reads the last part."""
 
         def emit(self, record: logging.LogRecord) -> None:
             if "rows of log.csv" in record.getMessage():

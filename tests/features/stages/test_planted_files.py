@@ -1,4 +1,4 @@
-"""Bad files of every kind: one clear error that says what to do, or a count; and the last good state stands."""
+"""Bad files of every kind give one error with the next step, or a count; the last good outputs stay."""
 
 import shutil
 import subprocess
@@ -124,7 +124,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stage", ["ingest", "validate"])
 def test_a_full_disk_is_one_error_and_the_last_good_state_stands(stage: str, good: Path, tmp_path: Path) -> None:
-    """A limit on file sizes stands for the end of a disk."""
+    """A limit on file sizes simulates a full disk."""
     data, path, limit = tmp_path / "data" / "table", write(tmp_path / "log.csv", clean(3000)), 4096
     shutil.copytree(good / "data", tmp_path / "data")
     if stage == "validate":

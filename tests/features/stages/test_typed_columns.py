@@ -13,7 +13,7 @@ from tests.features.raw_logs import COLUMNS, ingest_table, read, refusal
 
 
 def parquet(path: Path, **columns: Any) -> Path:
-    """Two rows; what is not given is valid."""
+    """Two rows; columns that are not given are valid."""
     usual = {"user": ["a", "b"], "item": ["x", "y"], "at": ["2024-01-01", "2024-01-02"], "click": [1, 0]}
     pq.write_table(pa.table(usual | columns), path)
     return path
