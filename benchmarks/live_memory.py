@@ -23,7 +23,7 @@ import numpy as np
 from contracts.schema import ROLE_IMPRESSION
 from features.encoding.as_of import AsOfCounter
 from features.encoding.counters import Counters
-from features.online.live_counters import LiveCounters, _joined
+from features.online.live_counters import LiveCounters, _merged
 from features.sealed.event import EVENT, OUTCOME, LiveEvent
 
 START_US, SECOND = 1_700_000_000_000_000, 1_000_000
@@ -83,7 +83,7 @@ def while_joining(
 
     def join() -> None:
         started, cpu = time.perf_counter(), time.thread_time()
-        live._part(_joined([part.rows for part in live._parts]))
+        live._part(_merged([part.rows for part in live._parts]))
         took.extend([(time.perf_counter() - started) * 1000, (time.thread_time() - cpu) * 1000])
 
     joiner = threading.Thread(target=join)
