@@ -1,8 +1,8 @@
-"""data/<source> as the pipeline left it -> what each group of scalars adds: trees without it.
+"""The pipeline's outputs in data/<source> -> what each group of scalars adds: trees without the group.
 
     python -m benchmarks.ablation
 
-Trees are fitted anew, three seeds each, with the columns of a group blanked. Writes reports/<source>/ablation.json and
+Trees are fitted with three seeds each and the columns of a group blanked. Writes reports/<source>/ablation.json and
 .md; the sequence models' own ablations are rows of `python -m benchmarks.baselines --models all`.
 """
 
@@ -47,7 +47,7 @@ GROUPS: dict[str, Blank] = {
 
 
 def main() -> None:
-    """Measure and write; exit 2 where the outs are not there."""
+    """Measure and write; exit 2 if the outputs are missing."""
     options = parse("ablation", add_own)
     sections = load_params()
     data = options.data or Path("data") / sections["source"].id
@@ -84,7 +84,7 @@ def _fit(name: str, track: Track, seeds: list[int], num_threads: int) -> Contend
 
 
 def add_own(parser: argparse.ArgumentParser) -> None:
-    """The options that only this benchmark has."""
+    """The options of this benchmark."""
     parser.add_argument("--track", choices=list(TRACKS), default="challenge", help="which track")
 
 

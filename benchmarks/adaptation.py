@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def find_hops(data: Path, num: int, hours: float) -> tuple[int, list[Hop]]:
-    """When the test window begins, us, and users whose first session in it is of another theme than their last one.
+    """(start of the test window in us, users whose first session in it has another theme than their last one).
 
     The session has to hold more than NUM_CLICKS' clicks on items of its theme, and after these a click and an item that
     was not clicked. Fewer users where the log has no more.

@@ -1,4 +1,4 @@
-"""A seeded table of 30 days -> what ingest and validate cost beside pandas that applies the same rules by hand.
+"""A seeded table of 30 days -> the cost of ingest and validate, compared with the same rules in pandas.
 
 `python -m benchmarks.arrivals --rows 1000000`: for each size, each in a process of its own: pandas, ingest and validate
 from an empty cache, with nothing new, and with one day more. Writes benchmarks/results/arrivals.json.
@@ -97,7 +97,7 @@ def write_file(root: Path, day: int, num_rows: int) -> None:
 
 
 def run_apart(stage: str, root: Path) -> dict[str, float]:
-    """One stage in a process of its own, its start included."""
+    """Run one stage in its own process, including the start."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.arrivals", "--once", stage, str(root)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -105,7 +105,7 @@ def run_apart(stage: str, root: Path) -> dict[str, float]:
 
 
 def run_here(stage: str, root: Path) -> dict[str, float]:
-    """Run one and say what it cost."""
+    """Run a command and measure it."""
     params = load_params(ROOT / PARAMS)
     data = root / "data" / "table"
     if stage == "ingest":

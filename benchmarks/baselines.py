@@ -1,4 +1,4 @@
-"""data/<source> as the pipeline left it -> every baseline beside the graph's models, on the same test requests.
+"""The pipeline's outputs in data/<source> -> all baselines and the graph's models on the same test requests.
 
     python -m benchmarks.baselines [--models all] [--rolling]
 
@@ -44,7 +44,7 @@ BLENDS = {
 
 
 def main() -> None:
-    """Measure and write; exit 2 where the outs are not there."""
+    """Measure and write; exit 2 if the outputs are missing."""
     options = parse("baselines", add_own)
     try:
         sections = load_params()
@@ -92,7 +92,7 @@ def measure_track(
 
 
 def blends(found: dict[str, Contender]) -> list[Contender]:
-    """Those of BLENDS whose members are all there."""
+    """The BLENDS whose members all exist."""
     return [
         blend(name, *(found[member] for member in members))
         for name, members in BLENDS.items()
@@ -114,7 +114,7 @@ def _of_the_graph(data: Path, requests: Any, in_list: bool, bar: Contender) -> l
 
 
 def about(source: Log) -> dict[str, Any]:
-    """What holds for every row."""
+    """Notes that apply to every row."""
     spec = source.spec
     return {
         "source": source.source,
@@ -128,7 +128,7 @@ def about(source: Log) -> dict[str, Any]:
 
 
 def add_own(parser: argparse.ArgumentParser) -> None:
-    """The options that only this benchmark has."""
+    """The options of this benchmark."""
     parser.add_argument("--tracks", nargs="+", choices=list(TRACKS), default=list(TRACKS), help="which tracks")
     parser.add_argument(
         "--models",

@@ -1,4 +1,4 @@
-"""A track's parts -> what each baseline says of the test candidates, and the figures and intervals of each.
+"""A track's parts -> each baseline's scores of the test candidates, with metrics and intervals.
 
 Every contender is fitted on the train part, tuned and calibrated on the validation part, and measured on the test part.
 """
@@ -119,7 +119,7 @@ def calibrated(validation: Floats, test: Floats, validation_label: Floats) -> Sc
 
 
 def figures(contender: Contender, requests: Requests, num_bootstrap: int, seed: int) -> dict[str, float | str | int]:
-    """Means over the seeds, the seeds' standard deviation of iAUC, and its interval: the bootstrap draws users."""
+    """Means over seeds, the standard deviation of iAUC over seeds, and its interval, bootstrapped over users."""
     each = [measure(scored, requests) for scored in contender.scored]
     row: dict[str, float | str | int] = {"model": contender.name, "seeds": len(each)}
     values = {name: float(np.mean([one[name] for one in each])) for name in FIGURES}
@@ -150,7 +150,7 @@ def against(
 
 
 def within_request(scored: Scored, requests: Requests) -> Scored:
-    """Log odds soft-maxed among a request's candidates."""
+    """Softmax of the log odds over a request's candidates."""
     logits, starts = log_odds(scored.probability), requests.row_starts[:-1]
     if not len(logits):
         return scored

@@ -1,4 +1,4 @@
-"""A device -> what it is, and how many seconds work takes on it: warm, and on a GPU with an empty queue."""
+"""A device -> its description, and the time of work on it: warmed up, and on a GPU with an empty queue."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import torch
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """What computes, and what ran on it."""
+    """The device, and the versions of the software."""
     found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
     if device == "cuda":
         card = torch.cuda.get_device_properties(0)
@@ -58,7 +58,7 @@ def _wait(device: str) -> None:
 
 
 def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What it measured; where it raised, the first line of why."""
+    """The measurement, or the first line of its error."""
     try:
         return work()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Given themes of items -> a mixture that routes by them and never learns another routing."""
+"""Given themes of items -> a mixture with this fixed routing."""
 
 import numpy as np
 import numpy.typing as npt

@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def feature_map(folder: Path, num_items: int, num_categories: int) -> FeatureMap:
-    """Items and their categories are embedded; the rest of a row says where its history stands."""
+    """Items and their categories are embedded; the other columns refer to the history."""
     features = FeatureMap("peer", str(folder))
     kinds = {"item_id": num_items, "cate_id": num_categories}
     features.features.update(

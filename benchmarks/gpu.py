@@ -1,4 +1,4 @@
-"""Random requests -> what a GPU gives the models: equality with the CPU, speed, memory, in one JSON.
+"""Random requests -> the models on a GPU: equality with the CPU, speed, memory, in one JSON.
 
     python -m benchmarks.gpu                 # or: bash benchmarks/gpu.sh, which ends within ten minutes
     python -m benchmarks.gpu --small --device cpu
@@ -75,7 +75,7 @@ def measure(params: ModelParams, device: str, small: bool, limit_s: float, out: 
 
 
 def limits(params: ModelParams, device: str, small: bool) -> Iterator[dict[str, Any]]:
-    """What the device can do at most: a copy in its memory, a matrix product in float32, TF32 and bfloat16."""
+    """The device's peak rates: a copy in its memory, a matrix product in float32, TF32 and bfloat16."""
     number = 2**20 if small else 2**28
     source = torch.ones(number, device=device)
     target = torch.empty_like(source)

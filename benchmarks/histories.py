@@ -1,4 +1,4 @@
-"""A seeded log -> what the stage histories costs beside hand-written DuckDB SQL that makes the same output.
+"""A seeded log -> the cost of the stage histories, compared with hand-written DuckDB SQL with the same output.
 
 `python -m benchmarks.histories --rows 1000000 10000000`: for each size, each in a process of its own, our stage
 from an empty cache, the SQL, and our stage with one day more. The two must agree on every array and every end_offset.
@@ -115,7 +115,7 @@ def _items_of(data: Path) -> set[str]:
 
 
 def _run_apart(which: str, data: Path) -> dict[str, Any]:
-    """Run one of the two in a process of its own, its start included; what the kernel says that it took."""
+    """Run one of the two in its own process, including the start; the kernel's figures of its cost."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.histories", "--once", which, str(data)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -134,7 +134,7 @@ def _run_apart(which: str, data: Path) -> dict[str, Any]:
 
 
 def _same(data: Path, sql: Path) -> None:
-    """Raise where the SQL made something else."""
+    """Raise if the SQL's output differs."""
     for name in (*ARRAYS, "offsets"):
         ours, theirs = (np.load(folder / f"{name}.npy", mmap_mode="r") for folder in (data / "user_histories", sql))
         if not np.array_equal(ours, theirs):

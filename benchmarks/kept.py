@@ -1,4 +1,4 @@
-"""What arrays are made from -> the arrays, made once and kept on disk: a stopped run goes on where it stood."""
+"""Inputs of arrays -> the arrays, cached on disk, so that a stopped run can be resumed."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def kept(folder: Path, name: str, made_from: Mapping[str, Any], make: Callable[[
 
 
 def place_of(folder: Path, name: str, made_from: Mapping[str, Any]) -> Path:
-    """Where `kept` keeps them."""
+    """The file of the cached arrays."""
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{name}-{key}.npz"
 

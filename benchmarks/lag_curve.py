@@ -1,8 +1,8 @@
-"""data/<source> as the pipeline left it -> what late counters cost: iAUC of trees by the lag of item clicks.
+"""The pipeline's outputs in data/<source> -> the cost of late counters: iAUC of trees by the lag of item clicks.
 
     python -m benchmarks.lag_curve
 
-Trees are fitted anew for each lag, three seeds each. --shows delays the shows as much as the clicks. Writes
+Trees are fitted for each lag with three seeds. --shows delays the shows as much as the clicks. Writes
 reports/<source>/lag_curve.json and .md.
 """
 
@@ -28,7 +28,7 @@ BAR_S = 300
 
 
 def main() -> None:
-    """Measure and write; exit 2 where the outs are not there."""
+    """Measure and write; exit 2 if the outputs are missing."""
     options = parse("lag_curve", add_own)
     sections = load_params()
     data = options.data or Path("data") / sections["source"].id
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def add_own(parser: argparse.ArgumentParser) -> None:
-    """The options that only this benchmark has."""
+    """The options of this benchmark."""
     parser.add_argument("--track", choices=list(TRACKS), default="challenge", help="which track")
     parser.add_argument("--lags-s", type=float, nargs="+", default=LAGS_S, help="lags of clicks in seconds")
     parser.add_argument("--shows", action="store_true", help="delay the shows too")

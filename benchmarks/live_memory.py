@@ -1,10 +1,10 @@
-"""Live rows in a worker's memory: bytes a row, how long joining takes and what waits meanwhile. One JSON object.
+"""Live rows in a worker's memory: bytes per row, duration of merges and waits meanwhile. One JSON object.
 
 `python -m benchmarks.live_memory --rows 1000000 10000000`: rankings of `--shown` items each, of `--users` users, with a
 click on one of them in every second ranking, counted as a service counts them. `bytes_a_row` is of the counters' own
-account, `rss_a_row` what the process grew by. `join_ms` is one join of all rows, which a thread of its own does; `add`
-is what the thread waits that counts a ranking, `read` what one that ranks `--shown` items waits, both at the full
-number of rows, alone and while all rows are being joined.
+account, `rss_a_row` the growth of the process. `join_ms` is one merge of all rows, in a background thread; `add`
+is the wait of the thread that counts a ranking, `read` that of one that ranks `--shown` items, both at the full
+number of rows, alone and while all rows are being merged.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 from contracts.schema import ROLE_IMPRESSION
 from features.encoding.as_of import AsOfCounter
 from features.encoding.counters import Counters
-from features.online.live_counters import LiveCounters, _joined
+from features.online.live_counters import LiveCounters, _merged
 from features.sealed.event import EVENT, OUTCOME, LiveEvent
 
 START_US, SECOND = 1_700_000_000_000_000, 1_000_000
@@ -83,7 +83,7 @@ def while_joining(
 
     def join() -> None:
         started, cpu = time.perf_counter(), time.thread_time()
-        live._part(_joined([part.rows for part in live._parts]))
+        live._part(_merged([part.rows for part in live._parts]))
         took.extend([(time.perf_counter() - started) * 1000, (time.thread_time() - cpu) * 1000])
 
     joiner = threading.Thread(target=join)

@@ -1,8 +1,8 @@
-"""Users with long histories -> seconds to load all of them online, one in a hundred again, and what stock Feast takes.
+"""Users with long histories -> seconds to load all of them online, then 1 % changed users, compared with stock Feast.
 
-`python -m benchmarks.load`: a log is made and taken through histories and statistics; its snapshot is loaded; then one
-in a hundred users acts again on the day after, and that is loaded, over the first and anew. Beside it, in the same run,
-`FeatureStore.materialize` of Feast over the same snapshot. Writes reports/benchmarks/load.json and .md.
+`python -m benchmarks.load`: a log goes through histories and statistics, and its snapshot is loaded; then 1 % of the
+users have new events on the next day, and that snapshot is loaded, incrementally and from scratch. In the same run,
+Feast's `FeatureStore.materialize` loads the same snapshot. Writes reports/benchmarks/load.json and .md.
 """
 
 import argparse
@@ -173,7 +173,7 @@ def item_ids(num: int) -> list[str]:
 
 
 def same(ours: list[Any], theirs: list[Any]) -> bool:
-    """Whether two reads of the same users gave the same, field by field."""
+    """Whether two reads of the same users are equal in all fields."""
     pairs = [(vars(a), vars(b)) for a, b in zip(ours, theirs, strict=True)]
     return all(np.array_equal(a[name], b[name]) for a, b in pairs for name in a)
 

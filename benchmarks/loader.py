@@ -1,4 +1,4 @@
-"""How fast stored histories become batches, in samples a CPU second from page cache, one core.
+"""Speed of making batches from stored histories, in samples per CPU second from the page cache, one core.
 
 `python -m benchmarks.loader`: the newest --length events of --batch random requests at a time, as a training loader
 reads them from memory-mapped histories: their items alone, all that is stored, and encoded as the model reads them.
@@ -25,7 +25,7 @@ NUM_PARQUET_ROWS = 20_000
 
 
 def main() -> None:
-    """Print one line a way of loading."""
+    """Print one line per way of loading."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__)
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--length", type=int, default=1000)

@@ -1,4 +1,4 @@
-"""Random requests -> what the models cost: training and inference speed on this CPU, floating-point operations.
+"""Random requests -> the models' training and inference speed on this CPU, and floating-point operations.
 
     python -m benchmarks.model_speed
 

@@ -1,4 +1,4 @@
-"""Seeded users and impressions -> time, memory and bytes of reading them as of a time: Feast's own store and ours.
+"""Seeded users and impressions -> time, memory and bytes of point-in-time joins: Feast's store and ours.
 
 `python -m benchmarks.offline_store`: histories (one array of 200 events a row, 30 snapshots a user) and scalars, each
 side in a process of its own. Writes reports/benchmarks/offline_store.json and .md.
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def run_apart(side: str, folder: Path, length: int) -> dict[str, Any]:
-    """Measure in a process of its own, so that its peak memory is its own."""
+    """Measure in a separate process, for its peak memory."""
     command = [sys.executable, "-m", "benchmarks.offline_store", "--side", side, "--folder", str(folder)]
     done = subprocess.run([*command, "--length", str(length)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -183,7 +183,7 @@ def write_histories(folder: Path, num_users: int, num_snapshots: int, length: in
 
 
 def write_scalars(folder: Path, num_users: int, num_snapshots: int) -> None:
-    """As many values a user as there are snapshots, at times of their own."""
+    """As many values per user as there are snapshots, at different times."""
     random = np.random.default_rng(1)
     num_rows = num_users * num_snapshots
     table = {
@@ -195,7 +195,7 @@ def write_scalars(folder: Path, num_users: int, num_snapshots: int) -> None:
 
 
 def write_asking(path: Path, num_rows: int, num_users: int) -> None:
-    """Users and times at which they are asked for."""
+    """The entity frame: users and times."""
     random = np.random.default_rng(2)
     users = pd.Series(user_names(num_users)).take(random.integers(0, num_users, num_rows))
     at = pa.array(START_US + random.integers(0, SPAN_US, num_rows)).cast(TIME)

@@ -1,4 +1,4 @@
-"""Made-up users -> what a Redis holds of each in memory, by the length of their histories, and of each live event.
+"""Synthetic users -> Redis memory per user, by length of history, and per live event.
 
 `python -m benchmarks.online_memory --users 1000 --events 50 200 800`: for each length a log is made and taken through
 histories and statistics; its snapshot is loaded into a redis-server of the benchmark's own, and `--live` events are
@@ -96,7 +96,7 @@ def used(client: Any) -> int:
 
 
 def live(number: int, options: argparse.Namespace) -> LiveEvent:
-    """A click as it comes."""
+    """A live click."""
     return LiveEvent(
         event_id=f"{number:032x}",
         revision=EVENT,

@@ -1,4 +1,4 @@
-"""Feast's online stores, ours beside its own, over the same rows: reads, appends, materializations. One JSON object.
+"""Feast's online stores and ours over the same rows: reads, appends, materializations. One JSON object.
 
 `python -m benchmarks.online_store`: SQLite, and Redis where redis-server is installed (durable: appendfsync always).
 Cases are interleaved, so that a busy machine slows both; absolute times belong to the machine.
@@ -179,7 +179,7 @@ def serve(store: FeatureStore, number: int) -> Any:
 
 
 def read_append_push(store: FeatureStore, number: int) -> None:
-    """What stock Feast needs for one event: read the arrays, add to them, write them all."""
+    """One event with stock Feast: read the arrays, add to them, write them all."""
     view = store.get_feature_view("user_history")
     key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=f"u{number % 20}")])
     (at, values), *_ = online_of(store).online_read(store.config, view, [key], None)
@@ -191,7 +191,7 @@ def read_append_push(store: FeatureStore, number: int) -> None:
 
 
 def durable_write(handle: FileIO) -> None:
-    """What the disk alone takes for an acknowledgement that survives a power cut."""
+    """The disk's time of a write that survives a power cut."""
     handle.write(b"x" * 100)
     os.fdatasync(handle.fileno())
 

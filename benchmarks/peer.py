@@ -1,4 +1,4 @@
-"""Long histories -> training impressions a CPU second of our models and of FuxiCTR's DIN, on the same requests.
+"""Long histories -> training impressions per CPU second of our models and of FuxiCTR's DIN, on the same requests.
 
     python3 -m venv .peer && .peer/bin/pip install torch==2.13.0 fuxictr==2.3.10   # outside the lock
     python -m benchmarks.peer --python .peer/bin/python [--lengths 200 500 1000]

@@ -3,8 +3,8 @@
     python -m benchmarks.reproduce                                        # the core rows at the size of params.yaml
     python -m benchmarks.reproduce --groups backbones mixtures controls ablations --sizes 20000 80000 --seeds 5
 
-Every fit is kept in .cache/reproduce by what it was made from: what was stopped goes on. --processes fits so many at a
-time, first seeds first; after --limit-s no fit begins, and a row has the seeds that are there. Writes
+Every fit is cached in .cache/reproduce by its inputs, so that a stopped run can be resumed. --processes fits run at a
+time, first seeds first; after --limit-s no fit begins, and rows use the seeds that are finished. Writes
 benchmarks/results/reproduce_<source>.json and .md. Differences are paired: same requests, seeds and draws of users.
 """
 
@@ -143,7 +143,7 @@ def fitted(bench: Bench, one: Fit, keep_in: Path) -> Arrays:
 
 
 def fit_all(bench: Bench, fits: Sequence[Fit], keep_in: Path, processes: int, limit_s: float | None) -> None:
-    """Fit what is not kept yet, so many at a time, in this order. None begins once limit_s have passed."""
+    """Run the fits that are not cached yet, in this order, several at a time. None begins after limit_s."""
     began = time.monotonic()
     missing = [one for one in fits if not place_of(keep_in, one.title, one.made_from(bench)).exists()]
     log.info("%d of %d fits are kept", len(fits) - len(missing), len(fits))
@@ -211,7 +211,7 @@ def _recovery(bench: Bench, model: Model, prepared: Prepared) -> float:
 
 
 def rows_of(bench: Bench, fits: Sequence[Fit], keep_in: Path) -> list[dict[str, Any]]:
-    """One row a variant and size, over the seeds of which both its fit and the bar's are kept."""
+    """One row per variant and size, over the seeds for which its fit and the baseline's are cached."""
     made = {
         (one.size, one.name, one.seed): fitted(bench, one, keep_in)
         for one in fits
@@ -268,7 +268,7 @@ def _row(bench: Bench, variant: Variant, name: str, fits: list[Arrays], bar: lis
 
 
 def main() -> None:
-    """Measure and write; exit 2 where the outs are not there."""
+    """Measure and write; exit 2 if the outputs are missing."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

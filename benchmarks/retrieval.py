@@ -1,4 +1,4 @@
-"""A simulated run -> what retrieval finds and what a list is worth, by where candidates come from and how it is mixed.
+"""A simulated run -> recall of retrieval and worth of lists, by source of candidates and by mixing.
 
 `python -m benchmarks.retrieval`: requests of the test window, as of their times, through the code of /recommend. For
 each way of finding candidates: how many of the 20 that the model ranks first of all items on offer are among them, how

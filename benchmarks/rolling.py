@@ -1,6 +1,6 @@
-"""A track's parts and fitted trees -> trees retrained each test day on all that was known by then.
+"""A track's parts and fitted trees -> trees retrained each test day on everything known by then.
 
-Not the bar's protocol: the labels of earlier test days are trained on. It says what a daily retraining is worth.
+Unlike the other rows, these are trained on labels of earlier test days. They show the value of daily retraining.
 """
 
 import logging

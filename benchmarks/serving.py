@@ -1,4 +1,4 @@
-"""The bundle and online state of this machine -> latencies of one ranking, in process and over HTTP, and their ratios.
+"""The bundle and online state of this machine -> latency of a ranking, in process and over HTTP, and ratios.
 
 `python -m benchmarks.serving`: starts the real server on a free port. Absolute times belong to the machine; the ratios
 are of one run, its cases interleaved.
@@ -84,7 +84,7 @@ def draw_requests(predictor: Predictor, users: list[str] | None, num_candidates:
 
 
 def rank_repeating_the_user_side(predictor: Predictor, body: dict) -> None:
-    """What it costs not to share the user's side: it is computed once for each candidate, all in one batch."""
+    """The cost of not sharing the user's side: it is computed for each candidate, all in one batch."""
     scorer, at = predictor.bundle.scorer, predictor.clock()
     events = predictor.events(body["user_id"]) or NO_EVENTS
     encoded = scorer.encode(events, at)

@@ -1,8 +1,8 @@
-"""A service under half of what it can do, for minutes -> whether its memory grows, and whether anything failed.
+"""A service at half of its capacity, for minutes -> whether its memory grows, and whether anything failed.
 
-`make soak MINUTES=30`: two workers over a copy of this machine's live events, so that yours stay as they are. First
-as much as it can do is measured, then half of that is asked at random moments: rankings of 100 candidates, and of ten
-requests one recommendation, one batch of events and, now and then, a request at fault. Ends with 1 where an answer was
+`make soak MINUTES=30`: two workers over a copy of this machine's live events, so that these do not change. First the
+capacity is measured, then half of it is requested at random times: rankings of 100 candidates, and among ten
+requests one recommendation, one batch of events and, occasionally, an invalid request. Exits with 1 if an answer was
 a 5xx or memory grew by more than GROWTH from the second quarter to the last.
 """
 
@@ -45,7 +45,7 @@ Ask = tuple[str, dict[str, Any]]
 
 @dataclass
 class Told:
-    """What came of a soak."""
+    """The result of a soak."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     took_s: list[float] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Told:
         }
 
     def is_sound(self) -> bool:
-        """Whether all was answered and memory is flat."""
+        """Whether everything was answered and memory did not grow."""
         return not any(status >= 500 or status == 0 for status in self.statuses) and self.growth() <= GROWTH
 
 
@@ -125,7 +125,7 @@ def asking(users: Sequence[str], items: Sequence[str]) -> Callable[[random.Rando
 
 
 def saturation(url: httpx.URL, ask: Callable[[random.Random], Ask], seconds: float) -> float:
-    """Answers a second, with CLIENTS that ask again at once; refusals are none."""
+    """Answers per second, without refusals, with CLIENTS that each send the next request at once."""
     ends, done = time.monotonic() + seconds, Counter[int]()
     lock = threading.Lock()
 
@@ -146,7 +146,7 @@ def saturation(url: httpx.URL, ask: Callable[[random.Random], Ask], seconds: flo
 def soak(
     url: httpx.URL, ask: Callable[[random.Random], Ask], per_s: float, seconds: float, workers: Sequence[psutil.Process]
 ) -> Told:
-    """Ask at random moments, so many a second on average, whether what was asked before is answered or not."""
+    """Send requests at random times, at an average rate, without waiting for earlier answers."""
     told, lock, draw = Told(), threading.Lock(), random.Random(0)
     began = time.monotonic()
 
@@ -175,7 +175,7 @@ def soak(
 
 
 def workers_of(client: httpx.Client) -> list[psutil.Process]:
-    """The processes that answer at an address, started by this one."""
+    """The processes, started by this one, that listen on an address."""
     port = f":{client.base_url.port}"
     found = [
         each

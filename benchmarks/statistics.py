@@ -113,7 +113,7 @@ def write_day(data: Path, day: int, num_events: int, num_users: int, num_items: 
 
 
 def run_apart(data: Path) -> dict[str, Any]:
-    """Run the stage in a process of its own, its start included."""
+    """Run the stage in its own process, including the start."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.statistics", "--once", str(data)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

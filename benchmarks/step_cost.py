@@ -1,4 +1,4 @@
-"""Catalogues of 10 thousand to 10 million items -> what one training step costs with each optimizer.
+"""Catalogues of 10 thousand to 10 million items -> the cost of a training step with each optimizer.
 
     nice -n 10 python -m benchmarks.step_cost [--small]
 

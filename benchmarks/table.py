@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def write_table(folder: Path, name: str, about: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Write both files and return the Markdown. about: what holds for every row."""
+    """Write both files and return the Markdown. about: notes that apply to every row."""
     made = {"command": command(), "hardware": hardware(), **about}
     write_json(folder / f"{name}.json", {**made, "rows": list(rows)})
     said = "\n".join(f"- {key.replace('_', ' ')}: {_value(value)}" for key, value in made.items())
@@ -33,13 +33,13 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def command() -> str:
-    """What was typed."""
+    """The command line."""
     module = sys.modules["__main__"].__spec__
     return shlex.join(["python", "-m", module.name if module else sys.argv[0], *sys.argv[1:]])
 
 
 def hardware() -> str:
-    """The processor, its cores that this process may use, and what ran on it."""
+    """The processor, the number of cores that this process may use, and software versions."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as handle:
             names = [line.partition(":")[2].strip() for line in handle if line.startswith("model name")]

@@ -61,7 +61,7 @@ def tune(track: Track, objective: Objective, seed: int, num_threads: int) -> Tre
 
 
 def fit(track: Track, objective: Objective, seed: int, num_threads: int, settings: dict[str, Any]) -> Trees:
-    """Boost until the validation iAUC has not risen for PATIENCE rounds; the best round's trees stand."""
+    """Boost until the validation iAUC has not risen for PATIENCE rounds; keeps the best round's trees."""
     began = time.perf_counter()
     params = FIXED | settings | {"objective": objective, "seed": seed, "num_threads": num_threads}
     names = list(track.spec.scalars)

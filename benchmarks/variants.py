@@ -1,4 +1,4 @@
-"""Names of the comparison -> models: backbones alone and wrapped, peers, controls, and mixtures without a part."""
+"""Names of the comparison -> models: backbones alone and wrapped, peers, controls, and ablated mixtures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A loaded online store, more and more users in it -> what a worker holds in memory, and how soon it is ready.
+"""An online store with an increasing number of users -> a worker's memory, and its time until ready.
 
 `python -m benchmarks.worker_memory --users 10000 5000000`: copies the loaded state of the present source, writes so
 many users more into its SQLite file, each with the rows of a real one cut to `--events` events, and as many rows of
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def size(loaded: Path, num_users: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One number of users: the store made, and what a worker over it says."""
+    """Make the store of one number of users, and measure a worker over it."""
     with TemporaryDirectory(prefix="worker-memory-", dir=os.environ.get("TMPDIR")) as scratch:
         state = Path(scratch) / loaded.parent.name / "feast"
         shutil.copytree(loaded, state)
@@ -185,7 +185,7 @@ def status(names: Sequence[str]) -> dict[str, int]:
 
 
 def started_s_ago() -> float:
-    """How long this process has run."""
+    """Seconds since this process started."""
     ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19])
     up = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
     return up - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""The simulated world behind a log, drawn again from its params -> what a user would click, known to no log."""
+"""The simulated world behind a log, drawn again from its params -> the true probabilities of clicks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class World:
         return made
 
     def clicks(self, user: int, theme: int, at: int) -> Floats:
-        """[N] the probability of a click; 0 of what is not on offer."""
+        """[N] the probability of a click; 0 for items not on offer."""
         return 1 / (1 + np.exp(-self.logits(user, theme, at)))
 
 
@@ -69,7 +69,7 @@ def read_requests(data: Path) -> dict[str, Any]:
 
 
 def check(world: World, data: Path, rows: int = 200) -> None:
-    """Raise SystemExit where the world is not that of the log: the params are others than those of the run."""
+    """Raise SystemExit if the world is not that of the log, because the params differ from the run's."""
     told = read_requests(data)
     place = {name: row for row, name in enumerate(told["name"])}
     log = pq.read_table(data / "truth" / "propensities.parquet", columns=["event_id", "impression_id", "item_id"])

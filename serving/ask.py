@@ -1,4 +1,4 @@
-"""A user and candidates -> one ranking as a table, from a running server or in this process."""
+"""A user and candidates -> one ranking as a table, by a running server or in this process."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ SEED = 0
 TITLE_WIDTH = 40
 OURS = "`make serve` starts one; `make ask PORT=3002` asks another port, --url another address."
 TOKEN_VARIABLE = "LEITMOTIF_TOKEN"
-"""The token with which a server is asked, where it wants one."""
+"""The token for servers that require one."""
 
 
 def main() -> None:
@@ -29,11 +29,13 @@ def main() -> None:
     parser.add_argument("--user", help="a user_id (default: the user with the longest history)")
     parser.add_argument("--candidates", nargs="+", metavar="ITEM", help="item_ids (default: --num at random)")
     parser.add_argument("--num", type=int, default=10, help="how many candidates to draw (default: 10)")
-    parser.add_argument("--k", type=int, help="how many answers (default: all)")
+    parser.add_argument("--k", type=int, help="how many items to return (default: all)")
     parser.add_argument("--at", help="ISO time with a time zone (default: the service's clock)")
-    parser.add_argument("--context", help='JSON of the request itself, such as \'{"reading_item_id": "i00001"}\'')
-    parser.add_argument("--explain", action="store_true", help="say of each item why it stands where it stands")
-    parser.add_argument("--keep", action="store_true", help="remember it as shown: unclicked, it becomes training data")
+    parser.add_argument(
+        "--context", help='the context of the request as JSON, such as \'{"reading_item_id": "i00001"}\''
+    )
+    parser.add_argument("--explain", action="store_true", help="explain each item's rank")
+    parser.add_argument("--keep", action="store_true", help="store it as shown: unclicked items become training data")
     options = parser.parse_args()
     try:
         snapshot = Path("data") / load_params()["source"].id / "feature_snapshot"
@@ -54,7 +56,7 @@ def main() -> None:
 
 
 def parse_context(text: str) -> Any:
-    """The request's `context`; what it may hold is the service's to say."""
+    """Parse the request's `context`; the service validates its content. Raises InputError if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -62,31 +64,31 @@ def parse_context(text: str) -> Any:
 
 
 def longest_history(snapshot: Path) -> str:
-    """The user with most events; the first of them by id."""
+    """The user with the most events, the first by id among equals. Raises InputError without users."""
     users = _read(snapshot / "user_history.parquet", ["user_id", "item_ids"])
     if not len(users):
-        raise InputError(f"{snapshot} holds no user. Name one: --user USER.")
+        raise InputError(f"{snapshot} has no users. Name one: --user USER.")
     lengths = users["item_ids"].combine_chunks().value_lengths().to_numpy()
     return users["user_id"][int(np.argmax(lengths))].as_py()
 
 
 def draw_candidates(snapshot: Path, num: int) -> list[str]:
-    """Items of the catalogue, the same on every call."""
+    """A fixed random sample of the catalogue. Raises InputError if it is empty."""
     items = _read(snapshot / "item_profile.parquet", ["item_id"])["item_id"]
     if not len(items):
-        raise InputError(f"{snapshot} holds no item to draw candidates from. Name some: --candidates ITEM ITEM.")
+        raise InputError(f"{snapshot} has no items to draw candidates from. Name some: --candidates ITEM ITEM.")
     rows = np.random.default_rng(SEED).permutation(len(items))[: max(num, 1)]
     return items.take(rows).to_pylist()
 
 
 def titles(snapshot: Path) -> dict[str, str]:
-    """What the catalogue calls each item: its title, else its categories."""
+    """Item -> its title in the catalogue, or else its categories."""
     items = _read(snapshot / "item_profile.parquet", ["item_id", "title", "categories"]).to_pylist()
     return {item["item_id"]: item["title"] or ", ".join(item["categories"] or []) for item in items}
 
 
 def post(url: str, request: dict[str, Any], token: str | None = None) -> dict[str, Any]:
-    """Ask a running server."""
+    """Ask a running server. Raises InputError if it refuses or does not answer."""
     try:
         with Client(url, token) as client:
             return client.rank(**request).model_dump()
@@ -97,7 +99,7 @@ def post(url: str, request: dict[str, Any], token: str | None = None) -> dict[st
 
 
 def rank_here(request: dict[str, Any]) -> dict[str, Any]:
-    """Rank without a server."""
+    """Rank in this process. Raises InputError."""
     from pydantic import ValidationError
 
     from serving.answering.predictor import open_here
@@ -114,7 +116,7 @@ def rank_here(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(reply: dict[str, Any], titles: dict[str, str]) -> str:
-    """The answer for people."""
+    """The answer as text."""
     history = reply["history"]
     themes = "; ".join(f"{theme['name']} ({theme['share']:.0%})" for theme in reply["themes"])
     lines = [

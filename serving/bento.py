@@ -1,8 +1,8 @@
-"""`bentoml build` with a name that says what is in it: `make bento`.
+"""`make bento`: `bentoml build` with a tag of model version and git revision.
 
-What is built, and with which packages, stands in bentofile.yaml, serving/service.py and serving/packing. The Bento
-holds its bundle; the online state is mounted where it runs, at LEITMOTIF_STATE. `bentoml containerize <tag>` makes the
-image and needs a Docker engine, which this program does not.
+bentofile.yaml, serving/service.py and serving/packing define what is built and with which packages. The Bento contains
+its bundle; the online state is mounted at run time, at LEITMOTIF_STATE. `bentoml containerize <tag>` makes the image
+and needs a Docker engine, which this program does not.
 """
 
 import os
@@ -22,7 +22,7 @@ NAME = "leitmotif"
 
 
 def build_bento(bundle: Path, root: Path) -> str:
-    """Build the Bento of a bundle with the code at root; return its tag. One of that name is replaced."""
+    """Build the Bento of a bundle with the code at root; return its tag. A Bento of the same tag is replaced."""
     import bentoml
 
     revision = git_revision(root)
@@ -36,11 +36,11 @@ def build_bento(bundle: Path, root: Path) -> str:
 
 @contextmanager
 def _replacing(old: Path | None) -> Iterator[None]:
-    """The old Bento is out of the store meanwhile, which takes no name twice, and back where none took its place."""
+    """Move the old Bento out of the store, which has each tag once; restore it if the build fails."""
     if old is None:
         yield
         return
-    with tempfile.TemporaryDirectory(dir=old.parents[2], prefix="replaced-") as folder:  # beside the store's folder
+    with tempfile.TemporaryDirectory(dir=old.parents[2], prefix="replaced-") as folder:  # on the store's file system
         aside = old.rename(Path(folder) / old.name)
         try:
             yield
@@ -51,14 +51,14 @@ def _replacing(old: Path | None) -> Iterator[None]:
 
 
 def git_revision(root: Path) -> str:
-    """The commit, with -dirty where files differ from it; `unversioned` outside git."""
+    """The commit, with -dirty if files differ from it; `unversioned` outside git."""
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else "unversioned"
 
 
 def main() -> None:
-    """Build the Bento of the bundle that `make serve` would serve and say how to run it."""
+    """Build the Bento of the bundle that `make serve` would serve, and print how to run it."""
     os.environ.setdefault("BENTOML_HOME", str(Path(".bentoml").resolve()))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,9 @@ def main() -> None:
         sys.exit(getattr(error, "exit_code", 1))
     print(f"Built {tag} from {bundle}. Serve it:\n  LEITMOTIF_STATE=<folder of the online store> bentoml serve {tag}")
     print(f"As an image, where a Docker engine runs:\n  bentoml containerize {tag}")
-    print("It listens on loopback alone, in a container too, until told, and elsewhere only with tokens:")
+    print("It listens on loopback only, also in a container, unless BENTOML_HOST is set; others need tokens:")
     print("  docker run --env BENTOML_HOST=0.0.0.0 --env LEITMOTIF_TOKENS_READ=... --env LEITMOTIF_TOKENS_WRITE=...")
-    print("deploy/ holds the rest; docs/deployment.md says how.")
+    print("deploy/ has the configuration, docs/deployment.md the instructions.")
 
 
 if __name__ == "__main__":

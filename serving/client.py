@@ -1,10 +1,10 @@
-"""A running service over HTTP -> its messages, typed; whatever goes wrong is one ServiceError.
+"""A typed HTTP client of the service. Every failure is a ServiceError.
 
     with Client("http://127.0.0.1:3000", token="...") as client:
         ranking = client.rank("u00042", ["i00001", "i00345"], k=2)
         client.events([EventIn(user_id="u00042", item_id="i00345", impression_id=ranking.impression_id)])
 
-httpx, because it keeps its connections and tells a refusal from a failure; the service's own tests speak through it.
+It uses httpx, which reuses connections and distinguishes connection failures from answers; the service's tests use it.
 """
 
 import math
@@ -29,23 +29,23 @@ from serving.answering.requests import EventIn, EventsReply, RankReply, RequestC
 from serving.answering.users import ThemesReply, UsersReply
 
 UNREACHABLE = "unreachable"
-"""The code where nobody answered. Status 0."""
+"""The code if nothing answered. Status 0."""
 NOT_THE_SERVICE = "not_the_service"
-"""The code where the answer is none of this service's."""
+"""The code if the answer is not from this service."""
 MIN_WAIT_S = 0.05
-"""Between two tries, however impatient the service."""
+"""Minimum wait between two attempts."""
 MIN_LEFT_S = 0.001
 MAX_SAID = 1000
-"""Characters of an answer of others that are repeated."""
+"""Most characters of a foreign answer in an error."""
 OBJECT = TypeAdapter(dict[str, Any])
 
 Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class ServiceError(Exception):
-    """Why there is no answer: what the service says in the one form (serving/answering/refusal.py), or what happened.
+    """The service's refusal (serving/answering/refusal.py), or a failure of the connection.
 
-    status: of HTTP; 0 where nothing answered, or nothing could be asked.
+    status: HTTP status; 0 if nothing answered or the request could not be sent.
     """
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
@@ -57,21 +57,21 @@ class ServiceError(Exception):
 
 
 class Client:
-    """One service. Threads may share it. deadline_s: of one call, with all its tries.
+    """A client of one service. Threads may share it. deadline_s: of one call, with all its attempts.
 
-    What the service is too busy for (429, 503) is asked again when it says so (Retry-After), as long as the deadline
-    allows. Nothing else is asked twice.
+    If the service is too busy (429, 503), the request is sent again after Retry-After while the deadline allows. Other
+    requests are sent once.
     """
 
     def __init__(self, url: str, token: str | None = None, deadline_s: float = 10.0) -> None:
         self._deadline_s = deadline_s
         if not all("!" <= each <= "~" for each in token or ""):
-            raise _unsendable("the token has characters that no header carries")
+            raise _unsendable("the token has characters that a header cannot carry")
         try:
             self._http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"} if token else None)
             self._ends = _bound(self._http)
         except httpx.InvalidURL as error:
-            raise ServiceError(0, NOT_THE_SERVICE, f"{url!r} is no address of a service: {error}.") from error
+            raise ServiceError(0, NOT_THE_SERVICE, f"{url!r} is not an address of a service: {error}.") from error
 
     def __enter__(self) -> "Client":
         return self
@@ -80,7 +80,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._http.close()
 
     def rank(
@@ -95,9 +95,9 @@ class Client:
         explain: bool = False,
         suppose: Sequence[str] = (),
     ) -> RankReply:
-        """The candidates in order. at: ISO time; None: now. suppose: items as if just clicked."""
-        told = context.model_dump() if isinstance(context, RequestContext) else context
-        asked = {"user_id": user_id, "candidates": list(candidates), "k": k, "at": at, "context": told}
+        """Rank candidates. at: ISO time; None: now. suppose: items that are treated as just clicked."""
+        given = context.model_dump() if isinstance(context, RequestContext) else context
+        asked = {"user_id": user_id, "candidates": list(candidates), "k": k, "at": at, "context": given}
         return self._message(
             "POST", "/rank", RankReply, asked | {"preview": preview, "explain": explain, "suppose": list(suppose)}
         )
@@ -114,46 +114,46 @@ class Client:
         preview: bool = False,
         suppose: Sequence[str] = (),
     ) -> RecommendReply:
-        """Items found for a user, ranked and mixed. diversity: None: the bundle's own."""
-        told = context.model_dump() if isinstance(context, RequestContext) else context
-        asked = {"user_id": user_id, "k": k, "at": at, "context": told, "diversity": diversity}
+        """Recommend items to a user. diversity: None: the bundle's default."""
+        given = context.model_dump() if isinstance(context, RequestContext) else context
+        asked = {"user_id": user_id, "k": k, "at": at, "context": given, "diversity": diversity}
         asked |= {"exclude_seen": exclude_seen, "preview": preview, "suppose": list(suppose)}
         return self._message("POST", "/recommend", RecommendReply, asked)
 
     def events(self, events: Iterable[EventIn]) -> EventsReply:
-        """Tell what happened; durable when this returns.
+        """Report events; they are durable when this returns.
 
-        An event that names neither itself, nor its time, nor a ranking of the service gets a name here, so that it is
-        kept once however often it has to be sent.
+        An event without event_id, time and impression_id of the service gets an event_id here, so that it is stored
+        once even if it is sent several times.
         """
-        told = [event.model_dump(exclude_none=True) for event in events]
-        for event in told:
+        sent = [event.model_dump(exclude_none=True) for event in events]
+        for event in sent:
             if not event.keys() & {"event_id", "occurred_at"} and not is_exposure(event.get("impression_id")):
                 event["event_id"] = uuid.uuid4().hex
-        return self._message("POST", "/events", EventsReply, {"events": told})
+        return self._message("POST", "/events", EventsReply, {"events": sent})
 
     def themes(self, user_id: str, at: str | None = None) -> ThemesReply:
-        """The sessions of a user with their themes, and the active one."""
+        """A user's sessions with their themes, and the active theme."""
         return self._message("GET", f"/users/{_segment(user_id)}/themes", ThemesReply, at=at)
 
     def users(self, prefix: str = "", limit: int = 20) -> list[str]:
-        """Users whose id begins so."""
+        """Users whose id starts with the prefix."""
         return self._message("GET", "/users", UsersReply, prefix=prefix, limit=limit).users
 
     def similar(self, item_id: str, k: int = 20) -> SimilarReply:
-        """The items nearest to one, among those on offer."""
+        """The nearest items on offer."""
         return self._message("GET", f"/items/{_segment(item_id)}/similar", SimilarReply, k=k)
 
     def items(self, item_ids: Sequence[str]) -> list[CatalogueItem]:
-        """What the bundle knows of items. Ids with a comma cannot be asked for."""
+        """Titles, categories and themes of items. Ids with a comma cannot be requested."""
         return self._message("GET", "/items", ItemsReply, ids=",".join(item_ids)).items
 
     def info(self) -> dict[str, Any]:
-        """What is being served, and its limits."""
+        """The served model and snapshot, and the limits."""
         return self._object("GET", "/info")
 
     def ready(self) -> bool:
-        """Whether the service can answer now. Asked once."""
+        """Whether the service can answer now, by one attempt."""
         try:
             self._ask("GET", "/readyz", None, {}, once=True)
         except ServiceError:
@@ -163,24 +163,24 @@ class Client:
     def _message(self, method: str, path: str, kind: type[Reply], body: Any = None, **query: Any) -> Reply:
         answer = self._ask(method, path, body, query)
         try:
-            return kind.model_validate_json(answer.content, extra="ignore")  # a newer service may say more
+            return kind.model_validate_json(answer.content, extra="ignore")  # a newer service may have more fields
         except ValidationError as error:
-            raise self._stranger(answer, "its answer is none of ours") from error
+            raise self._stranger(answer, "its answer is not a reply of the service") from error
 
     def _object(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
         answer = self._ask(method, path, body, query)
         try:
             return OBJECT.validate_json(answer.content)
         except ValidationError as error:
-            raise self._stranger(answer, "its answer is none of ours") from error
+            raise self._stranger(answer, "its answer is not a reply of the service") from error
 
     def _ask(self, method: str, path: str, body: Any, query: Mapping[str, Any], once: bool = False) -> httpx.Response:
         ends = time.monotonic() + self._deadline_s
-        told = {name: value for name, value in query.items() if value is not None}
+        fields = {name: value for name, value in query.items() if value is not None}
         refusal: ServiceError | None = None
         while True:
             try:
-                answer = self._send(method, path, body, told, ends)
+                answer = self._send(method, path, body, fields, ends)
             except ServiceError as error:
                 raise refusal or error from error
             if answer.is_success:
@@ -198,15 +198,15 @@ class Client:
         except (httpx.ConnectError, httpx.TimeoutException) as error:
             said = f"No service answers at {self._http.base_url} within {timeout_s:.3g} s ({_of(error)})."
             raise ServiceError(0, UNREACHABLE, said) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # no URL, or no HTTP
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # not a URL, or not HTTP
             said = f"{self._http.base_url} is not the ranking service ({_of(error)})."
             raise ServiceError(0, NOT_THE_SERVICE, said) from error
-        except (TypeError, ValueError) as error:  # no JSON: NaN, a lone surrogate, an object
+        except (TypeError, ValueError) as error:  # not JSON: NaN, a lone surrogate, an object
             raise _unsendable(_of(error)) from error
 
     def _refusal(self, answer: httpx.Response) -> ServiceError:
-        told = read_refusal(answer.content)
-        return ServiceError(answer.status_code, *told) if told else self._stranger(answer, _text(answer))
+        refusal = read_refusal(answer.content)
+        return ServiceError(answer.status_code, *refusal) if refusal else self._stranger(answer, _text(answer))
 
     def _stranger(self, answer: httpx.Response, why: str) -> ServiceError:
         said = f"{self._http.base_url} is not the ranking service: {why}."
@@ -214,17 +214,17 @@ class Client:
 
 
 class _Ends(threading.local):
-    """Of the call that this thread makes: when it must be over, of time.monotonic()."""
+    """The deadline of this thread's call (time.monotonic())."""
 
     at = math.inf
 
     def left_s(self, timeout_s: float | None) -> float:
-        """httpx gives the whole of a call to each of its waits: an answer that comes in drops would never end."""
+        """The timeout of one wait. httpx would give each wait the whole time, so a slow answer could go on for ever."""
         return max(MIN_LEFT_S, min(timeout_s or math.inf, self.at - time.monotonic()))
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose every wait ends with the call."""
+    """A connection whose waits end at the call's deadline."""
 
     def __init__(self, inner: httpcore.NetworkStream, ends: _Ends) -> None:
         self._inner, self._ends = inner, ends
@@ -246,7 +246,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.SyncBackend):
-    """Makes such connections."""
+    """Opens such connections."""
 
     def __init__(self, ends: _Ends) -> None:
         self._ends = ends
@@ -256,7 +256,7 @@ class _Backend(httpcore.SyncBackend):
 
 
 def _bound(client: httpx.Client) -> _Ends:
-    """httpx has no setting for it: its transports, those for proxies too, get another maker of connections."""
+    """Replace the network backend of all transports, those for proxies too, since httpx has no setting for it."""
     ends = _Ends()
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
@@ -265,13 +265,13 @@ def _bound(client: httpx.Client) -> _Ends:
 
 
 def _wait_s(answer: httpx.Response) -> float:
-    told = answer.headers.get("retry-after", "")
-    known = told.isascii() and told.isdigit()
-    return max(float(told[:9]) if known else float(RETRY_AFTER_S.get(answer.status_code, 1)), MIN_WAIT_S)
+    header = answer.headers.get("retry-after", "")
+    known = header.isascii() and header.isdigit()
+    return max(float(header[:9]) if known else float(RETRY_AFTER_S.get(answer.status_code, 1)), MIN_WAIT_S)
 
 
 def _segment(name: str) -> str:
-    """An id as a part of a path: one that is only dots would be taken for a way up."""
+    """An id as a path segment. Dots are escaped in ids of dots only, which would mean a parent folder."""
     try:
         return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
     except UnicodeEncodeError as error:
@@ -279,7 +279,7 @@ def _segment(name: str) -> str:
 
 
 def _unsendable(why: str) -> ServiceError:
-    return ServiceError(0, CODES[400], f"Nothing was asked, for it cannot be sent: {why}.")
+    return ServiceError(0, CODES[400], f"The request was not sent, because it is invalid: {why}.")
 
 
 def _of(error: Exception) -> str:

@@ -1,9 +1,9 @@
-"""The bundle to serve -> exported/<source>: both halves of its model as programs that need torch and no code of ours.
+"""The bundle to serve -> exported/<source>: both halves of its model as programs that need torch only.
 
     python -m serving.export             # user_side.pt2 and score.pt2, for torch.export.load
-    python -m serving.export --compile   # machine code by AOTInductor, which the service then uses: half the time
+    python -m serving.export --compile   # machine code by AOTInductor, which the service then uses; takes half the time
 
-Every golden request of the bundle is scored by the programs before they are put in place.
+The programs must reproduce every golden request of the bundle before they are put in place.
 """
 
 import argparse
@@ -34,7 +34,7 @@ log = logging.getLogger("leitmotif")
 
 
 def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
-    """Write the programs and what they are into `out`, whole or not at all. Returns exported.json."""
+    """Write the programs and exported.json into `out`, atomically. Returns the content of exported.json."""
     if compiled and shutil.which("g++") is None and shutil.which("clang++") is None:
         raise InputError(
             "There is no C++ compiler (g++ or clang++), which --compile needs. Install one, or leave it out."
@@ -51,7 +51,7 @@ def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
         halves = {name: load_half(staging / f"{name}.pt2", compiled=compiled) for name in Programs._fields}
         worst = max(_difference(bundle.scorer, halves, golden) for golden in bundle.golden)
         if not worst <= TOLERANCE:
-            raise InputError(f"The programs score a golden request {worst:.1e} otherwise. Nothing was written.")
+            raise InputError(f"The programs' scores of a golden request differ by {worst:.1e}. Nothing was written.")
         description = {
             "model_version": bundle.manifest.model_version,
             "bundle_hash": bundle.manifest.bundle_hash,
@@ -70,12 +70,12 @@ def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
 
 
 def _difference(scorer: Scorer, halves: dict[str, Half], golden: GoldenRequest) -> float:
-    """The largest difference of a logit, relative to 1 + its size, from what the bundle's own model gives."""
+    """The largest difference of a logit from that of the bundle's model, relative to 1 + its size."""
     history = to_history(vars(scorer.encode(golden.events, golden.at)))
     index = scorer.item_index(golden.candidates)
     scalars = np.array(golden.scalars, np.float32).reshape(len(index), -1)
     candidates = to_candidates(index, np.zeros(len(index), np.int64), scalars)
-    with torch.no_grad():  # guards of a loaded program cannot read the sizes of inference tensors
+    with torch.no_grad():  # no inference_mode: guards of a loaded program cannot read the sizes of its tensors
         state = halves["user_side"](*(each.to(scorer.device) for each in history))
         logits: Tensor = halves["score"](*state, *(each.to(scorer.device) for each in candidates))
     wanted = np.array(golden.rescore(scorer))
@@ -83,7 +83,7 @@ def _difference(scorer: Scorer, halves: dict[str, Half], golden: GoldenRequest) 
 
 
 def main() -> None:
-    """Export and say what was written; exit 2 where it cannot be."""
+    """Export and print what was written; exit 2 if it fails."""
     parser = argparse.ArgumentParser(
         prog="serving.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

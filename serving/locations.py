@@ -1,6 +1,6 @@
-"""Environment, params.yaml -> where this machine keeps the bundle and the online state that the service reads.
+"""The environment and params.yaml -> paths of the bundle and the online state that the service reads.
 
-LEITMOTIF_BUNDLE and LEITMOTIF_STATE come first. A Bento names its bundle (serving/packing/model.py).
+LEITMOTIF_BUNDLE and LEITMOTIF_STATE take precedence. A Bento references its own bundle (serving/packing/model.py).
 """
 
 import os
@@ -14,17 +14,17 @@ BUNDLE_VARIABLE = "LEITMOTIF_BUNDLE"
 STATE_VARIABLE = "LEITMOTIF_STATE"
 CHAMPIONS = Path("champions")
 BENTO = Path(__file__).resolve().parents[2]
-"""Of a Bento: its folder, in which the code is `src`."""
+"""In a Bento: its folder, which has the code in `src`."""
 BUNDLE_OF_MODEL = "bundle"
-"""The folder inside BentoML's model that holds the bundle: beside it lies what BentoML writes of its own."""
+"""The folder of the bundle within BentoML's model, beside BentoML's own files."""
 PROGRAMS_OF_MODEL = "programs"
-"""The folder beside it that holds machine code, where `make export ARGS=--compile` had made some for the bundle."""
+"""The folder of the bundle's machine code, if `make export ARGS=--compile` has made any."""
 
 
 def find_bundle() -> Path:
-    """The bundle to serve: as told, the Bento's own, the champion, or the newest that package made."""
-    if told := os.environ.get(BUNDLE_VARIABLE):
-        return Path(told)
+    """The bundle to serve: that of the environment, the Bento's, the champion or the newest. Raises InputError."""
+    if path := os.environ.get(BUNDLE_VARIABLE):
+        return Path(path)
     if is_bento():
         return packed_bundle()
     source = load_params()["source"].id
@@ -45,7 +45,7 @@ def is_bento() -> bool:
 
 @cache
 def packed_bundle() -> Path:
-    """The bundle that this Bento names: in an image beside the code, elsewhere in BentoML's store."""
+    """The Bento's bundle: in an image beside the code, elsewhere in BentoML's store."""
     import bentoml  # nothing else here needs it
 
     models = bentoml.Bento.from_path(str(BENTO)).info.all_models
@@ -58,33 +58,33 @@ def find_state(source: str) -> Path:
 
 
 def find_programs(source: str) -> Path:
-    """Where `make export` puts the model as programs, and the service looks for machine code; a Bento has its own."""
+    """The folder into which `make export` writes and from which the service loads machine code; in a Bento its own."""
     return packed_bundle().with_name(PROGRAMS_OF_MODEL) if is_bento() else Path("exported") / source
 
 
 def find_snapshot(source: str) -> Path | None:
-    """The feature snapshot that the state should have been loaded from; None where a state is named by hand."""
+    """The feature snapshot that the state should be loaded from; None if LEITMOTIF_STATE names the state."""
     return None if os.environ.get(STATE_VARIABLE) else Path("data") / source / "feature_snapshot"
 
 
 def where_commands_run() -> str:
-    """Inside a Bento, what to do about a message that names a command: there is no `make` there. Elsewhere nothing."""
+    """In a Bento, where there is no `make`: a text on where to run the commands of an error message. Else empty."""
     if not is_bento():
         return ""
     state = os.environ.get(STATE_VARIABLE)
     given = f"{STATE_VARIABLE} is {state}" if state else f"{STATE_VARIABLE} is not set"
     return (
-        f"\nThis is a Bento: it has its model and no other command. {given}; it names the folder of the online store, "
-        "such as .state/<source>/feast of the repository that built this Bento. Run there what is named above, "
+        f"\nThis is a Bento, which has no `make`. {given}; it must be the folder of the online store, "
+        "such as .state/<source>/feast of the repository that built this Bento. Run the command above there, "
         "then start this again."
     )
 
 
 def champion_path(source: str) -> Path:
-    """Where `make promote` puts a bundle."""
+    """The path of the promoted bundle."""
     return CHAMPIONS / source / "bundle"
 
 
 def newest_path(source: str) -> Path:
-    """Where the stage package puts a bundle."""
+    """The path of the newest bundle, which the stage package writes."""
     return Path("data") / source / "bundle"

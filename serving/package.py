@@ -1,6 +1,6 @@
-"""Weights, vocabulary, verdict and real test requests -> bundle/, all that a service needs, each byte hashed.
+"""Weights, vocabulary, verdict and test requests -> bundle/: everything that a service needs, with hashes.
 
-A model that failed its verdict, or whose scores here are not those of evaluate, is refused.
+A model that failed its verdict, or whose scores here differ from those of evaluate, is refused.
 """
 
 import logging
@@ -71,11 +71,11 @@ CODE = (
     "training/model/**/*.py",
     "serving/bundle/scorer.py",
 )
-"""What decides a score. Only modules that this one imports, so that they are among the stage's deps."""
+"""The code that determines scores. Only modules that this one imports, so that they are among the stage's deps."""
 
 
 def run(data: Path, serve: ServeParams) -> Report:
-    """Raises CheckFailed where the verdict failed or a request is scored otherwise than by evaluate."""
+    """Write the bundle. Raises CheckFailed if the verdict failed or scores differ from those of evaluate."""
     torch.set_num_threads(serve.num_threads)
     metrics = read_json(data / "metrics" / "verdict.json")
     _require_verdict(metrics)
@@ -91,9 +91,9 @@ def run(data: Path, serve: ServeParams) -> Report:
         codes = item_codes(scorer.spec, counters, np.arange(len(vocabulary)), snapshot["log_end_us"])
         write_json(bundle / THEMES, {"themes": name_themes(scorer, vocabulary, codes)})
         write_index(bundle, scorer, pq.read_table(data / "feature_snapshot" / PROFILES))
-        scratch = staging / f"replay-{os.getpid()}"
+        temporary = staging / f"replay-{os.getpid()}"
         served, num = metrics["served"], serve.num_golden_requests
-        golden = golden_requests(data, requests, counters, scorer, served, num, scratch)
+        golden = golden_requests(data, requests, counters, scorer, served, num, temporary)
         write_golden(bundle / GOLDEN, golden)
         write_json(bundle / METRICS, metrics)
         shutil.copyfile(data / "metrics" / PROFILE, bundle / PROFILE)
@@ -126,30 +126,32 @@ def run(data: Path, serve: ServeParams) -> Report:
 
 
 def golden_requests(
-    data: Path, requests: RequestLog, counters: Counters, scorer: Scorer, served: str, num: int, scratch: Path
+    data: Path, requests: RequestLog, counters: Counters, scorer: Scorer, served: str, num: int, temporary: Path
 ) -> list[GoldenRequest]:
-    """Test requests at even distances in time, scored here.
+    """Evenly spaced test requests with their scores.
 
-    evaluate must have given them the same scores, and so must a scratch online store that the log is replayed into,
-    event by event, up to each request's time.
+    Raises CheckFailed unless evaluate scored them the same, and a temporary online store into which the log is replayed
+    up to each request's time gives the same scores.
     """
     predictions = pq.read_table(data / "predictions", columns=["request_index", "item_index", served])
     index_B = predictions["request_index"].to_numpy()
     distinct = np.unique(index_B)
     if not len(distinct):
-        raise InputError(f"{data / 'predictions'} holds no test request: none can be golden. Move split.test earlier.")
+        raise InputError(
+            f"{data / 'predictions'} has no test requests to choose golden requests from. Move split.test earlier."
+        )
     chosen = distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
     logged = list(requests.read(chosen))
     golden, snapshot = [], read_json(data / "feature_snapshot" / "snapshot.json")
     flipped: list[float] = []
-    with replaying(data, snapshot, logged[0].at, scratch, counters) as replay:
+    with replaying(data, snapshot, logged[0].at, temporary, counters) as replay:
         for request in logged:
             golden.append(_golden(request, requests, scorer, counters))
             flipped += _require_same(scorer, golden[-1], predictions[served].to_numpy()[index_B == request.index])
             replay.upto(request.at)
             _require_online(request, golden[-1], scorer, replay.store)
     count_flipped(flipped, sum(len(each.logits) for each in golden))
-    log.info("%d golden requests score the same by the log and by what %s live events left", len(golden), replay.fed)
+    log.info("%d golden requests score the same from the log and from %s replayed live events", len(golden), replay.fed)
     return golden
 
 
@@ -192,31 +194,31 @@ def _copy_model(data: Path, bundle: Path, served: str) -> None:
 
 
 def _require_verdict(metrics: dict[str, Any]) -> None:
-    """What failed is refused. What could not be judged is packaged, and says so wherever it is named."""
+    """Refuse a model that failed its verdict. A model that was not judged is packaged with a warning."""
     verdict = metrics["verdict"]
     if verdict["state"] == "not judged":
         log.warning("the model was not judged: %s", "; ".join(verdict["reasons"]))
     elif verdict["state"] != "passed":
         raise CheckFailed(
             f"The model failed its rules, so it is not packaged: {'; '.join(verdict['reasons'])}. "
-            "More history, more epochs or other features may help; to package it all the same, change the rule in "
-            "params.yaml's section evaluate. The figures are in evaluate's report."
+            "More history, more epochs or other features may help; to package it anyway, change the rule in the "
+            "section evaluate of params.yaml. The figures are in evaluate's report."
         )
 
 
 def _require_short_ids(requests: RequestLog, most: int) -> None:
-    """A service that refuses the log's own ids is of no use to whoever has one."""
+    """Raise InputError if ids of the log are longer than the service accepts."""
     for what, ids in (("user", requests.histories.user_ids), ("item", requests.item_ids)):
         longest = pc.max(pc.utf8_length(ids)).as_py() or 0  # pyright: ignore[reportAttributeAccessIssue]
         if longest > most:
             raise InputError(
-                f"The log has {what} ids of up to {longest:,} characters, and serve.max_id_length is {most:,}: the "
-                f"service would refuse these. `make set ARGS=serve.max_id_length={longest}` lets them in."
+                f"The log has {what} ids of up to {longest:,} characters, but serve.max_id_length is {most:,}: the "
+                f"service would refuse these. `make set ARGS=serve.max_id_length={longest}` allows them."
             )
 
 
 def _require_online(request: LoggedRequest, golden: GoldenRequest, scorer: Scorer, store: OnlineStore) -> None:
-    """Bit for bit: the same lines on the same machine read the same."""
+    """Raise CheckFailed unless the replayed store gives the same logits, bit by bit."""
     events = read_events(store, request.user_id)
     scalars = read_scalars(scorer, store, request.user_id, events, golden.candidates, request.at, request.context)
     codes, of_candidates = read_codes(scorer, store, events, golden.candidates, request.at)
@@ -224,22 +226,21 @@ def _require_online(request: LoggedRequest, golden: GoldenRequest, scorer: Score
     logits = scorer.score(state, scorer.item_index(golden.candidates), scalars, of_candidates).logit_M.tolist()
     if logits != golden.logits:
         raise CheckFailed(
-            f"User {request.user_id!r}, request {request.name!r}: logits {logits} by an online store that saw the log "
-            f"event by event, {golden.logits} by the log's tables. `dvc repro materialize` names the feature that "
-            "differs; if none does, it is a defect of ours."
+            f"User {request.user_id!r}, request {request.name!r}: the logits are {logits} from an online store into "
+            f"which the log was replayed, but {golden.logits} from the log's tables. `dvc repro materialize` names the "
+            "feature that differs; if none does, it is a bug."
         )
 
 
 def _require_same(scorer: Scorer, golden: GoldenRequest, evaluated: np.ndarray) -> list[float]:
-    """The differences that a routing near a tie explains: evaluate scores in batches, which round otherwise."""
+    """Compare with evaluate's scores, whose batches round differently. Returns differences explained by near ties."""
     logits = np.array(golden.logits)
     off = differences(logits, evaluated)
     jumped = ~(off <= TOLERANCE)
     if (jumped & ~(near_tie(scorer, golden) & (off <= FLIP_LIMIT))).any():
         raise CheckFailed(
             f"Request {golden.request!r} scores {golden.logits} by the bundle and {evaluated.tolist()} by evaluate: "
-            "serving and training read one request differently. `dvc repro package`; if it stays, it is a defect of "
-            "ours."
+            "serving and training read the request differently. `dvc repro package`; if it persists, it is a bug."
         )
     return np.abs(logits - evaluated)[jumped].tolist()
 

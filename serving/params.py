@@ -1,4 +1,4 @@
-"""The sections of params.yaml that belong to the service, its bundle and its champion."""
+"""The sections of params.yaml for the service, its bundle and its champion."""
 
 from typing import Annotated, Literal
 
@@ -12,27 +12,27 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RetrievalParams(Section):
-    """Which items POST /recommend lets the model rank, and how its list is mixed."""
+    """How POST /recommend retrieves candidates for the model and mixes its list."""
 
     num_candidates: PositiveInt  # ranked by the model
-    num_themes: PositiveInt  # the user's current themes that are searched, those of the largest shares
-    num_recent: PositiveInt  # newest events of a theme that its vector is the mean of
-    theme_weight: NonNegativeFloat  # of an item's belonging to the theme, beside the product of the vectors
-    popular_share: Share  # of the candidates: what is clicked now in those themes
-    new_share: Share  # of the candidates: what came lately in those themes
+    num_themes: PositiveInt  # number of the user's current themes, by share, that are searched
+    num_recent: PositiveInt  # newest events of a theme whose mean is its query vector
+    theme_weight: NonNegativeFloat  # weight of an item's share of the theme, added to the product of the vectors
+    popular_share: Share  # share of candidates that are popular in those themes
+    new_share: Share  # share of candidates that are new in those themes
     popular_s: Annotated[float, Field(gt=0, le=LONGEST_S)]  # the window in which clicks make an item popular
     new_s: Annotated[float, Field(gt=0, le=LONGEST_S)]  # how long an item is new
     idle_s: (
         Annotated[PositiveFloat, Field(le=LONGEST_S)] | None
-    )  # not shown so long: not on offer any more; null: never
-    diversity: Share  # where a request does not say
+    )  # an item that was not shown for so long is no longer on offer; null: no limit
+    diversity: Share  # default for requests
 
     @model_validator(mode="after")
     def _leave_room(self) -> "RetrievalParams":
         if self.popular_share + self.new_share > 1:
             raise ValueError(
                 f"popular_share {self.popular_share:g} and new_share {self.new_share:g} are more than all candidates; "
-                "together they are 1 at most"
+                "together they may be 1 at most"
             )
         return self
 
@@ -40,16 +40,16 @@ class RetrievalParams(Section):
 class ServeParams(Section):
     """The bundle and the limits of a request."""
 
-    clock: Literal["now", "log_end"]  # what `at` is where a request does not say
+    clock: Literal["now", "log_end"]  # default of a request's `at`
     num_golden_requests: PositiveInt
     max_candidates: PositiveInt
     max_id_length: PositiveInt
-    max_events: PositiveInt  # of one POST /events
+    max_events: PositiveInt  # per POST /events
     max_future_s: Annotated[float, Field(ge=0, le=LONGEST_S)]  # how far ahead of the clock an event may be
-    log_exposures: bool  # remember what a ranking without `at` showed
-    allowed_hosts: list[str]  # names by which the service is asked; an address always is
-    max_exposed: PositiveInt  # of one ranking, the first so many are remembered
-    max_live_rows: PositiveInt  # live rows in a worker's memory, beyond which no ranking is remembered
+    log_exposures: bool  # store the shows of rankings without `at`
+    allowed_hosts: list[str]  # host names that the service answers to, besides addresses
+    max_exposed: PositiveInt  # number of first items of a ranking that are stored as shown
+    max_live_rows: PositiveInt  # live rows in a worker's memory, beyond which no shows are stored
     num_threads: PositiveInt
     retrieval: RetrievalParams
 
@@ -57,8 +57,8 @@ class ServeParams(Section):
     def _rank_what_is_found(self) -> "ServeParams":
         if self.retrieval.num_candidates > self.max_candidates:
             raise ValueError(
-                f"retrieval.num_candidates is {self.retrieval.num_candidates:,}, and at most max_candidates "
-                f"({self.max_candidates:,}) are ranked at once; lower the one or raise the other"
+                f"retrieval.num_candidates is {self.retrieval.num_candidates:,}, but at most max_candidates "
+                f"({self.max_candidates:,}) are ranked at once; lower the first or raise the second"
             )
         return self
 
@@ -67,7 +67,7 @@ Tolerance = Annotated[float, Field(ge=0, le=1)]
 
 
 class ToleranceParams(Section):
-    """By slice: how far below the champion's iAUC the newest may significantly fall. Slices as evaluate names them."""
+    """Slice of evaluate -> how far the newest bundle's iAUC may significantly fall below the champion's."""
 
     first_after_shift: Tolerance
     second_and_third_after_shift: Tolerance
@@ -82,10 +82,10 @@ class ToleranceParams(Section):
 
 
 class PromoteParams(Section):
-    """When the newest bundle takes the champion's place, and how many former ones are kept."""
+    """When the newest bundle becomes the champion, and how many former champions are kept."""
 
-    max_requests: PositiveInt  # the newest that neither model was trained or chosen on
-    min_requests: PositiveInt  # of them, those that can be ranked; fewer are not compared
-    num_bootstrap: Annotated[int, Field(ge=MIN_BOOTSTRAP)]  # draws of the users behind each interval
+    max_requests: PositiveInt  # number of newest requests, on which neither model was trained or chosen
+    min_requests: PositiveInt  # minimum of rankable ones among them for a comparison
+    num_bootstrap: Annotated[int, Field(ge=MIN_BOOTSTRAP)]  # bootstrap draws of users for each interval
     num_former: NonNegativeInt  # champions that are kept for a rollback
     tolerance: ToleranceParams

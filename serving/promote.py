@@ -1,6 +1,6 @@
 """The newest bundle and the champion, scored on the newest requests -> the better one in champions/<source>.
 
-Writes reports/<source>/promotion.json. `make rollback` (serving.rollback) puts the former champion back.
+Writes reports/<source>/promotion.json. `make rollback` (serving.rollback) restores the former champion.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from serving.promoting.places import crown, other_format, version_of, withdrawn_
 from serving.promoting.rescore import ANYWAY
 
 WAIT_S = 60.0
-"""For so long a stage, a run or a DVC command is waited for: what is compared must not change meanwhile."""
+"""How long to wait for a running stage, run or DVC command, since the compared files must not change meanwhile."""
 
 log = logging.getLogger("leitmotif")
 
@@ -38,9 +38,9 @@ def decide(
 ) -> dict[str, Any]:
     """Compare two bundles. Returns promotion.json: `promoted`, `forced`, `reason`, `verdict` and both sides' figures.
 
-    Both are scored anew on the newest requests of data that neither was trained or chosen on; the newest wins where
-    the 95 % interval of the difference, bootstrapped over users, lies above 0 and it falls behind in no slice. force:
-    what would be refused for its figures, or for want of comparable ones, is promoted all the same.
+    Both score the newest requests of data that neither was trained or chosen on. The newest wins if the 95 % interval
+    of the difference, bootstrapped over users, is above 0 and it falls behind in no slice. force: promote it even if
+    the comparison refuses it or is impossible.
     """
     new = _side(candidate)
     old = _champion(champion, new) if champion else None
@@ -67,9 +67,9 @@ def decide(
 
 
 def promote(source: str, labels: LabelParams, rules: PromoteParams, force: bool = False) -> dict[str, Any]:
-    """Decide, put the newest bundle in the champion's place where it wins, write the report. Returns the report.
+    """Decide, make the newest bundle the champion if it wins, write the report. Returns the report.
 
-    Where DVC does not take it, the old champion is in its place again.
+    If DVC fails, the old champion is restored.
     """
     candidate, champion = newest_path(source), champion_path(source)
     if not candidate.exists():
@@ -82,9 +82,9 @@ def promote(source: str, labels: LabelParams, rules: PromoteParams, force: bool 
 
 
 def main() -> None:
-    """`make promote`, `python -m serving.promote --help`: within the source that params.yaml names."""
+    """`make promote`, `python -m serving.promote --help`: for the source that params.yaml names."""
     parser = argparse.ArgumentParser(prog="python -m serving.promote", description=__doc__)
-    parser.add_argument("--force", action="store_true", help="promote the newest bundle whatever the comparison says")
+    parser.add_argument("--force", action="store_true", help="promote the newest bundle regardless of the comparison")
     options = parser.parse_args()
     try:
         sections = load_params()
@@ -101,20 +101,18 @@ def main() -> None:
     if report["promoted"]:
         print(
             f"Commit champions/{source}.dvc and `make push` to share it; `make serve` serves it from now on; "
-            "`make rollback` takes it back."
+            "`make rollback` undoes it."
         )
 
 
 def _refused_unseen(new: dict[str, Any], old: dict[str, Any], champion: Path) -> str | None:
-    """Why the two are not even compared; None where they are."""
+    """Why the two are not compared; None if they are."""
     if why := other_format(champion):
         return f"the champion is not compared: {why}; {ANYWAY}"
     if new["model_version"] == old["model_version"]:
         return "the newest bundle is the champion already"
     if new["model_version"] in withdrawn_of(champion.parent):
-        return (
-            "the newest bundle was champion and `make rollback` withdrew it; `make promote ARGS=--force` puts it back"
-        )
+        return "the newest bundle was champion and `make rollback` withdrew it; `make promote ARGS=--force` restores it"
     if None not in (new["log"], old["log"]) and new["log"] != old["log"]:
         return (
             f"the champion is of another log (identity {old['log']}; the newest bundle's is {new['log']}); "
@@ -126,7 +124,7 @@ def _refused_unseen(new: dict[str, Any], old: dict[str, Any], champion: Path) ->
 
 
 def _figures(found: Comparison | None) -> dict[str, Any]:
-    """What promotion.json says of the comparison; nulls where there was none."""
+    """The fields of promotion.json about the comparison; null if there was none."""
     of = found.found if found else {}
     gain = of.get("difference", {})
     return {
@@ -141,12 +139,12 @@ def _figures(found: Comparison | None) -> dict[str, Any]:
 
 
 def _rescored(found: Comparison | None, side: str) -> dict[str, Any]:
-    """A side's figures on the common requests, which take the place of those it was packaged with."""
+    """A side's figures on the compared requests, which replace those of its own evaluation."""
     return found.found["figures"][side] if found and found.found else {}
 
 
 def _champion(bundle: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """Of one that another version of this code packaged its name alone: it gives way by force."""
+    """The champion's side of the report; only its version if this code cannot read its format."""
     return dict.fromkeys(new) | {"model_version": version_of(bundle)} if other_format(bundle) else _side(bundle)
 
 

@@ -1,7 +1,7 @@
-"""A request log -> the same rankings by the bundle that stands here, and how many scores came out the same.
+"""A request log -> the same rankings by the current bundle, and how many have the same scores.
 
-`python -m serving.replay <folder>`: exits with 3 where a score of the same model and snapshot differs. Each request is
-ranked as of the moment at which it was answered: what came later changes nothing.
+`python -m serving.replay <folder>` exits with 3 if scores of the same model and snapshot differ. Each request is ranked
+as of the time at which it was answered, so later events do not matter.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from serving.watching.request_log import read_log
 
 SAME, OTHER, ANOTHER_MODEL, NOT_KNOWN = "same scores", "other scores", "another model or load", "store was away"
 TOLERANCE = 1e-6
-"""Of a probability: a list of /recommend is ranked again without the candidates that were not answered, and a batch of
-another size rounds otherwise. /rank gives the same to the last bit."""
+"""Largest difference of a probability. Rankings of /recommend are repeated without the candidates that were not
+returned, and batches of another size round differently. /rank reproduces every bit."""
 
 
 def again(predictor: Predictor, line: dict[str, Any]) -> str:
-    """What becomes of one line."""
+    """The outcome of one line."""
     if line["store_away"]:
         return NOT_KNOWN
     served = (predictor.bundle.manifest.model_version, predictor.store.snapshot_id)
@@ -34,7 +34,7 @@ def again(predictor: Predictor, line: dict[str, Any]) -> str:
 
 
 def rescore(predictor: Predictor, line: dict[str, Any]) -> dict[str, float]:
-    """The score of each item of a line by a predictor, of another model too."""
+    """Item -> score of a line by a predictor, which may have another model."""
     if not line["scores"]:
         return {}
     asked = line["asked"]
@@ -49,23 +49,23 @@ def rescore(predictor: Predictor, line: dict[str, Any]) -> dict[str, float]:
 
 
 def replay(predictor: Predictor, lines: Iterable[dict[str, Any]]) -> Counter[str]:
-    """How many lines became what."""
+    """Outcome -> number of lines."""
     return Counter(again(predictor, line) for line in lines)
 
 
 def main() -> None:
-    """Print the numbers."""
+    """Print the number of lines by outcome."""
     parser = argparse.ArgumentParser(prog="python -m serving.replay", description=__doc__)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     try:
         if not options.folder.is_dir():
-            raise InputError(f"{options.folder} is no folder. Name the one that LEITMOTIF_REQUEST_LOG named.")
+            raise InputError(f"{options.folder} is not a folder. Name the service's LEITMOTIF_REQUEST_LOG.")
         found = replay(open_here(), read_log(options.folder))
     except InputError as error:
         print(f"No replay: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print("; ".join(f"{name}: {number:,}" for name, number in sorted(found.items())) or "The log holds no ranking.")
+    print("; ".join(f"{name}: {number:,}" for name, number in sorted(found.items())) or "The log has no rankings.")
     sys.exit(3 if found[OTHER] else 0)
 
 

@@ -1,4 +1,4 @@
-"""The former champion of a source -> back in its place; the present one is withdrawn.
+"""Restores the former champion of a source and withdraws the current one.
 
 Writes reports/<source>/rollback.json.
 """
@@ -18,7 +18,7 @@ WAIT_S = 60.0
 
 
 def rollback(source: str) -> dict[str, Any]:
-    """Put the latest former champion back. Raises InputError where none is kept."""
+    """Restore the latest former champion. Raises InputError if none is kept."""
     home = champion_path(source).parent
     version, gone = restore(home)
     report = {"champion": version, "withdrawn": gone, "num_former": len(former_of(home))}
@@ -27,7 +27,7 @@ def rollback(source: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """`make rollback`: within the source that params.yaml names. Takes no flags."""
+    """`make rollback`: for the source that params.yaml names. Takes no flags."""
     if len(sys.argv) > 1:
         print(f"{__doc__}\n\nTakes no flags.")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
@@ -39,9 +39,9 @@ def main() -> None:
         print(f"Not rolled back: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     print(
-        f"Rolled back for {source}: {report['champion']} is champion again, {report['withdrawn']} is withdrawn and "
-        f"promoted again by `make promote ARGS=--force` alone; {report['num_former']} former champions are kept. A "
-        f"running service serves it from its next start. Commit champions/{source}.dvc and `make push` to share it."
+        f"Rolled back for {source}: {report['champion']} is champion again, {report['withdrawn']} is withdrawn; only "
+        f"`make promote ARGS=--force` promotes it again. {report['num_former']} former champions are kept. A "
+        f"running service switches to it by itself. Commit champions/{source}.dvc and `make push` to share it."
     )
 
 

@@ -57,19 +57,19 @@ from serving.watching.stages import Spent, recording
 from serving.watching.traces import Traces
 
 LOOPBACK = "127.0.0.1"
-"""Where it listens unless told: BENTOML_HOST, `bentoml serve --host`, `make serve HOST=`."""
+"""The default address; BENTOML_HOST, `bentoml serve --host` and `make serve HOST=` override it."""
 TIMEOUT_S = 3.0
 STORE_S = 1.8
-"""How long after a request came it may still begin to wait for the store, which is waited for RedisTail's WAIT_S at
-most or until then: what the store refuses is told, and nothing is begun for a caller who has been told of a timeout."""
+"""How long after its arrival a request may wait for the store, by at most RedisTail's WAIT_S at a time. It is less than
+TIMEOUT_S, so that callers get the store's error, and no work starts for a caller who already got a timeout."""
 SHOWN_S = 0.5
-"""How long events wait for what was shown before them."""
+"""How long events wait for earlier rankings to be stored as shown."""
 BODY_TIMEOUT_S = 0.5
 API_VERSION = "1"
 MAX_IN_FLIGHT = 16
-"""Requests answered at once: one computes, the others wait."""
+"""Requests in progress at once: one computes, the others wait."""
 ADMITTED_S = 1.0
-"""A request is taken where those before it and itself are done by then, as far as is known: before STORE_S is over."""
+"""A request is admitted if it and those before it should be done within this time, which is less than STORE_S."""
 
 
 log = logging.getLogger("leitmotif")
@@ -81,7 +81,7 @@ Work = Callable[[Predictor, Request], Reply]
 
 
 def of_gate(message: type[BaseModel]) -> type[bentoml.IODescriptor]:
-    """BentoML's input of a method: the message that the gate has read and checked."""
+    """BentoML's input type of a method: the message that the gate has validated."""
 
     async def from_http_request(cls: type, request: HttpRequest, serde: object) -> BaseModel:
         return request.scope[READ]
@@ -91,12 +91,12 @@ def of_gate(message: type[BaseModel]) -> type[bentoml.IODescriptor]:
 
 
 def limits() -> ServeParams:
-    """Of the bundle that is served."""
+    """The limits of the served bundle."""
     return bentoml.get_current_service().predictor.limits
 
 
 def door() -> Door:
-    """What a request to this service is held against."""
+    """The checks that a request must pass."""
     service = bentoml.get_current_service()
     return Door(
         service.predictor.limits, service.hosts, service.tokens, service.rate, service.guesses, service.admission
@@ -104,14 +104,14 @@ def door() -> Door:
 
 
 async def info(_: HttpRequest) -> JSONResponse:
-    """GET /info: what is being served."""
+    """GET /info: the served model and snapshot, and the limits."""
     return JSONResponse(bentoml.get_current_service().predictor.info())
 
 
 async def docs(_: HttpRequest) -> JSONResponse:
-    """GET /docs.json: what may be asked, as OpenAPI."""
-    told = limits()
-    bounds = Bounds(told.max_candidates, told.max_events, told.max_id_length, told.retrieval.num_candidates)
+    """GET /docs.json: the API as OpenAPI."""
+    of = limits()
+    bounds = Bounds(of.max_candidates, of.max_events, of.max_id_length, of.retrieval.num_candidates)
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
 
@@ -120,28 +120,30 @@ DEPLOYED = Deployment.read()
 ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.ROUTES, *items.ROUTES, *figures.ROUTES]
 
 
-# measured in STACK.md: access log, tracing and unfrozen garbage collection were the tail
+# access log, tracing and unfrozen garbage collection are off or frozen: measured, they caused the slowest answers
 @bentoml.asgi_app(Starlette(routes=ROUTES), path="/")
 @bentoml.service(
     image=serving_image(),
     envs=[{"name": BACKEND_VARIABLE, "value": DEPLOYED.torch}],
     workers=DEPLOYED.workers,
     resources=DEPLOYED.resources(),  # pyright: ignore[reportArgumentType]
-    traffic={"timeout": TIMEOUT_S + 1, "concurrency": MAX_IN_FLIGHT},  # InTime says it before, in our form
+    traffic={"timeout": TIMEOUT_S + 1, "concurrency": MAX_IN_FLIGHT},  # InTime answers earlier, in our form of error
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
-    metrics={"enabled": False},  # GET /metrics is ours: theirs has a label of each path, and paths hold ids of users
-    http={"host": LOOPBACK},  # pyright: ignore[reportArgumentType]  # a text, as the configuration is written
+    metrics={
+        "enabled": False
+    },  # GET /metrics is ours: BentoML's has a label for each path, and paths contain ids of users
+    http={"host": LOOPBACK},  # pyright: ignore[reportArgumentType]  # a text, as in the configuration
 )
 class Leitmotif:
-    """Ranks a user's candidates by the theme the user is in."""
+    """Ranks items for a user by the theme the user is in."""
 
-    bundle = bundle_model()  # of a Bento; open_here finds it
+    bundle = bundle_model()  # used in a Bento; open_here finds it
 
     @bentoml.on_deployment
     @staticmethod
     def refuse_what_cannot_be_served() -> None:
-        """Run once before any worker: a worker that fails would be restarted without end."""
+        """Check everything once before any worker starts, since a failing worker would be restarted for ever."""
         try:
             DEPLOYED.check()
             logs.chosen()
@@ -170,7 +172,7 @@ class Leitmotif:
 
     @bentoml.on_startup
     def freeze(self) -> None:
-        """Keep the garbage collector away from what lives as long as the process: as long as who started it."""
+        """Start a worker: exclude long-lived objects from garbage collection, and end with the parent process."""
         end_with_parent()
         logs.start()
         metrics.start()
@@ -181,37 +183,37 @@ class Leitmotif:
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Send what was noted and not sent yet."""
+        """Write out pending spans and lines of the request log."""
         for each in (self.traces, self.request_log):
             if each is not None:
                 each.close()
 
     def take(self, predictor: Predictor) -> None:
-        """Answer with another bundle from the next request on."""
+        """Use another bundle from the next request on."""
         self.hosts = allowed_hosts(predictor.limits)
         self.admission.num_recommended = predictor.limits.retrieval.num_candidates
         expect(predictor.bundle.golden)
         self.predictor = predictor
 
     async def __is_ready__(self) -> bool:
-        """GET /readyz: whether the store answers."""
+        """GET /readyz: 200 if the online store answers, else 503 with the reason."""
         if reason := await self.readiness.reason_against(self.predictor.store):
             raise HTTPException(503, reason)
         return True
 
     @bentoml.api(input_spec=of_gate(RankRequest))
     async def rank(self, request: RankRequest, /) -> RankReply:
-        """POST /rank: the candidates in order."""
+        """POST /rank: rank candidates."""
         return await answered(self._rank(self.away.answer, request, self.away.answer_without))
 
     @bentoml.api(input_spec=of_gate(RecommendRequest))
     async def recommend(self, request: RecommendRequest, /) -> RecommendReply:
-        """POST /recommend: items found for the user, ranked and mixed."""
+        """POST /recommend: recommend items."""
         return await answered(self._rank(recommend, request))
 
     @bentoml.api(input_spec=of_gate(EventsRequest))
     async def events(self, request: EventsRequest, /) -> EventsReply:
-        """POST /events: taken durably, seen by the next ranking."""
+        """POST /events: store events durably; the next ranking includes them."""
         await self.remembering.settled(SHOWN_S)
         return await answered(self._append(request))
 
@@ -237,9 +239,9 @@ class Leitmotif:
     async def in_turn(
         self, work: Work[Request, Reply], request: Request, without: Work[Request, Reply] | None = None
     ) -> Reply:
-        """Compute beside the event loop, which keeps answering probes. A store that does not answer is a 503.
+        """Compute in the worker's one computing thread, so that the event loop still answers probes.
 
-        without: what is done where the store cannot even be opened again.
+        Raises ServiceUnavailable (503) if the store does not answer. without: used if the store cannot be reopened.
         """
         at, spent = came_at() + STORE_S, Spent()
         seen().spent = spent
@@ -248,7 +250,7 @@ class Leitmotif:
             with recording(spent):
                 return self._work(work, request, at, without)
 
-        within = copy_context()  # lines of the other thread name the request too
+        within = copy_context()  # so that log lines of the other thread have the request's id
         try:
             return await asyncio.get_running_loop().run_in_executor(self.computing, within.run, turn)
         except InputError as error:
@@ -257,13 +259,15 @@ class Leitmotif:
     def _work(
         self, work: Work[Request, Reply], request: Request, at: float, without: Work[Request, Reply] | None
     ) -> Reply:
-        """With the newest load, where live events have left the tail for it: said before the work keeps anything.
+        """Do the work; if a newer load is needed (StaleStoreError, before anything is stored), open it and retry.
 
-        at: until when the store may be waited for. What had its turn later is not begun.
+        at: time until which the store may be waited for; work whose turn comes later is refused.
         """
         with due(at):
             if not left_s(STORE_S):
-                raise InputError(f"Its turn did not come within {STORE_S:g} s: nothing was done. Send it again later.")
+                raise InputError(
+                    f"The request's turn did not come within {STORE_S:g} s: nothing was done. Send it again later."
+                )
             began, computed = time.monotonic(), time.thread_time()
             try:
                 return work(self.predictor, request)
@@ -272,7 +276,7 @@ class Leitmotif:
             finally:
                 self.admission.learn(request, time.monotonic() - began, time.thread_time() - computed)
         try:
-            predictor = open_here()  # a load is read to its end, whoever waits
+            predictor = open_here()  # without a deadline, so that opening the load completes
         except InputError:
             if without is None:
                 raise
@@ -283,7 +287,7 @@ class Leitmotif:
 
 
 def traces() -> Traces | None:
-    """Of this worker."""
+    """The traces of this worker."""
     return bentoml.get_current_service().traces
 
 

@@ -40,7 +40,7 @@ def files_of_a_clone() -> list[str]:
 
 
 def clone(target: Path) -> Path:
-    """Copy what git would give a new clone of the working tree, as a git repository of its own."""
+    """Copy the files that git tracks in the working tree to a new git repository."""
     for name in files_of_a_clone():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target / name)
@@ -58,7 +58,7 @@ def clone(target: Path) -> Path:
 
 
 def run(repository: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as typed in the repository's root; what it said is part of the failure."""
+    """Run a command in the repository's root; its output is part of a failure."""
     done = subprocess.run(
         command, cwd=repository, env=surroundings(repository) | environment, capture_output=True, text=True, check=False
     )

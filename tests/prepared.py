@@ -1,6 +1,6 @@
-"""The small pipeline, run once for all who need it: whichever process of pytest comes first, runs it.
+"""The small pipeline, run once for all tests that need it, by the first process of pytest that does.
 
-What it made is kept for later runs of the tests by the content of all that made it: code, parameters, locked packages.
+Its outputs are cached for later runs of the tests, keyed by code, parameters and locked packages.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""The whole house on small logs, by the commands of the README: one run, what it leaves, and that it is left alone."""
+"""The whole pipeline on small logs by the commands of the README: one run, its outputs, and an idle second run."""
 
 import csv
 import json

@@ -143,7 +143,7 @@ class FeatureSpec:
             )
             raise InputError(
                 f"The feature spec was written by another version of encode.py: {', '.join(changed)} differ. "
-                "Train and package again, or serve with the code that made the bundle."
+                "Train and package again, or serve with the code that packaged it."
             )
         return spec
 

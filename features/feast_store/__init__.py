@@ -1,9 +1,8 @@
-"""Feast's definitions, and its stores that know sequences.
+"""Feast's definitions, and the offline and online stores for sequences.
 
-Feast is imported in every stage that stores, in every command and in the service, so two things that it does then are
-left out: compiling its classes a second time for typeguard, and importing torch for those who ask it for tensors. Each
-cost more than all the rest of Feast. Typeguard's documentation says that its checks are not meant for production, and
-pyright checks how this package calls Feast; torch is imported when tensors are asked for.
+Stages, commands and the service all import Feast, so two slow parts of its import are skipped, each slower than the
+rest of it together: typeguard's instrumentation of its classes (which typeguard's documentation advises against in
+production; pyright checks our calls), and the import of torch, which happens when tensors are first asked for.
 """
 
 import importlib
@@ -17,14 +16,14 @@ _typechecked = typeguard.typechecked
 
 
 def _unless_of_feast(*target: Any, **options: Any) -> Any:
-    """`typechecked` for everybody but Feast."""
+    """`typechecked`, except for Feast's own classes and functions."""
     if target and getattr(target[0], "__module__", "").partition(".")[0] == "feast":
         return target[0]
     return _typechecked(*target, **options)
 
 
 def _get_torch() -> ModuleType:
-    """Torch, imported by the first who asks Feast for tensors."""
+    """Torch, imported at the first call."""
     return importlib.import_module("torch")
 
 

@@ -1,6 +1,6 @@
-"""Facts with keys and times, and rows that ask -> the fact that each row knew, by DuckDB's own ASOF join.
+"""Facts and query rows, both with keys and times -> the newest fact at each row's time, by DuckDB's ASOF join.
 
-Keys and times are int64: numbers in place of the ids, microseconds since 1970, UTC.
+Keys and times are int64: keys are numbers in place of ids, times are microseconds since 1970, UTC.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ from features.terms.slices import positions
 Int64 = npt.NDArray[np.int64]
 
 NO_FACT = -1
-"""Where a row knew nothing."""
+"""The result of a row without a fact at its time."""
 UNKNOWN_KEY = -1
-"""The key of an asking row that no fact has; a null is equal to nothing, so it has this key too."""
+"""The key of a query row whose key no fact has, or is null."""
 LISTS_AT_ONCE = 65_536
 
 
 class AsOfJoin:
-    """Facts and rows that ask, joined as of the rows' time or of any time before it. A fact is its position."""
+    """Joins query rows with facts as of the rows' time or any earlier time. Facts are referred to by position."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, keys: Int64, at: Int64, created: pa.Array | None, by_arrival: bool
     ) -> None:
-        """keys, at: [F]; negative keys are left out. created: [F] int64 or null: of equal (key, at) the latest counts.
+        """keys, at: [F]; facts with negative keys are skipped. created: [F] int64 or null; breaks ties of (key, at).
 
-        by_arrival: a fact is not known before it was created either; one of unknown creation is never known.
+        by_arrival: a fact is also unknown before its created time, and always unknown if that is null.
         """
-        self._connection = connection.cursor()  # a temporary table is its own
+        self._connection = connection.cursor()  # a cursor has its own temporary tables
         held = {"k": pa.array(keys), "us": pa.array(at), "fact": pa.array(np.arange(len(keys)))}
         held["created"] = pa.nulls(len(keys), pa.int64()) if created is None else created
         self._connection.register("facts", pa.table(held))
@@ -41,11 +41,11 @@ class AsOfJoin:
         self._connection.unregister("facts")
 
     def ask(self, keys: Int64, at: Int64) -> None:
-        """keys, at: [E] of the rows that newest answers. Equal ones are joined once; sorted, which halves the work."""
+        """Set the query rows, keys and at [E]. They are joined sorted and without duplicates, which halves the time."""
         order = np.lexsort((at, keys))
         keys, at = keys[order], at[order]
         new = np.r_[True, (keys[1:] != keys[:-1]) | (at[1:] != at[:-1])][: len(keys)]
-        self._asking = np.empty(len(keys), np.int64)  # row -> its place among those asked
+        self._asking = np.empty(len(keys), np.int64)  # row -> its position among the distinct ones
         self._asking[order] = np.cumsum(new) - 1
         keys, at = keys[new], at[new]
         self._num_asked, known = len(keys), keys != UNKNOWN_KEY
@@ -55,7 +55,7 @@ class AsOfJoin:
         self._connection.unregister("asked")
 
     def newest(self, back_us: int) -> Int64:
-        """[E] the newest fact of each row's key at or before its time less back_us, NO_FACT without."""
+        """[E] the newest fact of each row's key at or before its time minus back_us; NO_FACT if there is none."""
         joined = self._connection.execute(
             f"SELECT place, fact FROM asking a ASOF JOIN known ON a.k = known.k AND a.us - {back_us} >= known.us"
         ).fetchnumpy()
@@ -64,7 +64,7 @@ class AsOfJoin:
         return found[self._asking]
 
     def close(self) -> None:
-        """Forget them."""
+        """Drop the temporary tables."""
         self._connection.close()
 
 
@@ -72,7 +72,7 @@ _BY_TIME = """
 SELECT k, us, fact FROM facts WHERE k >= 0
 QUALIFY row_number() OVER (PARTITION BY k, us ORDER BY created DESC NULLS LAST, fact DESC) = 1
 """
-# what was newest by (us, created) among all that had arrived; those that arrive together see each other
+# at each arrival, the newest fact by (us, created) among those arrived; facts that arrive together are all included
 _BY_ARRIVAL = """
 SELECT k, arrived AS us, newest.fact AS fact FROM (
     SELECT k, arrived, max({'us': us, 'created': created, 'fact': fact}) OVER (
@@ -83,7 +83,7 @@ QUALIFY row_number() OVER (PARTITION BY k, arrived) = 1
 
 
 def number_keys(facts: Sequence[pa.ChunkedArray], asking: Sequence[pa.ChunkedArray]) -> tuple[Int64, Int64]:
-    """One number for each combination of the facts' key columns: ([F], [E]); UNKNOWN_KEY where no fact has it."""
+    """([F], [E]): one number for each combination of the facts' key columns; UNKNOWN_KEY if no fact has it."""
     of_facts, of_asking = np.zeros(len(facts[0]), np.int64), np.zeros(len(asking[0]), np.int64)
     for known, asked in zip(facts, asking, strict=True):
         values: Any = known.unique().drop_null()
@@ -92,7 +92,9 @@ def number_keys(facts: Sequence[pa.ChunkedArray], asking: Sequence[pa.ChunkedArr
             np.where((before < 0) | (code < 0), UNKNOWN_KEY, before * max(len(values), 1) + code)
             for before, code in zip((of_facts, of_asking), codes, strict=True)
         ]
-        distinct, of_facts = np.unique(packed[0], return_inverse=True)  # dense again: a product of many could overflow
+        distinct, of_facts = np.unique(
+            packed[0], return_inverse=True
+        )  # renumbered, since products of many columns could overflow
         place = np.minimum(np.searchsorted(distinct, packed[1]), max(len(distinct) - 1, 0))
         found = distinct[place] == packed[1] if len(distinct) else np.zeros(len(place), bool)
         of_facts = np.where(packed[0] < 0, UNKNOWN_KEY, of_facts)
@@ -106,7 +108,7 @@ def _positions(column: pa.ChunkedArray, values: pa.Array) -> Int64:
 
 
 def take(facts: Mapping[str, pa.ChunkedArray], names: Sequence[str], chosen: Int64) -> list[pa.ChunkedArray]:
-    """These columns of the chosen facts; null for NO_FACT."""
+    """The named columns of the chosen facts; null for NO_FACT."""
     return [_take(facts[name], chosen) for name in names]
 
 
@@ -124,7 +126,7 @@ def _take(column: pa.ChunkedArray, chosen: Int64) -> pa.ChunkedArray:
 
 
 def take_ranges(values: pa.Array, starts: Int64, ends: Int64, there: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
-    """[R] lists: values[start:end) of each, null where it is not there. Arrow's own take of lists is 4x slower."""
+    """[R] lists values[start:end), null where not `there`. Arrow's own take of lists is 4 times slower."""
     kind = pa.list_(values.type)
     pieces = []
     for first in range(0, max(len(starts), 1), LISTS_AT_ONCE):

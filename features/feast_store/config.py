@@ -1,4 +1,4 @@
-"""A state folder -> Feast's configuration over it, with the online store that merges live events: SQLite or Redis."""
+"""A state folder -> Feast's configuration for it, with the SQLite or Redis online store that merges live events."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,12 @@ from features.live.open_tail import PROJECT, live_path, prefix_of, redis_address
 
 
 def config(state: Path, offline: str | dict[str, Any], tail_of: Path | None = None) -> RepoConfig:
-    """Feast's configuration over a state folder.
+    """Feast's configuration for a state folder.
 
-    offline: `file` to serve, or the configuration of a store to load and to read as of a time (it imports ibis).
-    tail_of: a state folder whose live events are read in place of its own.
+    offline: `file` for serving, or the configuration of an offline store for loads and point-in-time joins, which
+        imports ibis. tail_of: a state folder whose live events are read instead of this one's.
     """
-    state = state.resolve()  # the link and the folder that it leads to lie side by side: both name the same tail
+    state = state.resolve()  # the link's target is in the same folder as the link, so both lead to the same tail
     return RepoConfig(
         project=_project(state),
         provider="local",
@@ -43,5 +43,5 @@ def _path(store: type) -> str:
 
 
 def _project(state: Path) -> str:
-    """One Redis may hold several sources; a SQLite file holds one."""
+    """The project's name: one per source in Redis, where sources share a server; fixed in SQLite, a file per source."""
     return f"{PROJECT}_{re.sub(r'[^a-z0-9_]', '_', source_of(state).lower())}" if redis_address() else PROJECT

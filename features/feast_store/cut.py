@@ -1,6 +1,6 @@
-"""data/<source>/user_histories, users and times -> each one's newest events known then, as arrays.
+"""data/<source>/user_histories, users and times -> each user's newest events as of the time, as arrays.
 
-The events stay where they are stored, once, in memory-mapped files: no row is kept for every time that may be asked.
+Events are stored once, in memory-mapped files; histories as of any time are cut from these.
 """
 
 from collections.abc import Callable
@@ -28,22 +28,22 @@ ARRAYS: dict[str, Callable[[UserHistories, Int64], pa.Array]] = {
     "event_keys": lambda stored, rows: pa.array(stored.event_key[rows]),
     "session_keys": lambda stored, rows: pa.array(stored.session_key[rows]),
 }
-"""Feature of user_history -> its values at these rows, as the snapshot has them."""
+"""Feature of user_history -> (histories, event rows) -> its values, as in the snapshot."""
 SESSIONS = "sessions"
-"""The one array that is read beside its neighbours: from 0 at the first event that is kept."""
+"""The one array whose values depend on the cut: sessions are numbered from 0 at the first event of the result."""
 
 
 def cut_histories(
     folder: Path, user_ids: pa.ChunkedArray, before: Int64, max_length: int, names: list[str]
 ) -> dict[str, pa.ChunkedArray]:
-    """Each row's arrays, oldest first: the newest max_length events strictly before its time; null where none is known.
+    """Per row the newest max_length events strictly before its time, oldest first; null if there are none.
 
-    folder: user_histories. user_ids: [R]. before: [R] us. names: of ARRAYS, or SESSIONS.
+    folder: user_histories. user_ids: [R]. before: [R] us. names: keys of ARRAYS, or SESSIONS.
     """
     if unknown := [name for name in names if name not in (*ARRAYS, SESSIONS)]:
         raise InputError(
-            f"user_history has no {', '.join(unknown)} as of a time; there are {', '.join((*ARRAYS, SESSIONS))}. "
-            "Ask the online store, or add it to features/feast_store/cut.py."
+            f"user_history has no historical {', '.join(unknown)}, only {', '.join((*ARRAYS, SESSIONS))}. "
+            "Read it from the online store, or add it to features/feast_store/cut.py."
         )
     stored = UserHistories.open(folder)
     ids = user_ids.cast(stored.user_ids.type)
@@ -66,4 +66,4 @@ def cut_histories(
             else:
                 values = ARRAYS[name](stored, events)
             pieces[name].append(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=none))
-    return {name: pa.chunked_array(held) for name, held in pieces.items()}
+    return {name: pa.chunked_array(arrays) for name, arrays in pieces.items()}

@@ -1,7 +1,8 @@
-"""Rows of a Redis that a newer load changes in place, kept as they were for who still serves the load before it.
+"""Previous values of Redis rows that a newer load replaces in place, for workers that still serve the previous load.
 
-Counts add up: a worker of the load before counts live events that a newer row holds already, so it must not see that
-row. A view tagged `kept_before` has beside its one feature the number of the load that wrote it, and what was there.
+A worker adds live events to the counts of its own load. A newer row has these events counted already, so the worker
+must not read it. A view tagged `kept_before` stores beside its one feature the number of the load that wrote it, and
+the previous value.
 """
 
 from collections.abc import Sequence
@@ -25,28 +26,28 @@ if now ~= ARGV[5] then
 end
 redis.call('HSET', KEYS[1], ARGV[6], ARGV[7])
 """
-"""Keys: the entity's. Arguments: the fields of the value, of its load, of what was before; load, value; the timestamp's
-field, and it. A load that was killed has the number of the next one, so what was before it stays."""
+"""KEYS: the entity's. ARGV: fields of value, load and previous value; load; value; field of the timestamp; timestamp.
+A killed load and the next one have the same number, so the value from before both is kept."""
 
 
 class StaleStoreError(InputError):
-    """Live events between the opened load and the tail have been pruned, or rows of it: a newer load must be opened."""
+    """The opened load is too old: live events that it lacks, or its own rows, are gone. A newer load must be opened."""
 
 
 def is_kept(view: FeatureView) -> bool:
-    """Whether a view is tagged so."""
+    """Whether a view is tagged `kept_before`."""
     return (view.tags or {}).get(TAG) == "true"
 
 
 def fields_of(view: FeatureView, name: str) -> tuple[bytes, str, str]:
-    """Fields of an entity's hash: the value, the load that wrote it, what was before. name: the view's, as Feast's."""
+    """Fields of an entity's hash: value, load that wrote it, previous value. name: the view's, versioned by Feast."""
     (feature,) = view.features
     value: Any = _mmh3(f"{name}:{feature.name}")
     return value, f"_load:{name}", f"_before:{name}"
 
 
 def as_of(view: FeatureView, found: Sequence[bytes | None], load: int | None) -> Value | None:
-    """The value that a load had, None where it had none. found: of fields_of. load: its number; None: the newest."""
+    """The value as of a load; None if it had none. found: the content of fields_of. load: number; None: newest."""
     value, at, before = found
     if load is None or int(at or 0) <= load:
         return None if value is None else Value.FromString(value)
@@ -55,6 +56,6 @@ def as_of(view: FeatureView, found: Sequence[bytes | None], load: int | None) ->
     number, kept = before.split(b":", 1)
     if int(number) > load:
         raise StaleStoreError(
-            f"Two newer loads have changed a row of {view.name} in Redis since the store was opened: open it again."
+            f"A row of {view.name} in Redis was changed by two newer loads since the store was opened: open it again."
         )
     return Value.FromString(kept)

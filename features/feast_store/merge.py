@@ -1,4 +1,4 @@
-"""A user's stored history and live events -> the history that is read: each event once, newest kept. numpy."""
+"""A user's stored history and live events -> one history, with each event once and cut to the newest. numpy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class KeyedEvents:
-    """Events of one user by (occurred_at, item_id, event_key). All of one length.
+    """Events of one user in order of (occurred_at, item_id, event_key). All fields have one length.
 
-    A key is there once, or twice where a show and its click, known later, are both events.
+    A key occurs twice if a show and its click, which became known later, are both events; else once.
     """
 
     item_ids: list[str]
@@ -31,7 +31,7 @@ class KeyedEvents:
         return len(self.item_ids)
 
     def take(self, rows: Int64) -> "KeyedEvents":
-        """Some rows, in another order."""
+        """The given rows, in their order."""
         return KeyedEvents(
             [self.item_ids[row] for row in rows.tolist()],
             self.occurred_at[rows],
@@ -41,7 +41,7 @@ class KeyedEvents:
         )
 
     def cut(self, rows: slice) -> "KeyedEvents":
-        """A run of rows."""
+        """A slice of rows."""
         return KeyedEvents(
             self.item_ids[rows],
             self.occurred_at[rows],
@@ -51,7 +51,7 @@ class KeyedEvents:
         )
 
     def then(self, later: "KeyedEvents") -> "KeyedEvents":
-        """These, and behind them those."""
+        """This concatenated with `later`."""
         return KeyedEvents(
             self.item_ids + later.item_ids,
             np.concatenate([self.occurred_at, later.occurred_at]),
@@ -61,7 +61,7 @@ class KeyedEvents:
         )
 
     def place(self, row: int) -> tuple[int, str, int]:
-        """What an event is ordered by."""
+        """The sort key of an event."""
         return int(self.occurred_at[row]), self.item_ids[row], int(self.event_keys[row])
 
 
@@ -74,7 +74,7 @@ class NewestEvents:
 
 
 def live_events(events: Sequence[LiveEvent]) -> KeyedEvents:
-    """Of one user, as a tail's histories() gives them."""
+    """One user's events, as returned by LiveTail.histories()."""
     return KeyedEvents(
         [event.item_id for event in events],
         np.array([event.counts_from for event in events], np.int64),
@@ -85,11 +85,11 @@ def live_events(events: Sequence[LiveEvent]) -> KeyedEvents:
 
 
 def merge(base: NewestEvents | None, live: KeyedEvents, rule: SessionRule, max_length: int) -> NewestEvents | None:
-    """Both as one history of at most max_length events; base itself where live adds nothing to it.
+    """One history of at most max_length events; `base` itself if live events add nothing to it.
 
-    An event on both sides has the larger of its labels: an outcome that is not in the base yet, or no longer live.
-    Either side may be cut to its newest max_length events: so is what is returned, and sessions are seen from
-    neighbours. Live events from before the first of a full base are left out: what lay between is not known.
+    An event on both sides has the larger of its labels, since either side may lack the outcome. Either side may be cut
+    to its newest max_length events, and so is the result; session numbers need neighbouring events only. Live events
+    before the first event of a full base are left out, because events between them may be missing.
     """
     if base is None:
         return _numbered(live, rule, max_length) if len(live) else None
@@ -108,7 +108,7 @@ def _numbered(events: KeyedEvents, rule: SessionRule, max_length: int) -> Newest
 
 
 def _rank(events: KeyedEvents, place: tuple[int, str, int]) -> int:
-    """How many of them come before a place."""
+    """Number of events before a sort key."""
     row, end = np.searchsorted(events.occurred_at, place[0], "left"), len(events)
     while row < end and events.place(int(row)) < place:
         row += 1
@@ -116,20 +116,20 @@ def _rank(events: KeyedEvents, place: tuple[int, str, int]) -> int:
 
 
 def _each_once(stored: KeyedEvents, live: KeyedEvents) -> tuple[KeyedEvents, KeyedEvents]:
-    """Without what both hold: of such an event the side with the larger label keeps it, of equals the stored one.
+    """Remove events that are on both sides: the side with the larger label keeps the event, the stored one if equal.
 
-    A click and its show are one event where they are of one time.
+    A click and its show are one event if they have the same time.
     """
     if set(stored.event_keys.tolist()).isdisjoint(live.event_keys.tolist()):
         return stored, live
-    held = {_name(stored, row): row for row in np.flatnonzero(np.isin(stored.event_keys, live.event_keys)).tolist()}
+    twins = {_name(stored, row): row for row in np.flatnonzero(np.isin(stored.event_keys, live.event_keys)).tolist()}
     stale: list[int] = []
     known: list[int] = []
     for row in np.flatnonzero(np.isin(live.event_keys, stored.event_keys)).tolist():
         key, is_click = _name(live, row)
-        twin = held.get((key, is_click))
+        twin = twins.get((key, is_click))
         if twin is None:
-            other = held.get((key, not is_click))
+            other = twins.get((key, not is_click))
             twin = other if other is not None and stored.occurred_at[other] == live.occurred_at[row] else None
         if twin is not None:
             is_larger = live.labels[row] > stored.labels[twin]
@@ -143,7 +143,7 @@ def _name(events: KeyedEvents, row: int) -> tuple[int, bool]:
 
 
 def _in_order(stored: KeyedEvents, live: KeyedEvents) -> KeyedEvents:
-    """The union of two runs that are in order. What is older than all that is live stays as it is."""
+    """The union of two ordered sequences. Stored events older than all live ones are not sorted again."""
     older = int(np.searchsorted(stored.occurred_at, live.occurred_at[0], "left"))
     newer = stored.cut(slice(older, None))
     if not len(newer):

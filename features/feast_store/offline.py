@@ -1,11 +1,11 @@
-"""An entity frame and feature views -> each row's features as of its time. Feast's DuckDB offline store, by ASOF joins.
+"""An entity frame and feature views -> each row's features as of its time: Feast's DuckDB store with ASOF joins.
 
-It answers what Feast's own store answers, every row once and in the order of the frame. Views may say more, in tags;
-they count for reads as of a time only, and times count in microseconds:
+It returns what Feast's own store returns, every row once and in the frame's order. Views may have these tags, which
+apply to point-in-time joins only; times are exact to the microsecond:
 
-    lag_s: "60"       the view answers what it would have answered 60 s before event_timestamp,
-    strict: "true"    and of that only what happened strictly before
-    sequence: "true"  its arrays are a user's newest `max_length` events, cut from the folder that `histories` names
+    lag_s: "60"       the view is read as of 60 s before event_timestamp
+    strict: "true"    rows exactly at that time are excluded
+    sequence: "true"  its arrays are a user's newest `max_length` events, cut from the folder in the tag `histories`
 """
 
 from collections.abc import Callable, Sequence
@@ -48,17 +48,17 @@ from features.terms.convention import micros
 Int64 = npt.NDArray[np.int64]
 
 BEFORE_TIME = np.iinfo(np.int64).min
-"""The time of a row without one: nothing was known."""
+"""Replaces a null time: no fact is before it."""
 
 
 class LeitmotifOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """What feature_store.yaml may say of it: what it may say of `duckdb`."""
+    """The same settings in feature_store.yaml as for `duckdb`."""
 
     type: StrictStr = "features.feast_store.offline.LeitmotifOfflineStore"
 
 
 class LeitmotifOfflineStore(DuckDBOfflineStore):
-    """Reads as of a time are ours; materializing and all else is Feast's."""
+    """Overrides point-in-time joins; materialization and everything else is Feast's."""
 
     @staticmethod
     def get_historical_features(
@@ -73,11 +73,11 @@ class LeitmotifOfflineStore(DuckDBOfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """A job that joins when it is asked for its result, once."""
+        """A job that joins when its result is first asked for."""
         if not isinstance(entity_df, pd.DataFrame):
             raise InputError(
-                f"entity_df is {type(entity_df).__name__}; features as of a time are read for the rows of a pandas "
-                "frame. Run the query, or list the keys and times wanted, and give the frame."
+                f"entity_df is {type(entity_df).__name__}, but must be a pandas frame. Run the query, or list the keys "
+                "and times, and pass the frame."
             )
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         if substrait := [view.name for view in on_demand if view.mode == "substrait"]:
@@ -106,7 +106,7 @@ class LeitmotifOfflineStore(DuckDBOfflineStore):
 
 
 class AsOfRetrievalJob(IbisRetrievalJob):
-    """Feast's job over a table that is computed when first asked for."""
+    """Feast's job over a table that is computed lazily, once."""
 
     def __init__(self, retrieve: Callable[[], pa.Table], **of_feast: Any) -> None:
         super().__init__(table=None, **of_feast)
@@ -119,36 +119,36 @@ class AsOfRetrievalJob(IbisRetrievalJob):
         return self._retrieve().to_pandas()
 
     def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Write the result as Feast's own store would."""
+        """Write the result as Feast's own job does."""
         self.table = ibis.memtable(self._retrieve())
         super().persist(storage, allow_overwrite, timeout)
 
     def to_remote_storage(self) -> list[str]:
-        """The same to the staging location."""
+        """Write the result to the staging location."""
         self.table = ibis.memtable(self._retrieve())
         return super().to_remote_storage()
 
 
 @dataclass(frozen=True)
 class AskedView:
-    """What is asked of one view."""
+    """The requested part of one view."""
 
     view: FeatureView
     keys: dict[str, str]  # the view's join key -> the entity frame's column
-    features: list[str]  # by the names that the view has for them
-    names: list[str]  # by the names that the result has for them
-    back_us: int  # it answers as of event_timestamp less this
+    features: list[str]  # names in the view
+    names: list[str]  # names in the result
+    back_us: int  # the view is read as of event_timestamp minus this
 
     @property
     def source(self) -> DataSource:
-        """Where the view's rows are."""
+        """The source of the view's rows. Raises InputError if it has none."""
         if self.view.batch_source is None:
-            raise InputError(f"Feature view {self.view.name} has no batch source: it cannot be read as of a time.")
+            raise InputError(f"Feature view {self.view.name} has no batch source: it cannot be joined as of a time.")
         return self.view.batch_source
 
     @property
     def is_sequence(self) -> bool:
-        """Whether its arrays are cut from stored histories."""
+        """Whether the view's arrays are cut from stored histories."""
         return self.view.tags.get("sequence") == "true"
 
     def facts_id(self) -> tuple[Any, ...]:
@@ -159,9 +159,9 @@ class AskedView:
 def retrieve_as_of(
     entities: pa.Table, time: str, asked: Sequence[AskedView], repo_path: str, by_arrival: bool
 ) -> pa.Table:
-    """The entity table with one column more for each feature asked, in its own order.
+    """The entity table, in its order, with a column added for each requested feature.
 
-    by_arrival: a row is not known before its created timestamp either, where the source has one.
+    by_arrival: a row is also unknown before its created timestamp, if the source has one.
     """
     at = entities[time].cast(pa.int64()).fill_null(BEFORE_TIME).to_numpy()
     columns: dict[str, pa.ChunkedArray] = {}
@@ -182,7 +182,7 @@ def retrieve_as_of(
 def _join(
     entities: pa.Table, at: Int64, views: Sequence[AskedView], repo_path: str, by_arrival: bool
 ) -> dict[str, pa.ChunkedArray]:
-    """The columns of views that read the same rows by the same keys: these are read and sorted once."""
+    """The columns of views that read the same rows by the same keys, which are read and sorted once."""
     first, source = views[0], views[0].source
     features = sorted({name for each in views for name in each.features})
     table = _read_facts(source, [*first.keys], features, repo_path)
@@ -206,7 +206,7 @@ def _join(
 
 
 def _read_facts(source: DataSource, keys: Sequence[str], features: Sequence[str], repo_path: str) -> ir.Table:
-    """key_0, key_1, ..., at, created (both us) and the features of all rows that have a time."""
+    """Columns key_0, key_1, ..., at, created (both us) and the features, of all rows with a time."""
     table = _read_data_source(source, repo_path)
     for old, new in source.field_mapping.items():
         if old in table.columns:
@@ -221,11 +221,11 @@ def _read_facts(source: DataSource, keys: Sequence[str], features: Sequence[str]
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp(timezone="UTC"),), dt.int64))
 def epoch_us(at) -> int:  # type: ignore[empty-body]
-    """DuckDB's own."""
+    """DuckDB's built-in function."""
 
 
 def _micros_of(column: ir.Value) -> ir.Value:
-    """A time without a zone is UTC."""
+    """Microseconds; a time without a zone is read as UTC."""
     utc: Any = dt.Timestamp(timezone="UTC")
     return epoch_us(column.cast(utc))
 
@@ -233,20 +233,24 @@ def _micros_of(column: ir.Value) -> ir.Value:
 def _cut(entities: pa.Table, at: Int64, asked: AskedView) -> dict[str, pa.ChunkedArray]:
     tags, name = asked.view.tags, asked.view.name
     if missing := [tag for tag in ("histories", "max_length") if tag not in tags]:
-        raise InputError(f"{name} is a sequence without the tag {missing[0]}. `make load` applies the definitions.")
+        raise InputError(
+            f"{name} is tagged as a sequence but lacks the tag {missing[0]}. `make load` applies the definitions."
+        )
     folder = Path(tags["histories"])
     if not folder.is_dir():
-        raise InputError(f"{name} is cut from {folder}, which is not there. `make run` makes it, `make pull` gets it.")
+        raise InputError(
+            f"{name} is cut from {folder}, which does not exist. `make run` makes it, `make pull` fetches it."
+        )
     (user,) = asked.keys.values()
     before = np.where(
         at == BEFORE_TIME, BEFORE_TIME, at - asked.back_us + 1
-    )  # up to and with a time: strictly before the next
+    )  # inclusive: strictly before the next microsecond
     found = cut_histories(folder, entities[user], before, int(tags["max_length"]), asked.features)
     return {named: found[feature] for feature, named in zip(asked.features, asked.names, strict=True)}
 
 
 def _entity_table(entity_df: pd.DataFrame, time: str) -> pa.Table:
-    """The caller's columns as they are, and the time in UTC microseconds."""
+    """The caller's columns unchanged, with the time in UTC microseconds."""
     times = pa.array(pd.to_datetime(entity_df[time], utc=True), from_pandas=True).cast(TIME, safe=False)
     table = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None)
     return table.set_column(table.column_names.index(time), time, times)
@@ -259,7 +263,9 @@ def _ask(view: FeatureView, feature_refs: Sequence[str], full_feature_names: boo
     shown = f"{projection.name_alias or view.name}__" if full_feature_names else ""
     lag_us = micros(float(view.tags.get("lag_s", 0)))
     if lag_us < 0:
-        raise InputError(f"{view.name}: lag_s is {view.tags['lag_s']}: it would read what is not known yet.")
+        raise InputError(
+            f"{view.name}: lag_s is {view.tags['lag_s']}, and must be at least 0: a negative lag reads the future."
+        )
     return AskedView(
         view=view,
         keys={column.name: projection.join_key_map.get(column.name, column.name) for column in view.entity_columns},
@@ -273,8 +279,8 @@ def _check_columns(entities: pa.Table, asked: Sequence[AskedView]) -> None:
     names = [*entities.column_names, *(name for each in asked for name in each.names)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
-            f"The result would have several columns {', '.join(twice)}. Ask with full_feature_names=True, or rename "
-            "the entity frame's own."
+            f"The result would have several columns named {', '.join(twice)}. Pass full_feature_names=True, or rename "
+            "the entity frame's columns."
         )
     for each in asked:
         if missing := [column for column in each.keys.values() if column not in entities.column_names]:

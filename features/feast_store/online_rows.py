@@ -1,6 +1,6 @@
-"""Rows of a snapshot -> Feast's online store: written by Feast's own path, restamped, removed and listed beside it.
+"""Rows of a snapshot -> Feast's online store. Feast writes rows; stamps, removals and listings bypass it.
 
-SQLite's are here, Redis' in features/feast_store/redis_rows.py.
+This module has the SQLite statements, features/feast_store/redis_rows.py the Redis commands.
 """
 
 import sqlite3
@@ -19,16 +19,16 @@ from feast.utils import _convert_arrow_to_proto
 from features.feast_store.entity_keys import KEY_VERSION, entity_key
 
 LENGTH_BYTES = 4
-"""Before an id's text its key has the text's length."""
+"""Length of the field before an id's text in its key, which has the text's length."""
 END_OF_TEXT = b"\xff"
-"""Greater than any UTF-8."""
+"""Sorts after any UTF-8 text."""
 IDS_AT_ONCE = 100
 ELEMENTS_AT_ONCE = 1 << 19
-"""Of list elements, as many become Python objects at once: about 100 MB."""
+"""List elements that are Python objects at once, about 100 MB."""
 
 
 def write(feast: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
-    """Write rows, whatever was there under their ids, as Feast's own materialization engine does."""
+    """Write rows, replacing those of the same ids, as Feast's materialization engine does."""
     kinds = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     provider = feast._get_provider()
     for piece in _pieces(rows):
@@ -37,7 +37,7 @@ def write(feast: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
 
 
 def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
-    """Give rows another event time, in microseconds; their features stay."""
+    """Change the event time (us) of rows without changing their features."""
     if not is_file(feast):
         redis_rows().restamp(feast, view, ids, at)
         return
@@ -46,7 +46,7 @@ def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequ
 
 
 def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
-    """Remove rows; a read of them then answers as for an id that never was."""
+    """Remove rows; reads then return what they return for unknown ids."""
     if not is_file(feast):
         redis_rows().remove(feast, view, ids)
         return
@@ -55,9 +55,9 @@ def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
 
 
 def allow_older_overwrite(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
-    """Before a write that may be of older events: our stores keep what is newer than what is written.
+    """Allow the next write to replace rows by older ones, which our stores otherwise ignore.
 
-    Nobody reads the file of a load yet; a server's rows are read all the while, so they stay until they are replaced.
+    In a file that nobody reads yet the rows are removed. A server's rows are read meanwhile, so they are stamped 0.
     """
     if is_file(feast):
         remove(feast, view, ids)
@@ -66,7 +66,7 @@ def allow_older_overwrite(feast: FeatureStore, view: FeatureView, ids: Sequence[
 
 
 def stored_ids(feast: FeatureStore, view: FeatureView) -> pa.Array:
-    """The ids of all rows, as the store itself has them."""
+    """The ids of all rows in the store."""
     if not is_file(feast):
         return pa.array(list(redis_rows().stored(feast, view)), pa.string())
     begins = len(_key(view.join_keys, "")) + 1  # an id's text ends its key
@@ -75,9 +75,9 @@ def stored_ids(feast: FeatureStore, view: FeatureView) -> pa.Array:
 
 
 def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterator[str]:
-    """The ids that begin so, shorter ones first of those whose lengths SQLite orders so; a page at a time.
+    """The ids that start with the prefix, read page by page. SQLite yields them in order of their keys.
 
-    Of a file no row is passed over that does not begin so; of Redis see redis_rows.
+    SQLite skips other ids through its index; for Redis see redis_rows.
     """
     if not is_file(feast):
         yield from redis_rows().ids_beginning(feast, view, prefix)
@@ -92,13 +92,13 @@ def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterat
             if own.startswith(text):
                 yield own.decode()
                 at = key + b"\0"
-            else:  # on to where ids of this length begin so; past them, to the next length
+            else:  # jump to the prefix among ids of this length or, if past it, to the next length
                 at = head + length + (text if own < text else END_OF_TEXT)
                 break
 
 
 def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None, list[str]]:
-    """The newest event time of all rows, in whole seconds as Feast's SQLite keeps it, and whose it is."""
+    """(newest event time of all rows in whole seconds, as stored by Feast's SQLite; the ids of its rows)."""
     if not is_file(feast):
         stored = redis_rows().stored(feast, view)
         seconds = {name: time // 1_000_000 for name, time in stored.items()}
@@ -116,20 +116,20 @@ def newest_ids(feast: FeatureStore, view: FeatureView) -> tuple[datetime | None,
 
 
 def mark(feast: FeatureStore, snapshot_id: str) -> None:
-    """Say which snapshot the rows are of, where they are not in a file of their own; "" while they are written."""
+    """Record in a Redis which snapshot its rows belong to; "" while they are being written."""
     if not is_file(feast):
         redis_rows().mark(feast, snapshot_id)
 
 
 def is_of(feast: FeatureStore, snapshot_id: str) -> bool:
-    """Whether the rows are those of a snapshot. A file is what its stamp says."""
+    """Whether the rows belong to a snapshot. Always true for a file, which its stamp describes."""
     return is_file(feast) or redis_rows().marked(feast)[0] == snapshot_id
 
 
 def read_as_of(feast: FeatureStore, snapshot_id: str) -> bool:
-    """is_of; and from now on rows whose numbers add up with live events are read as they are now, through this feast.
+    """Like is_of; and from now on this `feast` reads views tagged kept_before as of the current load.
 
-    Whatever newer loads write there: see kept_before.
+    Values that newer loads write are then not read (kept_before.py).
     """
     if is_file(feast):
         return True
@@ -140,19 +140,19 @@ def read_as_of(feast: FeatureStore, snapshot_id: str) -> bool:
 
 
 def drop(feast: FeatureStore) -> None:
-    """Remove all rows of all views: the end of a scratch store."""
+    """Remove all rows of all views; for temporary stores."""
     feast.teardown()
     if not is_file(feast):
         redis_rows().unmark(feast)
 
 
 def is_file(feast: FeatureStore) -> bool:
-    """Whether the online store is a SQLite file, new for each load, and not a server whose rows change in place."""
+    """Whether the online store is a SQLite file (new for each load), not a server whose rows change in place."""
     return hasattr(feast.config.online_store, "path")
 
 
 def redis_rows() -> Any:
-    """What the rows of a Redis are handled by; needs its client."""
+    """The module redis_rows, imported only where Redis is used, since it needs the client library."""
     from features.feast_store import redis_rows
 
     return redis_rows
@@ -165,7 +165,7 @@ def path_of(feast: FeatureStore) -> str:
 
 
 def _keys(view: FeatureView, ids: Sequence[str]) -> list[bytes]:
-    """Ids as the store's keys of their rows."""
+    """The store's keys of ids."""
     join_keys = view.join_keys
     return [_key(join_keys, name) for name in ids]
 
@@ -175,7 +175,7 @@ def _key(join_keys: list[str], name: str) -> bytes:
 
 
 def _pieces(rows: pa.Table) -> Iterator[pa.RecordBatch]:
-    """Contiguous batches of a bounded number of list elements, at least one row each."""
+    """Contiguous batches of about ELEMENTS_AT_ONCE list elements, at least one row each."""
     if not len(rows):
         return
     lengths = np.ones(len(rows), np.int64)
@@ -189,12 +189,12 @@ def _pieces(rows: pa.Table) -> Iterator[pa.RecordBatch]:
 
 
 def _lightest(view: FeatureView) -> str:
-    """The feature whose rows are smallest: SQLite reads past a value to get at a row's time."""
+    """The feature with the smallest values: SQLite reads past the value to reach a row's time."""
     return min(view.features, key=lambda feature: (hasattr(feature.dtype, "base_type"), feature.name)).name
 
 
 def _seconds(at: int) -> int:
-    """A time as Feast's SQLite keeps it: of whole seconds, UTC read as if it were local time."""
+    """A time as Feast's SQLite stores it: whole seconds of UTC, interpreted as local time."""
     return int(datetime.fromtimestamp(at / 1e6, UTC).replace(tzinfo=None).timestamp())
 
 
@@ -207,7 +207,7 @@ def _execute(feast: FeatureStore, statement: str, values: Sequence[tuple[Any, ..
     if not values:
         return
     with closing(sqlite3.connect(path_of(feast))) as database, database:
-        database.execute("PRAGMA secure_delete = ON")  # of who is forgotten no byte stays in a free page
+        database.execute("PRAGMA secure_delete = ON")  # so that no bytes of forgotten users stay in free pages
         database.executemany(statement, values)
 
 

@@ -1,8 +1,8 @@
-"""Feast's Redis online store, whose views tagged `sequence` are read together with the live events of a RedisTail.
+"""Feast's Redis online store, which merges live events of a RedisTail into views tagged `sequence`.
 
-Of Feast 0.67 it uses, beside what is public: `RedisOnlineStore._get_client`, `_parse_connection_string`,
-`_read_features_per_fv` and its async twin (they read past `online_read`), and of its modules `_versioned_fv_name`,
-`_redis_key` and `_mmh3`, in which form it names keys and fields.
+It uses these private names of Feast 0.67: `RedisOnlineStore._get_client`, `_parse_connection_string`,
+`_read_features_per_fv` and its async variant (which bypass `online_read`), and `_versioned_fv_name`, `_redis_key` and
+`_mmh3` for the names of keys and fields.
 """
 
 import asyncio
@@ -32,19 +32,19 @@ from features.sealed.event import Fate, LiveEvent
 T = TypeVar("T")
 
 WRITTEN_AT_ONCE = 200
-"""Users of one pipeline."""
+"""Number of users per pipeline."""
 REPLACE = """
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 1
 """
-"""Write an entity's fields if its timestamp is still the one that was read."""
+"""Write an entity's fields if its timestamp is unchanged since it was read."""
 
 
 class LeitmotifRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """connection_string, redis_type: of a server or a cluster, which base and live events share.
+    """connection_string, redis_type: of the server or cluster, which holds the base and the live events.
 
-    tail_prefix: what the tail's keys begin with.
+    tail_prefix: prefix of the tail's keys.
     """
 
     type: Literal["features.feast_store.redis.LeitmotifRedisOnlineStore"] = (  # type: ignore[assignment]
@@ -54,17 +54,17 @@ class LeitmotifRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class LeitmotifRedisOnlineStore(RedisOnlineStore):
-    """Views without the tag are Feast's own, unchanged, but that no answer is waited for longer than WAIT_S.
+    """Views without the tag are read and written by Feast's own code, with WAIT_S as the timeout of every command.
 
-    All that a base has of a user is one hash, so in one slot of a cluster; users lie in all of them.
+    The base has one hash per user, so one slot of a cluster per user; users are spread over all slots.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._servers: Servers | None = None
         self._tails: dict[tuple[str, str], RedisTail] = {}
-        self.writes_to: dict[str, str] | None = None  # while a load writes: the primaries, as Servers.run_ids has them
-        self.load: int | None = None  # of views that are kept_before, as of which load they are read; None: the newest
+        self.writes_to: dict[str, str] | None = None  # during a load: the primaries, as returned by Servers.run_ids
+        self.load: int | None = None  # the load as of which views tagged kept_before are read; None: the newest
 
     def tail(self, config: RepoConfig) -> RedisTail:
         """The live events that this store reads."""
@@ -73,7 +73,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         return self._tails.get(where) or self._tails.setdefault(where, RedisTail(_address(settings), where[1]))
 
     def servers(self, config: RepoConfig) -> Servers:
-        """Where the base is."""
+        """The servers of the base."""
         return self._servers_of(_settings(config))
 
     def _servers_of(self, settings: LeitmotifRedisOnlineStoreConfig) -> Servers:
@@ -82,7 +82,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         return self._servers
 
     def append(self, config: RepoConfig, table: FeatureView, events: Sequence[LiveEvent]) -> list[Fate]:
-        """Make events part of the sequences of a view, from the next read on. See LiveTail.append."""
+        """Append live events, which the next read of the view includes. See LiveTail.append."""
         SequenceView.required(table)
         return self.tail(config).append(events)
 
@@ -93,21 +93,21 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[Row]:
-        """The tail first, then the base: an event that moves from one to the other meanwhile is in at least one."""
+        """Read the tail first, then the base, so that an event that moves from tail to base meanwhile is not missed."""
         sequence = SequenceView.of(table)
         if sequence is None:
             return super().online_read(config, table, entity_keys, requested_features)
         live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
         read = super().online_read
         asked = None if any(live) or requested_features is None else requested_features
-        # Feast's own read adds to the list
+        # Feast appends to the list that it is given
         rows = self._ask(config, lambda: read(config, table, entity_keys, asked and list(asked)))
         return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
 
     def online_read_together(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]], entity_keys: list[EntityKey]
     ) -> list[list[Row]]:
-        """Of several views of one entity, each with the features asked for, the rows: after the tail, in one read."""
+        """The rows of several views of one entity, each with its requested features: the tail, then one base read."""
         live: list[list[LiveEvent] | None] | None = None
         asked = [(view, SequenceView.of(view), list(names)) for view, names in wanted]
         for _, sequence, _ in asked:
@@ -146,7 +146,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
 
     def _read_features_per_fv(self, config: RepoConfig, grouped_refs: Any, *more: Any) -> None:
-        """Feast's own reads past online_read: sequences take the way of every other store."""
+        """Feast's Redis store bypasses online_read here; for sequences call the base class, which does not."""
         if not any(SequenceView.of(table) for table, _ in grouped_refs):
             super()._read_features_per_fv(config, grouped_refs, *more)
             return
@@ -173,7 +173,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         data: list[Written],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Of a sequence, rows that are not older than what is stored; each row wholly or not at all."""
+        """For a sequence, writes only rows that are at least as new as the stored ones, each row atomically."""
         if is_kept(table):
             self._write_kept(config, table, data)
             return
@@ -199,7 +199,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
             await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def _write_kept(self, config: RepoConfig, table: FeatureView, data: list[Written]) -> None:
-        """What was there stays beside the row, for who serves the load before."""
+        """Write rows and keep their previous values, for workers that serve the previous load."""
         name, servers = _versioned_fv_name(table, config), self.servers(config)
         fields, mark = fields_of(table, name), mark_of(config.project)
         (feature,) = table.features
@@ -215,7 +215,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
             self._ask(config, lambda commands=commands: servers.pipelined(commands, WRITE))
 
     def _write_newer(self, config: RepoConfig, table: FeatureView, rows: Sequence[Written]) -> None:
-        """Read what is stored, write what is not older; again for those that another writer changed in between."""
+        """Compare with the stored times and write rows that are not older; retry those that another writer changed."""
         name, servers = _versioned_fv_name(table, config), self.servers(config)
         stamp = f"_ts:{name}"
         seconds_to_live = _settings(config).key_ttl_seconds
@@ -242,20 +242,20 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
             raise _refusal(config, error) from error
 
     def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> Any:
-        """Feast's, but that it says at once when a server is gone: redis-py tries again for ten seconds."""
+        """Feast's client, but failing at once when a server is gone, where redis-py would retry for ten seconds."""
         assert isinstance(online_store_config, LeitmotifRedisOnlineStoreConfig)
         self._client = self._servers_of(online_store_config).client
         return self._client
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list, dict[str, Any]]:
-        """Feast's, with a limit on every wait where the string says none."""
+        """Feast's parsing, with default timeouts where the string sets none."""
         nodes, params = RedisOnlineStore._parse_connection_string(connection_string)
         return nodes, {"socket_timeout": WAIT_S, "socket_connect_timeout": WAIT_S} | params
 
 
 def _fields(config: RepoConfig, view: FeatureView, names: list[str], whole: bool) -> tuple[list[str], list[Any]]:
-    """(features, fields of an entity's hash) to read of a view. whole: all features, so that live events are merged."""
+    """(features, fields of an entity's hash) to read of a view. whole: all features, as needed to merge live events."""
     name = _versioned_fv_name(view, config)
     if is_kept(view):
         return names, [*fields_of(view, name)]
@@ -282,5 +282,5 @@ def _refusal(config: RepoConfig, error: RedisError) -> InputError:
     where = _address(_settings(config)).where
     return InputError(
         f"Feast's online store on the {where} cannot be used ({type(error).__name__}: {error}). "
-        f"Start it with {START}, then `make load`; a batch that stopped midway is loaded again whole."
+        f"Start it with {START}, then `make load`, which also repeats a load that stopped midway."
     )

@@ -1,4 +1,4 @@
-"""Rows as Feast writes them -> by key of a Redis the newest of each; and a row's time as Feast keeps it there."""
+"""Rows that Feast writes -> the newest of each Redis key; and the order of rows by their timestamps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from features.feast_store.sequence_view import Written
 
 
 def newest_of_each(config: RepoConfig, rows: Sequence[Written]) -> dict[bytes, Written]:
-    """By Redis key; of equal timestamps the later row."""
+    """Redis key -> its newest row; the later one of equal timestamps."""
     version = config.entity_key_serialization_version
     newest: dict[bytes, Written] = {}
     for row in rows:
@@ -23,19 +23,19 @@ def newest_of_each(config: RepoConfig, rows: Sequence[Written]) -> dict[bytes, W
 
 
 def timestamp(at: Any) -> Timestamp:
-    """A time, as a row has it."""
+    """A row's time as protobuf."""
     made = Timestamp()
     made.FromDatetime(make_tzaware(at))
     return made
 
 
 def order(at: Any) -> tuple[int, int]:
-    """What rows are ordered by."""
+    """The sort key of a row's time."""
     made = timestamp(at)
     return made.seconds, made.nanos
 
 
 def order_of(stored: bytes | None) -> tuple[int, int]:
-    """The same of what is stored; before every other where nothing is."""
+    """The sort key of a stored timestamp; the smallest if there is none."""
     made = Timestamp.FromString(stored) if stored else None
     return (made.seconds, made.nanos) if made else (-(2**63), 0)

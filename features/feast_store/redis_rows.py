@@ -1,6 +1,6 @@
-"""Rows of a view in Feast's Redis online store: stamped and removed in place, listed, and a mark of what was loaded.
+"""Rows of a view in Feast's Redis online store: stamps, removals, listings, and the mark of the loaded snapshot.
 
-What a load writes there is seen at once, row by row; a row is a user's whole history, so each is right at any time.
+Rows that a load writes are visible at once, one by one. A row is a user's whole history, so it is always consistent.
 """
 
 import re
@@ -22,16 +22,16 @@ from features.live.redis_servers import WAIT_S, Servers
 AT_ONCE = 1_000
 SNAPSHOT, LOADS = "snapshot", "loads"
 MAX_SCANNED = 50_000
-"""Keys that are looked at for a page of ids: some tens of milliseconds of the server's time, in small steps."""
+"""Most keys scanned for a page of ids: tens of milliseconds of the server's time, in small steps."""
 
 
 def mark_of(project: str) -> str:
-    """The key of what mark says: a hash, so that both are said at once."""
+    """The key of the mark, a hash, so that both of its fields are written atomically."""
     return f"{project}:mark"
 
 
 def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
-    """Give rows another event time, in microseconds."""
+    """Change the event time (us) of rows."""
     field = _time_field(feast, view)
     for first in range(0, len(ids), AT_ONCE):
         commands = []
@@ -43,7 +43,7 @@ def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequ
 
 
 def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
-    """Remove rows of the view; what other views have of the same entity stays."""
+    """Remove rows of the view, but not those of other views of the same entity."""
     fields = [_time_field(feast, view), *(_mmh3(f"{view.name}:{feature.name}") for feature in view.features)]
     if is_kept(view):
         fields += fields_of(view, view.name)[1:]
@@ -53,7 +53,7 @@ def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
 
 
 def stored(feast: FeatureStore, view: FeatureView) -> dict[str, int]:
-    """The ids of all rows and their event times, in microseconds; of a cluster, of every primary."""
+    """Id -> event time (us) of all rows; in a cluster, of all primaries."""
     field, project = _time_field(feast, view), feast.project.encode()
     begins = len(_key(feast, view, "")) - len(project)
     pattern = _redis_key_prefix(view.join_keys) + b"*" + project
@@ -72,9 +72,9 @@ def stored(feast: FeatureStore, view: FeatureView) -> dict[str, int]:
 
 
 def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterator[str]:
-    """Ids that begin so: the one that is the prefix, then others among MAX_SCANNED keys, in no order, some twice.
+    """Ids that start with the prefix: first the id equal to it, then others in any order, possibly repeated.
 
-    Of a cluster, each primary has an equal share of these keys.
+    At most MAX_SCANNED keys are scanned, in a cluster an equal share on each primary.
     """
     field, project, own = _time_field(feast, view), feast.project.encode(), _key(feast, view, prefix)
     head, begins = _redis_key_prefix(view.join_keys), len(_key(feast, view, "")) - len(project)
@@ -90,16 +90,16 @@ def ids_beginning(feast: FeatureStore, view: FeatureView, prefix: str) -> Iterat
             scanned += AT_ONCE
             names = {key: key[begins : -len(project)] for key in keys}
             ours = [key for key, name in names.items() if name.startswith(prefix.encode())]
-            held = _pipelined(feast, [(key, ("HEXISTS", key, field)) for key in ours])
-            yield from (names[key].decode() for key, is_held in zip(ours, held, strict=True) if is_held)
+            present = _pipelined(feast, [(key, ("HEXISTS", key, field)) for key in ours])
+            yield from (names[key].decode() for key, is_present in zip(ours, present, strict=True) if is_present)
             if not cursor:
                 break
 
 
 def mark(feast: FeatureStore, snapshot_id: str) -> None:
-    """Say which snapshot all rows are of; "" while they are being written. Each that is told is one more load.
+    """Record which snapshot all rows belong to; "" while they are being written. Each snapshot counts as a load.
 
-    Raises InputError where a server of a cluster may have lost some of the rows that were written in between.
+    Raises InputError if a server of a cluster may have lost rows that were written since "" was recorded.
     """
     servers, key, store = _servers(feast), _mark(feast), _store(feast)
     if not snapshot_id:
@@ -112,21 +112,21 @@ def mark(feast: FeatureStore, snapshot_id: str) -> None:
         gone = sorted(name for name, run in before.items() if now.get(name) != run)
         raise InputError(
             f"{', '.join(gone)} of the {servers.address.where} failed or left while rows were written: a replica that "
-            "took its place may lack some. `make load` loads all of them again."
+            "took over may lack some rows. `make load` loads all of them again."
         )
     fields = ("HSET", key, SNAPSHOT, snapshot_id, LOADS, marked(feast)[1] + 1)
     _ask(feast, lambda: servers.written(key, None, fields))
 
 
 def marked(feast: FeatureStore) -> tuple[str | None, int]:
-    """Which snapshot all rows are of, None where the server does not know; and how many loads have come to an end."""
+    """(snapshot that all rows belong to, or None if there is no mark; number of completed loads)."""
     servers, key = _servers(feast), _mark(feast)
     told, loads = cast(list[bytes | None], _ask(feast, lambda: servers.of(key).hmget(key, [SNAPSHOT, LOADS])))
     return None if told is None else told.decode(), int(loads or 0)
 
 
 def unmark(feast: FeatureStore) -> None:
-    """Forget the mark: the end of a scratch store."""
+    """Remove the mark; for temporary stores."""
     key = _mark(feast)
     _ask(feast, lambda: _servers(feast).of(key).delete(key))
 
@@ -144,7 +144,7 @@ def _pipelined(feast: FeatureStore, commands: Sequence[tuple[bytes, Sequence[Any
 
 
 def glob_escape_bytes(text: bytes) -> bytes:
-    """Bytes as a pattern of Redis that matches them alone."""
+    """Escape bytes for a Redis glob pattern."""
     return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
 
 

@@ -1,4 +1,4 @@
-"""Users, items and times -> what a training row knows in numbers as of its time: one call of Feast's own API."""
+"""Users, items and times -> the scalars of training rows as of their times, by one call of Feast's API."""
 
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,13 @@ SERVICE = "training"
 
 
 def retrieve(store: "FeatureStore", entity_df: "pd.DataFrame") -> pa.Table:
-    """The rows of entity_df, in order, with all counts and end_offset as int64, none null.
+    """The rows of entity_df, in order, with all counts and end_offset added as int64 without nulls.
 
-    entity_df: user_id, item_id and event_timestamp, the request's time; whatever else it has stays. Counts are
+    entity_df: user_id, item_id and event_timestamp, the request's time; other columns are kept. Counts are named
     <item | user | user_item>_<shows | clicks>_<scope>: in total, and within each trailing window that ends at the time
-    less the lag (user_shows_session: within session_gap_s). end_offset is where the user's history ends:
-    data/<source>/user_histories, from the user's first event on.
-    store: as features.online.load.offline_store opens it. Lags are the views' own.
+    minus the lag (user_shows_session: within session_gap_s). end_offset is the number of the user's events in
+    data/<source>/user_histories that belong to the history.
+    store: from features.online.load.offline_store. Lags are those in the views' tags.
     """
     service = store.get_feature_service(SERVICE)
     found = store.get_historical_features(entity_df=entity_df, features=service, full_feature_names=True).to_arrow()

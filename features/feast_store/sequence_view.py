@@ -1,4 +1,4 @@
-"""A Feast view tagged `sequence`, its stored row and live events -> the row that is read: protobuf, arrays and back."""
+"""A Feast view tagged `sequence`, its stored row and live events -> the merged row, in Feast's protobuf."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from features.sealed.event import LiveEvent
 from features.terms.sessions import SessionRule, number_sessions
 
 Row = tuple[datetime | None, dict[str, Value] | None]
-"""What Feast reads of one entity: the row's event timestamp and its features; (None, None) where it has none."""
+"""What Feast reads of one entity: (event timestamp, features); (None, None) without a row."""
 Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
-"""What Feast writes of one entity: key, features, event timestamp, created."""
+"""What Feast writes of one entity: (key, features, event timestamp, created timestamp)."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ENCODE: dict[str, Callable[[NewestEvents], Value]] = {
@@ -28,12 +28,12 @@ ENCODE: dict[str, Callable[[NewestEvents], Value]] = {
     "event_keys": lambda history: Value(int64_list_val=Int64List(val=history.events.event_keys.tolist())),
     "session_keys": lambda history: Value(int64_list_val=Int64List(val=history.events.session_keys.tolist())),
 }
-"""The features of a sequence view, all of them, by name."""
+"""All features of a sequence view, by name."""
 
 
 @dataclass(frozen=True)
 class SequenceView:
-    """What the tags of a view say of its sequences."""
+    """The settings of a sequence view, from its tags."""
 
     name: str
     rule: SessionRule
@@ -41,7 +41,7 @@ class SequenceView:
 
     @classmethod
     def of(cls, view: FeatureView) -> "SequenceView | None":
-        """None for a view that is not tagged. Raises InputError where a tag is missing or no number."""
+        """None for a view without the tag. Raises InputError if a setting is missing or not a number."""
         tags = view.tags or {}
         if tags.get("sequence") != "true":
             return None
@@ -51,14 +51,14 @@ class SequenceView:
             return cls(view.name, rule, int(tags["max_length"]))
         except (KeyError, ValueError) as error:
             raise InputError(
-                f"The view {view.name} is tagged as a sequence, but its tags do not say how it is read "
-                f"({type(error).__name__}: {error}); they are session_gap_s, session_max_s and max_length. "
-                "`feast apply` with those of features/feast_store/repository.py."
+                f"The view {view.name} is tagged as a sequence, but a tag of session_gap_s, session_max_s and "
+                f"max_length is missing or invalid ({type(error).__name__}: {error}). "
+                "`feast apply` the definitions of features/feast_store/repository.py."
             ) from error
 
     @classmethod
     def required(cls, view: FeatureView) -> "SequenceView":
-        """The same of a view that must be tagged."""
+        """Like `of`, but raises InputError for a view without the tag."""
         sequence = cls.of(view)
         if sequence is None:
             raise InputError(
@@ -68,9 +68,9 @@ class SequenceView:
         return sequence
 
     def unite(self, row: Row, live: list[LiveEvent] | None, requested: Sequence[str] | None) -> Row:
-        """The stored row with a user's live events; the row itself where there are none.
+        """The stored row with a user's live events merged in; the row itself if there are none.
 
-        live: as a tail gives them; None for a forgotten user, who has no row.
+        live: from LiveTail.histories(); None for a forgotten user, who has no row.
         requested: the features to return; None for all.
         """
         if live is None:
@@ -90,9 +90,9 @@ class SequenceView:
         return at, {name: ENCODE[name](history) for name in names if name in ENCODE}
 
     def _extend(self, values: dict[str, Value], live: list[LiveEvent]) -> bool:
-        """Put live events behind the stored ones, in the stored lists: what merge gives, at a fifth of its time.
+        """Append live events to the stored lists in place: the result of `merge` in a fifth of its time.
 
-        False, and nothing done, unless all of them are newer than what is stored and none is there already.
+        Returns False, changing nothing, unless all live events are new and newer than the stored ones.
         """
         if not ENCODE.keys() <= values.keys():
             return False
@@ -120,7 +120,7 @@ class SequenceView:
         return True
 
     def _decode(self, values: dict[str, Value] | None) -> NewestEvents | None:
-        """None where nothing is stored. Raises InputError where a list is missing or of another length."""
+        """None if nothing is stored. Raises InputError if a list is missing or their lengths differ."""
         if not values or not any(value.WhichOneof("val") for value in values.values()):
             return None
         item_ids = list(values["item_ids"].string_list_val.val) if "item_ids" in values else []
@@ -136,24 +136,24 @@ class SequenceView:
         lengths = [len(item_ids), *map(len, columns)]
         if len(set(lengths)) > 1:
             raise InputError(
-                f"The view {self.name} holds a history whose lists have the lengths {lengths}, which should be one: "
-                "another version wrote it. `make load` loads it again."
+                f"The view {self.name} has a history whose lists have different lengths {lengths}: another version "
+                "wrote it. `make load` loads it again."
             )
         return NewestEvents(events, sessions) if item_ids else None
 
 
 def user_ids(view: SequenceView, keys: Sequence[EntityKey]) -> list[str]:
-    """The users that Feast asks for."""
+    """The user ids of entity keys. Raises InputError for keys of anything else."""
     if any(len(key.entity_values) != 1 or not key.entity_values[0].HasField("string_val") for key in keys):
         raise InputError(
-            f"The view {view.name} was asked by {list(keys[0].join_keys)} for something other than one user_id, a "
-            "string. Ask by the entity that features/feast_store/repository.py declares."
+            f"The view {view.name} was read by {list(keys[0].join_keys)}, but has one join key, user_id, a string. "
+            "Use the entity that features/feast_store/repository.py declares."
         )
     return [key.entity_values[0].string_val for key in keys]
 
 
 def newest_of(values: dict[str, Value]) -> int:
-    """The time of a row's newest event, us; 0 of one without events."""
+    """The time of a row's newest event, us; 0 without events."""
     occurred_at = values["occurred_at"].int64_list_val.val if "occurred_at" in values else ()
     return occurred_at[-1] if occurred_at else 0
 

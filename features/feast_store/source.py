@@ -1,6 +1,6 @@
-"""The source that params.yaml names -> where Feast's command line finds its data, registry and online store.
+"""The source that params.yaml names -> the data, registry and online store of Feast's command line.
 
-feature_store.yaml cannot say it itself: Feast reads paths from it as they are.
+feature_store.yaml cannot name them itself, since paths in it are fixed.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def source_folder() -> Path:
-    """data/<source>. Raises InputError where the source has no feature snapshot."""
+    """data/<source>. Raises InputError if the source has no feature snapshot."""
     data = ROOT / "data" / load_params(ROOT / "params.yaml")["source"].id
     if not (data / "feature_snapshot" / "snapshot.json").exists():
         raise InputError(f"There is no feature snapshot in {data}. `make run` makes one, `make pull` fetches one.")
@@ -32,14 +32,14 @@ def _path(name: str) -> str:
 
 
 class SourceRegistryStore(FileRegistryStore):
-    """A registry in a file of the source's state; `path` is the file's name."""
+    """A registry in a file of the source's state folder; `path` is the file's name."""
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path) -> None:
         super().__init__(registry_config.model_copy(update={"path": _path(registry_config.path)}), repo_path)
 
 
 class SourceSqliteOnlineStoreConfig(LeitmotifSqliteOnlineStoreConfig):
-    """`path` and `tail_path` follow the source where they are not given."""
+    """`path` and `tail_path` default to those of the source."""
 
     type: Any = "features.feast_store.source.SourceSqliteOnlineStore"
     path: StrictStr = Field(default_factory=lambda: _path("online.db"))

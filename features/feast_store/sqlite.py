@@ -1,7 +1,7 @@
-"""Feast's SQLite online store, whose views tagged `sequence` are read together with the live events of a SqliteTail.
+"""Feast's SQLite online store, which merges live events of a SqliteTail into views tagged `sequence`.
 
-Of Feast 0.67 it uses, beside what is public: `SqliteOnlineStore._get_conn` and `_get_db_path`, and of its module
-`_initialize_conn`, `_quote_id`, `_table_id` and `adapt_datetime_epoch`, in which form it keeps timestamps.
+It uses these private names of Feast 0.67: `SqliteOnlineStore._get_conn` and `_get_db_path`, `_initialize_conn`,
+`_quote_id`, `_table_id`, and `adapt_datetime_epoch` for the form of timestamps.
 """
 
 import sqlite3
@@ -31,13 +31,13 @@ from features.live.sqlite import SqliteTail
 from features.sealed.event import Fate, LiveEvent
 
 WRITTEN_AT_ONCE = 200
-"""Users of one transaction: no reader waits for more."""
+"""Number of users per transaction, which bounds how long readers wait."""
 READ_WAIT_MS = 1_000
-"""How long a reader waits for a writer of the base."""
+"""How long a read waits for a writer of the base."""
 
 
 class LeitmotifSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
-    """path: the base, which Feast materializes. tail_path: live events; `feast apply` and teardown leave them be."""
+    """path: the base, which Feast materializes. tail_path: live events, which `feast apply` and teardown keep."""
 
     type: Literal["features.feast_store.sqlite.LeitmotifSqliteOnlineStore"] = (  # type: ignore[assignment]
         "features.feast_store.sqlite.LeitmotifSqliteOnlineStore"
@@ -46,7 +46,7 @@ class LeitmotifSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
 
 
 class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
-    """Views without the tag are Feast's own, unchanged."""
+    """Views without the tag are read and written by Feast's own code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
         return self._tails.get(path) or self._tails.setdefault(path, SqliteTail(path))
 
     def append(self, config: RepoConfig, table: FeatureView, events: Sequence[LiveEvent]) -> list[Fate]:
-        """Make events part of the sequences of a view, from the next read on. See LiveTail.append."""
+        """Append live events, which the next read of the view includes. See LiveTail.append."""
         SequenceView.required(table)
         return self.tail(config).append(events)
 
@@ -74,7 +74,7 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[Row]:
-        """The tail first, then the base: an event that moves from one to the other meanwhile is in at least one."""
+        """Read the tail first, then the base, so that an event that moves from tail to base meanwhile is not missed."""
         sequence = SequenceView.of(table)
         if sequence is None:
             return super().online_read(config, table, entity_keys, requested_features)
@@ -83,15 +83,15 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
             rows = super().online_read(config, table, entity_keys, requested_features)
         except sqlite3.OperationalError as error:
             raise InputError(
-                f"Feast's online store in {self._get_db_path(config)} cannot be read: {error}. Where another process "
-                "writes to it, ask again when it has ended; else `make load` loads it again."
+                f"Feast's online store in {self._get_db_path(config)} cannot be read: {error}. If another process is "
+                "writing to it, try again later; else `make load` loads it again."
             ) from error
         return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
 
     def online_read_together(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]], entity_keys: list[EntityKey]
     ) -> list[list[Row]]:
-        """Of several views of one entity, each with the features asked for, the rows."""
+        """The rows of several views of one entity, each with its requested features."""
         return [self.online_read(config, view, entity_keys, list(names)) for view, names in wanted]
 
     def online_write_batch(
@@ -101,14 +101,14 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
         data: list[Written],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Of a sequence, small transactions of rows that are not older than what is stored."""
+        """For a sequence, writes only rows that are at least as new as the stored ones, in small transactions."""
         if SequenceView.of(table) is None:
             super().online_write_batch(config, table, data, progress)
             return
         with self._writing(config) as connection:
             for first in range(0, len(data), WRITTEN_AT_ONCE):
                 rows = data[first : first + WRITTEN_AT_ONCE]
-                connection.execute("BEGIN IMMEDIATE")  # Feast's write commits it
+                connection.execute("BEGIN IMMEDIATE")  # committed by Feast's write
                 newer = self._newer(connection, config, table, rows)
                 super().online_write_batch(config, table, newer, None)
                 if progress:
@@ -118,12 +118,14 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
         if connection := getattr(self._own, "connection", None):
             return connection
         connection = super()._get_conn(config)
-        connection.execute(f"PRAGMA busy_timeout = {READ_WAIT_MS}")  # the driver's own 5 s outlast a request
+        connection.execute(
+            f"PRAGMA busy_timeout = {READ_WAIT_MS}"
+        )  # the driver's default of 5 s is longer than a request may take
         return connection
 
     @contextmanager
     def _writing(self, config: RepoConfig) -> Iterator[sqlite3.Connection]:
-        """A connection of its own: other threads read through the shared one, and never what is half written."""
+        """A separate connection for writes, so that other threads do not read uncommitted rows on the shared one."""
         connection = _initialize_conn(self._get_db_path(config))
         self._own.connection = connection
         try:
@@ -135,9 +137,9 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
     def _newer(
         self, connection: sqlite3.Connection, config: RepoConfig, table: FeatureView, rows: Sequence[Written]
     ) -> list[Written]:
-        """Of each entity the newest of the rows that is not older than the stored one.
+        """Each entity's newest row, if it is at least as new as the stored one.
 
-        Feast keeps whole seconds of a timestamp; within one second the newest events are compared.
+        Feast stores timestamps in whole seconds; within a second, the times of the newest events decide.
         """
         version = config.entity_key_serialization_version
         keys = [serialize_entity_key(row[0], entity_key_serialization_version=version) for row in rows]
@@ -161,8 +163,8 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
 
 
 def _is_as_new(at: int, row: Written, stored_at: int, stored: bytes | dict[str, Value]) -> bool:
-    """stored: the feature occurred_at as it lies in the database, or the features of a row of the same batch."""
+    """stored: the serialized feature occurred_at of the database, or the features of a row of the same batch."""
     if at != stored_at:
         return at > stored_at
-    held = {"occurred_at": Value.FromString(stored)} if isinstance(stored, bytes) else stored
-    return newest_of(row[1]) >= newest_of(held)
+    features = {"occurred_at": Value.FromString(stored)} if isinstance(stored, bytes) else stored
+    return newest_of(row[1]) >= newest_of(features)

@@ -1,7 +1,7 @@
 """`make absorb`: seal acknowledged live events into files in live/<source>/, one for each day and engine, for ingest.
 
-Each is sealed once: the files of an engine say what is sealed, so a killed run can simply be repeated. The events stay
-in the tail, and in every ranking, until a load after the next holds them.
+Each event is sealed once: the files of an engine record what is sealed, so a killed run can simply be repeated. Sealed
+events stay in the tail, and in every ranking, until two loads have them.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -38,10 +38,10 @@ Sealing = list[tuple[int, LiveEvent]]
 
 
 def absorb(tail: LiveTail, folder: Path, log: str | None = None) -> dict[str, int]:
-    """Seal what the tail holds and its files in folder (live/<source>) do not. Returns new events by file name.
+    """Seal events of the tail that are not in its files in folder (live/<source>). Returns file name -> new events.
 
-    A file holds the events that one engine acknowledged on one day, UTC, in order of seq. Those of users on the list of
-    the forgotten are passed over, for good. log: the identity of the log that the events came to.
+    A file has the events that one engine acknowledged on one day, UTC, in order of seq. Events of forgotten users are
+    skipped permanently. log: the identity of the log that the events belong to.
     """
     made: dict[str, int] = {}
     with writing(folder):
@@ -58,7 +58,7 @@ def absorb(tail: LiveTail, folder: Path, log: str | None = None) -> dict[str, in
             if len(new):
                 made[path.name] = made.get(path.name, 0) + len(new)
         if there := sealed_files(folder):
-            note(folder, there, log=log)  # those of before there was a note, and of a call that was killed
+            note(folder, there, log=log)  # also files of older versions and of killed calls
     return made
 
 
@@ -104,7 +104,7 @@ def _table(events: Sealing) -> pa.Table:
 
 
 def main() -> None:
-    """Seal the live events of the source that params.yaml names; exit 2 where that cannot be."""
+    """Seal the live events of the source that params.yaml names; exit 2 if that is impossible."""
     if len(sys.argv) > 1:
         print(f"{__doc__}\nRun it by `make absorb`; it takes no arguments.")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
@@ -127,7 +127,7 @@ def main() -> None:
     print(
         f"sealed {told}; `dvc repro` brings them into histories"
         if made
-        else f"no live event is left to seal in {place_of(state)}"
+        else f"no live events are left to seal in {place_of(state)}"
     )
 
 

@@ -1,7 +1,7 @@
-"""What `now` means for a service: the wall clock, or the end of the log plus the time since it was first served.
+"""The service's clock: the wall clock, or the end of the log plus the time since it was first served.
 
-The one place that says so: the time of a ranking that names none, of an event that tells none, and of its becoming
-known. For a log that ended long ago, time continues from its end at the pace of the wall clock; no event moves it.
+It is the default time of rankings and events, and the time at which events become known. For a log that ended long
+ago, time continues from its end at the pace of the wall clock; events do not move it.
 """
 
 import time
@@ -17,9 +17,9 @@ def wall_us() -> int:
 
 
 class Clock:
-    """Never goes back within a process, whatever the wall clock does.
+    """A clock that never goes back within a process, even if the wall clock does.
 
-    behind_us: how far it is behind the wall clock; the tail keeps that (LiveTail.behind), one for all who serve a log.
+    behind_us: how far it is behind the wall clock, stored in the tail (LiveTail.behind) for all processes of a log.
     """
 
     def __init__(self, behind_us: int = 0) -> None:

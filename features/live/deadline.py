@@ -1,7 +1,7 @@
 """How long the current request may wait for a store: set when the request arrives, read before each wait.
 
-A store is waited for a shorter time than a request, and a request than its caller waits: what a store refuses in time
-is told, and nothing is kept after the answer has been given up.
+The store's timeout is shorter than the request's, and that is shorter than the caller's, so that callers get the
+store's error, and nothing is stored after a request has timed out.
 """
 
 import time
@@ -23,6 +23,6 @@ def due(at: float) -> Iterator[None]:
 
 
 def left_s(most: float) -> float:
-    """How long may be waited from now on: `most` seconds, or less where the work is due earlier; 0: no longer."""
+    """How long a store may be waited for from now: `most` seconds, or less if the request is due earlier."""
     until = _until.get()
     return most if until is None else max(0.0, min(most, until - time.monotonic()))

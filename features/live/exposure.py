@@ -1,8 +1,7 @@
 """A ranking that was shown -> an impression_id that encodes when and for whom, and the rows it adds to the log.
 
-An event that cites the name is the outcome of one of those rows, at the ranking's own time: as in any log of
-impressions, a click carries the time of its impression. The name ends with a
-checksum that requires the tail's secret.
+An event with this impression_id is the outcome of one of those rows and has the ranking's time: as in any impression
+log, a click carries the time of its impression. The impression_id ends with a checksum that requires the tail's secret.
 """
 
 import hashlib

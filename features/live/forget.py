@@ -1,7 +1,7 @@
-"""Forget users, a person's right: put them on the list that ingest and service honour, and say what still holds them.
+"""Forget users, as is their right: add them to the list that ingest and service obey, and list files that name them.
 
-`make forget USER="u1 u2"`. From then on: no run of ingest takes their rows, live events of theirs are refused, those
-sealed in live/<source>/ are gone. What was made before still names them; it is listed with the commands that remove it.
+`make forget USER="u1 u2"`. From then on ingest skips their rows, their live events are refused, and those sealed in
+live/<source>/ are deleted. Earlier outputs still name the users; they are listed with the commands that remove them.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -32,15 +32,15 @@ from features.sealed.log_id import identity_of, refuse_other
 log = logging.getLogger("leitmotif")
 
 LEFT_BEHIND = ("attempts/", "dist/", ".dagster/")
-"""Nothing makes these again without the users."""
+"""Folders that no command rebuilds without the users."""
 
 
 def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail], log: str | None = None) -> tuple[int, int]:
     """Record these users and drop their live events, those of the tails and those sealed in live/<source>.
 
-    Returns how many users were not on the list before, and how many sealed rows are gone. The list comes first: an end
-    halfway leaves whole files, a user whose rows no run takes, and what a second call finishes. Raises InputError for
-    a list, a tail or a sealed file that cannot be used.
+    Returns (number of users new on the list, number of sealed rows that were deleted). The list is written first, so
+    that after an interruption no run takes the users' rows, all files are complete, and a second call finishes the
+    rest. Raises InputError for a list, a tail or a sealed file that cannot be used.
     """
     num_new = add_forgotten(live, user_ids, log)
     for tail in tails:
@@ -58,7 +58,7 @@ def forget(live: Path, user_ids: Sequence[str], tails: Sequence[LiveTail], log: 
 
 
 def describe(found: Holdings, user_ids: Sequence[str], source: str, raw_log: str) -> str:
-    """What still holds the users, version by version, and what removes it."""
+    """The files and versions that still name the users, and the commands that remove them."""
     naming = [each for each in found.holdings if each.users]
     lines = [f"{found.num_files:,} files looked into, {len(naming):,} of them name a user:"]
     for place in (WORKSPACE, CACHE):
@@ -81,7 +81,7 @@ def describe(found: Holdings, user_ids: Sequence[str], source: str, raw_log: str
 
 
 def _perhaps(found: Holdings, user_ids: Sequence[str]) -> list[str]:
-    """Files where an id stands as a whole, and may mean something else. A person has to look."""
+    """Files that contain an id as a whole word that may mean something else, to be checked by a person."""
     held = [each for each in found.holdings if each.maybe]
     if not held:
         return []
@@ -135,7 +135,7 @@ def _limits(found: Holdings, source: str, raw_log: str) -> list[str]:
 
 
 def main() -> None:
-    """Parse, forget, list. Exits 0, or 2 for what a person gave that cannot be used."""
+    """Parse, forget, list. Exits 0, or 2 for invalid arguments or files."""
     parser = argparse.ArgumentParser(
         prog="python -m features.live.forget",
         description=inspect.getdoc(sys.modules[__name__]),
@@ -143,7 +143,9 @@ def main() -> None:
     )
     parser.add_argument("users", nargs="*", metavar="USER", help="a user_id, exactly as the log has it")
     parser.add_argument("--words", default="", help="more of them as one text, in quotes where they hold spaces")
-    parser.add_argument("--list", action="store_true", help="say how many users of this source are forgotten, and end")
+    parser.add_argument(
+        "--list", action="store_true", help="print the number of forgotten users of this source and exit"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
@@ -155,7 +157,7 @@ def main() -> None:
 
 
 def words_of(text: str) -> list[str]:
-    """As a shell parts words, and nothing else of what it does: `a&b` and `$5` are ids."""
+    """Split like a shell, but without any other expansion: `a&b` and `$5` are ids."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -191,7 +193,7 @@ def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
 
 
 def _tails(state: Path, live: Path) -> list[LiveTail]:
-    """The tails to forget users in: the chosen one, and the SQLite file where it is there. Refuses to miss a Redis."""
+    """The configured tail, and the SQLite file if there is one. Raises InputError if a Redis would be left out."""
     tail = open_tail(state)
     if tail.engine == REDIS:
         return [tail, open_sqlite(state)] if live_path(state).exists() else [tail]

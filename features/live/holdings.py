@@ -1,7 +1,7 @@
 """A repository and some users -> every file that still names one of them, in the workspace and in DVC's cache.
 
-An object of DVC's cache is named with the outs it was, and in which dvc.lock: the present one, those of git's
-revisions (the newest MAX_REVISIONS), those of DVC's own cache of runs.
+Each object of DVC's cache is listed with the outputs that it was and the dvc.lock that names it: the current one, those
+of the newest MAX_REVISIONS git revisions, and those of DVC's run cache.
 """
 
 import json
@@ -29,7 +29,7 @@ MAX_REVISIONS = 500
 PROGRESS_S = 2.0
 UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, sqlite3.Error, zlib.error)
 MADE = re.compile(r"path: (\S.*)\n\s+hash: md5\n\s+md5: (\w+(?:\.dir)?)")
-"""An out, or a dep that is one, in dvc.lock and in DVC's cache of runs."""
+"""An output, or a dependency that is one, in dvc.lock and in DVC's run cache."""
 TRACKED = re.compile(r"md5: (\w+(?:\.dir)?)\n(?:.*\n)*?\s*path: (\S.*)")
 """The out of a .dvc file."""
 EXPERIMENTS = ".dvc/tmp/exps"
@@ -45,24 +45,24 @@ class Holding:
     path: str  # from the root; of an object in the cache, its md5
     num_bytes: int
     users: Users
-    maybe: Users = NOBODY  # it holds their ids where these may mean something else: a short number in a report, say
+    maybe: Users = NOBODY  # it has ids that may mean something else, such as a short number in a report
     versions: tuple[str, ...] = ()  # of a cached object: which outs it was, and in which dvc.lock
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What looking everywhere has shown."""
+    """The result of searching all files."""
 
     holdings: tuple[Holding, ...]
     num_files: int
-    not_read: tuple[str, ...]  # damaged files: what they hold is not known
-    num_other: int  # files of kinds that are not looked into
+    not_read: tuple[str, ...]  # damaged files, whose content is unknown
+    num_other: int  # files of kinds that are not searched
 
 
 def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Holdings:
-    """Look into every file that a run of this source may have left, and into all of DVC's cache.
+    """Search every file that runs of this source may have left, and all of DVC's cache.
 
-    The raw log itself, backups and DVC's remote are not looked into.
+    The raw log, backups and DVC's remote are not searched.
     """
     wanted, cache = Wanted(frozenset(user_ids)), _cache_folder(root)
     objects = _objects(cache)
@@ -89,7 +89,7 @@ def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Holdings:
 
 
 def _look(path: Path, wanted: Wanted, seen: dict[tuple[int, int], Traces | None]) -> tuple[Traces | None, int]:
-    """look_into, and the file's bytes. seen: by inode, for the workspace and the cache share files by hard links."""
+    """(result of look_into, size in bytes). seen: results by inode, since workspace and cache share hard links."""
     status = path.stat()
     inode = (status.st_dev, status.st_ino)
     if inode not in seen:
@@ -120,7 +120,7 @@ def _cache_folder(root: Path) -> Path:
 
 
 def _objects(cache: Path) -> dict[str, Path]:
-    """DVC's cached files by md5, as it has laid them out since version 3 and before."""
+    """DVC's cached files by md5, in the layouts of DVC 3 and of earlier versions."""
     found = {}
     for parent in (cache, cache / "files" / "md5"):
         for path in parent.glob("[0-9a-f][0-9a-f]/*"):
@@ -138,7 +138,7 @@ def _with_versions(root: Path, cache: Path, objects: dict[str, Path], held: list
 
 
 def _versions(root: Path, cache: Path, objects: dict[str, Path], wanted: set[str]) -> dict[str, dict[str, set[str]]]:
-    """md5 -> out or file within it -> where it is written down."""
+    """md5 -> output, or file within it -> where it is recorded."""
     outs: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for where, text in _locks(root, cache):
         for path, name in [*MADE.findall(text), *((path, name) for name, path in TRACKED.findall(text))]:
@@ -176,7 +176,7 @@ def _beside(name: str, text: str) -> str:
 
 
 def _git(root: Path, *command: str) -> str:
-    """What git says; nothing where it is not there, or knows nothing of it."""
+    """Git's output; empty if git is missing or fails."""
     try:
         done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError:

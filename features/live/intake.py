@@ -23,7 +23,7 @@ CONTENT = frozenset({"item_id", "occurred_at", "label", "impression_id", "positi
 
 
 class Posted(NamedTuple):
-    """One event as a caller tells it. None: not told."""
+    """One event as posted. None: not given."""
 
     user_id: str
     item_id: str
@@ -37,13 +37,13 @@ class Posted(NamedTuple):
 
 @dataclass(frozen=True)
 class Intake:
-    """How events are judged and read: as the loaded histories were. secret: the tail's, by which rankings are named."""
+    """Validates and reads events with the settings of the loaded histories. secret: the tail's, for impression_ids."""
 
     rules: Sequence[Rule]
     labels: str  # history.labels
     max_id_length: int
     secret: bytes = field(repr=False)
-    keep_from: int | None = None  # us: what is older extends no history (history.retention_s); None: all does
+    keep_from: int | None = None  # us, older events are in no history (history.retention_s); None: no limit
 
     def takes(self, column: str, ids: Sequence[str]) -> list[bool]:
         """Whether each id would pass the rules of its column, `user_id` or `item_id`."""
@@ -51,13 +51,13 @@ class Intake:
         return [not any(of_one) for of_one in zip(*broken, strict=True)] if broken else [True] * len(ids)
 
     def read(self, posted: Sequence[Posted], now: int, latest: int) -> list[LiveEvent]:
-        """Raises InputError naming the first event that breaks a rule, by its place from 0.
+        """Raises InputError that names the first event that breaks a rule, by its position from 0.
 
-        now: us, when they became known, and the time of an event that tells none. latest: us, the newest time that an
-        event may have.
-        An event that cites a ranking of ours is the outcome of the row that it showed, and takes its time and name.
-        Any other impression_id is its user's own: that of another user, or of the log, is another request. So is one
-        that looks like ours and cannot be told to be (is_unlinked).
+        now: us, when the events became known, and the default of their time. latest: us, the newest time that an event
+        may have.
+        An event with the impression_id of a ranking of ours is the outcome of the row that was shown, with its time and
+        event_id. Any other impression_id is specific to the user: the same text from another user, or in the log, is
+        another request, as is one that looks like ours but is not valid (is_unlinked).
         """
         read = []
         for place, each in enumerate(posted):
@@ -68,9 +68,9 @@ class Intake:
         return read
 
     def is_unlinked(self, posted: Posted) -> bool:
-        """Whether an event cites a ranking as ours are named that is of another user, or not of this store.
+        """Whether an event's impression_id looks like ours, but is another user's or another store's.
 
-        The store may have been lost, or another engine chosen, since that ranking was given out: what happened did.
+        The store may have been lost, or another engine chosen, since the ranking; the event is then stored unlinked.
         """
         named = is_exposure(posted.impression_id)
         return named and served_at(posted.impression_id, posted.user_id, self.secret) is None
@@ -102,13 +102,12 @@ class Intake:
 
     def _outcome(self, posted: Posted, at: int, now: int) -> LiveEvent:
         assert posted.impression_id is not None
-        revision = OUTCOME if posted.label >= CLICKED else EVENT  # no click: the show says that
+        revision = OUTCOME if posted.label >= CLICKED else EVENT  # without a click it repeats the show
         return self._row(posted, at, now, shown_event_id(posted.impression_id, posted.item_id), revision)
 
     def _event(self, posted: Posted, at: int, now: int, is_timed: bool) -> LiveEvent:
-        """is_timed: it told its time; where it did not, it is another event than the same sent again.
-
-        But not where it cites a ranking: of one ranking an item is clicked once.
+        """is_timed: the event has a time. Events without one are distinct even if they are equal, except for events
+        with an impression_id of a ranking, of which an item is clicked once.
         """
         own = _own_request(posted)
         if is_timed:
@@ -140,9 +139,9 @@ class Intake:
 
 
 def refuse_names_of_others(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> None:
-    """Raise InputError naming the first event whose event_id another user's event has. held: by each event_id.
+    """Raise InputError that names the first event whose event_id belongs to another user. held: LiveTail.held.
 
-    Of two users who send one event_id at the same moment, to two processes, the second is told that it is repeated.
+    If two users send one event_id to two processes at the same moment, the second gets the fate `repeated`.
     """
     users: dict[str, str] = {}
     for place, (event, there) in enumerate(zip(events, held, strict=True)):
@@ -156,10 +155,10 @@ def refuse_names_of_others(events: Sequence[LiveEvent], held: Sequence[LiveEvent
 def differences(
     posted: Sequence[Posted], events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]
 ) -> list[tuple[str, ...]]:
-    """Of each event the fields in which the first event of its event_id says otherwise; a time not told says nothing.
+    """For each event, the fields that differ from the first event of its event_id; a missing time is not compared.
 
-    held: by each event_id, before these were appended. Only names that callers gave are compared: of a row that a
-    ranking showed, show and outcome differ rightly.
+    held: LiveTail.held, before these were appended. Only events with a caller's event_id are compared, since the show
+    and the outcome of a ranking's row differ by design.
     """
     first: dict[str, LiveEvent] = {}
     differ = []
@@ -175,7 +174,7 @@ def differences(
 def as_events_of_their_own(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> list[LiveEvent]:
     """An outcome whose show is no longer in the tail becomes an event of its own, and counts as a show as well.
 
-    held: what is held by each event_id. The same click once more is then that event again.
+    held: LiveTail.held. The same click sent again is a repetition of that event.
     """
     before = {event.event_id: event for event in held if event is not None}
     made = []
@@ -188,7 +187,7 @@ def as_events_of_their_own(events: Sequence[LiveEvent], held: Sequence[LiveEvent
 
 
 def _own_request(posted: Posted) -> str | None:
-    """A request's name as its caller gave it -> one that no other user, no ranking and no block of events has."""
+    """A caller's impression_id -> a unique one that no other user, ranking or log has."""
     if posted.impression_id is None:
         return None
     told = f"{posted.user_id}\x1f{posted.impression_id}"
@@ -196,7 +195,7 @@ def _own_request(posted: Posted) -> str | None:
 
 
 def _as_logged(label: float) -> float:
-    """As the log's float32 has it, so that both sides call the same labels clicks; 0 has no sign."""
+    """Rounded to float32, as in the log, so that both sides classify clicks equally; -0 becomes 0."""
     with np.errstate(over="ignore"):
         return float(np.float32(label)) + 0.0
 

@@ -53,9 +53,9 @@ def source_of(state: Path) -> str:
 
 
 def live_path(state: Path) -> Path:
-    """The SQLite file of live events: live/<source>.db beside .state/, so that deleting .state/ loses none of them.
+    """The SQLite file of live events: live/<source>.db beside .state/, so that deleting .state/ does not lose them.
 
-    A scratch state, which is not in .state/, has a file of its own, whatever LEITMOTIF_LIVE names.
+    A temporary state, which is not in .state/, has its own file, regardless of LEITMOTIF_LIVE.
     """
     folder = state.absolute().parent
     if folder.parent.name != ".state":
@@ -66,7 +66,7 @@ def live_path(state: Path) -> Path:
 
 
 def forgotten_of(state: Path) -> Forgotten:
-    """The list live/<source>/forgotten.txt; empty for a scratch state, which is not in .state/."""
+    """The list live/<source>/forgotten.txt; empty for a temporary state, which is not in .state/."""
     folder = state.absolute().parent
     if folder.parent.name != ".state":
         return frozenset()
@@ -74,16 +74,16 @@ def forgotten_of(state: Path) -> Forgotten:
 
 
 def place_of(state: Path) -> str:
-    """Where open_tail looks, as text without passwords."""
+    """The place of the configured tail, as text without passwords."""
     address = redis_address()
     return f"{live_path(state)} (SQLite)" if address is None else f"the {address.where}"
 
 
 def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
-    """The live events that belong to a state folder, without those of users on its list, which are refused.
+    """The tail of a state folder. It applies the list of forgotten users.
 
-    acknowledged: the newest seq that is known to have been given: a store without it has been lost, and says so.
-    Raises InputError, at the first use, where their store does not answer or the list cannot be read.
+    acknowledged: the newest seq that is known to have been acknowledged; later ones are larger, even if the store was
+    lost. Raises InputError, at the first use, if the store does not answer or the list cannot be read.
     """
     if address := redis_address():
         from features.live.redis import RedisTail
@@ -105,5 +105,5 @@ def claim(tail: LiveTail, state: Path, log: str) -> str:
 
 
 def prefix_of(state: Path) -> str:
-    """What the names of all keys begin with that a source has in Redis."""
+    """The prefix of all of a source's keys in Redis."""
     return f"{PROJECT}:{source_of(state)}"

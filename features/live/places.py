@@ -9,13 +9,13 @@ from features.sealed.event import ENGINES
 
 STAMP = "stamp.json"
 DEFINED = "defined"
-"""The stamp's key for how the state was made: a hash of all definitions, one of the online columns, and more."""
+"""The stamp's key for the definitions: a hash of all, a hash of the online columns, the engine, counted files."""
 LOG = "log"
-"""Its key for the identity of the log that was loaded (features/sealed/log_id.py)."""
+"""The stamp's key for the identity of the loaded log (features/sealed/log_id.py)."""
 LAYOUT = 2
-"""Of a snapshot and of what is loaded from it: 2 keeps what is counted of a user by user. Its key is "layout"."""
+"""Version of snapshots and loads, under the key "layout": 2 stores users' counts in one row per user."""
 ENGINE = "engine"
-"""In it, which online store was loaded: Feast's registry is of one."""
+"""The key, within DEFINED, for the engine of the loaded online store."""
 
 
 def state_of(data: Path) -> Path:
@@ -24,7 +24,7 @@ def state_of(data: Path) -> Path:
 
 
 def is_current(stamp: dict[str, Any]) -> bool:
-    """Whether a stamp, or snapshot.json, is of this LAYOUT, and its absorbed_seq one seq an engine."""
+    """Whether a stamp, or snapshot.json, has this LAYOUT and an absorbed_seq with one seq per engine."""
     if not isinstance(stamp, dict) or stamp.get("layout") != LAYOUT:
         return False
     absorbed = stamp.get("absorbed_seq")
@@ -32,19 +32,19 @@ def is_current(stamp: dict[str, Any]) -> bool:
 
 
 def absorbed_upto(stamp: Mapping[str, Any], engine: str) -> int:
-    """The seq up to which the log holds the live events of an engine; 0 where it never held any."""
+    """The seq up to which the log has the live events of an engine; 0 if it has none."""
     return stamp["absorbed_seq"].get(engine, 0)
 
 
 def loaded_into(stamp: Mapping[str, Any]) -> str | None:
-    """The engine of the online store that was loaded, one of ENGINES; None for a scratch state, which has one."""
+    """The engine of the loaded online store, one of ENGINES; None for a temporary state."""
     return stamp.get(DEFINED, {}).get(ENGINE)
 
 
 def read_stamp(state: Path) -> dict[str, Any] | None:
-    """snapshot.json as it was when the state was loaded, and `stored`, the loaded files' hashes.
+    """The content of snapshot.json at the time of the load, with `stored`, the loaded files' hashes, and `defined`.
 
-    None where no load has finished there.
+    None if no load has finished there.
     """
     try:
         return json.loads((state / STAMP).read_text(encoding="utf-8"))

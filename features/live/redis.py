@@ -26,11 +26,11 @@ PRUNED_AT_ONCE = 1_000
 
 
 class RedisTail:
-    """See features/live/tail.py. Every append is one script, so it is done wholly or not at all.
+    """Implements features/live/tail.py. Every append is one Lua script, and so atomic.
 
-    address: of a server or a cluster, as features/live/redis_address.py reads it. prefix: what the names of its keys
-    begin with; in a cluster it is their hash tag, so that all lie in one slot, as what changes them together asks.
-    wait_s: how long an answer is waited for, in seconds. acknowledged: the newest seq that is known to have been given.
+    address: of a server or a cluster (features/live/redis_address.py). prefix: of the keys; in a cluster it is their
+    hash tag, so that all keys are in one slot, which scripts require.
+    wait_s: timeout of an answer, seconds. acknowledged: the newest seq that is known to have been acknowledged.
     """
 
     engine = REDIS
@@ -49,13 +49,13 @@ class RedisTail:
         self._address = RedisAddress.read(address) if isinstance(address, str) else address
         self._servers = Servers(self._address, wait_s)
         self._prefix = f"{{{prefix}}}:" if self._address.is_cluster else f"{prefix}:"
-        self._is_durable = False  # not known yet
-        self._unspread = f"{prefix}:marks"  # as one server has it; in a cluster nobody writes it
-        self._at = ""  # which server of a cluster had the keys
-        self._failovers = 0  # how often that was another one, as seen from here
+        self._is_durable = False  # not checked yet
+        self._unspread = f"{prefix}:marks"  # the key on a single server; unused in a cluster
+        self._at = ""  # the cluster's server that had the keys at the last check
+        self._failovers = 0  # number of times that it changed
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
-        """If the server does not answer in time, it may have kept them all the same; appending them again is safe."""
+        """If the server does not answer in time, it may still have stored them; appending them again is safe."""
         if not events:
             return []
         arguments = [argument for event in events for argument in _arguments(event)]
@@ -66,7 +66,7 @@ class RedisTail:
         return self._mark("newest")
 
     def marks(self) -> Marks:
-        """After a failover the origin is another one: what was read and not acknowledged yet may be gone."""
+        """The origin changes with a failover, since events that were read but not acknowledged yet may be lost."""
         told = self._ask(lambda: self._client.hmget(self._key("marks"), list(Marks._fields)))
         newest, pruned, origin = (int(each or 0) for each in told[:3])
         self._acknowledged = max(self._acknowledged, newest)
@@ -102,7 +102,7 @@ class RedisTail:
         return [None if gone else _events(newest[::-1]) for newest, gone in zip(members, forgotten, strict=True)]
 
     def held(self, event_ids: Sequence[str]) -> list[LiveEvent | None]:
-        """One round trip, and a second where there are some."""
+        """One round trip, and a second if there are any."""
         if not event_ids:
             return []
 
@@ -120,12 +120,12 @@ class RedisTail:
         return [_events([rows[0][1][b"member"]])[0] if rows else None for rows in self._ask(read)]
 
     def secret(self) -> bytes:
-        """Whoever is first sets it."""
+        """The first process sets it."""
 
         return self._first("secret", secrets.token_bytes(32))
 
     def belongs_to(self, log: str) -> str:
-        """Whoever is first sets it."""
+        """The first process sets it."""
 
         return self._first("belongs", log).decode()
 
@@ -136,20 +136,20 @@ class RedisTail:
         return [bool(gone) for gone in self._ask(lambda: self._client.smismember(self._key("forgotten"), names))]
 
     def prune(self, upto_seq: int) -> int:
-        """In small scripts; the loss is recorded before the first is deleted."""
+        """In small scripts. The seq is recorded before any event is deleted."""
         dropped = 0
         while gone := self._run(PRUNE, self._keys_of([]), upto_seq, PRUNED_AT_ONCE):
             dropped += gone
         return dropped
 
     def forget(self, user_ids: Sequence[str]) -> None:
-        """The server's append-only file is written anew, without them, as soon as it gets to it."""
+        """The server is asked to rewrite its append-only file, in the background, without these users."""
         pairs = [value for user_id in user_ids for value in (user_id, hash_of(user_id))]
         self._run(FORGET, self._keys_of(user_ids), *pairs)
         self._ask(self._rewrite)
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
-        """Looks for their events again once they are refused: one may have come between."""
+        """Drops their events again after recording them, since one may have been appended in between."""
         told = list(digests)
         if not told:
             return 0
@@ -184,13 +184,13 @@ class RedisTail:
 
     @property
     def _client(self) -> Redis:
-        """The server that has the keys by now."""
+        """The server that currently has the keys."""
         return self._servers.of(self._prefix)
 
     def _rewrite(self) -> None:
-        """Of a cluster, the files of the replicas that are there as well.
+        """Rewrite the append-only file; in a cluster also those of the connected replicas.
 
-        One that is away and goes on from where it stopped keeps what it had on its disk until its file is written anew.
+        A replica that is disconnected and resumes later keeps its old file until that is rewritten.
         """
         for server in self._servers.copies(self._prefix):
             try:
@@ -209,17 +209,17 @@ class RedisTail:
         return int(self._ask(lambda: self._client.hget(self._key("marks"), name)) or 0)
 
     def _first(self, name: str, value: str | bytes) -> bytes:
-        """What whoever was first gave a name."""
+        """The value of a key, set to this one if it has none."""
         key = self._key(name)
         return self._write(None, ("SET", key, value, "NX"), ("GET", key))[1]
 
     def _keys_of(self, user_ids: Sequence[str]) -> list[str]:
-        """What a script about these users touches beside the marks."""
+        """The keys, besides the marks, that a script about these users touches."""
         whose = [f"{name}:{user_id}" for user_id in dict.fromkeys(user_ids) for name in ("events", "history")]
         return [self._key(name) for name in ("log", "ids", "forgotten", *whose)]
 
     def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
-        """What a script answers. keys: beside the marks; a cluster does nothing where it does not have all of them."""
+        """The result of a script. keys: besides the marks; a cluster runs it only if one server has all."""
         command = ("EVALSHA", sha(script), 1 + len(keys), self._key("marks"), *keys, self._prefix, *arguments)
         return self._write(script, command)[0]
 
@@ -227,7 +227,7 @@ class RedisTail:
         return self._ask(lambda: self._servers.written(self._prefix, script, *commands), adds_nothing=False)
 
     def _ask(self, question: Callable[[], Any], adds_nothing: bool = True) -> Any:
-        """adds_nothing: see Servers.ask. What an append did twice, the second would call repeated."""
+        """adds_nothing: as in Servers.ask; False for appends, whose second attempt would report repetitions."""
         if left_s(self._wait_s) <= 0:
             raise InputError(
                 f"The time for an answer was over before the {self._address.where} could be asked. Nothing was "
@@ -269,7 +269,7 @@ class RedisTail:
         )
 
     def _copy_list(self) -> None:
-        """Another server, or an emptied one, may answer now."""
+        """Apply the list of forgotten users, since another server, or an emptied one, may answer now."""
         try:
             self.forget_hashes(self._listed())
         except BaseException:
@@ -278,12 +278,12 @@ class RedisTail:
 
 
 def glob_escape(text: str) -> str:
-    """Text as a pattern of Redis that matches it alone."""
+    """Escape text for a Redis glob pattern."""
     return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:
-    """What APPEND takes of an event. A member sorts by item and event key and ends with the whole event."""
+    """The arguments of APPEND for an event. A member sorts by item and event key and ends with the whole event."""
     key = key_of_text(event.event_id) + 2**63
     whole = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # has no byte 0: JSON escapes it
     member = f"{event.item_id}\0{key:016x}\0{whole}"
@@ -293,6 +293,6 @@ def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:
 
 
 def _events(members: Sequence[bytes]) -> list[LiveEvent]:
-    """Parsed as one text, in a quarter of the time."""
+    """Parse members as one JSON text, which takes a quarter of the time."""
     whole = b",".join(member[member.rindex(b"\0") + 1 :] for member in members)
     return [LiveEvent(*values) for values in json.loads(b"[" + whole + b"]")]

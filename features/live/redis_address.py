@@ -1,4 +1,4 @@
-"""What names a Redis, as Feast writes it (host:port[,host:port...][,password=...]) -> a client of it."""
+"""The address of a Redis in Feast's form (host:port[,host:port...][,password=...]) -> a client."""
 
 import json
 import re
@@ -15,17 +15,17 @@ from redis.retry import Retry
 from contracts.errors import InputError
 
 FORM = r"[^\s:/,=]+:\d+(,[^\s:/,=]+:\d+)*(,(username|password|db|ssl|redis_type)=[^,]*)*"
-"""Of what a person says."""
+"""The form of addresses."""
 TYPE, ONE_SERVER, CLUSTER = "redis_type", "redis", "redis_cluster"
-"""Feast's own setting and words. Several nodes are a cluster without being called one."""
+"""Feast's setting and its values. Several nodes are a cluster even without it."""
 LOGIN = ("username", "password")
-"""Text, whatever it looks like: JSON would make another password of 1e5."""
+"""Settings that are always text: as JSON, a password such as 1e5 would change."""
 NO_CLUSTER = "Cluster mode is not enabled"
 
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """nodes: host:port of one server, or of some of a cluster's nodes, which name the others. told: how to log in."""
+    """nodes: host:port of one server, or of some nodes of a cluster. told: other settings, such as the password."""
 
     nodes: tuple[str, ...]
     is_cluster: bool
@@ -33,7 +33,7 @@ class RedisAddress:
 
     @classmethod
     def read(cls, text: str, redis_type: str | None = None) -> "RedisAddress":
-        """redis_type: as Feast's configuration has it beside the text; None: as the text says. Raises InputError."""
+        """redis_type: from Feast's configuration; None: from the text. Raises InputError."""
         nodes = tuple(each for each in text.split(",") if "=" not in each)
         told = {
             key: value if key in LOGIN else _value(value)
@@ -55,23 +55,23 @@ class RedisAddress:
 
     @property
     def redis_type(self) -> str:
-        """As Feast's configuration has it."""
+        """redis_type of Feast's configuration."""
         return CLUSTER if self.is_cluster else ONE_SERVER
 
     @property
     def text(self) -> str:
-        """As Feast's connection_string has it."""
+        """connection_string of Feast's configuration."""
         return ",".join([*self.nodes, *(f"{name}={_text(value)}" for name, value in self.told)])
 
     @property
     def where(self) -> str:
-        """For a person, without passwords."""
+        """Text for messages, without passwords."""
         return f"Redis{' Cluster' if self.is_cluster else ''} at {', '.join(self.nodes)}"
 
     def connect(self, wait_s: float) -> "Redis | RedisCluster":
-        """Neither tries again by itself: redis-py would for ten seconds. wait_s: for every answer, where none is told.
+        """A client without retries; redis-py's default retries for ten seconds. wait_s: default timeout of answers.
 
-        Of a cluster the nodes are asked at once which there are.
+        A cluster is asked for its nodes at once.
         """
         told: dict[str, Any] = {"socket_timeout": wait_s, "socket_connect_timeout": wait_s} | dict(self.told)
         (host, port), *_ = places = [(name, int(number)) for name, number in (node.split(":") for node in self.nodes)]
@@ -79,7 +79,7 @@ class RedisAddress:
         if not self.is_cluster:
             return Redis(host=host, port=port, retry=once, **told)
         try:
-            # A shard that is away takes no other with it: whoever asks it is told.
+            # an unavailable shard does not affect the others; requests to it fail
             nodes = [ClusterNode(*place) for place in places]
             return RedisCluster(startup_nodes=nodes, retry=once, require_full_coverage=False, **told)
         except RedisClusterException as error:
@@ -92,12 +92,12 @@ class RedisAddress:
 
 
 def shown(text: str) -> str:
-    """The beginning of what names a Redis, or is meant to, without passwords."""
+    """The first part of an address, valid or not, without passwords."""
     return re.sub(r"//.*@", "//...@", re.sub(r"=.*", "=...", text.split(",")[0]))
 
 
 def _value(text: str) -> Any:
-    """As Feast reads it: what is JSON is that."""
+    """A setting as Feast reads it: as JSON if it is valid JSON."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A Redis server -> whether it keeps what it acknowledges; and what went wrong with one, for a person."""
+"""A Redis server -> whether acknowledged writes are durable; and errors of Redis as messages."""
 
 from typing import cast
 
@@ -21,7 +21,7 @@ AGAIN = "Events that were being appended may have been kept, all or none: append
 
 
 def check_durable(server: Redis, address: RedisAddress) -> None:
-    """Where the server lets us ask. Raises InputError where it would lose acknowledged events."""
+    """Raises InputError if the server may lose acknowledged events. Not checked if it forbids CONFIG GET."""
     held: dict[str, str] = {}
     try:
         for pattern in ("append*", "maxmemory*", "cluster-enabled"):
@@ -45,7 +45,7 @@ def check_durable(server: Redis, address: RedisAddress) -> None:
 
 
 def refusal(error: RedisError, address: RedisAddress, wait_s: float) -> InputError:
-    """What happened, and what to do."""
+    """An error of Redis as a message with the next step."""
     where = f"The {address.where}"
     if isinstance(error, MovedError) and not address.is_cluster:
         return _is_a_node(address)
@@ -61,7 +61,7 @@ def refusal(error: RedisError, address: RedisAddress, wait_s: float) -> InputErr
 
 
 def is_forbidden(error: ResponseError) -> bool:
-    """A server that others run may not let us ask for its settings."""
+    """Whether a command is forbidden, as CONFIG is on many managed servers."""
     return any(word in str(error).lower() for word in ("unknown command", "permission", "no permissions", "noperm"))
 
 

@@ -1,9 +1,8 @@
 """The Lua scripts of features/live/redis.py: each is atomic.
 
-All keys that one touches begin with the prefix, so in a cluster, where that is their hash tag, they lie in one slot.
-They are named to the server, which then does nothing while that slot moves elsewhere, where it would have to stop
-midway. Keys of users who are read from rows are not named: a PRUNE that was stopped does the same again, as a row
-leaves the log last.
+All keys that a script touches have the prefix, which is their hash tag in a cluster, so that they are in one slot. They
+are passed as KEYS, so that the server refuses a script while the slot is being moved, instead of stopping midway. Keys
+of users who are read from rows are not passed: an interrupted PRUNE can be repeated, since rows leave the log last.
 """
 
 import hashlib
@@ -94,5 +93,5 @@ end
 
 @cache
 def sha(script: str) -> str:
-    """What a server calls a script."""
+    """The SHA-1 by which a server identifies a script."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

@@ -1,7 +1,7 @@
-"""A Redis by its address -> the server that has a key: the only one, or a primary of a cluster, as it is by now.
+"""The address of a Redis -> the server that currently has a key: the only one, or a primary of a cluster.
 
-Of a cluster, redis-py knows who has which slot; what is asked here are single servers, with redis-py's plain client: so
-a pipeline, its scripts and WAIT go over one connection, as they must.
+redis-py's cluster client is used only to find the server of a slot. Commands go to single servers through its plain
+client, so that a pipeline, its scripts and WAIT use one connection, as they must.
 """
 
 import logging
@@ -32,23 +32,23 @@ T = TypeVar("T")
 Key = str | bytes
 
 WAIT_S = 1.0
-"""How long to wait for an answer; nothing is asked once the request is due (features/live/deadline.py)."""
+"""Timeout of an answer; nothing is sent once the request is due (features/live/deadline.py)."""
 NOT_DONE = (MovedError, ReadOnlyError)
-"""Another server has the key: this one did nothing."""
+"""Errors after which nothing was done, because another server has the key."""
 ELSEWHERE = (*NOT_DONE, AskError, ClusterDownError, RedisConnectionError, RedisTimeoutError, TryAgainError)
-"""After these, who has which slot is asked anew."""
+"""Errors after which the map of slots is read again."""
 SHARE = 0.7
-"""Of the time for an answer, that a replica is waited for: the server then still answers in time."""
+"""Share of the timeout for which a replica is waited for, so that the server still answers in time."""
 REPLICATED_S, POLL_S = 10.0, 0.02
 log = logging.getLogger("leitmotif")
 
 
 class UnconfirmedError(RedisError):
-    """Written, and no replica said in time that it has it."""
+    """Written, but no replica confirmed it in time."""
 
 
 class Servers:
-    """Asks nothing before its first use, and connects again after a failure. Threads may share it."""
+    """The servers of an address. Connects at the first use and again after failures. Threads may share it."""
 
     def __init__(self, address: RedisAddress, wait_s: float) -> None:
         self.address = address
@@ -56,15 +56,15 @@ class Servers:
         self._made: Redis | RedisCluster | None = None
         self._is_stale = False
         self._lock = Lock()
-        self._replicas: dict[str, int] = {}  # of a primary, by its name, as many as were there last
+        self._replicas: dict[str, int] = {}  # primary -> number of its replicas when last seen
 
     @property
     def client(self) -> Any:
-        """redis-py's own, of the server or of the whole cluster."""
+        """redis-py's client of the server or the cluster."""
         if self._made is not None and not self._is_stale:
             return self._made
         if not self._lock.acquire(timeout=left_s(self._wait_s)):
-            raise RedisTimeoutError("another thread still finds out who has which slot")
+            raise RedisTimeoutError("another thread is still reading the map of slots")
         try:
             if self._made is None:
                 self._made = self.address.connect(self._wait_s)
@@ -81,11 +81,11 @@ class Servers:
         if not isinstance(client, RedisCluster):
             return client
         node = client.get_node_from_key(key)
-        assert node is not None  # where no node has the slot, it raises
+        assert node is not None  # raises if no node has the slot
         return client.get_redis_connection(node)
 
     def primaries(self) -> list[Redis]:
-        """All that have keys, in the order of their addresses."""
+        """All primaries, in order of their addresses."""
         client = self.client
         if not isinstance(client, RedisCluster):
             return [client]
@@ -93,7 +93,7 @@ class Servers:
         return [client.get_redis_connection(node) for node in nodes]
 
     def copies(self, key: Key) -> list[Redis]:
-        """The server that has a key and, of a cluster, its replicas: those of now, as one may have come back."""
+        """The server that has a key and, in a cluster, its current replicas."""
         self._is_stale = self.address.is_cluster
         client = self.client
         if not isinstance(client, RedisCluster):
@@ -102,7 +102,7 @@ class Servers:
         return [client.get_redis_connection(node) for node in nodes]
 
     def by_server(self, keys: Sequence[Key]) -> list[tuple[Redis, list[int]]]:
-        """Servers, and which of the keys each has, by their places."""
+        """(server, positions of its keys) for each server."""
         found: dict[int, tuple[Redis, list[int]]] = {}
         for place, key in enumerate(keys):
             server = self.of(key)
@@ -110,10 +110,10 @@ class Servers:
         return list(found.values())
 
     def ask(self, question: Callable[[], T], adds_nothing: bool = True) -> T:
-        """The answer; of a cluster, asked once more where another server has the keys by now.
+        """The answer; in a cluster, asked a second time if another server has the keys now.
 
-        question: finds its servers by itself. adds_nothing: asking twice is as good as once, whatever became of the
-        first. Raises RedisError.
+        question: finds its servers itself. adds_nothing: whether it is idempotent, so that it may be repeated even if
+        the first attempt may have succeeded. Raises RedisError.
         """
         try:
             return self._asked(question)
@@ -131,12 +131,12 @@ class Servers:
         except ELSEWHERE:
             self._is_stale = self.address.is_cluster
             raise
-        except RedisClusterException as error:  # it is no RedisError
+        except RedisClusterException as error:  # not a RedisError
             self._is_stale = True
             raise RedisConnectionError(f"no server has the slot of a key: {error}") from error
 
     def pipelined(self, commands: Sequence[tuple[Key, Sequence[Any]]], script: str | None = None) -> list[Any]:
-        """The answers to commands, each with its key: one round trip a server. script: as for written."""
+        """The answers to commands, each with its key, in one round trip per server. script: as for `written`."""
         answers: list[Any] = [None] * len(commands)
         for server, places in self.by_server([key for key, _ in commands]):
             told = _run(server, script, [commands[place][1] for place in places])
@@ -145,17 +145,17 @@ class Servers:
         return answers
 
     def written(self, key: Key, script: str | None, *commands: Sequence[Any]) -> list[Any]:
-        """The answers to commands that write keys of one slot, key's; of a cluster, once a replica has them as well.
+        """The answers to commands that write keys of one slot; in a cluster, after a replica has the writes too.
 
-        Redis replicates after it has answered: what a primary alone has dies with it. Where no replica is there, as
-        after a failover, the primary's disk has to do; what Redis itself should refuse then is `min-replicas-to-write`.
-        script: loaded where the server does not know it. Raises UnconfirmedError where a replica is there and silent.
+        Redis replicates after it has answered, so writes that only a primary has are lost with it. Without a replica,
+        as after a failover, the primary's disk must suffice; `min-replicas-to-write` lets Redis refuse writes then.
+        script: loaded if the server does not know it. Raises UnconfirmedError if a connected replica does not confirm.
         """
         server = self.of(key)
         if not self.address.is_cluster:
             return _run(server, script, commands)
         name = name_of(server)
-        if not self._replicas.get(name):  # one may be back: who does not wait for it acknowledges what it may lack
+        if not self._replicas.get(name):  # one may have reconnected, and must then be waited for
             self._note(name, len(cast(Any, server.execute_command("ROLE"))[2]))
         wait_ms = max(1, int(1000 * SHARE * left_s(self._wait_s)))
         waits = [("WAIT", 1, wait_ms)] if self._replicas[name] else []
@@ -176,7 +176,7 @@ class Servers:
             )
 
     def run_ids(self) -> dict[str, str]:
-        """By the address of each primary, which run of a server it is: another after a failover or a restart."""
+        """Address of each primary -> run_id of the server, which changes with a failover or a restart."""
         found = {}
         for server in self.primaries():
             told = cast(dict[str, Any], server.info("server"))
@@ -184,7 +184,7 @@ class Servers:
         return found
 
     def replicate(self) -> None:
-        """Return once every replica that is there has what its primary has now. Raises UnconfirmedError."""
+        """Return once every connected replica has what its primary has now. Raises UnconfirmedError."""
         if not self.address.is_cluster:
             return
         until = time.monotonic() + REPLICATED_S
@@ -196,7 +196,7 @@ class Servers:
                 time.sleep(POLL_S)
 
     def _learn(self) -> None:
-        """Who has which slot by now; where none of the known nodes answers, ask those that were named at first."""
+        """Read the map of slots again; if no known node answers, ask those of the address."""
         assert isinstance(self._made, RedisCluster)
         try:
             self._made.nodes_manager.initialize()
@@ -214,7 +214,7 @@ class Servers:
 
 
 def _run(server: Redis, script: str | None, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """One round trip; three where a server does not know the script yet."""
+    """One round trip; three if the server does not know the script yet."""
 
     def run() -> list[Any]:
         if len(commands) == 1:
@@ -234,6 +234,6 @@ def _run(server: Redis, script: str | None, commands: Sequence[Sequence[Any]]) -
 
 
 def name_of(server: Redis) -> str:
-    """Its address."""
+    """A server's address."""
     at = server.connection_pool.connection_kwargs
     return f"{at.get('host')}:{at.get('port')}"

@@ -1,4 +1,4 @@
-"""Text and some user_ids -> who is named in it and who may be: as it stands, and as HTML, JSON and URLs write it."""
+"""Text and user_ids -> the users it names or may name, also in the spellings of HTML, JSON and URLs."""
 
 import html
 import re
@@ -12,20 +12,20 @@ Users = frozenset[str]
 NOBODY: Users = frozenset()
 
 TELLING_DIGITS = 6
-"""A number of this length is taken for an id anywhere; a shorter one may be a count, unless it stands where ids do."""
+"""A number of this length counts as an id anywhere; a shorter one may be a count, unless ids are expected there."""
 ROUNDS = 3
-"""JSON in HTML in a URL."""
+"""Depth of nested spellings, such as JSON in HTML in a URL."""
 _WORD = r"\w\-\u00c0-\u1fff\u2070-\u2fff\u3040-\ufefe\uff10-\ufffc\U00010000-\U0010ffff"
-"""What a word is made of, signs such as emoji too; not spaces, quotes and other punctuation of any script."""
+"""Characters of words, including signs such as emoji, but not spaces, quotes and other punctuation of any script."""
 _JSON = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"'\\/bfnrtv]))")
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 class Traces(NamedTuple):
-    """Which users a text or a file names."""
+    """The users that a text or a file names or may name."""
 
     named: Users = NOBODY
-    maybe: Users = NOBODY  # it holds the id as a whole, in a place where it may mean something else
+    maybe: Users = NOBODY  # it has the id as a whole word that may mean something else
 
     def __or__(self, other: "Traces") -> "Traces":  # type: ignore[override]
         named = self.named | other.named
@@ -40,21 +40,21 @@ class Wanted:
 
     @cached_property
     def numbers(self) -> Mapping[int, str]:
-        """Those whose ids are whole numbers, as such."""
+        """Users whose ids are whole numbers, by number."""
         return {int(user): user for user in self.user_ids if is_number(user) and str(int(user)) == user}
 
     @cached_property
     def somewhere(self) -> str:
-        """An expression, of RE2 and of Python, for a text that may name one: a superset, quickly looked through."""
+        """A fast pattern, for RE2 and Python, that matches every text that may name a user, and some others."""
         spelt = [] if all(user.isascii() and user.isalnum() for user in self.user_ids) else [r"[\\%&+]"]
         ids = "|".join(re.escape(user) for user in sorted(self.user_ids))
         return "|".join([rf"(?:^|[^0-9A-Za-z])(?:{ids})(?:[^0-9A-Za-z]|$)", r"\\[nrtbfvu]", *spelt])
 
     def in_text(self, text: str) -> Traces:
-        """Those whom the text names, in any of its readings."""
+        """The users in a text, in any of its readings."""
         found = Traces()
         for reading in readings(text):
-            there = [user for user in self.user_ids if user in reading]  # far quicker than an expression
+            there = [user for user in self.user_ids if user in reading]  # far faster than a pattern
             found |= Traces(
                 frozenset(user for user in there if self._patterns[user][0].search(reading)),
                 frozenset(user for user in there if self._patterns[user][1].search(reading)),
@@ -62,17 +62,17 @@ class Wanted:
         return found
 
     def of_names(self, names: Iterable[str]) -> Users:
-        """Those whose request one of these names is."""
+        """Users of requests with these names (<user_id>/<ordinal>)."""
         parts = (name.rpartition("/") for name in names)
         return self.user_ids & {user for user, slash, ordinal in parts if slash and ordinal.isdigit()}
 
     @cached_property
     def telling(self) -> Mapping[int, str]:
-        """Those numbers that hardly anything but an id is."""
+        """Numbers that are long enough to be ids anywhere."""
         return {number: user for number, user in self.numbers.items() if len(user) >= TELLING_DIGITS}
 
     def in_column(self, texts: Iterable[str]) -> Traces:
-        """Those whom the texts of a table's column name. Short numbers are values there, items' ids for instance."""
+        """The users in the texts of a table's column, where short numbers are values, such as ids of items."""
         named, maybe = self.in_text("\n\n".join(texts))
         return Traces(named, frozenset(user for user in maybe if len(user) >= TELLING_DIGITS or not is_number(user)))
 
@@ -82,12 +82,12 @@ class Wanted:
 
 
 def is_number(user_id: str) -> bool:
-    """Whether an id is digits alone."""
+    """Whether an id has only digits."""
     return user_id.isascii() and user_id.isdigit()
 
 
 def readings(text: str) -> Iterator[str]:
-    """The text, and what it says where it is HTML, JSON, part of a URL, or one within another."""
+    """The text, and its decodings as HTML, JSON or part of a URL, also nested."""
     told = {text}
     fresh = [text]
     yield text
@@ -99,7 +99,7 @@ def readings(text: str) -> Iterator[str]:
 
 
 def _named(user: str) -> str:
-    """Alone: as a word, or before a request's ordinal. Numbers are everywhere: a short one must stand where ids do."""
+    """A pattern for an id as a word, or before a request's ordinal. Short numbers must be where ids are expected."""
     word = rf"(?<![{_WORD}.]){re.escape(user)}"
     if not is_number(user):
         return word + rf"(?![{_WORD}]|\.\w)"

@@ -37,10 +37,10 @@ PRUNED_AT_ONCE = 2_000
 
 
 class SqliteTail(SqliteFile):
-    """See features/live/tail.py. WAL, every acknowledgement on the disk before it is given, a connection a thread.
+    """Implements features/live/tail.py in WAL mode. Writes are on disk before they are acknowledged.
 
-    path: the file; made, with its folder, at the first use. wait_s: how long a locked file is tried, in seconds.
-    acknowledged: the newest seq that is known to have been given, of a file that may be gone: no later one is smaller.
+    path: the file; created, with its folder, at the first use. wait_s: how long a locked file is retried, in seconds.
+    acknowledged: the newest seq that is known to have been acknowledged; later ones are larger, even in a new file.
     """
 
     engine = SQLITE
@@ -58,7 +58,7 @@ class SqliteTail(SqliteFile):
         return fates
 
     def newest_seq(self) -> int:
-        """A row of one page that is always in memory."""
+        """Reads one row of a page that is always cached."""
         newest = self._patiently(lambda connection: connection.execute(NEWEST).fetchone()[0])
         self._acknowledged = max(self._acknowledged, newest)
         return newest
@@ -106,7 +106,7 @@ class SqliteTail(SqliteFile):
         return self._patiently(read)
 
     def secret(self) -> bytes:
-        """In a table of its own, so that files from before there was one get it too."""
+        """In a separate table, so that it can be added to older files."""
 
         def read(connection: sqlite3.Connection) -> bytes:
             connection.execute(SECRETS)
@@ -116,7 +116,7 @@ class SqliteTail(SqliteFile):
         return self._write(read)
 
     def belongs_to(self, log: str) -> str:
-        """In a table of its own, so that files from before there was one get it too."""
+        """In a separate table, so that it can be added to older files."""
         noted = noted_in(self.path)
         return noted if noted is not None else self._write(lambda connection: _belongs_to(connection, log))
 
@@ -124,7 +124,7 @@ class SqliteTail(SqliteFile):
         return self._are_forgotten([hash_of(user_id) for user_id in user_ids])
 
     def prune(self, upto_seq: int) -> int:
-        """In small transactions; the loss is recorded before the first is deleted."""
+        """In small transactions. The seq is recorded before any event is deleted."""
 
         def mark(connection: sqlite3.Connection) -> int:
             upto = min(upto_seq, connection.execute(NEWEST).fetchone()[0])
@@ -139,11 +139,11 @@ class SqliteTail(SqliteFile):
         return dropped
 
     def forget(self, user_ids: Sequence[str]) -> None:
-        """Their bytes are overwritten, in the file at once, in its log where no reader holds that open."""
+        """Their bytes are overwritten: in the file at once, in its WAL unless a reader has it open."""
         self._forget([hash_of(user_id) for user_id in user_ids], lambda _: user_ids)
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
-        """One look where it has forgotten them all."""
+        """One read if all of them are forgotten already."""
         told = list(digests)
         lacking = [digest for digest, known in zip(told, self._are_forgotten(told), strict=True) if not known]
         if lacking:
@@ -206,7 +206,7 @@ def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent], acknowl
 
 
 def _users(connection: sqlite3.Connection, digests: frozenset[str]) -> list[str]:
-    """Those who have events here, of these."""
+    """The users among these hashes who have events in the file."""
     users = connection.execute("SELECT DISTINCT user_id FROM log").fetchall()
     return [user for (user,) in users if hash_of(user) in digests]
 

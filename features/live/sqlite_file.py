@@ -1,6 +1,6 @@
 """A SQLite file that processes of one machine share: one connection per thread, retries, and detection of lost files.
 
-A file that is removed, truncated or replaced while in use accepts nothing more.
+Writes to a file that is removed, truncated or replaced while in use are refused.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ log = logging.getLogger("leitmotif")
 T = TypeVar("T")
 
 WAIT_S = 5.0
-"""How long a lock of another process is waited for, where no request is due earlier (features/live/deadline.py)."""
+"""How long to wait for another process's lock, unless a request is due earlier (features/live/deadline.py)."""
 PAUSES_S = (0.0005, 0.02)
-"""The first and the longest pause between two tries."""
+"""The first and the longest pause between two attempts."""
 BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 NEXT_STEP = {
     "SQLITE_FULL": "Free space on its disk; nothing of this call was kept.",
@@ -40,7 +40,7 @@ NEXT_STEP = {
 
 
 class Opened(NamedTuple):
-    """A thread's connection, and which files it was opened on."""
+    """A thread's connection and the inodes of its files."""
 
     connection: sqlite3.Connection
     file: tuple[int, int] | None
@@ -48,22 +48,22 @@ class Opened(NamedTuple):
 
 
 class SqliteFile:
-    """WAL, every write on the disk before it returns, a connection a thread.
+    """A file in WAL mode with one connection per thread. Writes are on disk before they return.
 
-    path: the file; made, with its folder, at the first use. wait_s: how long a locked file is tried, in seconds.
-    acknowledged: the newest seq that is known to have been given; a loss is told by its time.
+    path: the file; created, with its folder, at the first use. wait_s: how long a locked file is retried, in seconds.
+    acknowledged: the newest seq that is known to have been acknowledged; the log line about a lost file has its time.
     """
 
     def __init__(self, path: Path, wait_s: float, acknowledged: int) -> None:
         self.path = path
         self._acknowledged = acknowledged
-        self._file: tuple[int, int] | None = None  # which file was used last, by whichever thread
-        self._size = 0  # bytes that it has had: SQLite never makes it smaller, for nothing here vacuums
+        self._file: tuple[int, int] | None = None  # inode of the file that any thread used last
+        self._size = 0  # largest size so far, in bytes; SQLite never shrinks the file without VACUUM
         self._wal = path.with_name(f"{path.name}-wal")
         self._losing = threading.Lock()
         self._wait_s = wait_s
-        # By process and thread: a fork never touches its parent's connections, not even to close them. A thread that
-        # is given the number of one that ended takes over its connection.
+        # By process and thread: a fork never touches its parent's connections, not even to close them. A new thread
+        # with the id of an ended one reuses its connection.
         self._opened: dict[tuple[int, int], Opened] = {}
 
     def drop(self) -> None:
@@ -77,7 +77,7 @@ class SqliteFile:
             self._opened.pop(key).connection.close()
 
     def _began(self) -> None:
-        """What is done first on every new connection."""
+        """Called first on every new connection."""
 
     def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         def transaction(connection: sqlite3.Connection) -> T:
@@ -135,7 +135,7 @@ class SqliteFile:
         if opened is not None and opened.file == there:
             self._check_whole(opened)
             return opened.connection
-        self._let_go()  # the file was taken away: what is written must not go with it
+        self._let_go()  # the file was removed or replaced: no more writes to the old one
         self._say_if_lost(there)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
@@ -154,12 +154,12 @@ class SqliteFile:
         return connection
 
     def _check_whole(self, opened: Opened) -> None:
-        """SQLite goes on with a log that has no name any more, and in a file that was cut short: all would be lost."""
+        """Refuse a WAL that was unlinked or a file that was truncated, in which SQLite would go on writing."""
         size = os.stat(self.path).st_size
         with self._losing:
             was, self._size = self._size, max(self._size, size)
         if (wal := _file(self._wal)) != opened.wal:
-            if wal is None:  # nobody has begun another: what ours holds goes into the file while we still have it
+            if wal is None:  # no other WAL exists yet, so ours can still be written to the file
                 opened.connection.execute("PRAGMA wal_checkpoint").fetchone()
             raise InputError(
                 f"{self._wal} was taken away while it was in use: what was written now would be lost, so nothing is "
@@ -189,7 +189,7 @@ class SqliteFile:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {born} PRAGMA user_version = {VERSION}; COMMIT;")
 
     def _say_if_lost(self, there: tuple[int, int] | None) -> None:
-        """there: the file that is at the path now."""
+        """Log an error if the file was lost. there: inode of the file that is at the path now."""
         with self._losing:
             lost, self._file, self._size = self._file, None, 0
         if lost is not None and there != lost:
@@ -210,7 +210,7 @@ class SqliteFile:
 
 
 def _from_1(connection: sqlite3.Connection) -> None:
-    """Of two processes that open the file at once, one does it."""
+    """Migrate a file of version 1; only one of several processes that open it does so."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
@@ -232,5 +232,5 @@ def _file(path: Path) -> tuple[int, int] | None:
 
 
 def _name(error: sqlite3.Error) -> str:
-    """SQLite's own name of an error, such as SQLITE_BUSY_SNAPSHOT."""
+    """SQLite's name of an error, such as SQLITE_BUSY_SNAPSHOT."""
     return getattr(error, "sqlite_errorname", None) or type(error).__name__

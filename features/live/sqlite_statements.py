@@ -1,9 +1,9 @@
-"""What features/live/sqlite.py says to SQLite: the tables of a tail, and the statements that read and change them."""
+"""The SQL of features/live/sqlite.py: the tables of a tail, and the statements that read and change them."""
 
 from features.sealed.event import EVENT, OUTCOME, LiveEvent
 
 VERSION = 2
-"""Of the tables; FROM_1 brings those of version 1 up to it."""
+"""Version of the tables; FROM_1 migrates version 1."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS log (
     seq INTEGER PRIMARY KEY, event_id TEXT NOT NULL, revision INTEGER NOT NULL, user_id TEXT NOT NULL,
@@ -16,8 +16,8 @@ CREATE INDEX IF NOT EXISTS by_user ON log (user_id, current, COUNTS_FROM, item_i
 CREATE TABLE IF NOT EXISTS forgotten (user TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 """
-"""current: the row is its user's history: in_history, and not a show whose outcome counts from the same time on.
-user: hash_of."""
+"""current: whether the row is in its user's history: in_history, and not a show whose outcome counts from the same
+time. user: hash_of."""
 COUNTS_FROM = "max(occurred_at, ifnull(known_at, occurred_at))"
 """LiveEvent.counts_from."""
 SCHEMA = SCHEMA.replace("COUNTS_FROM", COUNTS_FROM)
@@ -26,7 +26,7 @@ ALTER TABLE log ADD COLUMN known_at INTEGER;
 DROP INDEX by_user;
 CREATE INDEX by_user ON log (user_id, current, {COUNTS_FROM}, item_id, event_key);
 """
-"""Makes a file of version 1 one of this."""
+"""Migrates a file of version 1."""
 FIELDS = ", ".join(LiveEvent._fields)
 NEWEST = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'newest'"
 PRUNED = "SELECT coalesce(max(seq), 0) FROM marks WHERE name = 'pruned'"

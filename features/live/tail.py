@@ -1,7 +1,7 @@
 """The interface of a store of live events, implemented by features/live/sqlite.py and features/live/redis.py.
 
-A tail is a log in order of acknowledgement (seq) and, for histories, the same events by user. It is shared by every
-process that appends or reads; what append has returned is durable.
+A tail is a log in order of acknowledgement (seq) and, for histories, the same events by user. All processes that append
+or read share it; appended events are durable when `append` returns.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,37 +10,37 @@ from typing import NamedTuple, Protocol
 from features.sealed.event import Fate, LiveEvent
 
 Listed = Callable[[], Iterable[str]]
-"""Reads the list of the forgotten: each as hash_of."""
+"""Reads the list of forgotten users, as their hash_of."""
 
 
 def nobody() -> tuple[str, ...]:
-    """The list of a scratch tail."""
+    """The list of a temporary tail."""
     return ()
 
 
 class Marks(NamedTuple):
-    """What a reader looks at before it answers."""
+    """What a reader checks before it answers."""
 
     newest: int  # seq
     pruned: int  # seq
-    origin: int = 0  # when this store began, us; another one: the one before was lost, or emptied. 0: not known
-    behind: int | None = None  # us, as LiveTail.behind keeps it; None: never told
+    origin: int = 0  # creation time of the store, us; it changes if the store is lost or emptied. 0: unknown
+    behind: int | None = None  # us, of LiveTail.behind; None: never set
 
 
 class LiveTail(Protocol):
-    """Raises contracts.errors.InputError, saying what to do, where its engine is down, locked too long or damaged.
+    """Methods raise InputError, with the next step, if the engine is down, locked too long or damaged.
 
-    Before it answers anything over a new connection it has forgotten who is on the list: the store may be a new one.
+    On every new connection the list of forgotten users is applied first, since the store may be a new one.
     """
 
     engine: str  # of features.sealed.event.ENGINES: whose seqs these are
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
-        """Keep events: all of them or, where this raises, none. A repeated (event_id, revision) changes nothing."""
+        """Store all events or, if this raises, none. A repeated (event_id, revision) changes nothing."""
         ...
 
     def newest_seq(self) -> int:
-        """The seq of the newest acknowledged event ever; 0 where there was none. One cheap read."""
+        """The seq of the newest event ever acknowledged; 0 if there was none. One cheap read."""
         ...
 
     def since(self, seq: int, limit: int = 10_000) -> list[tuple[int, LiveEvent]]:
@@ -51,54 +51,54 @@ class LiveTail(Protocol):
         ...
 
     def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent] | None]:
-        """Of each user the newest `length` events with in_history, oldest first; None for a forgotten user.
+        """For each user the newest `length` events with in_history, oldest first; None for a forgotten user.
 
-        In order of (counts_from, item_id, convention.key_of_text(event_id)). Of an event and its outcome where both
-        are in_history and count from the same time on, the outcome. Empty for a user without live events.
+        Ordered by (counts_from, item_id, convention.key_of_text(event_id)). If an event and its outcome are both
+        in_history and count from the same time, only the outcome is returned. Empty for a user without live events.
         """
         ...
 
     def held(self, event_ids: Sequence[str]) -> list[LiveEvent | None]:
-        """What the tail holds by each event_id, a show (EVENT) before its OUTCOME; None where it holds neither."""
+        """The stored event of each event_id, a show (EVENT) rather than its OUTCOME; None if there is neither."""
         ...
 
     def secret(self) -> bytes:
-        """32 random bytes, made at the first use and the same for every process from then on; drop ends them."""
+        """32 random bytes, created at the first use and the same for every process until `drop`."""
         ...
 
     def belongs_to(self, log: str) -> str:
-        """The identity of the log that these live events came to: this one, for good, where none was noted before."""
+        """The identity of the log that the live events belong to; set to this one for good if there was none."""
         ...
 
     def prune(self, upto_seq: int) -> int:
-        """Drop events with a seq up to this one, which a batch run holds. Returns how many. newest_seq stays.
+        """Drop events up to this seq, which are in the log by now. Returns how many. newest_seq is unchanged.
 
-        An event that is sent again after that is NEW: reads find it in the base by its key, counters count it.
+        A dropped event that is sent again is NEW: histories find it in the base by its key, but counters count it.
         """
         ...
 
     def marks(self) -> Marks:
-        """newest_seq, pruned_seq and more in one cheap read: what a reader looks at before it answers."""
+        """newest_seq, pruned_seq and more, in one cheap read."""
         ...
 
     def behind(self, us: int) -> int:
-        """How far the log's own time is behind the wall clock: the least that any process ever told. Returns that."""
+        """Set how far the log's clock is behind the wall clock, unless a smaller value is stored. Returns the value."""
         ...
 
     def size(self) -> int:
-        """Bytes that its events take where they are kept: the file with its log; of Redis, the whole server."""
+        """Bytes of storage: the SQLite file with its WAL, or the memory of the whole Redis server."""
         ...
 
     def pruned_seq(self) -> int:
-        """The largest upto_seq that was pruned; 0 where nothing was. A reader that lacks some of those must reload."""
+        """The largest seq that was pruned; 0 if none. A reader that lacks some of the pruned events must reload."""
         ...
 
     def forget(self, user_ids: Sequence[str]) -> None:
-        """Drop these users' events and refuse those to come, from this moment on, in every process."""
+        """Drop these users' events and refuse later ones, at once and in every process."""
         ...
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
-        """The same for those of these users (as hash_of) whom it has not forgotten. Returns how many."""
+        """Forget those of these users (as hash_of) who are not forgotten yet. Returns how many."""
         ...
 
     def forgotten(self, user_ids: Sequence[str]) -> list[bool]:
@@ -106,7 +106,7 @@ class LiveTail(Protocol):
         ...
 
     def drop(self) -> None:
-        """Remove everything, as if nothing had ever been appended. For scratch tails that no one else uses."""
+        """Remove everything, as if nothing had ever been appended. For temporary tails."""
         ...
 
     def close(self) -> None:

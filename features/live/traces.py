@@ -1,6 +1,6 @@
-"""A file and some users -> which of them it names, by what the file is: Parquet, Arrow, SQLite, arrays of text, text.
+"""A file (Parquet, Arrow, SQLite, numpy arrays, text) and users -> which of the users it names.
 
-Columns are read a group of rows at a time, text a piece at a time; memory does not grow with the file.
+Columns are read by row groups and text in pieces, so that memory does not grow with the file.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -20,15 +20,15 @@ from features.live.spellings import NOBODY, TELLING_DIGITS, Traces, Users, Wante
 from features.sealed.forgotten import fields_of
 
 ENTITY_KEY = "entity_key"
-"""Feast's column, which holds the id among other bytes."""
+"""Feast's key column, which has the id among other bytes."""
 NAME_COLUMN = "impression_id"
-"""Where a log has no requests they are called <user_id>/<ordinal>."""
+"""In logs without requests its values are <user_id>/<ordinal>."""
 TEXT_COLUMN = "raw"
 BATCH_ROWS = 1 << 16
 SAMPLE = 8192
 PIECE = 1 << 22
 OVERLAP = 1 << 12
-"""Characters that two pieces of a text share: more than an id is long, in any spelling."""
+"""Bytes that consecutive pieces of a text share, longer than an id in any spelling."""
 
 
 class _Bytes(Protocol):
@@ -36,7 +36,7 @@ class _Bytes(Protocol):
 
 
 def look_into(path: Path, wanted: Wanted) -> Traces | None:
-    """Those of the users that the file names or may name; None where its kind is not looked into (weights, say).
+    """The users that the file names or may name; None for kinds that are not searched (such as weights).
 
     Raises OSError, pa.ArrowException, sqlite3.Error or ValueError for a file that is damaged.
     """
@@ -45,7 +45,7 @@ def look_into(path: Path, wanted: Wanted) -> Traces | None:
 
 
 def _kind(path: Path) -> Callable[[Path, Wanted], Traces] | None:
-    """By the first bytes: what lies in a cache has no suffix."""
+    """The kind of a file by its first bytes, since cached files have no suffix."""
     with path.open("rb") as handle:
         start = handle.read(SAMPLE)
     for magic, look in (
@@ -128,7 +128,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _flat(column: pa.Array) -> pa.Array:
-    """The values of lists and of a dictionary's keys, one after another."""
+    """The flattened values of lists and dictionaries."""
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         column = column.flatten()
     return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
@@ -150,13 +150,13 @@ def _in_column(name: str, column: pa.Array, wanted: Wanted) -> Traces:
 def _as_text(column: pa.Array) -> pa.Array:
     try:
         return column.cast(pa.string())
-    except pa.ArrowInvalid:  # bytes that are no text hold no id
+    except pa.ArrowInvalid:  # bytes that are not text
         values = [value for value in column.to_pylist() if value is not None]
         return pa.array([value.decode("utf-8", "replace") for value in values], pa.string())
 
 
 def _in_numbers(name: str, column: pa.Array, wanted: Wanted) -> Traces:
-    """Of numbers, those of a column of users, and elsewhere such as hardly anything but an id is."""
+    """Any number in a column of users, and elsewhere only numbers that are long enough to be ids."""
     sought = wanted.numbers if _is_of_users(name) else wanted.telling
     if not sought:
         return Traces()
@@ -169,7 +169,7 @@ def _in_numbers(name: str, column: pa.Array, wanted: Wanted) -> Traces:
 
 
 def _in_arrays(path: Path, wanted: Wanted) -> Traces:
-    """numpy's files; numbers are no ids."""
+    """numpy's files; numbers in them are not ids."""
     loaded = np.load(path, allow_pickle=False, mmap_mode="r")
     if isinstance(loaded, np.ndarray):
         return Traces(_in_array(loaded, wanted))
@@ -186,7 +186,7 @@ def _in_array(values: np.ndarray, wanted: Wanted) -> Users:
 
 
 def _in_sqlite(path: Path, wanted: Wanted) -> Traces:
-    """Tables' rows as they stand; what SQLite has deleted and not yet overwritten is not seen."""
+    """The rows of all tables; deleted rows that SQLite has not overwritten yet are not searched."""
     found = Traces()
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
     try:
@@ -198,7 +198,7 @@ def _in_sqlite(path: Path, wanted: Wanted) -> Traces:
 
 
 def _columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str, bool]]:
-    """Tables' columns of text or bytes, and those of users; whether each is text."""
+    """(table, column, whether it is text) of columns of text or bytes, and of users."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (table,) in tables:
         for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({_name(table)})").fetchall():
@@ -229,7 +229,7 @@ def _in_sql_column(connection: sqlite3.Connection, table: str, column: str, is_t
 
 
 def _in_sql_text(connection: sqlite3.Connection, select: str, column: str, wanted: Wanted) -> Traces:
-    """What the texts of a column say: messages, JSON."""
+    """The users in the texts of a column, such as messages or JSON."""
     somewhere = re.compile(wanted.somewhere)
     connection.create_function("may_name", 1, lambda text: bool(somewhere.search(str(text))), deterministic=True)
     found, texts = Traces(), connection.execute(f"{select} {_name(column)} IS NOT NULL AND may_name({_name(column)})")

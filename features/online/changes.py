@@ -1,7 +1,7 @@
-"""Rows of a snapshot, and what was loaded before -> which rows to write, which to remove. Knows no store.
+"""Rows of a snapshot and of the previous load -> rows to write and to remove, whatever the store.
 
-A row is named by its id and stood for by a digest of its features: 16 bytes of SHA-256 over the bytes of its Arrow
-buffers, lengths and nulls included.
+Rows are compared by a digest of their features: 16 bytes of SHA-256 over the row's bytes in the Arrow buffers, lengths
+and nulls included.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ SCHEMA = pa.schema([("id", pa.string()), ("digest", pa.binary(DIGEST_BYTES)), ("
 
 @dataclass(frozen=True)
 class ViewRows:
-    """What a view holds, without the features themselves."""
+    """Ids, digests and times of a view's rows, without the features themselves."""
 
     table: pa.Table  # SCHEMA; at: the row's event_timestamp in microseconds
 
     @classmethod
     def of(cls, table: pa.Table, key: str, stamp: str) -> "ViewRows":
-        """table: a piece of a snapshot. key: its column of ids, each once. stamp: its column of times."""
+        """table: part of a snapshot. key: its column of distinct ids. stamp: its column of times."""
         features = table.drop_columns([key, stamp])
         digests = pa.array(_digests(features), pa.binary(DIGEST_BYTES))
         at = table[stamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
@@ -39,21 +39,21 @@ class ViewRows:
 
     @classmethod
     def none(cls) -> "ViewRows":
-        """Before the first load."""
+        """No rows, as before the first load."""
         return cls(SCHEMA.empty_table())
 
     @classmethod
     def read(cls, path: Path) -> "ViewRows":
-        """Read what write wrote."""
+        """Read what `write` wrote."""
         return cls(pq.read_table(path, schema=SCHEMA))
 
     def write(self, path: Path) -> None:
-        """Write one Parquet file."""
+        """Write a Parquet file."""
         pq.write_table(self.table, path, use_dictionary=False, compression="none")
 
 
 class Difference:
-    """A snapshot that comes in pieces, compared with the rows that were loaded before."""
+    """Compares a snapshot, given in pieces, with the rows of the previous load."""
 
     def __init__(self, before: ViewRows) -> None:
         self._before = before.table.combine_chunks()
@@ -61,7 +61,7 @@ class Difference:
         self._pieces: list[pa.Table] = []
 
     def changed(self, rows: ViewRows) -> tuple[Bool, Bool]:
-        """(written, restamped), each [rows]: new or with other features; the same features, but of another time."""
+        """Masks [rows] of (new or changed rows, rows whose features are the same but whose time changed)."""
         self._pieces.append(rows.table)
         place = pc.call_function("index_in", [rows.table["id"]], pc.SetLookupOptions(value_set=self._before["id"]))
         place = place.fill_null(-1).to_numpy().astype(np.int64)
@@ -73,17 +73,17 @@ class Difference:
         return ~same, same & ~timely
 
     def gone(self) -> list[str]:
-        """Ids that were loaded and that no piece had."""
+        """Ids of the previous load that are in no piece."""
         return self._before["id"].filter(pa.array(~self._seen)).to_pylist()
 
     def rows(self) -> ViewRows:
-        """What all pieces hold. Raises ValueError where an id came twice."""
+        """The rows of all pieces. Raises ValueError if an id occurs twice."""
         table = pa.concat_tables(self._pieces or [SCHEMA.empty_table()])
         distinct = pc.call_function("count_distinct", [table["id"]]).as_py()
         if distinct != len(table):
             raise ValueError(
-                f"A snapshot has {len(table):,} rows for {distinct:,} ids; a view has one row an id. `make run` makes "
-                "the snapshot again."
+                f"The snapshot has {len(table):,} rows for {distinct:,} ids; a view has one row per id. `make run` "
+                "makes the snapshot again."
             )
         return ViewRows(table)
 
@@ -94,7 +94,7 @@ def _equal(new: pa.ChunkedArray, before: pa.ChunkedArray, known: Bool, place: In
 
 
 def _digests(table: pa.Table) -> list[bytes]:
-    """One digest a row."""
+    """One digest per row."""
     pieces = []
     for column in table.columns:
         whole = column.combine_chunks()
@@ -110,9 +110,10 @@ def _digests(table: pa.Table) -> list[bytes]:
 
 
 def _pieces(array: pa.Array, bounds: Int64) -> Iterator[tuple[memoryview, list[int]]]:
-    """The buffers of a column, each with the byte at which every row begins and, last, at which the last one ends.
+    """The buffers of a column, each with the byte offsets of its rows (one more than rows).
 
-    bounds: the same in the array's elements. A list's lengths go before its elements, so that no two rows look alike.
+    bounds: the offsets in elements of the array. The lengths of lists and texts come before their content, so that
+    different rows never have the same bytes.
     """
     if array.null_count:
         yield _fixed(array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8), bounds)

@@ -1,7 +1,7 @@
-"""A snapshot, the counters and what was loaded before -> the files of a new state, made of what changed.
+"""A snapshot, the counters and the previous load -> the files of a new state folder; only changes are written.
 
-Of the views that are online, only rows that changed are written. The definitions are applied only where they changed,
-and counters of items are counted only where their tables changed.
+Rows of online views are written where they changed, Feast's definitions are applied where they changed, and counters
+of items are rebuilt where their tables changed.
 """
 
 import hashlib
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("leitmotif")
 
 COUNTED = "counted"
-"""In the stamp's DEFINED, the files that items are counted from: name -> hash."""
+"""The stamp's key, within DEFINED, for the files that the counters of items were built from: name -> hash."""
 OF_ITEMS = (ITEMS, COCLICKS)
 VIEWS = {"user_history": "user_id", "user_state": "user_id", "item_profile": "item_id"}
-"""The views that are online, each loaded from the snapshot's file of its name, and the column of its ids."""
+"""Each online view, loaded from the snapshot's file of that name, and its column of ids."""
 EVENT_TIME = "event_timestamp"
 LONG_AGO = datetime(1900, 1, 1, tzinfo=UTC)
 ONLINE = "online.db"
 
 
-class Held(NamedTuple):
+class LoadedState(NamedTuple):
     """A loaded state, complete and undamaged."""
 
     folder: Path
@@ -53,7 +53,7 @@ class Held(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What the counters' tables hold, built already, and the ids whose positions are their keys."""
+    """Counters that are already built, and the ids whose positions are their keys."""
 
     counters: Counters
     item_ids: list[str]
@@ -61,42 +61,42 @@ class Counted(NamedTuple):
 
 
 Written = Callable[[str, pa.Array | pa.ChunkedArray], None]
-"""Told a view's name and the ids of its rows that were written, some at a time."""
+"""Called with a view's name and the ids of rows that were written, once per row group."""
 
 
 def fill(
     folder: Path,
-    held: Held | None,
+    previous: LoadedState | None,
     data: Path,
     snapshot: Path,
     stamp: dict[str, Any],
     counted: Counted | None = None,
     written: Written | None = None,
 ) -> dict[str, Any]:
-    """Write registry.db, online.db, the counters of items and their ids. Returns what the stamp is to say of it.
+    """Write registry.db, online.db, the counters of items and their ids. Returns the stamp's DEFINED section.
 
-    held: what may be copied; None: everything is made anew. A file of held is never written to: where it stays as it
-        is, the new state has the same file by another link.
+    previous: the loaded state whose files may be reused; None: everything is built from scratch. Its files are never
+        written to: unchanged ones are hard-linked into the new folder, others copied first.
     """
-    files = _count(folder, held, data, snapshot, stamp, counted)
-    with _feast(folder, held, data, snapshot, stamp) as (feast, defined, comparable):
+    files = _count(folder, previous, data, snapshot, stamp, counted)
+    with _feast(folder, previous, data, snapshot, stamp) as (feast, defined, comparable):
         for name in VIEWS:
-            _load_view(feast, folder, name, held if comparable else None, snapshot, written)
+            _load_view(feast, folder, name, previous if comparable else None, snapshot, written)
     return {**defined, COUNTED: files}
 
 
 def _count(
-    folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any], built: Counted | None
+    folder: Path, previous: LoadedState | None, data: Path, snapshot: Path, stamp: dict[str, Any], built: Counted | None
 ) -> dict[str, str]:
-    """Write what belongs to items. Returns the files that it is counted from.
+    """Write the counters of items. Returns name -> hash of the files that they were built from.
 
-    Where held has counted all but some new partitions, these alone are counted.
+    If the previous state has counted all but some new partitions, only those are counted.
     """
     files = {name: digest for name, digest in stamp["files"].items() if name.split("/")[0] in OF_ITEMS}
     items = pq.read_table(snapshot / "item_profile.parquet", columns=["item_id"])["item_id"].to_pylist()
-    if held is not None and (counted := held.stamp[DEFINED][COUNTED]).items() <= files.items():
+    if previous is not None and (counted := previous.stamp[DEFINED][COUNTED]).items() <= files.items():
         later = sorted(files.keys() - counted.keys())
-        if _count_later(folder, held, data, later, items):
+        if _count_later(folder, previous, data, later, items):
             return files
     if built is None or built.item_ids != items:
         users = ds.dataset(data / "user_counters", format="parquet").to_table(columns=["user_id"])["user_id"].unique()
@@ -105,22 +105,22 @@ def _count(
     return files
 
 
-def _count_later(folder: Path, held: Held, data: Path, later: list[str], items: list[str]) -> bool:
-    """Put later partitions behind what held counted. False, and nothing done, where that will not do."""
-    known = item_state.read_ids(held.folder)
+def _count_later(folder: Path, previous: LoadedState, data: Path, later: list[str], items: list[str]) -> bool:
+    """Add new partitions to the previous state's counters. Returns False, writing nothing, where that is impossible."""
+    known = item_state.read_ids(previous.folder)
     new_items = _new(items, known)
-    has_coclicks = any(held.folder.glob(f"{COCLICKS}.*")) or any(name.startswith(COCLICKS) for name in later)
-    if len(items) - len(new_items) != len(known) or (later and has_coclicks):  # these are factorised anew, all at once
+    has_coclicks = any(previous.folder.glob(f"{COCLICKS}.*")) or any(name.startswith(COCLICKS) for name in later)
+    if len(items) - len(new_items) != len(known) or (later and has_coclicks):  # co-clicks are factorised as a whole
         return False
-    ids = known + new_items  # at the end: a key is a position
+    ids = known + new_items  # appended, since keys are positions
     if later:
-        table = Counters.load(held.folder).item_counters
+        table = Counters.load(previous.folder).item_counters
         assert isinstance(table, AsOfCounter)
         more = from_parquet([data / name for name in later], {"item_id": pa.array(ids, pa.string())})
         item_state.save(folder, Counters.of_table(extended(table, more)), ids, [])
         return True
     for name in (*OF_ITEMS, item_state.USERS):
-        for path in held.folder.glob(f"{name}.*.npy"):
+        for path in previous.folder.glob(f"{name}.*.npy"):
             os.link(path, folder / path.name)
     item_state.write_ids(folder, ids)
     return True
@@ -133,11 +133,12 @@ def _new(ids: list[str], known: list[str]) -> list[str]:
 
 @contextmanager
 def _feast(
-    folder: Path, held: Held | None, data: Path, snapshot: Path, stamp: dict[str, Any]
+    folder: Path, previous: LoadedState | None, data: Path, snapshot: Path, stamp: dict[str, Any]
 ) -> Iterator[tuple["FeatureStore", dict[str, str], bool]]:
-    """Feast over a folder, with the definitions applied; their hashes; whether held's rows were copied.
+    """Yields (Feast over the folder with the definitions applied, their hashes, whether rows can be compared).
 
-    Feast remembers the published snapshot: where this one will be once the stage that makes it is done.
+    Rows can be compared with the previous load where the columns of the online views are the same. The definitions name
+    the published snapshot's folder, where this snapshot will be once the stage that writes it has finished.
     """
     from feast import FeatureStore
 
@@ -147,12 +148,12 @@ def _feast(
 
     wanted = definitions(data, data / "feature_snapshot", *read_settings(snapshot, stamp))
     defined = _hashes(wanted)
-    before = {key: value for key, value in (held.stamp[DEFINED] if held else {}).items() if key != COUNTED}
+    before = {key: value for key, value in (previous.stamp[DEFINED] if previous else {}).items() if key != COUNTED}
     comparable = before.get("online") == defined["online"]
-    if held is not None and comparable and (held.folder / ONLINE).exists():
-        shutil.copyfile(held.folder / ONLINE, folder / ONLINE)
-    if held is not None and before == defined:
-        shutil.copyfile(held.folder / "registry.db", folder / "registry.db")
+    if previous is not None and comparable and (previous.folder / ONLINE).exists():
+        shutil.copyfile(previous.folder / ONLINE, folder / ONLINE)
+    if previous is not None and before == defined:
+        shutil.copyfile(previous.folder / "registry.db", folder / "registry.db")
     feast = FeatureStore(config=config(folder, offline="file"))
     if before != defined:
         feast.apply(wanted)
@@ -165,9 +166,9 @@ def _feast(
 
 
 def _hashes(wanted: list[Any]) -> dict[str, str]:
-    """A hash of all definitions and one of the columns of the views that are online, for this version of Feast.
+    """A hash of all definitions, one of the columns of online views, and the online store's engine.
 
-    Beside them, the online store's engine.
+    The hashes depend on Feast's version too.
     """
     import feast
 
@@ -180,7 +181,7 @@ def _hashes(wanted: list[Any]) -> dict[str, str]:
 
 
 def _timeless(message: Any) -> Any:
-    """A definition without when it was made, which Feast writes into its sources and views, however deep."""
+    """A definition without the timestamps that Feast writes into sources and views, nested messages included."""
     for field, value in message.ListFields():
         if field.name in ("created_timestamp", "last_updated_timestamp"):
             message.ClearField(field.name)
@@ -191,23 +192,23 @@ def _timeless(message: Any) -> Any:
 
 
 def _load_view(
-    feast: "FeatureStore", folder: Path, name: str, held: Held | None, snapshot: Path, tell: Written | None
+    feast: "FeatureStore", folder: Path, name: str, previous: LoadedState | None, snapshot: Path, tell: Written | None
 ) -> None:
-    """Bring the rows of one view from what held has to what the snapshot has; folder remembers them."""
+    """Write the changes of one view's rows since the previous load, and record its rows in the folder."""
     from features.feast_store import online_rows
 
     rows_file = f"{name}.rows.parquet"
     view, key = feast.get_feature_view(name), VIEWS[name]
-    difference = Difference(ViewRows.read(held.folder / rows_file) if held is not None else ViewRows.none())
-    # A server may have rows of which nothing is known; they are read all the while, so they go last.
+    difference = Difference(ViewRows.read(previous.folder / rows_file) if previous is not None else ViewRows.none())
+    # A server may hold rows of an unknown load. They are served meanwhile, so they are removed last.
     unknown = pa.array([], pa.string())
-    if held is None and not online_rows.is_file(feast):
+    if previous is None and not online_rows.is_file(feast):
         unknown = online_rows.stored_ids(feast, view)
     num_written = 0
     for piece in _row_groups(snapshot / f"{name}.parquet"):
         written, restamped = difference.changed(ViewRows.of(piece, key, EVENT_TIME))
         changed = piece.filter(pa.array(written))
-        if held is not None:
+        if previous is not None:
             online_rows.allow_older_overwrite(feast, view, changed[key].to_pylist())
         elif len(unknown):
             there = pc.call_function("is_in", [changed[key]], pc.SetLookupOptions(value_set=unknown))
@@ -223,7 +224,7 @@ def _load_view(
     online_rows.remove(feast, view, gone)
     rows.write(folder / rows_file)
     counts = [f"{count:,}" for count in (num_written, len(rows.table), len(gone))]
-    log.info("loading Feast: of %s %s of %s rows written, %s removed", name, *counts)
+    log.info("loading Feast: %s %s of %s rows written, %s removed", name, *counts)
 
 
 def _row_groups(path: Path) -> Iterator[pa.Table]:

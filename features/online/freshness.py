@@ -1,8 +1,7 @@
-"""The loaded online store, and the log that it stands for -> how fresh and how complete each view is.
+"""The loaded online store and the log's tables -> how fresh and how complete each view is.
 
-`python -m features.online.freshness` prints it and exits 3 where a view is past its limit, 2 where nothing is loaded:
-for a schedule that watches what is served, apart from the stage materialize, which reports the same of what it has
-loaded.
+`python -m features.online.freshness` prints it and exits 3 if a view exceeds its limit, 2 if nothing is loaded. It is
+meant for a schedule that watches what is served; the stage materialize reports the same figures of its own load.
 """
 
 import logging
@@ -33,12 +32,12 @@ from features.terms.params import MaterializeParams
 Bool = npt.NDArray[np.bool_]
 
 ALL = 1.0
-"""The share of items that a view must hold: the snapshot has the whole catalogue, the counters every item shown."""
+"""Minimum share of items in a view: the snapshot has the whole catalogue, the counters every item that was shown."""
 
 
 @dataclass(frozen=True)
 class LoggedNow:
-    """What the log asks of the views: the time of its newest row, in microseconds, and who and what is in it."""
+    """What the views should hold according to the log: its users and items, and the time of its newest row (us)."""
 
     end: int
     users_with_events: pa.Array
@@ -48,7 +47,7 @@ class LoggedNow:
 
     @classmethod
     def of(cls, data: Path) -> "LoggedNow":
-        """Read the stages' outs in data/<source>, not the snapshot."""
+        """Read the outputs of earlier stages in data/<source>, not the snapshot."""
         histories = UserHistories.open(data / "user_histories")
         counted = _columns(data / "user_counters", "user_id", "occurred_at")
         newest = pc.call_function("max", [counted["occurred_at"].cast(pa.int64())]).as_py()
@@ -62,7 +61,7 @@ class LoggedNow:
 
 
 def measure(store: OnlineStore, data: Path, limits: MaterializeParams) -> dict[str, dict[str, Any]]:
-    """Each view as contracts.views describes it, of what is in the store; what should be there is read from the log."""
+    """Freshness and completeness of each view in the store, compared with the log, in the form of contracts.views."""
     log = LoggedNow.of(data)
     user, item = (limits.max_lag_s, limits.min_user_share), (limits.max_lag_s, ALL)
     counter, known = store.live.logged.item_counters, list(store.live.items.known)
@@ -79,7 +78,7 @@ def measure(store: OnlineStore, data: Path, limits: MaterializeParams) -> dict[s
 def view(
     log_end: int, newest: int | None, num_keys: int, present: Bool, max_lag_s: float, min_share: float
 ) -> dict[str, Any]:
-    """One view of contracts.views. log_end, newest: us. present: [keys that the log asks for]."""
+    """One view in the form of contracts.views. log_end, newest: us. present: [keys that the view should hold]."""
     return {
         "newest": None if newest is None else datetime.fromtimestamp(newest / 1e6, UTC).isoformat(),
         "lag_s": None if newest is None else max(0.0, (log_end - newest) / 1e6),
@@ -91,12 +90,12 @@ def view(
 
 
 def _of_rows(store: OnlineStore, name: str, ids: pa.Array) -> tuple[int | None, int, Bool]:
-    """(newest event, number of keys, which ids are there), of a view whose rows Feast has."""
+    """(time of the newest event, number of keys, which ids are present) of a view whose rows are in Feast's store."""
     feature_view = store.feast.get_feature_view(name)
     stored = online_rows.stored_ids(store.feast, feature_view)
     newest, whose = online_rows.newest_ids(store.feast, feature_view)
     at = None if newest is None else round(newest.timestamp() * 1e6)
-    if name == "user_history" and whose:  # Feast keeps whole seconds, the histories themselves microseconds
+    if name == "user_history" and whose:  # Feast stores whole seconds, histories microseconds
         at = max(int(each.occurred_at.max()) for each in store.histories(whose) if each is not None)
     if name == "user_state" and whose:
         at = max(int(UserCounts.decode(each).times[-1]) for each in store.counted(whose) if each)
@@ -122,7 +121,7 @@ def _columns(folder: Path, *names: str) -> pa.Table:
 
 
 def table(views: dict[str, dict[str, Any]]) -> str:
-    """Lines for a terminal, one a view."""
+    """A text table with one line per view."""
     heads = list(next(iter(views.values())))
     cells = [["view", *heads], *([name, *(_cell(each[head]) for head in heads)] for name, each in views.items())]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -136,9 +135,9 @@ def _cell(value: object) -> str:
 
 
 def watch(data: Path, limits: MaterializeParams, max_live_rows: int | None = None) -> str:
-    """What is loaded now and what has come live since. Raises CheckFailed where a view is past its limit.
+    """Text about the loaded views and the live events since. Raises CheckFailed if a view exceeds its limit.
 
-    max_live_rows: serve's bound, to be told beside them.
+    max_live_rows: serve's limit, printed beside the number of live events.
     """
     store = OnlineStore.open(state_of(data))
     views = measure(store, data, limits)
@@ -151,9 +150,9 @@ def watch(data: Path, limits: MaterializeParams, max_live_rows: int | None = Non
 
 
 def _live(store: OnlineStore, place: str, max_live_rows: int | None) -> str:
-    """What the service reads beside what is loaded, and what it takes in each worker's memory and where it is kept."""
+    """Number of live events that the service reads, and the memory of a worker and storage that they take."""
     if not store.live.num_events:
-        return "no live event has come since"
+        return "no live events since"
     newest = datetime.fromtimestamp(store.progress.newest_at / 1e6, UTC).isoformat()
     bound = "" if max_live_rows is None else f" of {max_live_rows:,} (serve.max_live_rows)"
     return (

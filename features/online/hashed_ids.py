@@ -1,4 +1,4 @@
-"""Many ids -> their numbers, by a sorted array of their hashes: mapped from a file, so that no id is in memory."""
+"""Ids -> numbers through a sorted, memory-mapped array of their hashes, so that no id is kept in memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -32,15 +32,15 @@ class HashedIds(Mapping[str, int]):
         self._no_list()
 
     def _no_list(self) -> NoReturn:
-        raise TypeError("ids that are kept as hashes cannot be listed")
+        raise TypeError("ids that are stored as hashes cannot be listed")
 
 
 def hashes_of(ids: Sequence[str]) -> tuple[Int64, Int64]:
-    """(hashes, ascending, the place in ids of each). Raises InputError where two ids have one."""
+    """(ascending hashes, the position in `ids` of each). Raises InputError if two ids have the same hash."""
     hashes = np.fromiter((key_of_text(name) for name in ids), np.int64, len(ids))
     order = np.argsort(hashes, kind="stable")
     hashes = hashes[order]
     if len(same := np.flatnonzero(hashes[1:] == hashes[:-1])):
         pair = [ids[place] for place in order[same[0] : same[0] + 2]]
-        raise InputError(f"The user_ids {pair[0]!r} and {pair[1]!r} have one hash of 64 bits: give one another name.")
+        raise InputError(f"The user_ids {pair[0]!r} and {pair[1]!r} have the same 64-bit hash: rename one of them.")
     return hashes, order

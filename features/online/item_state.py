@@ -1,6 +1,7 @@
-"""What belongs to items <-> files of a state folder: their counts and co-clicks, and the ids that number both.
+"""Counters and co-clicks of items, and the ids whose positions are their keys <-> files of a state folder.
 
-All is mapped: a worker holds of it what it reads. Users of co-clicks are numbered by their hashes.
+Arrays are memory-mapped, so a worker's memory holds only the pages that it reads. Users of co-clicks are numbered by
+the rank of their hash.
 """
 
 import json
@@ -20,15 +21,15 @@ USERS = "coclick_users"
 
 @dataclass(frozen=True)
 class ItemState:
-    """What load finds."""
+    """The loaded files."""
 
     counters: Counters
     items: Mapping[str, int]  # id -> key
-    users: Mapping[str, int]  # id -> key in co-clicks; empty without
+    users: Mapping[str, int]  # id -> key in co-clicks; empty without co-clicks
 
 
 def save(folder: Path, counters: Counters, item_ids: Sequence[str], user_ids: Sequence[str]) -> None:
-    """item_ids, user_ids: those whose positions are the counters' keys."""
+    """Write all files. item_ids, user_ids: their positions are the counters' keys."""
     if counters.coclicks is not None:
         hashes, order = hashes_of(user_ids)
         mapped.save({"hashes": hashes}, folder, USERS)
@@ -38,17 +39,17 @@ def save(folder: Path, counters: Counters, item_ids: Sequence[str], user_ids: Se
 
 
 def write_ids(folder: Path, item_ids: Sequence[str]) -> None:
-    """The ids alone, whose positions are the keys."""
+    """Write only the ids, whose positions are the keys."""
     (folder / IDS).write_text(json.dumps({"items": list(item_ids)}, ensure_ascii=False), encoding="utf-8")
 
 
 def read_ids(folder: Path) -> list[str]:
-    """What write_ids wrote."""
+    """Read what write_ids wrote."""
     return json.loads((folder / IDS).read_text(encoding="utf-8"))["items"]
 
 
 def load(folder: Path) -> ItemState:
-    """What save wrote. Raises OSError, ValueError or KeyError where a file is missing or damaged."""
+    """Load what `save` wrote. Raises OSError, ValueError or KeyError if a file is missing or damaged."""
     items = {name: position for position, name in enumerate(read_ids(folder))}
     counters = Counters.load(folder)
     users = mapped.load(folder, USERS).get("hashes", np.zeros(0, np.int64))

@@ -1,7 +1,8 @@
-"""Live events -> the counters of the log and of them, as one: the same reads, exact, visible at once. numpy only.
+"""Live events -> counters of the log and the live events together, exact and updated at once. numpy only.
 
-Live rows are kept in parts, each at least GROWTH times as large as the one after it: a new event costs little, and a
-read looks into few parts. Small parts are joined at once, large ones by a thread of its own while all of them are read.
+Live rows are stored in parts, each at least GROWTH times as large as the next (as in a log-structured merge tree), so
+that adding an event is cheap and a read searches few parts. Small parts are merged at once, large ones by a background
+thread while reads go on.
 """
 
 import logging
@@ -27,23 +28,23 @@ Int64 = npt.NDArray[np.int64]
 Ints = npt.NDArray[np.integer]
 
 GROWTH = 8
-JOINED_AT_ONCE = 8_192
-"""Rows of the largest part that is made where an event is taken: a few milliseconds."""
+MERGED_AT_ONCE = 8_192
+"""Largest part, in rows, that is built while an event is added (a few milliseconds)."""
 MAX_PARTS = 24
-"""With more of them a new event waits until some are joined."""
+"""With more parts, adding an event waits until some are merged."""
 ID_BYTES = 200
-"""About what an id that is new costs: its text, its place in a dict, its key."""
+"""Approximate memory of a new id: its text, its entry in a dict, its key."""
 
 
 class _Rows(NamedTuple):
-    """What one event adds: arrays of one length, 19 bytes a row."""
+    """Arrays of one length, one row per event, 19 bytes a row."""
 
     users: npt.NDArray[np.int32]
     items: npt.NDArray[np.int32]
     times: Int64  # us
-    shows: npt.NDArray[np.int8]  # 1, and 0 of an outcome: its show is counted already
+    shows: npt.NDArray[np.int8]  # 0 for an outcome, whose show is already counted; else 1
     clicks: npt.NDArray[np.int8]
-    in_lists: npt.NDArray[np.bool_]  # counted for its item too: what only extends a history is not
+    in_lists: npt.NDArray[np.bool_]  # False for role history, which does not count for its item
 
 
 class _Part(NamedTuple):
@@ -59,7 +60,7 @@ class _Part(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of its arrays, each once: the counters share their times."""
+        """Bytes of its arrays; arrays that the counters share count once."""
         counters = (self.item_counters, self.user_counters, self.user_item_counters)
         arrays = [*self.rows, *(each for counter in counters for each in counter.arrays())]
         if self.coclicks is not None:
@@ -69,18 +70,18 @@ class _Part(NamedTuple):
 
 @dataclass
 class Ids:
-    """Ids -> keys: those of the log as they were loaded, new ones behind them in order of appearance."""
+    """Ids -> keys: the loaded ids of the log, then new ones in order of appearance."""
 
     known: Mapping[str, int]
     added: dict[str, int] = field(default_factory=dict)
 
     def key(self, name: str) -> int:
-        """-1 where neither the log nor a live event had it."""
+        """The key of an id; -1 if neither the log nor a live event has it."""
         found = self.known.get(name)
         return self.added.get(name, -1) if found is None else found
 
     def keys(self, names: Sequence[str]) -> Int64:
-        """[N] of several."""
+        """[N] keys of several ids."""
         found = list(map(self.known.get, names))
         if None in found:
             added = self.added.get
@@ -88,7 +89,7 @@ class Ids:
         return np.array(found, np.int64)
 
     def learn(self, names: Sequence[str]) -> Int64:
-        """[N] keys; a name that is new gets the next."""
+        """[N] keys; a new id gets the next key."""
         for name in names:
             if name not in self.known and name not in self.added:
                 self.added[name] = len(self.known) + len(self.added)
@@ -96,10 +97,10 @@ class Ids:
 
 
 class LiveCounters:
-    """Counters that grow. `now` is one consistent state; add makes the next. One writer at a time, readers at any.
+    """Counters that grow with live events. `now` is an immutable state, replaced by `add`. One writer, many readers.
 
-    logged: of the log, what belongs to items; users come with their own rows. items, users: the keys of its ids.
-    bucket_us: of statistics.bucket_s, by which the log was counted.
+    logged: counters of the log's items; those of users are read from their rows. items, users: id -> key of the log.
+    bucket_us: statistics.bucket_s of the log's counters, in us.
     """
 
     def __init__(
@@ -110,25 +111,25 @@ class LiveCounters:
         self.now = logged
         self.logged = logged
         self._parts: list[_Part] = []  # never changed in place
-        self._lock = Lock()  # of _parts, now, _joining and _joiner, each held for a moment
-        self._joining: list[_Part] = []  # what the thread has taken up
-        self._joiner: Thread | None = None
+        self._lock = Lock()  # guards _parts, now, _merging and _merger; never held for long
+        self._merging: list[_Part] = []  # the parts that the thread is merging
+        self._merger: Thread | None = None
 
     @property
     def num_events(self) -> int:
-        """How many live events are counted."""
+        """Number of live events that are counted."""
         return sum(part.num_rows for part in self._parts)
 
     @property
     def num_bytes(self) -> int:
-        """What they take in memory, about; twice that of the largest part while it is being joined."""
+        """Approximate memory of live events; the largest part takes twice as much while it is being merged."""
         num_ids = len(self.items.added) + len(self.users.added)
         return sum(part.num_bytes for part in self._parts) + ID_BYTES * num_ids
 
     def of_user(self, user_id: str, logged: UserCounts | None) -> tuple[int, Counters]:
-        """(the user's key, `now` with what is counted of this user, in the log and since).
+        """(the user's key, `now` with the log's counts of this user added). Valid for this user only.
 
-        logged: the user's own row; None where the log counted nothing. Nobody else's counts may be asked of it.
+        logged: the user's row in the online store; None if it has none.
         """
         now, known = self.now, self.users.key(user_id)
         key = UNNAMED if known < 0 else known
@@ -142,62 +143,62 @@ class LiveCounters:
         return key, replace(now, user_counters=summed[0], user_item_counters=summed[1])
 
     def add(self, events: Sequence[LiveEvent]) -> None:
-        """Count more events, in any order of time; each once."""
+        """Count more events, in any order of time. Each event may be added once."""
         if not events:
             return
         rows = self._rows(events)
         with self._lock:
             parts = list(self._parts)
-            while parts and not self._is_joining(parts[-1]):
+            while parts and not self._is_merging(parts[-1]):
                 old, new = parts[-1].num_rows, len(rows.times)
-                if new * GROWTH < old or new + old > JOINED_AT_ONCE:
+                if new * GROWTH < old or new + old > MERGED_AT_ONCE:
                     break
-                rows = _joined([parts.pop().rows, rows])
+                rows = _merged([parts.pop().rows, rows])
             self._publish([*parts, self._part(rows)])
-            if self._joiner is None and self._next_to_join():
-                self._joiner = Thread(target=self._join_large, name="join", daemon=True)
-                self._joiner.start()
+            if self._merger is None and self._next_to_merge():
+                self._merger = Thread(target=self._merge_large, name="merge", daemon=True)
+                self._merger.start()
         if len(self._parts) > MAX_PARTS:
             self.settle()
 
     def settle(self) -> None:
-        """Wait until no parts are being joined."""
-        while (joiner := self._joiner) is not None:
-            joiner.join()
+        """Wait until no parts are being merged."""
+        while (merger := self._merger) is not None:
+            merger.join()
 
-    def _join_large(self) -> None:
-        """The thread's work: join neighbours while some are too alike in size. All are read meanwhile, as they are."""
+    def _merge_large(self) -> None:
+        """The thread's work: merge neighbours until sizes differ by GROWTH. Reads use the unmerged parts meanwhile."""
         while True:
             with self._lock:
-                self._joining = self._next_to_join()
-                if not self._joining:
-                    self._joiner = None
+                self._merging = self._next_to_merge()
+                if not self._merging:
+                    self._merger = None
                     return
             try:
-                part = self._part(_joined([each.rows for each in self._joining]))
-            except BaseException:  # too little memory, say: what is counted stays as it is, in more parts
-                log.exception("live counters of %s rows were not joined", sum(each.num_rows for each in self._joining))
+                part = self._part(_merged([each.rows for each in self._merging]))
+            except BaseException:  # for example too little memory: the counts stay as they are, in more parts
+                log.exception("live counters of %s rows were not merged", sum(each.num_rows for each in self._merging))
                 with self._lock:
-                    self._joining, self._joiner = [], None
+                    self._merging, self._merger = [], None
                 return
             with self._lock:
-                first = next(place for place, each in enumerate(self._parts) if each is self._joining[0])
-                self._publish([*self._parts[:first], part, *self._parts[first + len(self._joining) :]])
+                first = next(place for place, each in enumerate(self._parts) if each is self._merging[0])
+                self._publish([*self._parts[:first], part, *self._parts[first + len(self._merging) :]])
 
-    def _next_to_join(self) -> list[_Part]:
-        """Neighbours, each less than GROWTH times as large as all after it, that are too many to be joined in add."""
+    def _next_to_merge(self) -> list[_Part]:
+        """Neighbours, each less than GROWTH times as large as those after it, that are too large to merge in `add`."""
         parts = self._parts
         for end in range(len(parts), 1, -1):
             first, total = end - 1, parts[end - 1].num_rows
             while first and total * GROWTH >= parts[first - 1].num_rows:
                 first -= 1
                 total += parts[first].num_rows
-            if end - first > 1 and total > JOINED_AT_ONCE:
+            if end - first > 1 and total > MERGED_AT_ONCE:
                 return parts[first:end]
         return []
 
-    def _is_joining(self, part: _Part) -> bool:
-        return any(part is each for each in self._joining)
+    def _is_merging(self, part: _Part) -> bool:
+        return any(part is each for each in self._merging)
 
     def _publish(self, parts: list[_Part]) -> None:
         self._parts, self.now = parts, self._sum(parts)
@@ -225,7 +226,7 @@ class LiveCounters:
             if self.logged.coclicks is None
             else LiveClicks(_clicks(rows, clicked & shown), _clicks(rows, clicked & ~shown)),
         )
-        _ = part.item_counters.clicked_at  # now: no request shall wait for it
+        _ = part.item_counters.clicked_at  # computed now, so that no request waits for it
         return part
 
     def _sum(self, parts: Sequence[_Part]) -> Counters:
@@ -243,7 +244,7 @@ class LiveCounters:
 
 
 def _parts(table: AsOfCounts) -> Sequence[AsOfCounter]:
-    """Those that hold something."""
+    """The parts that have rows."""
     parts = table.parts if isinstance(table, SummedCounts) else [table]
     return [part for part in parts if isinstance(part, AsOfCounter) and len(part.packed)]
 
@@ -252,15 +253,15 @@ def _clicks(rows: _Rows, chosen: npt.NDArray[np.bool_]) -> Clicks:
     return Clicks.in_order(*(each[chosen].astype(np.int64) for each in (rows.items, rows.times, rows.users)))
 
 
-def _joined(parts: Sequence[_Rows]) -> _Rows:
+def _merged(parts: Sequence[_Rows]) -> _Rows:
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return _Rows(*columns)
 
 
 def _count(keys: Ints, times: Int64, rank: Ints, shows: Ints, clicks: Ints) -> AsOfCounter:
-    """Increments in any order -> running counts, one row a (key, time), in 4 bytes each.
+    """Increments in any order -> running counts, one row per (key, time), 4 bytes per count.
 
-    times: distinct, ascending, of this counter and of others. rank: [N] where each increment's time is among them.
+    times: distinct, ascending; those of other counters may be among them. rank: [N] each increment's position in times.
     """
     distinct, key = np.unique(keys, return_inverse=True)
     packed = key.astype(np.int64) * (len(times) + 1) + rank
@@ -277,6 +278,6 @@ def _count(keys: Ints, times: Int64, rank: Ints, shows: Ints, clicks: Ints) -> A
 
 
 def _running(values: npt.NDArray[np.int32], starts: Int64) -> npt.NDArray[np.int32]:
-    """Sums up to and with each value, within its key. starts: where each key's values begin."""
+    """Running sums within each key. starts: where each key's values begin."""
     total = np.cumsum(values, dtype=np.int32)
     return total - np.repeat(total[starts] - values[starts], np.diff(starts, append=len(values)))

@@ -1,8 +1,8 @@
-"""data/<source>/feature_snapshot and the counters -> .state/<source>/feast, ready to be served. All of it or none.
+"""data/<source>/feature_snapshot and the counters -> .state/<source>/feast, ready to be served. All or nothing.
 
-`python -m features.online.load` loads where the stamp differs from the snapshot, or a loaded file from what the stamp
-says of it; otherwise it says so. Only users and items whose row changed since the last load are written; after damage,
-all are.
+`python -m features.online.load` loads if the stamp differs from the snapshot, or a loaded file from its hash in the
+stamp; otherwise it says that the store is up to date. Only users and items whose row changed since the previous load
+are written; after damage, all are.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from contracts.params import load_params
 from contracts.publish import write_json
 from features.live.open_tail import engine, forgotten_of, open_tail, redis_address
 from features.live.places import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
-from features.online.fill import ONLINE, Counted, Held, Written, fill
+from features.online.fill import ONLINE, Counted, LoadedState, Written, fill
 from features.online.snapshot import COUNTERS
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ log = logging.getLogger("leitmotif")
 AGAIN = "`make run` makes it again, `make pull` fetches it."
 BUILDING = ".feast-"
 STORED = "stored"
-"""The stamp's key for the loaded files: name -> Stored. SQLite's -wal and -shm are left out: readers may make them."""
+"""The stamp's key for the loaded files: name -> Stored. SQLite's -wal and -shm are left out: readers create them."""
 SIDECARS = ("-wal", "-shm", "-journal")
 
 
 class Stored(NamedTuple):
-    """A loaded file."""
+    """A loaded file: its hash, and what shows without reading it that nobody has written to it (as in git's index)."""
 
     sha256: str
-    size: int  # bytes; this and what follows tell, as in git's and DVC's caches, whether it was written to since
+    size: int  # bytes
     mtime_ns: int
     inode: int
 
@@ -54,12 +54,12 @@ def load(
     counted: Counted | None = None,
     written: Written | None = None,
 ) -> bool:
-    """Load Feast from the snapshot of data/<source>, unless it is loaded already. Returns whether it did.
+    """Load Feast from the snapshot of data/<source>, unless it is loaded already. Returns whether it loaded.
 
-    state: becomes a link to a folder beside it, moved in one step; until then what was there stays.
+    state: becomes a symbolic link to a new folder beside it, replaced atomically at the end.
     snapshot: the folder feature_snapshot; None for the published one.
-    counted: the counters of data, where they are built already. written: told which rows were written.
-    Of several processes one loads at a time; the others wait, and find it done.
+    counted: the counters of data, if they are built already. written: called with the rows that were written.
+    One process loads at a time; others wait, and then find the snapshot loaded.
     """
     snapshot = snapshot or data / "feature_snapshot"
     stamp = _read_snapshot(snapshot)
@@ -67,36 +67,36 @@ def load(
     with _alone(state.parent):
         _sweep(state)
         _honour_list(state)
-        held = _held(state)
-        if held is not None and _without_ours(held.stamp) == stamp:
+        previous = _previous(state)
+        if previous is not None and _without_ours(previous.stamp) == stamp:
             return False
         if counted is None:
             _check_files(data, snapshot, stamp)
         building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
         try:
-            defined = fill(building, held, data, snapshot, stamp, counted, written)
-            stored = _stored(building, held.stamp[STORED] if held is not None else {})
+            defined = fill(building, previous, data, snapshot, stamp, counted, written)
+            stored = _stored(building, previous.stamp[STORED] if previous is not None else {})
             write_json(building / STAMP, stamp | {STORED: stored, DEFINED: defined})
             _point(state, building)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
         _sweep(state)
-        _prune(state, held, stamp)
+        _prune(state, previous, stamp)
     return True
 
 
-def _prune(state: Path, held: Held | None, stamp: dict[str, Any]) -> None:
-    """Drop live events that this load and the one before hold: a process that still serves that one needs the rest."""
+def _prune(state: Path, previous: LoadedState | None, stamp: dict[str, Any]) -> None:
+    """Prune live events that both this load and the previous one have; processes may still serve the previous one."""
     tail = open_tail(state)
-    upto = 0 if held is None else min(absorbed_upto(each, tail.engine) for each in (held.stamp, stamp))
+    upto = 0 if previous is None else min(absorbed_upto(each, tail.engine) for each in (previous.stamp, stamp))
     if upto:
-        log.info("%s live events are in the log for good and have left the tail", f"{tail.prune(upto):,}")
+        log.info("%s live events that the log now has were removed from the tail", f"{tail.prune(upto):,}")
     tail.close()
 
 
 def _honour_list(state: Path) -> None:
-    """A tail that is opened forgets who is on the list: so that a new one does, whether or not anything is loaded."""
+    """Open the tail, which applies the list of forgotten users, so that a new tail does so even without a load."""
     if forgotten_of(state):
         tail = open_tail(state)
         tail.marks()
@@ -105,9 +105,9 @@ def _honour_list(state: Path) -> None:
 
 @contextlib.contextmanager
 def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
-    """Feast over a state folder, to materialize and to read as of a time.
+    """Feast over a state folder, to materialize and for point-in-time joins.
 
-    Feast reads through Ibis' default backend: within this context a DuckDB of ours, in UTC, that spills into a folder.
+    Feast reads through Ibis' default backend, which is set to a DuckDB in UTC that spills into the folder `spill`.
     """
     import ibis
     from feast import FeatureStore
@@ -137,13 +137,13 @@ def _read_snapshot(snapshot: Path) -> dict[str, Any]:
     if not is_current(stamp):
         raise InputError(
             f"The feature snapshot in {snapshot} was made by another version: its absorbed_seq is "
-            f"{stamp.get('absorbed_seq')!r}, not one seq an engine. `make run` makes it anew."
+            f"{stamp.get('absorbed_seq')!r}, not one seq per engine. `make run` makes it again."
         )
     return stamp
 
 
 def _check_files(data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
-    """Raise InputError where what would be loaded is not what the snapshot was made of: damaged, or of another run."""
+    """Raise InputError if a file differs from its hash in the snapshot: damaged, or of another run."""
     said: dict[str, str] = stamp["files"]
     counted = {f"{name}/{path.name}" for name in COUNTERS for path in (data / name).glob("*.parquet")}
     for name in sorted(said.keys() | counted):
@@ -153,12 +153,12 @@ def _check_files(data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error}. {AGAIN}") from error
         if digest != said.get(name):
-            raise InputError(f"{path} is not what the snapshot in {snapshot} was made of. {AGAIN}")
+            raise InputError(f"{path} differs from the file that the snapshot in {snapshot} was made from. {AGAIN}")
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which a killed process lets go of."""
+    """Hold an exclusive lock on a folder; it is released even if the process is killed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -171,27 +171,27 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _held(state: Path) -> Held | None:
-    """What state holds; None where nothing was loaded, or not all of it is still, byte for byte, what was loaded."""
+def _previous(state: Path) -> LoadedState | None:
+    """The previous load; None if there is none, or if its files are no longer exactly what was loaded."""
     try:
         stamp = read_stamp(state)
         if stamp is None:
             return None
-        if DEFINED not in stamp or not is_current(stamp):  # another version loaded it
+        if DEFINED not in stamp or not is_current(stamp):  # loaded by another version
             return None
         if loaded_into(stamp) != engine():
-            log.info("%s is of another online store than %s, which is chosen: loading all of it", state, engine())
+            log.info("%s was loaded into another online store than %s: loading everything", state, engine())
             return None
         if _is_undamaged(state, stamp) and _has_rows(state, stamp):
-            return Held(state.resolve(), stamp)
-        log.info("a file in %s is not what was loaded: loading all of it again", state)
+            return LoadedState(state.resolve(), stamp)
+        log.info("a file in %s differs from what was loaded: loading everything again", state)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.info("%s cannot be read (%s): loading all of it again", state, error)
+        log.info("%s cannot be read (%s): loading everything again", state, error)
     return None
 
 
 def _has_rows(state: Path, stamp: dict[str, Any]) -> bool:
-    """Whether the online store that is chosen now is what was loaded: the file here, or a Redis with its mark."""
+    """Whether the configured online store has the load: the SQLite file here, or a Redis marked with its snapshot."""
     if redis_address() is None:
         return (state / ONLINE).exists()
     from feast import FeatureStore
@@ -207,13 +207,13 @@ def _without_ours(stamp: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_undamaged(state: Path, stamp: dict[str, Any]) -> bool:
-    """Whether every file has the bytes that were loaded. A file that nobody wrote to since is not read again."""
+    """Whether every file has its loaded bytes. Files with unchanged size, mtime and inode are not hashed again."""
     said = stamp[STORED]
     return {name: file[0] for name, file in _stored(state, said).items()} == {name: said[name][0] for name in said}
 
 
 def _stored(folder: Path, known: dict[str, Any]) -> dict[str, Stored]:
-    """Every file. known: those whose hashes are known."""
+    """Every file of the folder. known: files whose hashes are known."""
     stored = {}
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name == STAMP or path.name.endswith(SIDECARS):
@@ -228,7 +228,7 @@ def _stored(folder: Path, known: dict[str, Any]) -> dict[str, Stored]:
 
 
 def _point(state: Path, folder: Path) -> None:
-    """Make state a link to folder, in one step."""
+    """Atomically make state a link to folder."""
     link = folder.with_name(f"{folder.name}.link")
     link.symlink_to(folder.name)
     if state.is_dir() and not state.is_symlink():
@@ -237,7 +237,7 @@ def _point(state: Path, folder: Path) -> None:
 
 
 def _sweep(state: Path) -> None:
-    """Remove folders of killed loads and of loads that have been replaced."""
+    """Remove folders of killed loads and of replaced ones."""
     current = os.readlink(state) if state.is_symlink() else None
     for left in state.parent.glob(f"{BUILDING}*"):
         pid = left.name.removeprefix(BUILDING).split("-")[0]
@@ -248,7 +248,7 @@ def _sweep(state: Path) -> None:
 
 
 def main() -> None:
-    """Load for the source that params.yaml names; exit 2 where there is nothing to load."""
+    """Load the source that params.yaml names; exit 2 if there is nothing to load."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     try:

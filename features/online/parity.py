@@ -1,4 +1,4 @@
-"""An online store, loaded or fed live, and the offline tables -> how many values the two sides read otherwise."""
+"""An online store, loaded or replayed, and the offline tables -> how many values differ between the two."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -34,14 +34,14 @@ NO_HISTORY = UserHistory([], np.zeros(0, np.int64), np.zeros(0, np.float32), np.
 
 @dataclass
 class Parity:
-    """What was compared and what differed; the first few differences by name, with both values."""
+    """Number of comparisons and mismatches; the first few mismatches with field and both values."""
 
     checked: int = 0
     mismatches: int = 0
     first: list[dict[str, str]] = field(default_factory=list)
 
     def compare(self, whose: str, pairs: dict[str, tuple[Any, Any]]) -> None:
-        """Count one more checked; pairs: field -> (offline, online). One mismatch however many fields differ."""
+        """Count a comparison. pairs: field -> (offline, online); differing fields count as one mismatch together."""
         self.checked += 1
         differing = [name for name, (offline, online) in pairs.items() if not _same(offline, online)]
         self.mismatches += bool(differing)
@@ -53,9 +53,9 @@ class Parity:
 def compare_snapshot(
     store: OnlineStore, snapshot: Path, sample: Callable[[str, pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None
 ) -> tuple[Parity, Parity, Parity]:
-    """Read users, what is counted of them, and items back from Feast: is it what the snapshot holds?
+    """Read histories, users' counters and items back from Feast, and compare them with the snapshot.
 
-    sample: a view's name and all of its ids -> which of them are read; None: every one.
+    sample: (view, all its ids) -> mask of the ids that are read; None: all.
     """
     users, counted, items = Parity(), Parity(), Parity()
     for rows in _rows(snapshot, "user_history", "user_id", sample):
@@ -83,7 +83,7 @@ def compare_snapshot(
 def _rows(
     snapshot: Path, view: str, key: str, sample: Callable[[str, pa.ChunkedArray], npt.NDArray[np.bool_]] | None
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a view's file, some at a time; of a sample, only its own."""
+    """The rows of a view's file that are in the sample, in batches."""
     parquet = pq.ParquetFile(snapshot / f"{view}.parquet")
     chosen = None if sample is None else sample(view, parquet.read(columns=[key])[key])
     first = 0
@@ -102,10 +102,10 @@ def compare_requests(
     num_requests: int,
     log: "OfflineLog | None" = None,
 ) -> tuple[Parity, int]:
-    """Encode the same requests from the flat arrays and from a loaded store: are the tensors equal, bit by bit?
+    """Encode the same requests from the offline arrays and from a loaded store, and compare the tensors bit by bit.
 
-    Requests are spread evenly over the log. Those that look further back than the newest max_length events that the
-    store keeps are left out; returns their number beside the comparison. log: of data, where it is open already.
+    Requests are spread evenly over the log. Requests that read further back than the newest max_length events, which
+    the store keeps, are skipped; their number is returned too. log: of data, if it is open already.
     """
     log = log or OfflineLog.open(data)
     total = np.diff(log.histories.offsets)[log.user]
@@ -117,7 +117,7 @@ def compare_requests(
 
 
 def replay_from(data: Path, share: float, log: "OfflineLog | None" = None) -> int:
-    """Where the latest share of a log's requests begins, in microseconds."""
+    """The time (us) at which the latest `share` of the log's requests begins."""
     at = (log or OfflineLog.open(data)).at
     return int(np.sort(at)[min(int((1 - share) * len(at)), len(at) - 1)])
 
@@ -130,10 +130,10 @@ def replay_requests(
     num_requests: int,
     log: "OfflineLog | None" = None,
 ) -> tuple[Parity, int]:
-    """The same with a store that is fed live, up to each request's time: does it answer as the flat arrays then would?
+    """Like compare_requests, with a store that is fed live events up to each request's time.
 
-    Requests are spread evenly over those from from_us on, where the replay begins. Left out, and counted, are those of
-    which the store's newest max_length events are too young to be known by then, so that older ones lack.
+    Requests are spread evenly from from_us on, where the replay begins. A request is skipped, and counted, if some of
+    the newest max_length events are not known yet at its time, so that the store lacks older ones.
     """
     log, comparison, left_out = log or OfflineLog.open(data), Parity(), 0
     for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
@@ -157,7 +157,7 @@ def _compare(
     request: "_Request",
     online: UserRead,
 ) -> None:
-    """One request, by the tensors of its history and the scalars of its candidates. online: its user's, as read."""
+    """Compare the history tensors and candidate scalars of one request. online: what the store reads of its user."""
     user_id, history = log.user_id(request), online.history or NO_HISTORY
     indices = np.array([log.index_of.get(item_id, UNKNOWN_INDEX) for item_id in history.item_ids], np.int32)
     events = (indices, history.occurred_at, history.label, history.session)
@@ -175,7 +175,7 @@ def _compare(
 
 
 def _spread(eligible: npt.NDArray[np.intp], number: int) -> npt.NDArray[np.int64]:
-    """At most so many of some positions, at even distances."""
+    """At most `number` of the positions, evenly spaced."""
     return eligible[np.unique(np.linspace(0, len(eligible) - 1, min(number, len(eligible))).astype(np.int64))]
 
 
@@ -190,7 +190,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class OfflineLog:
-    """What training reads; a request's place is its request_index. Opened once, since it builds all counters."""
+    """The tables that training reads, by request_index. Opening it builds all counters, so do it once."""
 
     histories: UserHistories
     counters: Counters
@@ -224,11 +224,11 @@ class OfflineLog:
         )
 
     def user_id(self, request: _Request) -> str:
-        """Whose it is."""
+        """The user of a request."""
         return self.histories.user_ids[request.user_index].as_py()
 
     def requests(self, chosen: npt.NDArray[np.int64]) -> Iterator[_Request]:
-        """Requests by their places, one by one. Says how far it is."""
+        """Yields the requests at the chosen positions, and logs the progress."""
         for number, row in enumerate(chosen.tolist()):
             if number and number % SAID_EVERY == 0:
                 logger.info("%s of %s requests compared", f"{number:,}", f"{len(chosen):,}")
@@ -242,14 +242,14 @@ class OfflineLog:
 
 
 def _offline(spec: FeatureSpec, histories: UserHistories, request: _Request) -> EncodedHistory:
-    """As training encodes it: the flat arrays and the stored end_offset."""
+    """Encoded as in training: from the flat arrays, up to the stored end_offset."""
     start = histories.offsets[request.user_index]
     flat = (histories.item_index, histories.occurred_at, histories.label, histories.session)
     return encode_histories(spec, *flat, starts=[start], ends=[start + request.end_offset], at=[request.at])
 
 
 def _asked_offline(spec: FeatureSpec, histories: UserHistories, request: _Request) -> Asked:
-    """As training asks: what the flat arrays hold before the stored end_offset, by the vocabulary's numbers."""
+    """The scalars' inputs as in training: from the flat arrays before end_offset, with keys of the vocabulary."""
     recent = recent_of_histories(_offline(replace(spec, history_length=RECENT), histories, request))[0]
     key = pc.index(histories.vocabulary["item_id"], request.context.reading_item_id).as_py()
     return Asked.of_one(request.user_index, request.at, recent, key, request.context)
@@ -258,7 +258,7 @@ def _asked_offline(spec: FeatureSpec, histories: UserHistories, request: _Reques
 def _asked_online(
     spec: FeatureSpec, store: OnlineStore, user_key: int, online: UserHistory, request: _Request
 ) -> Asked:
-    """As the service asks: what the store holds before the request's time, by the store's numbers."""
+    """The scalars' inputs as in the service: from the store before the request's time, with the store's keys."""
     end = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
     newest = slice(max(0, end - RECENT), end)
     recent = recent_clicks(store.item_keys(online.item_ids[newest]), online.label[newest])
@@ -273,7 +273,7 @@ def _encoded_pairs(offline: EncodedHistory, online: EncodedHistory) -> dict[str,
 def _coded_pairs(
     spec: FeatureSpec, log: "OfflineLog", store: OnlineStore, request: _Request, encoded: EncodedHistory
 ) -> dict[str, tuple[Any, Any]]:
-    """Codes of the history's items and of the candidates, each side by its own numbers. encoded: the offline side's."""
+    """Codes of history and candidates, each side with its own keys. encoded: the history encoded offline."""
     pairs = {}
     for name, index in (("event_codes", encoded.item_index[0][encoded.mask[0]]), ("codes", request.item_index)):
         keys = index.astype(np.int64) - FIRST_INDEX

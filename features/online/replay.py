@@ -1,7 +1,7 @@
-"""A log's tables -> a scratch online store: loaded as of a time, then fed live, event by event, as they became known.
+"""A log's tables -> a temporary online store, loaded as of a time, then fed event by event as they became known.
 
-What it reads at a time is what serving would have read then; features/online/parity.py and the stage package hold
-training's reads against it.
+Its reads at a time equal what the service would have read then; features/online/parity.py and the stage package compare
+them with training's reads.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -36,20 +36,20 @@ from features.terms.convention import CLICKED, counted_at, micros
 from features.terms.known import times_in
 
 REPLAY = "replay"
-"""The snapshot_id of a scratch store."""
+"""The snapshot_id of a temporary store."""
 COLUMNS = ("event_id", "user_id", "item_id", "occurred_at", "label", "role", "impression_id", "position", "session_id")
 
 
 DELAY = "label_delay_s"
-"""The setting of a snapshot: how long after its row a click was known of which the log does not say it."""
+"""The snapshot's setting for clicks without a known_at in the log: the delay after which they are fed."""
 
 
 @dataclass
 class Feed:
-    """Live events, in the order in which they became known."""
+    """Live events in the order in which they became known."""
 
     events: pa.Table  # COLUMNS, revision, known_at (us)
-    times: npt.NDArray[np.int64]  # [E] us, when each is fed
+    times: npt.NDArray[np.int64]  # [E] us, when each event is fed
     occurred_at: npt.NDArray[np.int64]  # [E] us
     in_history: npt.NDArray[np.bool_]  # [E]
 
@@ -59,12 +59,15 @@ class Replay:
     """A store that has seen the log up to a time."""
 
     store: OnlineStore
-    feed: Feed  # what is still to come, from `fed` on
-    max_length: int  # of a user's events, how many the store keeps
+    feed: Feed  # events from `fed` on are still to come
+    max_length: int  # number of newest events that the store keeps of each user
     fed: int = 0
 
     def upto(self, at: int) -> None:
-        """Append all that was known up to and with a time, us; what became known at it must change nothing at it."""
+        """Append everything that was known up to and including a time (us).
+
+        What became known exactly at that time is appended too, and must not change reads at that time.
+        """
         end = int(np.searchsorted(self.feed.times, at, side="right"))
         if end <= self.fed:
             return
@@ -81,15 +84,15 @@ class Replay:
 def replaying(
     data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Path, counters: Counters | None = None
 ) -> Iterator[Replay]:
-    """A replay of data/<source> whose base holds what was before from_us, or before the bucket in which that lies.
+    """A replay of data/<source> that is loaded with everything before from_us (or before its counter bucket).
 
-    snapshot: what snapshot.json holds. folder: for the scratch store; removed with all that it held.
-    counters: of data, by the numbers of user_histories, where they are built already.
+    snapshot: content of snapshot.json. folder: for the temporary store; removed at the end.
+    counters: of data, with the keys of user_histories, if they are built already.
     """
     folder.mkdir(parents=True)
     state = folder / "feast"
     bucket_us = micros(snapshot["settings"]["statistics"]["bucket_s"])
-    from_us = counted_at(from_us, bucket_us) - bucket_us  # a bucket is in the base as a whole, or all of it is fed
+    from_us = counted_at(from_us, bucket_us) - bucket_us  # a bucket is loaded or fed as a whole
     try:
         histories = UserHistories.open(data / "user_histories")
         _load(state, data, histories, snapshot, from_us, bucket_us, counters)
@@ -111,7 +114,7 @@ def _load(
     bucket_us: int,
     counters: Counters | None,
 ) -> None:
-    """A state folder as features.online.load makes it, of what was known at from_us."""
+    """Make a state folder like features.online.load does, of what was known at from_us."""
     state.mkdir()
     items, users = histories.vocabulary["item_id"], histories.user_ids
     known = (counters or Counters.from_folder(data, items, users)).before(from_us, bucket_us)
@@ -133,7 +136,7 @@ def _load(
 
 
 def _feed(data: Path, from_us: int, snapshot: Mapping[str, Any]) -> Feed:
-    """What counts from from_us on: a row and its click each as it became known, so that none is fed with its future."""
+    """The events that became known from from_us on. A row and its later click are fed separately, at their times."""
     log = ds.dataset(data / "validated_interactions", format="parquet")
     start = pa.scalar(from_us).cast(TIME)
     came = ds.field("occurred_at") >= start
@@ -168,7 +171,7 @@ def _part(
     label: npt.NDArray[np.float32] | None,
     known_at: str,
 ) -> pa.Table:
-    """The chosen rows as live events. known_at: the column that says when this of them was known."""
+    """The chosen rows as live events. known_at: the column with the time at which this revision was known."""
     table = rows.select(COLUMNS)
     if label is not None:
         table = table.set_column(COLUMNS.index("label"), "label", pa.array(label.astype(np.float32)))

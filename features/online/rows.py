@@ -1,4 +1,4 @@
-"""Feast's rows of a user and of an item -> arrays and texts."""
+"""Feast's rows of users and items -> arrays and texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class UserHistory:
 
 
 class UserRead(NamedTuple):
-    """What one read finds of a user."""
+    """What the store has of a user, from one read."""
 
-    history: UserHistory | None  # None where the store does not know the user
-    counted: bytes  # of the log, as encoding/user_counts.py packs it; empty where nothing is
+    history: UserHistory | None  # None if the store does not know the user
+    counted: bytes  # the user's counts in the log, packed by encoding/user_counts.py; empty without a row
 
 
 class ItemProfile(NamedTuple):
-    """What the catalogue says of an item."""
+    """An item's row of the catalogue."""
 
     title: str | None
     categories: list[str]
@@ -42,7 +42,7 @@ class ItemProfile(NamedTuple):
 
 
 def to_history(values: Mapping[str, Value] | None) -> UserHistory | None:
-    """None where there is no row."""
+    """A user's history; None without a row."""
     if not values or not all(name in values for name in HISTORY) or not values["item_ids"].HasField("string_list_val"):
         return None
     return UserHistory(
@@ -54,12 +54,12 @@ def to_history(values: Mapping[str, Value] | None) -> UserHistory | None:
 
 
 def to_counted(values: Mapping[str, Value] | None) -> bytes:
-    """Empty where there is no row."""
+    """A user's packed counts; empty without a row."""
     return values["counts"].bytes_val if values and "counts" in values else b""
 
 
 def to_profiles(columns: Sequence[Sequence[Value]]) -> list[ItemProfile | None]:
-    """columns: those of PROFILE, one value an item. None where Feast does not know the item."""
+    """Catalogue rows. columns: those of PROFILE, one value per item. None where Feast does not know the item."""
     return [
         None
         if not categories.HasField("string_list_val")
@@ -67,7 +67,7 @@ def to_profiles(columns: Sequence[Sequence[Value]]) -> list[ItemProfile | None]:
             title.string_val if title.HasField("string_val") else None,
             list(categories.string_list_val.val),
             published_at.int64_val if published_at.HasField("int64_val") else None,
-            list(embedding.float_list_val.val) or None,  # Feast keeps an absent list as an empty one
+            list(embedding.float_list_val.val) or None,  # Feast stores a missing list as an empty one
         )
         for title, categories, published_at, embedding in zip(*columns, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Histories, items and counters -> feature_snapshot/: the Parquet that Feast serves, and what names it."""
+"""Histories, items and counters -> feature_snapshot/: the Parquet files that Feast serves, and their identity."""
 
 import hashlib
 import json
@@ -48,13 +48,13 @@ def write_snapshot(
     folder: Path,
     counters: Counters | None = None,
 ) -> dict:
-    """Write user_history, user_state, item_profile (.parquet) and snapshot.json; returns what snapshot.json holds.
+    """Write user_history, user_state, item_profile (.parquet) and snapshot.json; returns the content of snapshot.json.
 
-    max_length: newest events kept of each user. settings: what the histories were made with and, in `statistics`, how
-    the counters are read; part of the identity.
-    counters: of data, by the numbers of user_histories, where they are built already.
-    keep_from_us, beside them: events before it are in no history; null without history.retention_s.
-    The snapshot's id is a hash of all bytes that a loaded store is made of, the counters' among them.
+    max_length: number of newest events kept of each user. settings: parameters of the histories and, in `statistics`,
+    of the counters' reads; part of the snapshot's identity.
+    counters: of data, with the keys of user_histories, if they are built already.
+    snapshot.json has keep_from_us too: no history has events before it; null without history.retention_s.
+    The snapshot's id is a hash of everything that a store is loaded from, the counters included.
     """
     num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")
     _write_user_state(counters or _of_users(data, histories), histories, folder / "user_state.parquet")
@@ -62,7 +62,7 @@ def write_snapshot(
     num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
     files = {name: folder / name for name in ("user_history.parquet", "user_state.parquet", "item_profile.parquet")}
     files |= {f"{name}/{path.name}": path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))}
-    held = {
+    content = {
         "layout": LAYOUT,
         "log_end": datetime.fromtimestamp((newest + 1) / 1e6, UTC).isoformat(timespec="microseconds"),
         "log_end_us": newest + 1,  # a request at log_end sees every event
@@ -75,28 +75,28 @@ def write_snapshot(
         "settings": settings,
         "files": {name: hash_file(path) for name, path in files.items()},
     }
-    stamp = {"snapshot_id": hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest(), **held}
+    stamp = {"snapshot_id": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), **content}
     write_json(folder / "snapshot.json", stamp)
     return stamp
 
 
 def absorbed_seq(data: Path) -> dict[str, int]:
-    """Of each engine the seq of the newest live event that the log of data/<source> holds; 0 without."""
+    """Engine -> seq of its newest live event in the log of data/<source>; 0 if there is none."""
     path = data / "absorbed" / "absorbed.json"
-    held = json.loads(path.read_text(encoding="utf-8"))
-    if unknown := held.keys() - set(ENGINES):
-        raise InputError(f"{path} names {sorted(unknown)}, not engines {ENGINES}. `dvc repro ingest` writes it anew.")
-    return {engine: held.get(engine, 0) for engine in ENGINES}
+    newest = json.loads(path.read_text(encoding="utf-8"))
+    if unknown := newest.keys() - set(ENGINES):
+        raise InputError(f"{path} names {sorted(unknown)}, not engines {ENGINES}. `dvc repro ingest` rewrites it.")
+    return {engine: newest.get(engine, 0) for engine in ENGINES}
 
 
 def log_of(data: Path) -> str | None:
-    """The identity of the log that data/<source> was read from; None where ingest did not say, before there was one."""
+    """The identity of the log that data/<source> was read from; None if an older version of ingest wrote none."""
     path = data / "absorbed" / "log.json"
     return json.loads(path.read_text(encoding="utf-8"))[LOG] if path.exists() else None
 
 
 def _write_user_history(histories: UserHistories, max_length: int, path: Path) -> int:
-    """Users without an event are left out. Returns how many are in."""
+    """Write the histories of users who have events. Returns the number of users."""
     num_users = 0
     with pq.ParquetWriter(path, USER_HISTORY_SNAPSHOT, compression="zstd") as writer:
         for rows in user_history_rows(histories, max_length):
@@ -106,9 +106,9 @@ def _write_user_history(histories: UserHistories, max_length: int, path: Path) -
 
 
 def user_history_rows(histories: UserHistories, max_length: int, before_us: int | None = None) -> Iterator[pa.Table]:
-    """The newest max_length events of every user who has one (USER_HISTORY_SNAPSHOT), some users at a time.
+    """Batches of USER_HISTORY_SNAPSHOT rows: the newest max_length events of every user who has any.
 
-    before_us: as these histories stood then: events strictly before a time alone, in microseconds; None: all.
+    before_us: only events strictly before this time (us); None: all.
     """
     item_ids = histories.vocabulary["item_id"].combine_chunks()
     for first, last in _users_at_once(histories.offsets):
@@ -135,7 +135,7 @@ def user_history_rows(histories: UserHistories, max_length: int, before_us: int 
 
 
 def _of_users(data: Path, histories: UserHistories) -> Counters:
-    """What is counted of users alone."""
+    """Only the counters of users."""
     ids = {"item_id": histories.vocabulary["item_id"], "user_id": histories.user_ids}
     names = ("user_counters", "user_item_counters")
     own, pairs = (from_parquet(data / name, {key: ids[key] for key in KEYS[name]}) for name in names)
@@ -150,7 +150,7 @@ def _write_user_state(counters: Counters, histories: UserHistories, path: Path) 
 
 
 def _users_at_once(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Users [first, last), at most USERS_AT_ONCE, and with EVENTS_AT_ONCE events or one user."""
+    """Batches [first, last) of at most USERS_AT_ONCE users and EVENTS_AT_ONCE events, or of one user with more."""
     first = 0
     while first < len(offsets) - 1:
         full = int(np.searchsorted(offsets, offsets[first] + EVENTS_AT_ONCE, side="right")) - 1

@@ -1,6 +1,6 @@
-""".state/<source>/feast and its live events -> histories and counters, in process, for the service. No ibis, no duckdb.
+""".state/<source>/feast and its live events -> histories and counters for the service. No ibis, no duckdb.
 
-What is appended is durable when append returns and is seen by the next read, in this process and in every other.
+Appended events are durable when `append` returns, and visible to the next read in every process.
 """
 
 import sqlite3
@@ -49,45 +49,45 @@ from features.terms.convention import micros
 Int64 = npt.NDArray[np.int64]
 
 DAMAGE = (sqlite3.Error, OSError, EOFError, ValueError, KeyError, TypeError, DecodeError, FeastError)
-"""What the readers of a state's files raise where a file is missing, cut short or something else."""
-AGAIN = "`make load` loads them again; then start what reads them anew."
+"""What readers of a state folder raise if a file is missing, truncated or corrupt."""
+AGAIN = "`make load` loads it again; then restart the service."
 
 
 @dataclass
 class _Progress:
-    """How much of the tail the counters hold."""
+    """How far the tail has been counted."""
 
-    seq: int  # of the newest event counted, or held by the log
-    newest_at: int  # us, of the newest live event, as it counts; 0 where there is none
-    origin: int = 0  # of the tail, as Marks; 0: not known
+    seq: int  # of the newest event that is counted or in the log
+    newest_at: int  # us, counts_from of the newest live event; 0 if there is none
+    origin: int = 0  # of the tail (Marks); 0: unknown
     follows_log: bool = False
     lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True)
 class OnlineStore:
-    """What the service reads. Made by load.py; a newer load never changes an opened one, live events do."""
+    """The store that the service reads, written by load.py. Newer loads do not change an open store, live events do."""
 
     feast: FeatureStore
     history_view: FeatureView
     state_view: FeatureView
     snapshot_id: str
-    settings: Mapping[str, Any]  # how the loaded snapshot was made: sections of params.yaml
+    settings: Mapping[str, Any]  # sections of params.yaml that the snapshot was made with
     logged_end: int  # 1 us after the log's newest event
-    absorbed_seq: int  # the tail's live events up to this one are in the log
+    absorbed_seq: int  # live events of the tail up to this seq are in the log
     live: LiveCounters
-    keep_from: int | None  # us: what is older extends no history (history.retention_s); None: all does
+    keep_from: int | None  # us, older events are in no history (history.retention_s); None: no limit
     tail: LiveTail
     progress: _Progress
     clock: Clock  # the wall clock, until follow_log
 
     @classmethod
     def open(cls, state: Path, tail_of: Path | None = None) -> "OnlineStore":
-        """Raises InputError where nothing has been loaded there, or what was loaded is damaged or does not answer.
+        """Raises InputError if nothing is loaded there, or the store is damaged or does not answer.
 
-        tail_of: a state folder whose live events are read in place of its own.
+        tail_of: a state folder whose live events are read instead of this one's.
         """
-        state = state.resolve()  # the link moves with the next load; this store stays with what it opened
+        state = state.resolve()  # the link changes with the next load; this store keeps the folder that it opened
         try:
             return cls._read_state(state, stamp_of(state), tail_of or state)
         except InputError:
@@ -100,7 +100,7 @@ class OnlineStore:
 
     @classmethod
     def _read_state(cls, state: Path, stamp: Mapping[str, Any], tail_of: Path) -> "OnlineStore":
-        held = item_state.load(state)
+        of_items = item_state.load(state)
         own = tail_of == state
         absorbed_seq = absorbed_upto(stamp, engine())
         tail = open_tail(tail_of, absorbed_seq if own else 0)
@@ -115,20 +115,20 @@ class OnlineStore:
             logged_end=stamp["log_end_us"],
             absorbed_seq=absorbed_seq,
             keep_from=stamp.get("keep_from_us"),
-            live=LiveCounters(held.counters, held.items, held.users, bucket_us),
+            live=LiveCounters(of_items.counters, of_items.items, of_items.users, bucket_us),
             tail=tail,
             progress=_Progress(absorbed_seq, 0),
             clock=Clock(),
         )
         if not online_rows.read_as_of(store.feast, stamp["snapshot_id"]):
             address = redis_address()
-            assert address is not None  # a file is always what its stamp says
+            assert address is not None  # SQLite's file always matches its stamp
             raise InputError(
-                f"The {address.where} does not hold snapshot {stamp['snapshot_id'][:12]}, as {state} says. "
-                "`make load` with the same ONLINE loads it."
+                f"The {address.where} does not hold snapshot {stamp['snapshot_id'][:12]}, which {state} was loaded "
+                "from. `make load` with the same ONLINE loads it."
             )
         check_owner(store.tail, tail_of, stamp)
-        store.read("")  # Feast opens its database at the first read: before a newer load removes the folder
+        store.read("")  # Feast opens its database at the first read, which must precede the folder's removal by a load
         if own:
             warn_of_loss(tail, state, absorbed_seq)
         store.refresh()
@@ -136,27 +136,26 @@ class OnlineStore:
 
     @property
     def counters(self) -> Counters:
-        """Of items in the log and of the live events that refresh has seen; of a user's own see counters_of."""
+        """Counters of items, with the live events up to the last refresh. For a user's counters see counters_of."""
         return self.live.now
 
     @property
     def log_end(self) -> int:
-        """1 us after the newest event, logged or live, in microseconds: a request then sees all of them."""
+        """1 us after the newest event, logged or live (us): requests at this time see every event."""
         return max(self.logged_end, self.progress.newest_at + 1)
 
     def follow_log(self) -> None:
-        """Let `now` be the log's end, and go on from there at the pace of the wall clock: for all who serve this log.
+        """Set the clock to the log's end, from where it runs on; shared by all processes that serve this log.
 
-        Where another process has begun with it already, or this one before it was started again, as it did then; but
-        never before the log's end.
+        If a process has set it before, its offset is kept, but the clock is never before the log's end.
         """
         self.clock.behind_us = self.tail.behind(wall_us() - self.logged_end)
         self.progress.follows_log = True
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
-        """Keep live events durably, all or none; what became of each. Raises InputError where the tail fails.
+        """Write live events durably, all or none, and return the fate of each.
 
-        Raises StaleStoreError before anything is kept, never after.
+        Raises InputError if the tail fails, StaleStoreError (always before writing) if a newer load must be opened.
         """
         self.refresh()
         fates = self.tail.append(events)
@@ -164,9 +163,9 @@ class OnlineStore:
         return fates
 
     def refresh(self) -> None:
-        """Count the live events that came since, from any process. Histories need no refresh: reads merge them.
+        """Count live events that any process has appended since. Histories need no refresh: their reads merge the tail.
 
-        Raises StaleStoreError where a newer load must be opened.
+        Raises StaleStoreError if a newer load must be opened.
         """
         marks = self.tail.marks()
         self._check_origin(marks)
@@ -174,26 +173,26 @@ class OnlineStore:
             self.clock.behind_us = marks.behind
         if marks.pruned > self.absorbed_seq:
             raise StaleStoreError(
-                f"Live events that snapshot {self.snapshot_id[:12]} lacks have left the tail: a newer load holds them. "
-                "Open the store again; where that says the same, `dvc repro` and `make load` bring it up to date."
+                f"Live events that snapshot {self.snapshot_id[:12]} lacks have left the tail: a newer load has them. "
+                "Open the store again; if this is raised again, `dvc repro` and `make load` bring it up to date."
             )
         if marks.newest > self.progress.seq:
             self._count()
 
     def _check_origin(self, marks: Marks) -> None:
-        """What has been counted of a tail that is gone is counted no more: a store opened anew reads this one."""
+        """Raise StaleStoreError if the tail was replaced, since the counts of its former events are then invalid."""
         known, self.progress.origin = self.progress.origin, marks.origin or self.progress.origin
         if known not in (0, marks.origin):
             if self.progress.follows_log:
-                self.tail.behind(self.clock.behind_us)  # time goes on as it did
+                self.tail.behind(self.clock.behind_us)  # the clock keeps its offset
             raise StaleStoreError(
-                f"The live events that were counted, until {in_seconds(self.progress.seq)}, may not be there any more: "
-                "their store was lost, emptied or replaced, or its replica took over. Open the store again: it goes on "
-                "with what is there."
+                f"Live events that were counted, until {in_seconds(self.progress.seq)}, may be gone: their store was "
+                "lost, emptied or replaced, or a replica took over. Open the store again: it reads the events that "
+                "are there."
             )
 
     def _count(self) -> None:
-        """All that the tail holds and the counters do not."""
+        """Count all events of the tail that are not counted yet."""
         with self.progress.lock:
             while rows := self.tail.since(self.progress.seq):
                 events = [event for _, event in rows]
@@ -202,41 +201,41 @@ class OnlineStore:
                 self.progress.seq = rows[-1][0]
 
     def drop(self) -> None:
-        """Remove all that this store and its tail hold: the end of a scratch store."""
+        """Remove all rows of this store and its tail; for temporary stores."""
         self.tail.drop()
         online_rows.drop(self.feast)
 
     def read(self, user_id: str) -> UserRead:
-        """All that belongs to a user, in one read."""
+        """A user's history and counts, in one read."""
         history, counted = self._read_users([user_id], [(self.history_view, HISTORY), (self.state_view, STATE)])
         return UserRead(to_history(history[0]), to_counted(counted[0]))
 
     def counted(self, user_ids: Sequence[str]) -> list[bytes]:
-        """What the log counted of users, as encoding/user_counts.py packs it; empty where nothing is."""
+        """Users' counts in the log, packed by encoding/user_counts.py; empty without a row."""
         return [to_counted(values) for values in self._read_users(user_ids, [(self.state_view, STATE)])[0]]
 
     def counters_of(self, user_id: str, counted: bytes) -> tuple[int, Counters]:
-        """A user's key, and what is counted of items and of that user, live events included. counted: of the user."""
+        """(the user's key, counters of items and of that user), live events included. counted: the user's row."""
         try:
             counts = UserCounts.decode(counted) if counted else None
         except ValueError as error:
-            raise InputError(f"The online store holds of a user what is no row: {error}. {AGAIN}") from error
+            raise InputError(f"A user's row in the online store is damaged: {error}. {AGAIN}") from error
         return self.live.of_user(user_id, counts)
 
     def history(self, user_id: str) -> UserHistory | None:
-        """All stored events of a user; None where Feast does not know the user."""
+        """All stored events of a user; None if Feast does not know the user."""
         return self.histories([user_id])[0]
 
     def histories(self, user_ids: Sequence[str]) -> list[UserHistory | None]:
-        """The same for several users in one read."""
+        """Like `history` for several users, in one read."""
         return [to_history(values) for values in self._read_users(user_ids, [(self.history_view, HISTORY)])[0]]
 
     def _read_users(
         self, user_ids: Sequence[str], wanted: Sequence[tuple[FeatureView, Sequence[str]]]
     ) -> list[list[dict[str, Value] | None]]:
-        """Of each view, of each user the features. Raises InputError where the store does not answer."""
+        """For each view, the features of each user. Raises InputError if the store does not answer."""
         keys = [entity_key(["user_id"], name) for name in user_ids]
-        # What get_online_features adds for its callers (metadata, timestamps, a copy a value) would double the time.
+        # get_online_features adds metadata, timestamps and a copy of each value, which doubles the time of a read.
         store: Any = self.feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
         try:
             found = store.online_read_together(self.feast.config, wanted, keys)
@@ -248,7 +247,7 @@ class OnlineStore:
         return [[values for _, values in rows] for rows in found]
 
     def user_ids(self, prefix: str) -> Iterator[str]:
-        """Users whose id begins so: those of the log, as the store has them, then those who came live."""
+        """Users whose id starts with the prefix: those of the log in the store's order, then those of live events."""
         seen: set[str] = set()
         live = (name for name in list(self.live.users.added) if name.startswith(prefix))
         for name in chain(online_rows.ids_beginning(self.feast, self.state_view, prefix), live):
@@ -257,23 +256,23 @@ class OnlineStore:
                 yield name
 
     def profiles(self, item_ids: Sequence[str]) -> list[ItemProfile | None]:
-        """What the catalogue says of items; None where Feast does not know the item."""
+        """Catalogue rows of items; None where Feast does not know the item."""
         return to_profiles(self._read(PROFILE, "item_id", item_ids))
 
     def item_keys(self, item_ids: Sequence[str]) -> Int64:
-        """The counters' keys of items; -1 where neither the log nor a live event had them."""
+        """The counters' keys of items; -1 where neither the log nor a live event has the item."""
         return self.live.items.keys(item_ids)
 
     def item_key(self, item_id: str | None) -> int:
-        """The key of one item; -1 where neither the log nor a live event had it, or there is none."""
+        """The counters' key of an item; -1 for None, or if neither the log nor a live event has it."""
         return -1 if item_id is None else self.live.items.key(item_id)
 
     def is_forgotten(self, user_id: str) -> bool:
-        """Whether a user has asked to be forgotten: nothing is read of them, at once, whatever is still loaded."""
+        """Whether a user is forgotten; then nothing of them may be read, even what is still loaded."""
         return self.tail.forgotten([user_id])[0]
 
     def _read(self, features: Sequence[str], key: str, ids: Sequence[str]) -> list[list[Value]]:
-        """One list a feature, one value an id: Feast's own protobuf values, which are cheaper than its dicts."""
+        """One list per feature, one value per id, as Feast's protobuf values, which are cheaper than its dicts."""
         response = self.feast.get_online_features(
             features=list(features), entity_rows=[{key: value} for value in ids]
         ).proto

@@ -1,4 +1,4 @@
-"""Counters of all users -> user_state: one row a user, all that is counted of them, as Feast serves it."""
+"""Counters of all users -> user_state, one row per user with all their counts, as Feast serves it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from features.encoding.user_counts import rows_of_users
 USER_STATE = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
-        pa.field("event_timestamp", TIME, nullable=False),  # the newest time at which something was counted
+        pa.field("event_timestamp", TIME, nullable=False),  # time of the user's newest count
         pa.field("counts", pa.binary(), nullable=False),  # features/encoding/user_counts.py
     ]
 )
@@ -23,7 +23,7 @@ USERS_AT_ONCE = 4096
 def user_state_rows(
     counters: Counters, item_ids: Sequence[str], user_ids: pa.Array | pa.ChunkedArray
 ) -> Iterator[pa.Table]:
-    """Every user of whom something is counted, some at a time. item_ids, user_ids: positions are the counters' keys."""
+    """Batches of rows of users with counts. item_ids, user_ids: their positions are the counters' keys."""
     for first in range(0, len(user_ids), USERS_AT_ONCE):
         rows = list(rows_of_users(counters, item_ids.__getitem__, first, first + USERS_AT_ONCE))
         if rows:

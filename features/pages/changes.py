@@ -1,20 +1,20 @@
-"""What this run and the last one told of a log -> what changed between them."""
+"""The quality figures of this run and the last one -> what changed between them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from features.pages.document import Html, escape, section, table
 
-Told = Mapping[str, Any]
+Report = Mapping[str, Any]
 TITLE = "What changed since the last run"
 MOST = 20
 
 
-def since(told: Told, before: Told | None) -> str:
-    """A section of the page. before: None where there was no run."""
+def since(report: Report, before: Report | None) -> str:
+    """A section of the page. before: None if there was no earlier run."""
     if before is None:
-        return section(TITLE, "<p>No other run of this log is known here.</p>")
-    rows = [row for row in _rows(told, before) if row[1] != row[2]]
+        return section(TITLE, "<p>There is no earlier run of this log on this machine.</p>")
+    rows = [row for row in _rows(report, before) if row[1] != row[2]]
     lead = f"Compared with the run of {escape(before['told_at'])}."
     if not rows:
         return section(TITLE, "<p>Nothing: the same rows, the same fates, the same outcomes.</p>", lead=lead)
@@ -23,25 +23,25 @@ def since(told: Told, before: Told | None) -> str:
     return section(TITLE, table(("what", "now", "then", "difference"), shown, (1, 2, 3), TITLE), more, lead=lead)
 
 
-def _rows(told: Told, before: Told) -> list[tuple[str, Any, Any]]:
-    rows: list[tuple[str, Any, Any]] = [("rows read", told["rows_read"], before["rows_read"])]
-    fates = [{(line["stage"], line["what"]): line["rows"] for line in each["ledger"]} for each in (told, before)]
+def _rows(report: Report, before: Report) -> list[tuple[str, Any, Any]]:
+    rows: list[tuple[str, Any, Any]] = [("rows read", report["rows_read"], before["rows_read"])]
+    fates = [{(line["stage"], line["what"]): line["rows"] for line in each["ledger"]} for each in (report, before)]
     rows += [
         (f"{key[0]}: {key[1]}", fates[0].get(key, 0), fates[1].get(key, 0))
         for key in dict.fromkeys([*fates[0], *fates[1]])
     ]
-    passed = [{each["why"]: each for each in one["expectations"] if each["of"] != "rule"} for one in (told, before)]
+    passed = [{each["why"]: each for each in one["expectations"] if each["of"] != "rule"} for one in (report, before)]
     rows += [
         (f"expected: {why}", _outcome(passed[0].get(why)), _outcome(passed[1].get(why)))
         for why in dict.fromkeys([*passed[0], *passed[1]])
     ]
-    sizes = [{row["partition"]: row["rows_in"] for row in each["partitions"]} for each in (told, before)]
+    sizes = [{row["partition"]: row["rows_in"] for row in each["partitions"]} for each in (report, before)]
     rows += [(f"partition {name}", sizes[0].get(name), sizes[1].get(name)) for name in sorted({*sizes[0], *sizes[1]})]
     return rows
 
 
-def _outcome(each: Told | None) -> str:
-    return "not asked" if each is None else "holds" if each["passed"] else f"{each['num_unexpected']:,} not so"
+def _outcome(each: Report | None) -> str:
+    return "not checked" if each is None else "holds" if each["passed"] else f"{each['num_unexpected']:,} failing"
 
 
 def _difference(now: Any, then: Any) -> Html | str:

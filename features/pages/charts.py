@@ -1,6 +1,6 @@
-"""Rows of figures -> small charts as SVG text, whose colours are the page's variables. Altair and vl-convert draw.
+"""Rows of figures -> small charts as SVG text with the page's CSS variables as colours, by Altair and vl-convert.
 
-Both are imported here alone, and this module only where a page is written.
+Only this module and shift_charts.py import the two, and only where a page is written.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import altair as alt
 import vl_convert
 
 WIDTH, HEIGHT = 380, 130
-VARIABLES = {  # stands in the drawing -> what the page says
+VARIABLES = {  # placeholder colour in the drawing -> CSS variable of the page
     "#010101": "var(--ink)",
     "#020202": "var(--dim)",
     "#030303": "var(--grid)",
@@ -47,7 +47,7 @@ _CONFIG: Mapping[str, Any] = {
 
 
 def svg(chart: Any, title: str, description: str = "") -> str:
-    """One chart as SVG text with a name for those who do not see it; its ids are its own on the page."""
+    """A chart as SVG text, with a label for screen readers and ids that are unique on the page."""
     drawn = chart.configure(**_CONFIG).to_dict()
     text = vl_convert.vegalite_to_svg(drawn, vl_version=".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2]))
     for colour, variable in VARIABLES.items():
@@ -55,13 +55,15 @@ def svg(chart: Any, title: str, description: str = "") -> str:
     prefix = f"c{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", text)
-    text = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", text)  # of each mark: the numbers stand in a table below
+    text = re.sub(
+        r' (?:role|aria-[a-z]+)="[^"]*"', "", text
+    )  # labels of single marks: the numbers are in a table below
     said = _attribute(f"{title}. {description}".strip())
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{said}" ', text, count=1)
 
 
 def stacked(rows: Rows, parts: Sequence[tuple[str, str, str]], unit: str) -> Any:
-    """Bars by partition. parts: (column, its name, colour), from the bottom up."""
+    """Stacked bars by partition. parts: (column, label, colour), from the bottom up."""
     long = [
         {"partition": row["partition"], "part": name, "value": row[column] or 0, "order": place}
         for row in rows
@@ -89,7 +91,7 @@ def lines(
     failed: frozenset[str] = frozenset(),
     from_zero: bool = True,
 ) -> Any:
-    """Lines by partition; limits dashed, partitions that failed marked. parts: (column, its name, colour)."""
+    """Lines by partition, with dashed limits and marks on failed partitions. parts: (column, label, colour)."""
     long = [
         {"partition": row["partition"], "part": name, "value": row[column], "failed": row["partition"] in failed}
         for row in rows
@@ -108,7 +110,7 @@ def lines(
     drawn = [base.mark_line(strokeWidth=2), base.mark_point(size=22, filled=True, opacity=1)]
     top = max((each["value"] for each in long), default=0)
     for limit in limits:
-        if limit <= 2 * top:  # one far above what there is would flatten it
+        if limit <= 2 * top:  # a much larger limit would flatten the lines
             ruled = alt.Chart(alt.Data(values=[{"limit": limit}]))
             drawn.append(ruled.mark_rule(strokeDash=[4, 4], color=ORANGE).encode(y="limit:Q"))
     if any(each["failed"] for each in long):
@@ -118,7 +120,7 @@ def lines(
 
 
 def paired(rows: Rows, parts: Sequence[tuple[str, str, str]], label: str, unit: str) -> Any:
-    """Two bars or more side by side at each place, in the order of the rows. parts: (column, its name, colour)."""
+    """Two or more bars side by side for each row, in the rows' order. parts: (column, label, colour)."""
     long = [{"place": row[label], "part": name, "value": row[column]} for row in rows for column, name, _ in parts]
     names, colours = [name for _, name, _ in parts], [colour for *_, colour in parts]
     places = [row[label] for row in rows]
@@ -135,7 +137,7 @@ def paired(rows: Rows, parts: Sequence[tuple[str, str, str]], label: str, unit: 
 
 
 def _axis(rows: Rows) -> Any:
-    """Partitions by name; not more names than can be read."""
+    """The axis of partitions, with at most about six names."""
     names = [row["partition"] for row in rows]
     step = max(1, -(-len(names) // 6))
     return alt.X(

@@ -1,7 +1,7 @@
-"""Great Expectations' Data Docs in, the same to be read without network or scripts: styled, with a first page of ours.
+"""Great Expectations' Data Docs -> the same pages without network or scripts, with our stylesheet and index page.
 
-As Great Expectations writes them they take styles, tables and symbols from servers of others, and without these the
-first page is empty. What needs a script is left out: filters, sorting, an invitation to a newsletter.
+Great Expectations' own pages load styles, tables and symbols from other servers, and without them the index is empty.
+Parts that need a script are removed: filters, sorting, an invitation to a newsletter.
 """
 
 import html
@@ -33,10 +33,10 @@ SUITES = {
 }
 
 
-class Judged(NamedTuple):
+class Result(NamedTuple):
     """One page of results."""
 
-    path: str  # from the folder of the docs
+    path: str  # relative to the docs' folder
     suite: str
     batch: str
     num: int
@@ -44,11 +44,11 @@ class Judged(NamedTuple):
 
 
 def make_readable(docs: Path, sentence: str, *, is_refused: bool = False) -> None:
-    """Rewrite every page of the docs; one that was rewritten before stays as it is.
+    """Rewrite every page of the docs that is not rewritten yet, and the index.
 
-    sentence: what is put on top, since Great Expectations leaves it out: what is held back. An expectation holds where
-        few enough rows fail it, so "19 of 19 succeeded" is also said of a log with rows held back.
-    is_refused: validate refuses the log.
+    sentence: shown on top; says how many rows are held back. Great Expectations does not say it: an expectation holds
+        if few enough rows fail it, so "19 of 19 succeeded" also appears for a log with rows held back.
+    is_refused: whether validate refuses the log.
     """
     write_text(docs / SHEET, CSS + OWN_CSS)
     results = sorted((docs / "validations").rglob("*.html"))
@@ -56,11 +56,11 @@ def make_readable(docs: Path, sentence: str, *, is_refused: bool = False) -> Non
         text = page.read_text(encoding="utf-8")
         if SHEET not in text:
             write_text(page, _page(text, os.path.relpath(docs, page.parent), sentence if page in results else ""))
-    _write_index(docs, [_judged(docs, page) for page in results], sentence, is_refused)
+    _write_index(docs, [_result(docs, page) for page in results], sentence, is_refused)
 
 
 def _page(text: str, up: str, sentence: str) -> str:
-    kept = _Kept()
+    kept = _Readable()
     kept.feed(text)
     kept.close()
     note = f'<p role="note" class="note">{html.escape(sentence)}</p>\n' if sentence else ""
@@ -72,35 +72,35 @@ def _page(text: str, up: str, sentence: str) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
 
-class _Kept(HTMLParser):
-    """The body's elements but those that need a script or somebody else's server."""
+class _Readable(HTMLParser):
+    """Keeps the body's elements, except those that need a script or another server."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=False)
         self.parts: list[str] = []
         self._inside = False
-        self._dropped: list[str] = []  # open elements of one that is left out
+        self._removed: list[str] = []  # open elements within a removed one
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._dropped:
+        if self._removed:
             if tag not in VOID:
-                self._dropped.append(tag)
+                self._removed.append(tag)
         elif tag == "body":
             self._inside = True
         elif self._inside and _is_left_out(tag, dict(attrs)):
             if tag not in VOID:
-                self._dropped.append(tag)
+                self._removed.append(tag)
         elif self._inside:
             self.parts.append(self.get_starttag_text() or "")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._inside and not self._dropped and not _is_left_out(tag, dict(attrs)):
+        if self._inside and not self._removed and not _is_left_out(tag, dict(attrs)):
             self.parts.append(self.get_starttag_text() or "")
 
     def handle_endtag(self, tag: str) -> None:
-        if self._dropped:
-            if tag in self._dropped:  # an element that was never closed ends with what holds it
-                del self._dropped[len(self._dropped) - 1 - self._dropped[::-1].index(tag) :]
+        if self._removed:
+            if tag in self._removed:  # an unclosed element ends with its parent
+                del self._removed[len(self._removed) - 1 - self._removed[::-1].index(tag) :]
         elif tag == "body":
             self._inside = False
         elif self._inside:
@@ -116,7 +116,7 @@ class _Kept(HTMLParser):
         self._keep(f"&#{name};")
 
     def _keep(self, text: str) -> None:
-        if self._inside and not self._dropped:
+        if self._inside and not self._removed:
             self.parts.append(text)
 
 
@@ -125,18 +125,18 @@ def _is_left_out(tag: str, attrs: dict[str, str | None]) -> bool:
     return tag in LEFT_OUT or bool(classes & LEFT_OUT_CLASSES) or attrs.get("id") in LEFT_OUT_IDS
 
 
-def _judged(docs: Path, page: Path) -> Judged:
-    """What a page of results says of itself."""
+def _result(docs: Path, page: Path) -> Result:
+    """The numbers on a page of results."""
     text = re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8"))
-    told = {
+    counts = {
         name: int(found[1].replace(",", "")) if (found := re.search(rf"{name} Expectations\s+([\d,]+)", text)) else 0
         for name in ("Evaluated", "Successful")
     }
     path = page.relative_to(docs)
-    return Judged(path.as_posix(), path.parts[1], path.parts[2], told["Evaluated"], told["Successful"])
+    return Result(path.as_posix(), path.parts[1], path.parts[2], counts["Evaluated"], counts["Successful"])
 
 
-def _write_index(docs: Path, pages: Sequence[Judged], sentence: str, is_refused: bool) -> None:
+def _write_index(docs: Path, pages: Sequence[Result], sentence: str, is_refused: bool) -> None:
     of_suite = list(SUITES)
     pages = sorted(pages, key=lambda each: (of_suite.index(each.suite) if each.suite in SUITES else 9, each.batch))
     failed = [each for each in pages if each.held < each.num]
@@ -157,14 +157,14 @@ def _write_index(docs: Path, pages: Sequence[Judged], sentence: str, is_refused:
         for page in sorted((docs / "expectations").glob("*.html"))
     ]
     body = [
-        verdict("Great Expectations’ Data Docs", "Every result as it was judged", state, sentence, facts),
+        verdict("Great Expectations’ Data Docs", "All results of this run", state, sentence, facts),
         section(
             "Results",
-            table(("result", "of", "expectations", "failed"), rows, (2, 3), "One line a result"),
-            lead="A rule that finds bad rows fails in its batch; those rows are held back and the log still passes "
-            "while they are few. What decides is said of the log as a whole and of its partitions.",
+            table(("result", "of", "expectations", "failed"), rows, (2, 3), "One line per result"),
+            lead="A rule fails in a batch that has rows breaking it. These rows are held back, and the log passes if "
+            "they are few. The expectations of the log as a whole and of its partitions decide.",
         ),
-        section("Suites", table(("suite", "of"), suites, (), "One line a suite")),
+        section("Suites", table(("suite", "of"), suites, (), "One line per suite")),
     ]
     write_page(docs / "index.html", "Data Docs", body, "Pages of results: Great Expectations. Times are UTC.")
 

@@ -1,6 +1,6 @@
-"""Headings, tables, figures and a verdict in -> one HTML file that needs nothing else: no script, no network.
+"""Headings, tables, figures and a verdict -> one self-contained HTML file without scripts or network.
 
-Colours are CSS variables, so that one drawing serves light, dark and paper.
+Colours are CSS variables, so that the same drawing works in light mode, in dark mode and on paper.
 """
 
 import html
@@ -18,7 +18,7 @@ CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def write_page(path: Path, title: str, body: Iterable[str], foot: str) -> int:
-    """Write the page by rename; returns its bytes."""
+    """Write the page atomically; returns its size in bytes."""
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f'<meta charset="utf-8">{policy}{view}<meta name="color-scheme" content="light dark">'
@@ -32,13 +32,13 @@ def write_page(path: Path, title: str, body: Iterable[str], foot: str) -> int:
 
 
 def escape(text: object) -> str:
-    """Text as HTML; characters that cannot be seen are said."""
+    """Text as HTML, with control characters as escapes."""
     shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", str(text))
     return html.escape(shown)
 
 
 def verdict(over: str, title: str, state: str, sentence: str, facts: Sequence[tuple[str, str]], mark: str = "") -> str:
-    """The head of a page: what is judged, how it came out, and the numbers beside it."""
+    """The head of a page: subject, outcome, sentence and key figures."""
     told = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return (
         f'<header class="{state}"><p class="over">{escape(over)}</p><h1>{escape(title)}</h1>'
@@ -48,14 +48,14 @@ def verdict(over: str, title: str, state: str, sentence: str, facts: Sequence[tu
 
 
 def section(title: str, *parts: str, lead: str = "") -> str:
-    """One question and its answer."""
+    """A section with a heading."""
     name = re.sub(r"[^a-z]+", "-", title.lower()).strip("-")
     said = f'<p class="lead">{lead}</p>' if lead else ""
     return f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{said}{"".join(parts)}</section>'
 
 
 def figure(svg: str, title: str, note: str, numbers: str = "") -> str:
-    """A chart, what it says, and its numbers to unfold."""
+    """A chart with its title, note and numbers, which unfold."""
     more = details("Numbers", numbers, title) if numbers else ""
     return (
         f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>"
@@ -64,13 +64,13 @@ def figure(svg: str, title: str, note: str, numbers: str = "") -> str:
 
 
 def details(summary: str, inner: str, about: str = "") -> str:
-    """What is read by those who want to know."""
+    """Content that unfolds. about: its subject, for screen readers."""
     of = f'<span class="sr"> of {escape(about)}</span>' if about else ""
     return f"<details><summary>{escape(summary)}{of}</summary>{inner}</details>"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = (), caption: str = "") -> str:
-    """numbers: which columns are set to the right."""
+    """An HTML table that scrolls. numbers: the columns that are aligned to the right."""
 
     def cell(tag: str, place: int, value: Any) -> str:
         side = ' class="n"' if place in numbers else ""
@@ -90,7 +90,7 @@ class Html(str):
 
 
 def number(value: Any) -> str:
-    """A cell: thousands apart, a float to three figures, null as a dash."""
+    """A cell's text: thousands separated, floats with three significant digits, null as a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -103,7 +103,7 @@ def number(value: Any) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share for people: 0.4 % is not 0 %."""
+    """A share as text, in which small shares are not rounded to 0 % and large ones not to 100 %."""
     if share is None:
         return "–"
     value = 100 * share
@@ -115,5 +115,5 @@ def percent(share: float | None) -> str:
 
 
 def count(num: int, one: str, many: str = "") -> str:
-    """1 row, 2 rows."""
+    """A number with its noun: 1 row, 2 rows."""
     return f"{num:,} {one if num == 1 else many or one + 's'}"

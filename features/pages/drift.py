@@ -1,4 +1,4 @@
-"""What serving/drift.py found -> a page: whether what is served looks like what the model was judged on."""
+"""Figures of serving/drift.py -> a page that compares served requests with those of the model's evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from features.pages.document import (
     write_page,
 )
 
-MARKS = {GOOD: "✓ as it was judged", WARNS: "! moved", "": "not judged"}
+MARKS = {GOOD: "✓ no drift", WARNS: "! drifted", "": "not judged"}
 DRAWN = 6
 NAMES = {
     "score": "score (probability of a click)",
@@ -29,37 +29,37 @@ NAMES = {
 }
 
 
-def write_drift(path: Path, told: Mapping[str, Any]) -> int:
-    """Write the page; returns its bytes. told: drift.json."""
+def write_drift(path: Path, report: Mapping[str, Any]) -> int:
+    """Write the page; returns its size in bytes. report: drift.json."""
     facts = [
-        ("rankings looked at", f"{told['num_requests']:,}"),
-        ("from", told["from"] or "–"),
-        ("to", told["to"] or "–"),
-        ("test requests beside them", f"{told['num_expected']:,}"),
-        ("model", told["model_version"]),
+        ("rankings compared", f"{report['num_requests']:,}"),
+        ("from", report["from"] or "–"),
+        ("to", report["to"] or "–"),
+        ("test requests", f"{report['num_expected']:,}"),
+        ("model", report["model_version"]),
     ]
     body = [
         verdict(
-            f"Drift of {told['log']}",
-            "Does what is served look like what the model was judged on?",
-            told["state"],
-            told["sentence"],
+            f"Drift of {report['log']}",
+            "Do served requests look like those that the model was evaluated on?",
+            report["state"],
+            report["sentence"],
             facts,
-            MARKS[told["state"]],
+            MARKS[report["state"]],
         ),
-        _most(told),
-        _all(told),
-        _left_out(told),
+        _most(report),
+        _all(report),
+        _left_out(report),
     ]
     foot = "The population stability index compares shares of bins cut at the test requests’ deciles. Times are UTC."
-    return write_page(path, f"Drift of {told['log']}", body, foot)
+    return write_page(path, f"Drift of {report['log']}", body, foot)
 
 
-def _most(told: Mapping[str, Any]) -> str:
-    ordered = sorted(told["figures"], key=lambda each: -each["psi"])[:DRAWN]
+def _most(report: Mapping[str, Any]) -> str:
+    ordered = sorted(report["figures"], key=lambda each: -each["psi"])[:DRAWN]
     drawn = "".join(_drawn(each) for each in ordered)
-    lead = "Shares of what was served, beside the test requests. Each bin holds about as much of the latter."
-    return section("What moved most", f'<div class="charts">{drawn}</div>', lead=lead) if ordered else ""
+    lead = "Shares of served requests, beside those of test requests, which are about equal in all bins."
+    return section("Largest changes", f'<div class="charts">{drawn}</div>', lead=lead) if ordered else ""
 
 
 def _drawn(each: Mapping[str, Any]) -> str:
@@ -81,16 +81,19 @@ def _named(each: Mapping[str, Any]) -> str:
 
 def _bins(cuts: list[float]) -> list[str]:
     named = [f"{cut:.2g}" for cut in cuts] + ["more"]
-    return [f"{name}{' ' * named[:place].count(name)}" for place, name in enumerate(named)]  # two may round alike
+    return [
+        f"{name}{' ' * named[:place].count(name)}" for place, name in enumerate(named)
+    ]  # spaces keep labels distinct that round to the same text
 
 
-def _all(told: Mapping[str, Any]) -> str:
+def _all(report: Mapping[str, Any]) -> str:
     rows = [
-        (_named(each), number(each["num"]), f"{each['psi']:.3f}", Html(_tag(each["state"]))) for each in told["figures"]
+        (_named(each), number(each["num"]), f"{each['psi']:.3f}", Html(_tag(each["state"])))
+        for each in report["figures"]
     ]
     lead = (
-        f"Below {told['steady_below']:g} a figure is steady, from {told['shifted_from']:g} on it has shifted: what the "
-        "model learnt of it may not hold. What chance alone would give is taken off."
+        f"Below {report['steady_below']:g} a figure is steady; from {report['shifted_from']:g} on it has shifted, and "
+        "what the model learnt about it may no longer hold. The index that chance alone would give is subtracted."
     )
     return section("Every figure", table(("figure", "values", "index", "state"), rows, (1, 2), "Figures"), lead=lead)
 
@@ -99,6 +102,6 @@ def _tag(state: str) -> str:
     return f'<span class="tag {GOOD if state == "steady" else WARNS}">{escape(state)}</span>'
 
 
-def _left_out(told: Mapping[str, Any]) -> str:
-    rows = [(name, number(num)) for name, num in told["left_out"].items() if num]
+def _left_out(report: Mapping[str, Any]) -> str:
+    rows = [(name, number(num)) for name, num in report["left_out"].items() if num]
     return section("Left out", table(("rankings", "number"), rows, (1,), "Left out")) if rows else ""

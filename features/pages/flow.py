@@ -1,4 +1,4 @@
-"""The ledger's lines in, a waterfall out: what was read, what each stage lost and why, and what came of the rest."""
+"""The ledger -> a waterfall: rows read, rows lost in each stage by reason, and the fates of the rest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from features.pages.document import escape, percent, table
 
 STAGES = ("ingest", "validate")
 LOSSES = {
-    "ingest": "not taken in",
+    "ingest": "not parsed",
     "validate": "held back or repeated",
 }
 GOOD_END = "valid"
 
 
 def flow(ledger: Sequence[Mapping[str, Any]]) -> str:
-    """Every line of the ledger once, as bars that add up to what was read; the numbers again as a table."""
+    """Every line of the ledger as a bar; the bars add up to the rows read. The same numbers follow as a table."""
     read = sum(line["rows"] for line in ledger)
     bars, left = [_bar("stock", "read", read, 0, read, read)], read
     for stage in STAGES:
@@ -29,7 +29,7 @@ def flow(ledger: Sequence[Mapping[str, Any]]) -> str:
             bars.append(_bar("end", line["what"], line["rows"], at, line["rows"], read, line["stage"]))
             at += line["rows"]
     rows = [(line["stage"], line["what"], line["rows"], percent(line["rows"] / read)) for line in ledger]
-    rows.append(("", "together, as read", read, percent(1.0)))
+    rows.append(("", "total read", read, percent(1.0)))
     return f'<ol class="flow">{"".join(bars)}</ol>' + table(
         ("stage", "fate", "rows", "share"), rows, numbers=(2, 3), caption="The ledger"
     )

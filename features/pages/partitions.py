@@ -1,4 +1,4 @@
-"""Figures of every partition -> the section of the quality page that draws them, one small chart a figure."""
+"""Figures of every partition -> a section of the quality page with one small chart per figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ from features.pages import charts
 from features.pages.document import details, escape, figure, section, table
 from features.pages.grouping import grouped
 
-Told = Mapping[str, Any]
+Report = Mapping[str, Any]
 MOST_ROWS = 200
-"""Partitions in a table; the newest."""
+"""Number of newest partitions in a table."""
 
 _B, _O = charts.BLUE, charts.ORANGE
 _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]], str, str]] = (
@@ -34,7 +34,7 @@ _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]], str, str]] = (
     ),
     (
         "Silence",
-        "the longest time without an event, of the partition's length",
+        "the longest time without an event, as a share of the partition",
         (("longest_gap_share", "silence", _B),),
         "share",
         ".2~%",
@@ -46,13 +46,13 @@ _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]], str, str]] = (
         "share",
         ".1~%",
     ),
-    ("Lengths of requests", "rows of a request", (("rows_per_request", "rows", _B),), "rows", "~s"),
-    ("Rows of a user", "mean", (("rows_per_user", "rows", _B),), "rows", "~s"),
-    ("Busiest user", "most different times within a minute", (("most_per_minute", "a minute", _B),), "rows", "~s"),
-    ("Users and items", "different ones", (("users", "users", _B), ("items", "items", _O)), "number", "~s"),
+    ("Lengths of requests", "rows per request", (("rows_per_request", "rows", _B),), "rows", "~s"),
+    ("Rows per user", "mean", (("rows_per_user", "rows", _B),), "rows", "~s"),
+    ("Busiest user", "most distinct times within a minute", (("most_per_minute", "a minute", _B),), "rows", "~s"),
+    ("Users and items", "distinct ones", (("users", "users", _B), ("items", "items", _O)), "number", "~s"),
     (
         "Drift of categories",
-        "distance from the partitions before, 0 to 1",
+        "distance from earlier partitions, 0 to 1",
         (("category_distance", "distance", _B),),
         "distance",
         "~g",
@@ -61,8 +61,8 @@ _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]], str, str]] = (
 )
 
 
-def by_partition(partitions: Sequence[Told], expectations: Sequence[Told]) -> str:
-    """The section: a chart of each figure that says something, what fails it ringed, and all figures in a table."""
+def by_partition(partitions: Sequence[Report], expectations: Sequence[Report]) -> str:
+    """The section: a chart of each figure that varies, with failing partitions ringed, and a table of all figures."""
     rows = [row | {"minutes_at_end": _minutes(row["silent_at_end_s"])} for row in grouped(partitions)]
     failed: dict[str, set[str]] = {}
     limits: dict[str, list[float]] = {}
@@ -75,7 +75,7 @@ def by_partition(partitions: Sequence[Told], expectations: Sequence[Told]) -> st
     many = len(rows) < len(partitions)
     lead = (
         f"Each point stands for {-(-len(partitions) // len(rows))} partitions. " if many else ""
-    ) + "Limits are dashed; what lies beyond one is ringed, the first five of each expectation."
+    ) + "Limits are dashed; values beyond a limit are ringed, at most five per expectation."
     return section(
         "By partition",
         f'<div class="charts">{"".join(drawn)}</div>',
@@ -86,7 +86,7 @@ def by_partition(partitions: Sequence[Told], expectations: Sequence[Told]) -> st
 
 
 def _chart(
-    rows: Sequence[Told],
+    rows: Sequence[Report],
     limits: Mapping[str, list[float]],
     failed: Mapping[str, set[str]],
     title: str,
@@ -113,23 +113,23 @@ def _chart(
     return figure(charts.svg(drawn, title, note), title, note, numbers)
 
 
-def _flat(rows: Sequence[Told], parts: Sequence[tuple[str, str, str]]) -> str:
-    """Why there is nothing to draw; empty where there is."""
+def _flat(rows: Sequence[Report], parts: Sequence[tuple[str, str, str]]) -> str:
+    """Why a figure is not drawn; empty if it is."""
     values = [row.get(column) for row in rows for column, *_ in parts]
     if any(values):
         return ""
-    return "not known of this log" if all(value is None for value in values) else "0 throughout"
+    return "unknown for this log" if all(value is None for value in values) else "0 throughout"
 
 
 def _minutes(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds / 60, 2)
 
 
-def _all(partitions: Sequence[Told]) -> str:
+def _all(partitions: Sequence[Report]) -> str:
     rows = partitions[-MOST_ROWS:]
     columns = [column for column in rows[0] if any(row[column] is not None for row in rows)]
     dropped = len(partitions) - len(rows)
-    said = f"<p>The newest {len(rows)}; {dropped} before them are in quality.json.</p>" if dropped else ""
+    said = f"<p>The newest {len(rows)}; the {dropped} before them are in quality.json.</p>" if dropped else ""
     inner = table(columns, [[row[c] for c in columns] for row in rows], range(1, len(columns)), "Every figure")
     return details("Every figure of every partition", said + inner)
 

@@ -1,4 +1,4 @@
-"""What validate and histories found out of a log (features/quality/record.py) -> the page that a steward opens."""
+"""Quality figures of validate and histories (features/quality/record.py) -> the data steward's page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,120 +25,116 @@ from features.pages.flow import GOOD_END, STAGES, flow
 from features.pages.partitions import by_partition
 from features.pages.runs import over_runs
 
-Told = Mapping[str, Any]
+Report = Mapping[str, Any]
 MOST_REASONS = 30
 RULE = "rule"
 
 
 def write_quality(
-    path: Path, told: Told, before: Told | None = None, docs: str | None = None, runs: Sequence[Told] = ()
+    path: Path, report: Report, before: Report | None = None, docs: str | None = None, runs: Sequence[Report] = ()
 ) -> int:
-    """Write the page; returns its bytes.
+    """Write the page; returns its size in bytes.
 
-    before: what the last run told, with its `told_at`. docs: to Data Docs. runs: summaries, this run's last.
+    before: the last run's report, with its `told_at`. docs: link to Data Docs. runs: summaries, this run's last.
     """
-    state, sentence = judged(told)
+    state, sentence = judged(report)
     body = [
-        verdict(_title(told), f"Data quality of {told['log']}", state, sentence, _facts(told)),
+        verdict(_title(report), f"Data quality of {report['log']}", state, sentence, _facts(report)),
         section(
             "Where the rows went",
-            flow(told["ledger"]),
+            flow(report["ledger"]),
             lead="Every row that was read has exactly one fate; the bars add up to what was read.",
         ),
-        _failures(told),
-        _reasons(told),
-        by_partition(told["partitions"], told["expectations"]),
-        since(told, before),
+        _failures(report),
+        _reasons(report),
+        by_partition(report["partitions"], report["expectations"]),
+        since(report, before),
         over_runs(runs),
-        _expectations(told),
+        _expectations(report),
     ]
-    link = (
-        f'<a href="{escape(docs)}">Great Expectations’ Data Docs</a> have every result as it was judged. '
-        if docs
-        else ""
-    )
+    link = f'<a href="{escape(docs)}">Great Expectations’ Data Docs</a> have every result. ' if docs else ""
     foot = (
         f"{link if docs else ''}Limits: params.yaml, <code>validate</code> and <code>expectations</code>; "
         "expectations: features/quality/expectations.yaml. Held-back rows: <code>make quarantine</code>. Times are UTC."
     )
-    return write_page(path, f"Data quality of {told['log']}", body, foot)
+    return write_page(path, f"Data quality of {report['log']}", body, foot)
 
 
-def judged(told: Told) -> tuple[str, str]:
-    """State and one sentence."""
-    used = _used(told)
-    lost = told["rows_read"] - used
-    failed = [each for each in told["expectations"] if not each["passed"] and each["of"] != RULE]
+def judged(report: Report) -> tuple[str, str]:
+    """(state, one sentence that says why)."""
+    used = _used(report)
+    lost = report["rows_read"] - used
+    failed = [each for each in report["expectations"] if not each["passed"] and each["of"] != RULE]
     counted = (
-        f"{used:,} of {count(told['rows_read'], 'row')} read ({percent(used / told['rows_read'])}) are valid; "
-        f"{lost:,} ({percent(lost / told['rows_read'])}) are not used"
-        + (f", most often: {largest['what']} ({largest['rows']:,})" if (largest := _largest(told)) else "")
+        f"{used:,} of {count(report['rows_read'], 'row')} read ({percent(used / report['rows_read'])}) are valid; "
+        f"{lost:,} ({percent(lost / report['rows_read'])}) are not used"
+        + (f", most often: {largest['what']} ({largest['rows']:,})" if (largest := _largest(report)) else "")
     )
-    if told["refused"]:
-        return BAD, f"Blocked: {told['refused']}"
+    if report["refused"]:
+        return BAD, f"Blocked: {report['refused']}"
     if failed:
         first = failed[0]
         return WARNS, (
-            f"{counted}. {count(len(failed), 'expectation')} of {_num_expectations(told)} failed; the first: "
+            f"{counted}. {count(len(failed), 'expectation')} of {_num_expectations(report)} failed; the first: "
             f"{first['why']} ({count(first['num_unexpected'], 'exception')})."
         )
-    return GOOD, f"{counted}. All {_num_expectations(told)} expectations hold."
+    return GOOD, f"{counted}. All {_num_expectations(report)} expectations hold."
 
 
-def summary(told: Told) -> dict[str, Any]:
-    """A run in one row, for the runs after it to be seen beside."""
+def summary(report: Report) -> dict[str, Any]:
+    """One run as a row of the table of runs."""
     return {
-        "rows_read": told["rows_read"],
-        "rows_used": _used(told),
-        "num_failed": sum(not each["passed"] and each["of"] != RULE for each in told["expectations"]),
-        "newest": _newest(told),
-        "state": judged(told)[0],
+        "rows_read": report["rows_read"],
+        "rows_used": _used(report),
+        "num_failed": sum(not each["passed"] and each["of"] != RULE for each in report["expectations"]),
+        "newest": _newest(report),
+        "state": judged(report)[0],
     }
 
 
-def _title(told: Told) -> str:
-    return "refused by validate: nothing was passed on" if told["refused"] else "from what was read to what is used"
+def _title(report: Report) -> str:
+    return "refused by validate: later stages do not run" if report["refused"] else "from rows read to rows used"
 
 
-def _num_expectations(told: Told) -> int:
-    return sum(each["of"] != RULE for each in told["expectations"])
+def _num_expectations(report: Report) -> int:
+    return sum(each["of"] != RULE for each in report["expectations"])
 
 
-def _used(told: Told) -> int:
-    return sum(line["rows"] for line in told["ledger"] if line["stage"] == "histories" or line["what"] == "valid")
+def _used(report: Report) -> int:
+    return sum(line["rows"] for line in report["ledger"] if line["stage"] == "histories" or line["what"] == "valid")
 
 
-def _lost(told: Told, stage: str) -> list[Told]:
-    return [line for line in told["ledger"] if line["stage"] == stage and line["what"] != GOOD_END]
+def _lost(report: Report, stage: str) -> list[Report]:
+    return [line for line in report["ledger"] if line["stage"] == stage and line["what"] != GOOD_END]
 
 
-def _largest(told: Told) -> Told | None:
-    lost = [line for stage in STAGES for line in _lost(told, stage)]
+def _largest(report: Report) -> Report | None:
+    lost = [line for stage in STAGES for line in _lost(report, stage)]
     return max(lost, key=lambda each: each["rows"], default=None)
 
 
-def _facts(told: Told) -> list[tuple[str, str]]:
-    partitions = told["partitions"]
-    lost = {stage: sum(line["rows"] for line in _lost(told, stage)) for stage in STAGES}
+def _facts(report: Report) -> list[tuple[str, str]]:
+    partitions = report["partitions"]
+    lost = {stage: sum(line["rows"] for line in _lost(report, stage)) for stage in STAGES}
     return [
-        ("rows read", f"{told['rows_read']:,}"),
-        ("not taken in", f"{lost['ingest']:,}"),
+        ("rows read", f"{report['rows_read']:,}"),
+        ("not parsed", f"{lost['ingest']:,}"),
         ("held back or repeated", f"{lost['validate']:,}"),
-        ("valid", f"{_used(told):,}"),
+        ("valid", f"{_used(report):,}"),
         ("partitions", f"{len(partitions):,}"),
-        ("newest event", _newest(told) or "–"),
+        ("newest event", _newest(report) or "–"),
     ]
 
 
-def _newest(told: Told) -> str | None:
-    times = [row["last_at"] for row in told["partitions"] if row["last_at"]]
+def _newest(report: Report) -> str | None:
+    times = [row["last_at"] for row in report["partitions"] if row["last_at"]]
     return max(times)[:16].replace("T", " ") if times else None
 
 
-def _failures(told: Told) -> str:
-    failed = [each for each in told["expectations"] if not each["passed"] and each["of"] != RULE]
+def _failures(report: Report) -> str:
+    failed = [each for each in report["expectations"] if not each["passed"] and each["of"] != RULE]
     if not failed:
-        return section("What a steward expects", "<p>Every expectation holds.</p>")
+        return section("Expectations", "<p>Every expectation holds.</p>")
     order = sorted(failed, key=lambda each: each["severity"] != "critical")
     rows = [
         (
@@ -151,30 +147,30 @@ def _failures(told: Told) -> str:
         )
         for each in order
     ]
-    columns = ("severity", "group", "expected", "limit", "not so in", "for example")
+    columns = ("severity", "group", "expected", "limit", "failing", "for example")
     return section(
-        "What a steward expects, and is not so",
+        "Expectations that failed",
         table(columns, rows, caption="Failed expectations"),
-        lead="A critical expectation blocks what follows; a warning is reported here and in Dagster.",
+        lead="A failed critical expectation blocks later stages; a warning is reported here and in Dagster.",
     )
 
 
-def _tag(outcome: Told) -> Html:
+def _tag(outcome: Report) -> Html:
     if outcome["passed"]:
         return Html('<span class="tag good">holds</span>')
     kind = BAD if outcome["severity"] == "critical" else WARNS
     return Html(f'<span class="tag {kind}">{escape(outcome["severity"])}</span>')
 
 
-def _reasons(told: Told) -> str:
-    reasons = told["reasons"]
+def _reasons(report: Report) -> str:
+    reasons = report["reasons"]
     if not reasons:
-        return section("Rows that were held back", "<p>None: every row could be read and breaks no rule.</p>")
+        return section("Rows that were held back", "<p>None: every row was parsed and breaks no rule.</p>")
     parts = []
     for each in reasons[:MOST_REASONS]:
         parts.append(
             f'<h3>{escape(each["reason"])} <span class="tag">{escape(each["stage"])}</span></h3>'
-            f"<p>{count(each['rows'], 'row')}, {percent(each['rows'] / told['rows_read'])} of what was read.</p>"
+            f"<p>{count(each['rows'], 'row')}, {percent(each['rows'] / report['rows_read'])} of rows read.</p>"
             + "".join(_example(example) for example in each["examples"])
         )
     if len(reasons) > MOST_REASONS:
@@ -182,11 +178,11 @@ def _reasons(told: Told) -> str:
     return section(
         "Rows that were held back, and why",
         *parts,
-        lead="A row has the first reason that applied. The first rows of each, with their file and line.",
+        lead="A row has the first reason that applies. Below are the first rows of each reason, with file and line.",
     )
 
 
-def _example(example: Told) -> str:
+def _example(example: Report) -> str:
     place = f"{example['file']}, line {example['line']:,}" if example["line"] else example["file"]
     read = ", ".join(
         f"{name}={json.dumps(value, ensure_ascii=False)}"
@@ -198,7 +194,7 @@ def _example(example: Told) -> str:
     return f'<p class="where">{escape(place)}</p><pre>{escape(shown)}</pre>{more}'
 
 
-def _expectations(told: Told) -> str:
+def _expectations(report: Report) -> str:
     rows = [
         (
             _tag(each) if each["of"] != RULE else f"{each['num_unexpected']:,} rows",
@@ -209,12 +205,12 @@ def _expectations(told: Told) -> str:
             each["num_judged"],
             each["num_unexpected"],
         )
-        for each in told["expectations"]
+        for each in report["expectations"]
     ]
-    columns = ("outcome", "group", "what", "of", "limit", "judged", "not so")
+    columns = ("outcome", "group", "what", "of", "limit", "judged", "failing")
     inner = table(columns, rows, numbers=(5, 6), caption="All expectations and rules")
     lead = (
-        "Rules hold single rows back; expectations judge partitions and rows as a whole. A row can break several rules "
-        "and is held back once."
+        "Rules hold back single rows; expectations judge the log and its partitions as a whole. A row that breaks "
+        "several rules is held back once."
     )
-    return section("All that was asked", details(f"{len(rows)} rules and expectations", inner), lead=lead)
+    return section("All rules and expectations", details(f"{len(rows)} rules and expectations", inner), lead=lead)

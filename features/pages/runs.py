@@ -1,4 +1,4 @@
-"""The runs of a log on this machine, oldest first -> the section of the quality page that draws them."""
+"""The runs of a log on this machine, oldest first -> a section of the quality page with their charts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from features.pages import charts
 from features.pages.document import GOOD, WARNS, figure, percent, section, table
 
-Told = Mapping[str, Any]
+Report = Mapping[str, Any]
 TITLE = "The runs so far"
 MOST_DRAWN, MOST_ROWS = 60, 12
 _OUTCOMES = {GOOD: "✓", WARNS: "! warnings"}
 
 
-def over_runs(runs: Sequence[Told]) -> str:
-    """Rows by fate and failed expectations of every run; nothing where there was only one."""
+def over_runs(runs: Sequence[Report]) -> str:
+    """Rows by fate and failed expectations of every run; empty if there was only one run."""
     if len(runs) < 2:
         return ""
     drawn: list[dict[str, Any]] = [
@@ -39,5 +39,5 @@ def over_runs(runs: Sequence[Told]) -> str:
         f'<div class="charts">{figure(rows, "Rows", "by fate, run by run")}'
         f"{figure(failed, 'Failed expectations', 'run by run')}</div>",
         table(columns, cells, numbers=(0, 2, 3, 4, 5), caption=TITLE),
-        lead=f"{len(runs):,} runs of this log on this machine that differ from the one before; the newest first.",
+        lead=f"{len(runs):,} runs of this log on this machine, each different from the one before; the newest first.",
     )

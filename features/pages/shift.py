@@ -1,4 +1,4 @@
-"""What the audit found (features/stages/audit.py), and how models fare after a shift -> the page of the audit."""
+"""Figures of the audit (features/stages/audit.py) and of models after a shift -> the interest-shift page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from features.pages.document import (
     write_page,
 )
 
-Told = Mapping[str, Any]
+Report = Mapping[str, Any]
 MARKS = {
     "shifts": "Sessions have themes, and people turn between them",
     "weak": "A weak session structure",
@@ -53,54 +53,54 @@ MADE_OF = {
 }
 
 
-def write_shift(path: Path, told: Told, models: Sequence[Told] | None, foreign: str | None = None) -> int:
-    """Write the page; returns its bytes. models: AUC by requests since the shift, None before any was evaluated.
+def write_shift(path: Path, report: Report, models: Sequence[Report] | None, foreign: str | None = None) -> int:
+    """Write the page; returns its size in bytes. models: AUC by requests since the shift; None before an evaluation.
 
-    foreign: what was judged beside ours, and how much of it fits.
+    foreign: a sentence about another recommender that was judged beside ours, and how many of its scores match.
     """
-    good = GOOD if told["state"] == "shifts" else WARNS
+    good = GOOD if report["state"] == "shifts" else WARNS
     facts = [
-        ("users", f"{told['num_users']:,}"),
-        ("events", f"{told['num_events']:,}"),
-        ("sessions judged", f"{told['num_sessions_judged']:,}"),
-        ("themes", f"{told['num_themes']}"),
-        ("events of a session", f"{told['events_per_session']['median']:.0f} (median)"),
-        ("between sessions", _duration(told["gap_s"]["median"]) + " (median)"),
+        ("users", f"{report['num_users']:,}"),
+        ("events", f"{report['num_events']:,}"),
+        ("sessions judged", f"{report['num_sessions_judged']:,}"),
+        ("themes", f"{report['num_themes']}"),
+        ("events per session", f"{report['events_per_session']['median']:.0f} (median)"),
+        ("between sessions", _duration(report["gap_s"]["median"]) + " (median)"),
     ]
     head = verdict(
         "Do interests shift from session to session?",
-        f"Interest shifts of {told['log']}",
+        f"Interest shifts of {report['log']}",
         good,
-        told["sentence"],
+        report["sentence"],
         facts,
-        MARKS[told["state"]],
+        MARKS[report["state"]],
     )
     parts = [head]
-    if told["themes"]:
-        parts += [_strips(told), _returns(told), _off_theme(told), _matrix(told), _who(told)]
-    parts += [_models(models, foreign), _advice(told), _method(told)]
+    if report["themes"]:
+        parts += [_strips(report), _returns(report), _off_theme(report), _matrix(report), _who(report)]
+    parts += [_models(models, foreign), _advice(report), _method(report)]
     foot = "Letters stand for users and say nothing of their ids. Times are UTC. The numbers: shift_audit/audit.json."
-    return write_page(path, f"Interest shifts of {told['log']}", parts, foot)
+    return write_page(path, f"Interest shifts of {report['log']}", parts, foot)
 
 
-def _strips(told: Told) -> str:
-    names = [*told["themes"]]
+def _strips(report: Report) -> str:
+    names = [*report["themes"]]
     keys = "".join(
         f'<li><i style="background:{TONES[place]}"></i>{chr(65 + place).lower()} {escape(name)}</li>'
         for place, name in enumerate(names)
     )
     rows = "".join(
         f"<span>{each['name']} <small>{percent(each['hop_rate'])}</small></span>{_strip(each, names)}"
-        for each in told["strips"]
+        for each in report["strips"]
     )
     lead = (
-        "A block is a session, oldest on the left; the wider, the more events. From those who turn least (top) to "
-        "those who turn most, with the share of their sessions that turn."
+        "Each block is a session, oldest on the left, wider with more events. Users are sorted by the share of their "
+        "sessions that turn to another theme, which is shown beside the name."
     )
     return section("A dozen users", f'<ul class="legend">{keys}</ul><div class="strip">{rows}</div>', lead=lead)
 
 
-def _strip(each: Told, names: Sequence[str]) -> str:
+def _strip(each: Report, names: Sequence[str]) -> str:
     blocks, at = [], 0.0
     widths = [max(7.0, 4.0 * size**0.5) for _, size, _ in each["sessions"]]
     whole = max(sum(widths) + len(widths), 420.0)
@@ -122,10 +122,10 @@ def _strip(each: Told, names: Sequence[str]) -> str:
     )
 
 
-def _returns(told: Told) -> str:
-    rows = [row | {"shuffled": told["shuffled"]["returns"].get(str(row["lag_days"]))} for row in told["returns"]]
+def _returns(report: Report) -> str:
+    rows = [row | {"shuffled": report["shuffled"]["returns"].get(str(row["lag_days"]))} for row in report["returns"]]
     if len(rows) < 2:
-        said = "<p>Too few users come back on later days to say.</p>"
+        said = "<p>Too few users come back on later days for a curve.</p>"
         return section("How a theme comes back", said)
     numbers = table(
         ("days later", "rate", "low", "high", "shuffled", "cases"),
@@ -135,18 +135,18 @@ def _returns(told: Told) -> str:
     )
     title, note = (
         "Share of days with the same theme again",
-        "of the days on which the user is there; band: 95 % over users",
+        "of the user's later active days; band: 95 % interval over users",
     )
     drawn = figure(shift_charts.svg(shift_charts.returns(rows), title, note), title, note, numbers)
     lead = (
-        f"Of the sessions that turn, {percent(told['return_rate'])} go to a theme that the person had been in before "
-        f"(shuffled: {percent(told['shuffled']['return_rate'])})."
+        f"Of the sessions that turn, {percent(report['return_rate'])} go to a theme that the user has had before "
+        f"(shuffled: {percent(report['shuffled']['return_rate'])})."
     )
     return section("How a theme comes back", drawn, lead=lead)
 
 
-def _off_theme(told: Told) -> str:
-    chance = told["shuffled"]["off_theme"]
+def _off_theme(report: Report) -> str:
+    chance = report["shuffled"]["off_theme"]
     rows = [
         (
             f"last {each['window']:,}",
@@ -154,13 +154,15 @@ def _off_theme(told: Told) -> str:
             percent(chance.get(str(each["window"]))),
             each["cases"],
         )
-        for each in told["off_theme"]
+        for each in report["off_theme"]
     ]
-    lead = "How much of a history is about something else than the next click: what a model of the whole averages in."
+    lead = (
+        "The share of a history that is about another theme than the next click. A model of the whole averages it in."
+    )
     return section(
-        "What of the history is off-theme",
+        "How much of a history is off-theme",
         table(
-            ("events before a click", "of another theme", "shuffled", "clicks with as many before"),
+            ("events before a click", "of another theme", "shuffled", "clicks with that many before"),
             rows,
             (1, 2, 3),
             "Off-theme share of the history",
@@ -169,8 +171,8 @@ def _off_theme(told: Told) -> str:
     )
 
 
-def _matrix(told: Told) -> str:
-    counts, names = told["matrix"], told["themes"]
+def _matrix(report: Report) -> str:
+    counts, names = report["matrix"], report["themes"]
     if not sum(map(sum, counts)):
         return ""
     rows = [
@@ -190,29 +192,29 @@ def _matrix(told: Told) -> str:
         range(1, len(names) + 1),
         "Sessions from theme to theme",
     )
-    title, note = "From theme to theme", "share of the sessions that follow one of the theme on the left"
+    title, note = "From theme to theme", "share of the sessions that follow a session of the theme on the left"
     drawn = figure(shift_charts.svg(shift_charts.matrix(rows), title, note), title, note, numbers)
     return section("Which themes follow one another", drawn)
 
 
-def _who(told: Told) -> str:
+def _who(report: Report) -> str:
     rows = [
         (
             each["segment"],
             each["users"],
-            percent(each["users"] / max(told["num_users"], 1)),
+            percent(each["users"] / max(report["num_users"], 1)),
             percent(each["share_of_events"]),
             each["sessions"],
             each["themes"],
         )
-        for each in told["segments"]
+        for each in report["segments"]
     ]
-    lead = "By the share of a user’s sessions that turn to another theme: under a quarter stay, three quarters up hop."
+    lead = "By the share of a user’s sessions that turn to another theme: stay: under 25 %, hop: from 75 % on."
     columns = ("users who", "users", "share of users", "share of events", "sessions (median)", "themes (median)")
     return section("Who hops", table(columns, rows, (1, 2, 3, 4, 5), "Segments of users"), lead=lead)
 
 
-def _models(models: Sequence[Told] | None, foreign: str | None) -> str:
+def _models(models: Sequence[Report] | None, foreign: str | None) -> str:
     title = "How models fare after a shift"
     if not models:
         said = (
@@ -236,41 +238,41 @@ def _models(models: Sequence[Told] | None, foreign: str | None) -> str:
     return section(title, drawn, numbers, more, lead="A model that follows a shift is as good at 0 as later.")
 
 
-def _advice(told: Told) -> str:
-    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in told["advice"])
+def _advice(report: Report) -> str:
+    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in report["advice"])
     return section("What to do", f"<ol>{said}</ol>")
 
 
-def _method(told: Told) -> str:
-    shuffled, steady = told["shuffled"], told["stability"]
+def _method(report: Report) -> str:
+    shuffled, steady = report["shuffled"], report["stability"]
     rows = [
         ("next event has the same theme, same session", percent(steady["within"]), percent(shuffled["within"])),
-        ("the same, into the next session", percent(steady["between"]), percent(shuffled["between"])),
-        ("sessions that turn to another theme", percent(told["hop_rate"]), percent(shuffled["hop_rate"])),
-        ("turns to a theme of before", percent(told["return_rate"]), percent(shuffled["return_rate"])),
+        ("next event has the same theme, next session", percent(steady["between"]), percent(shuffled["between"])),
+        ("sessions that turn to another theme", percent(report["hop_rate"]), percent(shuffled["hop_rate"])),
+        ("turns to an earlier theme of the user", percent(report["return_rate"]), percent(shuffled["return_rate"])),
     ]
-    left = told["num_sessions"] - told["num_sessions_judged"]
+    left = report["num_sessions"] - report["num_sessions_judged"]
     text = (
-        f"<p>Themes are made of {escape(MADE_OF[told['themes_made_of']])}. A session’s theme is the one that most of "
-        f"its events carry. Sessions with fewer than {told['min_session_events']} events or without a theme are left "
-        f"out: {left:,} of {told['num_sessions']:,}; {told['num_events'] - told['num_events_themed']:,} of "
-        f"{told['num_events']:,} events have no theme. Shuffled: the same events in another order within each user, "
-        f"the sessions’ places kept, mean of {shuffled['num_shuffles']}. Rates of under 100 cases are left out.</p>"
-        f"<p>The verdict: {escape(told['rules']['verdict'])}. What to do: {escape(told['rules']['advice'])}.</p>"
+        f"<p>Themes are made of {escape(MADE_OF[report['themes_made_of']])}. A session’s theme is the one of most of "
+        f"its events. Sessions with fewer than {report['min_session_events']} events or without a theme are left "
+        f"out: {left:,} of {report['num_sessions']:,}; {report['num_events'] - report['num_events_themed']:,} of "
+        f"{report['num_events']:,} events have no theme. Shuffled: each user’s events in random order over the same "
+        f"sessions, mean of {shuffled['num_shuffles']} shuffles. Rates of under 100 cases are left out.</p>"
+        f"<p>The verdict: {escape(report['rules']['verdict'])}. What to do: {escape(report['rules']['advice'])}.</p>"
     )
     lengths = table(
         ("", "median", "95 of 100 below", "largest"),
         [
-            ("events of a session", *told["events_per_session"].values()),
-            ("sessions of a user", *told["sessions_per_user"].values()),
-            ("length of a session", *map(_duration, told["session_length_s"].values())),
-            ("between two sessions", *map(_duration, told["gap_s"].values())),
-            ("themes of a user", *told["themes_per_user"].values()),
+            ("events per session", *report["events_per_session"].values()),
+            ("sessions per user", *report["sessions_per_user"].values()),
+            ("length of a session", *map(_duration, report["session_length_s"].values())),
+            ("between two sessions", *map(_duration, report["gap_s"].values())),
+            ("themes per user", *report["themes_per_user"].values()),
         ],
         (1, 2, 3),
         "Lengths and gaps",
     )
-    by_theme = table(("theme", "sessions"), list(told["sessions_by_theme"].items()), (1,), "Sessions by theme")
+    by_theme = table(("theme", "sessions"), list(report["sessions_by_theme"].items()), (1,), "Sessions by theme")
     return section(
         "Method and counts",
         table(("", "this log", "shuffled"), rows, (1, 2), "Rates beside shuffled events"),

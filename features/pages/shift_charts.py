@@ -1,4 +1,4 @@
-"""The audit's rows -> its three charts: how themes return, which follow one another, how models fare after a shift."""
+"""The audit's rows -> its charts: the return of themes, transitions between themes, and models after a shift."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ LINES = (BLUE, ORANGE, GREEN, RED, GREY, SKY, INK, DIM)
 
 
 def returns(rows: Rows) -> Any:
-    """A curve with its band, and the shuffled one dashed; names stand at the right end of each."""
+    """A curve with its band, and the shuffled curve dashed, both labelled at the right end."""
     base = alt.Chart(alt.Data(values=list(rows)), width=WIDE, height=HIGH).encode(
         x=alt.X("lag_days:Q", title="days later", axis=alt.Axis(tickMinStep=1, grid=False))
     )
@@ -33,7 +33,7 @@ def returns(rows: Rows) -> Any:
 
 
 def matrix(rows: Rows) -> Any:
-    """Squares the darker the larger the share; the larger ones with their number."""
+    """Squares, darker for larger shares; shares from 5 % on are printed."""
     order = list(dict.fromkeys(row["from"] for row in rows))
     base = alt.Chart(alt.Data(values=list(rows)), width=460, height=24 * len(order)).encode(
         x=alt.X("to:N", title=None, axis=alt.Axis(orient="top", labelAngle=0)),
@@ -50,7 +50,7 @@ def matrix(rows: Rows) -> Any:
 
 
 def models(rows: Rows) -> Any:
-    """A line a model, its name at the right end."""
+    """A line per model, with its name at the right end."""
     names = list(dict.fromkeys(row["model"] for row in rows))
     colours = [LINES[place % len(LINES)] for place in range(len(names))]
     last = max(int(row["since_shift"]) for row in rows)

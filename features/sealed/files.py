@@ -1,4 +1,4 @@
-"""live/<source>/: the files of sealed live events, written atomically. Ingest sees live events only through them."""
+"""live/<source>/: files of sealed live events, written atomically. They are all that ingest reads of live events."""
 
 import fcntl
 from collections.abc import Iterator, Sequence
@@ -30,12 +30,12 @@ def live_of(data: Path) -> Path:
 
 
 def sealed_files(folder: Path) -> list[Path]:
-    """The sealed files in order of their days; none where the folder is not there."""
+    """The sealed files in order of their days; [] if there is no folder."""
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
 def sealed_name(day: str, engine: str) -> str:
-    """The name of the file of a day: <day>.parquet of SQLite's events, <day>.redis.parquet of those of Redis."""
+    """The file name of a day: <day>.parquet for events from SQLite, <day>.redis.parquet for those from Redis."""
     return day + (OF_REDIS if engine == REDIS else ".parquet")
 
 
@@ -50,12 +50,12 @@ def sealed_seq(folder: Path, engine: str) -> int:
 
 
 def read_sealed(path: Path) -> pa.Table:
-    """A sealed file (contracts.schema.LIVE). Raises InputError where it is damaged or of another kind."""
+    """Read a sealed file (contracts.schema.LIVE). Raises InputError if it is damaged or of another kind."""
     try:
         table = pq.read_table(path)
     except UNREADABLE as error:
         raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
-    if "known_at" not in table.column_names:  # sealed before it was kept: nobody told
+    if "known_at" not in table.column_names:  # sealed by a version that did not record it
         table = table.append_column(LIVE.field("known_at"), pa.nulls(len(table), LIVE.field("known_at").type))
     if not table.schema.equals(LIVE, check_metadata=False):
         wrong = [field.name for field in LIVE if field not in list(table.schema)]
@@ -69,8 +69,8 @@ def read_sealed(path: Path) -> pa.Table:
 def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None, log: str | None = None) -> None:
     """Replace a sealed file, atomically and durably.
 
-    events: contracts.schema.LIVE. newest_seq: of rows that the file has held, where it is not that of the last row.
-    log: the identity of the log that they came to. live/known.json says what the file is from then on.
+    events: contracts.schema.LIVE. newest_seq: the newest seq ever in the file, if newer than that of the last row.
+    log: the identity of the log that the events belong to. The file's hash is recorded in live/known.json.
     """
     events = events.select(LIVE.names).combine_chunks().cast(LIVE).sort_by("seq")
     newest = max(newest_seq or 0, events["seq"][-1].as_py() if len(events) else 0)
@@ -80,18 +80,18 @@ def write_sealed(path: Path, events: pa.Table, newest_seq: int | None = None, lo
 
 
 def newest_seq(tables: Sequence[pa.Table]) -> int:
-    """The newest seq that was ever sealed in these files of one engine, as read_sealed gives them; 0 without any."""
+    """The newest seq ever sealed in these files of one engine. tables: from read_sealed. 0 if there is none."""
     of_rows = [table["seq"][-1].as_py() for table in tables if len(table)]
     return max([0, *of_rows, *(int((table.schema.metadata or {}).get(NEWEST_SEQ, b"0")) for table in tables)])
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Hold the exclusive right to change the files of live/<source>, while no run of ingest is under way.
+    """Hold an exclusive lock on the files of live/<source> while no run of ingest is in progress.
 
-    DVC notes what ingest has read when ingest has ended: what changed in between would count as read. So this waits,
-    for another writer and for such a run, and says for whom; one that starts later waits for us. What a killed writer
-    left is removed. Raises InputError where the run has not ended after PATIENCE_S.
+    DVC hashes ingest's inputs when ingest has ended, so files that change during a run would be recorded as read. This
+    therefore waits, with a log line, for other writers and for a run in progress; a run that starts later waits for
+    us. Temporary files of killed writers are removed. Raises InputError if a run has not ended after PATIENCE_S.
     """
     root = folder.parent.parent
     while True:
@@ -101,12 +101,12 @@ def writing(folder: Path) -> Iterator[None]:
                     left.unlink(missing_ok=True)
                 yield
                 return
-        wait_for_reader(known_path(folder), root, PATIENCE_S)  # outside the lock: the run itself reads under it
+        wait_for_reader(known_path(folder), root, PATIENCE_S)  # outside the lock, which the run needs for reading
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Read the files of live/<source> while nobody changes them: waits for a writer."""
+    """Hold a shared lock on the files of live/<source>, so that nobody changes them; waits for a writer."""
     if not folder.is_dir():
         yield
         return
@@ -120,6 +120,6 @@ def _locked(folder: Path, how: int) -> AbstractContextManager[None]:
 
 def _damaged(path: Path, said: str) -> InputError:
     return InputError(
-        f"{path} is no whole file of sealed live events: {said}. Bring the file back from a copy; or move it away "
-        f"and take its line out of {known_path(path.parent)}, which gives up the live events in it."
+        f"{path} is not a complete file of sealed live events: {said}. Restore the file from a copy; or move it away "
+        f"and remove its line from {known_path(path.parent)}, which gives up the live events in it."
     )

@@ -1,7 +1,7 @@
-"""live/<source>/forgotten.txt: the users to be forgotten, as hashes, so that the list itself names nobody.
+"""live/<source>/forgotten.txt: the list of forgotten users, as hashes, so that the list itself names nobody.
 
-The first line is random, the others are in the order in which users asked: live/known.json knows the list by it.
-Whoever can guess an id can tell whether it is on the list, so that neither git nor DVC carries it.
+The first line is random, the others are in the order of the requests; live/known.json identifies the list by the first.
+Anyone who can guess an id can check whether it is on the list, so the file is tracked neither by git nor by DVC.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -31,7 +31,7 @@ FIELD = re.compile(r"""[^\s,;|"'{}\[\]:]+""")
 SEPARATORS = (",", ";", "\t", "|", "::", "\x01")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 HEAD = "# "
-"""What the first line begins with; a list from before has none."""
+"""Prefix of the first line, which lists of older versions lack."""
 
 Forgotten = frozenset[str]
 """SHA-256 of each user_id, in hexadecimal digits."""
@@ -55,12 +55,12 @@ def list_lines(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Bring it back from a copy before any other run.") from error
+        raise InputError(f"{path} cannot be read: {error}. Restore it from a copy before any other run.") from error
     for number, line in enumerate(lines, start=1):
         if line and not DIGEST.fullmatch(line) and not (number == 1 and line.startswith(HEAD)):
             raise InputError(
                 f"{path} line {number} is {line[:80]!r}, not the SHA-256 of a user_id (64 hexadecimal digits). "
-                "Write users with `make forget USER=...`; remove that line or bring the file back from a copy."
+                "Write users with `make forget USER=...`; remove that line or restore the file from a copy."
             )
     return [line for line in lines if line]
 
@@ -68,7 +68,7 @@ def list_lines(folder: Path) -> list[str]:
 def add_forgotten(folder: Path, user_ids: Iterable[str], log: str | None = None) -> int:
     """Append users to the list, each once, atomically and durably. Returns how many were not on it before.
 
-    log: the identity of the log whose users they are. Raises InputError where the list is not the one that is known.
+    log: the identity of the users' log. Raises InputError if the list does not match live/known.json.
     """
     with writing(folder):
         lines = list_lines(folder)
@@ -77,7 +77,7 @@ def add_forgotten(folder: Path, user_ids: Iterable[str], log: str | None = None)
         if wanted := _with_head(lines) + new if new or lines else []:
             if wanted != lines:
                 _write(folder, wanted)
-            note(folder, listed=wanted, log=log)  # a call that was killed may have left it unsaid
+            note(folder, listed=wanted, log=log)  # a killed call may not have recorded the list
         return len(new)
 
 
@@ -90,7 +90,7 @@ def _write(folder: Path, lines: list[str]) -> None:
 
 
 def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArray[np.bool_]:
-    """[rows] whether each user is on the list; each distinct user is hashed once, none where the list is empty."""
+    """[rows] whether each user is on the list. Each distinct user is hashed once."""
     if not forgotten:
         return np.zeros(len(user_ids), bool)
     distinct = pc.drop_null(pc.unique(user_ids))
@@ -99,12 +99,14 @@ def are_forgotten(user_ids: pa.ChunkedArray, forgotten: Forgotten) -> npt.NDArra
 
 
 def fields_of(text: str) -> set[str]:
-    """All that may be a user_id in the text of a row that could not be parsed: fields, and words within them."""
+    """Everything that may be a user_id in the text of a row that could not be parsed: fields, and words in them."""
     plain = {cell for separator in SEPARATORS for cell in text.split(separator)}
     found = plain | {cell.strip().strip('"') for cell in plain} | set(FIELD.findall(text))
     if '"' in text:
         found |= _in_json(text) or _in_quotes(text)
-    return found | {re.sub(r"\.0+$", "", each) for each in found}  # as ingest writes whole numbers that were floats
+    return found | {
+        re.sub(r"\.0+$", "", each) for each in found
+    }  # ingest writes floats that are whole numbers without their decimals
 
 
 def _in_json(text: str) -> set[str]:
@@ -117,12 +119,12 @@ def _in_json(text: str) -> set[str]:
 
 
 def _in_quotes(text: str) -> set[str]:
-    """Fields as they are once their quotes are read: an id may hold spaces, quotes and what parts fields."""
+    """Fields with their quotes removed: a quoted id may contain spaces, quotes and separators."""
     found = set()
     one = text.replace("::", "\x1f")
     for separator, escape in itertools.product(",;\t|\x01\x1f", (None, "\\")):
         rows = csv.reader(io.StringIO(one, newline=""), delimiter=separator, escapechar=escape)
-        with contextlib.suppress(csv.Error):  # a carriage return in a field; what was read before it counts
+        with contextlib.suppress(csv.Error):  # a carriage return in a field; the fields before it are used
             for row in rows:
                 found.update(cell.replace("\x1f", "::") for cell in row)
     return found

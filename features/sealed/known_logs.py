@@ -1,8 +1,8 @@
-"""live/known.json: what live/ must contain for each log, so that a copy of the repository without it is refused.
+"""live/known.json: what live/ must contain for each log, so that ingest refuses a copy of the repository without it.
 
-Tracked by git and read by ingest; live/<id>/ is neither. A clone, or the temporary workspace of `dvc exp run --temp` or
-`--queue`, has the one without the other. It names nobody: of the list of the forgotten it says how long it is, and a
-digest of that many lines, the first of which is random. The list only grows, so an older known.json fits a newer list.
+It is tracked by git, unlike live/<id>/, so a clone or the temporary workspace of `dvc exp run --temp` or `--queue` has
+it without the folder. It names nobody: for the list of forgotten users it has the number of users and a digest of that
+many lines, of which the first is random. The list only grows, so an older known.json matches a newer list.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ LIVE = "live"
 
 
 class Known(NamedTuple):
-    """What is known of live/<id>."""
+    """The recorded content of live/<id>."""
 
-    log: str | None  # the identity of the log that all this came to; None: from before there was one
+    log: str | None  # the identity of the log; None: recorded by a version without identities
     files: dict[str, str]  # sealed files: name -> SHA-256 of their bytes
-    forgotten: int  # users on the list
-    digest: str | None  # of the list's first line and of so many more
+    forgotten: int  # number of users on the list
+    digest: str | None  # of the list's first line and that many more
 
 
 def known_path(folder: Path) -> Path:
@@ -35,7 +35,7 @@ def known_path(folder: Path) -> Path:
 
 
 def shared(folder: Path) -> Path:
-    """Where live/<id> is kept: in a temporary workspace of an experiment, the repository that it was made from."""
+    """The real folder of live/<id>: for an experiment's temporary workspace, that of its repository."""
     for parent in folder.absolute().parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2] / LIVE / folder.name
@@ -43,14 +43,14 @@ def shared(folder: Path) -> Path:
 
 
 def read_known(folder: Path) -> Known:
-    """What is known of live/<id>. Raises InputError for a known.json that cannot be read."""
+    """The recorded content of live/<id>. Raises InputError if known.json cannot be read."""
     return _known(_read(known_path(folder)), folder)
 
 
 def note(folder: Path, files: Iterable[Path] = (), listed: Sequence[str] | None = None, log: str | None = None) -> None:
     """Record what live/<id> holds now: sealed files, all lines of the list, and the identity of the log (once)."""
     if folder.parent.name != LIVE:
-        return  # a folder of somewhere else, which no run reads
+        return  # a folder elsewhere, which no run reads
     with _alone(folder):
         path = known_path(folder)
         content = _read(path)
@@ -66,36 +66,36 @@ def note(folder: Path, files: Iterable[Path] = (), listed: Sequence[str] | None 
 
 
 def lacking(folder: Path, present: Iterable[Path]) -> None:
-    """Raises InputError where a sealed file that is known is not there."""
+    """Raises InputError if a recorded sealed file is missing."""
     gone = sorted(read_known(folder).files.keys() - {path.name for path in present})
     if gone:
         raise InputError(
-            f"{shared(folder)} lacks {', '.join(gone)}: live events that were sealed, as {known_path(folder)} says. "
-            f"Copy live/{folder.name}/ from the clone where they were sealed, which git does not do; or take their "
-            "lines out of known.json, which gives them up."
+            f"{shared(folder)} lacks {', '.join(gone)}: sealed live events that {known_path(folder)} lists. "
+            f"Copy live/{folder.name}/ from the clone where they were sealed (git does not track it), or remove their "
+            "lines from known.json, which gives them up."
         )
 
 
 def check_files(folder: Path, present: Sequence[Path]) -> None:
-    """Raises InputError where the sealed files are not those that are known."""
+    """Raises InputError if the sealed files are not those that are recorded."""
     lacking(folder, present)
     known = read_known(folder).files
     other = [path.name for path in present if known.get(path.name) != _hash(path.read_bytes())]
     if other:
         raise InputError(
-            f"{shared(folder)}: {', '.join(other)} not as {known_path(folder)} says, by which `dvc repro` knows what "
-            "has changed. `make absorb` notes what is there."
+            f"{shared(folder)}: {', '.join(other)} differs from {known_path(folder)}, by which `dvc repro` detects "
+            "changes. `make absorb` records the files that are there."
         )
 
 
 def check_list(folder: Path, lines: Sequence[str]) -> None:
-    """Raises InputError where the list of the forgotten does not begin with the one that is known."""
+    """Raises InputError if the list of forgotten users does not begin with the recorded one."""
     known = read_known(folder)
     if known.digest is not None and digest_of(lines[: known.forgotten + 1]) != known.digest:
         raise InputError(
-            f"{shared(folder)}/forgotten.txt is not the list that {known_path(folder)} knows, of {known.forgotten:,} "
-            f"users who asked to be forgotten ({max(0, len(lines) - 1):,} are on the one there): their rows would come "
-            f"back. Copy live/{folder.name}/ from the clone where `make forget` was run, as neither git nor DVC does."
+            f"{shared(folder)}/forgotten.txt is not the list of {known.forgotten:,} forgotten users that "
+            f"{known_path(folder)} records ({max(0, len(lines) - 1):,} are on the one there): their rows would come "
+            f"back. Copy live/{folder.name}/ from the clone where `make forget` was run; git and DVC do not track it."
         )
 
 
@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. `git checkout {path}` brings it back.") from error
+        raise InputError(f"{path} cannot be read: {error}. `git checkout {path}` restores it.") from error
     return content
 
 
@@ -122,7 +122,7 @@ def _known(content: dict[str, Any], folder: Path) -> Known:
         return Known(said.get("log"), dict(said.get("files", {})), int(said.get("forgotten", 0)), said.get("digest"))
     except (TypeError, ValueError) as error:
         path = known_path(folder)
-        raise InputError(f"{path}, {folder.name}: {error}. `git checkout {path}` brings it back.") from error
+        raise InputError(f"{path}, {folder.name}: {error}. `git checkout {path}` restores it.") from error
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""params.yaml's source -> the identity of its log. What was kept for another log is refused, with what to do."""
+"""The source in params.yaml -> the identity of its log, and the error where stored data belongs to another log."""
 
 from contracts.errors import InputError
 from contracts.source_id import TABLE, fingerprint
@@ -6,9 +6,9 @@ from features.terms.params import SourceParams
 
 
 def identity_of(source: SourceParams) -> str:
-    """Which log this is, 12 hexadecimal digits: its fingerprint, or the one it had where source.same_as says so.
+    """The identity of the log, 12 hexadecimal digits: its fingerprint, or the earlier one that source.same_as gives.
 
-    What source.same_as says (<then>-<now>) holds for the path and columns that it was said of, and for no others.
+    source.same_as (<then>-<now>) applies only while the fingerprint of path and columns is <now>.
     """
     now = _now(source)
     then, _, said_of = (source.same_as or "").partition("-")
@@ -16,15 +16,15 @@ def identity_of(source: SourceParams) -> str:
 
 
 def refuse_other(kept_for: str | None, source: SourceParams, what: str) -> None:
-    """Raises InputError where what is kept belongs to another log. kept_for: an identity; None: from before there was
-    one, which the first log that meets it takes over."""
+    """Raises InputError if stored data belongs to another log. kept_for: its identity; None: stored by a version
+    without identities, which any log may take over."""
     if kept_for in (None, identity_of(source)):
         return
     raise InputError(
         f"{what} came to another log (identity {kept_for}) than the one that source.id {source.id!r} names now "
-        f"({source.name} {source.path}, identity {identity_of(source)}). If that is another log, give it a name of its "
-        f'own, under which live events begin anew: `make set ARGS="source.id=..."`. If it is the same log, moved or '
-        f'mapped anew: `make set ARGS="source.same_as={kept_for}-{_now(source)}"`.'
+        f"({source.name} {source.path}, identity {identity_of(source)}). If this is a different log, give it its own "
+        f'name, which starts with no live events: `make set ARGS="source.id=..."`. If it is the same log, moved or '
+        f'with other columns: `make set ARGS="source.same_as={kept_for}-{_now(source)}"`.'
     )
 
 

@@ -4,13 +4,13 @@ import sqlite3
 from pathlib import Path
 
 BELONGS = "CREATE TABLE IF NOT EXISTS belongs (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), log TEXT NOT NULL)"
-"""log: an identity (features/sealed/log_id.py). A table of its own, so that files from before get it too."""
+"""log: an identity (features/sealed/log_id.py). A separate table, so that it can be added to older files."""
 CLAIM = "INSERT OR IGNORE INTO belongs VALUES (1, ?)"
 WHOSE = "SELECT log FROM belongs"
 
 
 def noted_in(database: Path) -> str | None:
-    """The identity of the log; None where the file is not there or says nothing."""
+    """The identity of the log; None if there is no file or no identity in it."""
     if not database.exists():
         return None
     try:
@@ -19,6 +19,6 @@ def noted_in(database: Path) -> str | None:
             row = connection.execute(WHOSE).fetchone()
         finally:
             connection.close()
-    except sqlite3.Error:  # from before there was one; or damaged, as whoever opens the file to use it says
+    except sqlite3.Error:  # a file of an older version, or a damaged one, which is reported when it is opened for use
         return None
     return None if row is None else row[0]

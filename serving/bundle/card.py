@@ -1,4 +1,4 @@
-"""What is known of a packaged model -> MODEL_CARD.md and DATA_DICTIONARY.md, the bundle's two pages for people."""
+"""A packaged model and its metrics -> MODEL_CARD.md and DATA_DICTIONARY.md, the bundle's two pages for people."""
 
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ FIGURES = {
     "calibration_error": "calibration error",
     "calibration_ratio": "predicted / observed",
 }
-"""Figure of evaluate's report -> the head of its column."""
+"""Metric of evaluate's report -> its column heading."""
 
 
 def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any], serve: ServeParams) -> None:
-    """MODEL_CARD.md: what the model is for, how it was measured, where it must not be trusted."""
+    """Write MODEL_CARD.md: the model's purpose, its measured quality, its limits."""
     params, spec, verdict = scorer.params, scorer.spec, metrics["verdict"]
     num_parameters = sum(value.numel() for value in scorer.model.parameters())
     lines = [
@@ -40,16 +40,17 @@ def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any
         "",
         "## Measured on requests after the split",
         "",
-        f"| model | {' | '.join(FIGURES.values())} | parameters | MFLOP a request |",
+        f"| model | {' | '.join(FIGURES.values())} | parameters | MFLOP per request |",
         "| --- |" + " --- |" * (len(FIGURES) + 2),
         *(
             _row(name, figures, metrics.get("costs", {}).get(name, {}))
             for name, figures in sorted(metrics["models"].items())
         ),
         "",
-        "iAUC is the mean AUC within a request, ties one half; gAUC within a user, weighted by impressions; NDCG of "
-        f"the first {metrics.get('ndcg_at', 'few')}; NE is logloss over that of the click share as a constant. All "
-        "models are measured on the same requests; trees are there where LightGBM was installed.",
+        "iAUC is the mean AUC within a request, where a tie counts one half; gAUC is the AUC within a user, weighted "
+        f"by impressions; NDCG is of the first {metrics.get('ndcg_at', 'few')}; NE is the logloss divided by that of "
+        "a constant prediction of the click rate. All models are measured on the same requests; trees are included if "
+        "LightGBM is installed.",
         "",
         *_slices(metrics, metrics.get("served", "mos")),
         f"Verdict of the absolute rules: **{verdict['state']}**"
@@ -63,33 +64,34 @@ def write_card(bundle: Path, source: str, scorer: Scorer, metrics: dict[str, Any
         *_theme_use(metrics["themes"] if scorer.theme_NT.shape[1] else None),
         "## Limits",
         "",
-        "- Scores order the candidates of one request. As probabilities they hold for lists like the log's own.",
-        "- Items that training never saw are ranked by their counters and flagged; so are users without history.",
-        "- The log holds what was shown: the model inherits the choices of whatever system showed it.",
-        "- Users have no weights of their own: histories are read at request time.",
+        "- Scores order the candidates of one request. They are probabilities only for lists like those of the log.",
+        "- Items that training never saw are ranked by their counters and flagged. Users without history are flagged.",
+        "- The log contains what was shown: the model inherits the choices of the system that showed it.",
+        "- The model has no weights per user: histories are read at request time.",
         "",
     ]
     (bundle / "MODEL_CARD.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def write_dictionary(bundle: Path, spec: FeatureSpec) -> None:
-    """DATA_DICTIONARY.md: every input of the model, with its unit and how late it is known."""
+    """Write DATA_DICTIONARY.md: every input of the model, with unit and lag."""
     events = "clicked events" if spec.labels == "clicked" else "shown and clicked events"
     lines = [
         "# Data dictionary",
         "",
-        f"A history is the newest {spec.history_length} {events} of a user strictly before the request's time less "
+        f"A history is the newest {spec.history_length} {events} of a user strictly before the request's time minus "
         f"{spec.history_lag_s:g} s. Per event:",
         "",
         "| input | meaning |",
         "| --- | --- |",
         "| item_index | 0 padding, 1 unknown, from 2 on the rank of item_id in vocabulary.parquet |",
-        "| label | 1 clicked, 0 shown and not |",
+        "| label | 1: clicked, 0: shown but not clicked |",
         f"| rank_bucket | floor(log2(rank)), the newest event has rank 1; {spec.num_rank_buckets} buckets |",
         f"| age_bucket | floor(log2(1 + age / 30 s)); {spec.num_age_buckets} buckets |",
-        f"| session | 0 that of the newest event, 1 the one before; a gap of {spec.session_gap_s:g} s ends a session |",
+        f"| session | 0 for the newest event's session, 1 for the one before, and so on; a gap of "
+        f"{spec.session_gap_s:g} s ends a session |",
         "",
-        "Per candidate, each count strictly before the request's time less its lag:",
+        "Per candidate, each count as of strictly before the request's time minus its lag:",
         "",
         "| input | meaning |",
         "| --- | --- |",
@@ -109,7 +111,7 @@ def _reads(scorer: Scorer) -> str:
 
 
 def _reader(scorer: Scorer) -> str:
-    """How it reads a history."""
+    """A sentence about how the model reads a history."""
     params, model = scorer.params, scorer.model
     if isinstance(model, BackboneAlone):
         return f"Reads a history by `{model.name}`."
@@ -118,7 +120,7 @@ def _reader(scorer: Scorer) -> str:
 
 
 def _theme_use(use: dict[str, Any] | None) -> list[str]:
-    """How evenly the themes hold items and events; nothing of a model without themes."""
+    """A table of how evenly items and events are spread over themes; empty without themes."""
     if use is None:
         return []
     rows = [
@@ -127,20 +129,20 @@ def _theme_use(use: dict[str, Any] | None) -> list[str]:
         for what, counts in (("items", use["by_items"]), ("events", use["by_events"]))
     ]
     head = [
-        "| themes by | in all | largest theme | empty themes | entropy (1 is even) |",
+        "| themes by | total | largest theme | empty themes | entropy (1: even) |",
         "| --- | --- | --- | --- | --- |",
     ]
     return [*head, *rows, ""]
 
 
 def _share(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.1%}"
+    return "unknown" if value is None else f"{value:.1%}"
 
 
 def _meaning(name: str, spec: FeatureSpec) -> str:
     if name in (special := _special_meanings(spec)):
         return special[name]
-    for ending, beside in (("_rank", "rank within the list, 0 least to 1 greatest, ties meaned"),
+    for ending, beside in (("_rank", "rank within the list, 0 lowest to 1 highest, ties averaged"),
                            ("_difference", "difference to the list's mean")):  # fmt: skip
         if name.endswith(ending):
             return f"{name.removesuffix(ending)}: {beside}"
@@ -153,14 +155,14 @@ def _meaning(name: str, spec: FeatureSpec) -> str:
 
 
 def _special_meanings(spec: FeatureSpec) -> dict[str, str]:
-    never = f"at most {OLDEST_HOURS:g} and that where it never was"
+    never = f"at most {OLDEST_HOURS:g}, also if never"
     trend = f"of the shortest window against the longest of at most {TREND_S:,} s"
-    alike = f"cosine of the factors of those who clicked the item, lag {spec.clicks_lag_s:g} s, and"
+    alike = f"cosine between the summed factors of the item's readers, lag {spec.clicks_lag_s:g} s, and"
     of_user = f"lag {spec.user_lag_s:g} s"
     return {
         "item_age": f"log(1 + hours since the item was first shown), {never}, lag {spec.shows_lag_s:g} s",
         "item_seen_age": f"log(1 + hours since the item was last shown), {never}, lag {spec.shows_lag_s:g} s",
-        "item_is_read": "1 where the candidate is the item on whose page the request was made",
+        "item_is_read": "1 if the candidate is the item on whose page the request was made",
         "item_click_age": f"log(1 + hours since the item's last click), {never}, lag {spec.clicks_lag_s:g} s",
         "item_click_trend": f"log(1 + clicks at the pace) {trend}",
         "item_rate_trend": f"log of the smoothed rate {trend}",
@@ -172,19 +174,19 @@ def _special_meanings(spec: FeatureSpec) -> dict[str, str]:
         "user_session_shows": f"log(1 + shows to the user in the trailing {spec.session_gap_s:g} s), {of_user}",
         "hour_sin": "sine of the time of day, UTC",
         "hour_cos": "cosine of the time of day, UTC",
-        "on_item_page": "1 where the request was made on the page of an item",
-        "is_subscriber": "1 where the request says that the user subscribes",
-        **{f"device_{name}": f"1 where the request's device is {name}" for name in spec.devices},
+        "on_item_page": "1 if the request was made on the page of an item",
+        "is_subscriber": "1 if the request says that the user subscribes",
+        **{f"device_{name}": f"1 if the request's device is {name}" for name in spec.devices},
         "coclick_user": f"{alike} the user's own factor",
         "coclick_read": f"{alike} those of the item being read",
         **{f"coclick_last_{span}": f"{alike} those of the user's last {span} clicks" for span in COCLICK_SPANS},
-        "list_length": "log(1 + candidates of the list)",
+        "list_length": "log(1 + number of candidates)",
     }
 
 
 def _rate(scope: str) -> str:
     prior = f"{PRIOR_RATE:g}" if scope == "total" else "the total's rate"
-    return f"clicks per show, smoothed by {PRIOR_SHOWS:g} shows at {prior},"
+    return f"clicks per show, smoothed with {PRIOR_SHOWS:g} shows at {prior},"
 
 
 def _row(name: str, figures: dict[str, float | None], cost: dict[str, Any]) -> str:
@@ -194,7 +196,7 @@ def _row(name: str, figures: dict[str, float | None], cost: dict[str, Any]) -> s
 
 
 def _slices(metrics: dict[str, Any], served: str) -> list[str]:
-    """The served model by slice, with intervals; nothing of slices that hold no request to rank."""
+    """A table of the served model by slice, with intervals, without slices that have no request to rank."""
     key = f"{served}_iauc"
     rows = [
         f"| {name} | {row['requests_ranked']:,} | {_figure(row[key])} ({_figure(row[f'{key}_low'])} to "

@@ -1,6 +1,6 @@
-"""Scored candidates -> why: parts that add up to each logit, and how much of it each event of the history carried.
+"""Scored candidates -> explanations: parts that add up to the logit, and the contribution of each history event.
 
-Computed only where it is asked for. Shapes: M candidates, C events that may have carried one, L history length.
+Computed on request only. Shapes: M candidates, C events that may contribute, L history length.
 """
 
 from typing import Any, NamedTuple
@@ -17,29 +17,29 @@ from training.model.mixture import MixtureOfSequence
 from training.model.ranker import Tables
 
 BASE = "base"
-"""What the item, its counters and the match of themes say where nothing of the history is read."""
+"""Part of the logit that does not depend on the history: the item, its counters, the match of themes."""
 HISTORY = "history"
-"""What a model that reads the whole history at once adds to that."""
+"""Part that the history adds, for models that read it as a whole."""
 NUM_TRIED = 10
-"""Of a whole history, the events of a candidate that are left out one by one: those of the largest gradient."""
+"""Number of events, those with the largest gradient, that are removed one by one for models without themes."""
 
 
 class Why(NamedTuple):
-    """Of each candidate."""
+    """Explanation of each candidate."""
 
     parts: dict[str, Float32]  # [M] each; they add up to the logit
-    slot_MC: Int64  # events, as slots of the encoded history
-    carried_MC: Float32  # by how much the logit would fall without the event; 0 where there is none
+    slot_MC: Int64  # events, as positions in the encoded history
+    carried_MC: Float32  # decrease of the logit without the event; 0 where there is no event
 
 
 def why(scorer: Scorer, state: Any, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None) -> Why:
-    """Why Scorer.score gives what it does. The arguments are as there."""
+    """Explain the logits of Scorer.score, called with the same arguments."""
     candidates, tables = scorer.candidates(item_index, scalars, code_MF)
     if isinstance(scorer.model, MixtureOfSequence):
         return _of_mixture(scorer.model, state, candidates, tables)
     if isinstance(scorer.model, BackboneAlone):
         return _of_backbone(scorer.model, state, candidates, tables)
-    raise ValueError(f"no bundle holds a {type(scorer.model).__name__}, and none explains its scores")
+    raise ValueError(f"there is no explanation for models of type {type(scorer.model).__name__}")
 
 
 def _of_mixture(model: MixtureOfSequence, state: Any, candidates: Candidates, tables: Tables) -> Why:
@@ -51,7 +51,7 @@ def _of_mixture(model: MixtureOfSequence, state: Any, candidates: Candidates, ta
 
 
 def _of_backbone(model: BackboneAlone, state: SequenceState, candidates: Candidates, tables: Tables) -> Why:
-    """A candidate has a sequence of its own here, so that each can lose another event."""
+    """The history is copied for each candidate, so that a different event can be removed for each."""
     num, width = len(candidates.item_index_B), model.params.width
     own = SequenceState(*(column.expand(num, *column.shape[1:]).clone() for column in state))
     candidates = candidates._replace(user_of_B=torch.arange(num, device=candidates.user_of_B.device))
@@ -59,7 +59,9 @@ def _of_backbone(model: BackboneAlone, state: SequenceState, candidates: Candida
     with torch.inference_mode():
         features_BF = model.features(own, candidates, tables)
         logit_M = model.head(features_BF, candidates.scalars_BS)
-        read = torch.arange(width, 3 * width, device=features_BF.device)  # what it read, and its product
+        read = torch.arange(
+            width, 3 * width, device=features_BF.device
+        )  # the history's vector, and its product with the item
         base_M = model.head(features_BF.index_fill(1, read, 0.0), candidates.scalars_BS)
         slot_MC = slope_ML.topk(min(NUM_TRIED, slope_ML.shape[1]), dim=1).indices
         lost = [logit_M - _without(model, own, slot_M, candidates, tables) for slot_M in slot_MC.T]
@@ -68,7 +70,7 @@ def _of_backbone(model: BackboneAlone, state: SequenceState, candidates: Candida
 
 
 def _slopes(model: BackboneAlone, own: SequenceState, candidates: Candidates, tables: Tables) -> Tensor:
-    """[M, L] how much each logit would fall, to first order, as an event's vector goes to zero; masked: least."""
+    """[M, L] first-order decrease of each logit as an event's vector goes to zero; -inf at masked positions."""
     event_MLE = own.event_ULE.clone().requires_grad_()
     with torch.enable_grad():
         model.score(own._replace(event_ULE=event_MLE), candidates, tables).sum().backward()

@@ -1,4 +1,4 @@
-"""Real test requests with all that they saw and their scores: written with a bundle, reproduced at every start."""
+"""Golden requests: test requests with their inputs and scores, stored in a bundle and reproduced at every start."""
 
 import json
 import logging
@@ -19,22 +19,22 @@ log = logging.getLogger("leitmotif")
 Floats = npt.NDArray[np.floating]
 
 TOLERANCE = 1e-5
-"""Largest difference of a logit, relative to 1 + its size: another CPU adds in another order."""
+"""Largest difference of a logit relative to 1 + its size, since CPUs differ in the order of additions."""
 NEAR_TIE = 1e-5
-"""Two themes' shares of one item that differ by less: a hundred times what rounding differs by between devices."""
+"""Shares of two themes that differ by less are a near tie: a hundred times the rounding between devices."""
 FLIP_LIMIT = 1.0
-"""Largest difference of a logit, relative as TOLERANCE is, that a routing which flipped explains."""
+"""Largest difference of a logit, relative like TOLERANCE, that a flipped routing can explain."""
 MAX_FLIPPED_SHARE = 0.05
-"""Of the golden candidates, those that may score otherwise at a near tie."""
+"""Share of golden candidates whose score may differ because of a near tie."""
 NUM_LATER_EVENTS = 3
-"""Events at or after the request's time that a golden request holds, so that each start proves that they are masked."""
+"""Events at or after the request's time in a golden request, so that each start proves that they are masked."""
 
 
 @dataclass(frozen=True)
 class GoldenRequest:
-    """One request as it was scored."""
+    """One request with its inputs and logits."""
 
-    request: str  # the log's own name of it
+    request: str  # impression_id of the log
     user_id: str
     at: int  # us
     item_ids: list[str]  # the history's newest events, those after `at` included
@@ -49,7 +49,7 @@ class GoldenRequest:
 
     @property
     def events(self) -> Events:
-        """The history as the scorer reads it."""
+        """The history in the scorer's form."""
         return Events(
             self.item_ids,
             np.array(self.occurred_at, np.int64),
@@ -73,19 +73,19 @@ def _table(rows: list[list[float]], num: int) -> npt.NDArray[np.float32]:
 
 
 def window(scorer: Scorer, events: Events, at: int) -> Events:
-    """The part of a history that a golden request keeps: the newest L known events and a few later ones."""
+    """The part of a history that a golden request stores: the newest L known events and a few later ones."""
     end = scorer.known_events(events, at)
     return events.between(max(0, end - scorer.spec.history_length), end + NUM_LATER_EVENTS)
 
 
 def write_golden(path: Path, requests: Sequence[GoldenRequest]) -> None:
-    """One request a line."""
+    """Write a JSON list with one request per line."""
     lines = (json.dumps(asdict(request), ensure_ascii=False, sort_keys=True) for request in requests)
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
 
 def read_golden(path: Path) -> list[GoldenRequest]:
-    """What write_golden wrote. Raises ValueError where it is something else."""
+    """Read what write_golden wrote. Raises ValueError if it is invalid."""
     read = TypeAdapter(list[GoldenRequest]).validate_json(path.read_bytes(), strict=True)
     for golden in read:
         of_events = {len(golden.item_ids), len(golden.occurred_at), len(golden.labels), len(golden.sessions)}
@@ -93,37 +93,38 @@ def read_golden(path: Path) -> list[GoldenRequest]:
             len(each) for each in (golden.candidates, golden.scalars, golden.candidate_codes, golden.logits)
         }
         if len(of_events) > 1 or len(of_candidates) > 1:
-            raise ValueError(f"request {golden.request!r} has columns of several lengths")
+            raise ValueError(f"request {golden.request!r} has columns of different lengths")
     return read
 
 
 class Reproduced(NamedTuple):
-    """How the golden requests were reproduced."""
+    """The result of reproducing the golden requests."""
 
     num_candidates: int
-    num_flipped: int  # scored otherwise, at a routing so near a tie that another device may decide it otherwise
-    largest: float  # difference among these, of a logit
+    num_flipped: int  # candidates whose score differs because a near tie is routed differently
+    largest: float  # largest difference of a logit among them
 
 
 def check_golden(scorer: Scorer, requests: Sequence[GoldenRequest]) -> Reproduced:
-    """Raise InputError unless every golden request gets its scores again.
+    """Raise InputError unless every golden request reproduces its scores.
 
-    Routing takes the greatest of T shares: where two are equal but for rounding, another device may take the other one,
-    and the score jumps. Such scores are counted, said in the log and allowed up to MAX_FLIPPED_SHARE of all; code or
-    weights that differ change far more, and what stands at no tie.
+    Routing chooses the largest of T shares. If two are equal up to rounding, another device may choose the other one,
+    and the score jumps. Such scores are logged and allowed up to MAX_FLIPPED_SHARE of all; other code or weights would
+    change more scores, and scores without a near tie.
     """
     flipped, num_candidates = [], 0
     for golden in requests:
         wanted, got = np.array(golden.logits), np.array(golden.rescore(scorer))
         off = differences(got, wanted)
-        jumped = ~(off <= TOLERANCE)  # a NaN is not within
+        jumped = ~(off <= TOLERANCE)  # True for NaN
         real = jumped & ~(near_tie(scorer, golden) & (off <= FLIP_LIMIT))
         if real.any():
             worst = int(np.argmax(np.where(np.isnan(off), np.inf, off) * real))
             raise InputError(
                 f"Golden request {golden.request!r} does not reproduce: candidate {golden.candidates[worst]!r} scores "
-                f"{got[worst]:.7f} here and {wanted[worst]:.7f} when packaged (tolerance {TOLERANCE:g}). The code is "
-                "not that which made the bundle, or this machine computes otherwise. `make run` packages it anew here."
+                f"{got[worst]:.7f} here and {wanted[worst]:.7f} when packaged (tolerance {TOLERANCE:g}). The code "
+                "differs from the code that packaged it, or this machine computes differently. `make run` packages it "
+                "again here."
             )
         flipped += np.abs(got - wanted)[jumped].tolist()
         num_candidates += len(wanted)
@@ -131,36 +132,36 @@ def check_golden(scorer: Scorer, requests: Sequence[GoldenRequest]) -> Reproduce
 
 
 def count_flipped(flipped: Sequence[float], num_candidates: int) -> Reproduced:
-    """Raise InputError where more scores jumped at a near tie than rounding explains; say how many did."""
+    """Log the number of flipped scores. Raises InputError if rounding cannot explain so many."""
     found = Reproduced(num_candidates, len(flipped), max(flipped, default=0.0))
     if len(flipped) > MAX_FLIPPED_SHARE * num_candidates:
         raise InputError(
-            f"{len(flipped):,} of {num_candidates:,} golden candidates score otherwise than when packaged, by up to "
-            f"{found.largest:.4f}, each at a routing near a tie; rounding explains at most {MAX_FLIPPED_SHARE:.0%}. "
-            "`make run` packages it anew here."
+            f"{len(flipped):,} of {num_candidates:,} golden candidates have other scores than when packaged, by up to "
+            f"{found.largest:.4f}, each at a near tie of routing; rounding explains at most {MAX_FLIPPED_SHARE:.0%}. "
+            "`make run` packages it again here."
         )
     if flipped:
         log.warning(
-            "%d of %s golden candidates are routed otherwise here, at a near tie; their logits differ by up to %.4f",
+            "%d of %s golden candidates are routed differently here, at a near tie; their logits differ by up to %.4f",
             len(flipped), f"{num_candidates:,}", found.largest,
         )  # fmt: skip
     return found
 
 
 def differences(got: Floats, wanted: Floats) -> Floats:
-    """[M] of logits, relative to 1 + their size."""
+    """[M] differences of logits, relative to 1 + their size."""
     return np.abs(got - wanted) / (1 + np.abs(wanted))
 
 
 def near_tie(scorer: Scorer, golden: GoldenRequest) -> npt.NDArray[np.bool_]:
-    """[M] which candidates' scores hang on a routing near a tie: their own, or that of an event of the history."""
+    """[M] whether a candidate's score depends on a near tie, in its own routing or in that of a history event."""
     if not scorer.theme_NT.shape[1]:
         return np.zeros(len(golden.candidates), bool)
     encoded = scorer.encode(golden.events, golden.at)
     num = int(encoded.mask.sum()), len(golden.candidates)
     codes, code_MF = _table(golden.event_codes, num[0]), _table(golden.candidate_codes, num[1])
     of_events = scorer.routing(encoded, codes)[encoded.mask.reshape(-1)]
-    of_events = of_events[of_events.any(axis=1)]  # what belongs to no theme is near none
+    of_events = of_events[of_events.any(axis=1)]  # events without a theme have no tie
     if (margin(of_events, 1) < NEAR_TIE).any():
         return np.ones(len(golden.candidates), bool)
     routing_MT = scorer.themes(scorer.item_index(golden.candidates), code_MF)
@@ -168,7 +169,7 @@ def near_tie(scorer: Scorer, golden: GoldenRequest) -> npt.NDArray[np.bool_]:
 
 
 def margin(routing: Floats, num_chosen: int) -> Floats:
-    """How far the last theme that is chosen lies above the first that is not; infinite where all are chosen."""
+    """Difference of the last chosen theme and the first that is not chosen; infinite if all are chosen."""
     if num_chosen >= routing.shape[1]:
         return np.full(len(routing), np.inf)
     falling = -np.sort(-routing, axis=1)

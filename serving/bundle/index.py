@@ -1,7 +1,7 @@
-"""Items' vectors, titles and categories <-> the files of a bundle that retrieval reads. Search is exact: a product.
+"""Vectors, titles and categories of items <-> the bundle's files for retrieval. Search is exact (a matrix product).
 
-`package` writes them; each start holds them against the weights and the vocabulary, and searches the golden queries
-again. Shapes: N items in the vocabulary's order, D width, Q queries.
+`package` writes them; each start compares them with the weights and the vocabulary, and repeats the golden queries.
+Shapes: N items in the vocabulary's order, D width, Q queries.
 """
 
 import json
@@ -27,35 +27,35 @@ CATALOGUE = "catalogue.parquet"
 VECTORS = "index.safetensors"
 NEIGHBOURS = "golden_neighbours.json"
 VECTOR = "vector"
-"""The one array of VECTORS."""
+"""Name of the one array in VECTORS."""
 COLUMNS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("title", pa.string()),
         pa.field("categories", pa.list_(pa.string()), nullable=False),
-        pa.field("published_at", pa.int64()),  # us; null: the catalogue does not say
+        pa.field("published_at", pa.int64()),  # us; null: unknown
     ]
 )
 TOLERANCE = 1e-4
-"""Largest difference of a number from the weights' own, and of a golden similarity: another CPU adds otherwise."""
+"""Largest difference from the weights and from golden similarities, since CPUs differ in the order of additions."""
 NUM_GOLDEN, NUM_NEIGHBOURS = 32, 10
 NORM_FLOOR = 1e-12
 
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """The catalogue, searchable. A row is an item's place in the vocabulary."""
+    """The searchable catalogue. A row is an item's position in the vocabulary."""
 
     item_ids: list[str]
     row_of: Mapping[str, int]
-    index_N: Int64  # item_index, as the model numbers items
-    vector_ND: Float32  # the model's own embedding of an item
-    unit_ND: Float32  # the same of length 1; 0 where it is 0
+    index_N: Int64  # item_index of the model
+    vector_ND: Float32  # the model's item embeddings
+    unit_ND: Float32  # the same with length 1; 0 where the embedding is 0
     catalogue: pa.Table  # COLUMNS
 
     @classmethod
     def of(cls, scorer: Scorer, vector_ND: Float32, catalogue: pa.Table) -> "ItemIndex":
-        """vector_ND, catalogue: in the order of the scorer's vocabulary."""
+        """Build the index. vector_ND, catalogue: in the order of the scorer's vocabulary."""
         length_N1 = np.linalg.norm(vector_ND.astype(np.float64), axis=1, keepdims=True)
         return cls(
             item_ids=list(scorer.index_of),
@@ -67,11 +67,11 @@ class ItemIndex:
         )
 
     def rows(self, item_ids: Sequence[str]) -> Int64:
-        """Of several items; -1 where the vocabulary lacks one."""
+        """Rows of items; -1 where the vocabulary lacks the item."""
         return np.fromiter((self.row_of.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
 
     def similar(self, row: int, among_N: Bool, num: int) -> tuple[Int64, Float32]:
-        """(rows, cosines) of the nearest other items among some, nearest first."""
+        """(rows, cosines) of the nearest other items in a mask, nearest first."""
         cosine_N = self.unit_ND @ self.unit_ND[row]
         wanted_N = among_N.copy()
         wanted_N[row] = False
@@ -80,7 +80,7 @@ class ItemIndex:
 
 
 def best(score_N: npt.NDArray[np.number], among_N: Bool, num: int) -> Int64:
-    """At most num rows of the greatest scores among some, greatest first, equal ones in order."""
+    """At most num rows in the mask with the largest scores, largest first, equal ones in order of rows."""
     rows = np.flatnonzero(among_N)
     if 0 < num < len(rows):
         least = np.partition(score_N[rows], len(rows) - num)[len(rows) - num]
@@ -89,7 +89,7 @@ def best(score_N: npt.NDArray[np.number], among_N: Bool, num: int) -> Int64:
 
 
 def write_index(folder: Path, scorer: Scorer, profiles: pa.Table | None) -> ItemIndex:
-    """Write the three files. profiles: what the snapshot says of items, by item_id; None: nothing is known of any."""
+    """Write the three files. profiles: the snapshot's item_profile; None: no catalogue."""
     item_ids = list(scorer.index_of)
     catalogue = _catalogue(item_ids, profiles)
     index = ItemIndex.of(scorer, item_vectors(scorer), catalogue)
@@ -107,23 +107,23 @@ def item_vectors(scorer: Scorer) -> Float32:
 
 
 def read_vectors(path: Path, scorer: Scorer) -> Float32:
-    """Raises ValueError where they are not those of the weights."""
+    """Read the vectors. Raises ValueError if they differ from the weights."""
     vector_ND = load_file(path)[VECTOR]
     wanted_ND = item_vectors(scorer)
     if vector_ND.shape != wanted_ND.shape or vector_ND.dtype != np.float32:
         raise ValueError(
-            f"it holds {vector_ND.dtype} of shape {list(vector_ND.shape)}, and the model has float32 of "
+            f"it holds {vector_ND.dtype} of shape {list(vector_ND.shape)}, but the model has float32 of "
             f"{list(wanted_ND.shape)}"
         )
     off = np.abs(vector_ND - wanted_ND) / (1 + np.abs(wanted_ND))
     if not (off <= TOLERANCE).all():
         row = int(np.argmax(~(off <= TOLERANCE).all(axis=1)))
-        raise ValueError(f"the vector of item {list(scorer.index_of)[row]!r} is not that of the weights")
+        raise ValueError(f"the vector of item {list(scorer.index_of)[row]!r} differs from the weights")
     return vector_ND
 
 
 def read_catalogue(path: Path, scorer: Scorer) -> pa.Table:
-    """Raises ValueError where it is not of the vocabulary's items."""
+    """Read the catalogue. Raises ValueError if its items are not those of the vocabulary."""
     catalogue = pq.read_table(path).cast(COLUMNS)
     if catalogue["item_id"].to_pylist() != list(scorer.index_of):
         raise ValueError("its items are not those of the vocabulary, in that order")
@@ -133,7 +133,7 @@ def read_catalogue(path: Path, scorer: Scorer) -> pa.Table:
 
 
 def check_neighbours(path: Path, index: ItemIndex) -> None:
-    """Search the golden queries again. Raises ValueError where another item is found, or another similarity."""
+    """Repeat the golden queries. Raises ValueError if neighbours or similarities differ."""
     content: Any = json.loads(path.read_text(encoding="utf-8"))
     everything_N = np.ones(len(index.row_of), bool)
     for query in content["queries"]:
@@ -141,15 +141,13 @@ def check_neighbours(path: Path, index: ItemIndex) -> None:
         rows, cosines = index.similar(row, everything_N, NUM_NEIGHBOURS)
         wanted = [(index.row_of[each["item_id"]], float(each["similarity"])) for each in query["neighbours"]]
         if len(wanted) != len(rows):
-            raise ValueError(f"item {query['item_id']!r} has {len(wanted)} neighbours, and {len(rows)} are found")
+            raise ValueError(f"item {query['item_id']!r} has {len(wanted)} neighbours, but {len(rows)} are found")
         for (other, similarity), found in zip(wanted, cosines, strict=True):
             here = float(index.unit_ND[other] @ index.unit_ND[row])
-            if (
-                abs(here - similarity) > TOLERANCE or abs(found - similarity) > TOLERANCE
-            ):  # two that tie may change places
+            if abs(here - similarity) > TOLERANCE or abs(found - similarity) > TOLERANCE:  # ties may swap places
                 raise ValueError(
-                    f"item {query['item_id']!r} finds neighbours of similarity {found:.5f} where {similarity:.5f} was "
-                    "packaged"
+                    f"item {query['item_id']!r} has a neighbour of similarity {found:.5f}, which was "
+                    f"{similarity:.5f} when packaged"
                 )
 
 
@@ -164,8 +162,8 @@ def _golden(index: ItemIndex, row: int) -> dict[str, Any]:
 
 
 def _catalogue(item_ids: Sequence[str], profiles: pa.Table | None) -> pa.Table:
-    told = {} if profiles is None else {row["item_id"]: row for row in profiles.to_pylist()}
-    rows = [told.get(item_id, {}) for item_id in item_ids]
+    row_of = {} if profiles is None else {row["item_id"]: row for row in profiles.to_pylist()}
+    rows = [row_of.get(item_id, {}) for item_id in item_ids]
     return pa.table(
         {
             "item_id": item_ids,

@@ -1,4 +1,4 @@
-"""A bundle's folder -> a checked, loaded model with its vocabulary, feature spec, theme names and golden requests."""
+"""A bundle's folder -> a verified model with its vocabulary, feature spec, theme names and golden requests."""
 
 import json
 from collections.abc import Iterator
@@ -32,15 +32,14 @@ from training.model.shape import ModelShape
 
 MODEL = "model.json"
 NAME = "name"
-"""In MODEL: which of the fitted models the bundle holds."""
+"""Key in MODEL: name of the bundle's model."""
 SPEC = "feature_spec.json"
 VOCABULARY = "vocabulary.parquet"
 THEMES = "themes.json"
 GOLDEN = "golden.json"
 METRICS = "metrics.json"
 PROFILE = "profile.json"
-"""How the test requests' figures spread: what drift is measured from. A service does not read it."""
-"""The model's AUC within each request of its own test and the number of the user: what its iAUC is the mean of."""
+"""Distribution of the test requests' figures, with which drift is measured. The service does not read it."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +49,32 @@ class Bundle:
     path: Path
     manifest: Manifest
     scorer: Scorer
-    theme_names: list[str]  # none of a model without themes
-    measured: dict[str, Any]  # evaluate's report
+    theme_names: list[str]  # empty for a model without themes
+    measured: dict[str, Any]  # report of evaluate
     golden: list[GoldenRequest]
     index: ItemIndex
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Check every hash and load. Raises InputError saying what does not fit and what to do."""
+    """Verify every hash and load. Raises InputError that says what is wrong and what to do."""
     manifest = read_manifest(path)
     scorer = load_scorer(path)
     if scorer.spec.hash() != manifest.feature_spec_hash:
         here, then = scorer.spec.hash()[:12], manifest.feature_spec_hash[:12]
         raise InputError(
             f"{path / SPEC} has hash {here} here and {then} when packaged: "
-            "features/encoding/encode.py changed. Train and package again, or serve with the code that made the bundle."
+            "features/encoding/encode.py changed. Train and package again, or serve with the code that packaged it."
         )
     theme_names = _theme_names(path / THEMES, scorer.theme_NT.shape[1])
     with reading(path / GOLDEN):
         golden = read_golden(path / GOLDEN)
         if len(golden) != manifest.num_golden_requests:
-            raise ValueError(f"it holds {len(golden):,} requests, and {manifest.num_golden_requests:,} were packaged")
+            raise ValueError(f"it holds {len(golden):,} requests, but {manifest.num_golden_requests:,} were packaged")
     return Bundle(path, manifest, scorer, theme_names, read_json(path / METRICS), golden, load_index(path, scorer))
 
 
 def load_index(folder: Path, scorer: Scorer) -> ItemIndex:
-    """What retrieval reads, held against the weights and the vocabulary. Raises InputError naming the file at fault."""
+    """The index, compared with the weights and the vocabulary. Raises InputError that names the faulty file."""
     with reading(folder / CATALOGUE):
         catalogue = read_catalogue(folder / CATALOGUE, scorer)
     with reading(folder / VECTORS):
@@ -86,17 +85,17 @@ def load_index(folder: Path, scorer: Scorer) -> ItemIndex:
 
 
 def weights_of(model: str) -> str:
-    """The file that holds a model's weights, in the folder `weights` and in a bundle."""
+    """The file name of a model's weights, in the folder `weights` and in a bundle."""
     return f"{model}.safetensors"
 
 
 def model_of(folder: Path) -> str:
-    """Which model a bundle holds. One from before there was a choice holds MoS."""
+    """The name of a bundle's model; bundles of older versions have none and hold MoS."""
     return read_json(folder / MODEL).get(NAME, "mos")
 
 
 def load_scorer(folder: Path) -> Scorer:
-    """Weights, vocabulary and feature spec of a folder -> a scorer."""
+    """Load weights, vocabulary and feature spec. Raises InputError."""
     with reading(folder / SPEC):
         spec = FeatureSpec.from_json(read_json(folder / SPEC))
     with reading(folder / VOCABULARY):
@@ -118,7 +117,7 @@ def load_scorer(folder: Path) -> Scorer:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object of a bundle. Raises InputError where there is none."""
+    """Read a JSON object of a bundle. Raises InputError if it is missing or invalid."""
     with reading(path):
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -128,13 +127,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever a damaged file makes its reader raise is one InputError that names it."""
+    """Convert any error of reading a damaged file to an InputError that names the file."""
     try:
         yield
     except InputError as error:
-        said = shorten(" ".join(str(error).split()), 2 * MAX_MESSAGE)  # torch lists every tensor, a line each
+        said = shorten(" ".join(str(error).split()), 2 * MAX_MESSAGE)  # torch lists every tensor on its own line
         raise InputError(said if path.name in said else f"{path}: {said}") from error
-    except Exception as error:  # Arrow, safetensors, torch, json and pydantic each have errors of their own
+    except Exception as error:  # Arrow, safetensors, torch, json and pydantic raise different errors
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path} cannot be read: {shorten(said, MAX_MESSAGE)}. {AGAIN}") from error
 
@@ -143,7 +142,7 @@ def _index_of(path: Path) -> dict[str, int]:
     table = pq.read_table(path, columns=["item_id", "item_index"])
     item_ids, indices = table["item_id"].to_pylist(), table["item_index"].to_pylist()
     if not all(isinstance(item_id, str) for item_id in item_ids) or len(set(item_ids)) < len(item_ids):
-        raise ValueError("item_id is not a text of its own in every row")
+        raise ValueError("item_id is not a distinct text in every row")
     if not all(isinstance(index, int) and index >= FIRST_INDEX for index in indices):
         raise ValueError(f"item_index is not a whole number from {FIRST_INDEX} on in every row")
     return dict(zip(item_ids, indices, strict=True))
@@ -159,7 +158,7 @@ def _theme_names(path: Path, num_themes: int) -> list[str]:
 
 
 def _require_finite(model: Model) -> None:
-    """A weight that is no number spoils the scores of those items alone, which no golden request may have."""
+    """Raises ValueError for NaN or infinite weights, whose items golden requests may not contain."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"{name} has values that are no finite numbers")
+            raise ValueError(f"{name} has values that are not finite numbers")

@@ -1,4 +1,4 @@
-"""user_histories/ and impressions/ -> requests as serving would see them: by ids, with the user's whole history."""
+"""user_histories/ and impressions/ -> logged requests in the service's form: ids, and the user's whole history."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class LoggedRequest:
     at: int  # us
     candidates: Sequence[str]
     context: Context
-    events: Events  # all that is stored of the user, later events included
+    events: Events  # all stored events of the user, later ones included
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class RequestLog:
     """Requests of one history build."""
 
     impressions: pa.Table
-    names: pa.Table  # contracts.schema.REQUESTS; a row's place is its request_index
+    names: pa.Table  # contracts.schema.REQUESTS; a row's position is its request_index
     histories: UserHistories
 
     @classmethod
     def open(cls, data: Path) -> "RequestLog":
-        """data: the source's folder."""
+        """Open the tables of data/<source>."""
         return cls(
             pq.read_table(data / "impressions" / "impressions.parquet"),
             pq.read_table(data / "impressions" / "requests.parquet"),
@@ -51,30 +51,30 @@ class RequestLog:
 
     @property
     def item_ids(self) -> pa.ChunkedArray:
-        """Of item_index FIRST_INDEX, FIRST_INDEX + 1, ..."""
+        """The ids of item_index FIRST_INDEX, FIRST_INDEX + 1, ..."""
         return self.histories.vocabulary["item_id"]
 
     def read(self, request_index: Int64) -> Iterator[LoggedRequest]:
-        """The requests of these indices, ascending, one by one."""
+        """Yields the requests of these indices."""
         index_B = self.impressions["request_index"].to_numpy()  # ascending
         for index in request_index:
             first, last = np.searchsorted(index_B, [index, index + 1])
             rows = self.impressions.slice(first, last - first)
             user = rows["user_index"][0].as_py()
-            told = self.names.slice(int(index), 1).to_pylist()[0]
+            named = self.names.slice(int(index), 1).to_pylist()[0]
             yield LoggedRequest(
                 index=int(index),
-                name=told["impression_id"],
+                name=named["impression_id"],
                 user_id=self.histories.user_ids[user].as_py(),
                 user_key=user,
                 at=pc.cast(rows["occurred_at"], pa.int64())[0].as_py(),
                 candidates=self._ids(rows["item_index"].to_numpy()),
-                context=Context(*(told[name] for name in Context._fields)),
+                context=Context(*(named[name] for name in Context._fields)),
                 events=self._events(user),
             )
 
     def item_keys(self, item_ids: Sequence[str | None]) -> Int64:
-        """Positions in the vocabulary, as the counters number items; -1 where it lacks the id."""
+        """The counters' keys of items, which are positions in the vocabulary; -1 where it lacks the id."""
         rows = pc.index_in(pa.array(item_ids, pa.string()), value_set=self.item_ids)  # pyright: ignore
         return pc.fill_null(rows, -1).to_numpy().astype(np.int64)
 

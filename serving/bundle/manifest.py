@@ -1,4 +1,4 @@
-"""A bundle's folder <-> its manifest, bundle.json: the hash of every file and of the whole, checked at each start."""
+"""A bundle's folder <-> its manifest, bundle.json: the hash of every file and of the whole, verified at each start."""
 
 import hashlib
 import json
@@ -15,20 +15,20 @@ from serving.params import ServeParams
 
 MANIFEST = "bundle.json"
 FORMAT = 2
-"""2: with the index that retrieval reads."""
-AGAIN = "`make run` packages it anew; `make pull` fetches it again; `make promote` replaces a champion."
-SHORT = 12  # characters of the hash that stand for a model's version
+"""2: includes the index for retrieval."""
+AGAIN = "`make run` packages it again; `make pull` fetches it again; `make promote` replaces a champion."
+SHORT = 12  # characters of the hash in a model's version
 
 
 class Manifest(Section):
-    """bundle.json. bundle_hash covers every other key, and by `files` every byte of the bundle."""
+    """bundle.json. bundle_hash covers every other key and, through `files`, every byte of the bundle."""
 
     format: int
     source: str
     bundle_hash: str
     feature_spec_hash: str
-    log: str | None = None  # the identity of the log that the model was trained on; None: packaged before there was one
-    snapshot_id: str  # the feature snapshot of the data that the model was trained on; any newer one may be served
+    log: str | None = None  # the identity of the training data's log; None: packaged by a version without identities
+    snapshot_id: str  # the feature snapshot of the training data; newer ones may be served
     num_golden_requests: int
     limits: ServeParams
     files: dict[str, str]
@@ -37,7 +37,7 @@ class Manifest(Section):
 
     @property
     def model_version(self) -> str:
-        """What replies call the model."""
+        """The model's version in replies."""
         return self.bundle_hash[:SHORT]
 
 
@@ -51,7 +51,7 @@ def write_manifest(folder: Path, **described: Any) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read bundle.json and check that every byte is as it was written. Raises InputError saying what differs."""
+    """Read bundle.json and verify all files. Raises InputError that says what differs."""
     content, manifest = _parse(folder)
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     if missing := sorted(manifest.files.keys() - present):
@@ -67,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def hash_folder(folder: Path) -> str:
-    """One sha256 for the names and bytes of all files below a folder."""
+    """A SHA-256 over the names and bytes of all files below a folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return _hash({path.relative_to(folder).as_posix(): hash_file(path) for path in paths})
 
@@ -94,7 +94,7 @@ def _parse(folder: Path) -> tuple[dict[str, Any], Manifest]:
         return content, Manifest(**content)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise InputError(f"{path} cannot be read: {keys} missing or not as they should be. {AGAIN}") from error
+        raise InputError(f"{path} cannot be read: {keys} missing or invalid. {AGAIN}") from error
 
 
 def _hash(content: Any) -> str:

@@ -1,7 +1,7 @@
-"""Machine code of a model's two halves, as `make export ARGS=--compile` wrote it -> what a scorer calls in their place.
+"""Compiled code of a model's two halves, written by `make export ARGS=--compile` -> functions for the scorer.
 
-It was made for one bundle, one torch and one kind of processor. Where any of them is another, the scorer computes by
-PyTorch as it always can, and the log says why: as a warning where it was made for this bundle.
+The code is for one bundle, one torch version and one kind of processor. If any of them differs, the scorer uses PyTorch
+instead, and logs why, as a warning if the code is for this bundle.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ log = logging.getLogger("leitmotif")
 
 
 class Programs(NamedTuple):
-    """Both halves: the history's tensors -> those of the state; these and the candidates' -> logits."""
+    """Both halves: tensors of the history -> tensors of the state; these and tensors of candidates -> logits."""
 
     user_side: Half
     score: Half
 
 
 def open_programs(folder: Path, bundle_hash: str, device: torch.device) -> Programs | None:
-    """None where there is no machine code for this bundle on this machine."""
+    """Load the code; None if there is none for this bundle and this machine."""
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -43,21 +43,21 @@ def open_programs(folder: Path, bundle_hash: str, device: torch.device) -> Progr
     others = [name for name, value in here.items() if made_for[name] != value]
     if not described.get("compiled") or others:
         why = f"made for another {', '.join(others)}" if others else "no machine code"
-        # whoever made it for this bundle counts on it
+        # a warning if it was compiled for this bundle, since it is then expected to be used
         level = logging.WARNING if described.get("compiled") and "bundle_hash" not in others else logging.INFO
         log.log(
-            level, "%s is %s: the model computes by PyTorch. `make export ARGS=--compile` makes it anew", folder, why
+            level, "%s is %s: the model computes by PyTorch. `make export ARGS=--compile` makes it again", folder, why
         )
         return None
     try:
         return Programs(*(load_half(folder / f"{name}.pt2", compiled=True) for name in Programs._fields))
-    except Exception as error:  # a damaged file: zip, dlopen and torch have errors of their own
+    except Exception as error:  # a damaged file: zip, dlopen and torch raise different errors
         log.warning("%s cannot be loaded (%s: %s): the model computes by PyTorch", folder, type(error).__name__, error)
         return None
 
 
 def is_machine_code_of(folder: Path, bundle_hash: str) -> bool:
-    """Whether a folder holds machine code of a bundle, for whatever machine."""
+    """Whether a folder has machine code of a bundle, for any machine."""
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -66,15 +66,15 @@ def is_machine_code_of(folder: Path, bundle_hash: str) -> bool:
 
 
 def load_half(path: Path, *, compiled: bool) -> Half:
-    """A half as a function of tensors."""
+    """Load a half as a function of tensors."""
     return torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
 
 
 def processor() -> str:
-    """What machine code may use here: a digest of the instruction sets that this processor has."""
+    """The architecture and a digest of this processor's instruction sets, on which machine code depends."""
     try:
         lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
-    except OSError:  # another system than Linux names none
+    except OSError:  # not Linux
         lines = []
     found = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
     sets = " ".join(sorted(found.partition(":")[2].split())) or found

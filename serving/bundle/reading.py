@@ -1,4 +1,4 @@
-"""An online store and a request -> what a scorer reads of user and candidates: for the service and for package."""
+"""An online store and a request -> the scorer's inputs of user and candidates, for the service and for package."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from serving.bundle.scorer import NO_EVENTS, Events, Scorer
 
 
 def read_events(store: OnlineStore, user_id: str) -> Events | None:
-    """All that the store holds of a user, live events included; None where it does not know the id."""
+    """All stored events of a user, live events included; None if the store does not know the id."""
     history, counted = store.read(user_id)
     if history is None:
         return None
@@ -25,9 +25,9 @@ def read_events(store: OnlineStore, user_id: str) -> Events | None:
 def read_codes(
     scorer: Scorer, store: OnlineStore, events: Events | None, candidates: Sequence[str], at: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Codes of the newest known events and of the candidates, by who read them so far. events: of read_events."""
+    """Co-click codes of (newest known events, candidates) as of a time. events: from read_events."""
     newest = scorer.newest_events(events or NO_EVENTS, at, scorer.spec.history_length)
-    if not (width := scorer.spec.code_width):  # most logs: two dictionaries less to look into
+    if not (width := scorer.spec.code_width):  # as for most logs; saves looking up the keys
         return np.zeros((len(newest.item_ids), width), np.float32), np.zeros((len(candidates), width), np.float32)
     keys = store.item_keys(newest.item_ids), store.item_keys(candidates)
     of_events, of_candidates = (item_codes(scorer.spec, store.counters, each, at) for each in keys)
@@ -43,7 +43,7 @@ def read_scalars(
     at: int,
     context: Context,
 ) -> npt.NDArray[np.float32]:
-    """[M, S] what the store counts, and what the request says of itself, of each candidate. events: of read_events."""
+    """[M, S] scalar features of the candidates. events: from read_events."""
     newest = scorer.newest_events(events or NO_EVENTS, at, RECENT)
     clicks = recent_clicks(store.item_keys(newest.item_ids), newest.label)
     reading = store.item_key(context.reading_item_id)
@@ -53,7 +53,7 @@ def read_scalars(
 
 
 def _counters_of(store: OnlineStore, user_id: str, events: Events | None) -> tuple[int, Counters]:
-    """The user's key and what is counted; -1 of one who is forgotten, of whom nothing is."""
+    """(the user's key, counters with the user's counts); key -1 and no counts for a forgotten user."""
     if events is None and store.is_forgotten(user_id):
         return -1, store.counters
     counted = None if events is None else events.counted

@@ -1,6 +1,6 @@
-"""A user's events and candidates, by the caller's own ids -> logits and themes. The pure core of the service.
+"""A user's events and candidates, by id -> logits and themes. The core of the service, without I/O.
 
-Golden requests, package and the service all score by these lines; training's own path is compared in tests.
+Golden requests, package and the service all score with this code; tests compare it with training's.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Events(NamedTuple):
     occurred_at: Int64  # us
     label: Float32
     session: Int64
-    counted: bytes | None = None  # what the store counted of the user, read beside them; None: not read
+    counted: bytes | None = None  # the user's counts, from the same read of the store; None: not read
 
     def between(self, start: int, end: int) -> "Events":
         """The events at positions [start, end)."""
@@ -46,30 +46,30 @@ NO_EVENTS = Events([], np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(
 
 
 class Scores(NamedTuple):
-    """One request's answer, in the order of its candidates."""
+    """The result of one request, in the order of its candidates."""
 
     logit_M: Float32
-    theme_MT: Float32  # how much each candidate belongs to each theme; T is 0 of a model without themes
-    """Rows sum to 1, or are 0 where nothing is known of a candidate."""
-    current_T: Float32  # where the user is now; sums to 1
+    theme_MT: Float32  # each candidate's shares of themes; T is 0 for a model without themes
+    """Rows sum to 1, or are 0 if nothing is known of the candidate."""
+    current_T: Float32  # the user's current shares of themes; sums to 1
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """The model with what it needs to read ids."""
+    """A model with the mappings and tables that it needs to score ids."""
 
     model: Model
-    tables: Tables  # what depends on items alone, computed once
+    tables: Tables  # the part that depends on items only, computed once
     params: ModelParams
     spec: FeatureSpec
     index_of: dict[str, int]  # item_id -> item_index
-    theme_NT: Float32  # the routing of every item by what was trained, computed once; T is 0 of a model without themes
-    cold_N: npt.NDArray[np.bool_]  # items without an embedding of their own: training saw them too rarely
+    theme_NT: Float32  # routing of every item by its embedding, computed once; T is 0 for a model without themes
+    cold_N: npt.NDArray[np.bool_]  # items without their own embedding, since training saw them too rarely
     programs: Programs | None = None  # machine code of both halves; None: PyTorch computes them
 
     @classmethod
     def of(cls, model: Model, params: ModelParams, spec: FeatureSpec, index_of: dict[str, int]) -> "Scorer":
-        """Route every item of the model's catalogue once, then move to the GPU where there is one."""
+        """Move the model to the GPU, if there is one, and compute the tables of its catalogue."""
         cold_N = model.catalogue.row_of_N.numpy() == UNKNOWN_INDEX
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         with torch.inference_mode():
@@ -78,31 +78,31 @@ class Scorer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model."""
         return self.model.catalogue.row_of_N.device
 
     def known_events(self, events: Events, at: int) -> int:
-        """How many of the events, from the oldest on, are known at a time: those strictly before at - history_lag_s."""
+        """Number of events that are known at a time: those strictly before at - history_lag_s."""
         return int(np.searchsorted(events.occurred_at, at - micros(self.spec.history_lag_s), side="left"))
 
     def newest_events(self, events: Events, at: int, number: int) -> Events:
-        """The newest of the events that are known at a time."""
+        """The newest `number` events that are known at a time."""
         end = self.known_events(events, at)
         return events.between(max(0, end - number), end)
 
     def item_index(self, item_ids: Sequence[str]) -> Int64:
-        """Embedding rows; UNKNOWN_INDEX where the vocabulary lacks the id."""
+        """The item_index of ids; UNKNOWN_INDEX where the vocabulary lacks the id."""
         return np.array(list(map(self.index_of.get, item_ids, repeat(UNKNOWN_INDEX))), np.int64)
 
     def encode(self, events: Events, at: int) -> EncodedHistory:
-        """The model's view of a user at a time. Only the newest L known events are looked up."""
+        """Encode the newest L known events of a user at a time."""
         known = self.newest_events(events, at, self.spec.history_length)
         return encode_one(self.spec, self.item_index(known.item_ids), known.occurred_at, known.label, known.session, at)
 
     def routing(self, encoded: EncodedHistory, code_NF: Float32 | None = None) -> Float32:
-        """[L, T] how much each event of a history belongs to each theme, as the model routes it.
+        """[L, T] shares of themes of each event of a history, as routed by the model.
 
-        code_NF: as user_side's.
+        code_NF: as for user_side.
         """
         index_L, row_NX = encoded.item_index.reshape(-1).astype(np.int64), self.tables.item_NX
         if not isinstance(self.model, MixtureOfSequence):
@@ -125,9 +125,9 @@ class Scorer:
         return routing_ULT[0].cpu().numpy()
 
     def user_side(self, events: Events, at: int, code_NF: Float32 | None = None) -> Any:
-        """The half of a request that is computed once: the model's own state, to be given to `score`.
+        """The user's half of a request: the model's state, which is passed to `score`.
 
-        code_NF: of the items of newest_events(events, at, L), as known at that time; None: the spec has no codes.
+        code_NF: codes of newest_events(events, at, L) as of that time; None: the spec has no codes.
         """
         encoded = self.encode(events, at)
         history = History(*(column.to(self.device) for column in to_history(vars(encoded))))
@@ -141,7 +141,7 @@ class Scorer:
             return self.model.user_side(history._replace(item_index_UL=places_UL), tables)
 
     def score(self, state: Any, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None) -> Scores:
-        """Score M candidates for the one user of a state. scalars: [M, S]. code_MF: of the candidates."""
+        """Score M candidates for the user of a state. scalars: [M, S]. code_MF: codes of the candidates."""
         on_device, tables = self.candidates(item_index, scalars, code_MF)
         theme_MT = tables.routing_NT.cpu().numpy() if self.reads_codes else self.theme_NT[item_index]
         if self.programs is not None and len(item_index):
@@ -158,7 +158,7 @@ class Scorer:
     def candidates(
         self, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None
     ) -> tuple[Candidates, Tables]:
-        """M candidates for one user, where the model computes, and the tables in which they have their places."""
+        """(M candidates for one user on the model's device, the tables that their positions refer to)."""
         candidates = to_candidates(item_index, np.zeros(len(item_index), np.int64), scalars)
         with torch.inference_mode():
             on_device = Candidates(*(column.to(self.device) for column in candidates))
@@ -168,23 +168,23 @@ class Scorer:
             return on_device._replace(item_index_B=places_B), tables
 
     def current(self, events: Events, at: int, code_NF: Float32 | None = None) -> Float32:
-        """[T] where the user is, as `score` answers it; T is 0 of a model without themes. code_NF: as user_side's."""
+        """[T] the user's current shares of themes, as in Scores; T is 0 without themes. code_NF: as for user_side."""
         if not self.model.has_router:
             return np.zeros(0, np.float32)
         return self.user_side(events, at, code_NF).current_UT[0].cpu().numpy()
 
     @cached_property
     def state_type(self) -> type:
-        """The names of what a user's half computes."""
+        """The NamedTuple that user_side returns."""
         return type(replace(self, programs=None).user_side(NO_EVENTS, 0))
 
     @property
     def reads_codes(self) -> bool:
-        """Whether the model routes items by who read them so far."""
+        """Whether the model routes items by co-click codes too."""
         return self.model.has_router and self.spec.code_width > 0
 
     def themes(self, item_index: Int64, code_MF: Float32) -> Float32:
-        """[M, T] how much items belong to each theme, by who read them too; T is 0 of a model without themes."""
+        """[M, T] items' shares of themes, by co-click codes too; T is 0 for a model without themes."""
         if not self.reads_codes:
             return self.theme_NT[item_index]
         with torch.inference_mode():
@@ -197,7 +197,7 @@ class Scorer:
         return code_LF
 
     def _tables_of(self, item_index: Tensor, code_NF: Float32) -> tuple[Tensor, Tables]:
-        """The items of one request as they are at its time: their places in tables of them alone, and these."""
+        """(positions, tables) of a request's items as of its time; the tables contain only these items."""
         items = Items(item_index.flatten(), torch.from_numpy(code_NF).to(self.device))
         places = torch.arange(item_index.numel(), device=self.device).view_as(item_index)
         return places, self.model.tables(items)
@@ -205,5 +205,5 @@ class Scorer:
 
 def _given(codes: Float32 | None) -> Float32:
     if codes is None:
-        raise ValueError("the model reads item codes, and none were given (features/encoding/item_codes.py)")
+        raise ValueError("the model needs item codes, but none were given (features/encoding/item_codes.py)")
     return codes

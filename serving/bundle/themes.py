@@ -1,4 +1,4 @@
-"""A model and its catalogue -> a name for every theme: the categories that set its items apart from all items."""
+"""A model and its catalogue -> a name for every theme: the categories that are most typical of its items."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ NUM_NAMING_CATEGORIES = 2
 
 
 def name_themes(scorer: Scorer, vocabulary: pa.Table, code_NF: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
-    """One entry a theme: `theme`, `name`, `categories`, `num_items`. None of a model without themes.
+    """One entry per theme: `theme`, `name`, `categories`, `num_items`; [] for a model without themes.
 
-    vocabulary: contracts.schema.VOCABULARY. code_NF: of its items; width 0 of a log without. An item belongs to its
-    top theme; one of which nothing is known belongs to none. A category c counts p(c | theme) log(p(c | theme) / p(c)).
+    vocabulary: contracts.schema.VOCABULARY. code_NF: co-click codes of its items; width 0 without. An item belongs to
+    its top theme, or to none if nothing is known of it. Category c has weight p(c | theme) log(p(c | theme) / p(c)).
     """
     num_themes = scorer.theme_NT.shape[1]
     if not num_themes:

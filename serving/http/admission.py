@@ -1,7 +1,7 @@
-"""A request, and those that wait -> whether its turn would come in time. The rest are told so at once, with a 429.
+"""A request and those that wait -> admission, or a 429 at once if its turn would come too late.
 
-Requests are weighed by what they hold, and the seconds of a unit are learnt from what was computed here. One computes
-at a time, so that the units before a request say when its turn comes.
+Each request costs a number of units by its content, and the seconds per unit are learnt from past requests. Requests
+are computed one at a time, so the units ahead of a request say when its turn comes.
 """
 
 import math
@@ -15,27 +15,27 @@ from serving.answering.refusal import Refusal
 from serving.answering.requests import EventsRequest, Message, RankRequest
 
 CANDIDATES_OF_A_UNIT = 250
-"""What a request takes whatever it holds is about what so many candidates take: 6 of 10 ms of one with 100."""
+"""The fixed cost of a request, one unit, equals that of about this many candidates: 6 of 10 ms with 100 candidates."""
 EVENTS_OF_A_UNIT = 30
 EXPLAINED = 8.0
-"""Units of reasons, of however few items: all of them are scored once for each event that may have carried one."""
+"""Units of explanations, however few items: all are scored again without each event that may have contributed."""
 EXPLAINED_OF_A_UNIT = 10
 RECOMMENDED = 3.2
-"""Units of a recommendation beside its candidates: the history is read twice, and everything on offer is searched."""
+"""Units of a recommendation besides its candidates: the history is read twice, and all items on offer are searched."""
 FIRST_UNIT_S = 0.007
-"""Until something was computed."""
+"""Seconds per unit before the first measurement."""
 LEARNT = 0.1
-"""Of each new figure, the share that counts."""
+"""Weight of each new measurement in the moving average."""
 CROWDED = 4.0
-"""On a busy machine a request takes up to so many times its own work; what lasts longer waited for a store."""
+"""Wall time counts up to this multiple of CPU time, as on a busy machine; the rest was waiting for a store."""
 
 
 class Admission:
-    """One a worker. max_requests: at once. budget_s: how long after it came a request's turn must have ended."""
+    """One per worker. max_requests: at once. budget_s: time after arrival by which a request must be answered."""
 
     def __init__(self, max_requests: int, budget_s: float, num_recommended: int) -> None:
         self.max_requests = max_requests
-        self.num_recommended = num_recommended  # serve.retrieval.num_candidates of the bundle that answers
+        self.num_recommended = num_recommended  # serve.retrieval.num_candidates of the served bundle
         self.budget_s = budget_s
         self.unit_s = FIRST_UNIT_S
         self.num_requests = 0
@@ -43,13 +43,16 @@ class Admission:
         self._lock = Lock()
 
     def check_number(self) -> None:
-        """Raise Refusal where there is no place, whatever a request holds: before its body is parsed."""
+        """Raise Refusal if max_requests are in progress. Called before the body is parsed."""
         if self.num_requests >= self.max_requests:
-            raise Refusal(429, f"{self.num_requests} requests are being answered, the most at once. Try again later.")
+            raise Refusal(429, f"{self.num_requests} requests are in progress, the most at once. Try again later.")
 
     @contextmanager
     def admitted(self, message: Message) -> Iterator[None]:
-        """While a request is answered. Raises Refusal where its turn would come too late; one alone is always taken."""
+        """A context in which a request is answered. Raises Refusal if its turn would come too late.
+
+        A request is always admitted if no other is in progress.
+        """
         self.check_number()
         units = weigh(message, self.num_recommended)
         ends_s = (self.num_units + units) * self.unit_s
@@ -57,8 +60,8 @@ class Admission:
             before_s = self.num_units * self.unit_s
             raise Refusal(
                 429,
-                f"{self.num_requests} requests are being answered, which takes about {before_s:.1f} s more, the most "
-                "at once. Try again later, or rank fewer candidates.",
+                f"{self.num_requests} requests are in progress and need about {before_s:.1f} s more, the most that is "
+                "admitted. Try again later, or rank fewer candidates.",
                 retry_after_s=max(1, math.ceil(before_s)),
             )
         self.num_requests += 1
@@ -70,14 +73,14 @@ class Admission:
             self.num_units = self.num_units - units if self.num_requests else 0.0
 
     def learn(self, message: Message, took_s: float, computed_s: float) -> None:
-        """What a request took: by the clock, and of the processor."""
+        """Update the seconds per unit. took_s: wall time. computed_s: CPU time."""
         figure = min(took_s, CROWDED * computed_s) / weigh(message, self.num_recommended)
         with self._lock:
             self.unit_s += LEARNT * (figure - self.unit_s)
 
 
 def weigh(message: Message, num_recommended: int) -> float:
-    """Units of a request. num_recommended: candidates that /recommend ranks."""
+    """Units of a request. num_recommended: number of candidates that /recommend ranks."""
     if isinstance(message, RankRequest):
         plain = 1 + len(message.candidates) / CANDIDATES_OF_A_UNIT
         explained = min(message.k or MAX_EXPLAINED, MAX_EXPLAINED, len(message.candidates))

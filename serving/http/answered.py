@@ -1,4 +1,4 @@
-"""What a method of the service returns or raises -> its answer, in our own words where it is refused."""
+"""The reply or exception of a service method -> the HTTP answer, with our own error body."""
 
 import logging
 from collections.abc import Awaitable
@@ -17,7 +17,7 @@ Reply = TypeVar("Reply")
 
 
 async def answered(work: Awaitable[Reply]) -> Reply:
-    """The reply, or the refusal as the answer. BentoML would answer what is raised in its words, a 5xx without any."""
+    """The reply, or the refusal as a response. BentoML's own error responses have other bodies, and no text for 5xx."""
     try:
         return await work
     except ValidationError as error:
@@ -29,9 +29,9 @@ async def answered(work: Awaitable[Reply]) -> Reply:
     if refusal.status >= 500:
         log.error("%d: %s", refusal.status, refusal.reason)
     seen().cause = refusal.cause
-    return cast(Reply, refused(refusal))  # BentoML passes a Response on as it is
+    return cast(Reply, refused(refusal))  # BentoML returns a Response unchanged
 
 
 def refused(refusal: Refusal) -> Response:
-    """The answer that says so."""
+    """The response of a refusal."""
     return Response(refusal.body(), refusal.status, refusal.headers(), media_type=JSON)

@@ -1,4 +1,4 @@
-"""A GET with its path and query -> a checked message; what is computed of it -> the answer."""
+"""A GET's path and query -> a validated message -> the computed answer."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,7 +18,7 @@ Asked = TypeVar("Asked", bound=Message)
 
 
 async def computed(http: HttpRequest, message: type[Asked], work: Callable[[Predictor, Asked], Message]) -> Response:
-    """The answer to a GET, computed in the one thread that does."""
+    """The answer to a GET, computed in the worker's one computing thread."""
     service = bentoml.get_current_service()
     try:
         asked = read_query(http, message)
@@ -30,15 +30,15 @@ async def computed(http: HttpRequest, message: type[Asked], work: Callable[[Pred
 
 
 def read_query(http: HttpRequest, message: type[Asked]) -> Asked:
-    """The fields of a message, from path and query; each at most once. Raises Refusal."""
-    told = dict(http.path_params)
+    """A message from path and query, each field at most once. Raises Refusal."""
+    given = dict(http.path_params)
     for name, value in http.query_params.multi_items():
-        if name in told:
+        if name in given:
             raise Refusal(
-                400, f"{shorten(name, MAX_NAME)} stands twice in the request. Send it once.", shorten(name, MAX_NAME)
+                400, f"{shorten(name, MAX_NAME)} is given twice in the request. Send it once.", shorten(name, MAX_NAME)
             )
-        told[name] = value
+        given[name] = value
     try:
-        return message.model_validate(told)
+        return message.model_validate(given)
     except ValidationError as error:
         raise of_validation(error) from None

@@ -1,6 +1,6 @@
-"""The bytes of a POST -> a checked message, in time and memory that their number bounds; else a Refusal that says why.
+"""The bytes of a POST -> a validated message or a Refusal, in time and memory proportional to their number.
 
-pydantic's own reader of JSON takes 500 bytes for each empty object, and renders every error of a list.
+pydantic's JSON parser takes 500 bytes for each empty object and renders every error of a list, so it is not used.
 """
 
 import json
@@ -24,23 +24,25 @@ from serving.answering.requests import (
 from serving.params import ServeParams
 
 MAX_KEYS = 32
-"""Of one object: no message has half as many."""
+"""Keys of one object; no message has half as many."""
 MAX_NESTED = 64
-"""Lists and objects of a request beside those of its events."""
+"""Lists and objects of a request besides one per event."""
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 class Kind(NamedTuple):
-    """What may be posted to a path."""
+    """The message that a path accepts, and its limits."""
 
     message: type[Message]
     max_bytes: Callable[[ServeParams], int]
-    check_number: Callable[[Mapping[str, Any], ServeParams], None]  # of what it lists, before each is looked at
+    check_number: Callable[
+        [Mapping[str, Any], ServeParams], None
+    ]  # checks the number of list entries before their content
 
 
 def _lists_nothing(_: Mapping[str, Any], __: ServeParams) -> None:
-    """There is nothing to count."""
+    """No check: the message has no list."""
 
 
 KINDS = {
@@ -51,7 +53,7 @@ KINDS = {
 
 
 def read_message(kind: Kind, body: bytes, limits: ServeParams) -> Message:
-    """Raises Refusal. Ids of any length pass: what they are used for checks them."""
+    """Parse and validate a body. Raises Refusal. The length of ids is checked later, where they are used."""
     value = parse(body or b"{}", limits.max_events + MAX_NESTED)
     try:
         if isinstance(value, dict):
@@ -62,7 +64,7 @@ def read_message(kind: Kind, body: bytes, limits: ServeParams) -> Message:
 
 
 def parse(body: bytes, max_nested: int) -> Any:
-    """JSON without what readers of JSON read differently. Raises Refusal."""
+    """Parse JSON strictly: no duplicate keys, no deep nesting. Raises Refusal."""
     _check_nested(body, max_nested)
     try:
         return json.loads(body.decode(), object_pairs_hook=_object)
@@ -73,27 +75,27 @@ def parse(body: bytes, max_nested: int) -> Any:
     except json.JSONDecodeError as error:
         reason = f"not valid at character {error.pos:,}: {error.msg}"
     except ValueError:
-        reason = "not valid: it has a number of too many digits"
-    raise Refusal(400, f"The body is not JSON that can be read: {reason}.")
+        reason = "not valid: a number has too many digits"
+    raise Refusal(400, f"The body is not readable JSON: {reason}.")
 
 
 def _check_nested(body: bytes, limit: int) -> None:
-    """Refuse what would cost much to build. Brackets inside of strings do not count."""
+    """Refuse bodies with too many objects and lists. Brackets inside strings do not count."""
     if body.count(b"{") + body.count(b"[") <= limit:
         return
     outside = b"".join(body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
     if (number := outside.count(b"{") + outside.count(b"[")) > limit:
         raise Refusal(
-            400, f"The body is JSON of {number:,} objects and lists; at most {limit:,} are read. Send less at once."
+            400, f"The body has {number:,} JSON objects and lists, at most {limit:,} are read. Send less at once."
         )
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
+    content = dict(pairs)
     if len(pairs) > MAX_KEYS:
         raise Refusal(400, f"An object of the body has {len(pairs):,} keys; at most {MAX_KEYS} are read.")
-    if len(made) < len(pairs):
+    if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Refusal(400, f"The key {shorten(twice, MAX_NAME)!r} stands twice in one object. Send it once.")
-    return made
+        raise Refusal(400, f"The key {shorten(twice, MAX_NAME)!r} is given twice in one object. Send it once.")
+    return content

@@ -1,10 +1,10 @@
-"""What a request and its answer look like, of each route: for the document that describes them."""
+"""An example request and answer of each route, for the OpenAPI document."""
 
 from typing import Any, NamedTuple
 
 
 class Example(NamedTuple):
-    """asked: the body, or what path and query hold. reply: the answer."""
+    """asked: the body, or the fields of path and query. reply: the answer."""
 
     asked: dict[str, Any]
     reply: Any

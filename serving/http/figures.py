@@ -1,4 +1,4 @@
-"""GET /metrics: the figures of all workers, those of this one brought up to date."""
+"""GET /metrics: the metrics of all workers, after updating this worker's gauges."""
 
 import os
 
@@ -14,17 +14,17 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 async def get_metrics(_: Request) -> Response:
-    """In Prometheus' text format."""
+    """The metrics in Prometheus' text format."""
     service = bentoml.get_current_service()
 
-    def told() -> bytes:
+    def updated() -> bytes:
         service.remembering.show(service.predictor)
         service.succession.show()
         with open("/proc/self/statm", encoding="ascii") as memory:
             metrics.LATEST["worker_resident_bytes"].set(int(memory.read().split()[1]) * PAGE)
         return metrics.exposition()
 
-    return Response(await anyio.to_thread.run_sync(told), media_type=metrics.CONTENT_TYPE)
+    return Response(await anyio.to_thread.run_sync(updated), media_type=metrics.CONTENT_TYPE)
 
 
 ROUTES = [Route("/metrics", get_metrics)]

@@ -1,4 +1,4 @@
-"""An answer of whoever gave it -> where it refuses something, the one form in which this service refuses."""
+"""Error answers of any component (routers, probes, BentoML) -> this service's one form of error."""
 
 import asyncio
 import contextlib
@@ -20,18 +20,18 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 KEPT = (b"allow", b"retry-after", b"www-authenticate")
-"""Headers of a refusal in other words that stay; its length and type are those of its body."""
+"""Headers of a foreign error answer that are kept; length and type are replaced."""
 
 
 class InTime:
-    """ASGI middleware: a request that has no answer after limit_s is given up with a 504, one that fails is a 500."""
+    """ASGI middleware: a request without an answer after limit_s gets a 504, one that raises gets a 500."""
 
     def __init__(self, app: App, limit_s: float) -> None:
         self._app = app
         self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on. What has begun to answer is left to its end."""
+        """Answer a request. The limit ends when the answer starts."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -60,7 +60,7 @@ class InTime:
 
 
 async def refuse(send: Send, refusal: Refusal, more: Sequence[Header] = (), is_whole: bool = True) -> None:
-    """Answer. is_whole: the body ends here."""
+    """Send a refusal. is_whole: whether the body ends here."""
     body = refusal.body()
     own = [(name.encode(), value.encode()) for name, value in refusal.headers().items()]
     length = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
@@ -69,9 +69,9 @@ async def refuse(send: Send, refusal: Refusal, more: Sequence[Header] = (), is_w
 
 
 def in_one_form(scope: Scope, send: Send, ways: str) -> Send:
-    """Refusals of routers, probes and BentoML, whatever their words, in the form of ours; all else as it is.
+    """A `send` that converts error answers of other components to our form and passes all else on.
 
-    ways: what there is to ask for.
+    ways: sentence that lists the routes, for a 404.
     """
     start: MutableMapping[str, Any] = {}
     text = bytearray()
@@ -108,10 +108,10 @@ def _in_words(scope: Scope, status: int, kept: Sequence[Header], ways: str) -> s
 
 
 def _said(text: bytes, status: int) -> str:
-    """What another's answer says: a plain text, or BentoML's `{"error": text}` or `[{"error": text}]`."""
+    """The text of a foreign error answer: plain text, or BentoML's `{"error": text}` or `[{"error": text}]`."""
     said: Any = text.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError):
-        told = json.loads(text)
-        told = told[0] if isinstance(told, list) and told else told
-        said = told["error"] if isinstance(told, dict) and isinstance(told.get("error"), str) else said
+        parsed = json.loads(text)
+        parsed = parsed[0] if isinstance(parsed, list) and parsed else parsed
+        said = parsed["error"] if isinstance(parsed, dict) and isinstance(parsed.get("error"), str) else said
     return shorten(" ".join(said.split()), 3 * MAX_MESSAGE) or HTTPStatus(status).phrase

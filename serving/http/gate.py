@@ -1,7 +1,7 @@
-"""HTTP requests to the service -> those that it can rank in time; the rest are answered 4xx with the reason.
+"""HTTP requests -> those that the service can answer in time; the rest get a 4xx with the reason.
 
-BentoML reads forms and pickles too, bodies of any size at any pace, answers to any name and queues without end: a
-malformed form is a 500 there, a slow body and a long queue are 504.
+BentoML alone also reads forms and pickles and bodies of any size at any speed, answers to any host name and queues
+without limit: there a malformed form is a 500, and a slow body or a long queue is a 504.
 """
 
 import asyncio
@@ -29,18 +29,18 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
 READ = "leitmotif.message"
-"""Of a request's scope: the checked message, which BentoML does not read again."""
+"""Key of the ASGI scope for the validated message, so that BentoML does not parse the body again."""
 PROBES = ("/livez", "/readyz", "/healthz")
-"""Asked by whatever name, and saying nothing of anybody."""
+"""Answered for any host name, since they reveal nothing."""
 READ_FOR_EACH = 4
-"""Bodies that may be coming in for each request that may be answered: what they hold in memory is bounded."""
+"""Bodies that may be received at once, per admitted request, which bounds their memory."""
 PIECE = 65536
 WAYS = f"There are {', '.join(f'POST {each}' for each in KINDS)} and GET /info; GET /docs.json describes all."
-CLOSE = (b"connection", b"close")  # what is left of the body would be read as the next request
+CLOSE = (b"connection", b"close")  # else the rest of the body would be read as the next request
 
 
 class Door(NamedTuple):
-    """What a request is held against; asked at each."""
+    """The checks that each request must pass."""
 
     limits: ServeParams
     allowed_hosts: Sequence[str]
@@ -51,8 +51,8 @@ class Door(NamedTuple):
 
 
 class Gate:
-    """ASGI middleware: known hosts and callers only; over POST UTF-8 JSON only, whole within body_timeout_s, of a
-    message's size. What cannot be answered in time is a 429."""
+    """ASGI middleware: admits known hosts and callers only, and as POST bodies UTF-8 JSON only, complete within
+    body_timeout_s and of limited size. Answers 429 to what cannot be computed in time."""
 
     def __init__(self, app: App, door: Callable[[], Door], body_timeout_s: float) -> None:
         self._app = app
@@ -61,7 +61,7 @@ class Gate:
         self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what can be parsed and ranked in time."""
+        """Pass on requests that are valid and can be answered in time; refuse others."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -86,7 +86,7 @@ class Gate:
             await refuse(send, refusal)
 
     def _check_caller(self, scope: Scope, door: Door) -> None:
-        """Raises a Refusal of a body that was not read."""
+        """Check host, token and rate. Raises _Unread, since the body has not been read."""
         self._check_host(scope, door)
         try:
             door.rate.take(_caller(scope, door))
@@ -99,22 +99,22 @@ class Gate:
             return
         raise _Unread(
             421,
-            f"The request is for host {', '.join(names)[:100]!r}, which this service does not answer to. Ask by "
-            "localhost or by address, or name the host in serve.allowed_hosts (LEITMOTIF_ALLOWED_HOSTS).",
+            f"The request is for host {', '.join(names)[:100]!r}, which this service does not answer to. Use "
+            "localhost or an address, or add the host to serve.allowed_hosts (LEITMOTIF_ALLOWED_HOSTS).",
         )
 
     async def _read(self, kind: Kind, headers: Headers, receive: Receive, door: Door) -> Message:
-        """The checked message. Raises Refusal; _Gone where the caller has left."""
+        """The validated message. Raises Refusal, or _Gone if the caller has disconnected."""
         limit = kind.max_bytes(door.limits)
         _check_headers(headers, limit)
         if self._reading >= READ_FOR_EACH * door.admission.max_requests:
-            raise _Unread(429, f"{self._reading} requests are being read, the most at once. Try again later.")
+            raise _Unread(429, f"{self._reading} requests are being received, the most at once. Try again later.")
         self._reading += 1
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 body = await _read(receive, limit)
         except TimeoutError:
-            reason = f"The body was not whole after {self._body_timeout_s:g} s. Send all of it at once."
+            reason = f"The body was not complete after {self._body_timeout_s:g} s. Send all of it at once."
             raise _Unread(408, reason) from None
         finally:
             self._reading -= 1
@@ -124,7 +124,7 @@ class Gate:
         return read_message(kind, body, door.limits)
 
     async def _refuse_unread(self, refusal: Refusal, receive: Receive, send: Send) -> None:
-        """Answer, read what still comes for a moment, close: a caller who is cut off while sending sees no answer."""
+        """Answer, read on for at most body_timeout_s, close. A caller who is cut off while sending sees no answer."""
         await refuse(send, refusal, [CLOSE], is_whole=False)
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(self._body_timeout_s):
@@ -134,10 +134,10 @@ class Gate:
 
 
 def _caller(scope: Scope, door: Door) -> str:
-    """Who asks. Raises Refusal: a 429 where tokens that are none come too often from one address.
+    """The caller's key for rate limiting. Raises Refusal; a 429 if unknown tokens come too often from one address.
 
-    A good one is answered all the same: behind an ingress all callers have one address, and whoever guessed there would
-    shut out the rest. What keeps a token from being found is its length.
+    Known tokens are answered even then: behind an ingress all callers share one address, and one that guesses tokens
+    must not shut out the others. Tokens are protected from guessing by their length.
     """
     try:
         return door.tokens.check(scope)
@@ -148,21 +148,21 @@ def _caller(scope: Scope, door: Door) -> str:
 
 
 class _Gone(Exception):
-    """Nobody waits for an answer."""
+    """The caller has disconnected."""
 
 
 class _Unread(Refusal):
-    """The body was not read to its end."""
+    """A refusal before the end of the body was read."""
 
 
 def _too_large(limit: int) -> Refusal:
     return _Unread(
-        413, f"The body is larger than {limit:,} bytes, the largest of a request within the limits that /info names."
+        413, f"The body is larger than {limit:,} bytes, the most that a request within the limits of /info needs."
     )
 
 
 def _check_headers(headers: Headers, limit: int) -> None:
-    """Refuse what is not read. Of a header given twice the first counts, as in BentoML."""
+    """Refuse bodies of another type. The first of repeated headers counts, as in BentoML."""
     first = {name: value.decode("latin-1") for name, value in reversed(list(headers))}
     content_type = first.get(b"content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
@@ -175,13 +175,13 @@ def _check_headers(headers: Headers, limit: int) -> None:
         raise _Unread(415, f"The body is in charset {charset[:100]!r}; this service reads {JSON} in UTF-8.")
     if first.get(b"content-encoding", "identity") != "identity":
         raise _Unread(415, "The body is compressed; this service reads plain JSON.")
-    told = first.get(b"content-length", "")
-    if told.isascii() and told.isdigit() and (len(told) > 18 or int(told) > limit):
+    length = first.get(b"content-length", "")
+    if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
         raise _too_large(limit)
 
 
 def _charset(content_type: str) -> str:
-    """UTF-8 where none is named. The parts of a parameter may be numbered (RFC 2231): by more digits than are read."""
+    """The charset, by default UTF-8. Raises _Unread where numbered parts of a parameter (RFC 2231) cannot be parsed."""
     described = Header()
     described["content-type"] = content_type
     try:
@@ -193,7 +193,7 @@ def _charset(content_type: str) -> str:
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
-    """The body, or its first bytes where it is beyond the limit. Raises _Gone where the caller has left."""
+    """The body, or its first bytes if it exceeds the limit. Raises _Gone if the caller has disconnected."""
     body, more = bytearray(), True
     while more and len(body) <= limit:
         message = await receive()

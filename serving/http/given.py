@@ -1,6 +1,6 @@
-"""What is to be done once an answer has been handed over, and is left undone where it was not: an ASGI middleware.
+"""ASGI middleware for callbacks that run once an answer has been delivered, and only then.
 
-An answer is not given where its time was over before (a 504 went out in its place) or the caller had gone.
+An answer is not delivered if its time limit ended before (a 504 was sent instead) or the caller had disconnected.
 """
 
 import time
@@ -14,56 +14,58 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Deed = Callable[[], None]
+Callback = Callable[[], None]
 
 _came: ContextVar[float | None] = ContextVar("came", default=None)
-_deeds: ContextVar[list[Deed] | None] = ContextVar("deeds", default=None)
+_callbacks: ContextVar[list[Callback] | None] = ContextVar("callbacks", default=None)
 
 
-def once_given(deed: Deed) -> None:
-    """Do something when the answer to the request at hand has been given. It must not wait for anything.
+def once_given(callback: Callback) -> None:
+    """Run a callback when the answer to the current request has been delivered. It must not block.
 
-    Without this middleware around, an answer is given when it is returned: at once.
+    Outside this middleware it runs at once.
     """
-    deeds = _deeds.get()
-    if deeds is None:
-        deed()
+    callbacks = _callbacks.get()
+    if callbacks is None:
+        callback()
     else:
-        deeds.append(deed)
+        callbacks.append(callback)
 
 
 def came_at() -> float:
-    """When the request at hand came, of time.monotonic(): before its body was read."""
+    """Arrival of the current request (time.monotonic()), before its body was read; now, outside a request."""
     came = _came.get()
     return time.monotonic() if came is None else came
 
 
 class Given:
-    """Around everything that reads the body: a caller's leaving is looked for when the answer is ready."""
+    """Must wrap everything that reads the body, since it checks for a disconnected caller when the answer is ready."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on; after the last part of a 200 do what was asked for."""
+        """Answer a request; run the callbacks after the last part of a 200."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        deeds: list[Deed] = []
+        callbacks: list[Callback] = []
         status = 0
 
-        async def handed(message: MutableMapping[str, Any]) -> None:
+        async def delivered(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             status = message.get("status", status)
             is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            is_given = is_last and status == 200 and bool(deeds) and not await Request(scope, receive).is_disconnected()
+            is_given = (
+                is_last and status == 200 and bool(callbacks) and not await Request(scope, receive).is_disconnected()
+            )
             await send(message)
             if is_given:
-                for deed in deeds:
-                    deed()
+                for callback in callbacks:
+                    callback()
 
-        tokens = _came.set(time.monotonic()), _deeds.set(deeds)
+        tokens = _came.set(time.monotonic()), _callbacks.set(callbacks)
         try:
-            return await self._app(scope, receive, handed)
+            return await self._app(scope, receive, delivered)
         finally:
             _came.reset(tokens[0])
-            _deeds.reset(tokens[1])
+            _callbacks.reset(tokens[1])

@@ -1,7 +1,7 @@
-"""A request's Host header, the names that are allowed -> whether it is meant for this service.
+"""A request's Host header and the allowed names -> whether the service may answer.
 
-A web page of a stranger can make its own name lead to this machine, and then ask as if it were at home here. It cannot
-do so with a number: an address is always known.
+This prevents DNS rebinding: a foreign web page can let its own name resolve to this machine, and its scripts may then
+read the answers. It cannot do so with an IP address, so addresses are always allowed.
 """
 
 import ipaddress
@@ -17,13 +17,13 @@ WITH_PORT = re.compile(r"(\[(?P<inside>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(:[0-9]*)
 
 
 def allowed_hosts(limits: ServeParams) -> list[str]:
-    """serve.allowed_hosts of the bundle, or what the environment says in its place, names parted by commas."""
-    told = os.environ.get(VARIABLE)
-    return limits.allowed_hosts if told is None else [name.strip() for name in told.split(",") if name.strip()]
+    """serve.allowed_hosts of the bundle, or the comma-separated names in the environment, which replace it."""
+    names = os.environ.get(VARIABLE)
+    return limits.allowed_hosts if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
 def is_known(host: str, allowed: Sequence[str]) -> bool:
-    """allowed: names; `*.example.org` stands for all names below example.org, `*` for any."""
+    """Whether a host may be answered. allowed: names; `*.example.org` is any name below example.org, `*` any name."""
     name = _without_port(host.strip()).rstrip(".").lower()
     if ANY in allowed or _is_address(name):
         return True
@@ -34,9 +34,9 @@ def is_known(host: str, allowed: Sequence[str]) -> bool:
 
 
 def _without_port(host: str) -> str:
-    """What ends as no port does is left as it is, and is then nobody's name."""
-    told = WITH_PORT.fullmatch(host)
-    return (told["inside"] or told["name"]) if told else host
+    """The host without its port; unchanged, and thus unknown, if it is malformed."""
+    found = WITH_PORT.fullmatch(host)
+    return (found["inside"] or found["name"]) if found else host
 
 
 def _is_address(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""GET /items?ids=a,b and GET /items/{id}/similar?k=20 -> JSON, or a refusal that says why."""
+"""GET /items?ids=a,b and GET /items/{id}/similar?k=20."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +14,7 @@ async def items(request: Request) -> Response:
 
 
 async def similar(request: Request) -> Response:
-    """GET /items/{id}/similar: the nearest that are on offer."""
+    """GET /items/{id}/similar: the nearest items on offer."""
     return await computed(request, SimilarRequest, find_similar)
 
 

@@ -1,6 +1,6 @@
-"""The messages of every route -> one OpenAPI 3.1 document: GET /docs.json. BentoML's own describes other answers.
+"""The messages of every route -> the OpenAPI 3.1 document of GET /docs.json. BentoML's own has other error answers.
 
-A route is added to the document by its line in OPERATIONS.
+A route enters the document by a line in OPERATIONS.
 """
 
 from collections.abc import Mapping
@@ -22,24 +22,24 @@ EVERYWHERE = (401, 403, 421, 500, 504)
 POSTED = (400, 408, 413, 415, 429, 503)
 COMPUTED = (400, 404, 429, 503)
 MEANINGS = {
-    400: "The request cannot be used: `field` names what is at fault.",
-    401: "A token is wanted, and none, or none that is known, was sent.",
+    400: "The request is invalid: `field` names the faulty field.",
+    401: "A token is required, and none or an unknown one was sent.",
     403: "The token does not allow this.",
-    404: "There is nothing of this name.",
-    408: "The body did not come in time.",
+    404: "There is nothing with this name.",
+    408: "The body did not arrive in time.",
     413: "The body is larger than any request within the limits.",
     415: "The body is not plain JSON in UTF-8.",
     421: "The request is for a host that this service does not answer to.",
-    429: "The service is too busy, or this caller asks too much: send it again after `retry-after` seconds.",
+    429: "The service is too busy, or this caller exceeds its rate: try again after `retry-after` seconds.",
     500: "The service failed; its log says why.",
-    503: "The online store does not answer, or the request's turn did not come. Nothing was done, unless the message "
-    "says that events may have been kept: sent again, none is kept twice.",
+    503: "The online store does not answer, or the request's turn did not come. Nothing was stored, unless the message "
+    "says that events may have been: sent again, none is stored twice.",
     504: "There was no answer in time.",
 }
 
 
 class Refused(BaseModel):
-    """Why there is no answer."""
+    """The reason of an error answer."""
 
     code: Literal[*sorted(set(CODES.values())), "refused"]  # pyright: ignore[reportInvalidTypeForm]
     message: str
@@ -47,13 +47,13 @@ class Refused(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """What every status from 400 on answers, on every route."""
+    """The body of every answer with a status from 400 on, on every route."""
 
     error: Refused
 
 
 class Operation(NamedTuple):
-    """One route. asked: its body where it is posted, else what its path and query hold. reply: None: see `media`."""
+    """One route. asked: its body if posted, else its path and query. reply: None for an answer of type `media`."""
 
     method: str
     path: str
@@ -67,31 +67,31 @@ class Operation(NamedTuple):
 
 
 OPERATIONS = (
-    Operation("post", "/rank", "rank", "The candidates in order", RankRequest, RankReply, POSTED, examples.RANK),
+    Operation("post", "/rank", "rank", "Rank candidates", RankRequest, RankReply, POSTED, examples.RANK),
     Operation(
-        "post", "/recommend", "recommend", "Items found for a user, ranked and mixed",
+        "post", "/recommend", "recommend", "Recommend items to a user",
         RecommendRequest, RecommendReply, POSTED, examples.RECOMMEND,
     ),
-    Operation("post", "/events", "events", "Tell what happened", EventsRequest, EventsReply, POSTED, examples.EVENTS),
+    Operation("post", "/events", "events", "Report events", EventsRequest, EventsReply, POSTED, examples.EVENTS),
     Operation("get", "/users", "users", "Users by prefix", UsersRequest, UsersReply, COMPUTED, examples.USERS),
     Operation(
         "get", "/users/{user_id}/themes", "themes", "A user's sessions with their themes, and the active theme",
         ThemesRequest, ThemesReply, COMPUTED, examples.THEMES,
     ),
-    Operation("get", "/items", "items", "What is known of items", ItemsRequest, ItemsReply, COMPUTED, examples.ITEMS),
+    Operation("get", "/items", "items", "Catalogue of items", ItemsRequest, ItemsReply, COMPUTED, examples.ITEMS),
     Operation(
         "get", "/items/{item_id}/similar", "similar", "The items nearest to one, among those on offer",
         SimilarRequest, SimilarReply, COMPUTED, examples.SIMILAR,
     ),
-    Operation("get", "/info", "info", "What is being served, and its limits", None, None, (), examples.INFO),
-    Operation("get", "/livez", "livez", "Whether the process lives", None, None, (), examples.NOTHING, "text/plain"),
+    Operation("get", "/info", "info", "The served model and its limits", None, None, (), examples.INFO),
+    Operation("get", "/livez", "livez", "Whether the process is alive", None, None, (), examples.NOTHING, "text/plain"),
     Operation("get", "/readyz", "readyz", "Whether it can answer", None, None, (503,), examples.NOTHING, "text/plain"),
-    Operation("get", "/metrics", "metrics", "Figures for Prometheus", None, None, (), examples.NOTHING, "text/plain"),
+    Operation("get", "/metrics", "metrics", "Metrics for Prometheus", None, None, (), examples.NOTHING, "text/plain"),
 )  # fmt: skip
 
 
 class Bounds(NamedTuple):
-    """What the bundle's limits say of a request."""
+    """The bundle's limits of requests."""
 
     max_candidates: int
     max_events: int
@@ -101,7 +101,7 @@ class Bounds(NamedTuple):
 
 @lru_cache(maxsize=4)
 def document(version: str, bounds: Bounds, is_guarded: bool) -> dict[str, Any]:
-    """is_guarded: tokens are wanted."""
+    """The document. is_guarded: whether tokens are required."""
     schemas = _schemas()
     _bound(schemas, bounds)
     paths: dict[str, dict[str, Any]] = {}
@@ -127,7 +127,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _bound(schemas: Mapping[str, Any], bounds: Bounds) -> None:
-    """Limits are the bundle's, which no message knows."""
+    """Set the limits in the schemas; they come from the bundle, not from the message classes."""
     schemas["RankRequest"]["properties"]["candidates"]["maxItems"] = bounds.max_candidates
     schemas["EventsRequest"]["properties"]["events"]["maxItems"] = bounds.max_events
     schemas["RecommendRequest"]["properties"]["k"]["maximum"] = bounds.max_recommended
@@ -188,15 +188,15 @@ def _parameters(each: Operation, schema: Mapping[str, Any]) -> list[dict[str, An
     found = []
     for name, described in schema["properties"].items():
         is_path = f"{{{name}}}" in each.path
-        told: dict[str, Any] = {"name": name, "in": "path" if is_path else "query", "schema": _plain(described)}
-        told["required"] = name in schema.get("required", ())
-        told |= {"style": "form", "explode": False} if told["schema"].get("type") == "array" else {}
-        found.append(told | ({"example": each.example.asked[name]} if name in each.example.asked else {}))
+        parameter: dict[str, Any] = {"name": name, "in": "path" if is_path else "query", "schema": _plain(described)}
+        parameter["required"] = name in schema.get("required", ())
+        parameter |= {"style": "form", "explode": False} if parameter["schema"].get("type") == "array" else {}
+        found.append(parameter | ({"example": each.example.asked[name]} if name in each.example.asked else {}))
     return found
 
 
 def _plain(described: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A query has no null: what is not sent is null."""
+    """The schema without null: in a query a missing field is null."""
     inner = [each for each in described.get("anyOf", ()) if each.get("type") != "null"]
     return inner[0] if len(inner) == 1 else described
 

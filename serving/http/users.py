@@ -9,12 +9,12 @@ from serving.http.asked import computed
 
 
 async def get_users(http: Request) -> Response:
-    """Users whose id begins with `prefix`."""
+    """GET /users: ids that start with `prefix`."""
     return await computed(http, UsersRequest, users)
 
 
 async def get_themes(http: Request) -> Response:
-    """The sessions of a user with their themes, and the active theme."""
+    """GET /users/{user_id}/themes: a user's sessions with their themes, and the active theme."""
     return await computed(http, ThemesRequest, user_themes)
 
 

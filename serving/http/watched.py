@@ -1,6 +1,6 @@
-"""Around all else: each request gets its id, is counted and timed by route, logged and traced. An ASGI middleware.
+"""The outermost ASGI middleware: gives each request an id, counts and times it by route, logs and traces it.
 
-`x-request-id` of the caller is taken where it is a word, and every answer carries it.
+The caller's `x-request-id` is used if it is a single word; every answer carries the id.
 """
 
 import time
@@ -20,22 +20,22 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEADER = b"x-request-id"
 LEFT = 499
-"""Of a caller who had gone before there was an answer: no status of HTTP, as nginx has it."""
+"""Status of a caller who disconnected before the answer; not an HTTP status, but that of nginx."""
 
 
 class Watched:
-    """traces: asked at the first request, when the worker is there."""
+    """traces: called at each request, since the worker's traces do not exist yet when the app is built."""
 
     def __init__(self, app: App, traces: Callable[[], Traces | None]) -> None:
         self._app = app
         self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on."""
+        """Answer a request and record it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        told = next((value for name, value in scope["headers"] if name == HEADER), b"").decode("latin-1")
-        request, status = Seen(request_id_of(told), route_of(scope["path"])), LEFT
+        given = next((value for name, value in scope["headers"] if name == HEADER), b"").decode("latin-1")
+        request, status = Seen(request_id_of(given), route_of(scope["path"])), LEFT
         watch(request)
 
         async def named(message: MutableMapping[str, Any]) -> None:

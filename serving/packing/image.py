@@ -1,6 +1,6 @@
-"""requirements.lock -> the image of a Bento: every package at its locked version, no root, a health check.
+"""requirements.lock -> the image of a Bento: packages at their locked versions, no root user, a health check.
 
-Read when a Bento is built: the service imports this wherever it runs, and the lock is in the repository alone.
+The lock is read only when a Bento is built: the service imports this module in the image too, where there is no lock.
 """
 
 import json
@@ -17,7 +17,7 @@ from serving.packing.settings import Deployment
 
 PYTHON_VERSION = "3.11"
 BACKEND_VARIABLE = "UV_TORCH_BACKEND"
-"""By it uv, which installs the image's packages, knows where torch's build for a CPU or a CUDA version is found."""
+"""Tells uv, which installs the image's packages, where to find torch's build for a CPU or a CUDA version."""
 HEALTH = (
     "import os, urllib.request; "
     "urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('BENTOML_PORT', '3000') + '/livez', timeout=2)"
@@ -26,11 +26,11 @@ HEALTH = (
 
 @attrs.define
 class ServingImage(bentoml.images.Image):
-    """BentoML's image, told what it holds when it is built."""
+    """BentoML's image, whose packages are determined at the build."""
 
     def freeze(self, bento_fs: Path, *args: Any, **kwargs: Any) -> Any:
-        """As BentoML's, with the packages of the lock."""
-        self.commands = list(dict.fromkeys(self.commands))  # BentoML 1.4.39 says its own twice
+        """Add the packages of the lock, then freeze as BentoML does."""
+        self.commands = list(dict.fromkeys(self.commands))  # BentoML 1.4.39 lists its own twice
         try:
             Deployment.read().check()
             self.python_packages(*locked(ROOT))
@@ -41,11 +41,11 @@ class ServingImage(bentoml.images.Image):
 
 
 def serving_image() -> ServingImage:
-    """What `bentoml build` makes a Dockerfile of."""
+    """The image that `bentoml build` makes a Dockerfile of."""
     return ServingImage(distro="debian", python_version=PYTHON_VERSION, lock_python_packages=False)
 
 
 def health_check() -> str:
-    """The line of a Dockerfile, which BentoML has no word for: it stands behind a RUN of ours."""
+    """The HEALTHCHECK line of the Dockerfile. BentoML has no setting for it, so it is appended to a RUN line."""
     asked = json.dumps(["python", "-c", HEALTH])
     return f"HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD {asked}"

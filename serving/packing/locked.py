@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock -> every package that a service needs, at its locked version. Only at a build."""
+"""pyproject.toml and requirements.lock -> every package that a service needs, at its locked version; for builds."""
 
 import importlib.metadata
 import tomllib
@@ -11,15 +11,15 @@ from contracts.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_FROZEN = "setuptools"
-"""What `pip freeze`, and with it the lock, leaves out: the version that is installed."""
+"""Left out by `pip freeze` and so by the lock; the installed version is used."""
 OF_TORCH = ("nvidia-", "cuda-", "triton")
-"""What torch brings for GPUs, at versions that it pins itself."""
+"""Packages for GPUs that torch pins itself."""
 
 
 def locked(root: Path) -> list[str]:
-    """All that the service needs and what that needs in turn, as `name==version` of requirements.lock.
+    """All direct and indirect dependencies of the service, as `name==version` of requirements.lock.
 
-    Raises InputError where the lock lacks one.
+    Raises InputError if the lock lacks one.
     """
     pinned = _pinned(root / "requirements.lock") | {NOT_FROZEN: importlib.metadata.version(NOT_FROZEN)}
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -40,10 +40,10 @@ def locked(root: Path) -> list[str]:
 
 
 def _required(name: str, extras: set[str]) -> list[Requirement]:
-    """What an installed package needs here."""
-    told = [Requirement(each) for each in importlib.metadata.requires(name) or []]
+    """The dependencies of an installed package in this environment."""
+    required = [Requirement(each) for each in importlib.metadata.requires(name) or []]
     environments = [{"extra": extra} for extra in ("", *extras)]
-    return [each for each in told if not each.marker or any(each.marker.evaluate(one) for one in environments)]
+    return [each for each in required if not each.marker or any(each.marker.evaluate(one) for one in environments)]
 
 
 def _pinned(lock: Path) -> dict[str, str]:

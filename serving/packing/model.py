@@ -1,7 +1,7 @@
-"""The bundle that would be served -> a model of BentoML, which a Bento names and an image holds.
+"""The bundle that would be served -> a BentoML model, which a Bento references and its image contains.
 
-Only `bentoml build` makes it. A service that runs from the repository reads the bundle where it stands, so that a
-promoted one takes over without a build.
+Only `bentoml build` makes it. A service that runs from the repository reads the bundle in place, so that a promoted one
+is served without a build.
 """
 
 import hashlib
@@ -24,29 +24,29 @@ LABEL_LENGTH = 63
 
 
 class BundleModel(BentoModel):
-    """In the service's class scope."""
+    """The bundle as a dependency of the service class."""
 
     def to_info(self, alias: str | None = None) -> Any:
-        """At `bentoml build`: kept in BentoML's store, named in the Bento."""
+        """At `bentoml build`: copy the bundle to BentoML's model store and reference it in the Bento."""
         try:
             return BentoModel(keep(find_bundle())).to_info(alias)
         except InputError as error:
             raise BentoMLException(str(error)) from error
 
     def resolve(self, base_path: Any = None, **_: Any) -> Any:
-        """At a start from the repository: nothing is copied. A Bento resolves the model that it names."""
+        """At a start from the repository: nothing to copy. A Bento resolves the model that it references."""
         return None
 
 
 def bundle_model() -> BundleModel:
-    """The newest at the time of a build."""
+    """The newest bundle at the time of a build."""
     return BundleModel(f"{NAME}:latest")
 
 
 def keep(bundle: Path) -> str:
-    """The tag of a bundle in BentoML's store, where it stands once, and once more with each machine code.
+    """Copy a bundle, with its machine code if any, to BentoML's store unless it is there. Returns its tag.
 
-    Raises InputError where the bundle is damaged.
+    Raises InputError if the bundle is damaged.
     """
     manifest = read_manifest(bundle)
     programs = find_programs(manifest.source)
@@ -63,7 +63,7 @@ def keep(bundle: Path) -> str:
 
 
 def digest_of(programs: Path) -> str:
-    """Eight characters that tell machine code from that for another processor or torch."""
+    """Eight characters that identify machine code, which differs by processor and torch version."""
     digest = hashlib.sha256((programs / DESCRIPTION).read_bytes())
     for path in sorted(programs.glob("*.pt2")):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -71,7 +71,7 @@ def digest_of(programs: Path) -> str:
 
 
 def labels(manifest: Manifest) -> dict[str, str]:
-    """What is known of a bundle, as labels."""
+    """A bundle's identity, as labels of the model."""
     return {
         "source": manifest.source,
         "bundle_hash": manifest.bundle_hash[:LABEL_LENGTH],

@@ -1,6 +1,6 @@
-"""The environment -> what a deployment sets of the service itself: how many workers, on a GPU or not, with which torch.
+"""The environment -> settings of a deployment: number of workers, GPU, build of torch.
 
-BentoML's `--arg` would be the place, but what is said with it when a Bento is served is thrown away (1.4.39).
+BentoML's `--arg` would be the place for them, but it is ignored when a Bento is served (1.4.39).
 """
 
 import os
@@ -16,25 +16,25 @@ A_TORCH = re.compile(r"cpu|auto|cu[0-9]{3}")
 
 
 class Deployment(NamedTuple):
-    """What is decided before any worker is there."""
+    """Settings that apply before any worker is started."""
 
     workers: int = 1
-    """Processes that answer. Each computes one request at a time on serve.num_threads, and holds the catalogue."""
+    """Number of processes. Each computes one request at a time with serve.num_threads and has its own catalogue."""
     gpu: int = 0
-    """GPUs of all workers together: a model of this size fills no two."""
+    """Number of GPUs of all workers together, 0 or 1."""
     torch: str = "cpu"
-    """Which build of torch an image gets: cpu, cu130 (CUDA 13.0) and such, or what fits the machine that builds it."""
+    """Build of torch in the image: cpu, a CUDA version such as cu130 (13.0), or auto, as fits the build machine."""
     fault: str = ""
-    """What is wrong with the environment: said by `check`, since an import must not fail."""
+    """The error in the environment; raised by `check`, since an import must not fail."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> "Deployment":
-        """Read at import: BentoML's decorator takes values, in each worker as in whoever starts them."""
-        told = os.environ if environment is None else environment
+        """The environment's settings. Called at import, in workers and their parent, for BentoML's decorator."""
+        variables = os.environ if environment is None else environment
         try:
-            workers = _number(told.get(WORKERS) or "1", WORKERS, 1, MAX_WORKERS)
-            gpu = _number(told.get(GPU) or "0", GPU, 0, 1)
-            torch = told.get(TORCH) or "cpu"
+            workers = _number(variables.get(WORKERS) or "1", WORKERS, 1, MAX_WORKERS)
+            gpu = _number(variables.get(GPU) or "0", GPU, 0, 1)
+            torch = variables.get(TORCH) or "cpu"
             if not A_TORCH.fullmatch(torch):
                 raise InputError(f"{TORCH} is {torch!r}. Set it to cpu, auto, or a version of CUDA such as cu130.")
         except InputError as error:
@@ -42,16 +42,16 @@ class Deployment(NamedTuple):
         return cls(workers, gpu, torch)
 
     def check(self) -> None:
-        """Raise InputError where the environment says what cannot be."""
+        """Raise InputError if the environment is invalid."""
         if self.fault:
             raise InputError(self.fault)
 
     def resources(self) -> dict[str, Any]:
-        """For whoever places it. BentoML itself gives the workers their GPU."""
+        """Resource requests for a scheduler. BentoML assigns the GPU to workers itself."""
         return {"cpu": str(self.workers)} | ({"gpu": self.gpu} if self.gpu else {})
 
 
-def _number(told: str, variable: str, least: int, most: int) -> int:
-    if not (told.isascii() and told.isdigit() and len(told) <= 3 and least <= int(told) <= most):
-        raise InputError(f"{variable} is {told!r}. Set it to a whole number from {least} to {most}.")
-    return int(told)
+def _number(text: str, variable: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and least <= int(text) <= most):
+        raise InputError(f"{variable} is {text!r}. Set it to a whole number from {least} to {most}.")
+    return int(text)

@@ -1,4 +1,4 @@
-"""Two bundles on the same newest requests -> their difference with its interval, by slice too, and the verdict."""
+"""Two bundles on the same newest requests -> their difference with interval, overall and by slice, and a verdict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.judging.verdict import MIN_USERS
 from training.requests.reader import Requests, iso
 
 METRIC = "iauc"
-"""Decides: mean AUC within a request, the order that a service is asked for."""
+"""The metric that decides: mean AUC within a request, which measures the order of a request's candidates."""
 SEED = 1
 NDCG_AT = 10
 SIDES = ("candidate", "champion")
@@ -25,16 +25,16 @@ NEWEST, CHAMPION = "the newest bundle", "the champion"
 
 
 class Comparison(NamedTuple):
-    """Whether the candidate takes the champion's place, and all that was found."""
+    """Whether the candidate becomes the champion, and the figures."""
 
     promoted: bool
     reason: str
     words: list[str]
-    found: dict[str, Any]  # requests, figures of both sides, difference, slices
+    found: dict[str, Any]  # requests, figures of both sides, difference, slices; empty if they cannot be compared
 
 
 def compare(candidate: Path, champion: Path, data: Path, labels: LabelParams, rules: PromoteParams) -> Comparison:
-    """Score the newest requests of data/<source> by both. Not to be compared is a refusal with its reason."""
+    """Score the newest requests of data/<source> by both. If that is impossible, it is refused with the reason."""
     try:
         sides = [open_fitted(candidate, NEWEST), open_champion(champion, CHAMPION)]
         newest = load_newest(data, sides, labels, rules.max_requests)
@@ -57,7 +57,7 @@ def weigh(
     rules: PromoteParams,
     models: tuple[str, ...],
 ) -> Comparison:
-    """The scores of both SIDES on the same requests -> whether the candidate wins. models: what people call the two."""
+    """The scores of both SIDES on the same requests -> whether the candidate wins. models: display names of the two."""
     drawn = bootstrap(scored, requests, rules.num_bootstrap, SEED, NDCG_AT)
     gain = differences(drawn, [SIDES])["candidate_minus_champion"]
     looked_at = {name: mask for name, mask in masks.items() if name in _tolerance(rules)}
@@ -89,17 +89,13 @@ def _decide(found: dict[str, Any], rules: PromoteParams, models: tuple[str, ...]
         f"The newest ({models[0]}) is {word} the champion ({models[1]}) within a request: {gain:+.4f} {METRIC}, 95 % "
         f"interval {low:+.4f} to {high:+.4f}, bootstrapped over users.",
         *(f"It falls behind {each}." for each in fallen),
-        *(
-            []
-            if fallen
-            else [f"In none of {len(found['slices'])} slices does it fall behind by more than is tolerated."]
-        ),
+        *([] if fallen else [f"It falls behind by more than is tolerated in none of {len(found['slices'])} slices."]),
     ]
     return Comparison(low > 0 and not fallen, reason, words, found)
 
 
 def _fallen(name: str, row: Mapping[str, Any], rules: PromoteParams) -> str:
-    """In words where the candidate is significantly below the champion, and by more than is tolerated; else nothing."""
+    """A text if the candidate is significantly below the champion and by more than is tolerated; else empty."""
     key = f"candidate_minus_champion_{METRIC}"
     gain, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
     limit = _tolerance(rules)[name]
@@ -119,8 +115,8 @@ def _too_few(requests: Requests, rules: PromoteParams) -> str | None:
         return None
     return (
         f"only {int(ranked.sum()):,} of the {len(requests):,} requests that neither was trained or chosen on can be "
-        f"ranked, of {users:,} users, and promote.min_requests is {rules.min_requests:,} of at least {MIN_USERS} "
-        "users; wait for more data, or lower split.test and `make run`"
+        f"ranked, of {users:,} users, but promote.min_requests is {rules.min_requests:,} and at least {MIN_USERS} "
+        "users are needed; wait for more data, or lower split.test and `make run`"
     )
 
 

@@ -1,10 +1,10 @@
-"""champions/<source>: the champion's bundle, the former ones that a rollback can return to, and those withdrawn.
+"""champions/<source>: the champion's bundle, former champions for a rollback, and withdrawn versions.
 
     bundle/                     what `make serve` serves
-    former/<number>-<version>/  bundles that were champions before, the highest number the latest
-    withdrawn.json              versions that a rollback took back: only --force promotes them again
+    former/<number>-<version>/  former champions, the latest with the highest number
+    withdrawn.json              versions that a rollback withdrew: only --force promotes them again
 
-The folder is one to DVC. It changes in one step, and if DVC does not take it, the old one is in its place again.
+DVC tracks the folder as a whole. It is replaced atomically, and restored if `dvc add` fails.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ AT_CWD = -100
 
 
 def crown(home: Path, candidate: Path, num_former: int) -> None:
-    """Put a bundle in the champion's place; the champion becomes the latest of the former ones."""
+    """Make a bundle the champion; the current champion becomes the latest former one."""
     version = read_manifest(candidate).model_version
     withdrawn = [each for each in withdrawn_of(home) if each != version]
     with _changing(home) as made:
@@ -41,16 +41,16 @@ def crown(home: Path, candidate: Path, num_former: int) -> None:
 
 
 def restore(home: Path) -> tuple[str, str]:
-    """Put the latest former champion back. Returns (its version, the version that was withdrawn).
+    """Make the latest former champion the champion again. Returns (its version, the withdrawn version).
 
-    Raises InputError where none is kept, or the one that is was damaged.
+    Raises InputError if there is no former champion, or it is damaged.
     """
     former = former_of(home)
     if not (home / BUNDLE).exists() or not former:
         raise InputError(
-            f"{home} keeps no former champion to go back to. promote.num_former says how many `make promote` keeps; "
-            f"`git log champions/{home.name}.dvc` lists all that there were: `git checkout <commit> "
-            f"champions/{home.name}.dvc` and `dvc checkout champions/{home.name}.dvc` bring one back."
+            f"{home} keeps no former champion to go back to. `make promote` keeps promote.num_former of them; "
+            f"`git log champions/{home.name}.dvc` lists all champions: `git checkout <commit> "
+            f"champions/{home.name}.dvc` and `dvc checkout champions/{home.name}.dvc` restore one."
         )
     version = read_manifest(former[0]).model_version
     gone = version_of(home / BUNDLE)
@@ -62,24 +62,24 @@ def restore(home: Path) -> tuple[str, str]:
 
 
 def former_of(home: Path) -> list[Path]:
-    """The bundles that were champions before, the latest first."""
+    """The former champions, the latest first."""
     kept = (home / FORMER).iterdir() if (home / FORMER).is_dir() else ()
     return sorted(kept, key=_number, reverse=True)
 
 
 def withdrawn_of(home: Path) -> list[str]:
-    """Versions that a rollback took back."""
+    """Versions that a rollback withdrew."""
     return read_json(home / WITHDRAWN).get("withdrawn", []) if (home / WITHDRAWN).exists() else []
 
 
 def other_format(bundle: Path) -> str | None:
-    """Of a bundle that another version of this code packaged, how it was packaged; None of one that is read here."""
-    told = read_json(bundle / MANIFEST).get("format") if (bundle / MANIFEST).exists() else FORMAT
-    return None if told == FORMAT else f"{bundle} has bundle format {told}; this code reads {FORMAT}"
+    """A text about the format of a bundle that this code cannot read; None if it can."""
+    format_ = read_json(bundle / MANIFEST).get("format") if (bundle / MANIFEST).exists() else FORMAT
+    return None if format_ == FORMAT else f"{bundle} has bundle format {format_}; this code reads {FORMAT}"
 
 
 def version_of(bundle: Path) -> str:
-    """What replies call the model: of a bundle of any format. Raises InputError where it is damaged."""
+    """The model version of a bundle of any format. Raises InputError if it is damaged."""
     if other_format(bundle) is None:
         return read_manifest(bundle).model_version
     with reading(bundle / MANIFEST):
@@ -88,12 +88,12 @@ def version_of(bundle: Path) -> str:
 
 @contextmanager
 def _changing(home: Path) -> Iterator[Path]:
-    """Give a copy of the folder to change, then put it in the folder's place and tell DVC."""
+    """Yields a copy of the folder to change, then puts it in the folder's place and runs `dvc add`."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    for left in home.parent.glob(f".{home.name}-*"):  # of a run that was killed
+    for left in home.parent.glob(f".{home.name}-*"):  # left by a killed run
         shutil.rmtree(left, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
-    made = scratch / home.name
+    temporary = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
+    made = temporary / home.name
     try:
         _copy(home, made) if home.exists() else made.mkdir()
         yield made
@@ -105,15 +105,15 @@ def _changing(home: Path) -> Iterator[Path]:
             exchange(made, home) if was_there else shutil.rmtree(home)
             raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def exchange(one: Path, two: Path) -> None:
-    """Swap two folders: in one step where the kernel can, so that whoever reads meanwhile finds one or the other."""
+    """Swap two folders, atomically where the kernel can, so that concurrent readers find one or the other."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None and not renameat2(AT_CWD, os.fsencode(one), AT_CWD, os.fsencode(two), RENAME_EXCHANGE):
         return
-    aside = one.with_name(f"{one.name}.aside")  # no Linux, or a file system that cannot
+    aside = one.with_name(f"{one.name}.aside")  # not Linux, or a file system without RENAME_EXCHANGE
     os.replace(two, aside)
     os.replace(one, two)
     os.replace(aside, one)
@@ -129,12 +129,14 @@ def _retire(made: Path) -> None:
 def _number(path: Path) -> int:
     number, _, _ = path.name.partition("-")
     if not number.isdigit():
-        raise InputError(f"{path} is no former champion: it is not named <number>-<version>. Move it elsewhere.")
+        raise InputError(f"{path} is not a former champion: its name is not <number>-<version>. Move it elsewhere.")
     return int(number)
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, copy_function=shutil.copyfile)  # not the mode: DVC's cache may be read-only
+    shutil.copytree(
+        source, target, copy_function=shutil.copyfile
+    )  # without modes: files of DVC's cache may be read-only
 
 
 def _dvc(*arguments: str) -> None:

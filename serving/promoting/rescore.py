@@ -1,6 +1,6 @@
-"""Bundles and the log as it is now -> their scores of the newest requests, those that none of them was fitted on.
+"""Bundles and the current log -> their scores of the newest requests, on which none of them was trained.
 
-Each bundle reads the log by its own weights, vocabulary and feature spec, as the service that it came from would.
+Each bundle reads the log with its own weights, vocabulary and feature spec, as a service of that bundle would.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,16 +29,16 @@ from training.requests.catalogue import Vocabulary, load_counters, load_vocabula
 from training.requests.reader import Cuts, Events, Requests, iso, load_events, load_requests, log_end
 
 SNAPSHOT = Path("feature_snapshot/snapshot.json")
-ANYWAY = "`make promote ARGS=--force` puts the newest in its place without a comparison"
+ANYWAY = "`make promote ARGS=--force` promotes the newest without a comparison"
 
 
 class Incomparable(Exception):
-    """Why two bundles cannot be compared on this log: one sentence, which says what to do."""
+    """Two bundles cannot be compared on this log. The message is one sentence: why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Newest:
-    """The log as it is now, and its newest requests after a time."""
+    """The current log and its newest requests."""
 
     data: Path
     vocabulary: Vocabulary
@@ -46,7 +46,7 @@ class Newest:
     requests: Requests
     since_shift: npt.NDArray[np.int64]  # [R]
     counters: Counters
-    settings: Mapping[str, Any]  # by which the log was stored
+    settings: Mapping[str, Any]  # parameters that the log was stored with
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Fitted:
 
 
 def open_champion(path: Path, what: str) -> Fitted:
-    """Raises Incomparable where this code cannot score by the bundle as the code that packaged it did."""
+    """Raises Incomparable if this code cannot reproduce the bundle's scores."""
     try:
         return open_fitted(path, what)
     except InputError as error:
@@ -72,14 +72,14 @@ def open_champion(path: Path, what: str) -> Fitted:
 
 
 def open_fitted(path: Path, what: str) -> Fitted:
-    """Raises InputError where the bundle is damaged or does not reproduce its golden requests."""
+    """Raises InputError if the bundle is damaged or does not reproduce its golden requests."""
     bundle = open_bundle(path)
     check_golden(bundle.scorer, bundle.golden)
     description = read_json(path / MODEL)
     missing = [key for key in ("trained_before_us", "chosen_before_us") if not isinstance(description.get(key), int)]
     if missing:
         raise Incomparable(
-            f"{what} was packaged by an older version, which did not note until when it was trained; {ANYWAY}"
+            f"{what} was packaged by an older version, which did not record until when it was trained; {ANYWAY}"
         )
     bundle.scorer.model.to("cpu")
     name = description.get("name", "mos")
@@ -89,29 +89,29 @@ def open_fitted(path: Path, what: str) -> Fitted:
 def load_newest(data: Path, sides: Sequence[Fitted], labels: LabelParams, max_requests: int) -> Newest:
     """The newest requests that no side was trained or chosen on, and whose labels are known.
 
-    Raises InputError where the log is not here, Incomparable where it holds no such request.
+    Raises InputError if the log is missing, Incomparable if it has no such request.
     """
     for name in ("user_histories", "impressions", "item_counters"):
         if not (data / name).is_dir():
-            raise InputError(f"{data / name} is not there, so nothing can be compared on it. `make run` makes it.")
+            raise InputError(f"{data / name} does not exist, so nothing can be compared. `make run` makes it.")
     settings = read_json(data / SNAPSHOT)["settings"]
     vocabulary, events = load_vocabulary(data), load_events(data)
     every = load_requests(data, events)
     since = max(side.chosen_before_us for side in sides)
     end = log_end(every, events)
     cuts = Cuts(train_at=0, validation_at=0, test_at=since, log_end=end, delay=micros(labels.delay_s))
-    held = np.flatnonzero(cuts.holds(every, "test"))[-max_requests:]
-    if not len(held):
+    newest = np.flatnonzero(cuts.holds(every, "test"))[-max_requests:]
+    if not len(newest):
         raise Incomparable(
             f"no request of {data} is later than {iso(since)}, up to which the two were trained and chosen (the log "
-            f"ends {iso(end)}); `make run` over newer data gives some"
+            f"ends {iso(end)}); `make run` with newer data adds some"
         )
-    shifts = requests_since_shift(data, every, sides[0].scorer.spec.session_gap_s)[held]
-    return Newest(data, vocabulary, events, every.take(held), shifts, load_counters(data, vocabulary), settings)
+    shifts = requests_since_shift(data, every, sides[0].scorer.spec.session_gap_s)[newest]
+    return Newest(data, vocabulary, events, every.take(newest), shifts, load_counters(data, vocabulary), settings)
 
 
 def score(side: Fitted, newest: Newest, what: str) -> Scored:
-    """What a bundle says of the requests. Raises Incomparable where it cannot read this log."""
+    """A bundle's scores of the requests. Raises Incomparable if it cannot read this log."""
     spec = side.scorer.spec
     _require_readable(side, newest, what)
     scalars = read_scalars(spec, newest.events, newest.requests, newest.counters)
@@ -120,12 +120,12 @@ def score(side: Fitted, newest: Newest, what: str) -> Scored:
     requests = replace(newest.requests, item_index=index_N[newest.requests.item_index])
     logits = score_requests(what, side.scorer.model, RequestDataset(spec, events, requests, scalars))
     if not np.isfinite(logits).all():
-        raise Incomparable(f"{what} gives some of these requests a score that is no number; {ANYWAY}")
+        raise Incomparable(f"{what} gives some of these requests a score that is not a finite number; {ANYWAY}")
     return Scored(logits, sigmoid(logits))
 
 
 def masks_of(side: Fitted, newest: Newest) -> dict[str, Mask]:
-    """The slices of the requests, cold as this side has it."""
+    """The slices of the requests; cold users and items are those of this side."""
     row_N = side.scorer.model.catalogue.row_of_N.numpy()[_own_index(side, newest.vocabulary)]
     unseen = cold_users(newest.events, newest.requests, side.trained_before_us)
     return slice_masks(newest.requests, newest.since_shift, row_N, unseen)
@@ -140,20 +140,20 @@ def _own_index(side: Fitted, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
 
 
 def _require_readable(side: Fitted, newest: Newest, what: str) -> None:
-    """Every refusal is one sentence: what the bundle was trained on, what the log holds, what to do."""
+    """Raises Incomparable if the log is stored with other settings than the bundle was trained with."""
     spec, settings = side.scorer.spec, newest.settings
-    back = f"set it back in params.yaml and `make run`, or {ANYWAY}"
+    back = f"restore it in params.yaml and `make run`, or {ANYWAY}"
     if differ := other_histories(spec, settings):
-        raise Incomparable(f"{what} reads other histories than the log holds now, history.{differ[0]}; {back}")
+        raise Incomparable(f"{what} reads other histories than the log has now, history.{differ[0]}; {back}")
     if (counted := other_coclicks(spec, settings)) is not None:
         raise Incomparable(
-            f"{what} reads co-clicks of rank {spec.coclick_rank}, and the log's are of rank "
+            f"{what} reads co-clicks of rank {spec.coclick_rank}, but the log's are of rank "
             f"{counted['coclick_rank']}; {back}"
         )
     bucket_s = settings.get("statistics", {}).get("bucket_s", 0)
     if finer := [window for window in spec.windows_s if window < bucket_s]:
         raise Incomparable(
-            f"{what} reads counts of the trailing {finer[0]} s, and the log's are kept every {bucket_s:g} s; {back}"
+            f"{what} reads counts of the trailing {finer[0]} s, but the log's buckets are {bucket_s:g} s; {back}"
         )
     if not any(item_id in side.scorer.index_of for item_id in newest.vocabulary.item_ids):
         raise Incomparable(

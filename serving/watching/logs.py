@@ -1,6 +1,6 @@
-"""LEITMOTIF_LOG -> what the service says of itself: lines for people, or JSON with the id of each request.
+"""LEITMOTIF_LOG -> the form of the service's log: text lines, or JSON lines with the id of each request.
 
-No line names a user or an item: ids are in the bodies of requests, and of these nothing is logged.
+No line names a user or an item: bodies of requests are not logged, and paths only as routes.
 """
 
 import logging
@@ -17,14 +17,14 @@ VARIABLE = "LEITMOTIF_LOG"
 TEXT, JSON = "text", "json"
 FIELDS = ("levelname", "name", "message")
 OF_BENTOML = ("levelname_bracketed", "component", "trace_msg", "request_id", "service_name")
-"""What BentoML adds to each record for lines of its own; its request_id is none of ours."""
+"""Fields that BentoML adds to each record; its request_id is not ours."""
 RENAMED = {"levelname": "level", "name": "logger", "timestamp": "at"}
 
 log = logging.getLogger("leitmotif.request")
 
 
 class _WithRequest(JsonFormatter):
-    """A line knows the request that it was written in."""
+    """Adds the id of the current request to each line."""
 
     def add_fields(self, log_data: dict, record: logging.LogRecord, message_dict: dict) -> None:
         super().add_fields(log_data, record, message_dict)
@@ -33,15 +33,15 @@ class _WithRequest(JsonFormatter):
 
 
 def chosen() -> str:
-    """How lines are written. Raises InputError where the environment says what is none of them."""
-    told = os.environ.get(VARIABLE) or TEXT
-    if told not in (TEXT, JSON):
-        raise InputError(f"{VARIABLE} is {told!r}. Set it to {TEXT} or {JSON}.")
-    return told
+    """The form of the log. Raises InputError for an unknown one."""
+    form = os.environ.get(VARIABLE) or TEXT
+    if form not in (TEXT, JSON):
+        raise InputError(f"{VARIABLE} is {form!r}. Set it to {TEXT} or {JSON}.")
+    return form
 
 
 def start() -> None:
-    """In a worker, whose handlers BentoML has made: give them JSON to write where that is wanted."""
+    """In a worker: let the handlers that BentoML has made write JSON, if chosen."""
     if chosen() == TEXT:
         return
     left_out = [*RESERVED_ATTRS, *OF_BENTOML]
@@ -53,22 +53,22 @@ def start() -> None:
 
 
 def log_request(request: Seen, method: str, status: int, took_s: float) -> None:
-    """One line a request, as JSON only: to people each would be noise."""
+    """Write one line per request, as JSON only; in a text log it would be noise."""
     if not log.isEnabledFor(logging.INFO):
         return
-    told = {
+    fields = {
         "route": request.route,
         "method": method,
         "status": status,
         "took_ms": round(1e3 * took_s, 3),
     }
     if request.cause is not None:
-        told["cause"] = request.cause
+        fields["cause"] = request.cause
     if request.spent is not None:
-        told["stages_ms"] = {name: round(1e3 * spent, 3) for name, spent in request.spent.seconds().items()}
-    log.info("%s %s", method, request.route, extra=told)
+        fields["stages_ms"] = {name: round(1e3 * spent, 3) for name, spent in request.spent.seconds().items()}
+    log.info("%s %s", method, request.route, extra=fields)
 
 
 def wall_clock() -> float:
-    """Seconds since 1970 of a moment that time.perf_counter() names, less that moment."""
+    """The offset from time.perf_counter() to seconds since 1970."""
     return time.time() - time.perf_counter()

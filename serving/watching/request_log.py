@@ -1,9 +1,9 @@
-"""LEITMOTIF_REQUEST_LOG -> each ranking that was given, as a line of JSON, so that the same bundle can give it again.
+"""LEITMOTIF_REQUEST_LOG -> a log of delivered rankings as JSON lines, with all that the bundle needs to repeat them.
 
     {"at": ..., "request_id": ..., "route": "/rank", "asked": {...}, "scores": {item: probability},
      "impression_id": ..., "model_version": ..., "snapshot_id": ..., "cold_start_user": ..., "store_away": ...}
 
-A file a worker, rotated: never more than LEITMOTIF_REQUEST_LOG_MB on the disk for each. It holds ids of users.
+Each worker writes its own file, which is rotated: at most LEITMOTIF_REQUEST_LOG_MB per worker. It contains user ids.
 """
 
 import json
@@ -24,13 +24,13 @@ VARIABLE, SIZE_VARIABLE = "LEITMOTIF_REQUEST_LOG", "LEITMOTIF_REQUEST_LOG_MB"
 DEFAULT_MB = 256
 NUM_FILES = 8
 MAX_WAITING = 1000
-"""Lines that wait for the disk; while it does not take them, one more is left out and counted."""
+"""Most lines that wait for the disk; beyond it, lines are dropped and counted."""
 
 log = logging.getLogger("leitmotif")
 
 
 class RequestLog:
-    """One a worker, written by a thread of its own: a slow disk slows no answer."""
+    """One per worker, written by a background thread, so that a slow disk does not delay answers."""
 
     def __init__(self, folder: Path, worker: int, max_mb: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,30 +44,30 @@ class RequestLog:
 
     @classmethod
     def read(cls, worker: int | None) -> "RequestLog | None":
-        """None where none is wanted. worker: None: only look whether it could be. Raises InputError."""
-        if not (told := os.environ.get(VARIABLE)):
+        """The log; None if not configured. worker: None: only check the settings. Raises InputError."""
+        if not (name := os.environ.get(VARIABLE)):
             return None
         size = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_MB)
         if not (size.isascii() and size.isdigit() and len(size) < 8 and int(size) >= NUM_FILES):
-            raise InputError(f"{SIZE_VARIABLE} is {size!r}. Set it to whole megabytes for each worker, 8 or more.")
-        folder = Path(told)
+            raise InputError(f"{SIZE_VARIABLE} is {size!r}. Set it to whole megabytes per worker, at least 8.")
+        folder = Path(name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError("it is not this user's to write")
+                raise PermissionError("it is not writable by this user")
             return None if worker is None else cls(folder, worker, int(size))
         except OSError as error:
-            raise InputError(f"{VARIABLE} names {told}, where no request log can be kept: {error}.") from error
+            raise InputError(f"{VARIABLE} is {name}, where no request log can be written: {error}.") from error
 
     def keep(self, line: dict[str, Any]) -> None:
-        """Soon; never waits."""
+        """Queue a line to be written; never blocks."""
         try:
             self._waiting.put_nowait(line)
         except Full:
             metrics.UNLOGGED.inc()
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the queued lines and stop."""
         self._waiting.put(None)
         self._thread.join(5)
         self._handler.close()
@@ -79,10 +79,10 @@ class RequestLog:
 
 
 class _Counting(RotatingFileHandler):
-    """What the disk does not take is counted and said once, until it takes one again."""
+    """Counts lines that cannot be written, and logs the first failure."""
 
     def _open(self) -> TextIOWrapper:
-        """Each file is its owner's alone, and no line joins the half one of a killed worker."""
+        """Open a file that only its owner can read; end a partial line of a killed worker first."""
         stream: TextIOWrapper = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_open_private)  # noqa: SIM115 # pyright: ignore[reportAssignmentType]  # a mode of text
         try:
             with open(self.baseFilename, "rb") as written:
@@ -98,7 +98,7 @@ class _Counting(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         metrics.UNLOGGED.inc()
         if not getattr(self, "_is_said", False):
-            log.exception("The request log cannot be written; rankings go on without it")
+            log.exception("The request log cannot be written; rankings continue without it")
         self._is_said = True
 
 
@@ -107,24 +107,24 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of all workers, each worker's oldest first. Those left half by killed workers are counted and said."""
+    """The lines of all workers, oldest first per worker. Partial lines of killed workers are skipped with a warning."""
     paths = sorted(folder.glob("requests-*.jsonl*"), key=lambda path: (path.name.split(".")[0], -_turn(path)))
-    num_half = 0
+    num_partial = 0
     for path in paths:
-        with path.open("rb") as lines:  # a half line may end within a character
+        with path.open("rb") as lines:  # a partial line may end within a character
             for line in lines:
                 try:
-                    told = json.loads(line.decode()) if line.endswith(b"\n") else None
+                    entry = json.loads(line.decode()) if line.endswith(b"\n") else None
                 except ValueError:
-                    told = None
-                if told is None:
-                    num_half += 1
+                    entry = None
+                if entry is None:
+                    num_partial += 1
                 else:
-                    yield told
-    if num_half:
-        log.warning("%d lines of %s are not whole, as a killed worker leaves one: left out", num_half, folder)
+                    yield entry
+    if num_partial:
+        log.warning("%d partial lines of %s, as a killed worker leaves them, are skipped", num_partial, folder)
 
 
 def _turn(path: Path) -> int:
-    told = path.suffix[1:]
-    return int(told) if told.isdigit() else 0
+    number = path.suffix[1:]
+    return int(number) if number.isdigit() else 0

@@ -1,9 +1,9 @@
-"""Where the time of a request goes: each part of the work names itself, and whoever asked for it reads the sums.
+"""Timing of a request's stages.
 
-    with recording() as spent:                     # serving/service.py, in the thread that computes
-        with stage(HISTORY): ...                   # deep inside, some lines of the predictor
+    with recording(spent):                         # serving/service.py, in the computing thread
+        with stage(HISTORY): ...                   # in the predictor
 
-Where nobody records, a stage is a line that does nothing: benchmarks, package and tests call the same code.
+Outside `recording`, as in benchmarks, package and tests, a stage does nothing.
 """
 
 import threading
@@ -21,7 +21,7 @@ SCORES = "scores"
 RETRIEVAL = "retrieval"
 REASONS = "reasons"
 REPLY = "reply"
-"""All that no other stage names."""
+"""The rest of the time."""
 STAGES = (WAIT, HISTORY, FEATURES, USER_SIDE, SCORES, RETRIEVAL, REASONS, REPLY)
 
 _here = threading.local()
@@ -29,24 +29,24 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Spent:
-    """Of one request, made when it asks for its turn: its stages, and what they noted for whoever watches."""
+    """The stages of one request, and its logits for the metrics. Created when the request starts to wait."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[str, float, float]] = []  # stage, when it began (time.perf_counter), seconds
+        self.parts: list[tuple[str, float, float]] = []  # (stage, start by time.perf_counter, seconds)
         self.asked = self.began = self.ended = time.perf_counter()
-        self.logits: Any = None  # of all candidates, before k of them are answered
+        self.logits: Any = None  # of all candidates, not only the k that are returned
 
     def seconds(self) -> dict[str, float]:
-        """By stage; what they leave of the work is the reply."""
-        told = {WAIT: self.began - self.asked}
+        """Seconds by stage; the time outside all stages counts as REPLY."""
+        seconds = {WAIT: self.began - self.asked}
         for name, _, took_s in self.parts:
-            told[name] = told.get(name, 0.0) + took_s
-        told[REPLY] = max(0.0, self.ended - self.asked - sum(told.values()))
-        return told
+            seconds[name] = seconds.get(name, 0.0) + took_s
+        seconds[REPLY] = max(0.0, self.ended - self.asked - sum(seconds.values()))
+        return seconds
 
 
 class _Stage:
-    """One part of the work of this thread."""
+    """Context that times one stage of the current request."""
 
     __slots__ = ("_began", "_name", "_spent")
 
@@ -61,20 +61,20 @@ class _Stage:
 
 
 def stage(name: str) -> AbstractContextManager[None]:
-    """Around a part of the work. Stages do not stand in one another."""
+    """A context around a part of the work. Stages must not be nested."""
     spent = getattr(_here, "spent", None)
     return _NOTHING if spent is None else _Stage(spent, name)
 
 
 def note_logits(logits: Any) -> None:
-    """What the candidates of the request at hand scored."""
+    """Record the logits of the current request's candidates."""
     if (spent := getattr(_here, "spent", None)) is not None:
         spent.logits = logits
 
 
 @contextmanager
 def recording(spent: Spent) -> Iterator[None]:
-    """While this thread works for a request."""
+    """Record the stages of this thread's work for a request."""
     spent.began = time.perf_counter()
     _here.spent = spent
     try:

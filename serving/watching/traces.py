@@ -1,8 +1,8 @@
-"""A request that was answered -> a span with a span for each stage, sent where OpenTelemetry's own settings say.
+"""An answered request -> an OpenTelemetry span with a child span for each stage.
 
-OTEL_TRACES_EXPORTER=console, otlp_proto_http, ...: not set or `none`: no trace. Sampling, resource and endpoint are
-OpenTelemetry's variables too (OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_ENDPOINT). The caller's
-`traceparent` is continued. Spans are written when the answer has gone, so that none is open while a model computes.
+Settings are OpenTelemetry's variables: OTEL_TRACES_EXPORTER (console, otlp_proto_http, ...; unset or `none`: no
+traces), OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_ENDPOINT. The caller's `traceparent` is continued.
+Spans are created after the answer, so that tracing does not slow down the computation.
 """
 
 import importlib.metadata
@@ -22,16 +22,16 @@ from serving.watching.seen import Seen
 
 VARIABLE = "OTEL_TRACES_EXPORTER"
 GROUP = "opentelemetry_traces_exporter"
-"""Of entry points: where packages of OpenTelemetry name their exporters."""
+"""The entry point group in which packages of OpenTelemetry name their exporters."""
 NAME = "leitmotif"
 
 
 class Traces:
-    """One a worker. processor: what becomes of spans."""
+    """One per worker. processor: receives the spans."""
 
     def __init__(self, processor: SpanProcessor) -> None:
-        told = {} if "OTEL_SERVICE_NAME" in os.environ else {SERVICE_NAME: NAME}
-        provider = TracerProvider(resource=Resource.create(told))
+        name = {} if "OTEL_SERVICE_NAME" in os.environ else {SERVICE_NAME: NAME}
+        provider = TracerProvider(resource=Resource.create(name))
         provider.add_span_processor(processor)
         self.close = provider.shutdown
         self._tracer = provider.get_tracer(NAME)
@@ -39,7 +39,7 @@ class Traces:
 
     @classmethod
     def read(cls) -> "Traces | None":
-        """Raises InputError where the exporter that is named is not installed."""
+        """The traces; None if no exporter is set. Raises InputError if the exporter is not installed."""
         name = os.environ.get(VARIABLE, "").strip() or "none"
         if name == "none":
             return None
@@ -47,13 +47,14 @@ class Traces:
         if not found:
             there = ", ".join(sorted({each.name for each in importlib.metadata.entry_points(group=GROUP)}))
             raise InputError(
-                f"{VARIABLE} is {name!r}, and no package here brings that exporter; there is {there}. For OTLP install "
-                "opentelemetry-exporter-otlp-proto-http of the version of opentelemetry-sdk, and name otlp_proto_http."
+                f"{VARIABLE} is {name!r}, but no installed package has that exporter; there is {there}. For OTLP "
+                "install opentelemetry-exporter-otlp-proto-http in the version of opentelemetry-sdk, and set "
+                "otlp_proto_http."
             )
         return cls(BatchSpanProcessor(next(iter(found)).load()()))
 
     def tell(self, scope: MutableMapping[str, Any], request: Seen, status: int, took_s: float) -> None:
-        """Of a request that has its answer."""
+        """Create the spans of an answered request."""
         carried = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         offset = wall_clock()
         span = self._tracer.start_span(

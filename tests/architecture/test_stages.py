@@ -42,7 +42,7 @@ def _file(module: str) -> Path:
 
 
 def _room(path: Path) -> str:
-    """The dep that stands for a module: its room, or the file itself where it stands between the rooms."""
+    """The dep that covers a module: its room, or the file itself if it is in no room."""
     if path.parts[0] == "contracts":
         return "contracts"
     is_in_a_room = len(path.parts) > 2 and path.parts[1] != "stages"

@@ -1,4 +1,4 @@
-"""Sequence models in the harness: the rows of the trees, nothing of the test part, and a stopped run goes on."""
+"""Sequence models in the harness use the rows of the trees and nothing of the test part; a stopped run resumes."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The benchmark of the stage statistics on a log of a few thousand events: it measures what it says it does."""
+"""The benchmark of the stage statistics on a log of a few thousand events: it measures what its docstring says."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Who is at work is told from what a dead process has left, also where its number is another program's by now."""
+"""A running command is distinguished from files of a dead process, even if its process id was reused."""
 
 import json
 import os

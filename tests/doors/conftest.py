@@ -32,7 +32,7 @@ def typed(
 
 
 class Started:
-    """A program that was started, and what it has said."""
+    """A started program and its output."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, mark: str) -> None:
         self.process = process
@@ -109,7 +109,7 @@ def started(house: Path, command: str, *words: str, **environment: str) -> Itera
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

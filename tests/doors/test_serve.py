@@ -155,7 +155,7 @@ def test_a_bento_without_its_store_says_what_works_there(house: Path, tag: str, 
     refused = typed(tmp_path, f"bentoml serve {tag}", "--port", str(free_port()), check=False, **given)
     assert refused.returncode != 0
     assert "Not serving: " in refused.stderr
-    assert f"This is a Bento: it has its model and no other command. LEITMOTIF_STATE is {tmp_path}" in refused.stderr
+    assert f"This is a Bento, which has no `make`. LEITMOTIF_STATE is {tmp_path}" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -136,7 +136,7 @@ def days(dagster: Dagster) -> list[str]:
     return dagster.ask(PARTITIONS)["assetNodeOrError"]["partitionKeys"]
 
 
-def test_everything_launched_there_makes_what_make_run_makes_and_dvc_has_nothing_to_do(
+def test_a_full_run_in_dagster_makes_the_same_outputs_as_make_run_and_dvc_has_nothing_to_do(
     dagster: Dagster, house: Path, made: Path
 ) -> None:
     dagster.ends(dagster.launch("everything"))

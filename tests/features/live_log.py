@@ -15,7 +15,7 @@ LINES = [f"u{n % 7},i{n % 11},2024-01-{1 + n % 2:02d}T{n % 24:02d}:00:00,{n % 2}
 
 
 def event(seq: int, **given: Any) -> dict[str, Any]:
-    """A sealed live event; what is not given is a click of u1 on i1, seq seconds after START."""
+    """A sealed live event; the default is a click of u1 on i1, seq seconds after START."""
     said = {"event_id": f"live-{seq}", "revision": 0, "user_id": "u1", "item_id": "i1", "label": 1.0}
     return (
         dict.fromkeys(LIVE.names)

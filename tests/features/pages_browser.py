@@ -1,4 +1,4 @@
-"""A page of a run in a real browser: what it complains of, what it asks others for, what axe-core finds."""
+"""A page of a run in a real browser: console errors, requests, and issues found by axe-core."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ MOST_BYTES = 600_000
 
 
 def launched() -> Iterator[Browser]:
-    """A real browser; the test is skipped where there is none."""
+    """A real browser; the test is skipped without one."""
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
     with sync_playwright() as playwright:

@@ -24,7 +24,7 @@ OPTIONS = (
 
 
 class Cluster:
-    """Formed on entry, gone on exit. Whoever kills a node heals it."""
+    """A cluster that is formed on entry and removed on exit. Tests that kill a node heal it."""
 
     def __init__(self, folder: Path) -> None:
         self._nodes = []

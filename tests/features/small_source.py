@@ -1,4 +1,4 @@
-"""data/<source> of a small log up to its snapshot, and the snapshot anew where more live events are in the log."""
+"""data/<source> of a small log up to its snapshot, and a new snapshot with more live events in the log."""
 
 from pathlib import Path
 

@@ -150,7 +150,7 @@ def made_toy(made_template: Path, toy: Toy) -> Toy:
 
 @pytest.fixture(scope="session")
 def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a Dagster to which nothing was told yet: its tables are made once, which takes half a second."""
+    """The home of an empty Dagster instance; its tables are created once, which takes half a second."""
     home = tmp_path_factory.mktemp("dagster")
     with instance_for_test(temp_dir=str(home)) as instance:
         assert not instance.get_runs()
@@ -160,7 +160,7 @@ def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def instance(empty_instance: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster of one's own to which nothing was told yet."""
+    """An empty Dagster instance of one's own."""
     home = shutil.copytree(empty_instance, tmp_path / "dagster")
     with instance_for_test(temp_dir=str(home)) as instance:
         yield instance

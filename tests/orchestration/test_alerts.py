@@ -1,4 +1,4 @@
-"""A failed run and a failed check are told to the address and to the command of params.yaml, once."""
+"""A failed run and a failed check are sent to the webhook and the command of params.yaml, once."""
 
 import json
 import re
@@ -68,7 +68,7 @@ class Alerted(Door):
         return next(each for each in self.definitions.sensors or [] if each.name == name)
 
     def of_checks(self) -> str:
-        """One tick of the sensor on checks; what it says."""
+        """The message of one tick of the sensor on checks."""
         context = dg.build_sensor_context(instance=self.instance, cursor=self.checked)
         said = self._sensor("alert_failed_check")(context)
         self.checked = context.cursor
@@ -107,7 +107,7 @@ def refused(refusing: Seen, toy: Toy) -> Iterator[Alerted]:
         yield door
 
 
-def test_a_failed_run_is_told_with_its_reason_to_both(
+def test_a_failed_run_is_reported_with_its_reason_to_both_recipients(
     made_toy: Toy, door: Alerted, inbox: Inbox, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept.jsonl"
@@ -122,7 +122,7 @@ def test_a_failed_run_is_told_with_its_reason_to_both(
     assert json.loads(kept.read_text()) | {"path": "/hook"} == message
 
 
-def test_a_failed_check_is_told_once_and_again_when_it_failed_anew(toy: Toy, refused: Alerted, inbox: Inbox) -> None:
+def test_a_failed_check_is_reported_once_and_again_if_it_fails_again(toy: Toy, refused: Alerted, inbox: Inbox) -> None:
     toy.set(alerts__webhook=inbox.address)
     assert "metrics:model_is_good_enough: told" in refused.of_checks()
     assert refused.of_checks() == "no check has failed since"
@@ -137,7 +137,7 @@ def test_a_failed_check_is_told_once_and_again_when_it_failed_anew(toy: Toy, ref
     assert len(inbox.got) == 2
 
 
-def test_where_nobody_is_named_nothing_is_sent_and_the_sensor_says_so(refused: Alerted) -> None:
+def test_without_recipients_nothing_is_sent_and_the_sensor_says_so(refused: Alerted) -> None:
     assert refused.of_checks() == f"metrics:model_is_good_enough: {NOBODY}"
 
 

@@ -116,7 +116,7 @@ def test_every_asset_has_an_owner_a_description_technologies_and_its_stage(specs
             assert spec.tags["stage"], name
 
 
-def test_every_stage_has_technologies_of_its_own_and_no_stage_that_is_gone_has(graph: Graph) -> None:
+def test_every_stage_has_its_technologies_and_no_removed_stage_has_any(graph: Graph) -> None:
     assert set(MADE_WITH) == {stage.name for stage in graph.stages}
 
 
@@ -158,7 +158,7 @@ def test_code_is_one_click_away(specs: dict[str, dg.AssetSpec], graph: Graph) ->
             assert line == f"  {stage.name}:"
 
 
-def test_what_others_wait_for_has_a_freshness_policy_and_nothing_else(specs: dict[str, dg.AssetSpec]) -> None:
+def test_only_assets_that_others_depend_on_have_a_freshness_policy(specs: dict[str, dg.AssetSpec]) -> None:
     policies = {name: spec.freshness_policy for name, spec in specs.items() if spec.freshness_policy}
     assert set(policies) == set(FRESH)
     assert policies["bundle"] == dg.FreshnessPolicy.time_window(

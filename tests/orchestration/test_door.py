@@ -45,7 +45,7 @@ def all_end(pids: list[int], seconds: float = 8) -> bool:
 
 
 @pytest.mark.parametrize("who", ["make", "the door", "the program"])
-def test_whoever_is_killed_nobody_is_left_but_for_the_door_itself(who: str) -> None:
+def test_after_a_kill_no_process_is_left_unless_the_door_was_killed(who: str) -> None:
     shell = ["sh", "-c", '"$@"; true', "make", *DOOR, "--port", str(free_port()), "--", sys.executable, "-c", PARENT]
     with subprocess.Popen(shell, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as make:
         assert make.stdout is not None
@@ -77,14 +77,14 @@ def test_the_programs_own_status_is_ours() -> None:
 @pytest.mark.parametrize(
     ("port", "says"), [("0", "not a number from 1"), ("x", "not a number from 1"), ("", "PORT is")]
 )
-def test_what_is_no_port_is_one_line(port: str, says: str) -> None:
+def test_an_invalid_port_is_a_one_line_error(port: str, says: str) -> None:
     done = subprocess.run([*DOOR, f"--port={port}"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_port_in_use_names_who_listens_and_another_one() -> None:
+def test_a_port_in_use_names_the_listener_and_how_to_choose_another() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -97,7 +97,7 @@ def test_a_port_in_use_names_who_listens_and_another_one() -> None:
 
 
 @pytest.mark.parametrize("host", ["::1", "203.0.113.9", "nosuch.example.invalid", ""])
-def test_what_is_no_address_of_this_machine_is_one_line(host: str) -> None:
+def test_an_address_of_another_machine_is_a_one_line_error(host: str) -> None:
     done = subprocess.run(
         [*DOOR, "--host", host, "--port", str(free_port()), "--", sys.executable, "-c", "print('it listens')"],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -27,7 +27,7 @@ class Door:
         self.cursor: str | None = None
 
     def tick(self) -> str:
-        """One tick of the sensor; what it says."""
+        """The message of one tick of the sensor."""
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
         (sensor,) = [each for each in self.definitions.sensors or [] if each.name == "dvc_lock"]
         said = sensor(context)  # type: ignore[operator]

@@ -58,7 +58,7 @@ def test_it_is_a_check_of_the_champion_which_its_own_job_alone_runs() -> None:
     assert [each.job_name for each in repository.schedule_defs if each.name == "daily_drift"] == ["drift"]
 
 
-def test_without_a_request_log_nothing_is_judged_and_it_says_what_to_do(
+def test_without_a_request_log_drift_is_not_judged_and_the_error_says_what_to_do(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(REQUEST_LOG, raising=False)
@@ -68,7 +68,7 @@ def test_without_a_request_log_nothing_is_judged_and_it_says_what_to_do(
     assert REQUEST_LOG in (found.description or "")
 
 
-def test_what_has_shifted_is_a_warning_with_the_figures_and_the_page(repository: Path) -> None:
+def test_a_shift_is_a_warning_with_the_figures_and_the_page(repository: Path) -> None:
     (found,) = looked(repository, (sys.executable, "-c", DRIFTED), "asked").get_asset_check_evaluations()
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN
@@ -81,6 +81,6 @@ def test_a_folder_without_a_log_fails_with_the_commands_own_words(repository: Pa
     """The real command."""
     done = looked(repository, log=str(tmp_path / "nothing"))
     (failure,) = [event.step_failure_data for event in done.all_events if event.is_step_failure]
-    assert "holds no request log. Serve with LEITMOTIF_REQUEST_LOG=" in failure.user_failure_data.description
+    assert "has no request log. Serve with LEITMOTIF_REQUEST_LOG=" in failure.user_failure_data.description
     assert not list(repository.glob("reports/*/drift.json"))
     assert not done.success

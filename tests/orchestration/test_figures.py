@@ -42,7 +42,7 @@ def test_a_large_table_is_left_in_the_report() -> None:
     assert not figures(large)
 
 
-def test_of_all_models_the_table_shows_what_dvc_compares_and_the_served_one_is_plotted_over_time() -> None:
+def test_the_table_has_dvc_s_metrics_of_all_models_and_the_served_one_is_plotted_over_time() -> None:
     models = {name: {"auc": auc, "gauc": 0.1} for name, auc in (("mos", 0.75), ("din", 0.5))}
     shown = figures({"models": models, "served": "mos"}, "evaluate")
     assert "gauc" not in str(shown["models"].value).replace("iauc", "")
@@ -53,7 +53,7 @@ def test_of_all_models_the_table_shows_what_dvc_compares_and_the_served_one_is_p
     assert heights[BLUE] / heights[ORANGE] == pytest.approx(0.5 / 0.75, abs=0.02)
 
 
-def test_lists_of_words_are_bullets_and_what_nobody_reads_is_left_out() -> None:
+def test_lists_of_texts_are_bullets_and_other_lists_are_left_out() -> None:
     assert figures({"reasons": ["too low", "too few"]})["reasons"].value == "- too low\n- too few"
     assert figures({"reasons": [], "windows": [1, 2]}) == {}
 

@@ -41,7 +41,7 @@ def test_status_and_every_line_come_back(tmp_path: Path) -> None:
     assert said == ["one", "two"]
 
 
-def test_what_is_raised_meanwhile_ends_a_grandchild_too(tmp_path: Path) -> None:
+def test_an_exception_ends_grandchildren_too(tmp_path: Path) -> None:
     def interrupt(line: str) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What is used of Dagster's private names does what it is used for; an upgrade that changes one is seen here."""
+"""Dagster's private names that we use still work; an upgrade that changes one fails here."""
 
 import re
 from pathlib import Path

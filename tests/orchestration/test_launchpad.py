@@ -51,7 +51,7 @@ def test_every_section_has_a_type_and_none_has_a_default() -> None:
         {},
     ],
 )
-def test_what_params_yaml_may_hold_is_accepted(config: dict[str, object]) -> None:
+def test_the_launchpad_accepts_every_valid_params_yaml(config: dict[str, object]) -> None:
     assert errors(("model", "train", "split", "source", "expectations"), config) == []
 
 

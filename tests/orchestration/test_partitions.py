@@ -1,4 +1,4 @@
-"""Every partition of the log is an asset partition with figures of its own, whichever door judged it."""
+"""Every partition of the log is an asset partition with its figures, validated by Dagster or by `dvc repro`."""
 
 import re
 import shutil
@@ -40,7 +40,7 @@ class Days(Door):
         return list(self.instance.get_dynamic_partitions(str(PARTITIONS.name)))
 
     def events(self, day: str) -> list[dg.AssetMaterialization]:
-        """What Dagster was told of a day, newest first."""
+        """Dagster's events of a day, newest first."""
         wanted = dg.AssetRecordsFilter(asset_key=ASSET, asset_partitions=[day])
         records = self.instance.fetch_materializations(wanted, limit=20).records
         return [record.asset_materialization for record in records if record.asset_materialization]
@@ -89,7 +89,7 @@ def test_after_dvc_repro_every_day_is_there_with_its_figures_and_its_failure(day
     assert "nothing new" in days.tick()
 
 
-def test_only_the_days_whose_figures_changed_are_told_again(days: Days, toy: Toy) -> None:
+def test_only_days_with_changed_figures_are_reported_again(days: Days, toy: Toy) -> None:
     toy.set(audit__min_session_events=3)  # the third day fails no longer; the fourth has another limit
     toy.dvc("repro", "judge")
     told = days.tick()
@@ -112,7 +112,7 @@ def test_a_backfill_of_three_days_is_one_run_that_reports_each_and_leaves_dvc_no
     assert "partition" not in told
 
 
-def test_where_nothing_changed_nothing_runs_unless_it_is_asked_for(days: Days, toy: Toy) -> None:
+def test_without_changes_nothing_runs_unless_forced(days: Days, toy: Toy) -> None:
     ran = toy.runs
     assert days.backfill(DAYS[0], DAYS[0]).success
     assert toy.runs == ran
@@ -130,7 +130,7 @@ def test_a_day_that_the_log_no_longer_has_goes_and_is_refused(days: Days, toy: T
     assert days.known() == DAYS[:3]
 
 
-def test_of_a_day_that_validate_does_not_name_nothing_is_claimed_and_a_new_day_changes_none(
+def test_days_that_validate_does_not_name_are_not_called_good_and_a_new_day_changes_no_other(
     days: Days, toy: Toy
 ) -> None:
     toy.set(seed=7, audit__min_session_events=1)  # seven of eight days fail, five are named
@@ -148,7 +148,7 @@ def test_of_a_day_that_validate_does_not_name_nothing_is_claimed_and_a_new_day_c
     assert [day for day in days.known() if f"{ASSET.to_user_string()} {day}" in told] == ["2024-01-09"]
 
 
-def test_an_earlier_day_that_comes_late_stands_in_its_place(instance: dg.DagsterInstance) -> None:
+def test_an_earlier_day_that_arrives_late_is_in_order(instance: dg.DagsterInstance) -> None:
     from orchestration.partitions import _keep_names
 
     for names in (DAYS[1:], DAYS, [DAYS[0], DAYS[2]]):

@@ -1,4 +1,4 @@
-"""The jobs `promote` and `rollback` are the commands of the house, and never run beside a stage."""
+"""The jobs `promote` and `rollback` run the project's commands, and never during a stage."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""`make run` in the toy repository: what it says and how it exits."""
+"""`make run` in the toy repository: its output and exit status."""
 
 import subprocess
 import sys
@@ -40,7 +40,9 @@ def test_a_failure_is_one_reason_with_the_stages_own_exit_code(made_toy: Toy) ->
     assert (made_toy.root / "attempts/count/made/totals/total.txt").read_text() == "105"
 
 
-def test_a_reason_is_said_once_and_under_make_the_exit_code_too(made_toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_is_printed_once_and_under_make_with_the_exit_code(
+    made_toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAKELEVEL", "1")
     for value, code, reason in ((13, 2, "the limit is 12"), (99, 3, "the total of 6 is refused")):
         refused = made_toy.python("orchestration.reproduce", f"audit.min_session_events={value}")
@@ -67,7 +69,7 @@ def test_the_time_of_a_report_that_came_back_from_the_cache_is_not_shown(made_to
     assert " s " not in count
 
 
-def test_how_the_model_stands_is_said_in_evaluates_own_sentences(tmp_path: Path) -> None:
+def test_make_run_prints_evaluate_s_sentences_about_the_model(tmp_path: Path) -> None:
     (tmp_path / "evaluate.json").write_text('{"standing": ["MoS .77, DIN .83: DIN is better."]}')
     stage = Stage("evaluate", "", "exec python -m x.evaluate", (), (), (), (), "evaluate.json")
     graph = Graph(tmp_path, (stage,))

@@ -1,4 +1,4 @@
-"""Between a stage, params.yaml and DVC: dvc.lock says what was done, whoever changes what meanwhile."""
+"""dvc.lock records what a stage actually read, whatever changes in params.yaml or the code meanwhile."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_another_source_between_two_stages_is_refused_and_nothing_is_written_the
     assert set(locked(toy, "count")["params"]["params.yaml"]) == {"audit", "request"}
 
 
-def test_make_set_waits_for_who_runs_and_says_so(toy: Toy) -> None:
+def test_make_set_waits_for_a_running_command_and_says_so(toy: Toy) -> None:
     with toy.held(*COUNT) as process:
         change = subprocess.Popen(
             [sys.executable, "-m", "orchestration.configure", "audit.min_session_events=5"],
@@ -115,7 +115,7 @@ def test_a_second_run_waits_for_the_first_and_then_has_its_own_way(toy: Toy) -> 
     assert toy.read("totals/total.txt") == str(6 + 5)
 
 
-def test_who_is_busy_is_named_and_nobody_is_blamed(made_toy: Toy) -> None:
+def test_the_running_command_is_named_without_blaming_a_stage(made_toy: Toy) -> None:
     made_toy.set(audit__min_session_events=4)
     with made_toy.held("toy.count") as direct:
         attempt = repro(made_toy.root, say=print, wait_s=0.2)
@@ -133,7 +133,7 @@ def dvc_of(process: "subprocess.Popen[str]") -> psutil.Process:
     return dvc
 
 
-def test_a_killed_dvc_is_said_and_the_stage_at_work_is_named(made_toy: Toy) -> None:
+def test_a_killed_dvc_is_reported_with_the_running_stage(made_toy: Toy) -> None:
     made_toy.set(audit__min_session_events=4, serve__clock="now")
     with made_toy.held(*RUN) as process:
         dvc_of(process).send_signal(signal.SIGKILL)
@@ -144,7 +144,7 @@ def test_a_killed_dvc_is_said_and_the_stage_at_work_is_named(made_toy: Toy) -> N
     made_toy.dvc("repro")
 
 
-def test_a_killed_stage_is_said_to_be_killed(made_toy: Toy) -> None:
+def test_a_killed_stage_is_reported_as_killed(made_toy: Toy) -> None:
     made_toy.set(audit__min_session_events=4)
     with made_toy.held(*RUN) as process:
         (stage,) = dvc_of(process).children()
@@ -170,7 +170,7 @@ def test_a_stage_that_is_done_is_not_blamed_for_what_comes_after_it(toy: Toy) ->
     assert locked(toy, "make")
 
 
-def test_a_stale_lock_whose_number_is_reused_holds_no_run_up(made_toy: Toy) -> None:
+def test_a_stale_lock_with_a_reused_process_id_does_not_block(made_toy: Toy) -> None:
     made_toy.set(audit__min_session_events=4)
     totals, numbers = (str(made_toy.root / "data/simulator" / name) for name in ("totals", "interactions"))
     killed = {"pid": os.getpid(), "cmd": "/somewhere/bin/dvc repro"}  # we are not that

@@ -31,7 +31,7 @@ class Watched:
         self.instance, self.cursor = door.instance, None
 
     def tick(self) -> str:
-        """What it says; "a run" where it starts one."""
+        """The sensor's message; "a run" if it starts one."""
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
         said = self.sensor(context)  # type: ignore[operator]
         self.cursor = context.cursor

@@ -97,7 +97,7 @@ def test_an_interrupted_make_run_restores_and_leaves_nothing(made_toy: Toy, numb
     _is_whole_and_runs_again(made_toy)
 
 
-def test_a_make_run_that_nobody_reads_on_ends_in_words_and_leaves_the_last_outs(made_toy: Toy) -> None:
+def test_make_run_with_a_closed_pipe_ends_with_a_message_and_keeps_the_last_outputs(made_toy: Toy) -> None:
     made_toy.set(request__block_s=700.0)
     command = f"{sys.executable} -m orchestration.reproduce | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=made_toy.root, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Two doors at once: who waits for whom, what is said of it, and what Dagster shows of what the other mended."""
+"""Dagster and `dvc repro` at once: which waits for which, with what message, and what Dagster then shows."""
 
 import json
 import os
@@ -66,7 +66,7 @@ LIMIT_S = 60.0
 
 @contextmanager
 def held(root: Path, script: str, told: Callable[[], str]) -> Iterator[int]:
-    """Another process that holds one of DVC's locks until whoever waits for it has been told so; its id."""
+    """Another process that holds one of DVC's locks until the waiting command has reported it; its id."""
     program = root.parent / "dvc"  # so named that its note is taken for that of a DVC command
     program.write_text(script)
 
@@ -86,7 +86,7 @@ def held(root: Path, script: str, told: Callable[[], str]) -> Iterator[int]:
 
 
 def run_pipeline(toy: Toy, said: Path) -> int:
-    """`make run`, what it says in a file while it runs; its exit status."""
+    """Run `make run` with its output in a file; its exit status."""
     with said.open("w") as output:
         command = [sys.executable, "-m", "orchestration.reproduce"]
         return subprocess.run(command, cwd=toy.root, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
@@ -132,7 +132,7 @@ def test_make_run_waits_too(made_toy: Toy, tmp_path: Path) -> None:
     assert made_toy.read("totals/total.txt") == "10"
 
 
-def test_a_lock_whose_process_id_is_another_programs_by_now_keeps_nobody(made_toy: Toy, door: Door) -> None:
+def test_a_lock_whose_process_id_was_reused_does_not_block(made_toy: Toy, door: Door) -> None:
     made_toy.set(audit__min_session_events=4)
     left = {"pid": os.getppid(), "cmd": "dvc repro"}
     (made_toy.root / ".dvc/tmp/rwlock").write_text(
@@ -163,7 +163,7 @@ def test_a_lock_file_that_stays_unreadable_is_tried_again_and_then_one_sentence(
     assert "dvc.lock" in patient.tick()
 
 
-def test_what_would_fail_again_is_not_tried_again(made_toy: Toy, door: Door) -> None:
+def test_a_failure_that_would_recur_is_not_retried(made_toy: Toy, door: Door) -> None:
     made_toy.set(audit__min_session_events=13)
     assert retries(door.materialize("totals")) == 0
     assert retries(door.materialize("totals", params={"audit.min_events": 5})) == 0
@@ -193,7 +193,7 @@ def failed(door: Door) -> dict[str, bool]:
     return {asset: asyncio.run(shows_failed(door, asset)) for asset in ("interactions", "totals", "metrics")}
 
 
-def test_what_the_other_door_has_mended_is_failed_no_longer(made_toy: Toy, door: Door) -> None:
+def test_a_failure_that_dvc_repro_repaired_is_no_longer_shown(made_toy: Toy, door: Door) -> None:
     door.tick()
     made_toy.set(audit__min_session_events=13)
     assert not door.materialize("totals", "metrics").success
@@ -207,7 +207,7 @@ def test_what_the_other_door_has_mended_is_failed_no_longer(made_toy: Toy, door:
     assert [door.tick(), "nothing new" in door.tick()] == ["Dagster knew it all", True]
 
 
-def test_a_run_that_failed_before_anything_was_stale_is_mended_by_what_stands(made_toy: Toy, door: Door) -> None:
+def test_a_run_that_failed_with_nothing_stale_is_resolved_by_the_current_outputs(made_toy: Toy, door: Door) -> None:
     door.tick()
     assert not door.materialize("totals", params={"audit.min_events": 5}).success
     assert failed(door)["totals"]
@@ -215,7 +215,7 @@ def test_a_run_that_failed_before_anything_was_stale_is_mended_by_what_stands(ma
     assert not failed(door)["totals"]
 
 
-def test_what_comes_from_the_cache_shows_no_other_runs_seconds(made_toy: Toy, door: Door) -> None:
+def test_cached_outputs_do_not_show_another_run_s_duration(made_toy: Toy, door: Door) -> None:
     made_toy.set(audit__min_session_events=7)
     made_toy.dvc("repro")
     made_toy.set(audit__min_session_events=2)

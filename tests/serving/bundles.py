@@ -21,7 +21,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def rehash(bundle: Path, **changes: Any) -> Path:
-    """The bundle with a manifest of what it holds now."""
+    """The bundle with a manifest of its current files."""
     described = json.loads((bundle / MANIFEST).read_text()) | changes
     (bundle / MANIFEST).unlink()
     write_manifest(bundle, **{key: described[key] for key in described.keys() - {"format", "files", "bundle_hash"}})
@@ -29,7 +29,7 @@ def rehash(bundle: Path, **changes: Any) -> Path:
 
 
 def rewritten(bundle: Path, target: Path, change: Callable[[Weights], None]) -> Path:
-    """A copy with other weights, whose golden requests are scored by them."""
+    """A copy with other weights and golden requests rescored by them."""
     shutil.copytree(bundle, target, copy_function=shutil.copyfile)
     path = target / weights_of(model_of(target))
     weights = load_file(path)
@@ -39,7 +39,7 @@ def rewritten(bundle: Path, target: Path, change: Callable[[Weights], None]) -> 
 
 
 def rescored(bundle: Path) -> Path:
-    """Its index made and its golden requests scored by what it holds now, and hashed."""
+    """The bundle with index, golden scores and manifest recomputed from its current files."""
     scorer = load_scorer(bundle)
     write_index(bundle, scorer, pq.read_table(bundle / CATALOGUE))
     golden = [replace(each, logits=each.rescore(scorer)) for each in read_golden(bundle / GOLDEN)]
@@ -48,7 +48,7 @@ def rescored(bundle: Path) -> Path:
 
 
 def reversed_head(weights: Weights) -> None:
-    """A worse model beyond doubt: what it puts first, it puts last."""
+    """A certainly worse model: it reverses the order of items."""
     last = max(name for name in weights if name.startswith("head.layers.") and name.endswith(".weight"))
     weights[last] = -weights[last]
 
@@ -65,7 +65,7 @@ def noisy(scale: float) -> Callable[[Weights], None]:
 
 
 def without_items(bundle: Path, target: Path, gone: Callable[[str], bool]) -> Path:
-    """A copy whose vocabulary lacks some items, as one that was trained before they came."""
+    """A copy whose vocabulary lacks some items, as if trained before they existed."""
     shutil.copytree(bundle, target, copy_function=shutil.copyfile)
     table = pq.read_table(target / VOCABULARY)
     kept = [not gone(item_id) for item_id in table["item_id"].to_pylist()]

@@ -48,7 +48,7 @@ def predictor(data: Path, state: Path) -> Predictor:
 
 @pytest.fixture(scope="session")
 def house(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the clone whose bundle remembers what it shows."""
+    """A copy of the clone whose bundle stores rankings as shown."""
     repository = copied(made, tmp_path_factory.mktemp("house"))
     configure({"serve.log_exposures": True}, repository / "params.yaml")
     package.run(repository / "data" / "simulator", load_params(repository / "params.yaml")["serve"])
@@ -118,7 +118,7 @@ def serving(repository: Path, target: str = SERVICE, **environment: str) -> Iter
 
 @pytest.fixture(scope="session")
 def server(made: Path) -> Iterator[httpx.Client]:
-    """One server for all tests that leave it as it was."""
+    """One server for all tests that do not change it."""
     with serving(made) as client:
         yield client
 
@@ -175,7 +175,7 @@ def refusing(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def refused(repository: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`bentoml serve` where it should not start."""
+    """`bentoml serve` in a situation in which it must not start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The sentence that the project is for: whoever turns to another theme, the next answer has turned with them."""
+"""The purpose of the project: when a user turns to another theme, the next answer turns to it too."""
 
 import httpx
 import numpy as np

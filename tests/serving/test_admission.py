@@ -14,7 +14,7 @@ def ranking(num: int, **more: object) -> RankRequest:
 
 
 def taken(admission: Admission, request: RankRequest) -> tuple[int, Refusal]:
-    """How many of such requests are taken at once, and what the next is told."""
+    """The number of such requests that are admitted at once, and the refusal of the next."""
     held = []
     try:
         while True:

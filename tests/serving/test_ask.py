@@ -105,7 +105,7 @@ def test_candidates_are_drawn_where_there_are_items(tmp_path: Path, num_items: i
     if num_items:
         assert sorted(draw_candidates(tmp_path, 10)) == [*"01234"]
     else:
-        with pytest.raises(InputError, match=r"holds no item .* --candidates"):
+        with pytest.raises(InputError, match=r"has no items .* --candidates"):
             draw_candidates(tmp_path, 10)
 
 

@@ -75,9 +75,9 @@ def test_what_json_writes_is_read_with_brackets_and_quotes_in_its_texts() -> Non
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b'{"a": 1, "a": 1}', "'a' stands twice"),
-        (b'{"b": {"a": 1, "a": 2}}', "'a' stands twice"),
-        (b'{"a": 1, "\\u0061": 2}', "'a' stands twice"),
+        (b'{"a": 1, "a": 1}', "'a' is given twice"),
+        (b'{"b": {"a": 1, "a": 2}}', "'a' is given twice"),
+        (b'{"a": 1, "\\u0061": 2}', "'a' is given twice"),
         (b"[" * 60, "not valid"),
         (b"\xff", "not UTF-8 at byte 0"),
         (json.dumps({}).encode("utf-32"), "not UTF-8"),

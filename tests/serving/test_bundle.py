@@ -56,7 +56,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 def hash_again(bundle: Path) -> None:
-    """As whoever spoiled it would: bundle.json fits the files as they are."""
+    """Make bundle.json match the changed files, as an attacker would."""
     described = json.loads((bundle / MANIFEST).read_text())
     (bundle / MANIFEST).unlink()
     write_manifest(bundle, **{name: described[name] for name in described.keys() - {"format", "files", "bundle_hash"}})

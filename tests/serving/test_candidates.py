@@ -131,7 +131,7 @@ def test_best_is_a_stable_sort_cut_short(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"popular_share": 0.7, "new_share": 0.4}, "together they are 1 at most"), ({"diversity": 1.5}, "diversity")],
+    [({"popular_share": 0.7, "new_share": 0.4}, "together they may be 1 at most"), ({"diversity": 1.5}, "diversity")],
 )
 def test_params_that_do_not_fit_are_refused(changes: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):

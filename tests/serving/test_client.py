@@ -68,7 +68,7 @@ def test_a_refusal_says_code_sentence_and_field(server: httpx.Client) -> None:
         assert (refused.value.status, refused.value.code, refused.value.field) == (404, "not_found", None)
 
 
-def test_events_that_name_nothing_of_themselves_are_kept_once_however_often_they_are_sent(
+def test_events_without_ids_are_stored_once_however_often_the_client_sends_them(
     keeping: httpx.Client,
 ) -> None:
     with Client(str(keeping.base_url)) as client:
@@ -178,7 +178,7 @@ def test_an_answer_of_another_program_is_said(body: bytes) -> None:
     assert refused.value.code == NOT_THE_SERVICE
 
 
-def test_what_cannot_be_sent_is_said_and_a_token_is_not_repeated() -> None:
+def test_invalid_requests_are_not_sent_and_errors_do_not_repeat_tokens() -> None:
     lone = "\ud800"
     with Client("http://127.0.0.1:9") as client:
         for ask in (
@@ -187,7 +187,7 @@ def test_what_cannot_be_sent_is_said_and_a_token_is_not_repeated() -> None:
             lambda: client.rank("u", ["i"], context={"device": {1}}),
             lambda: client.themes(lone),
         ):
-            with pytest.raises(ServiceError, match="cannot be sent") as refused:
+            with pytest.raises(ServiceError, match="was not sent") as refused:
                 ask()
             assert (refused.value.status, refused.value.code) == (0, "invalid_request")
     for token in ("secret-\u00fc-0123456789", "secret-0123456789\n"):
@@ -196,7 +196,7 @@ def test_what_cannot_be_sent_is_said_and_a_token_is_not_repeated() -> None:
         assert "secret" not in str(refused.value)
 
 
-def test_nobody_at_the_address_is_said() -> None:
+def test_an_address_without_a_service_is_an_error() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceError) as refused:
         client.users()
     assert (refused.value.status, refused.value.code) == (0, UNREACHABLE)

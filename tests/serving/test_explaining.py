@@ -1,4 +1,4 @@
-"""Why an item stands where it stands: shares that add up to its logit, and the events that carried it.
+"""Explanations of an item's rank: parts that add up to its logit, and the events that contributed.
 
 Models without themes, and those that read items' codes, are explained in test_package.py and test_context.py.
 """

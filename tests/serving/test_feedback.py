@@ -184,7 +184,7 @@ def test_an_outdated_predictor_takes_and_shows_nothing_before_it_says_so(fresh: 
     assert fresh.store.tail.since(0) == []
 
 
-def test_an_event_dated_by_the_wall_clock_on_a_log_of_long_ago_is_refused_and_moves_nobody(fresh: Predictor) -> None:
+def test_an_event_with_wall_clock_time_on_an_old_log_is_refused_and_does_not_move_the_clock(fresh: Predictor) -> None:
     """serve.clock is log_end: the log's end is years ago. What is of now is taken, and so is what is a little ahead."""
     golden = fresh.bundle.golden[0]
     before = rank(fresh)
@@ -206,7 +206,7 @@ def opened_in_again(predictor: Predictor) -> Predictor:
     return Predictor.open(state.parents[2] / "data" / "simulator" / "bundle", state.parent / "feast")
 
 
-def test_of_a_ranking_at_most_max_exposed_rows_are_remembered_and_a_click_below_counts(fresh: Predictor) -> None:
+def test_at_most_max_exposed_rows_of_a_ranking_are_stored_and_clicks_below_them_count(fresh: Predictor) -> None:
     items = sorted(fresh.bundle.scorer.index_of)[: fresh.limits.max_exposed + 15]
     reply = rank(fresh, preview=False, candidates=items)
     rows = [event for _, event in fresh.store.tail.since(0)]

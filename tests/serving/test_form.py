@@ -1,4 +1,4 @@
-"""Whoever refuses, refuses in one form: BentoML, its router, a route that fails, and a request whose time is over."""
+"""All errors have one form: those of BentoML, its router, failing routes and timeouts."""
 
 import asyncio
 import json

@@ -120,7 +120,7 @@ def test_bodies_that_come_slowly_are_bounded_in_number() -> None:
         await asyncio.sleep(0.01)
         status, answer = await Caller(begun).call(gate)
         assert status == 429
-        assert "8 requests are being read" in answer["error"]["message"]
+        assert "8 requests are being received" in answer["error"]["message"]
         assert [(await each)[0] for each in slow] == [408] * 8
 
     asyncio.run(flood())

@@ -59,7 +59,7 @@ def test_what_follows_an_answer_is_done_after_its_last_part() -> None:
     assert asyncio.run(called(5, 0)) == (200, ["body"])
 
 
-def test_an_answer_that_came_too_late_a_refusal_and_one_to_nobody_are_followed_by_nothing() -> None:
+def test_callbacks_do_not_run_after_a_timeout_a_refusal_or_a_disconnect() -> None:
     assert asyncio.run(called(0.05, 1)) == (504, [])
     assert asyncio.run(called(5, 0, status=400)) == (400, [])
     assert asyncio.run(called(5, 0, leaves=True)) == (200, [])
@@ -100,7 +100,7 @@ def locked(house: Path) -> Iterator[None]:
         other.close()
 
 
-def test_rankings_go_on_over_a_locked_store_and_are_kept_after_it_and_events_are_refused_in_time(
+def test_with_a_locked_store_rankings_continue_and_events_are_refused_in_time(
     keeping: httpx.Client, lived: Path
 ) -> None:
     event = {"user_id": "locked", "item_id": "i00001", "event_id": "sent again"}
@@ -150,7 +150,7 @@ def wait_until_ready(keeping: httpx.Client) -> None:
     pytest.fail("no worker was ready again")
 
 
-def test_a_worker_killed_between_the_answer_and_its_keeping_loses_the_show_and_not_the_click(
+def test_a_worker_killed_before_it_stores_a_ranking_loses_the_show_but_not_the_click(
     keeping: httpx.Client, lived: Path
 ) -> None:
     with locked(lived):

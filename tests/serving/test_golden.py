@@ -1,4 +1,4 @@
-"""Golden requests where routing stands near a tie: another device may decide it otherwise; nothing else may differ."""
+"""Golden requests with a near tie of routing: another device may route differently; nothing else may differ."""
 
 import logging
 from collections.abc import Callable
@@ -71,13 +71,13 @@ def test_a_near_tie_that_flips_is_counted_and_said_and_the_service_starts(
     with caplog.at_level(logging.WARNING, "leitmotif"):
         found = check_golden(scorer, golden)
     assert (found.num_flipped, found.num_candidates) == (num_jumped, len(off))
-    assert f"{num_jumped} of {len(off)} golden candidates are routed otherwise here" in caplog.text
+    assert f"{num_jumped} of {len(off)} golden candidates are routed differently here" in caplog.text
     assert check_golden(load_scorer(packaged), golden).num_flipped == 0
 
 
 def test_more_flips_than_rounding_explains_are_refused(data: Path, tmp_path: Path) -> None:
     packaged, here = flipped(data, tmp_path, some_items(data / "bundle", 60))
-    with pytest.raises(InputError, match=r"of 160 golden candidates score otherwise .* explains at most 5%"):
+    with pytest.raises(InputError, match=r"of 160 golden candidates have other scores .* explains at most 5%"):
         check_golden(load_scorer(here), open_bundle(packaged).golden)
 
 

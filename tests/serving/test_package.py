@@ -1,4 +1,4 @@
-"""What package puts into a bundle, and what it refuses."""
+"""The content of bundles, and what package refuses."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xdist_group("serving")
 
 
 def repackaged(bundle: Path) -> Manifest:
-    """Hash a spoiled bundle anew, as somebody would who means to deceive the hashes."""
+    """Recompute the hashes of a spoiled bundle, as an attacker would."""
     described = json.loads((bundle / MANIFEST).read_text())
     (bundle / MANIFEST).unlink()
     for name in ("format", "files", "bundle_hash"):
@@ -178,7 +178,7 @@ def test_another_feature_spec_is_refused(bundle: Path, key: str, value: float) -
     spec = json.loads((bundle / SPEC).read_text()) | {key: value}
     (bundle / SPEC).write_text(json.dumps(spec))
     repackaged(bundle)
-    with pytest.raises(InputError, match="serve with the code that made the bundle"):
+    with pytest.raises(InputError, match="serve with the code that packaged it"):
         open_bundle(bundle)
 
 
@@ -198,6 +198,6 @@ def test_ids_that_the_service_would_refuse_are_not_packaged(data: Path, which: s
     longest = max(map(len, ids.to_pylist()))
     package._require_short_ids(requests, longest)
     with pytest.raises(
-        InputError, match=rf"ids of up to {longest} characters, and serve.max_id_length is {longest - 1}"
+        InputError, match=rf"ids of up to {longest} characters, but serve.max_id_length is {longest - 1}"
     ):
         package._require_short_ids(requests, longest - 1)

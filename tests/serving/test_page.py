@@ -34,7 +34,7 @@ MOST_S = 20_000
 
 
 class Opened:
-    """A tab, and what it complained of or asked others for."""
+    """A tab, with its console errors and its requests to other hosts."""
 
     def __init__(self, browser: Browser, url: str, **context: Any) -> None:
         self.context = browser.new_context(

@@ -83,7 +83,7 @@ def test_a_worse_one_is_refused_and_a_better_one_promoted_on_the_same_new_reques
     assert up["candidate"]["iauc"] == pytest.approx(1 - up["champion"]["iauc"], abs=1e-4)  # reversed
     assert up["requests"]["num_requests_ranked"] >= 50
     assert up["verdict"][0].startswith(f"Both were scored on the {up['requests']['num_requests']:,} newest requests")
-    assert "In none of 10 slices" in up["verdict"][-1]
+    assert "in none of 10 slices" in up["verdict"][-1]
     assert any("It falls behind in later_after_shift by" in words for words in down["verdict"])
     json.dumps(up, allow_nan=False)
 
@@ -143,7 +143,7 @@ def test_a_bundle_reads_the_log_by_its_own_vocabulary_as_a_service_of_it_would(
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"labels": "all"}, r"history\.labels clicked \(trained: all\); set it back in params\.yaml"),
+        ({"labels": "all"}, r"history\.labels clicked \(trained: all\); restore it in params\.yaml"),
         ({"session_gap_s": 60.0}, r"history\.session_gap_s 1800"),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_champion_whose_features_the_log_does_not_hold_is_said_so_in_one_sente
     champion = of_spec(good, tmp_path / "old", **spec)
     report = compared(good, champion)
     assert not report["promoted"]
-    assert report["reason"].startswith("the champion reads other histories than the log holds now, ")
+    assert report["reason"].startswith("the champion reads other histories than the log has now, ")
     assert re.search(said, report["reason"])
     assert "`make promote ARGS=--force`" in report["reason"]
     assert compared(good, champion, force=True)["promoted"]
@@ -173,7 +173,7 @@ def test_a_log_that_counts_more_coarsely_or_others_alike_cannot_be_read(
     snapshot["settings"]["statistics"]["bucket_s"] = 7200
     path.write_text(json.dumps(snapshot))
     report = decide(good, worse, log, params["labels"], params["promote"])
-    assert "reads counts of the trailing 3600 s, and the log's are kept every 7200 s" in report["reason"]
+    assert "reads counts of the trailing 3600 s, but the log's buckets are 7200 s" in report["reason"]
     spec = open_bundle(good).scorer.spec
     settings = {"statistics": {"coclick_rank": 0, "coclick_period_s": 86400}}
     assert other_coclicks(spec, settings) is None

@@ -99,7 +99,7 @@ def test_a_half_line_of_a_killed_worker_joins_no_other_and_is_said(
             with (tmp_path / "requests-1.jsonl").open("ab") as file:
                 file.write('{"asked":"é'.encode()[:-1])
     assert list(read_log(tmp_path)) == [{"number": 0}, {"number": 1}]
-    assert [record.getMessage().partition(" of ")[0] for record in caplog.records] == ["1 lines"]
+    assert [record.getMessage().partition(" of ")[0] for record in caplog.records] == ["1 partial lines"]
 
 
 def test_every_file_is_its_owners_alone(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_disk_that_takes_nothing_is_counted_and_said_once(tmp_path: Path, capl
     log.close()
     assert unlogged() - before == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "The request log cannot be written; rankings go on without it"
+        "The request log cannot be written; rankings continue without it"
     ]
 
 
@@ -158,6 +158,6 @@ def test_a_size_that_is_none_is_said(size: str, tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_cannot_be_one_is_one_line(refusing: Refusing, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = refusing(LEITMOTIF_REQUEST_LOG=str(tmp_path / "file" / "log"))
-    assert "LEITMOTIF_REQUEST_LOG names" in said
-    assert "where no request log can be kept" in said
+    assert "LEITMOTIF_REQUEST_LOG is" in said
+    assert "where no request log can be written" in said
     assert "Traceback" not in said

@@ -1,4 +1,4 @@
-"""What a client may say, and what it may not."""
+"""Valid and invalid requests."""
 
 import copy
 from datetime import UTC, datetime, timedelta, timezone

@@ -1,4 +1,4 @@
-"""The real server over HTTP: it answers, says why it does not, and does not start where it would answer wrongly."""
+"""The real server over HTTP: it answers, or gives the reason, and does not start if its answers would be wrong."""
 
 import shutil
 import socket
@@ -82,7 +82,7 @@ def test_a_body_that_does_not_end_is_a_408_that_says_why(server: httpx.Client) -
         slow.sendall(SLOW)
         answer = slow.makefile("rb").read().decode()  # to the end: the server closes
     assert " 408 " in answer.partition("\r\n")[0]
-    assert "not whole" in answer
+    assert "not complete" in answer
 
 
 def bodies(predictor: Predictor, num: int) -> dict[str, object]:

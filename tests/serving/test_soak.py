@@ -44,7 +44,7 @@ def test_what_grows_and_what_fails_is_no_sound_soak() -> None:
     assert not Told(Counter({200: 9}), [0.1], leaking).is_sound()
 
 
-def test_a_worker_killed_under_load_comes_back_the_other_answers_and_every_acknowledged_event_is_there_once(
+def test_a_worker_killed_under_load_is_restarted_and_every_acknowledged_event_is_stored_once(
     house: Path,
 ) -> None:
     acknowledged, statuses, lost = set[str](), Counter[int](), 0

@@ -1,4 +1,4 @@
-"""The real server among strangers: it listens where it was told, answers to its own names, and no body stops it."""
+"""The real server and untrusted callers: its address, its host names, and bodies that must not stop it."""
 
 import shutil
 import threading

@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture
 def served(made: Path, bundle: Path) -> Iterator[httpx.Client]:
-    """A service that is told its bundle's place."""
+    """A service with a configured bundle path."""
     with serving(made, LEITMOTIF_BUNDLE=str(bundle)) as client:
         yield client
 

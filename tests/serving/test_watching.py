@@ -200,7 +200,7 @@ def test_a_request_is_a_span_with_its_stages_in_the_callers_trace() -> None:
 
 def test_an_exporter_that_is_not_installed_is_one_line(refusing: Refusing) -> None:
     said = refusing(OTEL_TRACES_EXPORTER="otlp_proto_http")
-    assert "OTEL_TRACES_EXPORTER is 'otlp_proto_http', and no package here brings that exporter" in said
+    assert "OTEL_TRACES_EXPORTER is 'otlp_proto_http', but no installed package has that exporter" in said
     assert "Traceback" not in said
 
 
@@ -210,7 +210,7 @@ def test_a_form_of_lines_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -
         logs.chosen()
 
 
-def test_lines_are_json_with_the_id_of_their_request_and_no_user_and_spans_leave_the_service(made: Path) -> None:
+def test_log_lines_are_json_with_request_ids_but_no_users_and_spans_are_exported(made: Path) -> None:
     with serving(made, LEITMOTIF_LOG="json", OTEL_TRACES_EXPORTER="console", LEITMOTIF_WORKERS="2") as server:
         body = {"user_id": "u00042", "candidates": ["i00001"]}
         for number in range(8):

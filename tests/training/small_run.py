@@ -38,7 +38,7 @@ def small_sections():
 
 
 def make_log(data, sections):
-    """data/simulator as it stands before train."""
+    """data/simulator before the stage train."""
     simulator = SimulatorParams(
         preference="item", num_days=4, num_users=60, num_items=60, num_themes=6, num_sessions=12, item_life_days=20.0
     )

@@ -31,7 +31,7 @@ def test_the_logistic_regression_of_several_features_equals_that_of_scikit_learn
     assert found[1:].tolist() == pytest.approx(wanted.coef_[0].tolist(), abs=0.02)
 
 
-def test_a_logistic_regression_on_scalars_orders_by_what_tells_clicks():
+def test_a_logistic_regression_on_scalars_ranks_by_the_predictive_scalar():
     rng = np.random.default_rng(3)
     train, test = rng.normal(5, [1, 10, 0], (2000, 3)), rng.normal(5, [1, 10, 0], (100, 3))
     labels = (rng.random(2000) < sigmoid(2 * (train[:, 0] - 5))).astype(float)

@@ -32,7 +32,7 @@ def test_an_item_has_its_most_frequent_categories_first_and_unseen_ones_not_at_a
     assert tables.item_categories.tolist() == [[0, 0], [0, 0], [2, 1], [2, 0], [0, 0]]
 
 
-def test_categories_stay_where_every_id_is_blanked_and_the_other_way_round():
+def test_blanking_all_ids_keeps_the_categories_and_the_reverse():
     items = vocabulary([["a", "b"], ["b", "c"], ["c"]]), np.array([0, 0, 5, 1, 0])
     blanked = fit_tables(*items, min_item_events=1_000_000, min_category_events=2)
     assert blanked.row_of_item.tolist() == [0, 1, 1, 1, 1]

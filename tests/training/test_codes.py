@@ -48,7 +48,9 @@ def test_requests_score_alike_together_and_one_by_one(model, make_history, make_
         torch.testing.assert_close(alone, together[own], rtol=0, atol=1e-12)
 
 
-def test_without_readers_nobody_knows_an_item_and_with_them_themes_differ(model, make_history, make_candidates, codes):
+def test_zero_codes_equal_no_codes_and_different_codes_give_different_themes(
+    model, make_history, make_candidates, codes
+):
     history, candidates = make_history(LENGTHS), make_candidates(4, 3)
     nobody = Codes(*(torch.zeros_like(each) for each in codes))
     torch.testing.assert_close(model(history, candidates, nobody), model(history, candidates), rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Why a candidate has its logit: parts that add up, and events whose absence is measured."""
+"""Explanations of logits: parts that add up, and the effect of removing events."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ LENGTHS = [24, 11, 1, 0]
 
 @pytest.fixture(params=["din", "twin", "sasrec"])
 def scored(request, make_model, make_history, make_candidates):
-    """A model that has moved from its start, and what it says of some candidates."""
+    """A model with changed weights, and its scores of some candidates."""
     model = make_model(backbone=request.param)
     with torch.no_grad():
         for parameter in model.head.parameters():

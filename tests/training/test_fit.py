@@ -1,4 +1,4 @@
-"""What a training keeps, when it ends, and what it holds in memory."""
+"""Training: which weights are kept, when it stops, and its memory."""
 
 import math
 import pickle
@@ -190,7 +190,7 @@ def test_scalars_of_a_file_are_those_of_memory_and_memory_does_not_grow_with_the
     np.testing.assert_allclose(deviation, expected.std(axis=0, dtype=np.float64), rtol=0, atol=1e-9)
 
 
-def test_what_is_mapped_goes_to_another_process_as_its_place(data, sections, tmp_path):
+def test_pickled_datasets_do_not_contain_memory_mapped_arrays(data, sections, tmp_path):
     spec = train.feature_spec(sections["history"], sections["model"], sections["statistics"])
     events, counters = load_events(data), load_counters(data, load_vocabulary(data))
     requests = load_requests(data, events)
@@ -225,7 +225,7 @@ def test_a_listwise_loss_is_not_chosen_by_a_logloss():
         ),
     ],
 )
-def test_what_this_machine_cannot_do_is_one_message(prepared, sections, changes, message):
+def test_unsupported_training_settings_are_one_error_message(prepared, sections, changes, message):
     with pytest.raises(InputError, match=message):
         train.fit_one("din", sections["model"], prepared, changed(sections["train"], **changes), 1)
 

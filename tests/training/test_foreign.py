@@ -1,4 +1,4 @@
-"""A foreign score file is judged on the candidates that it scores, and ours beside it on the same ones."""
+"""A foreign score file is judged on the candidates that it scores, and ours on the same ones."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ print(faults(20))
 """
 
 
-def test_a_block_that_was_freed_is_not_mapped_anew() -> None:
+def test_a_freed_block_is_reused_instead_of_mapped_again() -> None:
     counts = {}
     for how in ("mapped", "kept"):
         done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=False)

@@ -147,7 +147,7 @@ def slow_ndcg(scores, labels, k):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), min_size=2, max_size=6), st.integers(1, 7))
-def test_ndcg_means_over_the_orders_of_what_ties(rows, k):
+def test_ndcg_is_the_mean_over_all_orders_of_ties(rows, k):
     scores, labels = (np.array(side, float) for side in zip(*rows, strict=True))
     found, groups = grouped_ndcg(np.r_[scores, 1.0], np.r_[labels, 1], np.r_[np.full(len(rows), 4), 9], k)
     if 0 < labels.sum() < len(labels):

@@ -35,7 +35,7 @@ def test_both_estimates_find_the_value_of_a_policy_that_never_ran(world):
     assert 0 < found.effective_share < 1
 
 
-def test_the_policy_that_was_logged_gets_what_it_got(world):
+def test_the_logged_policy_s_estimate_is_its_observed_reward(world):
     _, shown, item, clicked = world
     found = estimate(clicked, shown[item], shown[item])
     assert found == pytest.approx((clicked.mean(), clicked.mean(), 1.0))
@@ -85,7 +85,7 @@ def logged(folder, shown, item, clicked, with_propensity=True):
     )
 
 
-def test_a_models_best_items_are_valued_as_if_all_had_been_shown_alike(world, tmp_path):
+def test_a_model_s_best_items_are_valued_as_if_all_items_had_been_shown_equally_often(world, tmp_path):
     rate, shown, item, clicked = world
     requests = logged(tmp_path, shown, item, clicked)
     score = rate + 0.05 * np.sin(np.arange(NUM_ITEMS))  # no perfect model
@@ -98,7 +98,7 @@ def test_a_models_best_items_are_valued_as_if_all_had_been_shown_alike(world, tm
     assert found["share_of_rows_known"] == pytest.approx(1 - 1 / len(item))
 
 
-def test_without_propensities_nothing_is_said(world, tmp_path):
+def test_without_propensities_there_is_no_estimate(world, tmp_path):
     _, shown, item, clicked = world
     requests = logged(tmp_path, shown, item, clicked, with_propensity=False)
     assert read_propensities(tmp_path, requests) is None

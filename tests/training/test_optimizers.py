@@ -1,4 +1,4 @@
-"""Sparse optimizers beside dense ones, on the tables of the models themselves."""
+"""Sparse optimizers equal dense ones, on the models' own tables."""
 
 import copy
 
@@ -60,7 +60,7 @@ def test_rows_step_as_torchs_sparse_adam_does():
     assert (ours.weight[:40] != before[:40]).any()
 
 
-def test_a_sparse_optimizer_goes_on_from_its_state(make_model, step):
+def test_a_sparse_optimizer_resumes_from_its_state(make_model, step):
     whole, first = make_model(), make_model()
     for model in (whole, first):
         choose_sparse(model, "sparse")

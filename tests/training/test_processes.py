@@ -24,7 +24,7 @@ def test_two_processes_share_out_the_steps_of_one_with_twice_the_batch(num_reque
         assert Counter(position for part in parts for position in part if position >= 0) == Counter(whole)
 
 
-def test_a_sampler_goes_on_where_it_stood_and_another_epoch_has_another_order():
+def test_a_sampler_resumes_at_its_position_and_epochs_have_different_orders():
     sampler = BatchSampler(20, 3, 1)
     first = list(sampler)
     sampler.set_epoch(1)

@@ -88,7 +88,7 @@ def fit(data: Path, sections: Sections) -> Report:
 
 
 def beside(data: Path, target: Path) -> Path:
-    """The same log, to be trained on anew."""
+    """The same log without a trained model."""
     target.mkdir()
     for path in data.iterdir():
         if path.name not in MADE:

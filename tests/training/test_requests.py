@@ -1,4 +1,4 @@
-"""Requests by time: what is trained on, what is held out, and that nothing crosses the cuts."""
+"""Requests are split by time, and nothing crosses the cuts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -134,7 +134,7 @@ def test_a_request_is_in_a_part_only_where_its_labels_were_known_at_the_end_of_i
     assert cuts.num_label_unknown(found, "train", "validation") == 3
 
 
-def test_where_the_log_ends_before_a_cut_its_end_decides():
+def test_if_the_log_ends_before_a_cut_its_end_decides():
     found = requests([1, 5, 6])
     cuts = cut(found.at, moment(100), moment(200), delay_us=2)  # known at 7, the log's end, or not at all
     assert [cuts.part(found, name).at.tolist() for name in PARTS] == [[1, 5], [], []]
@@ -204,7 +204,7 @@ def test_a_sample_is_the_same_for_the_same_seed_only():
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_short_histories_are_trained_on_where_there_are_no_longer_ones_and_a_note_says_so():
+def test_short_histories_are_used_if_there_are_no_longer_ones_and_a_note_says_so():
     sample = sample_train(requests(np.arange(8), np.full(8, 6)), TRAIN, seed=1)
     assert len(sample.requests) == 8
     assert sample.min_history == 5

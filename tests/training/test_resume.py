@@ -1,4 +1,4 @@
-"""A training that is killed goes on to the bytes of one that was not; what another run left is not gone on from."""
+"""A killed training resumes and ends with the bytes of an uninterrupted one; checkpoints of other runs are ignored."""
 
 import logging
 import os
@@ -71,7 +71,7 @@ def killed(name, root, sections):
 
 
 def _wait_for(path, process, said):
-    """Until the file was written a few times and is not of an epoch's end; the process stands still then."""
+    """Run until the file was written a few times and is not from an epoch's end; the process is then stopped."""
     seen, ends_at = set(), time.monotonic() + LIMIT_S
     while True:
         assert process.poll() is None, said.read_text()
@@ -151,7 +151,7 @@ def _flip(path):
 
 
 @pytest.mark.parametrize("damage", [_cut, _flip])
-def test_a_damaged_checkpoint_is_named_and_training_starts_anew(root, caplog, damage):
+def test_a_damaged_checkpoint_is_named_and_training_restarts(root, caplog, damage):
     path = STATE / "mos" / "resume.ckpt"
     assert resume_point("mos", STATE / "mos") == path
     damage(path)

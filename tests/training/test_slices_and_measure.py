@@ -61,7 +61,7 @@ def test_with_truth_a_shift_is_a_change_of_theme(tmp_path):
     assert found.tolist() == [0, 0, 1, 0]  # themes 4 5 5 4
 
 
-def test_a_request_without_truth_beside_others_is_told_by_the_gap_and_changes_no_theme(tmp_path):
+def test_a_request_without_a_true_theme_uses_the_session_gap_and_changes_no_theme(tmp_path):
     (tmp_path / "truth").mkdir()
     (tmp_path / "impressions").mkdir()
     names = ["a", "live 1", "live 2", "b", "c"]

@@ -72,7 +72,7 @@ def test_permuting_the_themes_changes_nothing(make, history, candidates, router,
     torch.testing.assert_close(scores(model, history, candidates), expected, rtol=0, atol=1e-8)
 
 
-def test_such_an_event_stands_in_no_theme_and_moves_no_summary(make, history):
+def test_an_event_without_a_theme_is_in_no_theme_and_changes_no_summary(make, history):
     model = make()
     state = user_side(model, history)
     told_UL = history.mask_UL & ~torch.isin(history.item_index_UL, torch.tensor(NAMELESS))
@@ -100,7 +100,7 @@ def test_such_a_candidate_reads_no_theme(make, history, candidates):
     assert not model.themes(torch.tensor(NAMELESS)).any()
 
 
-def test_by_a_session_such_an_event_goes_with_the_others(make, history):
+def test_with_session_routing_an_event_without_a_theme_follows_its_session(make, history):
     model = make(route="session")
     one_session = history._replace(session_UL=torch.zeros_like(history.session_UL))
     state = user_side(model, one_session)
@@ -117,7 +117,7 @@ def test_such_events_neither_lower_nor_raise_mutual_information(make, history):
     torch.testing.assert_close(told, whole, rtol=0, atol=1e-12)
 
 
-def test_random_routing_deals_every_item_a_theme_of_its_own(make_model):
+def test_random_routing_gives_each_item_its_own_theme(make_model):
     model = make_model(router="random")
     with torch.no_grad():
         model.catalogue.row_of_N[2:] = UNKNOWN_INDEX  # as where ids are blanked

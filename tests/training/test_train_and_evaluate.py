@@ -31,7 +31,7 @@ def sections():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, sections):
-    """data/simulator as it stands before train."""
+    """data/simulator before the stage train."""
     return make_log(tmp_path_factory.mktemp("training") / "data" / "simulator", sections)
 
 
@@ -226,7 +226,7 @@ def test_predictions_are_the_test_rows_of_impressions_in_their_order(trained, se
     )
 
 
-def test_scores_do_not_depend_on_the_batch_that_a_request_stands_in(trained):
+def test_scores_do_not_depend_on_the_batch_of_a_request(trained):
     data, _ = trained
     description = json.loads((data / "weights" / "model.json").read_text())
     spec = evaluate.FeatureSpec.from_json(description["feature_spec"])
@@ -275,7 +275,7 @@ def test_weights_chosen_after_the_test_split_are_refused(trained, sections):
         run_evaluate(data, sections, split=earlier)
 
 
-def test_without_validation_requests_the_last_epoch_stands(made, sections, tmp_path):
+def test_without_validation_requests_the_last_epoch_is_used(made, sections, tmp_path):
     data = tmp_path / "simulator"
     shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
     report = run_train(data, sections, split=changed(sections["split"], validation=0.9, test=0.9))
@@ -408,7 +408,7 @@ def test_a_model_that_is_significantly_worse_than_its_baseline_fails(trained, se
     assert "evaluate.serve=best" in reasons
 
 
-def test_progress_says_where_training_stands(made, sections, tmp_path, caplog, monkeypatch):
+def test_progress_lines_say_how_far_training_is(made, sections, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("training.fitting.progress.Progress.EVERY_S", 0.0)
     data = tmp_path / "simulator"
     shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))

@@ -1,4 +1,4 @@
-"""The absolute rules, which model is served, and how it is said to stand beside the others."""
+"""The absolute rules, the choice of the served model, and its comparison with the others."""
 
 import pytest
 from pydantic import ValidationError
@@ -39,7 +39,7 @@ def verdict(served="mos", parity=None, rules=RULES, test=TEST, models=MODELS, **
     return judge(served, models, differences, test, parity, rules)
 
 
-def test_what_holds_every_rule_passes():
+def test_a_model_that_satisfies_every_rule_passes():
     assert verdict(parity={"checked": 9, "mismatches": 0}) == {"state": "passed", "passed": True, "reasons": []}
 
 
@@ -82,7 +82,7 @@ def test_a_model_that_is_not_shown_to_be_worse_passes(interval):
     assert verdict(din=interval)["state"] == "passed"
 
 
-def test_what_chance_explains_is_no_miscalibration_and_ranks_alone_are_not_judged_as_probabilities():
+def test_calibration_errors_of_chance_pass_and_models_that_only_rank_are_not_judged_as_probabilities():
     within_noise = RULES.model_copy(update={"max_calibration_error": 0.046})
     assert verdict(rules=within_noise)["state"] == "passed"
     ranks_only = RULES.model_copy(update={"max_calibration_error": 1.0})
@@ -116,13 +116,13 @@ def test_the_fallback_is_judged_by_the_same_rules():
         ({"num_requests": 900, "num_requests_ranked": 900, "num_users_ranked": MIN_USERS - 1}, "of 9 users"),
     ],
 )
-def test_what_cannot_be_judged_is_not_called_passed(test, reason):
+def test_a_model_that_cannot_be_judged_does_not_pass(test, reason):
     found = verdict(test=test, random=between(iauc=(float("nan"), float("nan"))))
     assert (found["state"], found["passed"]) == ("not judged", False)
     assert reason in found["reasons"][0]
 
 
-def test_a_difference_online_fails_where_nothing_else_is_judged():
+def test_an_online_difference_fails_the_verdict_even_if_nothing_else_is_judged():
     assert verdict(parity={"checked": 9, "mismatches": 1}, test=TEST | {"num_requests_ranked": 0})["state"] == "failed"
 
 
@@ -142,7 +142,7 @@ def test_the_validation_part_chooses_what_is_served(mos, din, serve, served, sai
     assert said in because
 
 
-def test_a_sentence_a_model_says_how_the_served_one_stands():
+def test_one_sentence_per_model_compares_it_with_the_served_one():
     differences = {
         "mos_minus_din": between(auc=(-0.068, -0.05), iauc=(-0.01, 0.01)),
         "mos_minus_popularity": between(),

@@ -95,7 +95,7 @@ def slow(log: list[Click], made: np.ndarray, user: int, at: int, recent: list, r
 
 
 @given(clicks, factors, requests)
-def test_a_candidate_is_what_its_readers_are(log, made, asked) -> None:
+def test_a_candidate_s_vector_is_the_sum_of_its_readers_factors(log, made, asked) -> None:
     found = iter(read(log, made, asked).tolist())
     for user, at, recent, reading, listed in asked:
         for key in listed:

@@ -218,7 +218,7 @@ def test_without_two_windows_there_is_no_trend() -> None:
         assert (named["item_click_trend"], named["item_rate_trend"]) == (0, 0)
 
 
-def test_what_a_request_says_of_itself_is_read() -> None:
+def test_a_request_s_context_is_read() -> None:
     spec = replace(SPEC, context=True, devices=("phone", "tv"))
 
     def read(context: Context, reading: int = UNKNOWN_KEY) -> list[dict[str, float]]:

@@ -85,7 +85,7 @@ def test_ids_of_any_characters_come_back(ids: list[str]) -> None:
     assert UserCounts.decode(counts.encode()).item_ids == ids
 
 
-def test_nobody_is_counted_nowhere() -> None:
+def test_a_user_without_events_has_no_counts() -> None:
     own, pairs = UserCounts.decode(NO_COUNTS.encode()).counters(UNNAMED, np.zeros(0, np.int64))
     assert own.read([UNNAMED], 5)[0].tolist() == [0]
     assert pairs.read([UNNAMED * PAIR_RADIX], 5)[0].tolist() == [0]

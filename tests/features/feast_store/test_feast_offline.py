@@ -1,4 +1,4 @@
-"""Our offline store beside Feast's own on random tables, and beside a slow reading of what the tags mean."""
+"""Our offline store equals Feast's on random tables, and a slow implementation of the tags."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -146,7 +146,7 @@ def test_views_without_tags_answer_as_feast_s_own_store(repository: Repository, 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_was_created_later_is_not_known_where_that_is_asked(repository: Repository, seed: int) -> None:
+def test_facts_created_later_are_unknown_if_filtered_by_created(repository: Repository, seed: int) -> None:
     repository.view("of_user", facts(seed), [user], ttl=timedelta(seconds=20))
     repository.view("of_pair", facts(seed + 20), [user, item])
     features = ["of_user:number", "of_user:share", "of_pair:share"]
@@ -154,7 +154,7 @@ def test_what_was_created_later_is_not_known_where_that_is_asked(repository: Rep
     assert known != repository.same(asking(seed), features)
 
 
-def test_a_fact_of_unknown_creation_counts_only_where_creation_is_not_asked_for(repository: Repository) -> None:
+def test_facts_without_created_count_only_if_not_filtered_by_created(repository: Repository) -> None:
     table = facts(3)
     without = pa.array([None if n % 3 else at for n, at in enumerate(table["created"].to_pylist())], TIMESTAMP)
     table = table.set_column(table.column_names.index("created"), "created", without)
@@ -306,7 +306,7 @@ def test_a_result_can_be_persisted_as_a_dataset(repository: Repository) -> None:
     assert pq.read_table(path).sort_by("row").to_pylist() == job.to_arrow().to_pylist()
 
 
-def test_what_is_not_supported_is_refused_in_one_sentence(repository: Repository) -> None:
+def test_unsupported_requests_are_refused_in_one_sentence(repository: Repository) -> None:
     repository.view("of_user", facts(17), [user])
     repository.view("ahead", facts(17), [user], tags={"lag_s": "-1"})
     repository.view("arrays", facts(17), [user], tags={"sequence": "true"})

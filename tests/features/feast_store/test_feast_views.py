@@ -165,7 +165,7 @@ def test_a_key_that_has_been_quiet_for_years_keeps_its_counts(small: Log) -> Non
     assert clicks.tolist() == [[1]]
 
 
-def test_what_happened_at_the_cut_itself_is_not_known(small: Log) -> None:
+def test_events_exactly_at_the_cut_are_unknown(small: Log) -> None:
     """Feast's join is inclusive: hence the microsecond before."""
     cut = np.array([[START_US], [START_US - 1]])  # `early` clicked at START_US, and never again
     every = [f"{name}:{what}" for name in NAMES for what in ("shows", "clicks")]

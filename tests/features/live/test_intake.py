@@ -152,9 +152,7 @@ def test_a_ranking_s_name_says_when_and_for_whom() -> None:
     ],
     ids=["of another user", "of a lost tail", "malformed", "of no time"],  # the names are drawn: workers must agree
 )
-def test_what_cites_a_ranking_that_is_not_known_is_an_event_of_its_own_and_the_batch_is_taken(
-    user: str, name: str
-) -> None:
+def test_an_event_of_an_unknown_ranking_is_stored_unlinked_and_its_batch_is_accepted(user: str, name: str) -> None:
     posted = [Posted("w", "j", NOW - 1), Posted(user, "i", impression_id=name)]
     assert [INTAKE_OF_LONG_IDS.is_unlinked(each) for each in posted] == [False, True]
     _, event = INTAKE_OF_LONG_IDS.read(posted, NOW, NOW)
@@ -206,7 +204,7 @@ def test_a_caller_s_own_impression_is_a_request_of_the_log_like_any_other() -> N
     assert Intake(rules(PARAMS), "all", 40, SECRET).read([Posted("u", "i", NOW, 0.0)], NOW, NOW)[0].in_history
 
 
-def test_whatever_impression_a_caller_names_no_row_of_another_user_or_of_the_log_is_held_back(tmp_path: Path) -> None:
+def test_no_impression_id_of_a_caller_quarantines_rows_of_other_users_or_of_the_log(tmp_path: Path) -> None:
     """A quarantine tells of an impression of several users; names of blocks of events are <user_id>/<number>."""
     logged = {"event_id": "l", "user_id": "v", "item_id": "i", "occurred_at": datetime(2023, 1, 1, tzinfo=UTC)}
     ours = name_exposure("v", NOW, SECRET)
@@ -278,7 +276,7 @@ def test_an_event_id_of_another_user_s_event_is_refused_by_its_place() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0]), max_size=4), st.booleans(), st.booleans())
-def test_outcomes_in_one_request_are_what_they_are_one_by_one_and_each_click_counts_once(
+def test_outcomes_posted_together_equal_those_posted_singly_and_each_click_counts_once(
     tmp_path_factory: pytest.TempPathFactory, labels: list[float], is_shown: bool, is_clicked: bool
 ) -> None:
     name = name_exposure("u", NOW, SECRET)

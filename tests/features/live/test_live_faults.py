@@ -114,7 +114,7 @@ def test_a_file_taken_away_while_it_is_open_is_made_anew(path: Path) -> None:
     tail.close()
 
 
-def test_a_file_that_vanishes_is_said_once_and_seqs_go_on_even_where_the_clock_went_back(
+def test_a_lost_file_is_logged_once_and_seqs_increase_even_if_the_clock_went_back(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = SqliteTail(path)
@@ -150,7 +150,7 @@ def test_another_file_in_the_place_of_the_one_in_use_is_said(path: Path, caplog:
 
 
 def test_a_log_of_sqlite_that_is_taken_away_is_no_place_to_write_to_and_loses_nothing(path: Path) -> None:
-    """SQLite itself goes on in the file without a name, acknowledges, and forgets all of it at its end."""
+    """SQLite itself keeps writing to the unlinked file, acknowledges, and loses everything when it closes."""
     tail = SqliteTail(path)
     tail.append([event("a")])
     path.with_name(f"{path.name}-wal").unlink()
@@ -228,7 +228,7 @@ def test_a_size_grows_with_what_is_kept(engine: str, path: Path, server: RedisSe
 
 
 def test_a_full_disk_keeps_nothing_of_the_call_and_says_so(path: Path) -> None:
-    """A limit on file sizes stands for the end of a disk."""
+    """A limit on file sizes simulates a full disk."""
     code = """if True:
         import resource, sys
         from pathlib import Path

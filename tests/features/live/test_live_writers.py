@@ -1,4 +1,4 @@
-"""Many writers at once, in several processes, a batch load beside them: what was sent is there, in order, once.
+"""Many concurrent writers in several processes, during a batch load: every event is stored once, in order.
 
 LEITMOTIF_WRITER_EVENTS: events of each of the 8 writers; 150 where it is not set.
 """

@@ -1,4 +1,4 @@
-"""Whatever a file is, a user whom it names is found, and one whose id is part of another's is not."""
+"""In files of any kind, users who are named are found, and ids that are part of other ids are not."""
 
 import gzip
 import json
@@ -187,7 +187,7 @@ def test_an_id_is_found_in_text_however_it_is_written(tmp_path: Path, text: str,
         "\\u0031\\u0032\\u0031",
     ],
 )
-def test_what_only_contains_an_id_is_not_named(tmp_path: Path, text: str) -> None:
+def test_a_longer_word_that_contains_an_id_is_not_a_match(tmp_path: Path, text: str) -> None:
     (tmp_path / "file").write_text(text)
     traces = look_into(tmp_path / "file", LONG)
     assert traces is not None

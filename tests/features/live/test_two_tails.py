@@ -83,7 +83,7 @@ def test_an_event_that_only_the_other_engine_s_watermark_covers_is_counted_and_n
     assert OnlineStore.open(state).tail.since(0) == []
 
 
-def test_a_state_whose_stamp_has_one_seq_for_both_is_loaded_anew(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_with_one_seq_for_both_engines_is_loaded_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENGINE_VARIABLE, "sqlite")
     state = state_of(data)
     load(data, state)
@@ -98,7 +98,7 @@ def test_a_state_whose_stamp_has_one_seq_for_both_is_loaded_anew(data: Path, mon
 def test_a_snapshot_or_watermark_of_another_version_is_named(data: Path) -> None:
     path = data / "feature_snapshot" / "snapshot.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"absorbed_seq": 7}))
-    with pytest.raises(InputError, match=r"absorbed_seq is 7, not one seq an engine\. `make run`"):
+    with pytest.raises(InputError, match=r"absorbed_seq is 7, not one seq per engine\. `make run`"):
         load(data, state_of(data))
     write_json(data / "absorbed" / "absorbed.json", {"seq": 7})
     with pytest.raises(InputError, match=r"names \['seq'\].*`dvc repro ingest`"):
@@ -112,7 +112,7 @@ def test_absorb_says_where_it_looked_and_that_sqlite_has_more(
     data = tmp_path / "data" / "simulator"
     state, address = state_of(data), f"127.0.0.1:{redis_server.port},db=7"
     said = absorbing(tmp_path, address)
-    assert said == f"no live event is left to seal in the Redis at 127.0.0.1:{redis_server.port}\n"
+    assert said == f"no live events are left to seal in the Redis at 127.0.0.1:{redis_server.port}\n"
     tail = open_tail(state)
     tail.append([event("here")])
     hint = f"{tmp_path}/live/simulator.db (SQLite) holds live events too, not sealed: `make absorb ONLINE=sqlite`"
@@ -120,7 +120,7 @@ def test_absorb_says_where_it_looked_and_that_sqlite_has_more(
     assert "sealed 1 in live/simulator/" in absorbing(tmp_path, "sqlite").replace(f"{tmp_path}/", "")
     assert "SQLite" not in absorbing(tmp_path, address)
     told = absorbing(tmp_path, "sqlite")
-    assert told == f"no live event is left to seal in {tmp_path}/live/simulator.db (SQLite)\n"
+    assert told == f"no live events are left to seal in {tmp_path}/live/simulator.db (SQLite)\n"
     assert len(sealed_files(live_of(data))) == 1
 
 

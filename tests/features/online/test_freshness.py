@@ -152,7 +152,7 @@ def test_the_command_prints_the_table_and_its_exit_status_says_what_is_wrong(
         "item_counters",
         "no",
     ]
-    assert told.out.endswith("no live event has come since\n")
+    assert told.out.endswith("no live events since\n")
     build(folder, [*rows, row("u0", "i00", 4000), row("u1", "i00", 4100)])
     done = command()
     assert done.returncode == 3

@@ -11,7 +11,7 @@ from features.encoding.as_of import AsOfCounter
 from features.encoding.asked import NO_KEY, Asked
 from features.encoding.coclicks import Clicks, Coclicks
 from features.encoding.counters import NAMES, PAIR_RADIX, Counters
-from features.online.live_counters import JOINED_AT_ONCE, LiveCounters
+from features.online.live_counters import MERGED_AT_ONCE, LiveCounters
 from features.sealed.event import EVENT, OUTCOME, LiveEvent
 from features.terms.convention import RECENT
 
@@ -164,8 +164,8 @@ def test_live_rows_lie_in_few_parts() -> None:
     assert len(sizes) <= 6
 
 
-def test_large_parts_are_joined_aside_while_all_of_them_are_read() -> None:
-    """Whoever adds waits for no join of more than JOINED_AT_ONCE rows, and every state on the way is whole."""
+def test_large_parts_are_merged_in_the_background_while_reads_go_on() -> None:
+    """No add waits for a merge of more than MERGED_AT_ONCE rows, and every intermediate state is complete."""
     counters, made = live([]), []
     built = counters._part
 
@@ -181,8 +181,8 @@ def test_large_parts_are_joined_aside_while_all_of_them_are_read() -> None:
         assert (shows[0], clicks[0]) == (place + 1_000, (place + 1_000) // 2)
     counters.settle()
     assert counters.now.item_counters.read([0], 10**6)[0].tolist() == [60_000]
-    assert max(size for name, size in made if name != "join") <= JOINED_AT_ONCE
-    assert max(size for name, size in made if name == "join") > JOINED_AT_ONCE
+    assert max(size for name, size in made if name != "merge") <= MERGED_AT_ONCE
+    assert max(size for name, size in made if name == "merge") > MERGED_AT_ONCE
     assert len(counters._parts) <= 6
 
 

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.xdist_group("feast")
 
 
 class Source:
-    """data/<source> with a log that goes on, and its snapshot."""
+    """data/<source> with a log that can grow, and its snapshot."""
 
     def __init__(self, root: Path, rows: list[dict[str, Any]], name: str = "table") -> None:
         self.data, self.rows = root / "data" / name, rows
@@ -190,7 +190,7 @@ def test_only_rows_that_changed_are_written(tmp_path: Path, caplog: pytest.LogCa
 MONTH_S = 31 * 86_400
 
 
-def test_a_log_that_goes_on_is_counted_as_from_nothing(tmp_path: Path) -> None:
+def test_new_partitions_give_the_same_counters_as_a_full_count(tmp_path: Path) -> None:
     """New partitions with new users and items, some between known ones; then a row of the first, long past."""
     rows = random_log(7, num_requests=300)
     source = Source(tmp_path, rows)
@@ -212,7 +212,7 @@ def test_a_log_that_goes_on_is_counted_as_from_nothing(tmp_path: Path) -> None:
     assert linked == [False, False, False, True, False]
 
 
-def test_a_user_who_is_forgotten_leaves_the_rows_of_the_next_load(tmp_path: Path) -> None:
+def test_the_next_load_has_no_rows_of_a_forgotten_user(tmp_path: Path) -> None:
     rows = random_log(7, num_requests=300)
     source = Source(tmp_path, rows)
     later = [row("u0", "i01", MONTH_S, role="history")]
@@ -266,11 +266,11 @@ def test_a_store_of_another_engine_than_was_loaded_does_not_open_empty(
     monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{redis_server.port},db=13")
     load(source.data, source.state)
     monkeypatch.setenv("LEITMOTIF_ONLINE", "sqlite")
-    with pytest.raises(InputError, match=r"loaded into redis, and ONLINE .* is sqlite"):
+    with pytest.raises(InputError, match=r"loaded into redis, but ONLINE .* is sqlite"):
         OnlineStore.open(source.state)
 
 
-def test_a_load_of_everything_into_redis_takes_no_row_from_who_reads(
+def test_a_full_load_into_redis_removes_no_row_while_others_read(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(tmp_path, rows := random_log(7, num_requests=300))
@@ -334,7 +334,7 @@ def assert_not_loaded(source: Source) -> None:
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_what_the_snapshot_was_not_made_of_is_not_loaded(tmp_path: Path, how: str) -> None:
+def test_files_that_differ_from_the_snapshot_are_not_loaded(tmp_path: Path, how: str) -> None:
     """Counters of a day that is gone would be wrong counts in silence."""
     source = Source(tmp_path, random_log(3, 40))
     source.take_up(source.rows)
@@ -392,7 +392,7 @@ def test_a_kill_in_the_middle_of_a_load_over_another_leaves_that_one(tmp_path: P
     assert len([left for left in source.state.parent.iterdir() if left.name.startswith(".feast-")]) == 1
 
 
-def test_of_loaders_at_once_one_loads_and_the_others_wait_and_find_it_done(tmp_path: Path) -> None:
+def test_one_of_several_loaders_loads_and_the_others_wait(tmp_path: Path) -> None:
     source = Source(tmp_path, random_log(6, num_requests=20))
     source.write(np.random.default_rng(6), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
     source.state.parent.mkdir(parents=True)

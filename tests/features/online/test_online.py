@@ -127,7 +127,7 @@ def test_a_load_that_fails_leaves_the_last_good_one(tmp_path: Path) -> None:
     assert len(list(state_of(folder).parent.iterdir())) == 2  # the link and what it points to
 
 
-def test_what_a_killed_load_left_is_swept(data: Path) -> None:
+def test_folders_of_killed_loads_are_removed(data: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     left = state_of(data).parent / f".feast-{ended.pid}-abc"
@@ -190,13 +190,13 @@ def test_a_store_that_must_be_opened_again_says_so_before_it_keeps_anything(tmp_
 
 
 @pytest.mark.parametrize("how", ["overwritten", "cut short"])
-def test_histories_that_are_damaged_under_an_opened_store_are_said_in_words(tmp_path: Path, how: str) -> None:
+def test_damaged_histories_of_an_open_store_are_an_error_with_the_next_step(tmp_path: Path, how: str) -> None:
     """A worker that is asked answers 503 with this, and no 500."""
     store = loaded(tmp_path / "data" / "table", [row(f"u{number}", "i", number) for number in range(2_000)])
     path = state_of(tmp_path / "data" / "table") / "online.db"
     whole = path.read_bytes()
     with path.open("r+b") as handle:
         handle.truncate(8_192) if how == "cut short" else handle.write(b"garbage!" * (len(whole) // 8))
-    with pytest.raises(InputError, match=r"cannot be read: DatabaseError: .*`make load` loads them again"):
+    with pytest.raises(InputError, match=r"cannot be read: DatabaseError: .*`make load` loads it again"):
         store.histories([f"u{number}" for number in range(2_000)])
     store.tail.close()

@@ -1,4 +1,4 @@
-"""Whatever the params, a log that is fed event by event reads at every request as its tables do; a crawler among all.
+"""For any params, a log that is fed event by event reads at every request like its tables, a crawler included.
 
 LEITMOTIF_PARITY_SETS: how many random sets of params are drawn; 12 where it is not set, of which 4 are no slow tests.
 """
@@ -39,7 +39,7 @@ def without_buckets(replay: Replay) -> None:
 
 
 def with_the_future(replay: Replay) -> None:
-    """What became of a show is told with it, as if it had been known then: as the replay once did."""
+    """A feed with the outcome in the show itself, as if it had been known then: a former bug of the replay."""
     feed = replay.feed
     known = feed.events["known_at"]
     feed.times = np.minimum(feed.times, feed.occurred_at)

@@ -1,4 +1,4 @@
-"""A real Redis Cluster that loses nodes: what was acknowledged stays, once; what was not is said; loads see it.
+"""A real Redis Cluster that loses nodes: acknowledged events stay, once; refused ones are reported; loads notice.
 
 LEITMOTIF_WRITER_EVENTS: events of each of the 8 writers; 150 where it is not set, 1,000 in the slow sweep.
 """
@@ -44,7 +44,7 @@ AGAIN_S = 60.0
 
 @pytest.fixture
 def cluster(redis_cluster: Cluster) -> Iterator[Cluster]:
-    """One whose nodes may be killed: it is whole again afterwards."""
+    """A cluster whose nodes may be killed; it is healed afterwards."""
     yield redis_cluster
     redis_cluster.heal()
 
@@ -82,7 +82,7 @@ def test_users_lie_on_every_primary_each_in_one_hash_and_live_events_in_one_slot
     assert list(store.user_ids("u7")) == ["u7"]
 
 
-def test_a_load_from_nothing_a_load_of_a_change_and_a_forgotten_user_read_as_their_snapshots(
+def test_full_loads_changed_loads_and_forgotten_users_read_like_their_snapshots(
     source: Source,
 ) -> None:
     first = OnlineStore.open(source.state)
@@ -126,7 +126,7 @@ def start_writer(source: Source, cluster: Cluster, process: int, num_events: int
 
 
 class Reader(threading.Thread):
-    """What a worker does all the while: it counts live events, and opens the store again where it is told to."""
+    """A worker: counts live events, and reopens the store when an error says so."""
 
     def __init__(self, state: Path) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Reader(threading.Thread):
 @pytest.mark.parametrize(
     ("num_events", "num_failovers"), [(NUM_EVENTS, 1), pytest.param(1_000, 4, marks=pytest.mark.slow)]
 )
-def test_of_eight_writers_every_acknowledged_event_is_there_once_though_primaries_are_killed(
+def test_every_acknowledged_event_of_eight_writers_is_stored_once_even_if_primaries_are_killed(
     source: Source, cluster: Cluster, num_events: int, num_failovers: int
 ) -> None:
     reader = Reader(source.state)
@@ -212,7 +212,7 @@ def wait_for(tail: RedisTail, num_events: int) -> None:
         time.sleep(0.02)
 
 
-def test_what_no_replica_has_is_not_acknowledged_and_sending_it_again_after_the_failover_keeps_it_once(
+def test_an_event_without_a_replica_is_not_acknowledged_and_sent_again_after_failover_is_stored_once(
     source: Source, cluster: Cluster
 ) -> None:
     tail = RedisTail(cluster.address, prefix_of(source.state), wait_s=0.5)
@@ -267,7 +267,7 @@ def test_a_primary_without_a_replica_takes_events_on_its_disk_and_says_so(
     tail.close()
 
 
-def test_who_is_back_after_a_failover_is_waited_for_and_keeps_no_byte_of_who_is_forgotten(cluster: Cluster) -> None:
+def test_a_replica_that_returns_is_waited_for_and_keeps_no_bytes_of_forgotten_users(cluster: Cluster) -> None:
     tail = RedisTail(cluster.address, "back")
     tail.append([event("a", user="somebody-gone")])
     cluster.primary_of("{back}:log").kill()
@@ -304,7 +304,7 @@ def test_the_first_events_after_a_replica_is_back_wait_for_it(cluster: Cluster) 
     tail.drop()
 
 
-def test_a_forgotten_user_stays_so_through_a_failover_and_who_slept_through_it_counts_anew(
+def test_forgotten_users_stay_forgotten_after_failover_and_stale_workers_recount(
     source: Source, cluster: Cluster
 ) -> None:
     tail = RedisTail(cluster.address, prefix_of(source.state))
@@ -319,7 +319,7 @@ def test_a_forgotten_user_stays_so_through_a_failover_and_who_slept_through_it_c
     ]
     assert [each.event_id for _, each in tail.since(0)] == ["b", "d"]
     assert (tail.forgotten(["gone", "stays"]), tail.secret()) == ([True, False], secret)
-    with pytest.raises(StaleStoreError, match="its replica took over"):
+    with pytest.raises(StaleStoreError, match="a replica took over"):
         idle.refresh()
     assert OnlineStore.open(source.state).live.num_events == 2
     tail.close()
@@ -382,7 +382,7 @@ def test_an_address_that_means_nothing_is_refused(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("told", ["password=hunter2,h1:1", "redis://me:hunter2@h1:1/0"])
-def test_what_is_refused_is_said_without_its_password(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_addresses_are_shown_without_passwords(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENGINE_VARIABLE, told)
     with pytest.raises(InputError) as caught:
         redis_address()
@@ -412,7 +412,9 @@ def test_live_events_that_were_copied_from_one_server_are_refused(cluster: Clust
     client.close()
 
 
-def test_while_the_slot_of_live_events_moves_nothing_is_kept_by_halves_and_then_all_goes_on(cluster: Cluster) -> None:
+def test_while_the_slot_of_live_events_moves_no_batch_is_stored_in_part_and_then_writes_resume(
+    cluster: Cluster,
+) -> None:
     tail = RedisTail(cluster.address, "moving")
     assert tail.append([event("a"), event("b", user="other")]) == [Fate.NEW] * 2
     with cluster.moving("{moving}:log") as move:

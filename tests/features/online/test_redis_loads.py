@@ -1,4 +1,4 @@
-"""Counts in a Redis whose rows a newer load changes in place: who serves the load before counts nothing twice."""
+"""Counts in a Redis whose rows a newer load replaces: workers of the previous load count nothing twice."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def shows_of(store: OnlineStore, user: str) -> int:
     return int(counters.user_counters.read([key], store.log_end + 10**12)[0][0])
 
 
-def test_rows_of_counts_stay_as_they_were_for_who_serves_the_load_before(
+def test_workers_of_the_previous_load_read_its_counts(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{redis_server.port},db=10")

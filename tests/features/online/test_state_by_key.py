@@ -57,7 +57,7 @@ def test_a_worker_holds_as_much_with_five_users_as_with_five_hundred(tmp_path: P
     assert held[1] < held[0] + HELD_BYTES, held
 
 
-def test_counts_of_items_are_read_where_they_lie(tmp_path: Path) -> None:
+def test_counts_of_items_are_memory_mapped(tmp_path: Path) -> None:
     store = loaded(tmp_path / "data" / "table", random_log(1, num_requests=200))
     table = store.live.logged.item_counters
     assert isinstance(table, AsOfCounter)
@@ -81,11 +81,11 @@ def test_a_state_of_before_rows_of_counts_is_refused_and_loaded_again(tmp_path: 
     snapshot = data / "feature_snapshot" / "snapshot.json"
     told = json.loads(snapshot.read_text())
     snapshot.write_text(json.dumps({key: value for key, value in told.items() if key != "layout"}))
-    with pytest.raises(InputError, match=r"was made by another version.*`make run` makes it anew"):
+    with pytest.raises(InputError, match=r"was made by another version.*`make run` makes it again"):
         load(data, state_of(data))
 
 
-def test_what_is_stored_of_a_user_who_is_forgotten_goes_with_the_next_load(tmp_path: Path) -> None:
+def test_the_next_load_removes_rows_of_a_forgotten_user(tmp_path: Path) -> None:
     data, rows = tmp_path / "data" / "table", random_log(2)
     counted = statistics(coclick_rank=4)
     told = settings() | {"statistics": counted.model_dump(mode="json")}
@@ -145,5 +145,5 @@ def test_ids_are_numbered_by_their_hashes_and_none_is_kept() -> None:
     assert (len(known), known.get("nobody"), "u3" in known, "nobody" in known) == (500, None, True, False)
     with pytest.raises(TypeError, match="cannot be listed"):
         list(known)
-    with pytest.raises(InputError, match=r"'u7' and 'u7' have one hash"):
+    with pytest.raises(InputError, match=r"'u7' and 'u7' have the same 64-bit hash"):
         hashes_of([*ids, "u7"])

@@ -126,7 +126,7 @@ def test_the_ledger_adds_up_with_forgotten_users_and_live_events(tmp_path: Path)
     assert sum(ledger.values()) == report["rows_read"] == 64
 
 
-def test_forgetting_nobody_of_a_log_changes_no_byte(tmp_path: Path) -> None:
+def test_forgetting_users_without_rows_changes_no_byte(tmp_path: Path) -> None:
     data = tmp_path / "data" / "table"
     ingest_table(data, write_table(tmp_path / "log.csv", "u1,i1,never,1\n"))
     before = digest(data)

@@ -109,7 +109,7 @@ def test_a_served_request_has_one_context_and_one_that_said_nothing_has_none(tmp
     ]
 
 
-def test_of_an_event_that_log_and_tail_have_the_log_s_row_stands(tmp_path: Path) -> None:
+def test_if_log_and_tail_have_an_event_the_log_s_row_is_used(tmp_path: Path) -> None:
     data, live = data_of(tmp_path)
     (tmp_path / "log.csv").write_text(
         "id,user,item,at,click\nlive-5,u1,i1,2024-01-03T00:00:05,1\nx,u2,i2,2024-01-01,1\n"
@@ -174,7 +174,7 @@ def test_a_damaged_sealed_file_is_named_with_what_to_do_and_nothing_is_written(t
     whole = (live / "2026-11-24.parquet").read_bytes()
     for text in (whole[: len(whole) // 2], b"", b"not Parquet"):
         (live / "2026-11-24.parquet").write_bytes(text)
-        with pytest.raises(InputError, match=r"2026-11-24.parquet is no whole file .* move it away"):
+        with pytest.raises(InputError, match=r"2026-11-24.parquet is not a complete file .* move it away"):
             ingest_table(data, write_table(tmp_path / "log.csv"))
     pq.write_table(pa.table({"seq": [1], "more": [2]}), live / "2026-11-24.parquet")
     with pytest.raises(InputError, match=r"not known: \['more'\]"):
@@ -198,7 +198,7 @@ def test_the_newest_seq_survives_the_rows_that_had_it(tmp_path: Path) -> None:
     assert read_live(tmp_path, frozenset()).newest_seq == {"sqlite": 9, "redis": 0}
 
 
-def test_what_a_killed_writer_left_is_no_sealed_file_and_goes_with_the_next_one(tmp_path: Path) -> None:
+def test_a_killed_writer_s_file_is_not_a_sealed_file_and_is_removed_by_the_next_writer(tmp_path: Path) -> None:
     live = tmp_path / "live" / "table"
     seal(live / "2026-11-24.parquet", event(5))
     (live / ".2026-11-25.parquet.123").write_bytes(b"half")

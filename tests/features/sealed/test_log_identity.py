@@ -1,4 +1,4 @@
-"""What came live to a log is that log's: another one under the same name is refused, and told how to go on."""
+"""Live events belong to one log: another log of the same name is refused with the next step."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def test_live_events_of_another_log_are_refused_and_both_ways_out_lead_on(data: 
     assert ingest(data, table(tmp_path / "log.csv"))["num_live_events"] == 1
 
 
-def test_that_it_is_the_same_log_holds_for_the_path_it_was_said_of(data: Path, tmp_path: Path) -> None:
+def test_same_as_applies_only_to_the_path_it_was_set_for(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         ingest(data, table(tmp_path / "other.csv"))
     same_as = str(caught.value).split("same_as=")[1][:25]
@@ -117,13 +117,13 @@ def test_two_movielens_under_one_name_are_two_logs(tmp_path: Path) -> None:
         ingest(data, small)
 
 
-def test_what_is_from_before_is_taken_over_by_the_first_log_that_meets_it(tmp_path: Path) -> None:
+def test_data_without_a_log_identity_is_taken_over_by_the_first_log(tmp_path: Path) -> None:
     data = tmp_path / "data" / "shop"
     live, params = live_of(data), table(write_table(tmp_path / "log.csv"))
     seal(live / "2026-11-24.parquet", live_log.event(1))
     (tmp_path / "live" / "known.json").unlink()  # sealed before there was one
     (live / "forgotten.txt").write_text(f"{'0' * 64}\n")
-    with pytest.raises(InputError, match=r"2026-11-24.parquet not as .*known.json says.*`make absorb`"):
+    with pytest.raises(InputError, match=r"2026-11-24.parquet differs from .*known.json.*`make absorb`"):
         ingest(data, params)
     tail = SqliteTail(tmp_path / "scratch.db")
     assert absorb(tail, live, identity_of(params)) == {}
@@ -157,7 +157,7 @@ def test_a_store_does_not_open_over_live_events_of_another_log(tmp_path: Path) -
     assert OnlineStore.open(state).live.num_events == 1
 
 
-def test_absorb_and_forget_do_not_touch_what_came_to_another_log(tmp_path: Path) -> None:
+def test_absorb_and_forget_do_not_touch_events_of_another_log(tmp_path: Path) -> None:
     write_table(tmp_path / "log.csv")
     write_table(tmp_path / "other.csv")
     for name in ("presets", "params.yaml"):

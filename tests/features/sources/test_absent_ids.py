@@ -1,4 +1,4 @@
-"""What stands where an id was not given is no id, however it is spaced: else one person has everybody's history."""
+"""Placeholders of missing ids are null, with any spaces around them; else one user has everybody's history."""
 
 from pathlib import Path
 

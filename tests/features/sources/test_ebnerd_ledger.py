@@ -1,4 +1,4 @@
-"""What is wrong with an EB-NeRD bundle is held back with its reason, and histories' ledger has every row once."""
+"""Faulty rows of an EB-NeRD bundle are quarantined with their reason, and the ledger has every row once."""
 
 from pathlib import Path
 

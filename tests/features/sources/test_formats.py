@@ -1,4 +1,4 @@
-"""A table is read for what it holds, not for its name; what is left out or read otherwise is said and counted."""
+"""A table is read by its content, not its name; rows that are dropped or changed are reported and counted."""
 
 import bz2
 import gzip

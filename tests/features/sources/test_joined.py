@@ -79,7 +79,7 @@ def test_a_day_whose_only_row_belongs_to_the_day_before_is_no_partition(
     assert validate.run(data, limits(), expectations())["rows_valid"] == 3
 
 
-def test_what_is_no_second_row_of_a_request_stays(tmp_path: Path) -> None:
+def test_rows_that_are_not_a_show_and_its_click_are_not_joined(tmp_path: Path) -> None:
     others = [
         "u,a,2024-01-01T00:00:11Z,1,q,,,",  # another request
         "v,a,2024-01-01T00:00:11Z,1,r,,,",  # another user's: validate holds the request back

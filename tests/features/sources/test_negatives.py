@@ -1,4 +1,4 @@
-"""Clicks alone become requests with unclicked items beside them: seeded, of the past, never of the request itself."""
+"""Clicks become requests with sampled unclicked items: seeded, from the past, never the request's own items."""
 
 from collections import Counter
 from pathlib import Path
@@ -98,7 +98,9 @@ def test_the_same_seed_draws_the_same_and_later_rows_change_nothing(tmp_path: Pa
     assert all(later[name] == rows for name, rows in sampled(tmp_path / "d").items())
 
 
-def test_requests_of_the_log_get_items_beside_all_of_theirs_and_those_with_unclicked_ones_none(tmp_path: Path) -> None:
+def test_sampled_negatives_are_none_of_a_request_s_items_and_requests_with_unclicked_items_get_none(
+    tmp_path: Path,
+) -> None:
     clicks = [("u", f"i{n % 7}", n) for n in range(60)]
     names = [f"r{n // 3}" for n in range(60)]
     path = write(tmp_path / "log.csv", clicks, names)

@@ -51,7 +51,7 @@ def _rows(folder: Path) -> list[list[tuple]]:
     return [[row for row in each if isinstance(row, tuple)] for each in requests(folder)]
 
 
-def test_requests_counted_anew_each_day_are_those_they_would_be_with_names_of_their_own(tmp_path: Path) -> None:
+def test_daily_request_counters_give_the_same_requests_as_unique_names(tmp_path: Path) -> None:
     drawn = random.Random(3)
     counted, named = [], []
     for user in ("u", "v", "é%"):

@@ -1,4 +1,4 @@
-"""The logging policy's propensities are what it really does: counted, and derived a second time the slow way."""
+"""The logging policy's propensities equal its observed frequencies and a slow derivation."""
 
 from functools import cache
 

@@ -111,10 +111,10 @@ def test_a_quiet_and_a_dull_day_are_named_and_nothing_else(dirty: Path) -> None:
     assert failed == {"rows_of_trailing": ["2024-01-04"], "click_rate_of_trailing": ["2024-01-05"]}
 
 
-def test_what_changed_since_the_last_run_is_said_and_a_repetition_is_no_run(dirty: Path) -> None:
+def test_the_page_lists_changes_since_the_last_run_and_a_repetition_is_not_a_run(dirty: Path) -> None:
     page, data = dirty / "reports" / "table" / "quality.html", dirty / "data" / "table"
     told = source("table", dirty / "log.csv", COLUMNS)
-    assert "No other run of this log is known here" in page.read_text()
+    assert "There is no earlier run of this log on this machine" in page.read_text()
     first = page.read_bytes()
     describe.run(data, told)
     assert page.read_bytes() == first
@@ -122,9 +122,9 @@ def test_what_changed_since_the_last_run_is_said_and_a_repetition_is_no_run(dirt
     describe.run(data, told)
     changed = page.read_text()
     assert "<td>expected: a partition has about as many rows as those before it</td>" in changed
-    assert "1 not so</td>" in changed
+    assert "1 failing</td>" in changed
     assert "<td>rows read</td>" not in changed
-    assert "2 runs of this log on this machine that differ from the one before" in changed
+    assert "2 runs of this log on this machine, each different from the one before" in changed
     runs = re.search(r">The runs so far</caption>.*?</table>", changed, re.S)
     assert runs is not None
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", runs[0])

@@ -1,4 +1,4 @@
-"""DuckDB takes what the machine gives, or what is said; no byte of any stage depends on it."""
+"""DuckDB uses the machine's resources or the configured ones; no byte of any stage depends on them."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(tmp_path: Path) ->
     assert told.split() == ["2024-01-01T02:00:00+00:00", "2024-01-01T03:00:00+00:00"]
 
 
-def test_what_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_are_not_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(connection.THREADS, "all")
     with pytest.raises(InputError, match=r"LEITMOTIF_THREADS is 'all', not a whole number of at least 1"):
         connection.num_threads()

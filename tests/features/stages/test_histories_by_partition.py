@@ -199,7 +199,7 @@ def test_a_day_more_makes_one_piece_and_a_day_that_goes_leaves_none(tmp_path: Pa
     assert len(entries()) == 2
 
 
-def test_keys_decoded_from_digits_are_those_of_the_convention_and_a_null_is_no_session() -> None:
+def test_keys_decoded_from_digits_equal_the_convention_s_and_null_is_no_session() -> None:
     texts = [f"event {number}" for number in range(100)]
     digits = [hashlib.md5(text.encode()).hexdigest()[:16] for text in texts]
     assert decode_keys(pa.array(digits)).tolist() == [key_of_text(text) for text in texts]

@@ -133,7 +133,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_nothing_of_it_i
     log = logging.getLogger("leitmotif")
 
     class Replace(logging.Handler):
-        """Whoever exports the log writes on while the last of it is read."""
+        """The log's exporter keeps writing while ingest reads the last part."""
 
         def emit(self, record: logging.LogRecord) -> None:
             if "rows of log.csv" in record.getMessage():
@@ -154,7 +154,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_nothing_of_it_i
     assert ingest_table(data, path)["rows_written"] == 90
 
 
-def test_who_is_forgotten_leaves_no_text_in_the_cache(tmp_path: Path) -> None:
+def test_forgotten_users_leave_no_text_in_the_cache(tmp_path: Path) -> None:
     data = tmp_path / "data" / "table"
     path = write(tmp_path / "log.csv", [*clean(), "somebody-new,i1,2024-01-01T00:00:00Z,1", "somebody-new,i1,soon,1"])
     ingest_table(data, path)

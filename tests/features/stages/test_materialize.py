@@ -213,7 +213,7 @@ def test_codes_of_users_that_differ_are_found_and_named(told: Path) -> None:
     assert found <= {"codes", "event_codes"}
 
 
-def test_a_context_that_reads_otherwise_online_is_found_and_named(told: Path) -> None:
+def test_a_context_that_differs_online_is_found_and_named(told: Path) -> None:
     class Misread(OnlineStore):
         def item_key(self, item_id: str | None) -> int:
             return super().item_key("i00" if item_id == "i01" else item_id)

@@ -1,4 +1,4 @@
-"""Bad files of every kind: one clear error that says what to do, or a count; and the last good state stands."""
+"""Bad files of every kind give one error with the next step, or a count; the last good outputs stay."""
 
 import shutil
 import subprocess
@@ -65,7 +65,7 @@ def test_a_file_that_cannot_be_used_is_one_error_and_the_last_good_state_stands(
     assert not list(data.glob(".*"))
 
 
-def test_a_file_in_another_form_than_is_said_is_refused_by_its_columns(tmp_path: Path) -> None:
+def test_a_file_in_another_format_than_configured_is_refused_by_its_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", [row.replace(",", ";") for row in clean()], "user;item;at;click")
     with pytest.raises(InputError, match=r"log\.csv has no column 'user'\. It has: user;item;at;click"):
         ingest_table(tmp_path / "data" / "table", path, format="csv")
@@ -124,7 +124,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stage", ["ingest", "validate"])
 def test_a_full_disk_is_one_error_and_the_last_good_state_stands(stage: str, good: Path, tmp_path: Path) -> None:
-    """A limit on file sizes stands for the end of a disk."""
+    """A limit on file sizes simulates a full disk."""
     data, path, limit = tmp_path / "data" / "table", write(tmp_path / "log.csv", clean(3000)), 4096
     shutil.copytree(good / "data", tmp_path / "data")
     if stage == "validate":

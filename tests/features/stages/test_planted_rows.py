@@ -99,7 +99,7 @@ def test_times_of_another_unit_are_outside_the_log(tmp_path: Path) -> None:
     }
 
 
-def test_a_float_id_that_is_no_number_is_nobody(tmp_path: Path) -> None:
+def test_a_float_id_that_is_not_a_finite_number_is_null(tmp_path: Path) -> None:
     columns = {
         "user": [float(n % 7) for n in range(60)] + [float("nan"), float("inf"), None],
         "item": [n % 5 for n in range(63)],
@@ -111,7 +111,7 @@ def test_a_float_id_that_is_no_number_is_nobody(tmp_path: Path) -> None:
     assert "3" in {row["user_id"] for row in read(tmp_path / "data" / "table" / "interactions")}
 
 
-def test_minus_one_may_be_said_to_mean_nobody(tmp_path: Path) -> None:
+def test_minus_one_can_be_configured_as_null(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", clean() + NEGATIVE)
     assert flawed(tmp_path, path) == {}
     assert flawed(tmp_path, path, null_words=["-1"]) == {"user_id missing": 6}
@@ -123,7 +123,7 @@ def test_a_lonely_row_of_another_year_is_a_gap_where_the_limits_let_it_pass(tmp_
     assert warned(tmp_path, "time")["missing_before"] == [("2031-01-02", 2555)]
 
 
-def test_a_log_of_repetitions_is_refused_and_the_last_good_one_stands(dirty: tuple, tmp_path: Path) -> None:
+def test_a_log_of_repetitions_is_refused_and_the_last_good_output_stays(dirty: tuple, tmp_path: Path) -> None:
     data = tmp_path / "data" / "table"
     shutil.copytree(dirty[0] / "data", tmp_path / "data")
     good = digest(data / "validated_interactions")

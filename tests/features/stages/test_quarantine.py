@@ -1,4 +1,4 @@
-"""`make quarantine`: what is held back is listed, exported as it stood, and comes back repaired through ingest."""
+"""`make quarantine` lists and exports quarantined rows in the log's form, and adds repaired ones to the log."""
 
 import csv
 import json

@@ -177,7 +177,7 @@ def test_a_day_that_changes_or_goes_away_is_counted_as_it_is_now(data: Path, tmp
     assert not (data / "item_counters" / f"{DAYS[3]}.parquet").exists()
 
 
-def test_another_bucket_takes_nothing_from_what_was_kept(data: Path, tmp_path: Path) -> None:
+def test_another_bucket_does_not_use_the_cache(data: Path, tmp_path: Path) -> None:
     for name, rows in random_days(4).items():
         arrive(data, name, rows)
     for bucket_s in (0, 60):
@@ -185,7 +185,7 @@ def test_another_bucket_takes_nothing_from_what_was_kept(data: Path, tmp_path: P
         assert outs(data) == rebuilt(data, tmp_path, bucket_s)
 
 
-def test_writing_into_a_published_file_does_not_reach_what_is_kept(data: Path) -> None:
+def test_writing_into_a_published_file_does_not_change_the_cache(data: Path) -> None:
     for name, rows in random_days(5).items():
         arrive(data, name, rows)
     run(data, statistics())

@@ -1,4 +1,4 @@
-"""A steward's file that cannot be what it means to be is refused by name."""
+"""An invalid file of expectations is refused with the name of the faulty part."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from tests.features.raw_logs import COLUMNS, ingest_table, read, refusal
 
 
 def parquet(path: Path, **columns: Any) -> Path:
-    """Two rows; what is not given is valid."""
+    """Two rows; columns that are not given are valid."""
     usual = {"user": ["a", "b"], "item": ["x", "y"], "at": ["2024-01-01", "2024-01-02"], "click": [1, 0]}
     pq.write_table(pa.table(usual | columns), path)
     return path
@@ -98,7 +98,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("kind", VIEWS)
-def test_views_as_newer_writers_have_them_read_as_what_they_show(tmp_path: Path, kind: str) -> None:
+def test_view_types_of_newer_writers_are_read_like_plain_types(tmp_path: Path, kind: str) -> None:
     ids = VIEWS[kind]
     bad = parquet(tmp_path / "log.parquet", user=ids, click=pa.array(["1", "perhaps"], pa.string_view()))
     report = ingest_table(tmp_path / "data", bad)

@@ -128,7 +128,7 @@ def test_of_a_repeated_event_the_first_sound_row_is_kept(tmp_path: Path) -> None
     ]
 
 
-def test_what_has_the_event_id_of_another_event_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_row_with_another_event_s_event_id_is_dropped_and_reported(tmp_path: Path) -> None:
     others = [{"item_id": "x"}, {"user_id": "x", "impression_id": "q"}, {"label": 0.0}, {"position": 4}]
     told = [event(number, impression_id=f"r{number}", position=1) for number in range(len(others))]
     report = judge(tmp_path, [*told, *told, *(row | other for row, other in zip(told, others, strict=True))])
@@ -271,7 +271,7 @@ def test_expectations_fail_where_the_log_as_a_whole_does(tmp_path: Path) -> None
     assert any(FAILED in page.read_text() for page in refused.glob("validations/log/**/*.html"))
 
 
-def test_what_holds_and_what_was_held_back_stand_side_by_side(tmp_path: Path) -> None:
+def test_valid_and_quarantined_rows_are_shown_side_by_side(tmp_path: Path) -> None:
     rows = [event(n) for n in range(100)] + [event(0), event(200, label=None), event(201, user_id=None)]
     report = judge(tmp_path, rows)
     total = report["num_expectations"]
@@ -347,7 +347,7 @@ def test_no_partition_and_an_empty_one_are_input_errors(tmp_path: Path) -> None:
         run(data, limits(), expectations())
 
 
-def test_what_ingest_makes_of_a_dirty_table_can_be_validated(tmp_path: Path) -> None:
+def test_ingest_s_output_of_a_dirty_table_can_be_validated(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(
         "user,item,at,click\na,x,2024-01-01,1\na,x,2024-01-01,1\n,x,2024-01-02,1\nb,y,2024-01-03,\nb,y,2024-01-04,0\n"
     )
@@ -380,7 +380,7 @@ ROW = st.fixed_dictionaries(
 
 @settings(max_examples=6, deadline=None)
 @given(rows=st.lists(ROW, min_size=1, max_size=12))
-def test_great_expectations_and_the_mask_count_alike(
+def test_great_expectations_and_the_mask_have_equal_counts(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
     folder = tmp_path_factory.mktemp("judged")
