@@ -64,7 +64,8 @@ def test_two_processes_end_with_the_weights_of_one_that_is_given_both_shares(tmp
     prepared = train.prepare(data, spec, sections["split"], sections["labels"], params, 1, tmp_path / "scalars")
     assert len(prepared.train) == 67
     sizes = [len(prepared.train.share(process, 2).positions) for process in (0, 1)]
-    assert sum(sizes) == 67 and sizes[0] != sizes[1]
+    assert sum(sizes) == 67
+    assert sizes[0] != sizes[1]
     fitted = []
     for devices, given in ((1, BothShares), (2, RequestData)):
         monkeypatch.setattr("training.fitting.fit.RequestData", given)
