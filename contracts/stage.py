@@ -37,10 +37,11 @@ class StageBusyError(InputError):
     """The stage is running already."""
 
 
-def main(run: Callable[..., Report]) -> None:
+def main(run: Callable[..., Report], *, several: bool = False) -> None:
     """Run one stage as a program and exit: 0 done, 2 bad input, 3 a check blocks, 1 a defect of ours.
 
-    run: takes `data` (the source's folder, data/<source.id>) and sections of params.yaml by name.
+    run: takes `data` (the source's folder, data/<source.id>) and sections of params.yaml by name. several: several
+    processes may run it together (torchrun, which sets RANK); the first alone locks, reports and keeps attempts.
     """
     stage = sys.modules["__main__"].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     if len(sys.argv) > 1:
@@ -52,7 +53,8 @@ def main(run: Callable[..., Report]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     end_with_parent()  # killing DVC must not orphan its stage
     with _logging() as log:
-        sys.exit(_attempt(stage, run, log))
+        rank = int(os.environ.get("RANK", "0")) if several else 0
+        sys.exit(_follow(stage, run, log, rank) if rank else _attempt(stage, run, log))
 
 
 def parameters(run: Callable[..., Report]) -> list[str]:
@@ -74,10 +76,7 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
             _check_begun(inputs, source)
             data = Path("data") / source
             _sweep(data)
-            arguments = {name: sections[name] for name in parameters(run)}
-            if "data" in inspect.signature(run).parameters:
-                arguments["data"] = data
-            report = run(**arguments)
+            report = run(**_arguments(run, sections))
             _check_unchanged(stage, inputs, data)
             elapsed = time.perf_counter() - began
             _write_reports(Path("reports") / source, stage, report, elapsed)
@@ -93,6 +92,27 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
     _tell(log, stage, source, code, message)
     _keep_attempt(stage, source, code, message)
     return code
+
+
+def _follow(stage: str, run: Callable[..., Report], log: logging.Logger, rank: int) -> int:
+    """Run the stage as a process that is not the first: it makes nothing, and logs no more than what went wrong."""
+    log.setLevel(logging.WARNING)
+    try:
+        run(**_arguments(run, check_params(read_params())))
+        return 0
+    except (InputError, CheckFailed) as error:
+        log.error("%s, process %d, failed: %s", stage, rank, error)
+        return error.exit_code
+    except Exception:
+        log.exception("%s, process %d, failed (a defect of ours)", stage, rank)
+        return 1
+
+
+def _arguments(run: Callable[..., Report], sections: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {name: sections[name] for name in parameters(run)}
+    if "data" in inspect.signature(run).parameters:
+        arguments["data"] = Path("data") / sections["source"].id
+    return arguments
 
 
 def _explain(stage: str, error: Exception, inputs: Inputs | None) -> tuple[str, int]:

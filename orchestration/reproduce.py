@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from contracts.errors import InputError, Interrupted
 from orchestration.attempt import Attempt, repro
-from orchestration.configure import configure, flatten, parse_assignments
+from orchestration.configure import PATH, configure, flatten, parse_assignments
+from orchestration.fetch import fetch, is_url
 from orchestration.graph import Graph, Stage, read_graph
 from orchestration.timing import wall_s
 
@@ -56,6 +57,9 @@ def main() -> None:
             signal.signal(number, _stop)
     began = time.perf_counter()
     try:
+        if is_url(url := arguments.changes.get(PATH)):
+            arguments.changes[PATH], came = fetch(url)
+            print(came, flush=True)
         for change in configure(arguments.changes, say=_warn) if arguments.changes else []:
             print(f"params.yaml  {change}", flush=True)
     except InputError as error:
@@ -84,7 +88,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make run", description=__doc__)
     parser.add_argument("--source", help="simulator, movielens, ebnerd or table (presets/)")
-    parser.add_argument("--data", help="file or folder of the raw log")
+    parser.add_argument("--data", help="file or folder of the raw log, or s3://bucket/key")
     parser.add_argument("what", nargs="*", help="section.name=value changes, and stages (none: all of them)")
     arguments = parser.parse_args()
     try:
@@ -94,7 +98,7 @@ def _parse() -> argparse.Namespace:
     if arguments.source:
         arguments.changes["source.name"] = arguments.source
     if arguments.data:
-        arguments.changes["source.path"] = arguments.data
+        arguments.changes[PATH] = arguments.data
     arguments.stages = [word for word in arguments.what if "=" not in word]
     return arguments
 

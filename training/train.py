@@ -3,12 +3,14 @@
 Reads user_histories, impressions, the three tables of counters and coclicks; writes weights and
 training_record. Trains on requests before split.validation and chooses the weights on those before split.test, only
 with labels that were known by then (labels.delay_s). While it runs, checkpoints are in .state/<id>/train and curves in
-.state/<id>/dvclive: a killed run resumes and gives the same bytes.
+.state/<id>/dvclive: a killed run resumes and gives the same bytes. Several processes train together: of one node by
+train.devices, of several when torchrun starts this program on each of them; the first one writes.
 """
 
 import logging
 import shutil
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,26 @@ from features.encoding.encode import FeatureSpec
 from features.terms.convention import is_click
 from features.terms.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
 from training.fitting.calibrate import calibrate
-from training.fitting.checkpoint import open_state
+from training.fitting.checkpoint import inputs_of, open_state
 from training.fitting.fit import Places, fit
 from training.fitting.memory import keep_freed_memory
+from training.fitting.ranks import ALONE, Ranks, joined
 from training.fitting.record import Measured, write_record
 from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
 from training.model.params import ModelParams, TrainParams
+from training.model.processes import gathered
 from training.model.shape import ModelShape
 from training.requests.batches import RequestDataset, make_dataset
 from training.requests.catalogue import ItemTables, Vocabulary, count_items, fit_tables, load_counters, load_vocabulary
+from training.requests.moments import Moments
 from training.requests.reader import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
 from training.requests.sample import Sample, sample_train, sample_validation
+from training.requests.sampler import share_out
 
 log = logging.getLogger("leitmotif")
 
+Fitted = tuple[Model, list[Measured], int]
+"""A model with its best weights, its training record, and the number of the best row."""
 SCALE_FLOOR = 1e-6  # a constant scalar is not scaled
 
 
@@ -65,13 +73,30 @@ def run(
 ) -> Report:
     """Raises InputError if there is nothing to train on."""
     torch.set_num_threads(train.num_threads)
-    places = open_places(
-        data, history=history, labels=labels, model=model, seed=seed, split=split, statistics=statistics, train=train
-    )
-    spec = feature_spec(history, model, statistics)
-    prepared = prepare(data, spec, split, labels, train, seed, places.checkpoints)
-    keep_freed_memory(largest_tensor(prepared.train, model, train))
-    fitted = {name: fit_one(name, model, prepared, train, seed, places) for name in GRAPH_MODELS}
+    sections = {"history": history, "labels": labels, "model": model, "seed": seed, "split": split}
+    sections |= {"statistics": statistics, "train": train}
+    with joined(train) as ranks:
+        places = open_places(data, ranks, **sections)
+        spec = feature_spec(history, model, statistics)
+        prepared = prepare(data, spec, split, labels, train, seed, places.checkpoints, ranks)
+        keep_freed_memory(largest_tensor(prepared.train, model, train))
+        fitted = {name: fit_one(name, model, prepared, train, seed, places, ranks) for name in GRAPH_MODELS}
+    if not ranks.is_first:
+        shutil.rmtree(places.checkpoints, ignore_errors=True)
+        return {}
+    return _finish(data, model, train, spec, prepared, fitted, places)
+
+
+def _finish(
+    data: Path,
+    model: ModelParams,
+    train: TrainParams,
+    spec: FeatureSpec,
+    prepared: Prepared,
+    fitted: dict[str, Fitted],
+    places: Places,
+) -> Report:
+    """Calibrate, and publish the weights and the record."""
     if any(not all_finite(built) for built, _, _ in fitted.values()):
         shutil.rmtree(places.checkpoints)  # a run that resumes there would fail there again
     elif train.calibrate:
@@ -101,11 +126,20 @@ def largest_tensor(requests: RequestDataset, model: ModelParams, train: TrainPar
     return round(4 * candidates * model.history_length * model.width)
 
 
-def open_places(data: Path, **params: Any) -> Places:
-    """The folders of this run's state; state of a run with other inputs is removed."""
-    state = Path(".state") / data.name
-    places = Places(state / "train", state / "dvclive")
-    open_state(places.checkpoints, params, data, Path(__file__).parents[1])
+def open_places(data: Path, ranks: Ranks = ALONE, **params: Any) -> Places:
+    """The folders of this run's state; state of a run with other inputs is removed.
+
+    A process that is not the first has one of its own, which it empties: checkpoints come from the first.
+    """
+    state, code = Path(".state") / data.name, Path(__file__).parents[1]
+    places = Places(state / ("train" if ranks.is_first else f"train-process-{ranks.rank}"), state / "dvclive")
+    if ranks.world > 1:
+        inputs = inputs_of(params, data, code)
+        ranks.same_inputs({f"{kind} {name}": str(each) for kind, part in inputs.items() for name, each in part.items()})
+    if not ranks.is_first:
+        shutil.rmtree(places.checkpoints, ignore_errors=True)
+        return places
+    open_state(places.checkpoints, params, data, code)
     if not any(places.checkpoints.glob("*/*.ckpt")):  # nothing to resume from: drop the curves too
         shutil.rmtree(places.live, ignore_errors=True)
     return places
@@ -124,10 +158,12 @@ def prepare(
     train: TrainParams,
     seed: int,
     folder: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Read, split by time, sample and count; no request at or after split.test is used.
 
-    folder: for the scalar features while training runs; None: in memory.
+    folder: for the scalar features while training runs; None: in memory. ranks: each process reads histories and counts
+    of the users of its share alone, and all of the validation part's.
     """
     files = [folder / f"{part}_scalars.npy" if folder else None for part in ("train", "validation")]
     events = load_events(data)
@@ -137,8 +173,11 @@ def prepare(
     _check_labels(sample.requests)
     vocabulary = load_vocabulary(data)
     counters = load_counters(data, vocabulary)
-    counts = count_items(sample.requests, events, spec.history_length, vocabulary.num_items)
-    tables = fit_tables(vocabulary, counts, train.min_item_events, train.min_category_events)
+    shares = share_out(sample.requests.user_index, ranks.world)
+    mine = sample.requests if ranks.world == 1 else sample.requests.take(shares[ranks.rank])
+    largest = None if ranks.world == 1 else max(len(each) for each in shares)
+    counted = gathered(count_items(mine, events, spec.history_length, vocabulary.num_items))
+    tables = fit_tables(vocabulary, np.sum(counted, axis=0), train.min_item_events, train.min_category_events)
     validation = sample_validation(cuts.part(requests, "validation"), sample.min_history, train, seed)
     log.info(
         "train on %s requests before %s, validate on %s", f"{len(sample.requests):,}", iso(cuts.validation_at),
@@ -149,7 +188,7 @@ def prepare(
         cuts=cuts,
         num_label_unknown=cuts.num_label_unknown(requests, "train", "validation"),
         sample=sample,
-        train=make_dataset(spec, events, sample.requests, counters, files[0]),
+        train=make_dataset(spec, events, mine, counters, files[0], largest),
         validation=make_dataset(spec, events, validation, counters, files[1]),
         tables=tables,
         shape=shape_of(spec, tables, vocabulary, len(spec.scalars)),
@@ -171,15 +210,21 @@ def shape_of(spec: FeatureSpec, tables: ItemTables, vocabulary: Vocabulary, num_
 
 
 def fit_one(
-    name: str, params: ModelParams, prepared: Prepared, train: TrainParams, seed: int, places: Places | None = None
-) -> tuple[Model, list[Measured], int]:
+    name: str,
+    params: ModelParams,
+    prepared: Prepared,
+    train: TrainParams,
+    seed: int,
+    places: Places | None = None,
+    ranks: Ranks = ALONE,
+) -> Fitted:
     """A fitted model with its best weights, the training record, and the number of the best row."""
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
-    mean, scale = prepared.train.standardisation()
+    mean, scale = reduce(Moments.merged, gathered(prepared.train.moments())).standardisation()
     scale[scale < SCALE_FLOOR] = 1.0
     fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, mean, scale)
-    record, best = fit(name, model, prepared.train, prepared.validation, train, seed, places)
+    record, best = fit(name, model, prepared.train, prepared.validation, train, seed, places, ranks)
     return model, record, best
 
 
@@ -193,7 +238,7 @@ def _check_labels(requests: Requests) -> None:
         )
 
 
-def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Measured], int]]) -> dict[str, Any]:
+def _report(prepared: Prepared, fitted: dict[str, Fitted]) -> dict[str, Any]:
     model, record, best = fitted["mos"]
     report = {
         "num_parameters": num_parameters(model),
@@ -202,8 +247,8 @@ def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Measured], i
         "best_step": record[best - 1].step,
         "num_steps": record[-1].step,
         "num_validations": len(record),
-        "num_requests": len(prepared.train),
-        "num_impressions": len(prepared.train.requests.label),
+        "num_requests": len(prepared.sample.requests),
+        "num_impressions": len(prepared.sample.requests.label),
         "num_validation_requests": len(prepared.validation),
         "num_requests_label_unknown": prepared.num_label_unknown,
         "min_history": prepared.sample.min_history,
@@ -220,7 +265,7 @@ def _report(prepared: Prepared, fitted: dict[str, tuple[Model, list[Measured], i
     return report
 
 
-def _validated(fitted: tuple[Model, list[Measured], int]) -> dict[str, float | None]:
+def _validated(fitted: Fitted) -> dict[str, float | None]:
     """The validation figures of the chosen weights; None where undefined."""
     _, record, best = fitted
     values = {name: getattr(record[best - 1], f"validation_{name}") for name in ("auc", "gauc", "iauc", "logloss")}
@@ -249,4 +294,4 @@ def num_parameters(model: Model) -> int:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, several=True)

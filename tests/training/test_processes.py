@@ -1,7 +1,6 @@
 """Several processes train as one does, whatever share of a batch each of them gets."""
 
 import multiprocessing
-from collections import Counter
 from itertools import chain
 
 import pytest
@@ -9,19 +8,10 @@ import torch
 
 from tests.training.small_run import changed, make_log, small_sections
 from training import train
+from training.fitting.data import RequestData
 from training.model.build import build
+from training.requests.batches import RequestLoader
 from training.requests.sampler import BatchSampler
-
-
-@pytest.mark.parametrize("num_requests", [1, 7, 8, 9, 23, 24])
-@pytest.mark.parametrize("seed", [None, 5])
-def test_two_processes_share_out_the_steps_of_one_with_twice_the_batch(num_requests, seed):
-    one = list(BatchSampler(num_requests, 8, seed))
-    shares = [list(BatchSampler(num_requests, 4, seed, process, 2)) for process in (0, 1)]
-    assert len(shares[0]) == len(shares[1]) == len(one)
-    for whole, *parts in zip(one, *shares, strict=True):
-        assert all(parts)
-        assert Counter(position for part in parts for position in part if position >= 0) == Counter(whole)
 
 
 def test_a_sampler_resumes_at_its_position_and_epochs_have_different_orders():
@@ -39,8 +29,31 @@ def test_a_sampler_resumes_at_its_position_and_epochs_have_different_orders():
         again.load_state_dict({"epoch": 1, "position": 4, "seed": 2, "num_requests": 20})
 
 
-def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(tmp_path):
-    """67 requests in batches of 22 or 2 x 11: the last step has one request, so that one process has none."""
+class BothShares(RequestData):
+    """One process's data, which gives in each step what two processes are given together."""
+
+    def train_dataloader(self):
+        return RequestLoader(self.train, Together(self.train, self.batch_requests, self.seed))
+
+    def steps_an_epoch(self, num_processes):
+        return super().steps_an_epoch(2 * num_processes)
+
+
+class Together(BatchSampler):
+    """The batches of two processes as one."""
+
+    def __init__(self, dataset, batch_requests, seed):
+        shares = [dataset.share(process, 2) for process in (0, 1)]
+        super().__init__(len(dataset), batch_requests, seed, shares[0])
+        self.parts = [BatchSampler(len(dataset), batch_requests, seed, share) for share in shares]
+
+    def __iter__(self):
+        for batches in zip(*self.parts, strict=True):
+            yield [position for batch in batches for position in batch if position >= 0]
+
+
+def test_two_processes_end_with_the_weights_of_one_that_is_given_both_shares(tmp_path, monkeypatch):
+    """67 requests in shares that differ: in the last step one process has none, or fewer than the other."""
     sections = small_sections()
     params = changed(
         sections["train"], max_requests=67, epochs=1, min_history=0, router_steps=0, learning_rate=1e-3,
@@ -50,9 +63,13 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(tmp_path
     spec = train.feature_spec(sections["history"], sections["model"], sections["statistics"])
     prepared = train.prepare(data, spec, sections["split"], sections["labels"], params, 1, tmp_path / "scalars")
     assert len(prepared.train) == 67
+    sizes = [len(prepared.train.share(process, 2).positions) for process in (0, 1)]
+    assert sum(sizes) == 67
+    assert sizes[0] != sizes[1]
     fitted = []
-    for devices, batch_requests in ((1, 22), (2, 11)):
-        spread = changed(params, devices=devices, batch_requests=batch_requests)
+    for devices, given in ((1, BothShares), (2, RequestData)):
+        monkeypatch.setattr("training.fitting.fit.RequestData", given)
+        spread = changed(params, devices=devices, batch_requests=11)
         model, record, _ = train.fit_one("mos", sections["model"], prepared, spread, 1)
         fitted.append((model.state_dict(), record))
     (one, one_record), (two, two_record) = fitted

@@ -139,8 +139,7 @@ def open_state(folder: Path, params: Mapping[str, Any], data: Path, code: Path) 
 
     params: the sections that training reads. data: data/<id>. code: the repository, whose training/ is hashed.
     """
-    key = {"params": _flat(params), "data": _digests(data, DATA), "code": _digests(code, CODE)}
-    key["torch"] = {"version": torch.__version__}
+    key = inputs_of(params, data, code)
     try:
         before = json.loads((folder / KEY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -155,6 +154,12 @@ def open_state(folder: Path, params: Mapping[str, Any], data: Path, code: Path) 
     if before is None:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / KEY, key)
+
+
+def inputs_of(params: Mapping[str, Any], data: Path, code: Path) -> dict[str, dict[str, Any]]:
+    """Everything that a training's result depends on, by kind and name; files as digests."""
+    of_files = {"data": _digests(data, DATA), "code": _digests(code, CODE)}
+    return {"params": _flat(params), **of_files, "torch": {"version": torch.__version__}}
 
 
 DATA = ("user_histories/*", "impressions/*", "*_counters/*", "coclicks/*")

@@ -1,4 +1,4 @@
-"""Lightning's data module of the train and validation requests; each process gets its share of every batch."""
+"""Lightning's data module of the train and validation requests; each process gets the requests of its users."""
 
 from lightning.pytorch import LightningDataModule
 
@@ -23,7 +23,7 @@ class RequestData(LightningDataModule):
 
     def steps_an_epoch(self, num_processes: int) -> int:
         """Steps of one epoch. Lightning's estimated_stepping_batches gives the same, but drops the loaders' state."""
-        return -(-len(self.train) // (self.batch_requests * num_processes))
+        return -(-self.train.share(0, num_processes).largest // self.batch_requests)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -30,6 +30,7 @@ from training.fitting.live import keep_until, live_logger
 from training.fitting.optimizers import choose_sparse
 from training.fitting.progress import Progress
 from training.fitting.quiet import quiet
+from training.fitting.ranks import ALONE, Ranks
 from training.fitting.record import Measured, best_of
 from training.fitting.trainer import make_trainer, num_processes
 from training.model.build import Model
@@ -40,6 +41,8 @@ log = logging.getLogger("leitmotif")
 
 JUDGED_ON = 512
 """Number of requests on which the router's starts are compared."""
+RECEIVED = "received.ckpt"
+"""The first process's checkpoint, in the folder of another."""
 
 
 @dataclass(frozen=True)
@@ -58,35 +61,42 @@ def fit(
     train: TrainParams,
     seed: int,
     places: Places | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Measured], int]:
     """Fit in place and load the best weights by the validation part. Returns (record, the number of the best row).
 
-    places: None for a run that writes no checkpoints and cannot resume. Raises InputError if the GPU's memory is too
-    small.
+    places: None for a run that writes no checkpoints and cannot resume. ranks: of a run that torchrun started; its
+    first process has the best weights, the others keep the last ones. Raises InputError where the GPU is too small.
     """
     with nullcontext(None) if places else tempfile.TemporaryDirectory() as temporary:
         folder = (places.checkpoints if places else Path(str(temporary))) / name
-        record = read_fitted(folder)
+        record = ranks.from_first(read_fitted(folder) if ranks.is_first else None)
         if record is None:
-            logger = live_logger(places.live, name) if places else None
-            if places:
+            logger = live_logger(places.live, name) if places and ranks.is_first else None
+            if places and ranks.is_first:
                 keep_until(places.live, name, step_of(resume_point(name, folder)))
-            record = _fit(
-                name, model, RequestData(dataset, validation, train.batch_requests, seed), train, folder, logger
-            )
+            data = RequestData(dataset, validation, train.batch_requests, seed)
+            record = _fit(name, model, data, train, folder, logger, ranks)
         else:
             log.info("%s was fitted by the previous run: its weights are read from %s", name, folder)
-        load_best(model, folder)
+        if ranks.is_first:
+            load_best(model, folder)
     model.cpu().eval()
     return record, best_of(record, train.choose_by)
 
 
 def _fit(
-    name: str, model: Model, data: RequestData, train: TrainParams, folder: Path, logger: Logger | None
+    name: str,
+    model: Model,
+    data: RequestData,
+    train: TrainParams,
+    folder: Path,
+    logger: Logger | None,
+    ranks: Ranks,
 ) -> list[Measured]:
     world = num_processes(train)
     choose_sparse(model, train.optimizer, world)
-    checkpoint = resume_point(name, folder)
+    checkpoint = ranks.file_from_first(resume_point(name, folder) if ranks.is_first else None, folder / RECEIVED)
     if checkpoint is None:
         pretrain_router(name, model, data, train)
     num_steps = train.epochs * data.steps_an_epoch(world)
@@ -98,7 +108,7 @@ def _fit(
             callbacks.append(EarlyStopping(CHOICE, mode="max", patience=train.patience))
     _run(module, data, train, callbacks, logger, checkpoint, max_epochs=train.epochs)
     choose_sparse(model, "dense")
-    record = read_fitted(folder)
+    record = ranks.from_first(read_fitted(folder) if ranks.is_first else None)
     assert record is not None, f"{folder} was written at the end of the training"
     return record
 

@@ -21,11 +21,14 @@ from training.fitting.record import Measured, choice_of
 from training.model.build import Model
 from training.model.information import mutual_information_loss
 from training.model.params import TrainParams
+from training.model.processes import gathered
 from training.model.ranker import distinct_items
 from training.requests.batches import Batch
 
 CHOICE = "choice"
 """The name of the figure by which the best weights are chosen; higher is better."""
+SINCE = ("clicks", "information")
+"""The means since the last validation, by name."""
 LOG_EVERY = 20
 """Steps between two points of the loss in DVCLive."""
 
@@ -84,7 +87,7 @@ class ClickTraining(Training):
             since.persistent(True)  # stored in checkpoints, so that a resumed run records the same means
         self.ranking = RankingFigures()
         self.use = ThemeUse(model.params.num_themes) if model.has_router else None
-        self._random_state: dict[str, Any] | None = None
+        self._own: dict[str, Any] | None = None  # what a checkpoint holds of this process alone
 
     def training_step(self, batch: Batch) -> Tensor:
         logits_B, mutual_information = self.model.learn(batch.history, batch.candidates, batch.codes)
@@ -160,18 +163,25 @@ class ClickTraining(Training):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["record"] = [asdict(measured) for measured in self.record]
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
+        own: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
+            own["cuda"] = torch.cuda.get_rng_state(self.device)
+        own |= {name: getattr(self, name).state_dict() for name in SINCE}
+        checkpoint["of_each_process"] = gathered(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.record = [Measured(**measured) for measured in checkpoint["record"]]
-        self._random_state = checkpoint["random_state"]
+        self._own = checkpoint["of_each_process"][self.global_rank]
 
     def on_train_start(self) -> None:
-        """The last hook before the first step: restores the random state, so that dropout continues as before."""
-        if self._random_state is not None:
-            torch.set_rng_state(self._random_state["cpu"].cpu())
-            if "cuda" in self._random_state and self.device.type == "cuda":
-                torch.cuda.set_rng_state(self._random_state["cuda"].cpu(), self.device)
-            self._random_state = None
+        """The last hook before the first step: restores what a checkpoint holds of this process.
+
+        The random state, so that dropout continues as before, and the means since the last validation.
+        """
+        if self._own is not None:
+            torch.set_rng_state(self._own["cpu"].cpu())
+            if "cuda" in self._own and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._own["cuda"].cpu(), self.device)
+            for name in SINCE:
+                getattr(self, name).load_state_dict(self._own[name])
+            self._own = None

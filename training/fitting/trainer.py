@@ -46,7 +46,7 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # RequestData shards the batches itself
+            use_distributed_sampler=False,  # RequestData gives each process its own requests
             deterministic="warn" if torch.cuda.is_available() else True,  # only CPU runs promise equal bytes
         )
     except (MisconfigurationException, ValueError) as error:
@@ -65,8 +65,11 @@ def num_processes(train: TrainParams) -> int:
 
 
 def _strategy(train: TrainParams) -> str | Strategy:
-    """DDP with spawned processes: Lightning's default would start this stage's program again for each device."""
-    is_started_by_others = "LOCAL_RANK" in os.environ
-    if train.strategy not in ("auto", "ddp") or num_processes(train) == 1 or is_started_by_others:
+    """DDP with spawned processes: Lightning's default would start this stage's program again for each device.
+
+    Processes that torchrun started (fitting/ranks.py) spawn none.
+    """
+    if train.strategy not in ("auto", "ddp") or num_processes(train) == 1:
         return train.strategy
-    return DDPStrategy(start_method="spawn", find_unused_parameters=True)
+    start_method = "popen" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "spawn"
+    return DDPStrategy(start_method=start_method, find_unused_parameters=True)

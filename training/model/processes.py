@@ -1,11 +1,13 @@
-"""Values of one process of a distributed run -> their sum over all processes, with gradients."""
+"""Values of one process of a distributed run -> their sum over all processes, with gradients; or all of them."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from jaxtyping import Float
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def num_processes() -> int:
@@ -19,6 +21,14 @@ def over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     if num_processes() == 1:
         return values
     return _Summed.apply(values)  # type: ignore[return-value]
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all processes, in order of rank. All of them have to call it."""
+    values: list = [value] * num_processes()
+    if len(values) > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 class _Summed(torch.autograd.Function):

@@ -24,8 +24,9 @@ from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalar_features
 from features.terms.convention import RECENT, is_click
 from training.model.batch import Candidates, Codes, History, to_candidates, to_history
+from training.requests.moments import Moments
 from training.requests.reader import Events, Ints, Requests, rows_of
-from training.requests.sampler import BatchSampler
+from training.requests.sampler import BatchSampler, Share, share_out
 
 ENCODED_AT_ONCE = 65_536
 READ_AT_ONCE = 4_096
@@ -54,10 +55,15 @@ class RequestDataset(Dataset[Batch]):
         requests: Requests,
         scalars: npt.NDArray[np.float32],
         counters: Counters | None = None,
+        largest_share: int | None = None,
     ) -> None:
-        """counters: source of the items' co-click codes, read per batch; None: the spec has no codes."""
+        """counters: source of the items' co-click codes, read per batch; None: the spec has no codes.
+
+        largest_share: where this is one process's share of the requests, size of the largest; None: it is the whole.
+        """
         self.spec, self.events, self.requests, self.scalars = spec, events, requests, scalars
         self.counters = counters if spec.code_width else None
+        self.largest_share = largest_share
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -105,18 +111,26 @@ class RequestDataset(Dataset[Batch]):
             *(torch.from_numpy(item_codes(self.spec, counters, index - FIRST_INDEX, when)) for index, when in asked)
         )
 
+    def share(self, process: int, num_processes: int) -> Share:
+        """The requests of one of the processes that train on this dataset."""
+        if self.largest_share is not None:
+            return Share(np.arange(len(self)), self.largest_share)
+        shares = share_out(self.requests.user_index, num_processes)
+        return Share(shares[process], max(len(each) for each in shares))
+
     def standardisation(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """(mean, standard deviation) of each scalar over all rows."""
-        number, width = 0, self.scalars.shape[1]
-        mean, spread = np.zeros(width), np.zeros(width)
+        return self.moments().standardisation()
+
+    def moments(self) -> Moments:
+        """The moments of each scalar over all rows."""
+        moments = Moments.none(self.scalars.shape[1])
         for chosen in positions_in_order(len(self), READ_AT_ONCE):
             rows = self.requests.row_starts[[chosen[0], chosen[-1] + 1]]
             values = self.scalars[rows[0] : rows[1]].astype(np.float64)
-            if len(values):  # Chan et al. 1979: merges sums of squares without cancellation
-                apart, total = values.mean(axis=0) - mean, number + len(values)
-                spread += values.var(axis=0) * len(values) + apart**2 * (number * len(values) / total)
-                mean, number = mean + apart * (len(values) / total), total
-        return mean, np.sqrt(spread / max(number, 1))
+            if len(values):
+                moments = moments.merged(Moments(len(values), values.mean(axis=0), values.var(axis=0) * len(values)))
+        return moments
 
     def __getstate__(self) -> dict[str, Any]:
         """Memory-mapped arrays are pickled as path and offset, not as content."""
@@ -145,16 +159,23 @@ def encode_requests(
 
 
 def make_dataset(
-    spec: FeatureSpec, events: Events, requests: Requests, counters: Counters, file: Path | None = None
+    spec: FeatureSpec,
+    events: Events,
+    requests: Requests,
+    counters: Counters,
+    file: Path | None = None,
+    largest_share: int | None = None,
 ) -> RequestDataset:
     """Compute the scalar features of all rows as of their request's time; batches are built on demand.
 
     file: a .npy file that holds the scalars and is memory-mapped; None: in memory.
     """
     if file is None:
-        return RequestDataset(spec, events, requests, read_scalars(spec, events, requests, counters), counters)
-    write_scalars(file, spec, events, requests, counters)
-    return RequestDataset(spec, events, requests, np.load(file, mmap_mode="r"), counters)
+        scalars = read_scalars(spec, events, requests, counters)
+    else:
+        write_scalars(file, spec, events, requests, counters)
+        scalars = np.load(file, mmap_mode="r")
+    return RequestDataset(spec, events, requests, scalars, counters, largest_share)
 
 
 def write_scalars(file: Path, spec: FeatureSpec, events: Events, requests: Requests, counters: Counters) -> None:
@@ -226,13 +247,17 @@ class RequestLoader(DataLoader[Batch]):
 def shuffled(
     dataset: RequestDataset, batch_requests: int, seed: int, process: int = 0, num_processes: int = 1
 ) -> RequestLoader:
-    """Batches shuffled by the seed, in another order every epoch; each process gets its share of every step."""
-    return RequestLoader(dataset, BatchSampler(len(dataset), batch_requests, seed, process, num_processes))
+    """Batches shuffled by the seed, in another order every epoch; each process gets batches of its users' requests."""
+    return RequestLoader(
+        dataset, BatchSampler(len(dataset), batch_requests, seed, dataset.share(process, num_processes))
+    )
 
 
 def in_order(dataset: RequestDataset, batch_requests: int, process: int = 0, num_processes: int = 1) -> RequestLoader:
-    """Batches in the order of the requests; each process gets its share."""
-    return RequestLoader(dataset, BatchSampler(len(dataset), batch_requests, None, process, num_processes))
+    """Batches in the order of the requests; each process gets those of its users."""
+    return RequestLoader(
+        dataset, BatchSampler(len(dataset), batch_requests, None, dataset.share(process, num_processes))
+    )
 
 
 def positions_in_order(num_requests: int, batch_requests: int) -> Iterator[npt.NDArray[np.int64]]:

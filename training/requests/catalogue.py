@@ -57,10 +57,11 @@ def load_counters(data: Path, vocabulary: Vocabulary) -> Counters:
 
 def count_items(requests: Requests, events: Events, history_length: int, num_items: int) -> npt.NDArray[np.int64]:
     """[N] how often training sees each item: as a candidate, or in the latest L events of a request's history."""
-    covered = np.zeros(len(events.item_index) + 1, np.int64)
-    np.add.at(covered, np.maximum(requests.starts, requests.ends - history_length), 1)
-    np.add.at(covered, requests.ends, -1)
-    seen = np.flatnonzero(np.cumsum(covered[:-1]) > 0)
+    first, end = (int(requests.starts.min()), int(requests.ends.max())) if len(requests) else (0, 0)  # of their users
+    covered = np.zeros(end - first + 1, np.int64)
+    np.add.at(covered, np.maximum(requests.starts, requests.ends - history_length) - first, 1)
+    np.add.at(covered, requests.ends - first, -1)
+    seen = first + np.flatnonzero(np.cumsum(covered[:-1]) > 0)
     in_histories = np.bincount(events.item_index[seen], minlength=num_items)
     return in_histories + np.bincount(requests.item_index, minlength=num_items)
 

@@ -1,0 +1,128 @@
+"""Processes that torchrun started on one or several nodes -> one run: what all agree on, and one error if one is lost.
+
+The first process (rank 0) keeps checkpoints, curves and outputs, on its own disk: nodes need no common one.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed
+
+from contracts.errors import CheckFailed, InputError
+from training.fitting.trainer import num_processes
+from training.model.params import TrainParams
+from training.model.processes import gathered
+
+T = TypeVar("T")
+
+WAIT = timedelta(minutes=10)
+"""How long a process waits for another that is connected but does nothing; one that has ended is noticed at once."""
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run; collective calls must be made by all of them, in the same order."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process keeps what the run makes."""
+        return self.rank == 0
+
+    def from_first(self, value: T) -> T:
+        """The first process's value."""
+        if self.world == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values)
+        return values[0]
+
+    def same_inputs(self, digests: Mapping[str, str]) -> None:
+        """Raises InputError, in every process, if a node holds other params, data or code than the first."""
+        every = gathered(digests)
+        first = every[0]
+        for rank, other in enumerate(every):
+            if different := sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name)):
+                more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
+                raise InputError(
+                    f"Process {rank} of {self.world} reads other inputs than process 0: {', '.join(different[:NAMED])}"
+                    f"{more}. Bring its node to the same commit, params.yaml and data (dvc pull), then start all again."
+                )
+
+    def file_from_first(self, path: Path | None, copy: Path) -> Path | None:
+        """The first process's file, in the others as a copy; None where it has none."""
+        content = self.from_first(path.read_bytes() if self.is_first and path is not None else None)
+        if self.is_first or content is None:
+            return path if self.is_first else None
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+        return copy
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(train: TrainParams) -> Iterator[Ranks]:
+    """Join the run that torchrun started; ALONE if it did not. Raises InputError if it has another number of processes
+    than the params say, or if another process is lost meanwhile."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    _check_world(train, world)
+    if world == 1:
+        yield ALONE
+        return
+    try:
+        if not torch.distributed.is_initialized():
+            with_gpu = train.accelerator != "cpu" and torch.cuda.is_available()
+            if with_gpu:
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo", timeout=WAIT)
+        yield Ranks(rank, world)
+        torch.distributed.destroy_process_group()
+    except (InputError, CheckFailed, MemoryError, torch.OutOfMemoryError):
+        raise
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise InputError(
+            f"Process {rank} of {world} lost another process of the training and cannot go on "
+            f"({_first_line(error)}). Start all {world} again: they resume at the last checkpoint "
+            "(train.checkpoint_s). The process that was lost says in its own log why it ended, unless it was killed."
+        ) from error
+
+
+def _check_world(train: TrainParams, world: int) -> None:
+    expected = num_processes(train)
+    if train.num_nodes > 1 and world == 1:
+        raise InputError(
+            f"train.num_nodes is {train.num_nodes}, but this process was started alone. On every node: torchrun "
+            f"--nnodes {train.num_nodes} --nproc-per-node {train.devices} --node-rank <0 to {train.num_nodes - 1}> "
+            "--master-addr <node 0> --master-port 29500 -m training.train; then, on node 0, dvc commit train."
+        )
+    if world not in (1, expected):
+        raise InputError(
+            f"torchrun started {world} processes, but train.devices = {train.devices} and train.num_nodes = "
+            f"{train.num_nodes} make {expected}. --nproc-per-node has to equal train.devices, --nnodes train.num_nodes."
+        )
+
+
+SIGNS_OF_LOSS: Sequence[str] = ("gloo", "connection closed", "connection reset", "broken pipe", "socket", "timed out")
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """gloo reports a lost process as a plain RuntimeError."""
+    said = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(sign in said for sign in SIGNS_OF_LOSS)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
