@@ -25,7 +25,7 @@ from features.live.exposure import is_exposure
 from serving.answering.catalogue import CatalogueItem, ItemsReply, SimilarReply
 from serving.answering.recommend import RecommendReply
 from serving.answering.refusal import CODES, RETRY_AFTER_S, read_refusal
-from serving.answering.requests import EventIn, EventsReply, RankReply, RequestContext
+from serving.answering.requests import Beside, EventIn, EventsReply, RankReply, RequestContext
 from serving.answering.users import ThemesReply, UsersReply
 
 UNREACHABLE = "unreachable"
@@ -94,10 +94,13 @@ class Client:
         preview: bool = False,
         explain: bool = False,
         suppose: Sequence[str] = (),
+        model: Beside | None = None,
     ) -> RankReply:
-        """The candidates in order. at: ISO time; None: now. suppose: items as if just clicked."""
+        """The candidates in order. at: ISO time; None: now. suppose: items as if just clicked. model: None: the served
+        one; else one that is loaded beside it."""
         told = context.model_dump() if isinstance(context, RequestContext) else context
         asked = {"user_id": user_id, "candidates": list(candidates), "k": k, "at": at, "context": told}
+        asked |= {} if model is None else {"model": model}
         return self._message(
             "POST", "/rank", RankReply, asked | {"preview": preview, "explain": explain, "suppose": list(suppose)}
         )
@@ -113,11 +116,13 @@ class Client:
         exclude_seen: bool = True,
         preview: bool = False,
         suppose: Sequence[str] = (),
+        model: Beside | None = None,
     ) -> RecommendReply:
-        """Items found for a user, ranked and mixed. diversity: None: the bundle's own."""
+        """Items found for a user, ranked and mixed. diversity: None: the bundle's own. model: as of rank."""
         told = context.model_dump() if isinstance(context, RequestContext) else context
         asked = {"user_id": user_id, "k": k, "at": at, "context": told, "diversity": diversity}
         asked |= {"exclude_seen": exclude_seen, "preview": preview, "suppose": list(suppose)}
+        asked |= {} if model is None else {"model": model}
         return self._message("POST", "/recommend", RecommendReply, asked)
 
     def events(self, events: Iterable[EventIn]) -> EventsReply:
