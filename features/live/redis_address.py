@@ -14,11 +14,11 @@ from redis.retry import Retry
 
 from contracts.errors import InputError
 
-FORM = r"[^\s:/,=]+:\d+(,[^\s:/,=]+:\d+)*(,(username|password|db|ssl|redis_type)=[^,]*)*"
+FORM = r"[^\s:/,=]+:\d+(,[^\s:/,=]+:\d+)*(,(username|password|db|ssl|ssl_ca_certs|redis_type)=[^,]*)*"
 """Of what a person says."""
 TYPE, ONE_SERVER, CLUSTER = "redis_type", "redis", "redis_cluster"
 """Feast's own setting and words. Several nodes are a cluster without being called one."""
-LOGIN = ("username", "password")
+LOGIN = ("username", "password", "ssl_ca_certs")
 """Text, whatever it looks like: JSON would make another password of 1e5."""
 NO_CLUSTER = "Cluster mode is not enabled"
 
