@@ -25,7 +25,7 @@ from features.live.exposure import is_exposure
 from serving.answering.catalogue import CatalogueItem, ItemsReply, SimilarReply
 from serving.answering.recommend import RecommendReply
 from serving.answering.refusal import CODES, RETRY_AFTER_S, read_refusal
-from serving.answering.requests import EventIn, EventsReply, RankReply, RequestContext
+from serving.answering.requests import Beside, EventIn, EventsReply, RankReply, RequestContext
 from serving.answering.users import ThemesReply, UsersReply
 
 UNREACHABLE = "unreachable"
@@ -94,10 +94,13 @@ class Client:
         preview: bool = False,
         explain: bool = False,
         suppose: Sequence[str] = (),
+        model: Beside | None = None,
     ) -> RankReply:
-        """Rank candidates. at: ISO time; None: now. suppose: items that are treated as just clicked."""
+        """Rank candidates. at: ISO time; None: now. suppose: items that are treated as just clicked. model: one that is
+        loaded beside the served one; None: the served one."""
         given = context.model_dump() if isinstance(context, RequestContext) else context
         asked = {"user_id": user_id, "candidates": list(candidates), "k": k, "at": at, "context": given}
+        asked |= {} if model is None else {"model": model}
         return self._message(
             "POST", "/rank", RankReply, asked | {"preview": preview, "explain": explain, "suppose": list(suppose)}
         )
@@ -113,11 +116,13 @@ class Client:
         exclude_seen: bool = True,
         preview: bool = False,
         suppose: Sequence[str] = (),
+        model: Beside | None = None,
     ) -> RecommendReply:
-        """Recommend items to a user. diversity: None: the bundle's default."""
+        """Recommend items to a user. diversity: None: the bundle's default. model: as for rank."""
         given = context.model_dump() if isinstance(context, RequestContext) else context
         asked = {"user_id": user_id, "k": k, "at": at, "context": given, "diversity": diversity}
         asked |= {"exclude_seen": exclude_seen, "preview": preview, "suppose": list(suppose)}
+        asked |= {} if model is None else {"model": model}
         return self._message("POST", "/recommend", RecommendReply, asked)
 
     def events(self, events: Iterable[EventIn]) -> EventsReply:

@@ -13,6 +13,8 @@ from contracts.params import load_params
 BUNDLE_VARIABLE = "LEITMOTIF_BUNDLE"
 STATE_VARIABLE = "LEITMOTIF_STATE"
 CHAMPIONS = Path("champions")
+FORMER = "former"
+"""In a champion's folder (serving/promoting/places.py)."""
 BENTO = Path(__file__).resolve().parents[2]
 """In a Bento: its folder, which has the code in `src`."""
 BUNDLE_OF_MODEL = "bundle"
@@ -83,6 +85,12 @@ def where_commands_run() -> str:
 def champion_path(source: str) -> Path:
     """The path of the promoted bundle."""
     return CHAMPIONS / source / "bundle"
+
+
+def former_path(source: str) -> Path | None:
+    """The champion before the present one; None where none is kept."""
+    kept = [path for path in (CHAMPIONS / source / FORMER).glob("*-*") if path.name.partition("-")[0].isdigit()]
+    return max(kept, key=lambda path: int(path.name.partition("-")[0]), default=None)
 
 
 def newest_path(source: str) -> Path:

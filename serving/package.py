@@ -55,9 +55,11 @@ from serving.bundle.loaded import (
 from serving.bundle.logged import LoggedRequest, RequestLog
 from serving.bundle.manifest import hash_folder, write_manifest
 from serving.bundle.reading import read_codes, read_events, read_scalars
+from serving.bundle.runner_up import copy_runner_up, open_runner_up, write_runner_up
 from serving.bundle.scorer import NO_EVENTS, Scorer
 from serving.bundle.themes import name_themes
 from serving.params import ServeParams
+from training.model.build import GRAPH_MODELS
 
 log = logging.getLogger("leitmotif")
 
@@ -95,6 +97,7 @@ def run(data: Path, serve: ServeParams) -> Report:
         served, num = metrics["served"], serve.num_golden_requests
         golden = golden_requests(data, requests, counters, scorer, served, num, temporary)
         write_golden(bundle / GOLDEN, golden)
+        _add_runner_up(data, bundle, served, golden, codes)
         write_json(bundle / METRICS, metrics)
         shutil.copyfile(data / "metrics" / PROFILE, bundle / PROFILE)
         write_card(bundle, data.name, scorer, metrics, serve)
@@ -111,7 +114,9 @@ def run(data: Path, serve: ServeParams) -> Report:
             code=_hash_code(),
         )
         reopened = open_bundle(bundle)
-        check_golden(reopened.scorer, reopened.golden)
+        for each in (reopened, open_runner_up(reopened)):
+            if each is not None:
+                check_golden(each.scorer, each.golden)
     log.info("bundle %s with %d golden requests", manifest.model_version, len(golden))
     return {
         "served": metrics["served"],
@@ -133,26 +138,45 @@ def golden_requests(
     Raises CheckFailed unless evaluate scored them the same, and a temporary online store into which the log is replayed
     up to each request's time gives the same scores.
     """
-    predictions = pq.read_table(data / "predictions", columns=["request_index", "item_index", served])
-    index_B = predictions["request_index"].to_numpy()
-    distinct = np.unique(index_B)
-    if not len(distinct):
-        raise InputError(
-            f"{data / 'predictions'} has no test requests to choose golden requests from. Move split.test earlier."
-        )
-    chosen = distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
-    logged = list(requests.read(chosen))
+    index_B, evaluated_B = _evaluated(data, served)
+    logged = list(requests.read(_spread(index_B, num)))
     golden, snapshot = [], read_json(data / "feature_snapshot" / "snapshot.json")
     flipped: list[float] = []
     with replaying(data, snapshot, logged[0].at, temporary, counters) as replay:
         for request in logged:
             golden.append(_golden(request, requests, scorer, counters))
-            flipped += _require_same(scorer, golden[-1], predictions[served].to_numpy()[index_B == request.index])
+            flipped += _require_same(scorer, golden[-1], evaluated_B[index_B == request.index])
             replay.upto(request.at)
             _require_online(request, golden[-1], scorer, replay.store)
     count_flipped(flipped, sum(len(each.logits) for each in golden))
     log.info("%d golden requests score the same from the log and from %s replayed live events", len(golden), replay.fed)
     return golden
+
+
+def _evaluated(data: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(request, score) of each candidate that evaluate scored by a model."""
+    predictions = pq.read_table(data / "predictions", columns=["request_index", name])
+    if not len(predictions):
+        raise InputError(f"{data / 'predictions'} holds no test request: none can be golden. Move split.test earlier.")
+    return predictions["request_index"].to_numpy(), predictions[name].to_numpy()
+
+
+def _spread(index_B: np.ndarray, num: int) -> np.ndarray:
+    """The golden ones of the requests: at even distances."""
+    distinct = np.unique(index_B)
+    return distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
+
+
+def _add_runner_up(data: Path, bundle: Path, served: str, golden: list[GoldenRequest], codes: np.ndarray) -> None:
+    """The run's other model. Raises CheckFailed where it scores golden requests otherwise than evaluate did."""
+    name = next(each for each in GRAPH_MODELS if each != served)
+    scorer = copy_runner_up(data / "weights", bundle, name)
+    scored = write_runner_up(bundle, name, scorer, golden, pq.read_table(bundle / VOCABULARY), codes)
+    index_B, evaluated_B = _evaluated(data, name)
+    flipped: list[float] = []
+    for each, index in zip(scored, _spread(index_B, len(scored)), strict=True):
+        flipped += _require_same(scorer, each, evaluated_B[index_B == index])
+    count_flipped(flipped, sum(len(each.logits) for each in scored))
 
 
 def _golden(request: LoggedRequest, requests: RequestLog, scorer: Scorer, counters: Counters) -> GoldenRequest:

@@ -26,8 +26,9 @@ from contracts.parent import end_with_parent
 from features.live.deadline import due, left_s
 from features.online.store import StaleStoreError
 from serving.answering.away import Away
+from serving.answering.beside import open_served
 from serving.answering.observed import expect, line_of, observe_events, observe_ranking
-from serving.answering.predictor import Answer, Predictor, open_here
+from serving.answering.predictor import Answer, Predictor
 from serving.answering.recommend import RecommendReply, RecommendRequest, recommend
 from serving.answering.remembering import Remembering
 from serving.answering.requests import EventsReply, EventsRequest, Message, RankReply, RankRequest
@@ -111,7 +112,8 @@ async def info(_: HttpRequest) -> JSONResponse:
 async def docs(_: HttpRequest) -> JSONResponse:
     """GET /docs.json: the API as OpenAPI."""
     of = limits()
-    bounds = Bounds(of.max_candidates, of.max_events, of.max_id_length, of.retrieval.num_candidates)
+    beside = tuple(bentoml.get_current_service().predictor.beside)
+    bounds = Bounds(of.max_candidates, of.max_events, of.max_id_length, of.retrieval.num_candidates, beside)
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
 
@@ -138,7 +140,7 @@ ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.
 class Leitmotif:
     """Ranks items for a user by the theme the user is in."""
 
-    bundle = bundle_model()  # used in a Bento; open_here finds it
+    bundle = bundle_model()  # used in a Bento; open_served finds it
 
     @bentoml.on_deployment
     @staticmethod
@@ -152,14 +154,14 @@ class Leitmotif:
             refuse_to_listen(listening_host(), Tokens.read())
             Rate.read()
             user_events()
-            open_here()
+            open_served()
         except InputError as error:
             print(f"Not serving: {error}{where_commands_run()}", file=sys.stderr)
             sys.exit(error.exit_code)
 
     def __init__(self) -> None:
         self.succession = Succession()
-        self.predictor = open_here()
+        self.predictor = open_served()
         self.remembering, self.away = Remembering(), Away()
         self.computing = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (self.predictor.limits.num_threads,))
         self.hosts = allowed_hosts(self.predictor.limits)
@@ -225,6 +227,8 @@ class Leitmotif:
 
     async def _rank(self, work: Work[Shown, Answer], request: Shown, without: Work[Shown, Answer] | None = None) -> Any:
         reply, shown = await self.in_turn(work, request, without)
+        if request.model is not None:  # figures and logs are of the served one
+            return reply
         observe_ranking(seen().route, reply, seen().spent)
         self.remembering.look(self.predictor, request)
         if shown is not None and not self.remembering.takes():
@@ -276,7 +280,7 @@ class Leitmotif:
             finally:
                 self.admission.learn(request, time.monotonic() - began, time.thread_time() - computed)
         try:
-            predictor = open_here()  # without a deadline, so that opening the load completes
+            predictor = open_served(self.predictor)  # without a deadline, so that opening the load completes
         except InputError:
             if without is None:
                 raise

@@ -38,7 +38,7 @@ def redis_address() -> "RedisAddress | None":
     raise InputError(
         f"{ENGINE_VARIABLE} is {shown(told)!r}; it is sqlite (default), redis, or host:port of a Redis, of a "
         "Redis Cluster host:port,host:port,... of some nodes (or one and ,redis_type=redis_cluster), with "
-        ",password=... (username, db, ssl) where it wants them."
+        ",password=... (username, db, ssl=true, ssl_ca_certs=<file>) where it wants them."
     )
 
 

@@ -1,8 +1,8 @@
 """A Redis server -> the live events of a source: a tail for the processes of many machines."""
 
-import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -12,17 +12,19 @@ from redis.exceptions import RedisError, ResponseError
 from contracts.errors import InputError
 from features.live.deadline import left_s
 from features.live.redis_address import RedisAddress
-from features.live.redis_durable import check_durable, is_forbidden, refusal
+from features.live.redis_durable import check_durable, history_of, is_forbidden, refusal
+from features.live.redis_members import arguments_of, events_of
 from features.live.redis_scripts import APPEND, BEHIND, FORGET, PRUNE, sha
-from features.live.redis_servers import WAIT_S, Servers, name_of
+from features.live.redis_servers import WAIT_S, Servers
 from features.live.tail import Listed, Marks, nobody
 from features.sealed.event import EVENT, OUTCOME, REDIS, Fate, LiveEvent
 from features.sealed.forgotten import hash_of
-from features.terms.convention import key_of_text
 
 T = TypeVar("T")
 
 PRUNED_AT_ONCE = 1_000
+IDLE_S = 1.0
+"""Whoever asked nothing for so long looks first whether the primary of a cluster was replaced meanwhile."""
 
 
 class RedisTail:
@@ -51,14 +53,15 @@ class RedisTail:
         self._prefix = f"{{{prefix}}}:" if self._address.is_cluster else f"{prefix}:"
         self._is_durable = False  # not checked yet
         self._unspread = f"{prefix}:marks"  # the key on a single server; unused in a cluster
-        self._at = ""  # the cluster's server that had the keys at the last check
+        self._history = ""  # replication id of the cluster's server that had the keys at the last check
         self._failovers = 0  # number of times that it changed
+        self._asked_at = 0.0  # time.monotonic() of the last command
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """If the server does not answer in time, it may still have stored them; appending them again is safe."""
         if not events:
             return []
-        arguments = [argument for event in events for argument in _arguments(event)]
+        arguments = [argument for event in events for argument in arguments_of(event)]
         keys = self._keys_of([event.user_id for event in events])
         return [Fate(fate) for fate in self._run(APPEND, keys, self._acknowledged, *arguments)]
 
@@ -83,7 +86,7 @@ class RedisTail:
 
     def since(self, seq: int, limit: int = 10_000) -> list[tuple[int, LiveEvent]]:
         rows = self._ask(lambda: self._client.xrange(self._key("log"), f"{seq + 1}-0", "+", limit))
-        events = _events([row[b"member"] for _, row in rows])
+        events = events_of([row[b"member"] for _, row in rows])
         return [(int(name.split(b"-")[0]), event) for (name, _), event in zip(rows, events, strict=True)]
 
     def histories(self, user_ids: Sequence[str], length: int) -> list[list[LiveEvent] | None]:
@@ -99,7 +102,7 @@ class RedisTail:
         if not user_ids:
             return []
         *members, forgotten = self._ask(read)
-        return [None if gone else _events(newest[::-1]) for newest, gone in zip(members, forgotten, strict=True)]
+        return [None if gone else events_of(newest[::-1]) for newest, gone in zip(members, forgotten, strict=True)]
 
     def held(self, event_ids: Sequence[str]) -> list[LiveEvent | None]:
         """One round trip, and a second if there are any."""
@@ -117,7 +120,7 @@ class RedisTail:
                 rows = iter(pipe.execute())
             return [None if seq is None else next(rows) for seq in found]
 
-        return [_events([rows[0][1][b"member"]])[0] if rows else None for rows in self._ask(read)]
+        return [events_of([rows[0][1][b"member"]])[0] if rows else None for rows in self._ask(read)]
 
     def secret(self) -> bytes:
         """The first process sets it."""
@@ -239,6 +242,7 @@ class RedisTail:
                 self._check_durable()
                 self._copy_list()
             try:
+                self._look_after_idleness()
                 return question()
             except RedisError:
                 self._is_durable = False  # another server may answer next
@@ -253,12 +257,21 @@ class RedisTail:
         server = self._client
         check_durable(server, self._address)
         if self._address.is_cluster:
-            before, self._at = self._at, name_of(server)
-            self._failovers += before not in ("", self._at)
-            if not before and self._servers.of(self._unspread).exists(self._unspread):
-                self._at = ""
+            if not self._history and self._servers.of(self._unspread).exists(self._unspread):
                 raise self._refuse_copies()
+            self._look_at_history(server)
         self._is_durable = True
+
+    def _look_after_idleness(self) -> None:
+        now = time.monotonic()
+        if self._address.is_cluster and now - self._asked_at > IDLE_S:
+            self._look_at_history(self._client)
+        self._asked_at = now
+
+    def _look_at_history(self, server: Redis) -> None:
+        before, self._history = self._history, history_of(server)
+        self._failovers += before not in ("", self._history)
+        self._asked_at = time.monotonic()
 
     def _refuse_copies(self) -> InputError:
         start = self._unspread.removesuffix("marks")
@@ -280,19 +293,3 @@ class RedisTail:
 def glob_escape(text: str) -> str:
     """Escape text for a Redis glob pattern."""
     return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
-
-
-def _arguments(event: LiveEvent) -> tuple[str | bytes | int, ...]:
-    """The arguments of APPEND for an event. A member sorts by item and event key and ends with the whole event."""
-    key = key_of_text(event.event_id) + 2**63
-    whole = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # has no byte 0: JSON escapes it
-    member = f"{event.item_id}\0{key:016x}\0{whole}"
-    name = hash_of(event.user_id)
-    in_history = int(event.in_history)
-    return event.user_id, name, event.event_id, int(event.revision), in_history, int(event.counts_from), member
-
-
-def _events(members: Sequence[bytes]) -> list[LiveEvent]:
-    """Parse members as one JSON text, which takes a quarter of the time."""
-    whole = b",".join(member[member.rindex(b"\0") + 1 :] for member in members)
-    return [LiveEvent(*values) for values in json.loads(b"[" + whole + b"]")]

@@ -14,11 +14,11 @@ from redis.retry import Retry
 
 from contracts.errors import InputError
 
-FORM = r"[^\s:/,=]+:\d+(,[^\s:/,=]+:\d+)*(,(username|password|db|ssl|redis_type)=[^,]*)*"
+FORM = r"[^\s:/,=]+:\d+(,[^\s:/,=]+:\d+)*(,(username|password|db|ssl|ssl_ca_certs|redis_type)=[^,]*)*"
 """The form of addresses."""
 TYPE, ONE_SERVER, CLUSTER = "redis_type", "redis", "redis_cluster"
 """Feast's setting and its values. Several nodes are a cluster even without it."""
-LOGIN = ("username", "password")
+LOGIN = ("username", "password", "ssl_ca_certs")
 """Settings that are always text: as JSON, a password such as 1e5 would change."""
 NO_CLUSTER = "Cluster mode is not enabled"
 

@@ -1,7 +1,7 @@
 """A bundle and the online store -> a predictor: user, candidates, time -> ranking with its inputs. No HTTP here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -63,6 +63,9 @@ class Showing(Protocol):
     @property
     def suppose(self) -> Sequence[str]: ...
 
+    @property
+    def model(self) -> str | None: ...
+
 
 class Answer(NamedTuple):
     """A ranking, and the rows to record once it has been sent; None: none."""
@@ -79,6 +82,8 @@ class Predictor:
     store: OnlineStore
     intake: Intake
     offering: Offering
+    name: str | None = None  # by which requests name it beside the served one
+    beside: "Mapping[str, Predictor]" = field(default_factory=dict)  # by name (beside.py)
 
     @classmethod
     def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
@@ -103,6 +108,15 @@ class Predictor:
         """The limits of a request."""
         return self.bundle.manifest.limits
 
+    def of(self, model: str | None) -> "Predictor":
+        """The one that a request names; None: the served one. Raises Refusal where it is not loaded."""
+        if model in (None, self.name):
+            return self
+        if (found := self.beside.get(model)) is None:
+            loaded = f"{', '.join(self.beside)} may be named" if self.beside else "none is loaded beside the served one"
+            raise Refusal(400, f"model: no {model} is loaded here: {loaded}. GET /info says which.", "model")
+        return found
+
     def rank(self, request: RankRequest) -> RankReply:
         """`answer`, and keep what it shows: for a caller in this process, who has it when this returns.
 
@@ -117,8 +131,10 @@ class Predictor:
         """Order the distinct candidates, best first, equal scores in the order given; at most k of them.
 
         Events at or after `at` are as if they did not exist. Unknown users and items are ranked and flagged.
-        Raises pydantic's ValidationError where the request is beyond the limits.
+        Raises pydantic's ValidationError where the request is beyond the limits, Refusal where its model is not here.
         """
+        if (other := self.of(request.model)) is not self:
+            return other.answer(request)
         check_limits(request, self.limits)
         with stage(HISTORY):
             self.store.refresh()
@@ -131,6 +147,8 @@ class Predictor:
 
     def rank_without_store(self, request: RankRequest) -> RankReply:
         """`answer` while the store is unavailable: the user counts as unknown; flagged and not recorded."""
+        if (other := self.of(request.model)) is not self:
+            return other.rank_without_store(request)
         check_limits(request, self.limits)
         at = self.clock() if request.at is None else to_microseconds(request.at)
         reply = self._reply(request, NOBODY, NO_EVENTS, at, context_of(request))
@@ -160,7 +178,7 @@ class Predictor:
             cold_start_user=length == 0,
             cold_start_items=[candidates[row] for row in np.flatnonzero(self.bundle.scorer.cold_N[index_M])],
             impression_id=None,
-            model_version=self.bundle.manifest.model_version,
+            model_version=self.bundle.version,
             snapshot_id=self.store.snapshot_id,
         )
 
@@ -176,7 +194,7 @@ class Predictor:
 
     def is_remembered(self, request: Showing) -> bool:
         """Whether a ranking is one of now that somebody is shown: where is_full does not forbid it, it is kept."""
-        is_tried = request.preview or bool(request.suppose)
+        is_tried = request.preview or bool(request.suppose) or request.model is not None
         return request.at is None and not is_tried and self.limits.log_exposures
 
     def shown(self, request: Showing, items: Sequence[str], at: int, context: Context) -> Shown | None:
@@ -240,11 +258,17 @@ class Predictor:
             "num_items": len(self.bundle.scorer.index_of),
             "num_golden_requests": manifest.num_golden_requests,
             "theme_names": self.bundle.theme_names,
-            "model": self.bundle.measured.get("served", "mos"),
+            "model": self.bundle.model,
+            "beside": [each.described() for each in self.beside.values()],
             "computes": "PyTorch" if self.bundle.scorer.programs is None else "machine code",
             "verdict": self.bundle.measured["verdict"],
             "standing": self.bundle.measured.get("standing", []),
         }
+
+    def described(self) -> dict[str, Any]:
+        """What GET /info says of one beside the served one."""
+        version, names = self.bundle.version, self.bundle.theme_names
+        return {"name": self.name, "model": self.bundle.model, "model_version": version, "theme_names": names}
 
     def _items(
         self, candidates: Sequence[str], index_M: np.ndarray, scores: Scores, best: np.ndarray

@@ -13,6 +13,7 @@ from serving.answering.predictor import Answer, Predictor
 from serving.answering.requests import (
     BYTES_OF_A_CHARACTER,
     MAX_SUPPOSED,
+    Beside,
     Id,
     Message,
     RankedItem,
@@ -48,6 +49,7 @@ class RecommendRequest(Message):
     exclude_seen: Annotated[bool, Field(strict=True)] = True  # leave out what is in the user's stored history
     preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not remembered
     suppose: Supposed = Field(default_factory=list)  # items as if just clicked, oldest first; then never remembered
+    model: Beside | None = None  # as of /rank
 
 
 class RecommendedItem(RankedItem):
@@ -77,6 +79,7 @@ def recommend(predictor: Predictor, request: RecommendRequest) -> Answer:
     What is remembered as shown is the list as it is answered. Raises pydantic's ValidationError where the request is
     beyond the limits.
     """
+    predictor = predictor.of(request.model)
     check_recommend_limits(request, predictor.limits)
     predictor.store.refresh()
     moment, found = look(predictor, request)

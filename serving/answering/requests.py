@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, LiteralString, Self
+from typing import Annotated, Any, Literal, LiteralString, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError, WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -84,6 +84,9 @@ class RequestContext(Message):
 
 
 Supposed = Annotated[list[Id], Field(max_length=MAX_SUPPOSED), FailFast()]
+BESIDE = RUNNER_UP, PREVIOUS, NEWEST = "runner_up", "previous", "newest"
+Beside = Literal["runner_up", "previous", "newest"]
+"""A model that may be loaded beside the served one (beside.py)."""
 
 
 class RankRequest(Message):
@@ -97,6 +100,7 @@ class RankRequest(Message):
     preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not remembered
     explain: Annotated[bool, Field(strict=True)] = False  # true: the first 50 items of the answer have their reasons
     suppose: Supposed = []  # items as if just clicked, oldest first: what would be ranked then; never remembered
+    model: Beside | None = None  # one that is loaded beside the served one (GET /info); its answer is never remembered
 
 
 class ThemeShare(Message):

@@ -13,7 +13,8 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from contracts.errors import InputError
-from serving.answering.predictor import Predictor, open_here
+from serving.answering.beside import open_served
+from serving.answering.predictor import Predictor
 from serving.bundle.manifest import MANIFEST
 from serving.locations import find_bundle
 from serving.watching import metrics
@@ -47,7 +48,7 @@ class Succession:
                 return None
             self._seen = mark
             try:
-                predictor = open_here()
+                predictor = open_served()
             except InputError as error:
                 if str(error) != self.refused:
                     log.warning("%s holds a bundle that is not served; the one before goes on. %s", mark[0], error)

@@ -53,6 +53,17 @@ class Bundle:
     measured: dict[str, Any]  # report of evaluate
     golden: list[GoldenRequest]
     index: ItemIndex
+    runner_up: str = ""  # the model, where it is the other one of the run (runner_up.py) and not the one served
+
+    @property
+    def model(self) -> str:
+        """Which of the fitted models answers."""
+        return self.runner_up or self.measured.get("served", "mos")
+
+    @property
+    def version(self) -> str:
+        """What replies call the model."""
+        return f"{self.manifest.model_version}{self.runner_up and f'-{self.runner_up}'}"
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -94,8 +105,8 @@ def model_of(folder: Path) -> str:
     return read_json(folder / MODEL).get(NAME, "mos")
 
 
-def load_scorer(folder: Path) -> Scorer:
-    """Load weights, vocabulary and feature spec. Raises InputError."""
+def load_scorer(folder: Path, name: str | None = None) -> Scorer:
+    """Load weights, vocabulary and feature spec. name: the model; None: the served one. Raises InputError."""
     with reading(folder / SPEC):
         spec = FeatureSpec.from_json(read_json(folder / SPEC))
     with reading(folder / VOCABULARY):
@@ -104,7 +115,7 @@ def load_scorer(folder: Path) -> Scorer:
     with reading(folder / MODEL):
         params = ModelParams(**description["params"])
         TypeAdapter(ModelShape).validate_json(json.dumps(description["shape"]), strict=True)
-    weights = weights_of(name := model_of(folder))
+    weights = weights_of(name := name or model_of(folder))
     with reading(folder / weights):
         model = load_model(name, folder / weights, description)
         _require_finite(model)

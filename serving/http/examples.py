@@ -80,5 +80,16 @@ THEMES = Example(
 KNOWN = {"item_id": "i01923", "title": "The Apartment", "theme": 0, "theme_name": "comedy, romance"}
 ITEMS = Example({"ids": ["i01923"]}, {"items": [KNOWN | {"categories": ["comedy", "romance"], "known": True}]})
 SIMILAR = Example({"item_id": "i00001", "k": 1}, {"item_id": "i00001", "items": [KNOWN | {"similarity": 0.87}]})
-INFO = Example({}, {"model_version": "3f2a9c41d07b", "snapshot_id": SNAPSHOT, "clock": "log_end", "num_items": 2500})
+BESIDE = {"name": "runner_up", "model": "din", "model_version": "3f2a9c41d07b-din", "theme_names": []}
+INFO = Example(
+    {},
+    {
+        "model_version": "3f2a9c41d07b",
+        "snapshot_id": SNAPSHOT,
+        "clock": "log_end",
+        "num_items": 2500,
+        "model": "mos",
+        "beside": [BESIDE],
+    },
+)
 NOTHING = Example({}, None)

@@ -97,6 +97,7 @@ class Bounds(NamedTuple):
     max_events: int
     max_id_length: int
     max_recommended: int
+    beside: tuple[str, ...] = ()  # models that a request may name
 
 
 @lru_cache(maxsize=4)
@@ -133,6 +134,9 @@ def _bound(schemas: Mapping[str, Any], bounds: Bounds) -> None:
     schemas["RecommendRequest"]["properties"]["k"]["maximum"] = bounds.max_recommended
     schemas["ItemsRequest"]["properties"]["ids"]["maxItems"] = MAX_ITEMS
     schemas["SimilarRequest"]["properties"]["k"]["maximum"] = MAX_ITEMS
+    for message in ("RankRequest", "RecommendRequest"):
+        of_model = schemas[message]["properties"]["model"]
+        of_model["anyOf"] = [{"type": "string", "enum": list(bounds.beside)}] * bool(bounds.beside) + [{"type": "null"}]
     for node in _nodes(schemas):
         if node.get("pattern") == ID_PATTERN:
             node["maxLength"] = bounds.max_id_length

@@ -1,6 +1,7 @@
 // The page: who is looked at, as of when, with which clicks; every change asks the service again and shows what turned.
 
 import * as api from "./api.js";
+import { beside } from "./beside.js";
 import { find, isCalm, make } from "./dom.js";
 import { finder } from "./finder.js";
 import { FIRST, gauge, shareOf } from "./gauge.js";
@@ -8,6 +9,7 @@ import { now as showNow } from "./now.js";
 import { ranking } from "./ranking.js";
 import { lanesOf, score } from "./score.js";
 import { lastTurn, shown } from "./stops.js";
+import { table } from "./table.js";
 import { mark, order, spoken } from "./themes.js";
 import { count, moment, span } from "./words.js";
 
@@ -19,16 +21,23 @@ const FEW_SESSIONS = 8;
 const REPLAYED = 5; // clicks of a turn
 const PACE_MS = 1400;
 
-const state = { user: null, at: null, atShort: "", past: null, clicks: [], steps: [], watched: null, reply: null, mode: "suppose" };
+const given = (name) => new URLSearchParams(location.search).get(name);
+const state = { user: null, at: null, atShort: "", past: null, clicks: [], steps: [], watched: null, reply: null, mode: "suppose", model: given("beside") };
 const catalogue = new Map();
 let most = 0; // what the service recommends at once, of NUM_ASKED at most
+let isThemed = true; // whether the served model knows themes
 let turn = 0; // of what is asked: an answer that comes after a newer question is not shown
 let playing = 0;
 
 const titleOf = (id) => catalogue.get(id)?.title || id;
 const kindsOf = (id) => catalogue.get(id)?.categories?.join(", ") ?? "";
 const timeline = score(find("score"), (stop, words) => { stopPlaying(); goTo(stop, words); });
-const list = ranking(find("items"), { onPick: pick, onLight: timeline.light, onQuiet: timeline.quiet, titleOf, kindsOf });
+const lit = {
+  onLight: (carried, id) => { timeline.light(carried); side.light(id); },
+  onQuiet: () => { timeline.quiet(); side.quiet(); },
+};
+const list = ranking(find("items"), { onPick: pick, ...lit, titleOf, kindsOf });
+const side = beside({ onChosen: compare, onPick: (item) => pick(item, true), ...lit, titleOf, kindsOf });
 finder(find("user"), find("users"), (prefix) => told(async () => (await api.users(prefix)).value.users, []), open);
 
 async function told(work, otherwise = null) {
@@ -49,11 +58,14 @@ async function open(user) {
   stopPlaying();
   Object.assign(state, { user, at: null, atShort: "", clicks: [], steps: [], watched: null });
   find("user").value = user;
-  history.replaceState(null, "", `?${new URLSearchParams({ user })}`);
+  keepAddress();
   await told(async () => {
     if (await loadPast()) await rank({ isNew: true });
   });
 }
+
+const keepAddress = () =>
+  history.replaceState(null, "", `?${new URLSearchParams({ user: state.user, ...(state.model && { beside: state.model }) })}`);
 
 // False where somebody else is looked at by the time that it comes.
 async function loadPast() {
@@ -72,7 +84,7 @@ function drawPast() {
   find("past").hidden = state.past.sessions.length === 0;
   timeline.draw(state.past, state.mode === "suppose" || state.at !== null ? state.clicks : [], state.at);
   find("replay").hidden = lastTurn(timeline.sessions()) < 0;
-  drawTable();
+  table(find("table").querySelector(".scroll"), state.past.sessions);
 }
 
 // Titles and categories of items, asked for once.
@@ -85,8 +97,38 @@ async function learn(ids) {
 const supposed = () => (state.mode === "suppose" || state.at !== null ? state.clicks.map(({ item_id }) => item_id) : []);
 
 async function numAsked() {
-  most ||= Math.min(NUM_ASKED, (await api.info()).value.limits.retrieval.num_candidates);
-  return most;
+  if (most) return most;
+  const info = (await api.info()).value;
+  isThemed = info.theme_names.length > 0;
+  state.model = side.offer(info, state.model);
+  keepAddress();
+  return (most = Math.min(NUM_ASKED, info.limits.retrieval.num_candidates));
+}
+
+// Of another model, on the same clicks: its items by the served model's themes, so that both lists are told alike.
+async function askOther(request) {
+  if (!state.model) return null;
+  return (await api.recommend({ ...request, preview: true, model: state.model })).value;
+}
+
+async function alike(reply, served) {
+  if (!reply) return null;
+  const items = reply.items.slice(0, NUM_SHOWN);
+  await learn(items.map(({ item_id }) => item_id));
+  if (!isThemed) return { ...reply, items, isThemed: true };
+  const ranked = new Map(served.items.map((item) => [item.item_id, item]));
+  const themed = items.map((item) => {
+    const { theme = null, theme_name = null } = ranked.get(item.item_id) ?? catalogue.get(item.item_id) ?? {};
+    return { ...item, theme, theme_name };
+  });
+  return { ...reply, items: themed, isThemed: false };
+}
+
+async function compare(model) {
+  stopPlaying();
+  Object.assign(state, { model, steps: [] });
+  keepAddress();
+  await told(() => rank({ isSeen: false, what: model ? "Another model is shown beside." : "One model is shown.", label: "before" }));
 }
 
 async function rank({ isNew = false, isSeen = true, what = "", label = "" }) {
@@ -94,37 +136,39 @@ async function rank({ isNew = false, isSeen = true, what = "", label = "" }) {
   const k = await numAsked();
   if (own !== turn) return;
   const request = { user_id: state.user, k, ...(state.at && { at: state.at }), suppose: supposed(), preview: state.mode !== "keep" };
-  const { value, took } = await api.recommend(request);
+  const [{ value, took }, answered] = await Promise.all([api.recommend(request), askOther(request)]);
   if (own !== turn) return;
   const items = value.items.slice(0, NUM_SHOWN);
   await learn(items.map(({ item_id }) => item_id));
+  const other = await alike(answered, value);
+  if (own !== turn) return;
   const before = isNew ? null : state.reply;
   state.reply = value;
   const current = value.themes[0];
   state.watched ??= current ? { theme: current.theme, name: current.name } : { theme: null, name: null };
-  note(items, label || (isNew ? "before" : ""));
-  show(items, !isNew && isSeen);
+  note(items, other, label || (isNew ? "before" : ""));
+  show(items, other, !isNew && isSeen);
   chips(value, took);
-  say(before, value, what);
+  say(before, value, other, what);
   if (!items.length) return; // there is nothing to give reasons for
   const reasons = (await api.explain({ ...request, at: value.at }, items.map(({ item_id }) => item_id))).value.items;
   if (own === turn) list.explain(reasons, value.at);
 }
 
 // How many of the first ten are of the watched theme, click by click.
-function note(items, label) {
+function note(items, other, label) {
   if (!label) return;
-  const ranked = { items };
-  state.steps.push({ label, ranked, number: 0 });
+  state.steps.push({ label, items, other: other?.items ?? null, number: 0 });
   state.steps = state.steps.slice(-(REPLAYED + 1));
-  for (const step of state.steps) step.number = shareOf(step.ranked.items, state.watched.theme);
+  for (const step of state.steps) step.number = shareOf(step.items, state.watched.theme);
 }
 
-function show(items, canMove) {
+function show(items, other, canMove) {
   find("now").hidden = find("both").hidden = false;
   showNow(state);
   gauge(find("gauge"), items, state.watched, state.steps);
   list.draw(items, canMove);
+  side.draw(items, state.reply, other, state.watched, state.steps, canMove);
   find("empty").hidden = items.length > 0;
   find("empty").textContent = "The service has nothing to recommend here.";
   find("as").textContent = state.at ? `for ${state.user} as of ${moment(state.at)} UTC, ${state.atShort}` : `for ${state.user}, now`;
@@ -142,7 +186,7 @@ function chips(reply, took) {
   find("chips").replaceChildren(...told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
-function say(before, after, what) {
+function say(before, after, other, what) {
   const { theme, name } = state.watched;
   const current = after.themes[0];
   const has = shareOf(after.items, theme);
@@ -150,20 +194,23 @@ function say(before, after, what) {
   const words = [
     what,
     theme !== null && share,
+    other && side.said(other, state.watched),
     after.items[0] && `First is ${titleOf(after.items[0].item_id)}.`,
     current && `${state.user} is in ${spoken(current.theme, current.name)}.`,
   ];
   find("live").textContent = words.filter(Boolean).join(" ");
 }
 
-async function pick(item) {
+// isOther: of the other model's list, which nobody is recorded to have been shown.
+async function pick(item, isOther = false) {
   stopPlaying();
   const held = document.activeElement?.closest?.(".item") ? item.rank : null;
+  const cited = isOther ? {} : { position: item.rank - 1, ...(state.reply.impression_id && { impression_id: state.reply.impression_id }) };
   const isKept = state.mode === "keep" && state.at === null;
   state.watched = { theme: item.theme, name: item.theme_name };
   const { user } = state;
   await told(async () => {
-    if (isKept) await api.click({ user_id: user, item_id: item.item_id, position: item.rank - 1, ...(state.reply.impression_id && { impression_id: state.reply.impression_id }) });
+    if (isKept) await api.click({ user_id: user, item_id: item.item_id, ...cited });
     if (user !== state.user) return; // somebody else is looked at by now
     state.clicks = [...state.clicks, { item_id: item.item_id, theme: item.theme, name: item.theme_name }];
     const past = isKept ? (await api.themes(user)).value : state.past;
@@ -172,7 +219,7 @@ async function pick(item) {
     drawPast();
     await rank({ what: `${titleOf(item.item_id)} clicked, ${isKept ? "kept" : "not kept"}.`, label: `click ${state.clicks.length}` });
   });
-  if (held) list.focus(held);
+  if (held) (isOther ? side : list).focus(held);
 }
 
 // A click on the best item of each theme that the ranking holds.
@@ -229,16 +276,6 @@ function stopPlaying() {
   find("replay").textContent = "Replay the last turn";
 }
 
-function drawTable() {
-  const rows = state.past.sessions.map((session) => {
-    const hop = session.returned ? "comes back" : session.hopped ? "first time" : "stays";
-    return make("tr", {}, make("td", {}, moment(session.started_at)), make("td", {}, String(session.num_events)),
-      make("td", {}, mark(session.theme), ` ${session.name ?? "no theme"}`), make("td", {}, `${Math.round(100 * session.share)} %`), make("td", {}, hop));
-  });
-  const head = ["Began (UTC)", "Clicks", "Theme", "Share of clicks", "Turn"].map((name) => make("th", { scope: "col" }, name));
-  find("table").querySelector(".scroll").replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows.reverse())));
-}
-
 // Of a few users, drawn from many, the first with a past to look at; where none has one, the last of them.
 async function someoneElse() {
   const names = (await told(async () => (await api.users("", 1000)).value.users, [])).filter((name) => name !== state.user);
@@ -250,7 +287,7 @@ async function someoneElse() {
 }
 
 async function begin() {
-  const wanted = new URLSearchParams(location.search).get("user");
+  const wanted = given("user");
   await (wanted ? open(wanted) : someoneElse());
 }
 

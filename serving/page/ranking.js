@@ -7,7 +7,7 @@ import { lifts, percent, reason, sources } from "./words.js";
 
 const GLIDE = { duration: 300, easing: "cubic-bezier(.2, .8, .2, 1)" };
 
-export function ranking(list, { onPick, onLight, onQuiet, titleOf, kindsOf }) {
+export function ranking(list, { onPick, onLight, onQuiet, titleOf, kindsOf, by = () => "" }) {
   const rows = new Map();
 
   function draw(items, canMove) {
@@ -38,7 +38,7 @@ export function ranking(list, { onPick, onLight, onQuiet, titleOf, kindsOf }) {
   }
 
   function fresh() {
-    const light = () => onLight(row.carried);
+    const light = () => onLight(row.carried, row.dataset.item);
     const button = make("button", { type: "button", kind: "pick", onclick: () => onPick(row.item) });
     const row = make("li", { kind: "item", onmouseenter: light, onmouseleave: onQuiet, onfocusin: light, onfocusout: onQuiet },
       make("span", { kind: "rank" }),
@@ -59,12 +59,13 @@ export function ranking(list, { onPick, onLight, onQuiet, titleOf, kindsOf }) {
     row.querySelector(".mark").replaceWith(mark(item.theme));
     const button = row.querySelector(".pick");
     button.textContent = titleOf(item.item_id);
-    button.setAttribute("aria-label", `Click ${titleOf(item.item_id)}, rank ${rank}, ${spoken(item.theme, item.theme_name)}`);
+    button.setAttribute("aria-label", [`Click ${titleOf(item.item_id)}`, `rank ${rank}`, spoken(item.theme, item.theme_name), by()].filter(Boolean).join(", "));
     row.querySelector(".kinds").textContent = kindsOf(item.item_id) || (item.known ? "" : "not known to the model");
     row.querySelector(".how").replaceChildren(
       make("span", { kind: "gain", "aria-hidden": "true" }, make("i", { place: { width: `${(100 * item.score) / strongest}%` } })),
       make("span", { kind: "chance", title: "Probability of a click" }, percent(item.score)),
-      make("span", { kind: "source" }, sources[item.source] ?? ""));
+      make("span", { kind: "source" }, sources[item.source] ?? ""),
+      ...(item.served === undefined ? [] : [versus(rank, item.served)]));
   }
 
   // The reasons come a moment after the ranking, by item_id.
@@ -77,10 +78,10 @@ export function ranking(list, { onPick, onLight, onQuiet, titleOf, kindsOf }) {
       row.querySelector(".why").textContent = reason(item, parts.get(item.item_id), titleOf, now);
     }
     const focused = list.querySelector("li:focus-within, li:hover");
-    if (focused) onLight(focused.carried);
+    if (focused) onLight(focused.carried, focused.dataset.item);
   }
 
-  return { draw, explain, focus: (rank) => list.children[Math.min(rank, list.children.length) - 1]?.querySelector(".pick").focus() };
+  return { draw, explain, rows: () => rows, focus: (rank) => list.children[Math.min(rank, list.children.length) - 1]?.querySelector(".pick").focus() };
 }
 
 function step(rank, before, isMoved) {
@@ -88,4 +89,12 @@ function step(rank, before, isMoved) {
   if (before === undefined) return [make("span", { kind: "step", title: "not in the list before" }, "new")];
   const kind = before > rank ? "step up" : "step down";
   return [make("span", { kind, title: `rank ${before} before` }, `${before > rank ? "▲" : "▼"}${Math.abs(before - rank)}`)];
+}
+
+// How an item of another model's list stands beside the served model's: null: not in its list at all.
+function versus(rank, served) {
+  if (served === null) return make("span", { kind: "versus only" }, "only here");
+  if (served === rank) return make("span", { kind: "versus", title: "the same rank in both" }, "=");
+  const kind = served > rank ? "versus up" : "versus down";
+  return make("span", { kind, title: `rank ${served} of the served model` }, `${served > rank ? "▲" : "▼"}${Math.abs(served - rank)}`);
 }

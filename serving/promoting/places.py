@@ -21,8 +21,9 @@ from contracts.errors import InputError
 from contracts.publish import write_json
 from serving.bundle.loaded import read_json, reading
 from serving.bundle.manifest import FORMAT, MANIFEST, SHORT, read_manifest
+from serving.locations import FORMER
 
-BUNDLE, FORMER, WITHDRAWN = "bundle", "former", "withdrawn.json"
+BUNDLE, WITHDRAWN = "bundle", "withdrawn.json"
 RENAME_EXCHANGE = 2
 AT_CWD = -100
 

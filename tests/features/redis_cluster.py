@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 import redis
@@ -23,21 +25,51 @@ OPTIONS = (
 """As people are told to start a node; a failover takes less time."""
 
 
+@dataclass(frozen=True)
+class Guard:
+    """A password, and TLS for nodes and clients. folder: of ca.crt, and of node.crt and node.key for 127.0.0.1."""
+
+    folder: Path
+    password: str
+
+    def options(self, port: int) -> tuple[str, ...]:
+        """Of a node: no port without TLS."""
+        files = {"ca-cert": "ca.crt", "cert": "node.crt", "key": "node.key"}
+        named = [part for name, file in files.items() for part in (f"--tls-{name}-file", str(self.folder / file))]
+        within = [part for name in ("cluster", "replication") for part in (f"--tls-{name}", "yes")]
+        guarded = ["--tls-auth-clients", "no", "--requirepass", self.password, "--masterauth", self.password]
+        return ("--port", "0", "--tls-port", str(port), *named, *within, *guarded)
+
+    @property
+    def login(self) -> dict[str, Any]:
+        """Of redis-py's client."""
+        return {"password": self.password, "ssl": True, "ssl_ca_certs": str(self.folder / "ca.crt")}
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """As an address says it."""
+        return (f"password={self.password}", "ssl=true", f"ssl_ca_certs={self.folder / 'ca.crt'}")
+
+
 class Cluster:
     """A cluster that is formed on entry and removed on exit. Tests that kill a node heal it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guard: "Guard | None" = None) -> None:
+        self._guard = guard
         self._nodes = []
         for number in range(2 * NUM_PRIMARIES):
             node = RedisServer(folder / f"node{number}")
             node.options = (*OPTIONS, "--cluster-port", str(free_port()))
+            if guard is not None:
+                node.options += guard.options(node.port)
+                node.login = guard.login
             self._nodes.append(node)
         self._stack = ExitStack()
 
     @property
     def address(self) -> str:
         """Two of its nodes, as a person names it."""
-        return ",".join(node.address for node in self._nodes[:2])
+        return ",".join([*(node.address for node in self._nodes[:2]), *(self._guard.told if self._guard else ())])
 
     def __enter__(self) -> "Cluster":
         for node in self._nodes:
@@ -60,7 +92,7 @@ class Cluster:
                 bounds = [NUM_SLOTS * each // NUM_PRIMARIES for each in (number, number + 1)]
                 node.command("CLUSTER", "ADDSLOTSRANGE", bounds[0], bounds[1] - 1)
         for node in others:
-            first.command("CLUSTER", "MEET", "127.0.0.1", node.port, node.options[-1])
+            first.command("CLUSTER", "MEET", "127.0.0.1", node.port, node.options[len(OPTIONS) + 1])
         wait_until(lambda: all(node.cluster_info()["cluster_known_nodes"] == "6" for node in self._nodes))
         for primary, replica in zip(self._nodes[:NUM_PRIMARIES], self._nodes[NUM_PRIMARIES:], strict=True):
             name = primary.command("CLUSTER", "MYID")

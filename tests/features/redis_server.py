@@ -25,6 +25,7 @@ class RedisServer:
         self.folder = folder
         self.options = options or DURABLE
         self.port = free_port()
+        self.login: dict[str, Any] = {}  # of a client: password, certificates
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,7 +45,7 @@ class RedisServer:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen([*command, "--save", "", *self.options], stdout=log, stderr=log)
-        client = redis.Redis(port=self.port, socket_timeout=1)
+        client = redis.Redis("127.0.0.1", self.port, socket_timeout=1, **self.login)
         deadline = time.monotonic() + START_LIMIT_S
         while True:
             try:
@@ -66,7 +67,7 @@ class RedisServer:
 
     def command(self, *words: Any) -> Any:
         """What this server itself answers, whoever it thinks has a key."""
-        with redis.Redis(port=self.port, socket_timeout=5) as client:
+        with redis.Redis("127.0.0.1", self.port, socket_timeout=5, **self.login) as client:
             return client.execute_command(*words)
 
     def cluster_info(self) -> dict[str, str]:

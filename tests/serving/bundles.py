@@ -16,6 +16,7 @@ from serving.bundle.golden import read_golden, write_golden
 from serving.bundle.index import CATALOGUE, write_index
 from serving.bundle.loaded import GOLDEN, METRICS, MODEL, SPEC, VOCABULARY, load_scorer, model_of, weights_of
 from serving.bundle.manifest import MANIFEST, write_manifest
+from serving.bundle.runner_up import LOGITS, NAME, RUNNER_UP
 
 Weights = dict[str, torch.Tensor]
 
@@ -44,6 +45,9 @@ def rescored(bundle: Path) -> Path:
     write_index(bundle, scorer, pq.read_table(bundle / CATALOGUE))
     golden = [replace(each, logits=each.rescore(scorer)) for each in read_golden(bundle / GOLDEN)]
     write_golden(bundle / GOLDEN, golden)
+    told = json.loads((bundle / RUNNER_UP).read_text())
+    other = load_scorer(bundle, told[NAME])
+    (bundle / RUNNER_UP).write_text(json.dumps(told | {LOGITS: [each.rescore(other) for each in golden]}))
     return rehash(bundle)
 
 

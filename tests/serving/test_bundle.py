@@ -29,6 +29,7 @@ from serving.bundle.loaded import (
     weights_of,
 )
 from serving.bundle.manifest import MANIFEST, write_manifest
+from serving.bundle.runner_up import RUNNER_UP, open_runner_up
 from serving.drift import read_profile
 from tests.serving.conftest import Refusing
 
@@ -39,6 +40,8 @@ pytestmark = [
 
 WEIGHTS = weights_of("mos")
 READ = (WEIGHTS, MODEL, SPEC, VOCABULARY, THEMES, GOLDEN, METRICS, CATALOGUE, VECTORS, NEIGHBOURS)
+BESIDE = (weights_of("din"), RUNNER_UP)
+"""Read where another model is loaded beside the served one."""
 ITEMS = "items.item.weight"
 FOR_PEOPLE = ("DATA_DICTIONARY.md", "MODEL_CARD.md")
 FOR_DRIFT = PROFILE
@@ -70,7 +73,7 @@ def assert_said_in_a_line(error: InputError, name: str) -> None:
 
 
 def test_the_lists_of_this_test_name_every_file(bundle: Path) -> None:
-    assert {path.name for path in bundle.iterdir()} == {*READ, *FOR_PEOPLE, FOR_DRIFT, MANIFEST}
+    assert {path.name for path in bundle.iterdir()} == {*READ, *BESIDE, *FOR_PEOPLE, FOR_DRIFT, MANIFEST}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -82,6 +85,17 @@ def test_whatever_a_file_became_is_said_in_a_line_that_names_it(bundle: Path, na
     hash_again(bundle)
     with pytest.raises(InputError) as error:
         open_bundle(bundle)
+    assert_said_in_a_line(error.value, name)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", BESIDE)
+def test_whatever_a_file_of_the_runner_up_became_is_said_by_who_loads_it(bundle: Path, name: str, damage: str) -> None:
+    (bundle / name).write_bytes(DAMAGE[damage]((bundle / name).read_bytes()))
+    hash_again(bundle)
+    opened = open_bundle(bundle)
+    with pytest.raises(InputError) as error:
+        open_runner_up(opened)
     assert_said_in_a_line(error.value, name)
 
 

@@ -16,9 +16,10 @@ from serving.answering.recommend import RecommendReply, RecommendRequest, recomm
 from serving.answering.requests import RankReply, RankRequest, to_iso
 from serving.ask import table
 from serving.bundle.golden import check_golden
-from serving.bundle.loaded import GOLDEN, MODEL, SPEC, open_bundle
+from serving.bundle.loaded import GOLDEN, MODEL, SPEC, model_of, open_bundle, read_json
 from serving.bundle.logged import RequestLog
 from serving.bundle.manifest import MANIFEST, Manifest, hash_file, hash_folder, read_manifest, write_manifest
+from serving.bundle.runner_up import RUNNER_UP
 from tests.serving.reasons import explained
 from training import evaluate
 
@@ -114,7 +115,8 @@ def without_themes(made: Path, data: Path, tmp_path_factory: pytest.TempPathFact
 def test_a_model_without_themes_is_packaged_and_served(without_themes: Path, data: Path, state: Path) -> None:
     manifest = read_manifest(without_themes / "bundle")
     assert "din.safetensors" in manifest.files
-    assert "mos.safetensors" not in manifest.files
+    assert model_of(without_themes / "bundle") == "din"
+    assert read_json(without_themes / "bundle" / RUNNER_UP)["name"] == "mos"
     card = (without_themes / "bundle" / "MODEL_CARD.md").read_text()
     assert "Deep Interest Network" in card
     assert "DIN is served: its iAUC on the validation part was 0.6000 (MoS 0.5000)." in card

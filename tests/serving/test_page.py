@@ -298,7 +298,7 @@ def test_everything_goes_by_keyboard_and_the_focus_is_never_lost(opened: Opened,
                 "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
             )
         )
-    assert met[:8] == ["skip", "user", "another", "INPUT", "replay", "as-of", "SUMMARY", "pick"]
+    assert met[:9] == ["skip", "user", "another", "INPUT", "replay", "as-of", "SUMMARY", "beside", "pick"]
     first = opened.items()[0]
     page.locator(".pick").first.focus()
     page.keyboard.press("Enter")
@@ -308,6 +308,78 @@ def test_everything_goes_by_keyboard_and_the_focus_is_never_lost(opened: Opened,
     page.keyboard.press("Enter")
     opened.says("forgotten")
     expect(page.locator('.item[data-rank="1"] .pick')).to_be_focused()
+
+
+def test_two_models_stand_side_by_side_on_the_same_clicks(opened: Opened, server: httpx.Client, hopper: str) -> None:
+    page = opened.open(hopper)
+    assert page.get_by_label("Beside").locator("option").all_inner_texts() == ["no other model", "DIN, of the same run"]
+    page.get_by_label("Beside").select_option("runner_up")
+    opened.says("^Another model is shown beside")
+    theme = other_theme(server, hopper)
+    for _ in range(2):
+        with page.expect_response(lambda answer: '"model":"runner_up"' in (answer.request.post_data or "")) as told:
+            page.locator(f'.try[data-theme="{theme}"]').click()
+        opened.says("clicked, not kept")
+    asked, found = json.loads(told.value.request.post_data or ""), told.value.json()
+    assert len(asked["suppose"]) == 2
+    assert found["model_version"].endswith("-din")
+    lists = [page.locator(f"{each} .item") for each in ("#items", "#other-items")]
+    mine, theirs = (each.evaluate_all("rows => rows.map((row) => row.dataset.item)") for each in lists)
+    again = server.post("/recommend", json=asked | {"model": None}).json()["items"]
+    assert mine[:5] == [item["item_id"] for item in again][:5]  # the rest is of now
+    assert theirs == [item["item_id"] for item in found["items"]][:20]
+    assert page.locator(".thread").count() == len(set(mine) & set(theirs))
+    common = len(set(mine[:LISTED]) & set(theirs[:LISTED]))
+    expect(page.locator("#common")).to_have_text(re.compile(f"^{common or 'No'} item"))
+    expect(page.locator("#live")).to_contain_text(re.compile(r"DIN has \d+ of that theme"))
+    themes = lists[1].evaluate_all("rows => rows.map((row) => row.dataset.theme)")
+    expect(page.locator("#other-gauge").get_by_role("meter")).to_have_attribute(
+        "aria-valuenow", str(themes[:LISTED].count(theme))
+    )
+    assert page.locator("#other-gauge .steps li").count() == 3  # before, and after each click
+
+
+def test_how_each_item_of_the_other_list_moved_is_told(opened: Opened, server: httpx.Client, hopper: str) -> None:
+    page = opened.page
+    with page.expect_response(
+        lambda answer: answer.url.endswith("/recommend") and "model" not in (answer.request.post_data or "")
+    ) as told:
+        page.goto(f"{opened.url}/?user={hopper}&beside=runner_up")
+    opened.settle()
+    served = [item["item_id"] for item in told.value.json()["items"]]
+    for place, row in enumerate(page.locator("#other-items .item").all()):
+        item, said = row.get_attribute("data-item"), row.locator(".versus").inner_text()
+        moved = served.index(item) - place if item in served else None
+        wanted = "only here" if moved is None else "=" if not moved else f"{'▲' if moved > 0 else '▼'}{abs(moved)}"
+        assert said == wanted
+    row = page.locator("#other-items .item").first
+    row.locator(".pick").focus()
+    item = row.get_attribute("data-item")
+    assert page.locator(".item.same").count() == 1 + (
+        item in page.locator("#items .item").evaluate_all("rows => rows.map((row) => row.dataset.item)")
+    )
+    page.keyboard.press("Enter")
+    opened.says(f"^{item} clicked, not kept")
+    expect(page.locator("#other-items .item").first.locator(".pick")).to_be_focused()
+    assert "beside=runner_up" in page.url
+    page.get_by_label("Beside").select_option("")
+    opened.says("^One model is shown")
+    assert page.locator("#other-list, #other-head, #threads").locator("visible=true").count() == 0
+    assert "beside" not in page.url
+
+
+def test_a_kept_click_on_the_other_list_cites_no_ranking(kept: Opened, hopper: str) -> None:
+    page = kept.page
+    page.goto(f"{kept.url}/?user={hopper}&beside=runner_up")
+    kept.settle()
+    with page.expect_response("**/recommend"):
+        page.get_by_label("kept", exact=True).check(force=True)
+    kept.settle()
+    with page.expect_request("**/events") as told:
+        page.locator("#other-items .pick").first.click()
+    kept.says("clicked, kept")
+    (event,) = json.loads(told.value.post_data or "")["events"]
+    assert event.keys() == {"user_id", "item_id"}
 
 
 def test_the_slider_goes_back_event_by_event_and_ranks_as_of_then(
@@ -398,6 +470,11 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
         seen.says("clicked")
         page.locator("summary").click()
         page.locator(".pick").first.focus()
+        assert seen.violations() == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.get_by_label("Beside").select_option("runner_up")
+        seen.says("^Another model")
+        page.locator("#other-items .pick").first.focus()
         assert seen.violations() == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 

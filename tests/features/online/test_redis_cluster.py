@@ -21,7 +21,7 @@ from contracts.errors import InputError
 from features.feast_store.kept_before import StaleStoreError
 from features.feast_store.redis_rows import stored
 from features.live.open_tail import ENGINE_VARIABLE, prefix_of, redis_address
-from features.live.redis import RedisTail
+from features.live.redis import IDLE_S, RedisTail
 from features.live.redis_address import RedisAddress
 from features.online import fill
 from features.online.load import load
@@ -323,6 +323,34 @@ def test_forgotten_users_stay_forgotten_after_failover_and_stale_workers_recount
         idle.refresh()
     assert OnlineStore.open(source.state).live.num_events == 2
     tail.close()
+
+
+@pytest.mark.parametrize("idle_s", [0.0, IDLE_S + 0.1])
+def test_who_slept_through_two_failovers_that_end_where_they_began_counts_anew(
+    source: Source, cluster: Cluster, idle_s: float
+) -> None:
+    """idle_s: without a wait, the first primary was killed: its connections tell. With it, they need not."""
+    tail = RedisTail(cluster.address, prefix_of(source.state))
+    tail.append([event("a")])
+    idle = OnlineStore.open(source.state)
+    idle.refresh()
+    first = cluster.primary_of(tail_key(source))
+    second = cluster.replica_of(first)
+    for primary, replica in ((first, second), (second, first)):
+        if idle_s:  # both go on: no connection breaks
+            replica.command("CLUSTER", "FAILOVER")
+        else:
+            primary.kill()
+        wait_until(lambda replica=replica: cluster.primary_of(tail_key(source)) is replica)
+        cluster.heal()
+    time.sleep(idle_s)
+    with pytest.raises(StaleStoreError, match="its replica took over"):
+        idle.refresh()
+    again = OnlineStore.open(source.state)
+    again.refresh()
+    assert again.live.num_events == 1
+    for each in (tail, idle.tail, again.tail):
+        each.close()
 
 
 def test_a_load_during_which_a_primary_fails_is_not_taken_for_whole(
