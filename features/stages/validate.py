@@ -60,7 +60,7 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
     with publish(data, *OUTS) as staging, Judgement(checks, validate, suite) as judgement:
         basis = key_of([str(each) for each in (validate, suite)])
         judged = Judged(files, flaws, judgement, basis, cache)
-        report, keys = judged.split(data / "provenance" / "provenance.parquet", staging)
+        report, keys = judged.split(data / "provenance", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
         report |= {
