@@ -11,8 +11,6 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache as cached
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import pyarrow.parquet as pq
 from contracts.files import hash_file
 from contracts.publish import write_json
 from contracts.schema import INTERACTIONS, QUARANTINE
+from features.quality.code import code
 from features.quality.expectations import COLUMNS, Judgement
 from features.quality.flaws import Flaws
 from features.tables.cache import PartitionCache, key_of
@@ -33,7 +32,7 @@ from features.terms.convention import CLICKED
 
 log = logging.getLogger("leitmotif")
 
-BATCH_ROWS = 1_000_000
+BATCH_ROWS = 250_000
 """Great Expectations sees whole partitions, until they hold this many rows."""
 ROW_GROUP = 1 << 18
 FOUND = "found.json"
@@ -181,12 +180,3 @@ def _count(valid: Sequence[Path]) -> dict[str, int]:
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
     """Rows in their order."""
     pq.write_table(table.combine_chunks().cast(schema), path, compression="zstd", row_group_size=ROW_GROUP)
-
-
-@cached
-def code() -> list[str]:
-    """What else is kept depends on: the code of these rooms and the libraries that judge and write."""
-    rooms = [Path(__file__).parent, Path(__file__).parents[1] / "tables", Path(__file__).parents[1] / "terms"]
-    files = sorted(path for room in rooms for path in room.glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    return [digest, *(version(name) for name in ("great_expectations", "pandas", "duckdb", "pyarrow"))]
