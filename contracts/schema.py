@@ -73,7 +73,7 @@ which are no events and no part of the ledger. Both sorted by (file, line, reaso
 PROVENANCE = pa.schema(
     [_required("event_id", pa.string()), _required("file", pa.string()), _required("line", pa.int64())]
 )
-"""provenance/provenance.parquet: the source file and line of each event, in the row order of interactions/."""
+"""provenance/<partition>.parquet: the source file and line of each event, in the row order of interactions/."""
 
 QUARANTINE = pa.schema([*INTERACTIONS, _required("reason", pa.string()), *list(PROVENANCE)[1:]])
 """quarantine/quarantine.parquet: rows refused by validate, with the first reason that applies, source file and line."""

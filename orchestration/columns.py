@@ -22,7 +22,7 @@ TABLES: Mapping[str, Table] = {
     "items": Table("ITEMS", "items.parquet"),
     "contexts": Table("CONTEXTS", "contexts.parquet"),
     "rejected": Table("REJECTED", "rejected.parquet"),
-    "provenance": Table("PROVENANCE", "provenance.parquet"),
+    "provenance": Table("PROVENANCE", "*.parquet"),
     "quarantine": Table("QUARANTINE", "quarantine.parquet"),
     "ledger": Table("LEDGER", "ledger.parquet"),
     "impressions": Table("IMPRESSIONS", "impressions.parquet"),

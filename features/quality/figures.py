@@ -3,7 +3,7 @@
 Partitions are counted in batches, each in one go, and a batch once for its content (.cache/validate/<log>).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from contracts.files import hash_file
 from contracts.schema import ROLE_IMPRESSION
-from features.quality.split import code
+from features.quality.batches import batches_of
+from features.quality.code import code
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import connect
 from features.terms.convention import CLICKED
@@ -69,7 +70,7 @@ class Figures:
 def count_figures(valid: Sequence[Path], cache: PartitionCache) -> Figures:
     """Figures of every partition, those of a batch that has not changed as they were counted before."""
     found, items, keys = [], [], set()
-    for first, files in _batches(valid):
+    for first, files in batches_of(valid, BATCH_ROWS):
         key = key_of(code(), "figures", [file.stem for file in files], [hash_file(file) for file in files])
         if not cache.holds(key):
             _keep(cache, key, files)
@@ -98,13 +99,3 @@ def _keep(cache: PartitionCache, key: str, files: Sequence[Path]) -> None:
             pq.write_table(table, making / key / f"{name}.parquet")
             num_rows[name] = len(table)
         cache.put(key, making / key, num_rows)
-
-
-def _batches(valid: Sequence[Path]) -> Iterator[tuple[int, list[Path]]]:
-    """(place of its first, files) of each batch."""
-    first, num = 0, 0
-    for place, file in enumerate(valid):
-        num += pq.read_metadata(file).num_rows
-        if num >= BATCH_ROWS or place == len(valid) - 1:
-            yield first, list(valid[first : place + 1])
-            first, num = place + 1, 0

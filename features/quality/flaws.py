@@ -1,5 +1,7 @@
-"""Partitions of interactions and the rules -> which rows are bad and why, and which repeat another; one DuckDB pass."""
+"""Partitions of interactions and the rules -> which rows are bad and why, and which repeat another; DuckDB judges."""
+# pyright: reportAttributeAccessIssue=false
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +9,19 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from features.quality.batches import batches_of
+from features.quality.code import code
+from features.quality.marks import Marks, as_rows, is_of_one_row, mark
+from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import connect
+from features.tables.runs import Keys, apart, held, repeated
 from features.terms.event_id import IDENTITY
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
+
+BATCH_ROWS = 250_000
+"""Whole partitions are read together, until they hold this many rows."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,7 @@ class Flaws:
     num_users: np.ndarray  # of the row's impression
     num_rows_by_rule: Mapping[str, int]  # a row may break several rules
     num_differing: int  # of the duplicates, those that say something else than the row whose event_id they have
+    keys: frozenset[str]  # of what the cache has of them
 
     def of(self, partition: int) -> slice:
         """Where one partition's rows are."""
@@ -39,48 +51,128 @@ class Flaws:
         return table.append_column(REPETITION, pa.array(repetition)).append_column(SEVERAL_USERS, pa.array(num_users))
 
 
-def find_flaws(files: Sequence[Path], rules: Sequence[Rule]) -> Flaws:
-    """Judge every row of all files. A row's reason is the first rule that it breaks."""
+def find_flaws(files: Sequence[Path], rules: Sequence[Rule], cache: PartitionCache) -> Flaws:
+    """Judge every row of all files. A row's reason is the first rule that it breaks.
+
+    What a batch of files says by itself is kept by content, and so are its rows with a broken rule or a twin, until
+    another row says something else of them. A twin is looked for by the hash of its name, a quarter as long; what only
+    shares a hash is a repetition of nothing.
+    """
+    marks = [mark(first, batch, rules, cache) for first, batch in batches_of(files, BATCH_ROWS)]
+    twins = repeated([each.names for each in marks])
+    crowded = apart([each.requests for each in marks], 0)
+    keys = {each.key for each in marks}
     with connect() as connection:
-        _prepare(connection, files, rules)
-        found = connection.sql(f"""
-            SELECT place, row, rule, {SEVERAL_USERS} AS num_users, CASE WHEN repeats AND rule < 0 THEN
-                row_number() OVER same - 1 ELSE 0 END AS repetition, said <> first_value(said) OVER same AS differs
-            FROM flawed WINDOW same AS (PARTITION BY event_id, rule < 0 ORDER BY place, row) ORDER BY place, row
-        """).fetchnumpy()
-        counts = ", ".join(f"count(*) FILTER ({rule.condition})" for rule in rules)
-        totals = connection.sql(f"SELECT {counts} FROM log").fetchall()[0]
+        keys |= _several_users(connection, marks, crowded, cache)
+        flawed = [(each.first, *_flawed(connection, each, twins, crowded, rules, cache)) for each in marks]
+        keys |= {key for _, key, _ in flawed if key}
+        found = _in_all(connection, [(first, path) for first, _, path in flawed if path])
     reasons = np.array([*(rule.reason for rule in rules), None], dtype=object)
-    num_rows = dict(zip((rule.reason for rule in rules), totals, strict=True))
+    num_rows = {rule.reason: sum(each.totals.get(rule.reason, 0) for each in marks) for rule in rules}
+    for rule in rules:
+        if not is_of_one_row(rule):
+            num_rows[rule.reason] = int((found["num_users"] > 1).sum())
     is_repeated = found["repetition"] > 0
     num_rows[REPEATED] = int(is_repeated.sum())
     num_differing = int((is_repeated & found["differs"]).sum())
     where = (found["place"], found["row"], reasons[found["rule"]])
-    return Flaws(*where, found["repetition"], found["num_users"], num_rows, num_differing)
+    return Flaws(*where, found["repetition"], found["num_users"], num_rows, num_differing, frozenset(keys))
 
 
-def _prepare(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], rules: Sequence[Rule]) -> None:
-    """log: every row, its place, what other rows say about it. flawed: those with a broken rule or a twin.
-
-    A twin is looked for by the hash of its name, a quarter as long; what only shares a hash is a repetition of nothing.
-    """
-    cases = " ".join(f"WHEN {rule.condition} THEN {number}" for number, rule in enumerate(rules))
-    connection.execute(
-        "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
-        [[str(file) for file in files], len(files)],
-    )
+def _several_users(
+    connection: duckdb.DuckDBPyConnection, marks: Sequence[Marks], crowded: Keys, cache: PartitionCache
+) -> set[str]:
+    """The table `shared`: requests of several users, by their names. Returns keys of the cache."""
+    keys, paths = set[str](), list[str]()
+    for each in marks:
+        if not len(mine := held(each.requests, crowded)):
+            continue
+        key = key_of(code(), "users", each.key, hashlib.sha256(mine.tobytes()).hexdigest())
+        if not cache.holds(key):
+            with cache.making() as making, connect() as other:
+                (making / key).mkdir()
+                as_rows(other, each.files)
+                other.register("crowded", pa.table({"key": mine}))
+                pairs = other.sql(
+                    "SELECT DISTINCT impression_id, user_id FROM rows WHERE user_id IS NOT NULL "
+                    "AND hash(impression_id) IN (SELECT key FROM crowded)"
+                ).to_arrow_table()
+                pq.write_table(pairs, making / key / "users.parquet")
+                cache.put(key, making / key, {"users": len(pairs)})
+        keys.add(key)
+        paths.append(str(cache.file(key, "users")))
+    source = f"read_parquet({paths})" if paths else "(SELECT '' AS impression_id, '' AS user_id) WHERE false"
     connection.execute(f"""
-        CREATE TEMP VIEW read AS SELECT *, file_row_number AS row
-        FROM read_parquet({[str(file) for file in files]}, filename = true, file_row_number = true)
-        JOIN places USING (filename);
-        CREATE TEMP TABLE shared AS SELECT impression_id, count(DISTINCT user_id) AS num_users FROM read
-        WHERE impression_id IN (SELECT impression_id FROM read WHERE impression_id IS NOT NULL
-            GROUP BY impression_id HAVING min(user_id) <> max(user_id)) GROUP BY impression_id;
-        CREATE TEMP TABLE repeated AS SELECT hash(event_id) AS key FROM read GROUP BY key HAVING count(*) > 1;
-        CREATE TEMP VIEW log AS SELECT read.*, coalesce(num_users, 1) AS {SEVERAL_USERS},
-            hash(event_id) IN (SELECT key FROM repeated) AS repeats
-        FROM read LEFT JOIN shared USING (impression_id);
-        CREATE TEMP TABLE flawed AS SELECT place, row, event_id, repeats, {SEVERAL_USERS},
-            hash({", ".join(IDENTITY)}) AS said,
-            CASE {cases} ELSE -1 END AS rule FROM log WHERE repeats OR rule >= 0;
+        CREATE TEMP TABLE shared AS SELECT impression_id, count(DISTINCT user_id) AS num_users FROM {source}
+        GROUP BY impression_id HAVING count(DISTINCT user_id) > 1
     """)
+    return keys
+
+
+def _flawed(
+    connection: duckdb.DuckDBPyConnection,
+    marks: Marks,
+    twins: Keys,
+    crowded: Keys,
+    rules: Sequence[Rule],
+    cache: PartitionCache,
+) -> tuple[str, Path | None]:
+    """A batch's rows with a broken rule or a twin, as a file; and its key in the cache. None where there is none."""
+    mine, requests = held(marks.names, twins), held(marks.requests, crowded)
+    if not len(mine) and not len(requests) and not any(marks.totals.values()):
+        return "", None
+    connection.register("crowded", pa.table({"key": requests}))
+    told = connection.sql("""
+        SELECT impression_id, num_users FROM shared WHERE hash(impression_id) IN (SELECT key FROM crowded) ORDER BY ALL
+    """).to_arrow_table()
+    digest = hashlib.sha256(mine.tobytes())
+    for column in told.columns:
+        digest.update(repr(column.to_pylist()).encode())
+    key = key_of(code(), "flawed", [rule.condition for rule in rules], marks.key, digest.hexdigest())
+    if not cache.holds(key):
+        with cache.making() as making, connect() as other:
+            (making / key).mkdir()
+            as_rows(other, marks.files)
+            other.register("twins", pa.table({"key": mine}))
+            other.register("shared", told)
+            table = other.sql(_query(rules, marks, is_crowded=len(told) > 0)).to_arrow_table()
+            pq.write_table(table, making / key / "flawed.parquet")
+            cache.put(key, making / key, {"flawed": len(table)})
+    return key, cache.file(key, "flawed")
+
+
+def _query(rules: Sequence[Rule], marks: Marks, is_crowded: bool) -> str:
+    cases = " ".join(f"WHEN {rule.condition} THEN {number}" for number, rule in enumerate(rules))
+    users = "coalesce(num_users, 1)" if is_crowded else "1::BIGINT"
+    return f"""
+        WITH broken AS (SELECT place, row FROM read_parquet('{marks.broken}')),
+        log AS (
+            SELECT rows.*, {users} AS {SEVERAL_USERS}, hash(event_id) IN (SELECT key FROM twins) AS repeats
+            FROM rows {"LEFT JOIN shared USING (impression_id)" if is_crowded else ""}
+        ), concerned AS (
+            SELECT * FROM log WHERE repeats OR {SEVERAL_USERS} > 1
+            UNION ALL SELECT log.* FROM log JOIN broken USING (place, row)
+                WHERE NOT repeats AND {SEVERAL_USERS} = 1
+        )
+        SELECT place, row, event_id, repeats, {SEVERAL_USERS} AS num_users, hash({", ".join(IDENTITY)}) AS said,
+            CASE {cases} ELSE -1 END AS rule FROM concerned ORDER BY place, row
+    """
+
+
+def _in_all(connection: duckdb.DuckDBPyConnection, flawed: Sequence[tuple[int, Path]]) -> Mapping[str, np.ndarray]:
+    """The flawed rows of all batches beside each other, in order."""
+    if not flawed:
+        none = np.zeros(0, np.int64)
+        return {"differs": none.astype(bool)} | dict.fromkeys(("place", "row", "rule", "num_users", "repetition"), none)
+    firsts, files = (list(each) for each in zip(*flawed, strict=True))
+    connection.execute(
+        "CREATE TEMP TABLE firsts AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(?::BIGINT[]) AS first_place",
+        [[str(file) for file in files], firsts],
+    )
+    return connection.sql(f"""
+        SELECT place + first_place AS place, row, rule, num_users, CASE WHEN repeats AND rule < 0 THEN
+            row_number() OVER same - 1 ELSE 0 END AS repetition, said <> first_value(said) OVER same AS differs
+        FROM read_parquet({[str(file) for file in files]}, filename = true) JOIN firsts USING (filename)
+        WINDOW same AS (PARTITION BY event_id, rule < 0 ORDER BY place + first_place, row)
+        ORDER BY place + first_place, row
+    """).fetchnumpy()

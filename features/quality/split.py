@@ -11,8 +11,6 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache as cached
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import pyarrow.parquet as pq
 from contracts.files import hash_file
 from contracts.publish import write_json
 from contracts.schema import INTERACTIONS, QUARANTINE
+from features.quality.code import code
 from features.quality.expectations import COLUMNS, Judgement
 from features.quality.flaws import Flaws
 from features.tables.cache import PartitionCache, key_of
@@ -33,7 +32,7 @@ from features.terms.convention import CLICKED
 
 log = logging.getLogger("leitmotif")
 
-BATCH_ROWS = 1_000_000
+BATCH_ROWS = 250_000
 """Great Expectations sees whole partitions, until they hold this many rows."""
 ROW_GROUP = 1 << 18
 FOUND = "found.json"
@@ -50,7 +49,10 @@ class Judged:
     cache: PartitionCache
 
     def split(self, provenance: Path, staging: Path) -> tuple[dict[str, Any], set[str]]:
-        """Write valid rows by partition and the quarantine; returns the counts, and the keys of the cache."""
+        """Write valid rows by partition and the quarantine; returns the counts, and the keys of the cache.
+
+        provenance: the folder with the places of each partition's rows, a file each.
+        """
         hashes, keys, held_back = [hash_file(file) for file in self.files], set[str](), [QUARANTINE.empty_table()]
         rows_in, partitions, waiting, num_waiting = 0, {}, [], 0
         for place, file in enumerate(self.files):
@@ -59,7 +61,7 @@ class Judged:
             key, bad, num_valid = self._apply(place, hashes[place], num, target)
             keys |= {key} if key else set()
             if bad is not None:
-                held_back.append(_with_places(bad, provenance, rows_in, self._bad_rows(place)))
+                held_back.append(_with_places(bad, provenance / file.name, num, self._bad_rows(place)))
             partitions[file.stem] = num_valid
             rows_in += num
             waiting.append(place)
@@ -67,7 +69,6 @@ class Judged:
             if num_waiting >= BATCH_ROWS or place == len(self.files) - 1:
                 keys.add(self._judge(waiting, hashes))
                 waiting, num_waiting = [], 0
-        assert pq.read_metadata(provenance).num_rows == rows_in, (provenance, rows_in)
         quarantine = pa.concat_tables(held_back)
         write(quarantine, QUARANTINE, staging / "quarantine" / "quarantine.parquet")
         reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(quarantine["reason"]).to_pylist()}
@@ -145,13 +146,14 @@ def _is_bad(flaws: Flaws, here: slice) -> npt.NDArray[np.bool_]:
     return np.array([text is not None for text in flaws.reason[here]], dtype=bool)
 
 
-def _with_places(bad: pa.Table, provenance: Path, first: int, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """The same with each row's file and line. first: the partition's first row in provenance."""
-    wanted, parquet = rows + first, pq.ParquetFile(provenance)
-    found, start = [QUARANTINE.empty_table().select(["file", "line"])], 0
+def _with_places(bad: pa.Table, provenance: Path, num_rows: int, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """The same with each row's file and line. rows: their places in the partition; provenance: the partition's."""
+    parquet, start = pq.ParquetFile(provenance), 0
+    assert parquet.metadata.num_rows == num_rows, (provenance, num_rows)
+    found = [QUARANTINE.empty_table().select(["file", "line"])]
     for group in range(parquet.num_row_groups):
         end = start + parquet.metadata.row_group(group).num_rows
-        here = wanted[(wanted >= start) & (wanted < end)] - start
+        here = rows[(rows >= start) & (rows < end)] - start
         if len(here):
             found.append(parquet.read_row_group(group, columns=["file", "line"]).take(pa.array(here)))
         start = end
@@ -178,12 +180,3 @@ def _count(valid: Sequence[Path]) -> dict[str, int]:
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
     """Rows in their order."""
     pq.write_table(table.combine_chunks().cast(schema), path, compression="zstd", row_group_size=ROW_GROUP)
-
-
-@cached
-def code() -> list[str]:
-    """What else is kept depends on: the code of these rooms and the libraries that judge and write."""
-    rooms = [Path(__file__).parent, Path(__file__).parents[1] / "tables", Path(__file__).parents[1] / "terms"]
-    files = sorted(path for room in rooms for path in room.glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    return [digest, *(version(name) for name in ("great_expectations", "pandas", "duckdb", "pyarrow"))]

@@ -6,6 +6,8 @@ keys.arrow        of the same rows: the keys of their request, and of their item
 batches.parquet   of each batch: its partition and its rows
 about.parquet     FACTS of the items
 rejected.parquet  REJECTED
+requests.arrow    the keys of requests, each with its first and last time in a block (features/tables/runs.py)
+items.arrow       the keys of items in requests
 notes.json        how the rows were read
 """
 # pyright: reportAttributeAccessIssue=false
@@ -17,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,9 +28,10 @@ from contracts.schema import REJECTED, ROLE_IMPRESSION
 from features.sources.about import ABOUT_ITEMS, facts_of, facts_of_items, merged
 from features.sources.log import EVENTS
 from features.tables.connection import connect
+from features.tables.runs import Keys, RunWriter, extremes
 from features.terms.event_id import event_ids
 
-TABLES = ("events.arrow", "keys.arrow", "batches", "about", "rejected", "notes.json")
+TABLES = ("events.arrow", "keys.arrow", "requests.arrow", "items.arrow", "batches", "about", "rejected", "notes.json")
 BLOCK_ROWS = 1 << 18
 MOST_FACTS = 8
 """Blocks whose facts are merged at once."""
@@ -43,7 +45,6 @@ _KEYS = f"""
             THEN hash(impression_id, user_id, item_id) ELSE 0 END AS item_key, us
     FROM events
 """
-Keys = npt.NDArray[np.uint64]
 
 
 class PieceWriter:
@@ -57,6 +58,12 @@ class PieceWriter:
         packed = pa.ipc.IpcWriteOptions(compression="lz4")
         self._events = self._open.enter_context(pa.ipc.new_file(str(folder / "events.arrow"), EVENTS, options=packed))
         self._keys = self._open.enter_context(pa.ipc.new_file(str(folder / "keys.arrow"), KEYS))
+        self._requests, self._items = (
+            RunWriter(folder / "requests.arrow", pa.int64()),
+            RunWriter(folder / "items.arrow"),
+        )
+        self._open.callback(self._requests.close)
+        self._open.callback(self._items.close)
         self._rejected = self._open.enter_context(pq.ParquetWriter(folder / "rejected.parquet", REJECTED))
         self._names: list[str] = []
         self._sizes: list[int] = []
@@ -79,6 +86,7 @@ class PieceWriter:
             self._facts = [merged(self._facts)]
         named = identified(events.select(EVENTS.names).cast(EVENTS))
         keys = _keys(named, is_settled)
+        self._add_runs(keys)
         days = named["occurred_at"].to_numpy().astype(f"datetime64[{self._unit}]")
         if (days[1:] < days[:-1]).any():
             order = pa.array(np.argsort(days, kind="stable"))
@@ -90,6 +98,12 @@ class PieceWriter:
             self._names.append(str(days[start]))
             self._sizes.append(end - start)
 
+    def _add_runs(self, keys: pa.Table) -> None:
+        request, item, us = (keys[name].to_numpy() for name in KEYS.names)
+        self._items.add(np.sort(item[item != 0]))
+        asked = request != 0
+        self._requests.add(*extremes(request[asked], us[asked], us[asked]))
+
     def close(self, notes: Mapping[str, Any] | None = None) -> dict[str, int]:
         """Write what is known at the end; returns the rows of each table."""
         self._open.close()
@@ -100,7 +114,7 @@ class PieceWriter:
         facts = merged(self._facts)
         pq.write_table(facts, self._folder / "about.parquet", compression="zstd")
         write_json(self._folder / "notes.json", dict(notes or {}))
-        num = (sum(self._sizes), sum(self._sizes), len(batches), len(facts), self._num_rejected, 0)
+        num = (*[sum(self._sizes)] * 2, 0, 0, len(batches), len(facts), self._num_rejected, 0)
         return dict(zip(TABLES, num, strict=True))
 
 
@@ -109,8 +123,7 @@ class Piece:
 
     def __init__(self, folder: Path, key: str = "") -> None:
         """key: of its content in the cache; empty where it lies in none."""
-        self.key = key
-        self._folder = folder
+        self.key, self.folder = key, folder
         batches = pq.read_table(folder / "batches.parquet")
         self._partitions: list[str] = batches["partition"].to_pylist()
         self._sizes: list[int] = batches["num_rows"].to_pylist()
@@ -119,6 +132,16 @@ class Piece:
             self._places_of.setdefault(name, []).append(place)
         self.num_rows = sum(self._sizes)
         self.notes: dict[str, Any] = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
+
+    @property
+    def requests(self) -> Path:
+        """Runs of the keys of its requests, with their times."""
+        return self.folder / "requests.arrow"
+
+    @property
+    def items(self) -> Path:
+        """Runs of the keys of items in their requests."""
+        return self.folder / "items.arrow"
 
     @property
     def partitions(self) -> set[str]:
@@ -132,31 +155,28 @@ class Piece:
     @property
     def rejected(self) -> pa.Table:
         """REJECTED."""
-        return pq.read_table(self._folder / "rejected.parquet", schema=REJECTED)
+        return pq.read_table(self.folder / "rejected.parquet", schema=REJECTED)
 
     @property
     def facts(self) -> pa.Table:
         """FACTS of its items."""
-        return pq.read_table(self._folder / "about.parquet")
-
-    def keys(self, partition: str | None = None) -> Iterator[pa.RecordBatch]:
-        """KEYS batch by batch, of one partition or of all."""
-        yield from _batches(self._folder / "keys.arrow", self._places(partition))
+        return pq.read_table(self.folder / "about.parquet")
 
     def events(self, partition: str | None = None, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """EVENTS batch by batch, of one partition or of all."""
-        yield from _batches(self._folder / "events.arrow", self._places(partition), columns)
+        yield from _batches(self.folder / "events.arrow", self._places(partition), columns)
 
-    def with_keys(self, partition: str | None = None) -> Iterator[tuple[pa.RecordBatch, Keys, Keys]]:
-        """The same, with each row's request_key and item_key."""
+    def with_keys(self, partition: str | None = None) -> Iterator[tuple[str, pa.RecordBatch, Keys, Keys]]:
+        """The same with their partition, and with each row's request_key and item_key."""
         places = self._places(partition)
         both = zip(
-            _batches(self._folder / "events.arrow", places),
-            _batches(self._folder / "keys.arrow", places),
+            (self._partitions[place] for place in places),
+            _batches(self.folder / "events.arrow", places),
+            _batches(self.folder / "keys.arrow", places),
             strict=True,
         )
-        for events, keys in both:
-            yield events, keys["request_key"].to_numpy(), keys["item_key"].to_numpy()
+        for name, events, keys in both:
+            yield name, events, keys["request_key"].to_numpy(), keys["item_key"].to_numpy()
 
     def _places(self, partition: str | None) -> list[int]:
         return list(range(len(self._partitions))) if partition is None else self._places_of.get(partition, [])

@@ -1,4 +1,4 @@
-"""Pieces of a log, and what rows are beside each other -> interactions by partition and provenance, in order of time.
+"""Pieces of a log, and what rows are beside each other -> interactions and provenance by partition, in order of time.
 
 A partition whose rows have not changed is taken from the cache; memory holds one partition, and not even that where it
 is long: DuckDB sorts it on the disk.
@@ -8,7 +8,7 @@ is long: DuckDB sorts it on the disk.
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,15 +58,17 @@ class Pieces:
             yield from (pa.Table.from_batches([batch]) for batch in piece.events(partition))
 
     def key(self, partition: str) -> str:
-        """Of a partition's rows; empty where they are in no cache, or too few."""
+        """Of a partition's rows; empty where they are in no cache, too few, or changed ones are too many to be ordered.
+
+        Changed rows have no order of their own: which of them another thread made first is chance.
+        """
         of = self._of(partition)
         if not of or not all(piece.key for piece in of) or sum(each.num_of(partition) for each in of) < LEAST_KEPT:
             return ""
-        added = hashlib.sha256()
-        for piece in (self.settled.became, self.live):
-            for batch in piece.events(partition):
-                added.update(batch.serialize())
-        told = (self.settled.told(of, partition), added.hexdigest())
+        added = [pa.Table.from_batches([b]) for p in (self.settled.became, self.live) for b in p.events(partition)]
+        if sum(map(len, added)) > MOST_IN_MEMORY:
+            return ""
+        told = (self.settled.told(of, partition), _digest(pa.concat_tables([EVENTS.empty_table(), *added])))
         return key_of(code(), partition, [piece.key for piece in of], told)
 
     def _of(self, partition: str) -> list[Piece]:
@@ -74,27 +76,27 @@ class Pieces:
 
 
 def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path) -> set[str]:
-    """Write interactions/<partition>.parquet and provenance; returns the keys that the cache has of them.
+    """Write interactions/<partition>.parquet and provenance/<partition>.parquet; returns their keys in the cache.
 
     A partition of which no row is left (each was joined to one of another day) is none.
     """
     keys: set[str] = set()
     made = 0
-    with row_groups(staging / "provenance" / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
-        for name in pieces.partitions:
-            target, key = staging / "interactions" / f"{name}.parquet", pieces.key(name)
-            if not key:
-                made += 1
-                if not _write(pieces.rows(name), target, append):
+    for name in pieces.partitions:
+        targets, key = {table: staging / table / f"{name}.parquet" for table in TABLES}, pieces.key(name)
+        if not key:
+            made += 1
+            if not _write(pieces.rows(name), targets):
+                for target in targets.values():
                     target.unlink()
-                continue
-            if not cache.holds(key):
-                made += 1
-                _keep(cache, key, pieces.rows(name))
-            keys.add(key)
-            if cache.num_rows(key)["interactions"]:
-                shutil.copyfile(cache.file(key, "interactions"), target)
-                append(pq.read_table(cache.file(key, "provenance"), schema=PROVENANCE))
+            continue
+        if not cache.holds(key):
+            made += 1
+            _keep(cache, key, pieces.rows(name))
+        keys.add(key)
+        if cache.num_rows(key)["interactions"]:
+            for table, target in targets.items():
+                shutil.copyfile(cache.file(key, table), target)
     log.info("wrote %d partitions, %d of them anew", len(pieces.partitions), made)
     return keys
 
@@ -103,15 +105,17 @@ def _keep(cache: PartitionCache, key: str, rows: Iterator[pa.Table]) -> None:
     with cache.making() as making:
         folder = making / key
         folder.mkdir()
-        with row_groups(folder / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
-            num = _write(rows, folder / "interactions.parquet", append)
+        num = _write(rows, {table: folder / f"{table}.parquet" for table in TABLES})
         cache.put(key, folder, dict.fromkeys(TABLES, num))
 
 
-def _write(rows: Iterator[pa.Table], path: Path, append: Callable[[pa.Table], None]) -> int:
+def _write(rows: Iterator[pa.Table], paths: Mapping[str, Path]) -> int:
     """Write one partition in order, and say where each row was read; returns how many there are."""
     num = 0
-    with row_groups(path, INTERACTIONS, ROW_GROUP) as write:
+    with (
+        row_groups(paths["interactions"], INTERACTIONS, ROW_GROUP) as write,
+        row_groups(paths["provenance"], PROVENANCE, ROW_GROUP) as append,
+    ):
         for table in _in_order(rows):
             num += len(table)
             write(table.select(INTERACTIONS.names))
@@ -129,6 +133,16 @@ def _in_order(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
             yield from _sorted_on_disk(held, rows)
             return
     yield _sorted(pa.concat_tables(held or [EVENTS.empty_table()]))
+
+
+def _digest(events: pa.Table) -> str:
+    """Of rows, whatever their order: as Parquet, in which equal rows have equal bytes."""
+    digest = hashlib.sha256()
+    if len(events):
+        with pa.BufferOutputStream() as out:
+            pq.write_table(_sorted(events).combine_chunks(), out, compression="none", use_dictionary=False)
+            digest.update(out.getvalue())
+    return digest.hexdigest()
 
 
 def _sorted(events: pa.Table) -> pa.Table:

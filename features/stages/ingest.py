@@ -72,9 +72,9 @@ def _make(
     items = _complete(read, came)
     _check_embeddings(items)
     with publish(data, *OUTS) as staging:
-        settled = settle(read.pieces, source, scratch)
+        settled = settle(read.pieces, source, cache, scratch)
         rejected = pa.concat_tables([rejected, settled.left, live.rejected])
-        keys = write_partitions(Pieces(read.pieces, settled, came), cache, staging)
+        keys = write_partitions(Pieces(read.pieces, settled, came), cache, staging) | settled.keys
         contexts = pa.concat_tables([read.contexts, _of_others(live.contexts, read.contexts)])
         _write(items, ITEMS, staging / "items" / "items.parquet")
         _write(_by(contexts, "impression_id"), CONTEXTS, staging / "contexts" / "contexts.parquet")

@@ -55,12 +55,12 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
     docs = root / ".state" / data.name / "data_docs"
     files = _partitions(data / "interactions")
     checks, suite = rules(validate), read_suite(expectations.limits)
-    flaws = find_flaws(files, checks)
+    flaws = find_flaws(files, checks, cache)
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
     with publish(data, *OUTS) as staging, Judgement(checks, validate, suite) as judgement:
         basis = key_of([str(each) for each in (validate, suite)])
         judged = Judged(files, flaws, judgement, basis, cache)
-        report, keys = judged.split(data / "provenance" / "provenance.parquet", staging)
+        report, keys = judged.split(data / "provenance", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
         report |= {
@@ -86,7 +86,7 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
         judgement.publish(docs)
         make_readable(docs, held_back(report))
         log.info("%s See %s", held_back(report), docs / "index.html")
-        cache.keep_only({*keys, *(figures.keys if figures else ())})
+        cache.keep_only({*flaws.keys, *keys, *(figures.keys if figures else ())})
     return report
 
 

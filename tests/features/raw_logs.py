@@ -94,9 +94,9 @@ def write_interactions(data: Path, rows: list[dict[str, Any]], partition: str = 
     table = pa.Table.from_pylist([blank | row for row in rows], schema=INTERACTIONS)
     pq.write_table(table, data / "interactions" / f"{partition}.parquet")
     (data / "provenance").mkdir(exist_ok=True)
-    names = [row["event_id"] for row in read(data / "interactions")]
+    names = [row["event_id"] for row in rows]
     places = {"event_id": names, "file": ["log.csv"] * len(names), "line": list(range(2, 2 + len(names)))}
-    pq.write_table(pa.table(places, schema=PROVENANCE), data / "provenance" / "provenance.parquet")
+    pq.write_table(pa.table(places, schema=PROVENANCE), data / "provenance" / f"{partition}.parquet")
     for name, schema in (("items", ITEMS), ("rejected", REJECTED)):
         (data / name).mkdir(exist_ok=True)
         pq.write_table(schema.empty_table(), data / name / f"{name}.parquet")

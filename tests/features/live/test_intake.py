@@ -15,11 +15,11 @@ from features.encoding.asked import Context
 from features.live.exposure import is_exposure, name_exposure, served_at, shown_event_id, shows
 from features.live.intake import Intake, Posted, as_events_of_their_own, refuse_names_of_others
 from features.live.sqlite import SqliteTail
-from features.quality.flaws import find_flaws
 from features.sealed.event import EVENT, OUTCOME, Fate, LiveEvent
 from features.terms.event_id import event_id, event_ids
 from features.terms.params import ValidateParams
 from features.terms.rules import first_broken, rules
+from tests.features.judged_rows import flaws_of
 
 PARAMS = ValidateParams(
     earliest=datetime(1990, 1, 1, tzinfo=UTC),
@@ -60,7 +60,7 @@ def test_a_value_breaks_the_rule_that_its_row_of_a_log_would_break(tmp_path: Pat
     named = [{"event_id": f"e{n}", "impression_id": None, "session_id": None} | row for n, row in enumerate(given_rows)]
     path = tmp_path / "log.parquet"
     pq.write_table(pa.Table.from_pylist(named, INTERACTIONS), path)
-    flaws = find_flaws([path], rules(PARAMS))
+    flaws = flaws_of([path], rules(PARAMS))
     reasons = dict(zip(flaws.row.tolist(), flaws.reason.tolist(), strict=True))
     for number, row in enumerate(named):
         broken = first_broken(row, rules(PARAMS))
@@ -228,7 +228,7 @@ def test_no_impression_id_of_a_caller_quarantines_rows_of_other_users_or_of_the_
     names = INTERACTIONS.names
     path = tmp_path / "log.parquet"
     pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], INTERACTIONS), path)
-    assert find_flaws([path], rules(PARAMS)).reason.tolist() == []
+    assert flaws_of([path], rules(PARAMS)).reason.tolist() == []
 
 
 def test_a_ranking_of_no_time_that_could_be_is_none_of_ours_and_no_time_overflows() -> None:

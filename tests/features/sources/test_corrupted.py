@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
-from features.quality.flaws import find_flaws
 from features.sources.simulator import simulate
 from features.stages import ingest
 from features.terms.rules import rules
 from tests.clones import real_data
 from tests.features.ebnerd_bundle import BEHAVIORS, HISTORY, Row, write_bundle
 from tests.features.ebnerd_bundle import ingest as ingest_bundle
+from tests.features.judged_rows import flaws_of
 from tests.features.raw_logs import COLUMNS, SMALL, ingest_table, limits, read, source
 from tests.features.stages.test_corruptions import CORRUPTIONS
 
@@ -56,7 +56,7 @@ def check(data: Path, report: dict[str, Any], lines: int) -> None:
     fates = Counter(row["line"] for name in ("rejected", "provenance") for row in read(data / name))
     assert fates == Counter(range(2, lines + 2))
     assert report["rows_read"] == lines
-    flaws = find_flaws(sorted((data / "interactions").iterdir()), rules(limits()))
+    flaws = flaws_of(sorted((data / "interactions").iterdir()), rules(limits()))
     bad = sum(why is not None for why in flaws.reason)
     assert not ((flaws.repetition > 0) & np.array([why is not None for why in flaws.reason])).any()
     kept = report["rows_written"] - bad - int((flaws.repetition > 0).sum())

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InputError
-from features.quality.flaws import find_flaws
 from features.stages import histories, ingest
 from features.stages import statistics as counting
 from features.tables import connection
 from features.terms.rules import rules
 from tests.clones import ROOT
+from tests.features.judged_rows import flaws_of
 from tests.features.planted import clean, write
 from tests.features.raw_logs import digest, ingest_table, limits
 from tests.features.small_log import build, random_log
@@ -22,7 +22,7 @@ from tests.features.small_log import build, random_log
 def made(root: Path) -> dict[str, str]:
     table = root / "data" / "table"
     ingest_table(table, write(root / "log.csv", [*clean(600), *clean(600)[:50], "u1,i1,soon,1"]))
-    flaws = find_flaws(sorted((table / "interactions").iterdir()), rules(limits()))
+    flaws = flaws_of(sorted((table / "interactions").iterdir()), rules(limits()))
     log = root / "data" / "log"
     build(log, random_log(1, num_requests=300))
     outs = {

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import CheckFailed
-from features.quality.flaws import find_flaws
 from features.stages import validate
 from features.terms.rules import rules
+from tests.features.judged_rows import flaws_of
 from tests.features.planted import NUM_CLEAN, Found, clean, taken, write
 from tests.features.raw_logs import digest, expectations, ingest_table, limits, read
 
@@ -137,7 +137,7 @@ def flawed(root: Path, path: Path, **changes: Any) -> Counter[str]:
     """Rows left out by reason, Great Expectations aside."""
     data = root / "data" / "table"
     report = ingest_table(data, path, **changes)
-    flaws = find_flaws(sorted((data / "interactions").iterdir()), rules(limits(max_id_length=256)))
+    flaws = flaws_of(sorted((data / "interactions").iterdir()), rules(limits(max_id_length=256)))
     return Counter(report["dropped"]) + Counter(flaws.reason.tolist())
 
 

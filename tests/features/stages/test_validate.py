@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from contracts.errors import CheckFailed, InputError
 from features.quality.expectations import Judgement
-from features.quality.flaws import find_flaws
 from features.stages.validate import run
 from features.terms.params import ValidateParams
 from features.terms.rules import REPEATED, rules
 from orchestration.checks import CHECKS
 from orchestration.checks import judge as judge_report
+from tests.features.judged_rows import flaws_of
 from tests.features.raw_logs import digest, expectations, ingest_table, limits, read, write_interactions
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -387,7 +387,7 @@ def test_great_expectations_and_the_mask_have_equal_counts(
     write_interactions(folder / "data" / "log", rows)
     file = folder / "data" / "log" / "interactions" / "2024-01-01.parquet"
     checks = rules(limits())
-    flaws = find_flaws([file], checks)
+    flaws = flaws_of([file], checks)
     with Judgement(checks, limits()) as judgement:
         judgement.add(flaws.judged(pq.read_table(file), 0), "all")
     assert judgement.unexpected == flaws.num_rows_by_rule

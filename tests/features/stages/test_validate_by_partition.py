@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from features.quality import figures, split
+from features.quality import figures, flaws, split
 from features.stages import validate
 from tests.features.planted import clean, write
 from tests.features.raw_logs import digest, expectations, ingest_table, limits
@@ -33,21 +33,21 @@ def pages(root: Path) -> set[str]:
 
 
 def test_late_rows_are_all_that_is_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in (split, figures):
+    for room in (split, figures, flaws):
         monkeypatch.setattr(room, "BATCH_ROWS", 1)  # a partition a batch
     here, folder = tmp_path / "here", tmp_path / "log"
     write(folder / "log.csv", [*clean(90), *clean(90)[:4], "u1,,2024-01-03T05:00:00Z,1"])
     ingest_table(here / "data" / "table", folder)
     judged(here)
     first = entries(here)
-    # a judgement and figures a day; the days of the repetitions and of the bad row are split
-    assert len(first) == 3 + 3 + 2
+    # marks, a judgement and figures a day; the rows of the repetitions and of the bad one, and their days split
+    assert len(first) == 3 + 3 + 3 + 2 + 2
     write(folder / "late.csv", [*LATE, *clean(90)[:1]])
     ingest_table(here / "data" / "table", folder)
     report, outs = judged(here)
     second = entries(here)
     # nothing of the third day is done again; the first has a repetition more, and the same valid rows
-    assert len(first.items() & second.items()) == 3 + 1
+    assert len(first.items() & second.items()) == 5 + 1
     assert (report["rows_quarantined"], report["rows_duplicated"]) == (2, 5)
     assert pages(here) == {f"2024-01-0{day}_to_2024-01-0{day}" for day in (1, 2, 3)}
     shutil.copytree(here / "data", tmp_path / "other" / "data")

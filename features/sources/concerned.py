@@ -1,0 +1,78 @@
+"""A piece, and the keys of requests and items that other rows change -> its rows of these, kept by content.
+
+The rows of a piece are read once for the same keys: a log's new file touches what it concerns, and no more.
+"""
+# pyright: reportAttributeAccessIssue=false
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from contracts.publish import write_json
+from features.sources.log import EVENTS
+from features.sources.pieces import Piece
+from features.tables.cache import PartitionCache, key_of
+from features.tables.runs import Keys, are_in, held
+
+TABLES = ("rows.arrow", "told.json")
+ROWS = EVENTS.append(pa.field("request_key", pa.uint64()))
+
+
+@dataclass(frozen=True)
+class Concerned:
+    """Rows of a piece that others change, and which they are."""
+
+    told: Mapping[str, str]  # partition -> a hash of which of its rows
+    rows: Path | None  # None: there are none
+    key: str  # in the cache; empty where it has them not
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, Keys]]:
+        """(EVENTS, their requests' keys), batch by batch."""
+        if self.rows:
+            with pa.OSFile(str(self.rows)) as handle:
+                reader = pa.ipc.open_file(handle)
+                for place in range(reader.num_record_batches):
+                    batch = reader.get_batch(place)
+                    yield batch.select(EVENTS.names), batch["request_key"].to_numpy()
+
+
+def concerned(piece: Piece, wide: Keys, shared: Keys, basis: object, cache: PartitionCache, scratch: Path) -> Concerned:
+    """The rows of these requests and items. basis: what else they depend on; scratch: for a piece that is not kept."""
+    wide, shared = held(piece.requests, wide), held(piece.items, shared)
+    if not len(wide) and not len(shared):
+        return Concerned({}, None, "")
+    if not piece.key:
+        folder = scratch / f"concerned-{piece.folder.name}"
+        folder.mkdir()
+        _make(piece, wide, shared, folder)
+        return Concerned(json.loads((folder / TABLES[1]).read_text()), folder / TABLES[0], "")
+    digest = hashlib.sha256(wide.tobytes() + b"|" + shared.tobytes()).hexdigest()
+    key = key_of(basis, "concerned", piece.key, digest)
+    if not cache.holds(key):
+        with cache.making() as making:
+            (making / key).mkdir()
+            num = _make(piece, wide, shared, making / key)
+            cache.put(key, making / key, dict(zip(TABLES, (num, 0), strict=True)))
+    return Concerned(json.loads(cache.file(key, TABLES[1]).read_text()), cache.file(key, TABLES[0]), key)
+
+
+def _make(piece: Piece, wide: Keys, shared: Keys, folder: Path) -> int:
+    which: dict[str, list[str]] = {}
+    num = 0
+    with pa.ipc.new_file(str(folder / TABLES[0]), ROWS, options=pa.ipc.IpcWriteOptions(compression="lz4")) as file:
+        for partition, events, request_key, item_key in piece.with_keys():
+            mine = are_in(request_key, wide) | are_in(item_key, shared)
+            digest = hashlib.sha256(np.packbits(mine).tobytes()).hexdigest() if mine.any() else ""
+            which.setdefault(partition, []).append(digest)
+            if digest:
+                rows = pa.Table.from_batches([events]).append_column(ROWS.field("request_key"), pa.array(request_key))
+                file.write_table(rows.filter(pa.array(mine)).cast(ROWS).combine_chunks())
+                num += int(mine.sum())
+    told = {name: hashlib.sha256("".join(all_).encode()).hexdigest() for name, all_ in which.items() if any(all_)}
+    write_json(folder / TABLES[1], told)
+    return num
