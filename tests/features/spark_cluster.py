@@ -66,9 +66,8 @@ class SparkCluster:
     def kill_worker(self, number: int) -> None:
         """SIGKILL the worker and the executors that it started, as when its machine is gone."""
         worker = self.workers[number]
-        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-        of_all_threads = [path for path in Path(f"/proc/{worker.pid}/task").glob("*/children")]
-        executors = {int(pid) for path in (children, *of_all_threads) for pid in path.read_text().split()}
+        of_each_thread = Path(f"/proc/{worker.pid}/task").glob("*/children")
+        executors = {int(pid) for path in of_each_thread for pid in path.read_text().split()}
         for pid in (worker.pid, *executors):
             os.kill(pid, signal.SIGKILL)
         worker.wait()
