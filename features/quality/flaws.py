@@ -1,7 +1,7 @@
 """Partitions of interactions and the rules -> which rows are bad and why, and which repeat another; one DuckDB pass."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -11,6 +11,8 @@ import pyarrow as pa
 from features.tables.connection import connect
 from features.terms.event_id import IDENTITY
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
+
+COLUMNS = ("partition", "row", "reason", "repetition", "num_users")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Flaws:
         """Where one partition's rows are."""
         start, end = np.searchsorted(self.partition, [partition, partition + 1])
         return slice(int(start), int(end))
+
+    def only(self, first: int, last: int) -> "Flaws":
+        """Those of the partitions first to last; the totals stay."""
+        here = slice(self.of(first).start, self.of(last).stop)
+        columns = {name: getattr(self, name)[here] for name in COLUMNS}
+        return replace(self, **columns)
 
     def judged(self, table: pa.Table, partition: int) -> pa.Table:
         """A partition's interactions with the two columns that one row alone cannot say."""

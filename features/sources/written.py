@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import INTERACTIONS, PROVENANCE
+from features.engine.engine import Engine
 from features.sources.arrivals import code
 from features.sources.log import EVENTS
 from features.sources.pieces import Piece
 from features.sources.settled import Settled
 from features.tables.cache import PartitionCache, key_of
-from features.tables.connection import connect
+from features.tables.connection import at_hand, connect
 from features.tables.duck import row_groups
 
 log = logging.getLogger("leitmotif")
@@ -73,39 +75,39 @@ class Pieces:
         return [piece for piece in self.logged if partition in piece.partitions]
 
 
-def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path) -> set[str]:
+def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path, engine: Engine) -> set[str]:
     """Write interactions/<partition>.parquet and provenance; returns the keys that the cache has of them.
 
     A partition of which no row is left (each was joined to one of another day) is none.
     """
-    keys: set[str] = set()
-    made = 0
+    keys = {name: pieces.key(name) for name in pieces.partitions}
+    missing = [(key, name) for name, key in keys.items() if key and not cache.holds(key)]
+    made = len(missing)
+    cache.came(engine.map(partial(sort_partition, cache.folder, pieces), missing, "sorting partitions"))
     with row_groups(staging / "provenance" / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
-        for name in pieces.partitions:
-            target, key = staging / "interactions" / f"{name}.parquet", pieces.key(name)
+        for name, key in keys.items():
+            target = staging / "interactions" / f"{name}.parquet"
             if not key:
                 made += 1
                 if not _write(pieces.rows(name), target, append):
                     target.unlink()
-                continue
-            if not cache.holds(key):
-                made += 1
-                _keep(cache, key, pieces.rows(name))
-            keys.add(key)
-            if cache.num_rows(key)["interactions"]:
+            elif cache.num_rows(key)["interactions"]:
                 shutil.copyfile(cache.file(key, "interactions"), target)
                 append(pq.read_table(cache.file(key, "provenance"), schema=PROVENANCE))
-    log.info("wrote %d partitions, %d of them anew", len(pieces.partitions), made)
-    return keys
+    log.info("wrote %d partitions, %d of them anew", len(keys), made)
+    return {key for key in keys.values() if key}
 
 
-def _keep(cache: PartitionCache, key: str, rows: Iterator[pa.Table]) -> None:
-    with cache.making() as making:
+def sort_partition(cache: Path, pieces: Pieces, named: tuple[str, str]) -> str:
+    """Write one partition (its key and name) into the cache; returns its key."""
+    (key, name), kept = named, PartitionCache(cache)
+    with kept.making() as making, at_hand(making / "spilt"):
         folder = making / key
         folder.mkdir()
         with row_groups(folder / "provenance.parquet", PROVENANCE, ROW_GROUP) as append:
-            num = _write(rows, folder / "interactions.parquet", append)
-        cache.put(key, folder, dict.fromkeys(TABLES, num))
+            num = _write(pieces.rows(name), folder / "interactions.parquet", append)
+        kept.put(key, folder, dict.fromkeys(TABLES, num))
+    return key
 
 
 def _write(rows: Iterator[pa.Table], path: Path, append: Callable[[pa.Table], None]) -> int:

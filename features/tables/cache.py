@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -122,9 +122,10 @@ class PartitionCache:
             rename_first(made, self._folder / key)
         self._used.add(key)
 
-    def came(self, keys: Collection[str]) -> None:
-        """Tasks have put these entries."""
-        self._used.update(keys)
+    def came(self, keys: Iterable[str]) -> None:
+        """Tasks put these entries, one after the other; those before an error came."""
+        for key in keys:
+            self._used.add(key)
 
     def keep_only(self, keys: Collection[str]) -> None:
         """Drop every other entry, so that the cache is as large as the newest outputs."""

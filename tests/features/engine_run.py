@@ -1,6 +1,6 @@
 """Stages one after another on an engine, each with an empty cache: what both engines are compared on.
 
-As a program: `python -m tests.features.engine_run <folder>`, which holds what `ask` left there.
+As a program: `python -m tests.features.engine_run <folder>`, which holds what `start_on_spark` left there.
 """
 
 import inspect
@@ -8,26 +8,43 @@ import logging
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.stages import histories, ingest, statistics, validate
+from features.stages import histories, ingest, validate
 from features.terms.params import EngineParams
 from tests.clones import ROOT
 from tests.features.raw_logs import digest
 from tests.features.spark_cluster import environment
 
-STAGES = {"ingest": ingest, "validate": validate, "histories": histories, "statistics": statistics}
-ASKED = "asked.pickle"
-LIMIT_S = 900
+STAGES = {"ingest": ingest, "validate": validate, "histories": histories}
+ASKED, SAID = "asked.pickle", "said.txt"
+LIMIT_S = 1800
 
 
-def run_stages(data: Path, sections: Mapping[str, Any], stages: tuple[str, ...], range_rows: int) -> dict[str, Any]:
-    """Their reports. range_rows: rows of a range of users, so that a small log has several."""
-    histories.RANGE_ROWS = range_rows
-    given = {**sections, "data": data}
-    return {name: dict(STAGES[name].run(**_arguments(STAGES[name].run, given))) for name in stages}
+@dataclass(frozen=True)
+class Work:
+    """Stages over one log. range_rows: rows of a range of users, so that a small log has several."""
+
+    name: str  # of the log; its folder is <root>/<name>/data/<name>
+    sections: Mapping[str, Any]
+    stages: tuple[str, ...] = ("ingest", "validate", "histories")
+    range_rows: int = histories.RANGE_ROWS
+
+    def data(self, root: Path) -> Path:
+        return root / self.name / "data" / self.name
+
+    def run(self, root: Path, engine: EngineParams | None = None) -> dict[str, Any]:
+        """The stages' reports."""
+        histories.RANGE_ROWS = self.range_rows
+        given = {**self.sections, "data": self.data(root)} | ({"engine": engine} if engine else {})
+        reports = {}
+        for name in self.stages:
+            run = STAGES[name].run
+            reports[name] = dict(run(**{key: given[key] for key in inspect.signature(run).parameters if key in given}))
+        return reports
 
 
 def outs_of(data: Path) -> dict[str, str]:
@@ -35,42 +52,37 @@ def outs_of(data: Path) -> dict[str, str]:
     return {path.name: digest(path) for path in sorted(data.iterdir()) if path.is_dir() and not path.is_symlink()}
 
 
-def start_on_spark(
-    data: Path, sections: Mapping[str, Any], stages: tuple[str, ...], range_rows: int, master: str
-) -> tuple["subprocess.Popen[bytes]", Path]:
-    """The same in a process of its own on Spark; and the file that it says everything to."""
-    data.mkdir(parents=True, exist_ok=True)
-    engine = EngineParams(name="spark", master=master, options={})
-    (data.parent / ASKED).write_bytes(pickle.dumps((data, {**sections, "engine": engine}, stages, range_rows)))
-    said = data.parent / "said.txt"
-    with said.open("wb") as log:
-        command = [sys.executable, "-m", "tests.features.engine_run", str(data.parent)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log), said
+def start_on_spark(root: Path, works: Sequence[Work], engine: EngineParams) -> "subprocess.Popen[bytes]":
+    """The same on Spark, in a process of its own that says everything to SAID."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / ASKED).write_bytes(pickle.dumps((works, engine)))
+    with (root / SAID).open("wb") as log:
+        command = [sys.executable, "-m", "tests.features.engine_run", str(root)]
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
 
 
-def finish(process: "subprocess.Popen[bytes]", said: Path) -> str:
-    """Wait for it; what it said."""
+def finish(process: "subprocess.Popen[bytes]", root: Path) -> tuple[str, dict[str, Any]]:
+    """Wait for it; what it said, and the reports by log."""
     try:
         code = process.wait(LIMIT_S)
     except BaseException:
         process.kill()
         process.wait()
         raise
-    text = said.read_text()
+    text = (root / SAID).read_text()
     assert code == 0, text[-6000:]
-    return text
-
-
-def _arguments(run: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in inspect.signature(run).parameters if name in given}
+    return text, pickle.loads((root / "reports.pickle").read_bytes())
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    asked = pickle.loads((Path(sys.argv[1]) / ASKED).read_bytes())
-    (Path(sys.argv[1]) / "reports.pickle").write_bytes(pickle.dumps(run_stages(*asked)))
+    root = Path(sys.argv[1])
+    works, engine = pickle.loads((root / ASKED).read_bytes())
+    (root / "reports.pickle").write_bytes(pickle.dumps({work.name: work.run(root, engine) for work in works}))
 
 
 if __name__ == "__main__":
-    main()
+    from tests.features import engine_run  # pickled by that name
+
+    engine_run.main()
