@@ -48,6 +48,10 @@ $(READY): pyproject.toml requirements.lock
 .PHONY: setup
 setup: $(READY) ## the virtual environment, pinned by requirements.lock
 
+.PHONY: spark
+spark: $(READY) ## PySpark (430 MB) beside the rest, for engine.name=spark (docs/spark.md)
+	@python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[spark]'
+
 # as they were typed, whatever they hold: in quotes an apostrophe would end them, and make would take a dollar for its own
 export GIVEN_SOURCE = $(value SOURCE)
 export GIVEN_DATA = $(value DATA)

@@ -70,13 +70,13 @@ def measure(root: Path, num_rows: int, num_days: int) -> list[dict[str, Any]]:
     num_users = max(2, num_rows // ROWS_A_USER)
     for day in range(num_days):
         write_day(data, day, num_rows // num_days, num_users, NUM_ITEMS)
-    _surround(data)
+    surround(data)
     ours = _run_apart("ours", data)
     sql = _run_apart("sql", data)
     _same(data, root / "sql")
     shutil.rmtree(root / "sql")
     write_day(data, num_days, num_rows // NUM_DAYS, num_users, NUM_ITEMS)
-    _surround(data)
+    surround(data)
     more = _run_apart("ours", data)
     again = _run_apart("ours", data)
     cases = {"ours, empty cache": ours, "DuckDB SQL": sql, "ours, one day more": more, "ours, nothing new": again}
@@ -92,7 +92,7 @@ def run_ours(data: Path) -> None:
     histories.run(data, params["request"], params["history"])
 
 
-def _surround(data: Path) -> None:
+def surround(data: Path) -> None:
     """What else the stage reads: items, and nothing that was held back."""
     names = pa.array(sorted(_items_of(data)))
     columns = {"item_id": names, "categories": pa.array([["news"]] * len(names))}

@@ -27,6 +27,7 @@ SECTIONS: Mapping[str, str] = {
     "statistics": "features.terms.params:StatisticsParams",
     "audit": "features.terms.params:AuditParams",
     "materialize": "features.terms.params:MaterializeParams",
+    "engine": "features.terms.params:EngineParams",
     "model": "training.model.params:ModelParams",
     "train": "training.model.params:TrainParams",
     "evaluate": "training.model.params:EvaluateParams",

@@ -29,6 +29,8 @@ ATTEMPTS = Path("attempts")
 REFUSED = ".refused"
 REASON = "LEITMOTIF_REASON"
 """Environment variable: a file to which the reason of a stage's failure is written for the program that ran DVC."""
+BESIDE = ("data", "engine")
+"""Arguments of a stage that are no params of it: where its data lies, and what runs it, which changes no byte."""
 LOCK_S = 1.0
 """How long to try for the lock: another process may take it for a moment to test whether it is free."""
 
@@ -40,8 +42,9 @@ class StageBusyError(InputError):
 def main(run: Callable[..., Report], *, several: bool = False) -> None:
     """Run one stage as a program and exit: 0 done, 2 bad input, 3 a check blocks, 1 a defect of ours.
 
-    run: takes `data` (the source's folder, data/<source.id>) and sections of params.yaml by name. several: several
-    processes may run it together (torchrun, which sets RANK); the first alone locks, reports and keeps attempts.
+    run: takes `data` (the source's folder, data/<source.id>) and sections of params.yaml by name; of these `engine` is
+        no param in dvc.yaml. several: several processes may run it together (torchrun, which sets RANK); the first alone
+        locks, reports and keeps attempts.
     """
     stage = sys.modules["__main__"].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     if len(sys.argv) > 1:
@@ -58,8 +61,8 @@ def main(run: Callable[..., Report], *, several: bool = False) -> None:
 
 
 def parameters(run: Callable[..., Report]) -> list[str]:
-    """The sections of params.yaml that a stage declares by its signature."""
-    return [name for name in inspect.signature(run).parameters if name != "data"]
+    """The sections of params.yaml that a stage declares by its signature, and that its outputs depend on."""
+    return [name for name in inspect.signature(run).parameters if name not in BESIDE]
 
 
 def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int:
@@ -109,10 +112,8 @@ def _follow(stage: str, run: Callable[..., Report], log: logging.Logger, rank: i
 
 
 def _arguments(run: Callable[..., Report], sections: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = {name: sections[name] for name in parameters(run)}
-    if "data" in inspect.signature(run).parameters:
-        arguments["data"] = Path("data") / sections["source"].id
-    return arguments
+    known = {**sections, "data": Path("data") / sections["source"].id}
+    return {name: known[name] for name in inspect.signature(run).parameters}
 
 
 def _explain(stage: str, error: Exception, inputs: Inputs | None) -> tuple[str, int]:

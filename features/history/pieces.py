@@ -25,6 +25,7 @@ from ibis.backends.duckdb import Backend
 
 from contracts import schema
 from contracts.files import hash_file
+from features.engine.engine import Engine
 from features.history import queries as history_queries
 from features.tables import duck
 from features.tables.cache import PartitionCache, key_of
@@ -52,18 +53,39 @@ class HistoryPiece:
         return duck.read_arrow(self.files[f"{name}.arrow"])
 
 
-def pieces_of(connection: Backend, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[HistoryPiece]:
-    """The pieces in order of time; pieces that the cache lacks are computed."""
-    code, pieces = _code(), []
-    for partition, path in files.items():
-        key = key_of(code, partition.name, hash_file(path))
-        if not kept.holds(key):
-            log.info("sorting %s", partition.name)
-            _make(connection, kept, key, partition, path)
-        pieces.append(
-            HistoryPiece(partition, path, key, kept.num_rows(key), {table: kept.file(key, table) for table in TABLES})
-        )
-    return pieces
+def pieces_of(engine: Engine, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[HistoryPiece]:
+    """The pieces in order of time; pieces that the cache lacks are computed, each a unit of the engine."""
+    code = _code()
+    keys = {partition: key_of(code, partition.name, hash_file(path)) for partition, path in files.items()}
+    missing = [
+        Missing(kept.folder, keys[partition], partition, path)
+        for partition, path in files.items()
+        if not kept.holds(keys[partition])
+    ]
+    kept.came(engine.map(make_piece, missing, "sorting partitions"))
+    return [
+        HistoryPiece(partition, path, key, kept.num_rows(key), {table: kept.file(key, table) for table in TABLES})
+        for (partition, path), key in zip(files.items(), keys.values(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One partition that is to be sorted into the cache."""
+
+    cache: Path
+    key: str
+    partition: Partition
+    log_file: Path
+
+
+def make_piece(missing: Missing) -> str:
+    """Sort it; returns its key."""
+    log.info("sorting %s", missing.partition.name)
+    kept = PartitionCache(missing.cache)
+    with kept.making() as making, duck.at_hand(making / "spilt") as connection:
+        _make(connection, kept, making, missing)
+    return missing.key
 
 
 def decode_keys(digits: pa.Array) -> npt.NDArray[np.int64]:
@@ -91,22 +113,21 @@ def _compiled() -> tuple[dict[str, str], dict[str, str]]:
     return held, written
 
 
-def _make(connection: Backend, kept: PartitionCache, key: str, partition: Partition, path: Path) -> None:
+def _make(connection: Backend, kept: PartitionCache, making: Path, missing: Missing) -> None:
     held, written = _compiled()
-    read = str(ibis.to_sql(connection.read_parquet(str(path)), dialect="duckdb"))
+    read = str(ibis.to_sql(connection.read_parquet(str(missing.log_file)), dialect="duckdb"))
     for name, query in {history_queries.LOG: read, **held}.items():
         connection.raw_sql(f'CREATE OR REPLACE TEMP TABLE "{name}" AS {query}')
-    num_rows = {}
-    with kept.making() as making:
-        (making / key).mkdir()
-        for name, query in written.items():
-            # Ibis 12's to_pyarrow_batches calls what DuckDB 2 no longer has
-            batches = connection.con.sql(query).to_arrow_reader(BATCH)
-            if name in TABLES:
-                num_rows[name] = _write_ids(batches, partition, making / key / f"{name}.parquet")
-            else:
-                num_rows[f"{name}.arrow"] = _write_arrow(batches, making / key / f"{name}.arrow")
-        kept.put(key, making / key, num_rows)
+    num_rows, made = {}, making / missing.key
+    made.mkdir()
+    for name, query in written.items():
+        # Ibis 12's to_pyarrow_batches calls what DuckDB 2 no longer has
+        batches = connection.con.sql(query).to_arrow_reader(BATCH)
+        if name in TABLES:
+            num_rows[name] = _write_ids(batches, missing.partition, made / f"{name}.parquet")
+        else:
+            num_rows[f"{name}.arrow"] = _write_arrow(batches, made / f"{name}.arrow")
+    kept.put(missing.key, made, num_rows)
     for name in [history_queries.LOG, *held]:
         connection.raw_sql(f'DROP TABLE "{name}"')
 

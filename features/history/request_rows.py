@@ -62,17 +62,15 @@ class Blocks:
     requests: pa.Table  # request_at, user_index, ordinal, end_offset, num_rows, first_row, known_at
     rows: pa.Table  # item_index, label
 
-    def write(self, folder: Path, number: int) -> None:
-        """Store the blocks of range `number`."""
+    def write(self, folder: Path) -> None:
+        """Store the blocks of a range in its folder."""
         for name in ("requests", "rows"):
-            table: pa.Table = getattr(self, name)
-            with pa.ipc.new_file(str(folder / f"block-{name}-{number:06}.arrow"), table.schema) as writer:
-                writer.write_table(table)
+            duck.store_arrow(getattr(self, name), folder / f"block-{name}.arrow")
 
     @classmethod
-    def read(cls, folder: Path, number: int) -> "Blocks":
+    def read(cls, folder: Path) -> "Blocks":
         """Memory-map what `write` stored."""
-        return cls(*(duck.read_arrow(folder / f"block-{name}-{number:06}.arrow") for name in ("requests", "rows")))
+        return cls(*(duck.read_arrow(folder / f"block-{name}.arrow") for name in ("requests", "rows")))
 
 
 def find_blocks(
@@ -106,27 +104,18 @@ def find_blocks(
     return Blocks(pa.table(requests), pa.table(kept)), nameless
 
 
-END_OFFSETS = "end_offsets.i32"
-"""File in scratch: int32 end_offset of every named request, in the order of by_user over all pieces."""
-
-
-def write_end_offsets(users: UserLog, number: int, ends: Int64) -> None:
-    """Store the end_offset of each request of users.requests(number)."""
-    path = users.scratch / END_OFFSETS
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        for inner, outer in users.request_slices(number):
-            if inner.stop > inner.start:
-                file.seek(int(outer.start) * np.dtype(np.int32).itemsize)
-                file.write(ends[inner].astype(np.int32).tobytes())
+END_OFFSETS = "end_offsets.npy"
+"""File in a range's folder: int32 end_offset of each of its named requests, in the order of users.requests(number)."""
 
 
 def read_end_offsets(users: UserLog, place: int) -> npt.NDArray[np.int32]:
-    """The stored end_offsets of a piece's requests, in the order of its by_user."""
-    first, end = users.request_offsets[place : place + 2]
-    if first == end:
-        return np.zeros(0, np.int32)
-    start = int(first) * np.dtype(np.int32).itemsize
-    return np.fromfile(users.scratch / END_OFFSETS, np.int32, int(end - first), offset=start)
+    """The end_offsets of a piece's requests, in the order of its by_user: that of the ranges."""
+    found = [np.zeros(0, np.int32)]
+    for number in range(len(users.starts) - 1):
+        inner = users.request_slice(number, place)
+        if inner.stop > inner.start:
+            found.append(np.load(users.range_folder(number) / END_OFFSETS, mmap_mode="r")[inner])
+    return np.concatenate(found)
 
 
 NOT_LATER = 0

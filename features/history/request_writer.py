@@ -54,7 +54,7 @@ def write_requests(
     folder: Path,
 ) -> int:
     """Write requests.parquet and impressions.parquet; returns how many requests there are."""
-    blocks = [Blocks.read(users.scratch, number) for number in range(len(users.starts) - 1)]
+    blocks = [Blocks.read(users.range_folder(number)) for number in range(len(users.starts) - 1)]
     num_requests = 0
     with (
         duck.row_groups(folder / "impressions.parquet", schema.IMPRESSIONS) as append_rows,

@@ -54,6 +54,7 @@ class NamedRequests:
     name_key: Int64
 
 
+NUM_ROWS = "num_rows.npy"
 STORED = {"occurred_at": np.int64, "label": np.float32, "kind": np.int32, "position": np.int32}
 STORED |= {"event_key": np.int64, "session_key": np.int64, "row_at": np.int64, "click_at": np.int64}
 
@@ -64,7 +65,6 @@ class UserLog:
 
     pieces: Sequence[HistoryPiece]
     scratch: Path  # users.arrow: user_index and num_rows; items.arrow: item_index; of each piece in turn
-    num_rows: Int64  # [num_users] of each user
     starts: Int64  # [num_ranges + 1] the first user of each range; at last the number of users
 
     @classmethod
@@ -90,12 +90,20 @@ class UserLog:
                     f"{missing:,} {table} of the partitions of validated_interactions are unknown: items.parquet is "
                     "of another log. Rebuild both with `dvc repro --force ingest validate`."
                 )
-        return cls(pieces, scratch, num_rows, _range_starts(num_rows, at_once))
+        np.save(scratch / NUM_ROWS, num_rows)
+        users = cls(pieces, scratch, _range_starts(num_rows, at_once))
+        # found once, here: they travel to the executors with it
+        assert users._row_bounds.shape == users._request_bounds.shape == (len(pieces), len(users.starts))
+        return users
 
-    @cached_property
-    def request_offsets(self) -> Int64:
-        """[num_pieces + 1] each piece's first request in the numbering over all pieces."""
-        return _offsets([piece.num_rows["requests.arrow"] for piece in self.pieces])
+    @property
+    def num_rows(self) -> Int64:
+        """[num_users] rows of each user, mapped into memory."""
+        return np.load(self.scratch / NUM_ROWS, mmap_mode="r")
+
+    def range_folder(self, number: int) -> Path:
+        """Where what is made of the range `number` waits."""
+        return self.scratch / f"range-{number:06}"
 
     def rows(self, number: int) -> UserRows:
         """Whole users: the range `number`."""
@@ -136,12 +144,11 @@ class UserLog:
         empty = [np.zeros(0, kind) for kind in kinds]
         return NamedRequests(*(np.concatenate(each) for each in zip(empty, *found, strict=True)))
 
-    def request_slices(self, number: int) -> list[tuple[slice, slice]]:
-        """For each piece: the range's requests as a slice of requests(number), and as a slice of all by_user tables."""
-        bounds = self._request_bounds[:, number : number + 2]
+    def request_slice(self, number: int, place: int) -> slice:
+        """A piece's requests among requests(number)."""
+        bounds = self._request_bounds[: place + 1, number : number + 2]
         inner = _offsets(bounds[:, 1] - bounds[:, 0])
-        outer = bounds + self.request_offsets[:-1, None]
-        return [(slice(*inner[place : place + 2]), slice(*outer[place])) for place in range(len(self.pieces))]
+        return slice(*inner[place : place + 2])
 
     def members(self, place: int) -> pa.Table:
         """user_index and num_rows of a piece's users."""

@@ -11,8 +11,9 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,9 +68,15 @@ class Judgement:
         self._asked_of_rows = _columns_of(of_rows)
 
     def add(self, batch: pa.Table, name: str) -> dict[str, Any]:
-        """Count one batch: interactions with the columns REPETITION and SEVERAL_USERS. Returns what was found, as JSON.
+        """Judge one batch and count what is found, which is returned (see `find`)."""
+        found = self.find(batch, name)
+        self.recall(found)
+        return found
 
-        What was found counts in the place of the batch where it is given to `recall`.
+    def find(self, batch: pa.Table, name: str) -> dict[str, Any]:
+        """Judge one batch: interactions with the columns REPETITION and SEVERAL_USERS. What was found, as JSON.
+
+        It counts once it is given to `recall`, of this judgement or of another one of the same rules and suite.
         """
         before = self._results()
         frame = _frame(batch)
@@ -85,11 +92,10 @@ class Judgement:
             path.relative_to(self._folder).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(self._results() - before)
         }
-        self._count(found)
         return found
 
     def recall(self, found: Mapping[str, Any]) -> None:
-        """Count a batch that was judged before, and show it in the pages as it was found."""
+        """Count a batch that was judged, here or elsewhere, and show it in the pages as it was found."""
         for name, text in found["results"].items():
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,10 +194,25 @@ class Judgement:
         shutil.rmtree(old, ignore_errors=True)
 
     def __enter__(self) -> "Judgement":
+        self._token = _opened.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _opened.reset(self._token)
         shutil.rmtree(self._folder)
+
+
+_opened: ContextVar[Judgement | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def at_hand(rules: Sequence[Rule], validate: ValidateParams, suite: Sequence[Expected]) -> Iterator[Judgement]:
+    """The judgement of the block that this runs in, as to begin one takes a second; in a task of its own a new one."""
+    if (judgement := _opened.get()) is not None:
+        yield judgement
+        return
+    with Judgement(rules, validate, suite) as judgement:
+        yield judgement
 
 
 def _great_expectations() -> ModuleType:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from contracts.files import hash_file
 from contracts.schema import ROLE_IMPRESSION
+from features.engine.engine import Engine
 from features.quality.batches import batches_of
 from features.quality.code import code
 from features.tables.cache import PartitionCache, key_of
@@ -67,23 +68,40 @@ class Figures:
     keys: frozenset[str]  # of the cache
 
 
-def count_figures(valid: Sequence[Path], cache: PartitionCache) -> Figures:
+@dataclass(frozen=True)
+class Counting:
+    """A batch that is to be counted."""
+
+    cache: Path
+    key: str
+    files: Sequence[Path]
+
+
+def count_figures(valid: Sequence[Path], cache: PartitionCache, engine: Engine) -> Figures:
     """Figures of every partition, those of a batch that has not changed as they were counted before."""
-    found, items, keys = [], [], set()
-    for first, files in batches_of(valid, BATCH_ROWS):
-        key = key_of(code(), "figures", [file.stem for file in files], [hash_file(file) for file in files])
-        if not cache.holds(key):
-            _keep(cache, key, files)
-        table = pq.read_table(cache.file(key, "figures"))
+    batches = [
+        (first, Counting(cache.folder, key_of(code(), "figures", *_named(files)), files))
+        for first, files in batches_of(valid, BATCH_ROWS)
+    ]
+    missing = [each for _, each in batches if not cache.holds(each.key)]
+    cache.came(engine.map(count_batch, missing, "counting batches"))
+    found, items = [], []
+    for first, each in batches:
+        table = pq.read_table(cache.file(each.key, "figures"))
         place = pa.array([each + first for each in table["place"].to_pylist()], pa.int64())
         found.append(table.set_column(table.column_names.index("place"), "place", place))
-        items.append((cache.file(key, "items"), first))
-        keys.add(key)
-    return Figures(pa.concat_tables(found), items, frozenset(keys))
+        items.append((cache.file(each.key, "items"), first))
+    return Figures(pa.concat_tables(found), items, frozenset(each.key for _, each in batches))
 
 
-def _keep(cache: PartitionCache, key: str, files: Sequence[Path]) -> None:
-    with cache.making() as making, connect() as connection:
+def _named(files: Sequence[Path]) -> tuple[list[str], list[str]]:
+    return [file.stem for file in files], [hash_file(file) for file in files]
+
+
+def count_batch(batch: Counting) -> str:
+    """Count it; what was counted goes into the cache. Returns the key."""
+    key, files, kept = batch.key, batch.files, PartitionCache(batch.cache)
+    with kept.making() as making, connect() as connection:
         connection.execute(
             "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
             [[str(file) for file in files], len(files)],
@@ -98,4 +116,5 @@ def _keep(cache: PartitionCache, key: str, files: Sequence[Path]) -> None:
             table = connection.sql(query).to_arrow_table()
             pq.write_table(table, making / key / f"{name}.parquet")
             num_rows[name] = len(table)
-        cache.put(key, making / key, num_rows)
+        kept.put(key, making / key, num_rows)
+    return key

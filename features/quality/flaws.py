@@ -3,7 +3,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -22,6 +22,7 @@ from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 BATCH_ROWS = 250_000
 """Whole partitions are read together, until they hold this many rows."""
+COLUMNS = ("partition", "row", "reason", "repetition", "num_users")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Flaws:
         """Where one partition's rows are."""
         start, end = np.searchsorted(self.partition, [partition, partition + 1])
         return slice(int(start), int(end))
+
+    def only(self, first: int, last: int) -> "Flaws":
+        """Those of the partitions first to last; the totals stay."""
+        here = slice(self.of(first).start, self.of(last).stop)
+        columns = {name: getattr(self, name)[here] for name in COLUMNS}
+        return replace(self, **columns)
 
     def judged(self, table: pa.Table, partition: int) -> pa.Table:
         """A partition's interactions with the two columns that one row alone cannot say."""

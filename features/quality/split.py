@@ -7,10 +7,10 @@ not changed is neither split nor judged again. Memory holds one partition, or on
 
 import hashlib
 import json
-import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,46 @@ import pyarrow.parquet as pq
 from contracts.files import hash_file
 from contracts.publish import write_json
 from contracts.schema import INTERACTIONS, QUARANTINE
+from features.engine.engine import Engine
 from features.quality.code import code
-from features.quality.expectations import COLUMNS, Judgement
+from features.quality.expectations import COLUMNS, Judgement, at_hand
 from features.quality.flaws import Flaws
+from features.quality.suite import Expected
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import connect
 from features.terms.convention import CLICKED
-
-log = logging.getLogger("leitmotif")
+from features.terms.params import ValidateParams
+from features.terms.rules import Rule
 
 BATCH_ROWS = 250_000
 """Great Expectations sees whole partitions, until they hold this many rows."""
 ROW_GROUP = 1 << 18
 FOUND = "found.json"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What every batch is judged by."""
+
+    cache: Path
+    rules: Sequence[Rule]
+    validate: ValidateParams
+    suite: Sequence[Expected]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Neighbouring partitions that are shown to Great Expectations together, or one that is split."""
+
+    key: str
+    places: Sequence[int]
+    files: Sequence[Path]
+    flaws: Flaws  # of these partitions
+
+    @property
+    def name(self) -> str:
+        """Of the first and the last."""
+        return f"{self.files[0].stem}_to_{self.files[-1].stem}"
 
 
 @dataclass(frozen=True)
@@ -45,30 +72,26 @@ class Judged:
     files: Sequence[Path]
     flaws: Flaws
     judgement: Judgement
+    judging: Judging
     basis: str  # a hash of the rules and the suite
     cache: PartitionCache
+    engine: Engine
 
     def split(self, provenance: Path, staging: Path) -> tuple[dict[str, Any], set[str]]:
         """Write valid rows by partition and the quarantine; returns the counts, and the keys of the cache.
 
         provenance: the folder with the places of each partition's rows, a file each.
         """
-        hashes, keys, held_back = [hash_file(file) for file in self.files], set[str](), [QUARANTINE.empty_table()]
-        rows_in, partitions, waiting, num_waiting = 0, {}, [], 0
+        hashes, num_rows = self._read()
+        keys = self._judge(hashes, num_rows)
+        split = self._split(hashes)
+        held_back, rows_in, partitions = [QUARANTINE.empty_table()], 0, {}
         for place, file in enumerate(self.files):
-            num = pq.read_metadata(file).num_rows
             target = staging / "validated_interactions" / file.name
-            key, bad, num_valid = self._apply(place, hashes[place], num, target)
-            keys |= {key} if key else set()
+            bad, partitions[file.stem] = self._take(split.get(place), file, num_rows[place], target)
             if bad is not None:
-                held_back.append(_with_places(bad, provenance / file.name, num, self._bad_rows(place)))
-            partitions[file.stem] = num_valid
-            rows_in += num
-            waiting.append(place)
-            num_waiting += num
-            if num_waiting >= BATCH_ROWS or place == len(self.files) - 1:
-                keys.add(self._judge(waiting, hashes))
-                waiting, num_waiting = [], 0
+                held_back.append(_with_places(bad, provenance / file.name, num_rows[place], self._bad_rows(place)))
+            rows_in += num_rows[place]
         quarantine = pa.concat_tables(held_back)
         write(quarantine, QUARANTINE, staging / "quarantine" / "quarantine.parquet")
         reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(quarantine["reason"]).to_pylist()}
@@ -79,57 +102,53 @@ class Judged:
             "quarantined_by_reason": reasons,
             "partitions": partitions,
         }
-        return counts | _count(sorted((staging / "validated_interactions").iterdir())), keys
+        told = counts | _count(sorted((staging / "validated_interactions").iterdir()))
+        return told, {*keys, *split.values()}
+
+    def _read(self) -> tuple[list[str], list[int]]:
+        """Each file's hash and number of rows."""
+        return [hash_file(file) for file in self.files], [pq.read_metadata(file).num_rows for file in self.files]
+
+    def _batch(self, key: str, places: Sequence[int]) -> Batch:
+        files = [self.files[place] for place in places]
+        return Batch(key, places, files, self.flaws.only(places[0], places[-1]))
+
+    def _judge(self, hashes: Sequence[str], num_rows: Sequence[int]) -> set[str]:
+        """Show Great Expectations the batches that it has not seen, and recall what it found of all; their keys."""
+        batches = []
+        for places in _batches(num_rows):
+            names, of = [self.files[place].stem for place in places], [hashes[place] for place in places]
+            batches.append(self._batch(key_of(code(), self.basis, names, of, self._digest(places)), places))
+        missing = [batch for batch in batches if not self.cache.holds(batch.key)]
+        self.cache.came(self.engine.map(partial(judge_batch, self.judging), missing, "judging batches"))
+        for batch in batches:
+            self.judgement.recall(json.loads(self.cache.file(batch.key, FOUND).read_text(encoding="utf-8")))
+        return {batch.key for batch in batches}
+
+    def _split(self, hashes: Sequence[str]) -> dict[int, str]:
+        """The partitions that lose rows, in the cache: their keys."""
+        split = {
+            place: self._batch(key_of(code(), hashes[place], self._digest([place])), [place])
+            for place in range(len(self.files))
+            if _leaves(self.flaws, place).any()
+        }
+        missing = [each for each in split.values() if not self.cache.holds(each.key)]
+        self.cache.came(self.engine.map(partial(split_partition, self.judging.cache), missing, "splitting"))
+        return {place: each.key for place, each in split.items()}
+
+    def _take(self, key: str | None, file: Path, num_rows: int, target: Path) -> tuple[pa.Table | None, int]:
+        """Copy one partition's valid rows; returns its bad rows with their reason, and how many are valid."""
+        if key is None:
+            shutil.copyfile(file, target)  # as it would be written again, byte by byte
+            return None, num_rows
+        num_valid = self.cache.num_rows(key)["valid"]
+        if num_valid:
+            shutil.copyfile(self.cache.file(key, "valid"), target)
+        return pq.read_table(self.cache.file(key, "bad")), num_valid
 
     def _bad_rows(self, place: int) -> npt.NDArray[np.int64]:
         here = self.flaws.of(place)
         return self.flaws.row[here][_is_bad(self.flaws, here)]
-
-    def _apply(self, place: int, digest: str, num_rows: int, target: Path) -> tuple[str, pa.Table | None, int]:
-        """Write one partition's valid rows; returns its key, its bad rows with their reason, and how many are valid."""
-        file, here = self.files[place], self.flaws.of(place)
-        leave = _is_bad(self.flaws, here) | (self.flaws.repetition[here] > 0)
-        if not leave.any():
-            shutil.copyfile(file, target)  # as it would be written again, byte by byte
-            return "", None, num_rows
-        key = key_of(code(), digest, self._digest([place]))
-        if not self.cache.holds(key):
-            self._keep(key, place, leave)
-        num_valid = self.cache.num_rows(key)["valid"]
-        if num_valid:
-            shutil.copyfile(self.cache.file(key, "valid"), target)
-        return key, pq.read_table(self.cache.file(key, "bad")), num_valid
-
-    def _keep(self, key: str, place: int, leave: npt.NDArray[np.bool_]) -> None:
-        here = self.flaws.of(place)
-        is_bad = _is_bad(self.flaws, here)
-        table = pq.read_table(self.files[place], schema=INTERACTIONS)
-        keep = np.ones(len(table), dtype=bool)
-        keep[self.flaws.row[here][leave]] = False
-        reason = pa.array(self.flaws.reason[here][is_bad], pa.string())
-        bad = table.take(pa.array(self.flaws.row[here][is_bad])).append_column(QUARANTINE.field("reason"), reason)
-        valid = table.filter(pa.array(keep))
-        with self.cache.making() as making:
-            (making / key).mkdir()
-            write(valid, INTERACTIONS, making / key / "valid.parquet")
-            pq.write_table(bad, making / key / "bad.parquet")
-            self.cache.put(key, making / key, {"valid": len(valid), "bad": len(bad)})
-
-    def _judge(self, places: Sequence[int], hashes: Sequence[str]) -> str:
-        """Show Great Expectations some partitions, or recall what it found; returns the key of that."""
-        names = [self.files[place].stem for place in places]
-        key = key_of(code(), self.basis, names, [hashes[place] for place in places], self._digest(places))
-        if self.cache.holds(key):
-            self.judgement.recall(json.loads(self.cache.file(key, FOUND).read_text(encoding="utf-8")))
-            return key
-        wanted = [name for name in ("event_id", *COLUMNS) if name in INTERACTIONS.names]
-        tables = [self.flaws.judged(pq.read_table(self.files[place], columns=wanted), place) for place in places]
-        found = self.judgement.add(pa.concat_tables(tables), f"{names[0]}_to_{names[-1]}")
-        with self.cache.making() as making:
-            (making / key).mkdir()
-            write_json(making / key / FOUND, found)
-            self.cache.put(key, making / key, {FOUND: 0})
-        return key
 
     def _digest(self, places: Sequence[int]) -> str:
         """Of what is wrong with these partitions."""
@@ -140,6 +159,57 @@ class Judged:
                 digest.update(np.ascontiguousarray(column[here], np.int64).tobytes())
             digest.update(json.dumps(self.flaws.reason[here].tolist()).encode())
         return digest.hexdigest()
+
+
+def judge_batch(judging: Judging, batch: Batch) -> str:
+    """Show Great Expectations some partitions; what it found goes into the cache. Returns the key."""
+    wanted = [name for name in ("event_id", *COLUMNS) if name in INTERACTIONS.names]
+    both = zip(batch.files, batch.places, strict=True)
+    tables = [batch.flaws.judged(pq.read_table(file, columns=wanted), place) for file, place in both]
+    with at_hand(judging.rules, judging.validate, judging.suite) as judgement:
+        found = judgement.find(pa.concat_tables(tables), batch.name)
+    kept = PartitionCache(judging.cache)
+    with kept.making() as making:
+        (making / batch.key).mkdir()
+        write_json(making / batch.key / FOUND, found)
+        kept.put(batch.key, making / batch.key, {FOUND: 0})
+    return batch.key
+
+
+def split_partition(cache: Path, batch: Batch) -> str:
+    """Part one partition's rows; both parts go into the cache. Returns the key."""
+    (file,), (place,), flaws = batch.files, batch.places, batch.flaws
+    here = flaws.of(place)
+    is_bad = _is_bad(flaws, here)
+    table = pq.read_table(file, schema=INTERACTIONS)
+    keep = np.ones(len(table), dtype=bool)
+    keep[flaws.row[here][_leaves(flaws, place)]] = False
+    reason = pa.array(flaws.reason[here][is_bad], pa.string())
+    bad = table.take(pa.array(flaws.row[here][is_bad])).append_column(QUARANTINE.field("reason"), reason)
+    valid, kept = table.filter(pa.array(keep)), PartitionCache(cache)
+    with kept.making() as making:
+        made = making / batch.key
+        made.mkdir()
+        write(valid, INTERACTIONS, made / "valid.parquet")
+        pq.write_table(bad, made / "bad.parquet")
+        kept.put(batch.key, made, {"valid": len(valid), "bad": len(bad)})
+    return batch.key
+
+
+def _batches(num_rows: Sequence[int]) -> Iterator[list[int]]:
+    waiting, num_waiting = [], 0
+    for place, num in enumerate(num_rows):
+        waiting.append(place)
+        num_waiting += num
+        if num_waiting >= BATCH_ROWS or place == len(num_rows) - 1:
+            yield waiting
+            waiting, num_waiting = [], 0
+
+
+def _leaves(flaws: Flaws, place: int) -> npt.NDArray[np.bool_]:
+    """Which of a partition's flaws keep their row out of the valid ones."""
+    here = flaws.of(place)
+    return _is_bad(flaws, here) | (flaws.repetition[here] > 0)
 
 
 def _is_bad(flaws: Flaws, here: slice) -> npt.NDArray[np.bool_]:

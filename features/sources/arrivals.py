@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from contracts import schema
 from contracts.errors import InputError
 from contracts.files import hash_file
+from features.engine.engine import Engine
 from features.sealed.forgotten import Forgotten
 from features.sources.delimited import EscapedQuotes, Header
 from features.sources.files import DataFile, unreadable
@@ -22,6 +23,7 @@ from features.sources.rows import file_blocks
 from features.sources.table import decided, files_of, mapping_of, told_of, whole_counts, with_whole
 from features.sources.tombstones import leave_out
 from features.tables.cache import PartitionCache, key_of
+from features.tables.connection import at_hand
 from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")
@@ -38,30 +40,41 @@ class Arrived:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """How files are read."""
 
     source: SourceParams
     mapping: Mapping[str, str]
     forgotten: Forgotten
     basis: str  # a hash of all but the file
+    cache: Path
 
 
-def arrive(cache: PartitionCache, source: SourceParams, forgotten: Forgotten) -> Arrived:
+@dataclass(frozen=True)
+class Arrival:
+    """One file that is to be a piece."""
+
+    key: str
+    file: DataFile
+    digest: str
+    whole: tuple[str, ...] = ()  # columns whose ids are written without decimals
+
+
+def arrive(cache: PartitionCache, source: SourceParams, forgotten: Forgotten, engine: Engine) -> Arrived:
     """A piece for each file, made where the cache has none of this content, mapping, parameters, users and code.
 
     Raises InputError for what stops the whole log, naming file and next step.
     """
     mapping = mapping_of(source.columns)
-    reading = _Reading(source, mapping, forgotten, key_of(code(), mapping, _params(source), sorted(forgotten)))
-    files = [(file, _hash(file)) for file in files_of(source, mapping)]
-    made = [_piece(cache, reading, file, digest) for file, digest in files]
+    basis = key_of(code(), mapping, _params(source), sorted(forgotten))
+    reading = Reading(source, mapping, forgotten, basis, cache.folder)
+    files = [_arrival(reading, file, _hash(file)) for file in files_of(source, mapping)]
+    made = _pieces(engine, cache, reading, files)
     notes = [piece.notes for piece in made]
     num_whole = decided([{name: tuple(num) for name, num in note["whole"].items()} for note in notes])
-    pieces = []
-    for (file, digest), piece in zip(files, made, strict=True):
-        names = tuple(name for name in num_whole if name in piece.notes["whole"])
-        pieces.append(_piece(cache, reading, file, digest, names) if names else piece)
+    again = [tuple(name for name in num_whole if name in note["whole"]) for note in notes]
+    wanted = [_arrival(reading, file.file, file.digest, names) for file, names in zip(files, again, strict=True)]
+    pieces = _pieces(engine, cache, reading, wanted) if any(again) else made
     words: Counter[str] = Counter()
     for note in notes:
         words.update(note["null_words"])
@@ -71,25 +84,37 @@ def arrive(cache: PartitionCache, source: SourceParams, forgotten: Forgotten) ->
     return Arrived(pieces, frozenset(piece.key for piece in (*made, *pieces)), len(files), told)
 
 
-def _piece(cache: PartitionCache, reading: _Reading, file: DataFile, digest: str, whole: Sequence[str] = ()) -> Piece:
+def _arrival(reading: Reading, file: DataFile, digest: str, whole: tuple[str, ...] = ()) -> Arrival:
     key = key_of(reading.basis, file.name, file.kind, file.packer, file.delimiter, digest, whole)
-    if not cache.holds(key):
-        with cache.making() as making:
-            num_rows = _make(making / key, file, reading, whole)
-            if _hash(file) != digest:
-                raise InputError(
-                    f"source.path: {file.name} changed while it was being read. Nothing was made; run it again when "
-                    "whoever writes it is done."
-                )
-            cache.put(key, making / key, num_rows)
-    piece = Piece(cache.file(key, TABLES[0]).parent, key)
-    if not piece.notes["num_rows"]:
-        log.warning("%s has no rows: nothing is taken from it", file.name)
-    return piece
+    return Arrival(key, file, digest, whole)
+
+
+def _pieces(engine: Engine, cache: PartitionCache, reading: Reading, wanted: Sequence[Arrival]) -> list[Piece]:
+    missing = {each.key: each for each in wanted if not cache.holds(each.key)}
+    cache.came(engine.map(partial(read_file, reading), list(missing.values()), "reading files"))
+    pieces = [Piece(cache.file(each.key, TABLES[0]).parent, each.key) for each in wanted]
+    for each, piece in zip(wanted, pieces, strict=True):
+        if not piece.notes["num_rows"]:
+            log.warning("%s has no rows: nothing is taken from it", each.file.name)
+    return pieces
+
+
+def read_file(reading: Reading, arrival: Arrival) -> str:
+    """Make its piece in the cache; returns the key."""
+    key, file, kept = arrival.key, arrival.file, PartitionCache(reading.cache)
+    with kept.making() as making, at_hand(making / "spilt"):
+        num_rows = _make(making / key, file, reading, arrival.whole)
+        if _hash(file) != arrival.digest:
+            raise InputError(
+                f"source.path: {file.name} changed while it was being read. Nothing was made; run it again when "
+                "whoever writes it is done."
+            )
+        kept.put(key, making / key, num_rows)
+    return key
 
 
 def _make(
-    folder: Path, file: DataFile, reading: _Reading, whole: Sequence[str], header: Header | None = None
+    folder: Path, file: DataFile, reading: Reading, whole: Sequence[str], header: Header | None = None
 ) -> dict[str, int]:
     writer = PieceWriter(folder, reading.source.partition[0].upper())
     words: Counter[str] = Counter()

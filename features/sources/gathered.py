@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.schema import CONTEXTS, REJECTED
+from features.engine.engine import Engine
 from features.sealed.forgotten import Forgotten
 from features.sources.about import as_items, merged
 from features.sources.arrivals import arrive
@@ -56,10 +57,11 @@ def gather(
     forgotten: Forgotten,
     cache: PartitionCache,
     scratch: Path,
+    engine: Engine,
 ) -> Gathered:
     """Read a source: a table file by file through the cache, every other whole, and one with sampled negatives too."""
     if source.name == "table" and not source.negatives:
-        arrived = arrive(cache, source, forgotten)
+        arrived = arrive(cache, source, forgotten, engine)
         items = as_items(merged([piece.facts for piece in arrived.pieces]))
         return Gathered(arrived.pieces, items, arrived.num_files, arrived.kept, notes=arrived.notes)
     logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)

@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import INTERACTIONS, PROVENANCE
+from features.engine.engine import Engine
 from features.sources.arrivals import code
 from features.sources.log import EVENTS
 from features.sources.pieces import Piece
 from features.sources.settled import Settled
 from features.tables.cache import PartitionCache, key_of
-from features.tables.connection import connect
+from features.tables.connection import at_hand, connect
 from features.tables.duck import row_groups
 
 log = logging.getLogger("leitmotif")
@@ -75,38 +77,38 @@ class Pieces:
         return [piece for piece in self.logged if partition in piece.partitions]
 
 
-def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path) -> set[str]:
+def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path, engine: Engine) -> set[str]:
     """Write interactions/<partition>.parquet and provenance/<partition>.parquet; returns their keys in the cache.
 
     A partition of which no row is left (each was joined to one of another day) is none.
     """
-    keys: set[str] = set()
-    made = 0
-    for name in pieces.partitions:
-        targets, key = {table: staging / table / f"{name}.parquet" for table in TABLES}, pieces.key(name)
+    keys = {name: pieces.key(name) for name in pieces.partitions}
+    missing = [(key, name) for name, key in keys.items() if key and not cache.holds(key)]
+    made = len(missing)
+    cache.came(engine.map(partial(sort_partition, cache.folder, pieces), missing, "sorting partitions"))
+    for name, key in keys.items():
+        targets = {table: staging / table / f"{name}.parquet" for table in TABLES}
         if not key:
             made += 1
             if not _write(pieces.rows(name), targets):
                 for target in targets.values():
                     target.unlink()
-            continue
-        if not cache.holds(key):
-            made += 1
-            _keep(cache, key, pieces.rows(name))
-        keys.add(key)
-        if cache.num_rows(key)["interactions"]:
+        elif cache.num_rows(key)["interactions"]:
             for table, target in targets.items():
                 shutil.copyfile(cache.file(key, table), target)
-    log.info("wrote %d partitions, %d of them anew", len(pieces.partitions), made)
-    return keys
+    log.info("wrote %d partitions, %d of them anew", len(keys), made)
+    return {key for key in keys.values() if key}
 
 
-def _keep(cache: PartitionCache, key: str, rows: Iterator[pa.Table]) -> None:
-    with cache.making() as making:
+def sort_partition(cache: Path, pieces: Pieces, named: tuple[str, str]) -> str:
+    """Write one partition (its key and name) into the cache; returns its key."""
+    (key, name), kept = named, PartitionCache(cache)
+    with kept.making() as making, at_hand(making / "spilt"):
         folder = making / key
         folder.mkdir()
-        num = _write(rows, {table: folder / f"{table}.parquet" for table in TABLES})
-        cache.put(key, folder, dict.fromkeys(TABLES, num))
+        num = _write(pieces.rows(name), {table: folder / f"{table}.parquet" for table in TABLES})
+        kept.put(key, folder, dict.fromkeys(TABLES, num))
+    return key
 
 
 def _write(rows: Iterator[pa.Table], paths: Mapping[str, Path]) -> int:

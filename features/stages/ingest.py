@@ -14,6 +14,7 @@ from contracts.errors import InputError
 from contracts.publish import publish, room_for, write_json
 from contracts.schema import CONTEXTS, ITEMS, REJECTED
 from contracts.stage import Report, main
+from features.engine.engine import HERE, Engine, running
 from features.sealed.files import live_of, reading, sealed_files
 from features.sealed.forgotten import HEAD, Forgotten, list_lines
 from features.sealed.known_logs import check_files, check_list, known_path, read_known, shared
@@ -30,7 +31,7 @@ from features.tables.cache import PartitionCache
 from features.tables.connection import connect, opened
 from features.tables.ledger import ITEM_ROWS, ROWS
 from features.terms.convention import CLICKED
-from features.terms.params import CLICKS_ALONE, SimulatorParams, SourceParams
+from features.terms.params import CLICKS_ALONE, EngineParams, SimulatorParams, SourceParams
 
 log = logging.getLogger("leitmotif")
 
@@ -41,26 +42,38 @@ WHICH = "log.json"
 """In absorbed/: {id: source.id, log: the log's identity}."""
 
 
-def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams) -> Report:
+def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams, engine: EngineParams = HERE) -> Report:
     """Read the source that source.name says, and the live events sealed beside it, and write both in one form.
 
     Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text; rows that
     source.negatives samples count as read. Rows are events; those of a file of items are counted apart. Of a table, a
     file that has not changed is not read again, and a partition whose rows have not changed is not made again. Raises
     InputError where the source or a sealed file cannot be read, live/ is of another log or not what live/known.json
-    says, or no event is left.
+    says, or no event is left. engine: what reads a table's files and sorts its partitions; other sources are read here.
     """
     forgotten, live = _live(data, source)
     kept = data.parent.parent / ".cache" / "ingest" / data.name
-    with room_for(kept), PartitionCache.open(kept) as cache, cache.scratch() as scratch, opened(scratch / "spilt"):
-        read = gather(source, simulator, seed, forgotten, cache, scratch)
-        report, keys = _make(data, source, read, live, cache, scratch)
+    with (
+        room_for(kept),
+        PartitionCache.open(kept) as cache,
+        running(engine, kept) as runner,
+        cache.scratch() as scratch,
+        opened(scratch / "spilt"),
+    ):
+        read = gather(source, simulator, seed, forgotten, cache, scratch, runner)
+        report, keys = _make(data, source, read, live, cache, scratch, runner)
         cache.keep_only({*keys, *read.kept})
     return report
 
 
 def _make(
-    data: Path, source: SourceParams, read: Gathered, live: Live, cache: PartitionCache, scratch: Path
+    data: Path,
+    source: SourceParams,
+    read: Gathered,
+    live: Live,
+    cache: PartitionCache,
+    scratch: Path,
+    engine: Engine,
 ) -> tuple[dict[str, Any], set[str]]:
     """Write the outs; returns the report, and the keys of the partitions in the cache."""
     newest_seq = dict(live.newest_seq)
@@ -74,7 +87,7 @@ def _make(
     with publish(data, *OUTS) as staging:
         settled = settle(read.pieces, source, cache, scratch)
         rejected = pa.concat_tables([rejected, settled.left, live.rejected])
-        keys = write_partitions(Pieces(read.pieces, settled, came), cache, staging) | settled.keys
+        keys = write_partitions(Pieces(read.pieces, settled, came), cache, staging, engine) | settled.keys
         contexts = pa.concat_tables([read.contexts, _of_others(live.contexts, read.contexts)])
         _write(items, ITEMS, staging / "items" / "items.parquet")
         _write(_by(contexts, "impression_id"), CONTEXTS, staging / "contexts" / "contexts.parquet")

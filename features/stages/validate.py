@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.stage import ATTEMPTS, Report, main
+from features.engine.engine import HERE, Engine, running
 from features.pages.data_docs import make_readable
 from features.quality.docs_note import held_back
 from features.quality.expectations import Judgement
@@ -21,11 +22,11 @@ from features.quality.flaws import Flaws, find_flaws
 from features.quality.outcomes import by_group, of_rules
 from features.quality.profile import profile_partitions
 from features.quality.record import refusal_of, write_profile
-from features.quality.split import Judged
+from features.quality.split import Judged, Judging
 from features.quality.suite import CRITICAL, read_suite
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import opened
-from features.terms.params import CLICKS_ALONE, ExpectationParams, ValidateParams
+from features.terms.params import CLICKS_ALONE, EngineParams, ExpectationParams, ValidateParams
 from features.terms.rules import SHARED, rules
 
 log = logging.getLogger("leitmotif")
@@ -38,19 +39,27 @@ ONE_USER_S = (
 )
 
 
-def run(data: Path, validate: ValidateParams, expectations: ExpectationParams) -> Report:
+def run(data: Path, validate: ValidateParams, expectations: ExpectationParams, engine: EngineParams = HERE) -> Report:
     """Hold back bad rows, leave out repetitions, judge what a steward expects, and pass on the rest.
 
     Raises InputError where there is no log to speak of, CheckFailed where too much of it is bad or repeated or a
     critical expectation fails; the Data Docs and the quality page of what is refused lie with the failed attempt, those
-    of the last good log stay where they are.
+    of the last good log stay where they are. engine: what judges, splits and counts batches of partitions; repetitions
+    are found here.
     """
     kept = data.parent.parent / ".cache" / "validate" / data.name
-    with PartitionCache.open(kept) as cache, cache.scratch() as scratch, opened(scratch):
-        return _run(data, validate, expectations, cache)
+    with (
+        PartitionCache.open(kept) as cache,
+        running(engine, kept) as runner,
+        cache.scratch() as scratch,
+        opened(scratch),
+    ):
+        return _run(data, validate, expectations, cache, runner)
 
 
-def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, cache: PartitionCache) -> Report:
+def _run(
+    data: Path, validate: ValidateParams, expectations: ExpectationParams, cache: PartitionCache, engine: Engine
+) -> Report:
     root = data.parent.parent
     docs = root / ".state" / data.name / "data_docs"
     files = _partitions(data / "interactions")
@@ -59,7 +68,8 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
     with publish(data, *OUTS) as staging, Judgement(checks, validate, suite) as judgement:
         basis = key_of([str(each) for each in (validate, suite)])
-        judged = Judged(files, flaws, judgement, basis, cache)
+        judging = Judging(cache.folder, checks, validate, suite)
+        judged = Judged(files, flaws, judgement, judging, basis, cache, engine)
         report, keys = judged.split(data / "provenance", staging)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
@@ -70,7 +80,7 @@ def _run(data: Path, validate: ValidateParams, expectations: ExpectationParams, 
         }
         report["summary"] = summarise(report)
         valid = sorted((staging / "validated_interactions").glob("*.parquet"))
-        figures = count_figures(valid, cache) if valid else None
+        figures = count_figures(valid, cache, engine) if valid else None
         profile = profile_partitions(figures, valid, data / "items", _counts(files, flaws), expectations.trailing)
         outcomes = [*of_rules(checks, flaws.num_rows_by_rule, report), *judgement.judge_partitions(profile)]
         report["expectations"] = by_group(outcomes)

@@ -4,12 +4,13 @@ A key is a hash of everything the files depend on. Files are copied out, never l
 output (or DVC protecting it) does not change the cache.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,7 @@ ENTRY = "entry.json"
 KEPT = ".kept.json"
 """The keys that the last run which was not refused left."""
 LOCK = ".lock"
-MAKING = ".making"
+MAKING = ".making-"
 SCRATCH = ".scratch-"
 
 
@@ -31,6 +32,15 @@ def key_of(*parts: object) -> str:
 def file_name(table: str) -> str:
     """The file name of a table."""
     return table if "." in table else f"{table}.parquet"
+
+
+def rename_first(made: Path, target: Path) -> None:
+    """Give a folder its name, atomically; where another attempt at the same work came first, that one's stays."""
+    try:
+        os.rename(made, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 class PartitionCache:
@@ -46,12 +56,15 @@ class PartitionCache:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator["PartitionCache"]:
-        """Open the cache of a folder. One process holds it at a time; others wait.
+        """Open the cache of a folder. One process holds it at a time; others wait. Tasks that it hands out (features/
+        engine) put entries beside it, by `PartitionCache(folder)`.
 
         Where the block raises, what it used and what the last good run left is kept, and no more: a log that is mended
         and refused time and again does not fill the disk.
         """
         with locked(folder / LOCK):
+            for left in folder.glob(f"{MAKING}*"):
+                shutil.rmtree(left, ignore_errors=True)
             cache = cls(folder)
             try:
                 yield cache
@@ -85,25 +98,34 @@ class PartitionCache:
         """Rows of each table of an entry."""
         return {table: held["num_rows"] for table, held in self._entry(key).items()}
 
+    @property
+    def folder(self) -> Path:
+        """Where its entries lie."""
+        return self._folder
+
     @contextmanager
     def making(self) -> Iterator[Path]:
-        """An empty folder on the same disk in which to build entries."""
-        folder = self._folder / MAKING
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        """An empty folder of its own on the same disk in which to build entries."""
+        with tempfile.TemporaryDirectory(prefix=MAKING, dir=self._folder, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
     def put(self, key: str, made: Path, num_rows: Mapping[str, int]) -> None:
-        """Add a folder with one file for each table as an entry, atomically. num_rows: of each table."""
+        """Add a folder with one file for each table as an entry, atomically. num_rows: of each table.
+
+        A sound entry stays: the same key has the same bytes, and someone may be reading it.
+        """
         hashes = {table: hash_file(made / file_name(table)) for table in num_rows}
         told = {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()}
         (made / ENTRY).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")  # no fsync: holds() checks it all
-        shutil.rmtree(self._folder / key, ignore_errors=True)
-        os.replace(made, self._folder / key)
+        if not self.holds(key):
+            shutil.rmtree(self._folder / key, ignore_errors=True)
+            rename_first(made, self._folder / key)
         self._used.add(key)
+
+    def came(self, keys: Iterable[str]) -> None:
+        """Tasks put these entries, one after the other; those before an error came."""
+        for key in keys:
+            self._used.add(key)
 
     def keep_only(self, keys: Collection[str]) -> None:
         """Drop every other entry, so that the cache is as large as the newest outputs."""

@@ -47,6 +47,16 @@ def opened(spill: Path) -> Iterator[None]:
 
 
 @contextmanager
+def at_hand(spill: Path) -> Iterator[None]:
+    """As `opened`, unless this runs in a block of it: for a task that may have a process of its own."""
+    if _opened.get() is not None:
+        yield
+        return
+    with opened(spill):
+        yield
+
+
+@contextmanager
 def connect() -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection of our own, with its own tables, closed at the end of the block."""
     if (database := _opened.get()) is not None:

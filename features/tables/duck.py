@@ -4,6 +4,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import ibis
@@ -15,6 +16,9 @@ from ibis.backends.duckdb import Backend
 from features.tables.connection import memory_mb, num_threads
 
 ROW_GROUP = 1 << 20
+
+
+_opened: ContextVar[Backend | None] = ContextVar("opened", default=None)
 
 
 @contextmanager
@@ -33,9 +37,24 @@ def duckdb(spill: Path) -> Iterator[Backend]:
         with warnings.catch_warnings():
             # deprecations between Ibis 12 and DuckDB 2 that we cannot avoid
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-            yield connection
+            token = _opened.set(connection)
+            try:
+                yield connection
+            finally:
+                _opened.reset(token)
     finally:
         connection.disconnect()
+
+
+@contextmanager
+def at_hand(spill: Path) -> Iterator[Backend]:
+    """The connection of the `duckdb` block that this runs in, as to open one takes longer than most queries of a small
+    file; in a task of its own process a new one."""
+    if (connection := _opened.get()) is not None:
+        yield connection
+        return
+    with duckdb(spill) as connection:
+        yield connection
 
 
 def read(connection: Backend, folder: Path) -> ir.Table:
@@ -77,6 +96,12 @@ def write_arrow(connection: Backend, table: ir.Table, path: Path) -> int:
             writer.write_batch(batch)
             num_rows += batch.num_rows
     return num_rows
+
+
+def store_arrow(table: pa.Table, path: Path) -> None:
+    """Write a table to a file in Arrow's format."""
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
 
 
 def read_arrow(path: Path) -> pa.Table:

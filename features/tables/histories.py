@@ -1,6 +1,7 @@
 """user_histories/ -> flat, memory-mapped events with each user's offsets; and the writer that fills them."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ ARRAYS: dict[str, type[np.generic]] = {
 }
 RETENTION = "retention.json"
 """log_end_us: the newest time in valid rows. keep_from_us: earlier events were dropped; null: none were."""
+LENGTHS = "lengths.npy"
+COPIED = 1 << 22
 HEADER = 128
 """Bytes before the data of a flat .npy file: numpy leaves room for any length."""
 
@@ -65,8 +68,16 @@ def from_first(session: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]
     return session.astype(np.int64) - np.repeat(firsts.astype(np.int64), lengths)
 
 
+def write_part(folder: Path, lengths: npt.NDArray[np.int64], events: dict[str, npt.NDArray[Any]]) -> None:
+    """Write some users for `HistoryWriter.append`. lengths: events of each; events: theirs, by (user, time)."""
+    for name, dtype in ARRAYS.items():
+        assert len(events[name]) == lengths.sum(), name
+        events[name].astype(dtype, copy=False).tofile(folder / f"{name}.bin")
+    np.save(folder / LENGTHS, lengths)
+
+
 class HistoryWriter:
-    """Writes the arrays user by user into growing files, so that memory holds one piece at a time."""
+    """Joins parts, user by user, into growing files, so that memory holds no part."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -76,13 +87,18 @@ class HistoryWriter:
         for name in ARRAYS:
             self._write_header(name)
 
-    def append(self, lengths: npt.NDArray[np.int64], events: dict[str, npt.NDArray[Any]]) -> None:
-        """Add the next users. lengths: events of each; events: theirs, in order of (user, time)."""
+    def append(self, part: Path) -> int:
+        """Add the next users, from a folder that `write_part` filled; returns their number of events."""
+        lengths = np.load(part / LENGTHS)
         self._lengths.append(lengths)
-        self._num_events += int(lengths.sum())
-        for name, dtype in ARRAYS.items():
-            assert len(events[name]) == lengths.sum(), name
-            events[name].astype(dtype, copy=False).tofile(self._files[name])
+        num_events = int(lengths.sum())
+        self._num_events += num_events
+        for name, file in self._files.items():
+            with (part / f"{name}.bin").open("rb") as written:
+                shutil.copyfileobj(written, file, COPIED)
+            (part / f"{name}.bin").unlink()  # the disk holds it once
+            assert file.tell() == HEADER + self._num_events * np.dtype(ARRAYS[name]).itemsize, name
+        return num_events
 
     def close(self, retention: dict[str, int | None]) -> npt.NDArray[np.int64]:
         """Write the offsets and the retention (RETENTION); returns each user's number of events."""

@@ -229,6 +229,14 @@ class AuditParams(Section):
     seed: Seed
 
 
+class EngineParams(Section):
+    """What runs the heavy stages. No stage has it among its params: it changes no byte of what they make."""
+
+    name: Literal["duckdb", "spark"]
+    master: str  # of Spark: local[n], spark://host:port, yarn, k8s://...
+    options: Mapping[str, str]  # Spark's own settings by name
+
+
 class MaterializeParams(Section):
     """Reading back from Feast, and what the online store must hold."""
 

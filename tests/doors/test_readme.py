@@ -21,6 +21,8 @@ RUN_ELSEWHERE = {
     "make load ONLINE=": "needs a Redis of a deployment; tests/features/online loads into one that it starts",
     "bentoml containerize": "needs a Docker engine; tests/serving/test_packing.py reads the Dockerfile",
     "dvc repro validate": "what a backfill in Dagster runs: tests/doors/test_ui.py starts one from the page",
+    "make spark": "430 MB; tests/features/engine runs on what it installs",
+    "python -m benchmarks.scale": "minutes; tests/features/engine is the small form",
     "python -m benchmarks.worker_memory": "minutes; tests/features/online/test_state_by_key.py is the small form",
     "python -m benchmarks.arrivals": "minutes; tests/features/stages/test_ingest_by_file.py is the small form",
     "python -m serving.replay": "tests/serving/test_request_log.py runs it on what a service logged",

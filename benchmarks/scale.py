@@ -1,0 +1,167 @@
+"""A seeded log of a million rows and more -> what the stages that run on both engines cost on each.
+
+`python -m benchmarks.scale --rows 1000000 10000000`: for each size and engine, each in a process of its own from an
+empty cache, the stages validate and histories; wall and CPU seconds and peak memory of the process and all that it
+starts (the JVM and its Python workers too). Every out must be the same bytes on both.
+Writes reports/benchmarks/scale.json and .md; `--results` also benchmarks/results/scale.json.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.histories import surround
+from benchmarks.statistics import write_day
+from benchmarks.table import write_table
+from contracts.params import PARAMS, load_params
+from contracts.publish import write_json
+from contracts.schema import PROVENANCE
+from features.stages import histories, validate
+from features.tables.connection import memory_mb, num_threads
+from features.terms.params import EngineParams
+
+ROOT = Path(__file__).parents[1]
+NUM_DAYS = 30
+ROWS_A_USER = 50
+NUM_ITEMS = 50_000
+OUTS = (*validate.OUTS, *histories.OUTS)
+SAMPLE_S = 0.25
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Print the table and write it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
+    parser.add_argument("--engines", nargs="+", choices=["duckdb", "spark"], default=["duckdb", "spark"])
+    parser.add_argument("--master", default=f"local[{num_threads()}]", help="of Spark, on this machine")
+    parser.add_argument("--stages", nargs="+", choices=["validate", "histories"], default=["validate", "histories"])
+    parser.add_argument("--folder", type=Path, help="where the logs are made and removed again")
+    parser.add_argument("--reports", type=Path, default=ROOT / "reports" / "benchmarks")
+    parser.add_argument("--results", action="store_true", help="write benchmarks/results/scale.json too")
+    parser.add_argument("--once", nargs=3, metavar=("ENGINE", "STAGE", "DATA"), help="run one stage over data/<source>")
+    options = parser.parse_args()
+    if options.once:
+        run_here(options.once[0], options.once[1], Path(options.once[2]), options.master)
+        return
+    rows = [row for num in options.rows for row in measure(num, options)]
+    about = {
+        "log": f"{NUM_DAYS} partitions, lists of 5, {ROWS_A_USER} rows a user, users and items by Zipf; seed 0",
+        "memory": "the sum of the proportional set sizes (PSS) of all processes, mapped files included",
+        "spark": f"{options.master}; DuckDB alone has {num_threads()} threads and {memory_mb()} MB",
+        "load": f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes",
+    }
+    options.reports.mkdir(parents=True, exist_ok=True)
+    print(write_table(options.reports, "scale", about, rows))
+    if options.results:
+        made = json.loads((options.reports / "scale.json").read_text(encoding="utf-8"))
+        write_json(ROOT / "benchmarks" / "results" / "scale.json", made)
+
+
+def write_log(data: Path, num_rows: int, num_days: int, num_users: int, num_items: int) -> None:
+    """A log that no row of is bad, as ingest and validate leave it."""
+    for day in range(num_days):
+        write_day(data, day, num_rows // num_days, num_users, num_items)
+    valid, read = data / "validated_interactions", data / "interactions"
+    read.mkdir()
+    for path in sorted(valid.iterdir()):
+        os.link(path, read / path.name)  # validate writes others in the place of the first
+    surround(data)
+    names = pa.concat_tables([pq.read_table(path, columns=["event_id"]) for path in sorted(read.iterdir())])["event_id"]
+    columns = {"event_id": names, "file": pa.repeat("log", len(names)), "line": pa.array(range(len(names)))}
+    (data / "provenance").mkdir()
+    table = pa.table([columns[field.name].cast(field.type) for field in PROVENANCE], schema=PROVENANCE)
+    pq.write_table(table, data / "provenance" / "provenance.parquet")
+
+
+def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row an engine and stage."""
+    found, outs = [], {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as root:
+        for engine in options.engines:
+            data = Path(root, engine, "data", "table")
+            write_log(data, num_rows, NUM_DAYS, max(2, num_rows // ROWS_A_USER), NUM_ITEMS)
+            for stage in options.stages:
+                command = [sys.executable, "-m", "benchmarks.scale", "--master", options.master]
+                cost = _watched([*command, "--once", engine, stage, str(data)])
+                found.append({"rows": num_rows, "engine": engine, "stage": stage, **cost})
+            outs[engine] = [digest(data / out) for out in OUTS]
+    if len(set(map(tuple, outs.values()))) > 1:
+        raise SystemExit(f"the engines made different outs of {num_rows:,} rows: {outs}")
+    return found
+
+
+def run_here(engine: str, stage: str, data: Path, master: str) -> None:
+    """One stage with the project's own parameters."""
+    params = load_params(ROOT / PARAMS)
+    runs_on = EngineParams(name="spark" if engine == "spark" else "duckdb", master=master, options={})
+    if stage == "validate":
+        validate.run(data, params["validate"], params["expectations"], runs_on)
+    else:
+        histories.run(data, params["request"], params["history"], runs_on)
+
+
+def digest(folder: Path) -> str:
+    """A hash of the files of an out."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")) if folder.exists() else ():
+        if path.is_file():
+            with path.open("rb") as file:
+                found.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return found.hexdigest()
+
+
+def _watched(command: list[str]) -> dict[str, Any]:
+    """Run it; what it and its descendants took, looked at every SAMPLE_S."""
+    began, ticks, peak = time.perf_counter(), dict[int, int](), 0
+    child = subprocess.Popen(command, cwd=ROOT)
+    while child.poll() is None:
+        pids = _family(child.pid)
+        for pid in pids:
+            ticks[pid] = max(ticks.get(pid, 0), _ticks(pid))
+        peak = max(peak, sum(map(_pss, pids)))
+        time.sleep(SAMPLE_S)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: exit status {child.returncode}")
+    wall, cpu = time.perf_counter() - began, sum(ticks.values()) / TICKS
+    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "peak_mb": round(peak / 1e6)}
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for parent in found:
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(each) for each in _text(path).split()]
+    return found
+
+
+def _ticks(pid: int) -> int:
+    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12]) if fields else 0
+
+
+def _pss(pid: int) -> int:
+    lines = _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # it has ended
+        return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Units of work in this process, what a task checks before it runs one, and what is said where Spark is not there."""
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import CheckFailed, InputError
+from features.engine.engine import HERE, running
+from features.engine.task import Place, Told, run_unit
+from features.tables.cache import PartitionCache
+from features.terms.params import EngineParams
+from tests.clones import ROOT
+from tests.features.redis_server import free_port
+from tests.features.spark_cluster import spark_home
+
+
+def halve(unit: int) -> float:
+    """A unit that may refuse, may find a check failed, or may have a defect."""
+    if unit == 0:
+        raise InputError("nothing to halve")
+    if unit < 0:
+        raise CheckFailed("below nothing")
+    return 1 / (unit - 13) + unit / 2
+
+
+def write_line(folder: Path, unit: int) -> int:
+    with (folder / "lines").open("a") as file:
+        file.write(f"{unit}\n")
+    return unit
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "token").write_text("here")
+    return Place.here(tmp_path / "token", {})
+
+
+def spark(master: str) -> EngineParams:
+    return EngineParams(name="spark", master=master, options={})
+
+
+def refusal(params: EngineParams, shared: Path) -> str:
+    with running(params, shared) as engine, pytest.raises(InputError) as caught:
+        list(engine.map(halve, [1, 2], "halving"))
+    assert not list(shared.glob(".shared-*"))
+    return str(caught.value)
+
+
+def test_units_run_here_in_order_and_each_when_it_is_asked_for(tmp_path: Path) -> None:
+    with running(HERE, tmp_path) as engine:
+        results = engine.map(partial(write_line, tmp_path), [3, 1, 2], "writing")
+        assert next(results) == 3
+        assert (tmp_path / "lines").read_text() == "3\n"
+        assert list(results) == [1, 2]
+
+
+def test_a_task_tells_what_it_found_and_errors_that_trying_again_would_not_mend(place: Place) -> None:
+    assert pickle.loads(run_unit(place, halve, pickle.dumps(12))) == Told(5.0)
+    for unit, kind, said in ((0, InputError, "nothing to halve"), (-1, CheckFailed, "below nothing")):
+        told = pickle.loads(run_unit(place, halve, pickle.dumps(unit)))
+        assert isinstance(told.error, kind)
+        assert str(told.error) == said
+    with pytest.raises(ZeroDivisionError):  # Spark tries that again, and gives up
+        run_unit(place, halve, pickle.dumps(13))
+
+
+def test_a_task_that_sees_other_files_or_other_code_refuses(place: Place, tmp_path: Path) -> None:
+    apart = replace(place, token=tmp_path / "elsewhere")
+    told: Told = pickle.loads(run_unit(apart, halve, pickle.dumps(2)))
+    assert f"does not see {tmp_path / 'elsewhere'}" in str(told.error)
+    assert "must share the folder of the repository" in str(told.error)
+    told = pickle.loads(run_unit(replace(place, code="of last week"), halve, pickle.dumps(2)))
+    assert "is not the driver's. Install the same requirements.lock and code there." in str(told.error)
+
+
+def test_of_two_attempts_at_an_entry_the_first_stays_and_a_damaged_one_goes(tmp_path: Path) -> None:
+    def put(cache: PartitionCache, text: str) -> Path:
+        with cache.making() as making:
+            (making / "key").mkdir()
+            (making / "key" / "rows.arrow").write_text(text)
+            cache.put("key", making / "key", {"rows.arrow": 1})
+        return cache.file("key", "rows.arrow")
+
+    with PartitionCache.open(tmp_path / "cache") as cache:
+        entry = put(PartitionCache(cache.folder), "first")
+        inode = entry.stat().st_ino
+        assert put(PartitionCache(cache.folder), "first") == entry
+        assert entry.stat().st_ino == inode  # whoever reads it goes on
+        entry.write_text("damaged")
+        assert put(cache, "mended").read_text() == "mended"
+        assert [path.name for path in cache.folder.iterdir() if path.is_dir()] == ["key"]
+
+
+def test_without_pyspark_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pyspark"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    said = refusal(spark("local[1]"), tmp_path)
+    assert "pyspark is not installed" in said
+    assert "make spark" in said
+
+
+@pytest.mark.skipif(find_spec("pyspark") is None, reason="pyspark is not installed: make spark")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyspark")
+def test_without_java_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    said = refusal(spark("local[1]"), tmp_path)
+    assert "there is no java on PATH nor at JAVA_HOME. Install Java 17" in said
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyspark")
+def test_a_master_that_nobody_answers_at_is_named(tmp_path: Path) -> None:
+    spark_home()
+    master = f"spark://127.0.0.1:{free_port()}"
+    said = refusal(spark(master), tmp_path)
+    assert f"Spark at {master} cannot be reached" in said
+    assert "engine.name=duckdb" in said
+
+
+def test_duckdb_alone_imports_no_pyspark() -> None:
+    asked = "import sys, features.stages.histories, features.stages.validate; print('pyspark' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
