@@ -43,8 +43,8 @@ def main(run: Callable[..., Report], *, several: bool = False) -> None:
     """Run one stage as a program and exit: 0 done, 2 bad input, 3 a check blocks, 1 a defect of ours.
 
     run: takes `data` (the source's folder, data/<source.id>) and sections of params.yaml by name; of these `engine` is
-        no param in dvc.yaml. several: several processes may run it together (torchrun, which sets RANK); the first alone
-        locks, reports and keeps attempts.
+        no param in dvc.yaml. several: several processes may run it together (torchrun, which sets RANK); the first one
+        alone locks, reports and keeps attempts.
     """
     stage = sys.modules["__main__"].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     if len(sys.argv) > 1:
