@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contracts.files import hash_file, locked
+from contracts.publish import room_for
 
 ENTRY = "entry.json"
 KEPT = ".kept.json"
@@ -67,7 +68,8 @@ class PartitionCache:
                 shutil.rmtree(left, ignore_errors=True)
             cache = cls(folder)
             try:
-                yield cache
+                with room_for(folder):
+                    yield cache
             except BaseException:
                 cache._drop_others({*cache._used, *cache._kept()})
                 raise

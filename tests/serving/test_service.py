@@ -144,7 +144,8 @@ def test_a_refused_request_leaves_nothing_in_the_log(made: Path, server: httpx.C
 
 def test_info_says_what_is_served(server: httpx.Client, predictor: Predictor) -> None:
     told = server.get("/info").json()
-    assert told | {"at": ""} == predictor.info() | {"at": ""}
+    assert told | {"at": "", "beside": []} == predictor.info() | {"at": "", "beside": []}
+    assert [(each["name"], each["model"]) for each in told["beside"]] == [("runner_up", "din")]
     assert abs(to_microseconds(told["at"]) - predictor.clock()) < 60_000_000  # the same clock in every process
     assert told["model_version"] == predictor.bundle.manifest.bundle_hash[:12]
 
