@@ -11,7 +11,7 @@ DATA ?=
 ARGS ?=
 PORT ?= 3000
 # of the tests of training, those that start processes or train a whole small model are left to `make test`
-SLOWER := $(addprefix tests/training/test_,exported.py memory.py processes.py real_log.py resume.py train_and_evaluate.py)
+SLOWER := $(addprefix tests/training/test_,exported.py memory.py nodes.py processes.py real_log.py resume.py train_and_evaluate.py)
 QUICK := tests/architecture tests/features/encoding tests/features/history $(filter-out $(SLOWER),$(wildcard tests/training/test_*.py)) \
     $(addprefix tests/contracts/test_,params.py publish.py figures.py) $(addprefix tests/serving/test_,requests.py gate.py body.py hosts.py)
 UI_PORT := $(if $(filter command line,$(origin PORT)),$(PORT),3001)
