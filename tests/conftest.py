@@ -26,26 +26,34 @@ GROUP = re.compile(r'xdist_group\("([\w-]+)"\)')
 LONGEST = (
     "quality",
     "serving",
-    "door-ui",
+    "redis",
     "ebnerd_models",
+    "door-ui",
     "door-commands",
     "pipeline",
     "ebnerd",
-    "feast",
-    "redis",
+    "spark",
     "door-serve",
-    "tests/features/live/test_forget.py",
+    "feast",
     "tests/orchestration/test_two_doors.py",
+    "tests/training/test_nodes.py",
     "tests/features/stages/test_validate.py",
+    "tests/features/live/test_forget.py",
+    "tests/orchestration/test_seam.py",
+    "tests/orchestration/test_termination.py",
+    "tests/orchestration/test_doors.py",
+    "tests/orchestration/test_alerts.py",
+    "tests/orchestration/test_fetch.py",
+    "tests/features/stages/test_statistics_by_partition.py",
+    "tests/training/test_resume.py",
+    "tests/orchestration/test_reproduce.py",
+    "tests/orchestration/test_partitions.py",
     "tests/training/test_train_and_evaluate.py",
     "tests/benchmarks/test_commands.py",
-    "tests/features/sealed/test_live_known.py",
-    "tests/features/stages/test_statistics_by_partition.py",
     "tests/training/test_exported.py",
-    "tests/training/test_resume.py",
     "tests/training/test_processes.py",
 )
-"""Groups, and files without one, in the order in which they begin: by the CPU seconds they take. Then the others, those
+"""Groups, and files without one, in the order in which they begin: by the seconds they take. Then the others, those
 with most tests first: most take a second or two."""
 
 
