@@ -24,6 +24,7 @@ RUN_ELSEWHERE = {
     "make spark": "430 MB; tests/features/engine runs on what it installs",
     "python -m benchmarks.scale": "minutes; tests/features/engine is the small form",
     "python -m benchmarks.worker_memory": "minutes; tests/features/online/test_state_by_key.py is the small form",
+    "python -m benchmarks.slopes": "minutes; tests/benchmarks/test_capacity.py reads what it wrote",
     "python -m benchmarks.arrivals": "minutes; tests/features/stages/test_ingest_by_file.py is the small form",
     "python -m serving.replay": "tests/serving/test_request_log.py runs it on what a service logged",
     "source .venv/bin/activate": "a line for the shell that is typed in; what it puts on the path is typed here",
