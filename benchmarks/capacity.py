@@ -191,7 +191,7 @@ def main() -> None:
 
 
 def _numbers(value: float | Sequence[float]) -> Sequence[float]:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, Sequence) else [value]
 
 
 if __name__ == "__main__":
