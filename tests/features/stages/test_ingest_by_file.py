@@ -125,6 +125,26 @@ def test_a_file_more_and_late_rows_touch_their_partitions_only(tmp_path: Path, m
     assert entries(data).keys() == first.keys()
 
 
+def test_partitions_whose_rows_were_joined_are_not_made_again_when_nothing_came(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which joined row another thread made first is chance: the key of a partition must not depend on it."""
+    monkeypatch.setattr(written, "LEAST_KEPT", 0)
+    monkeypatch.setattr(written, "MOST_IN_MEMORY", 1 << 20)
+    data, told = tmp_path / "data" / "table", {"shown_s": 3600, "join_s": 80_000}
+    path = write(tmp_path / "log" / "part.csv", drawn(np.random.default_rng(3), 400), HEADER)
+    assert ingest_table(data, path.parent, MAPPED, **told)["dropped"]["joined to the row of its item in its request"]
+    first = entries(data)
+    join = settled.join_repeats
+    monkeypatch.setattr(settled, "join_repeats", lambda rows, join_s: _reversed(*join(rows, join_s)))
+    ingest_table(data, path.parent, MAPPED, **told)
+    assert entries(data) == first
+
+
+def _reversed(joined: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
+    return joined.take(pa.array(range(len(joined) - 1, -1, -1), pa.int64())), second
+
+
 def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
     data, path = tmp_path / "data" / "table", write(tmp_path / "log.csv", clean())
     ingest_table(data, path)

@@ -8,8 +8,9 @@ import pytest
 
 from features.quality import figures, flaws, split
 from features.stages import validate
+from features.terms.rules import SHARED
 from tests.features.planted import clean, write
-from tests.features.raw_logs import digest, expectations, ingest_table, limits
+from tests.features.raw_logs import COLUMNS, digest, expectations, ingest_table, limits
 
 LATE = ["u1,i1,2024-01-02T23:00:00Z,1", ",i1,2024-01-02T23:00:01Z,1"]
 
@@ -52,3 +53,20 @@ def test_late_rows_are_all_that_is_judged_again(tmp_path: Path, monkeypatch: pyt
     assert pages(here) == {f"2024-01-0{day}_to_2024-01-0{day}" for day in (1, 2, 3)}
     shutil.copytree(here / "data", tmp_path / "other" / "data")
     assert judged(tmp_path / "other") == (report, outs)
+
+
+def test_a_request_of_several_users_is_found_across_batches_and_leaves_when_one_of_them_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (split, figures, flaws):
+        monkeypatch.setattr(room, "BATCH_ROWS", 1)  # a partition a batch
+    root, folder, mapped = tmp_path / "here", tmp_path / "log", COLUMNS | {"impression_id": "request"}
+    header = "user,item,at,click,request"
+    write(folder / "log.csv", [f"{row},r{place}" for place, row in enumerate(clean(90))], header)
+    write(folder / "one.csv", ["u1,i1,2024-01-01T23:30:00Z,1,shared"], header)
+    write(folder / "two.csv", ["u2,i2,2024-01-02T00:30:00Z,1,shared"], header)
+    ingest_table(root / "data" / "table", folder, mapped)
+    assert judged(root)[0]["quarantined_by_reason"] == {SHARED: 2}
+    (folder / "two.csv").unlink()
+    ingest_table(root / "data" / "table", folder, mapped)
+    assert judged(root)[0]["quarantined_by_reason"] == {}
