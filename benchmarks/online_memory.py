@@ -12,6 +12,8 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +58,26 @@ def main() -> None:
     print(markdown([planned]))
 
 
-def measure(events: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One length: users of so many events, then live events."""
+@contextmanager
+def snapshot_beside_redis(num_users: int, events_a_user: int, num_items: int) -> Iterator[tuple[Path, int]]:
+    """A snapshot to load (its data folder), and the port of an empty redis-server that loads go to meanwhile."""
     with tempfile.TemporaryDirectory() as root, redis_server(Path(root) / "redis") as port:
         os.environ[ENGINE_VARIABLE] = f"127.0.0.1:{port}"
         data = Path(root) / "data" / "table"
         (data / "absorbed").mkdir(parents=True)
         (data / "absorbed" / "absorbed.json").write_text("{}", encoding="utf-8")
         for day in range(DAYS):
-            write_day(data, day, options.users, events // DAYS, options.items)
+            write_day(data, day, num_users, events_a_user // DAYS, num_items)
         snapshot(data)
+        try:
+            yield data, port
+        finally:
+            del os.environ[ENGINE_VARIABLE]
+
+
+def measure(events: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One length: users of so many events, then live events."""
+    with snapshot_beside_redis(options.users, events, options.items) as (data, port):
         client: Any = redis.Redis(port=port)  # redis-py types each answer as one that may be awaited
         with client:
             empty = used(client)
@@ -77,7 +89,6 @@ def measure(events: int, options: argparse.Namespace) -> dict[str, Any]:
                 store.tail.append([live(first + number, options) for number in range(LIVE_AT_ONCE)])
             appended, version = used(client), client.info("server")["redis_version"]
         store.tail.close()
-        del os.environ[ENGINE_VARIABLE]
     return {
         "events_a_user": events // DAYS * DAYS,
         "users": options.users,

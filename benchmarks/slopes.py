@@ -21,14 +21,10 @@ import redis
 import torch
 
 from benchmarks import arrivals
-from benchmarks.load import snapshot
-from benchmarks.load import write_day as write_users
-from benchmarks.online_memory import DAYS
-from benchmarks.online_store import redis_server
+from benchmarks.online_memory import snapshot_beside_redis
 from benchmarks.table import command, hardware, markdown
 from contracts.params import PARAMS, load_params
 from contracts.publish import write_json
-from features.live.open_tail import ENGINE_VARIABLE
 from features.live.places import state_of
 from features.online.load import load
 from features.online.store import OnlineStore
@@ -44,6 +40,7 @@ STAGES = {
     "statistics": ("item_counters", "user_counters", "user_item_counters", "coclicks"),
 }
 """What is measured, and the outs that each of them makes."""
+NUM_ITEMS = 5_000
 PARTS = ("stages", "reads", "tables")
 
 
@@ -116,14 +113,7 @@ def run_here(stage: str, root: Path) -> dict[str, float]:
 
 def read_users(num_users: int, events: int) -> dict[str, Any]:
     """What the service asks of Redis for one user whose history is that long."""
-    with tempfile.TemporaryDirectory() as root, redis_server(Path(root) / "redis") as port:
-        os.environ[ENGINE_VARIABLE] = f"127.0.0.1:{port}"
-        data = Path(root) / "data" / "table"
-        (data / "absorbed").mkdir(parents=True)
-        (data / "absorbed" / "absorbed.json").write_text("{}", encoding="utf-8")
-        for day in range(DAYS):
-            write_users(data, day, num_users, events // DAYS, 5_000)
-        snapshot(data)
+    with snapshot_beside_redis(num_users, events, NUM_ITEMS) as (data, port):
         load(data, state_of(data))
         store = OnlineStore.open(state_of(data))
         client: Any = redis.Redis(port=port)  # redis-py types each answer as one that may be awaited
@@ -134,7 +124,6 @@ def read_users(num_users: int, events: int) -> dict[str, Any]:
                 store.read(user)
             after = client.info("stats")
         store.tail.close()
-        del os.environ[ENGINE_VARIABLE]
     sent, asked = (after[name] - before[name] for name in ("total_net_output_bytes", "total_commands_processed"))
     return {
         "events_a_user": events,
