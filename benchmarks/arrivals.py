@@ -2,6 +2,7 @@
 
 `python -m benchmarks.arrivals --rows 1000000`: for each size, each in a process of its own: pandas, ingest and validate
 from an empty cache, with nothing new, and with one day more. Writes benchmarks/results/arrivals.json.
+`--without-pandas` is for sizes that pandas cannot hold in memory.
 """
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arrivals", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--once", nargs=2, metavar=("STAGE", "ROOT"), help="run one and print its figures")
+    parser.add_argument("--without-pandas", action="store_true", help="ours alone")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.once:
@@ -51,19 +53,19 @@ def main() -> None:
     sizes = {}
     for num_rows in options.rows:
         with tempfile.TemporaryDirectory() as root:
-            sizes[str(num_rows)] = measure(Path(root), num_rows)
+            sizes[str(num_rows)] = measure(Path(root), num_rows, not options.without_pandas)
         print(json.dumps(sizes[str(num_rows)], indent=2))
     engine = f"{num_threads()} DuckDB threads, its memory_limit {memory_mb()} MB"
     load = f"{os.getloadavg()[1]:.1f} processes wanted to run, mean of the last 5 minutes"
     write_json(options.results, {"rows": sizes, "limits": LIMITS, "engine": engine, "load": load})
 
 
-def measure(root: Path, num_rows: int) -> dict[str, Any]:
+def measure(root: Path, num_rows: int, beside_pandas: bool) -> dict[str, Any]:
     """CPU and wall seconds and peak megabytes of each case, and the ratios."""
     each = num_rows // NUM_DAYS
     for day in range(NUM_DAYS):
         write_file(root, day, each)
-    cases = {"pandas": run_apart("pandas", root)}
+    cases = {"pandas": run_apart("pandas", root)} if beside_pandas else {}
     for case in ("all", "nothing new", "a day more"):
         if case == "a day more":
             write_file(root, NUM_DAYS, each)
@@ -72,7 +74,7 @@ def measure(root: Path, num_rows: int) -> dict[str, Any]:
         case: cases[f"ingest, {case}"]["cpu_s"] + cases[f"validate, {case}"]["cpu_s"] for case in ("all", "a day more")
     }
     ratios = {
-        "cpu_of_pandas": round(spent["all"] / cases["pandas"]["cpu_s"], 2),
+        "cpu_of_pandas": round(spent["all"] / cases["pandas"]["cpu_s"], 2) if beside_pandas else None,
         "day_more_of_all": round(spent["a day more"] / spent["all"], 3),
         "peak_mb": max(each["peak_mb"] for case, each in cases.items() if case != "pandas"),
         "rows_per_cpu_s": round(num_rows / spent["all"]),
