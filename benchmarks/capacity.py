@@ -1,7 +1,7 @@
 """Measured slopes -> what 10^9 events and more cost in core hours, nodes and disk, and what serving them needs.
 
 `python -m benchmarks.capacity --events 1e9 --users 2e7 --rankings-per-s 500` computes with your numbers and prints;
-`--page docs/capacity.md` writes the page with the defaults. Nothing is measured here: the slopes are those of
+`--page docs/capacity.md` writes the page and its picture with the defaults. Nothing is measured here: the slopes are in
 benchmarks/results/slopes.json and online_memory.json, made by `python -m benchmarks.slopes` and
 `python -m benchmarks.online_memory`. Costs are taken to grow linearly beyond the sizes that were measured.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.capacity_chart import Curve, draw
 from benchmarks.table import markdown
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,38 @@ def batch(plan: Plan, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return rows
 
 
+def curves(stages: Sequence[Mapping[str, Any]], arrivals: Mapping[str, Any]) -> list[Curve]:
+    """All stages together, and ingest with validate, which another benchmark measured at more sizes."""
+    names = list(dict.fromkeys(each["stage"] for each in stages))
+    checked = ["ingest", "validate"]
+    checks = [
+        (float(rows), sum(each["cases"][f"{name}, all"]["cpu_s"] for name in checked))
+        for rows, each in arrivals.items()
+    ]
+
+    def curve(label: str, colour: str, names: Sequence[str], checks: Sequence[tuple[float, float]]) -> Curve:
+        lines = [slope_of(stages, name, "cpu_s") for name in names]
+        sizes = sorted({each["rows"] for each in stages})
+        points = [
+            (rows, sum(each["cpu_s"] for each in stages if each["rows"] == rows and each["stage"] in names))
+            for rows in sizes
+        ]
+        return Curve(label, colour, lambda rows: sum(line.at(rows) for line in lines), points, checks)
+
+    return [
+        curve("the four stages", "#0072b2", names, ()),
+        curve("of these, ingest and validate", "#d55e00", checked, checks),
+    ]
+
+
+def checked(curve: Curve) -> list[dict[str, Any]]:
+    """What the line says at sizes that another run measured."""
+    return [
+        {"rows": f"{rows:,.0f}", "the line says, CPU s": f"{curve.at(rows):,.0f}", "measured, CPU s": f"{cpu:,.0f}"}
+        for rows, cpu in curve.checks
+    ]
+
+
 def online(plan: Plan, memory: Sequence[Mapping[str, Any]], reads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Redis and its network."""
     of_user = Slope.through([(each["events_a_user"], each["bytes_a_user"]) for each in memory]).at(plan.events_a_user)
@@ -139,6 +172,12 @@ Measured ({stages["hardware"]}, `{stages["command"]}`):
 
 {markdown(measured)}
 
+![CPU hours by events: lines through the measured points, and another run's as crosses](capacity.svg)
+
+Ingest and validate of another log, measured apart (`python -m benchmarks.arrivals`), beside what the line says:
+
+{markdown(checked(curves(stages["rows"], read("arrivals")["rows"])[1]))}
+
 So a run of the whole log from nothing takes, on nodes of {plan.cores} cores that are all busy:
 
 {markdown(batch(plan, stages["rows"]))}
@@ -183,9 +222,10 @@ def main() -> None:
     target = options.pop("page")
     if bad := [name for name, value in options.items() if not all(number > 0 for number in _numbers(value))]:
         parser.error(f"--{bad[0].replace('_', '-')} must be above 0")
-    text = page(Plan(**options))
+    text = page(plan := Plan(**options))
     if target:
         target.write_text(text, encoding="utf-8")
+        draw(curves(read("slopes")["stages"]["rows"], read("arrivals")["rows"]), plan.cores, target.with_suffix(".svg"))
     else:
         print(text)
 

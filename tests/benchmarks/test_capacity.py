@@ -60,6 +60,8 @@ def test_the_page_is_what_the_program_writes(
     assert (tmp_path / "page.md").read_text() == (ROOT / "docs" / "capacity.md").read_text(), (
         "python -m benchmarks.capacity --page docs/capacity.md"
     )
+    assert "ingest and validate" in (tmp_path / "page.svg").read_text()
+    assert (ROOT / "docs" / "capacity.svg").exists()
     monkeypatch.setattr(sys, "argv", ["capacity", "--users", "0"])
     with pytest.raises(SystemExit):
         capacity.main()
