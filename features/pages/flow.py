@@ -6,10 +6,6 @@ from typing import Any
 from features.pages.document import escape, percent, table
 
 STAGES = ("ingest", "validate")
-LOSSES = {
-    "ingest": "not parsed",
-    "validate": "held back or repeated",
-}
 GOOD_END = "valid"
 
 

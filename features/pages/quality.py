@@ -24,6 +24,7 @@ from features.pages.document import (
 from features.pages.flow import GOOD_END, STAGES, flow
 from features.pages.partitions import by_partition
 from features.pages.runs import over_runs
+from features.tables.ledger import JOINED, OUTCOME_JOINED
 
 Report = Mapping[str, Any]
 MOST_REASONS = 30
@@ -65,9 +66,11 @@ def judged(report: Report) -> tuple[str, str]:
     used = _used(report)
     lost = report["rows_read"] - used
     failed = [each for each in report["expectations"] if not each["passed"] and each["of"] != RULE]
+    joined = sum(line["rows"] for line in report["ledger"] if line["what"] in (JOINED, OUTCOME_JOINED))
     counted = (
-        f"{used:,} of {count(report['rows_read'], 'row')} read ({percent(used / report['rows_read'])}) are valid; "
-        f"{lost:,} ({percent(lost / report['rows_read'])}) are not used"
+        f"{used:,} of {count(report['rows_read'], 'row')} read ({percent(used / report['rows_read'])}) are valid"
+        + (f"; {joined:,} joined another row of the same item and request" if joined else "")
+        + f"; {lost - joined:,} ({percent((lost - joined) / report['rows_read'])}) are not used"
         + (f", most often: {largest['what']} ({largest['rows']:,})" if (largest := _largest(report)) else "")
     )
     if report["refused"]:
@@ -109,7 +112,7 @@ def _lost(report: Report, stage: str) -> list[Report]:
 
 
 def _largest(report: Report) -> Report | None:
-    lost = [line for stage in STAGES for line in _lost(report, stage)]
+    lost = [line for stage in STAGES for line in _lost(report, stage) if line["what"] not in (JOINED, OUTCOME_JOINED)]
     return max(lost, key=lambda each: each["rows"], default=None)
 
 
@@ -118,7 +121,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     lost = {stage: sum(line["rows"] for line in _lost(report, stage)) for stage in STAGES}
     return [
         ("rows read", f"{report['rows_read']:,}"),
-        ("not parsed", f"{lost['ingest']:,}"),
+        ("dropped by ingest", f"{lost['ingest']:,}"),
         ("held back or repeated", f"{lost['validate']:,}"),
         ("valid", f"{_used(report):,}"),
         ("partitions", f"{len(partitions):,}"),
@@ -163,9 +166,9 @@ def _tag(outcome: Report) -> Html:
 
 
 def _reasons(report: Report) -> str:
-    reasons = report["reasons"]
+    reasons = sorted(report["reasons"], key=lambda each: each["reason"] in (JOINED, OUTCOME_JOINED))  # these last
     if not reasons:
-        return section("Rows that were held back", "<p>None: every row was parsed and breaks no rule.</p>")
+        return section("Rows that did not pass", "<p>None: every row passed.</p>")
     parts = []
     for each in reasons[:MOST_REASONS]:
         parts.append(
@@ -176,7 +179,7 @@ def _reasons(report: Report) -> str:
     if len(reasons) > MOST_REASONS:
         parts.append(f"<p>{len(reasons) - MOST_REASONS} more reasons: <code>make quarantine</code>.</p>")
     return section(
-        "Rows that were held back, and why",
+        "Rows that did not pass, and why",
         *parts,
         lead="A row has the first reason that applies. Below are the first rows of each reason, with file and line.",
     )

@@ -49,18 +49,21 @@ def advice(state: str, told: Mapping[str, Any]) -> list[str]:
     if state == NONE:
         return ["Sessions say nothing of interests here: a model without themes (DIN) is enough."]
     sentences = []
-    chance = told["shuffled"]["off_theme"]
-    clear = (each for each in reversed(told["off_theme"]) if _is_clear(each["share"], chance.get(str(each["window"]))))
-    if far := next(clear, None):
+    far = next((each for each in told["off_theme"] if each["share"] is not None and each["share"] >= 0.5), None)
+    if state == SHIFTS and far:
         sentences.append(
-            f"Route by theme: {far['share']:.0%} of the last {far['window']} events are of another theme than the next "
-            f"click (shuffled: {chance[str(far['window'])]:.0%}), and a model that averages over them follows the "
-            "wrong interest."
+            f"Try routing by theme: within a session the theme holds, but {far['share']:.0%} of a person's last "
+            f"{far['window']} events are of another theme than the next click. Whether it pays on this log is measured "
+            "by training both models: the page shift_models.html."
         )
-    if (told["return_rate"] or 0) >= 0.5:
-        sentences.append("Keep long histories: most turns go back to a theme of earlier days, not to a new one.")
-    elif told["return_rate"] is not None:
-        sentences.append("Offer new themes: most turns go to one that the person had not been in.")
+    came, by_chance = told["return_rate"], told["shuffled"]["return_rate"]
+    beside = "" if by_chance is None else f" (shuffled: {by_chance:.0%})"
+    if came is not None and came >= 0.5 and (by_chance is None or came >= by_chance):
+        sentences.append(
+            f"Keep long histories: {came:.0%} of turns go back to a theme of earlier days{beside}, not to a new one."
+        )
+    elif came is not None and came < 0.5:
+        sentences.append(f"Offer new themes: {1 - came:.0%} of turns go to one that the person had not been in.")
     if (told["hop_rate"] or 0) >= 0.5:
         sentences.append(
             "React to the first clicks of a session: half of the sessions have at most "
@@ -69,12 +72,8 @@ def advice(state: str, told: Mapping[str, Any]) -> list[str]:
     return sentences[:3]
 
 
-def _is_clear(share: float | None, chance: float | None) -> bool:
-    return share is not None and chance is not None and share >= 0.5 and abs(share - chance) >= CLEAR
-
-
 ADVICE = (
-    f"route by theme where at least half of a history is off-theme, and its share is {CLEAR:.0%} or more from the "
-    "shuffled one; long histories where at least half of the turns are returns, new themes where not; first clicks "
-    "where at least half of the sessions are turns"
+    "routing by theme where the session structure is clear and at least half of a history is off-theme; "
+    "long histories where at least half of the turns are returns and no fewer than shuffled; new themes "
+    "where less than half are; first clicks where at least half of the sessions are turns"
 )

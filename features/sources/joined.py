@@ -12,11 +12,11 @@ import pyarrow as pa
 from contracts.schema import REJECTED, ROLE_IMPRESSION
 from features.sources.log import EVENTS
 from features.tables.connection import connect
+from features.tables.ledger import JOINED
 from features.terms.convention import CLICKED
 
 log = logging.getLogger("leitmotif")
 
-JOINED = "joined to the row of its item in its request"
 APART = "item again in its request, later than source.join_s"
 
 CANDIDATES = f"""

@@ -16,8 +16,8 @@ from features.sealed.files import engine_of, newest_seq, read_sealed, sealed_fil
 from features.sealed.forgotten import Forgotten, are_forgotten
 from features.sources.log import EVENTS
 from features.sources.tombstones import tombstones
+from features.tables.ledger import OUTCOME_JOINED
 
-JOINED = "outcome joined to its show"
 REPEATED = "live event repeated"
 LOGGED = "live event that the log has"
 PLACE = (EVENTS.field("file"), EVENTS.field("line"))
@@ -126,7 +126,7 @@ def _left_over(rows: pa.Table, at: np.ndarray, own: np.ndarray) -> pa.Table:
         {
             "file": left["file"],
             "line": left["line"],
-            "reason": np.where(repeated, REPEATED, JOINED).tolist(),
+            "reason": np.where(repeated, REPEATED, OUTCOME_JOINED).tolist(),
             "raw": _texts(left.select(LIVE.names).to_pylist()),
         },
         schema=REJECTED,

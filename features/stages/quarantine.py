@@ -23,12 +23,11 @@ from features.quality.record import held_back
 from features.sources import live, movielens
 from features.sources.delimited import read_header
 from features.sources.files import AUTO, DELIMITERS, PARQUET, describe
-from features.sources.joined import JOINED
 from features.sources.log import Log
 from features.sources.originals import file_of, originals, records
 from features.sources.table import read_table
 from features.sources.tombstones import REASON as FORGOTTEN
-from features.tables.ledger import ROWS
+from features.tables.ledger import JOINED, OUTCOME_JOINED, ROWS
 from features.terms.params import SourceParams, ValidateParams
 from features.terms.rules import REPEATED, first_broken, rules
 
@@ -36,7 +35,7 @@ NOTES = ("_reason", "_file", "_line")
 """Columns of an export that say why a row is there; a repaired file may keep them, they are not read."""
 MOST_NAMED = 5
 TAKEN = re.compile(r"repaired-(\d+)\.")
-NO_FAULTS = (FORGOTTEN, JOINED, live.JOINED, live.LOGGED, live.REPEATED, movielens.REPEATED, REPEATED)
+NO_FAULTS = (FORGOTTEN, JOINED, OUTCOME_JOINED, live.LOGGED, live.REPEATED, movielens.REPEATED, REPEATED)
 """Reasons of rows that need no mending: another row tells the same, or a person is to be forgotten."""
 
 

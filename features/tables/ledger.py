@@ -11,6 +11,10 @@ from contracts.schema import LEDGER
 ROWS = "rejected.parquet"
 ITEM_ROWS = "items.parquet"
 """In rejected/: rows of the items file. They are not events and not part of the ledger."""
+JOINED = "joined to the row of its item in its request"
+"""Reason of a row whose show and click were logged apart: its label is in the other row, so nothing of it is lost."""
+OUTCOME_JOINED = "outcome joined to its show"
+"""The same of a live event."""
 
 
 def assemble(data: Path, fates: Mapping[str, int]) -> pa.Table:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from features.shifts.measure import shifts
-from features.shifts.verdict import SHIFTS, advice
+from features.shifts.verdict import SHIFTS, WEAK, advice
 from features.stages import histories
 from features.stages.audit import run
 from features.terms.params import AuditParams
@@ -75,9 +75,26 @@ def test_the_expected_hop_rate_is_that_of_shuffled_sessions() -> None:
     assert shifts(user, theme)["expected_hop_rate"] == pytest.approx(np.mean(rates), abs=0.01)
 
 
-def test_routing_by_theme_is_advised_only_where_the_history_differs_from_chance() -> None:
+def test_routing_by_theme_is_advised_only_where_sessions_hold_a_theme_and_most_of_a_history_is_of_another() -> None:
     told: dict = {"off_theme": [{"window": 50, "share": 0.6}, {"window": 200, "share": 0.75}], "return_rate": None}
-    told |= {"hop_rate": None, "shuffled": {"off_theme": {"50": 0.76, "200": 0.76}}}
-    assert advice(SHIFTS, told)[0].startswith("Route by theme: 60% of the last 50 events")
-    told["shuffled"]["off_theme"]["50"] = 0.62
+    told |= {"hop_rate": None, "shuffled": {"return_rate": None}}
+    (said,) = advice(SHIFTS, told)
+    assert said.startswith(
+        "Try routing by theme: within a session the theme holds, but 60% of a person's last 50 events"
+    )
+    assert advice(WEAK, told) == []
+    told["off_theme"] = [{"window": 50, "share": 0.4}, {"window": 200, "share": None}]
     assert advice(SHIFTS, told) == []
+
+
+def test_long_histories_are_advised_only_where_returns_are_as_many_as_by_chance() -> None:
+    told: dict = {"off_theme": [], "hop_rate": None, "return_rate": 0.84, "shuffled": {"return_rate": 0.8}}
+    (said,) = advice(SHIFTS, told)
+    assert (
+        said
+        == "Keep long histories: 84% of turns go back to a theme of earlier days (shuffled: 80%), not to a new one."
+    )
+    told["shuffled"]["return_rate"] = 0.86
+    assert advice(SHIFTS, told) == []
+    told["return_rate"] = 0.3
+    assert advice(SHIFTS, told)[0].startswith("Offer new themes: 70% of turns")

@@ -9,7 +9,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from contracts.errors import CheckFailed
+from features.pages.document import GOOD
+from features.pages.quality import judged
 from features.stages import describe, histories, validate
+from features.tables.ledger import JOINED
 from tests.features import pages_browser
 from tests.features.raw_logs import COLUMNS, expectations, ingest_table, limits, read, source
 from tests.features.small_log import history, request
@@ -76,6 +79,22 @@ def test_the_page_has_the_ledgers_numbers_and_the_original_rows(dirty: Path, bro
     assert ",i0,2024-01-02T10:00:00Z,0" in text  # as it stands in the file
     line = 1 + len(lines()) - PLANTED["validate", "duplicated"] - 5 - PLANTED["validate", "user_id missing"]
     assert f"log.csv, line {line + 1:,}" in text
+
+
+def test_a_row_that_joined_its_show_is_not_counted_as_lost() -> None:
+    ledger = [("ingest", JOINED, 7), ("validate", "duplicated", 2), ("histories", "in a request", 91)]
+    report = {
+        "ledger": [dict(zip(("stage", "what", "rows"), line, strict=True)) for line in ledger],
+        "rows_read": 100,
+        "expectations": [],
+        "refused": None,
+    }
+    state, sentence = judged(report)
+    assert state == GOOD
+    assert sentence.startswith(
+        "91 of 100 rows read (91.0 %) are valid; 7 joined another row of the same item and request; "
+    )
+    assert "2 (2.0 %) are not used, most often: duplicated (2)." in sentence
 
 
 def test_data_docs_are_read_without_a_network(dirty: Path, browser: Browser) -> None:
