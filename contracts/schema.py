@@ -23,11 +23,11 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 INTERACTIONS = pa.schema(
     [
-        _required("event_id", pa.string()),
-        pa.field("user_id", pa.string()),
-        pa.field("item_id", pa.string()),
-        pa.field("occurred_at", TIME),
-        pa.field("label", pa.float32()),  # 1 clicked, 0 shown and not
+        _required("event_id", pa.string()),  # unique name of the row
+        pa.field("user_id", pa.string()),  # who
+        pa.field("item_id", pa.string()),  # what was shown, and perhaps clicked
+        pa.field("occurred_at", TIME),  # when, in UTC
+        pa.field("label", pa.float32()),  # 1 clicked, 0 shown but not clicked
         pa.field("impression_id", pa.string()),  # one request; null where the log has none
         pa.field("position", pa.int32()),
         pa.field("session_id", pa.string()),
@@ -67,7 +67,8 @@ REJECTED = pa.schema(
         _required("raw", pa.string()),
     ]
 )
-"""rejected/rejected.parquet: rows of a log that could not be parsed. rejected/items.parquet: those of a file of items,
+"""rejected/rejected.parquet: rows that are no event of their own: not parsed, joined to
+another row, or of a forgotten user. rejected/items.parquet: those of a file of items,
 which are no events and no part of the ledger. Both sorted by (file, line, reason)."""
 
 PROVENANCE = pa.schema(

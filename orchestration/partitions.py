@@ -166,7 +166,7 @@ def _metadata(
         why = {each["why"]: {key: each[key] for key in ("severity", "value", "limit")} for each in failed}
         shown["why"] = dg.MetadataValue.md(table(why))
     shown["rows"] = dg.MetadataValue.md(bars("Valid rows by partition", valid, [name]))
-    shown["clicks by row"] = dg.MetadataValue.md(bars("Click rate by partition", rates, [name]))
+    shown["click rates"] = dg.MetadataValue.md(bars("Click rate by partition", rates, [name]))
     shown["page"] = page_link(graph.root, graph.root / "reports" / _source(graph) / QUALITY)  # a later stage's
     shown["dagster/partition_row_count"] = dg.MetadataValue.int(row["rows_valid"])
     shown |= {key: dg.MetadataValue.int(row[key]) for key in COUNTS}

@@ -24,7 +24,7 @@ export function now({ user, past, reply, at, clicks, mode }) {
 
 function told(past, reply, at, numTried) {
   if (reply.cold_start_user) return "Nothing is known of this user: what is ranked is what many click.";
-  if (numTried) return `if ${count(numTried, "click")} of yours were theirs. Nothing of it is kept.`;
+  if (numTried) return `after ${count(numTried, "click")} that you tried. Nothing is stored.`;
   const known = `${count(reply.history.length, "click")} known`;
   const { active, sessions } = past;
   if (at || !active || !sessions.length) return `${known}.`;

@@ -57,7 +57,7 @@ export function reason(item, parts, called, now) {
     .map(({ name }) => (LIKED[name] ?? (() => name.replaceAll("_", " ")))(item));
   const sentence = said.join(" and ");
   const first = item.reasons.history[0];
-  const carried = first ? `, above all ${called(first.item_id)}, ${ago(first.occurred_at, now)}` : "";
+  const carried = first ? `, mostly because of the click on ${called(first.item_id)}, ${ago(first.occurred_at, now)}` : "";
   return `${sentence[0].toUpperCase()}${sentence.slice(1)}${carried}.`;
 }
 
