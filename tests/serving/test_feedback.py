@@ -245,7 +245,7 @@ def test_that_rankings_are_not_remembered_is_said_once_and_counted(
     for request in (asked, asked, asked.model_copy(update={"preview": True})):
         remembering.look(small, request)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("1 live rows are in memory, and serve.max_live_rows is 1: rankings are not remembered")
+    assert said.startswith("1 live rows are in memory, and serve.max_live_rows is 1: rankings are no longer recorded")
     remembering.show(small)
     told = metrics.exposition().decode()
     for line in ("live_rows 1.0", "live_rows_limit 1.0", f"tail_bytes {float(small.store.tail.size())}"):
