@@ -74,7 +74,7 @@ class Moment(NamedTuple):
 
 
 def recommend(predictor: Predictor, request: RecommendRequest) -> Answer:
-    """The k best items on offer, best first; fewer if fewer may be recommended.
+    """The list of at most k items on offer, first place first; shorter if fewer may be recommended.
 
     The list as answered is recorded as shown. Raises pydantic's ValidationError if the request exceeds the limits.
     """

@@ -144,7 +144,7 @@ class RankedItem(Message):
 
 
 class HistoryView(Message):
-    """The user's events before `at` that the model read; those younger than history.lag_s are not known yet."""
+    """The user's events known before `at`. With history.lag_s, younger events are not known yet."""
 
     known: bool  # whether the online store knows the user
     length: int

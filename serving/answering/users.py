@@ -1,4 +1,4 @@
-"""POST /themes and GET /users: a user's sessions with their themes, the user's current themes, and the ids of users.
+"""GET /users/{id}/themes and GET /users: a user's sessions with their themes, the current themes, and the ids of users.
 
 An event has the theme to which the model routes it; a session has the most frequent theme of its events, and of equally
 frequent themes that of the newest event. Sessions follow the rule of features/terms/sessions.py.
@@ -41,7 +41,7 @@ class SessionView(Message):
     theme: int | None  # null if none of its events belongs to a theme
     name: str | None
     share: float
-    hopped: bool  # true: its theme differs from that of the last session that has one
+    hopped: bool  # true: its theme differs from that of the last earlier session that has one
     returned: bool  # true: hopped to a theme that an earlier session had
 
 
@@ -87,7 +87,7 @@ class UsersReply(Message):
 
 
 def user_themes(predictor: Predictor, request: ThemesRequest) -> ThemesReply:
-    """The answer of POST /themes; all lists are empty for an unknown user."""
+    """The answer of GET /users/{id}/themes; all lists are empty for an unknown user."""
     check_id(("user_id",), request.user_id, predictor.limits, "ThemesRequest")
     predictor.store.refresh()
     scorer = predictor.bundle.scorer
