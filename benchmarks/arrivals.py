@@ -1,7 +1,7 @@
 """A seeded table of 30 days -> the cost of ingest and validate, compared with the same rules in pandas.
 
-`python -m benchmarks.arrivals --rows 1000000`: for each size, each in a process of its own: pandas, ingest and validate
-from an empty cache, with nothing new, and with one day more. Writes benchmarks/results/arrivals.json.
+`python -m benchmarks.arrivals --rows 1000000` measures for each size, each in a process of its own: pandas, and ingest
+and validate with an empty cache, without new data, and with one new day. It writes benchmarks/results/arrivals.json.
 `--without-pandas` is for sizes that pandas cannot hold in memory.
 """
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -40,10 +40,10 @@ LIMITS = {"cpu_of_pandas": 3.0, "peak_mb": 2000.0, "day_more_of_all": 0.15}
 
 
 def main() -> None:
-    """Print the rows and write them."""
+    """Measure, print the figures and write them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arrivals", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
-    parser.add_argument("--once", nargs=2, metavar=("STAGE", "ROOT"), help="run one and print its figures")
+    parser.add_argument("--once", nargs=2, metavar=("STAGE", "ROOT"), help="run one of them and print its figures")
     parser.add_argument("--without-pandas", action="store_true", help="ours alone")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure(root: Path, num_rows: int, beside_pandas: bool) -> dict[str, Any]:
-    """CPU and wall seconds and peak megabytes of each case, and the ratios."""
+    """CPU seconds, wall seconds and peak megabytes of each case, and their ratios."""
     each = num_rows // NUM_DAYS
     for day in range(NUM_DAYS):
         write_file(root, day, each)
@@ -83,12 +83,12 @@ def measure(root: Path, num_rows: int, beside_pandas: bool) -> dict[str, Any]:
 
 
 def write_file(root: Path, day: int, num_rows: int) -> None:
-    """One day as a person's own table, a thousandth of its rows repeated and a thousandth without an item."""
-    made = root / "made"
-    write_day(made, day, num_rows, max(num_rows * NUM_DAYS // ROWS_A_USER, 2), NUM_ITEMS)
-    (path,) = (made / "validated_interactions").iterdir()
+    """Write one day as a user's table: one row in a thousand is repeated, and one in a thousand has no item."""
+    scratch = root / "made"
+    write_day(scratch, day, num_rows, max(num_rows * NUM_DAYS // ROWS_A_USER, 2), NUM_ITEMS)
+    (path,) = (scratch / "validated_interactions").iterdir()
     table = pq.read_table(path, columns=list(COLUMNS)).rename_columns(list(COLUMNS.values()))
-    shutil.rmtree(made)
+    shutil.rmtree(scratch)
     random = np.random.default_rng([1, day])
     lost = pa.array(random.random(len(table)) < 0.001)
     item = pa.chunked_array([pa.array(np.where(lost, None, table["item"].to_numpy()), pa.string())])
@@ -99,7 +99,7 @@ def write_file(root: Path, day: int, num_rows: int) -> None:
 
 
 def run_apart(stage: str, root: Path) -> dict[str, float]:
-    """Run one stage in its own process, including the start."""
+    """Run one stage in a process of its own; its start is included."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.arrivals", "--once", stage, str(root)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -107,7 +107,7 @@ def run_apart(stage: str, root: Path) -> dict[str, float]:
 
 
 def run_here(stage: str, root: Path) -> dict[str, float]:
-    """Run a command and measure it."""
+    """Run one stage, or pandas, in this process; returns what it cost."""
     params = load_params(ROOT / PARAMS)
     data = root / "data" / "table"
     if stage == "ingest":
@@ -119,13 +119,13 @@ def run_here(stage: str, root: Path) -> dict[str, float]:
     else:
         by_hand(root / "log", root / "by_hand", params["validate"])
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    # not ru_maxrss: a process begins with its parent's
+    # not ru_maxrss, which a process inherits from its parent
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return {"cpu_s": round(spent.ru_utime + spent.ru_stime, 2), "peak_mb": round(int(peak.split()[1]) * 1024 / 1e6, 1)}
 
 
 def by_hand(log: Path, out: Path, limits: ValidateParams) -> None:
-    """The rules as an analyst writes them: bad rows apart with a reason, repetitions out, the rest by day, in order."""
+    """The rules as an analyst would write them in pandas: bad rows to quarantine, no repeated rows, the rest by day."""
     table = pd.concat([pd.read_parquet(path) for path in sorted(log.iterdir())], ignore_index=True)
     reason = pd.Series(pd.NA, index=table.index, dtype="object")
     shared = table.groupby("request")["user"].nunique()
@@ -140,10 +140,10 @@ def by_hand(log: Path, out: Path, limits: ValidateParams) -> None:
     tests |= {f"{name} missing": table[name].isna() for name in ("user", "item", "at", "click")}
     for why, bad in tests.items():
         reason[bad] = why
-    held = reason.notna()
-    valid = table[~held].drop_duplicates(["user", "item", "at", "click", "request"]).sort_values("at", kind="stable")
+    is_bad = reason.notna()
+    valid = table[~is_bad].drop_duplicates(["user", "item", "at", "click", "request"]).sort_values("at", kind="stable")
     out.mkdir(exist_ok=True)
-    table[held].assign(reason=reason[held]).to_parquet(out / "quarantine.parquet")
+    table[is_bad].assign(reason=reason[is_bad]).to_parquet(out / "quarantine.parquet")
     for day, rows in valid.groupby(valid["at"].dt.date, sort=False):
         rows.to_parquet(out / f"{day}.parquet", compression="zstd")
 

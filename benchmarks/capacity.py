@@ -1,9 +1,9 @@
-"""Measured slopes -> what 10^9 events and more cost in core hours, nodes and disk, and what serving them needs.
+"""Measured slopes -> estimates for 10^9 events and more: core hours, nodes and disk of a run, and what serving needs.
 
 `python -m benchmarks.capacity --events 1e9 --users 2e7 --rankings-per-s 500` computes with your numbers and prints;
-`--page docs/capacity.md` writes the page and its picture with the defaults. Nothing is measured here: the slopes are in
-benchmarks/results/slopes.json and online_memory.json, made by `python -m benchmarks.slopes` and
-`python -m benchmarks.online_memory`. Costs are taken to grow linearly beyond the sizes that were measured.
+`--page docs/capacity.md` writes the page and its picture with the defaults. Nothing is measured here: slopes are read from
+benchmarks/results/slopes.json and online_memory.json, which `python -m benchmarks.slopes` and
+`python -m benchmarks.online_memory` write. Costs are assumed to grow linearly beyond the measured sizes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks.table import markdown
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 ON_SPARK = ("ingest", "validate", "histories")
-"""Stages whose units of work Spark spreads over nodes (docs/spark.md); the others run on one."""
+"""Stages whose units of work Spark distributes over nodes (docs/spark.md); the others run on one node."""
 DAY_S = 86_400
 
 
@@ -33,43 +33,43 @@ class Slope:
 
     @classmethod
     def through(cls, points: Sequence[tuple[float, float]]) -> "Slope":
-        """points: (rows, cost), of the smallest and the largest size. A negative fixed part counts as none."""
+        """points: (rows, cost); the line goes through the smallest and the largest. A negative fixed part becomes 0."""
         (few, low), (many, high) = min(points), max(points)
         a_row = (high - low) / (many - few)
         return cls(max(0.0, low - a_row * few), a_row)
 
     def at(self, rows: float) -> float:
-        """The cost of so many rows."""
+        """The cost of a number of rows."""
         return self.fixed + self.a_row * rows
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a team has and expects."""
+    """The workload to plan for, and the machines."""
 
-    events: Sequence[float]  # rows of the log; one table row each
+    events: Sequence[float]  # rows of the log; each size is a row of the table
     users: float
     events_a_user: float  # in a history
     live_events_per_s: float
     rankings_per_s: float
-    load_every_h: float  # from one `make absorb`, `make run`, `make load` to the next
+    load_every_h: float  # hours between loads (`make absorb`, `make run`, `make load`)
     cores: int  # of a node
-    within_h: float  # in which a run of the whole log must end
-    redis_gb: float  # of one primary
+    within_h: float  # the time limit of a run over the whole log
+    redis_gb: float  # memory of one primary
 
 
 def read(name: str) -> dict[str, Any]:
-    """Figures that a benchmark wrote."""
+    """The figures that a benchmark wrote."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def slope_of(stages: Sequence[Mapping[str, Any]], stage: str, figure: str) -> Slope:
-    """A stage's cost by rows."""
+    """The line of a stage's cost over rows. figure: cpu_s or bytes."""
     return Slope.through([(each["rows"], each[figure]) for each in stages if each["stage"] == stage])
 
 
 def batch(plan: Plan, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A run over the whole log, for each size."""
+    """A table of runs over the whole log, one row per size."""
     names = list(dict.fromkeys(each["stage"] for each in stages))
     rows = []
     for events in plan.events:
@@ -124,7 +124,7 @@ def checked(curve: Curve) -> list[dict[str, Any]]:
 
 
 def online(plan: Plan, memory: Sequence[Mapping[str, Any]], reads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Redis and its network."""
+    """A table of what Redis needs: memory, nodes, network."""
     of_user = Slope.through([(each["events_a_user"], each["bytes_a_user"]) for each in memory]).at(plan.events_a_user)
     of_read = Slope.through([(each["events_a_user"], each["bytes_a_read"]) for each in reads]).at(plan.events_a_user)
     live = max(each["bytes_a_live_event"] for each in memory) * plan.live_events_per_s * plan.load_every_h * 3600
@@ -147,7 +147,7 @@ def online(plan: Plan, memory: Sequence[Mapping[str, Any]], reads: Sequence[Mapp
 
 
 def page(plan: Plan) -> str:
-    """The whole page in Markdown."""
+    """The page as Markdown."""
     slopes, memory = read("slopes"), read("online_memory")
     stages, reads, tables = (slopes[name] for name in ("stages", "reads", "tables"))
     measured = [
@@ -161,10 +161,10 @@ def page(plan: Plan) -> str:
     ]
     return f"""# Capacity
 
-What a log costs beyond the sizes that were run. `python -m benchmarks.capacity --page docs/capacity.md` wrote
+Estimates for logs larger than those that were run. `python -m benchmarks.capacity --page docs/capacity.md` wrote
 this page; `python -m benchmarks.capacity --events 3e9 --users 4e7 --rankings-per-s 800 --cores 64` computes with
-your numbers. Every figure is a line through two measured sizes, drawn further: **nothing of 10^9 rows was run
-here**. What is not a line (a slow disk, a full network, tasks that wait for the last one) is not in it.
+your numbers. Every figure extrapolates a line through two measured sizes: **nothing of 10^9 rows was run here**.
+Costs that do not grow linearly (a slow disk, a full network, waiting for the last task) are not included.
 
 ## The batch run
 
@@ -178,30 +178,31 @@ Ingest and validate of another log, measured apart (`python -m benchmarks.arriva
 
 {markdown(checked(curves(stages["rows"], read("arrivals")["rows"])[1]))}
 
-So a run of the whole log from nothing takes, on nodes of {plan.cores} cores that are all busy:
+A run over the whole log with empty caches, on nodes of {plan.cores} cores that are all busy, therefore takes:
 
 {markdown(batch(plan, stages["rows"]))}
 
-[Spark](spark.md) spreads {", ".join(ON_SPARK)} over nodes. There a task's start and its Python cost extra (1.5 to
-4 times the CPU at 1 to 10 million rows, less the larger a unit is; not counted here), and a part of each stays on
-the driver; statistics runs on one node. A later run reads and judges what is new: [what a day more
+[Spark](spark.md) distributes {", ".join(ON_SPARK)} over nodes. Starting tasks and their Python processes costs extra
+CPU there (1.5 to 4 times the CPU at 1 to 10 million rows, less for larger units; not included here), and a part of each
+stage stays on the driver; statistics runs on one node. Later runs process only what is new: [what a new day
 costs](quality.md).
 
-Training does not grow with the log: it takes `train.max_requests`. An embedding row of width
-{tables["rows"][0]["width"]} takes {tables["rows"][0]["bytes_a_row"]:,.0f} bytes with dense steps and
+The cost of training does not grow with the log, because `train.max_requests` limits it. A row of an embedding table of
+width {tables["rows"][0]["width"]} takes {tables["rows"][0]["bytes_a_row"]:,.0f} bytes with dense steps and
 {tables["rows"][1]["bytes_a_row"]:,.0f} with sparse ones, in every process (`{tables["command"]}`).
 
 ## Online
 
 {plan.users:,.0f} users with {plan.events_a_user:,.0f} events each, {plan.live_events_per_s:,.0f} live events and
-{plan.rankings_per_s:,.0f} rankings a second, a load every {plan.load_every_h:g} hours
+{plan.rankings_per_s:,.0f} rankings per second, one load every {plan.load_every_h:g} hours
 (`{memory["command"]}`, `{reads["command"]}`):
 
 {markdown(online(plan, memory["rows"], reads["rows"]))}
 
-The live events of a source lie on one primary of a cluster (its writes have one order), which bounds live events
-a second times the hours between loads. A worker's memory does not depend on users ([figures](benchmarks.md)); how
-many rankings a worker computes is measured on your processor by `python -m benchmarks.serving`.
+All live events of a source are stored on one primary of a cluster, because their writes have one order. Its memory
+limits the product of live events per second and hours between loads. The memory of a worker does not depend on the
+number of users ([figures](benchmarks.md)). `python -m benchmarks.serving` measures how many rankings a worker computes
+on your processor.
 """
 
 
@@ -215,9 +216,9 @@ def main() -> None:
     parser.add_argument("--rankings-per-s", type=float, default=1000)
     parser.add_argument("--load-every-h", type=float, default=6, help="hours between two loads of the online store")
     parser.add_argument("--cores", type=int, default=32, help="of a node")
-    parser.add_argument("--within-h", type=float, default=6, help="hours that a run of the whole log may take")
+    parser.add_argument("--within-h", type=float, default=6, help="time limit of a run over the whole log, in hours")
     parser.add_argument("--redis-gb", type=float, default=64, help="memory of one Redis primary")
-    parser.add_argument("--page", type=Path, help="write the page there")
+    parser.add_argument("--page", type=Path, help="write the page to this file")
     options = vars(parser.parse_args())
     target = options.pop("page")
     if bad := [name for name, value in options.items() if not all(number > 0 for number in _numbers(value))]:

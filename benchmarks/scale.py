@@ -1,9 +1,9 @@
-"""A seeded log of a million rows and more -> what the stages that run on both engines cost on each.
+"""A seeded log of a million rows or more -> the cost of validate and histories on both engines, DuckDB and Spark.
 
-`python -m benchmarks.scale --rows 1000000 10000000`: for each size and engine, each in a process of its own from an
-empty cache, the stages validate and histories; wall and CPU seconds and peak memory of the process and all that it
-starts (the JVM and its Python workers too). Every out must be the same bytes on both.
-Writes reports/benchmarks/scale.json and .md; `--results` also benchmarks/results/scale.json.
+`python -m benchmarks.scale --rows 1000000 10000000` runs both stages for each size and engine, each in a process of its
+own with an empty cache. It measures wall and CPU seconds and peak memory of the process and all that it starts (the JVM
+and its Python workers too), and checks that both engines write the same bytes.
+It writes reports/benchmarks/scale.json and .md; with `--results` also benchmarks/results/scale.json.
 """
 
 import argparse
@@ -40,16 +40,16 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    """Print the table and write it."""
+    """Measure, print the table and write it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--engines", nargs="+", choices=["duckdb", "spark"], default=["duckdb", "spark"])
-    parser.add_argument("--master", default=f"local[{num_threads()}]", help="of Spark, on this machine")
+    parser.add_argument("--master", default=f"local[{num_threads()}]", help="Spark's master, on this machine")
     parser.add_argument("--stages", nargs="+", choices=["validate", "histories"], default=["validate", "histories"])
-    parser.add_argument("--folder", type=Path, help="where the logs are made and removed again")
+    parser.add_argument("--folder", type=Path, help="where the temporary logs are written")
     parser.add_argument("--reports", type=Path, default=ROOT / "reports" / "benchmarks")
     parser.add_argument("--results", action="store_true", help="write benchmarks/results/scale.json too")
-    parser.add_argument("--once", nargs=3, metavar=("ENGINE", "STAGE", "DATA"), help="run one stage over data/<source>")
+    parser.add_argument("--once", nargs=3, metavar=("ENGINE", "STAGE", "DATA"), help="run one stage over DATA")
     options = parser.parse_args()
     if options.once:
         run_here(options.once[0], options.once[1], Path(options.once[2]), options.master)
@@ -64,18 +64,18 @@ def main() -> None:
     options.reports.mkdir(parents=True, exist_ok=True)
     print(write_table(options.reports, "scale", about, rows))
     if options.results:
-        made = json.loads((options.reports / "scale.json").read_text(encoding="utf-8"))
-        write_json(ROOT / "benchmarks" / "results" / "scale.json", made)
+        result = json.loads((options.reports / "scale.json").read_text(encoding="utf-8"))
+        write_json(ROOT / "benchmarks" / "results" / "scale.json", result)
 
 
 def write_log(data: Path, num_rows: int, num_days: int, num_users: int, num_items: int) -> None:
-    """A log that no row of is bad, as ingest and validate leave it."""
+    """Write a log without bad rows, in the form that ingest and validate leave it."""
     for day in range(num_days):
         write_day(data, day, num_rows // num_days, num_users, num_items)
     valid, read = data / "validated_interactions", data / "interactions"
     read.mkdir()
     for path in sorted(valid.iterdir()):
-        os.link(path, read / path.name)  # validate writes others in the place of the first
+        os.link(path, read / path.name)  # safe: validate replaces its outs and does not write into them
     surround(data)
     names = pa.concat_tables([pq.read_table(path, columns=["event_id"]) for path in sorted(read.iterdir())])["event_id"]
     columns = {"event_id": names, "file": pa.repeat("log", len(names)), "line": pa.array(range(len(names)))}
@@ -85,7 +85,7 @@ def write_log(data: Path, num_rows: int, num_days: int, num_users: int, num_item
 
 
 def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row an engine and stage."""
+    """One row of figures per engine and stage. Exits if the engines' outs differ."""
     found, outs = [], {}
     with tempfile.TemporaryDirectory(dir=options.folder) as root:
         for engine in options.engines:
@@ -97,12 +97,12 @@ def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
                 found.append({"rows": num_rows, "engine": engine, "stage": stage, **cost})
             outs[engine] = [digest(data / out) for out in OUTS]
     if len(set(map(tuple, outs.values()))) > 1:
-        raise SystemExit(f"the engines made different outs of {num_rows:,} rows: {outs}")
+        raise SystemExit(f"The engines wrote different outs for {num_rows:,} rows: {outs}")
     return found
 
 
 def run_here(engine: str, stage: str, data: Path, master: str) -> None:
-    """One stage with the project's own parameters."""
+    """Run one stage in this process with the project's params."""
     params = load_params(ROOT / PARAMS)
     runs_on = EngineParams(name="spark" if engine == "spark" else "duckdb", master=master, options={})
     if stage == "validate":
@@ -122,7 +122,7 @@ def digest(folder: Path) -> str:
 
 
 def _watched(command: list[str]) -> dict[str, Any]:
-    """Run it; what it and its descendants took, looked at every SAMPLE_S."""
+    """Run a command; returns the time and memory of it and its descendants, sampled every SAMPLE_S."""
     began, ticks, peak = time.perf_counter(), dict[int, int](), 0
     child = subprocess.Popen(command, cwd=ROOT)
     while child.poll() is None:
@@ -159,7 +159,7 @@ def _pss(pid: int) -> int:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return ""
 
 

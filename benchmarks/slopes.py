@@ -1,9 +1,9 @@
-"""Seeded logs of two sizes -> what one row more costs each stage, and what one read of a user costs the online store.
+"""Seeded logs of two sizes -> the cost of each stage per row, of a read from the online store, and of an embedding row.
 
-`python -m benchmarks.slopes --rows 500000 2000000`: each stage over each log in a process of its own: CPU seconds, peak
-memory, bytes of its outs. Then users are loaded into a redis-server of the benchmark's own and read: bytes and commands
-a read. Then an embedding table is stepped: bytes a row. `--only` measures one of the three and keeps the others.
-`python -m benchmarks.capacity` computes with what it writes, benchmarks/results/slopes.json.
+`python -m benchmarks.slopes --rows 500000 2000000` runs each stage over each log in a process of its own (CPU seconds,
+peak memory, bytes of its outs), loads users into a Redis server of its own and reads them (bytes and commands per
+read), and takes a training step on an embedding table (bytes per row). `--only` measures one of the three and leaves
+the other results as they are. `python -m benchmarks.capacity` reads the result, benchmarks/results/slopes.json.
 """
 
 import argparse
@@ -39,16 +39,16 @@ STAGES = {
     "histories": ("user_histories", "impressions", "sessions", "ledger"),
     "statistics": ("item_counters", "user_counters", "user_item_counters", "coclicks"),
 }
-"""What is measured, and the outs that each of them makes."""
+"""The stages to measure, and the outs of each."""
 NUM_ITEMS = 5_000
 PARTS = ("stages", "reads", "tables")
 
 
 def main() -> None:
-    """Print the tables and write them."""
+    """Measure, print the tables and write them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slopes", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[500_000, 2_000_000], help="two sizes")
-    parser.add_argument("--users", type=int, default=500, help="users that are loaded and read")
+    parser.add_argument("--users", type=int, default=500, help="users to load and read")
     parser.add_argument("--table", type=int, default=200_000, help="rows of the embedding table")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--only", choices=PARTS)
@@ -58,12 +58,12 @@ def main() -> None:
         print(json.dumps(run_here(options.once[0], Path(options.once[1]))))
         return
     logging.getLogger("leitmotif").setLevel(logging.ERROR)
-    made = json.loads(options.result.read_text(encoding="utf-8")) if options.result.is_file() else {}
+    results = json.loads(options.result.read_text(encoding="utf-8")) if options.result.is_file() else {}
     for part in [options.only] if options.only else PARTS:
         rows = measured(part, options)
         about = {"command": command(), "hardware": hardware(), "load": round(os.getloadavg()[1], 1)}
-        made[part] = {**about, "rows": rows}
-        write_json(options.result, made)
+        results[part] = {**about, "rows": rows}
+        write_json(options.result, results)
         print(markdown(rows), flush=True)
 
 
@@ -81,7 +81,7 @@ def measured(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def measure(root: Path, num_rows: int) -> list[dict[str, Any]]:
-    """Every stage over one log."""
+    """Run every stage over one log; returns a row of figures for each."""
     for day in range(arrivals.NUM_DAYS):
         arrivals.write_file(root, day, num_rows // arrivals.NUM_DAYS)
     data, found = root / "data" / "table", []
@@ -97,7 +97,7 @@ def measure(root: Path, num_rows: int) -> list[dict[str, Any]]:
 
 
 def run_here(stage: str, root: Path) -> dict[str, float]:
-    """Run one stage with the project's own parameters, and say what it cost."""
+    """Run one stage in this process with the project's params; returns what it cost."""
     if stage in ("ingest", "validate"):
         return arrivals.run_here(stage, root)
     params, data = load_params(ROOT / PARAMS), root / "data" / "table"
@@ -106,17 +106,17 @@ def run_here(stage: str, root: Path) -> dict[str, float]:
     else:
         statistics.run(data, params["statistics"])
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    # not ru_maxrss: a process begins with its parent's
+    # not ru_maxrss, which a process inherits from its parent
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return {"cpu_s": round(spent.ru_utime + spent.ru_stime, 2), "peak_mb": round(int(peak.split()[1]) * 1024 / 1e6, 1)}
 
 
 def read_users(num_users: int, events: int) -> dict[str, Any]:
-    """What the service asks of Redis for one user whose history is that long."""
+    """Bytes and commands of Redis for one read of a user whose history has `events` events."""
     with snapshot_beside_redis(num_users, events, NUM_ITEMS) as (data, port):
         load(data, state_of(data))
         store = OnlineStore.open(state_of(data))
-        client: Any = redis.Redis(port=port)  # redis-py types each answer as one that may be awaited
+        client: Any = redis.Redis(port=port)  # Any: redis-py types each answer as possibly awaitable
         users = list(store.user_ids(""))
         with client:
             before = client.info("stats")
@@ -134,7 +134,7 @@ def read_users(num_users: int, events: int) -> dict[str, Any]:
 
 
 def step_table(num_rows: int, optimizer: str) -> dict[str, Any]:
-    """Bytes that training holds for each row of an embedding table after a step: weights, gradient, optimizer."""
+    """Memory of training per row of an embedding table after a step: weights, gradient, optimizer state."""
     width = load_params(ROOT / PARAMS)["model"].width
     model = torch.nn.Sequential(torch.nn.Embedding(num_rows, width), torch.nn.Linear(width, 1))
     choose_sparse(model, optimizer)
@@ -143,17 +143,17 @@ def step_table(num_rows: int, optimizer: str) -> dict[str, Any]:
     stepper.step()
     table = next(model.parameters())
     assert table.grad is not None
-    gradient = 0 if table.grad.is_sparse else table.grad.nbytes  # a sparse one is of the rows of the batch alone
+    gradient = 0 if table.grad.is_sparse else table.grad.nbytes  # a sparse gradient covers only the rows of the batch
     return {
         "optimizer": optimizer,
         "rows": num_rows,
         "width": width,
-        "bytes_a_row": round((table.nbytes + gradient + _held(stepper, table)) / num_rows, 1),
+        "bytes_a_row": round((table.nbytes + gradient + _state_bytes(stepper, table)) / num_rows, 1),
     }
 
 
-def _held(stepper: torch.optim.Optimizer, table: torch.nn.Parameter) -> int:
-    """Bytes of an optimizer's state of the table."""
+def _state_bytes(stepper: torch.optim.Optimizer, table: torch.nn.Parameter) -> int:
+    """Bytes of the optimizer's state for the table."""
     state = getattr(stepper, "rows", stepper).state[table]
     return sum(value.nbytes for value in state.values() if torch.is_tensor(value) and value.ndim)
 

@@ -1,8 +1,8 @@
 """Units of work -> their results in order, run in this process or as tasks of Spark: one definition, two engines.
 
-A unit is a small description (names of files, a range of users); what it makes are files, published by rename under a
-name that the unit alone has, so that a task that Spark runs twice does no harm. Its result is small too: data never
-passes through the driver. Which engine ran them changes no byte, so it is no param of a stage: changing it reruns none.
+A unit is a small description (names of files, a range of users). It writes files, published by rename under a name that
+is unique to the unit, so a task that Spark runs twice does no harm. Its result is small too: data never passes through
+the driver. Both engines write the same bytes, so the engine is not a param of a stage: changing it reruns nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,23 +16,23 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 HERE = EngineParams(name="duckdb", master="", options={})
-"""This process, with DuckDB's threads."""
+"""In this process, with DuckDB's threads."""
 
 
 class Engine(Protocol):
-    """What runs units of work."""
+    """Runs units of work."""
 
     def map(self, function: Callable[[Unit], Result], units: Sequence[Unit], doing: str) -> Iterator[Result]:
         """The result of each unit, in order.
 
-        function: of a module that executors can import, or a partial of one. doing: what is said of it in the log.
-        What a unit raises is raised here; units after it may have run.
+        function: of a module that executors can import, or a partial of one. doing: what the log calls this work. An
+        error of a unit is raised here; later units may have run.
         """
         ...
 
 
 class InProcess:
-    """One unit after the other, each when its result is asked for."""
+    """Runs one unit after the other, each when its result is requested."""
 
     def map(self, function: Callable[[Any], Any], units: Sequence[Any], doing: str) -> Iterator[Any]:
         """As Engine has it."""
@@ -41,10 +41,10 @@ class InProcess:
 
 @contextmanager
 def running(params: EngineParams, shared: Path) -> Iterator[Engine]:
-    """The engine that params name, until the block ends. Spark is started by the first `map` that has units.
+    """The engine that params name, until the block ends. Spark starts with the first `map` that has units.
 
-    shared: a folder that exists here; executors must see the same. Raises InputError where pyspark or Java is missing,
-    or the master cannot be reached.
+    shared: an existing folder that executors must see too. Raises InputError if pyspark or Java is missing, or the
+    master cannot be reached.
     """
     if params.name == "duckdb":
         yield InProcess()

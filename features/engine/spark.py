@@ -1,4 +1,4 @@
-"""Units of work as tasks of Spark: mapInArrow over their numbers, one unit a task, small results back in order."""
+"""Units of work as tasks of Spark: mapInArrow over their numbers, one unit per task; small results return in order."""
 
 import importlib
 import logging
@@ -15,44 +15,45 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import MAX_MESSAGE, InputError, shorten
-from features.engine.task import Place, Told, run_unit
+from features.engine.task import Place, TaskResult, run_unit
 from features.terms.params import EngineParams
 
 log = logging.getLogger("leitmotif")
 
 REMOTE = "SPARK_REMOTE"
-"""Environment variable: the address of a Spark Connect server (sc://host:port), used in place of engine.master."""
+"""Environment variable: the address of a Spark Connect server (sc://host:port), used instead of engine.master."""
 STANDALONE = "spark://"
 ANSWERS_S = 5.0
 PYTHON = "PYSPARK_PYTHON"
 TOKEN = ".shared-"
 THREADS, MEMORY = "LEITMOTIF_THREADS", "LEITMOTIF_MEMORY_MB"
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""It only hands units out: a quick start is worth more than quick bytecode."""
+"""The JVM only distributes units, so a fast start matters more than optimised bytecode."""
 SETTINGS = {
     "spark.app.name": "leitmotif",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.session.timeZone": "UTC",
-    "spark.executor.memory": "512m",  # of the JVM, through which no data passes; Python and DuckDB are beside it
+    "spark.executor.memory": "512m",  # of the JVM only: no data passes through it; Python and DuckDB use their own
     "spark.driver.memory": "512m",
     "spark.driver.extraJavaOptions": JVM,
     "spark.executor.extraJavaOptions": JVM,
     "spark.sql.codegen.wholeStage": "false",
 }
-"""What engine.options may override."""
-TELLS = "number long, told binary"
+"""Defaults, which engine.options may override."""
+RESULTS = "number long, result binary"
+"""The schema of what tasks return."""
 
 
 class SparkEngine:
-    """A session of Spark, begun by the first units."""
+    """A session of Spark, started by the first units."""
 
     def __init__(self, params: EngineParams, shared: Path) -> None:
         self._params, self._shared = params, shared
         self._session: Any = None
 
     def map(self, function: Callable[[Any], Any], units: Sequence[Any], doing: str) -> Iterator[Any]:
-        """As Engine has it: results come when all units have run."""
+        """As Engine.map; results are returned when all units have run."""
         if not units:
             return iter(())
         _check_importable(function)
@@ -61,14 +62,14 @@ class SparkEngine:
         token.write_text("seen by the driver and by executors\n", encoding="utf-8")
         began = time.perf_counter()
         try:
-            told = _run(session, Place.here(token, self._environment()), function, units)
+            results = _run(session, Place.here(token, self._environment()), function, units)
         finally:
             token.unlink(missing_ok=True)
         log.info("%s: %s tasks on Spark in %.1f s", doing, f"{len(units):,}", time.perf_counter() - began)
-        return iter(told)
+        return iter(results)
 
     def stop(self) -> None:
-        """End the session. What runs there still is cancelled."""
+        """Stop the session and cancel tasks that still run."""
         if self._session is not None:
             self._session.stop()
             self._session = None
@@ -79,58 +80,58 @@ class SparkEngine:
         return self._session
 
     def _environment(self) -> dict[str, str]:
-        """A task has one core unless spark.task.cpus says more."""
+        """Environment variables for executors. A task has one core unless spark.task.cpus is larger."""
         threads = {THREADS: os.environ.get(THREADS) or self._params.options.get("spark.task.cpus", "1")}
         return threads | {name: os.environ[name] for name in (MEMORY,) if name in os.environ}
 
 
 def _run(session: Any, place: Place, function: Callable[[Any], Any], units: Sequence[Any]) -> list[Any]:
-    """The results in order. Raises the first InputError or CheckFailed that a task told."""
+    """The results in order. Raises the first InputError or CheckFailed that a task returned."""
     work = partial(run_unit, place, function)
     packed = [pickle.dumps(unit) for unit in units]
 
     def each(batches: Iterator[Any]) -> Iterator[Any]:
-        import pyarrow as pa  # by name here: this function travels to the executors by value
+        import pyarrow as pa  # imported here: this function is pickled by value and sent to the executors
 
         for batch in batches:
             numbers = batch.column(0).to_pylist()
-            told = [work(packed[number]) for number in numbers]
-            yield pa.record_batch([pa.array(numbers, pa.int64()), pa.array(told, pa.binary())], ["number", "told"])
+            results = [work(packed[number]) for number in numbers]
+            yield pa.record_batch([pa.array(numbers, pa.int64()), pa.array(results, pa.binary())], ["number", "result"])
 
     try:
-        rows = session.range(0, len(units), 1, len(units)).mapInArrow(each, TELLS).collect()
+        rows = session.range(0, len(units), 1, len(units)).mapInArrow(each, RESULTS).collect()
     except Exception as error:
         raise _explained(error) from error
-    found: dict[int, Told] = {row["number"]: pickle.loads(row["told"]) for row in rows}
-    if sorted(found) != list(range(len(units))):
-        raise RuntimeError(f"Spark gave {len(found)} results of {len(units)} units")
-    for told in found.values():
-        if told.error is not None:
-            raise told.error
-    return [found[number].result for number in range(len(units))]
+    results: dict[int, TaskResult] = {row["number"]: pickle.loads(row["result"]) for row in rows}
+    if sorted(results) != list(range(len(units))):
+        raise RuntimeError(f"Spark returned {len(results)} results of {len(units)} units")
+    for each_result in results.values():
+        if each_result.error is not None:
+            raise each_result.error
+    return [results[number].result for number in range(len(units))]
 
 
 def _check_importable(function: Callable[[Any], Any]) -> None:
-    """A function of a stage's own file would travel by value, without what its module knows."""
+    """A function of __main__ would be pickled by value, without the rest of its module."""
     inner = function.func if isinstance(function, partial) else function
     assert inner.__module__ != "__main__", inner
     assert "<locals>" not in inner.__qualname__, inner
 
 
 def _start(params: EngineParams) -> Any:
-    """A new session. Raises InputError that says what is missing."""
+    """Start a session. Raises InputError that says what is missing."""
     remote = os.environ.get(REMOTE, "").strip()
     try:
-        builder: Any = importlib.import_module("pyspark.sql").SparkSession.builder  # an extra: pyright may not have it
+        builder: Any = importlib.import_module("pyspark.sql").SparkSession.builder  # an extra: pyright may lack it
     except ImportError:
         raise InputError(
-            "engine.name is spark, and pyspark is not installed. Install the extra `spark`: "
+            "engine.name is spark, but pyspark is not installed. Install the extra `spark`: "
             "make spark, or set engine.name=duckdb."
         ) from None
     if not remote:
         _check_java()
         _check_answers(params.master)
-    os.environ.setdefault(PYTHON, sys.executable)  # else executors take whatever `python3` is there
+    os.environ.setdefault(PYTHON, sys.executable)  # otherwise executors use whatever `python3` is there
     settings = SETTINGS | dict(params.options)
     began, where = time.perf_counter(), remote or params.master
     try:
@@ -141,12 +142,12 @@ def _start(params: EngineParams) -> Any:
         session = builder.getOrCreate()
         log.info("Spark %s at %s in %.1f s", session.version, where, time.perf_counter() - began)
     except Exception as error:
-        raise InputError(_unreachable(where, _said(error))) from error
+        raise InputError(_unreachable(where, _message(error))) from error
     return session
 
 
 def _check_answers(master: str) -> None:
-    """Spark itself would try for a minute, and say so in fifty lines."""
+    """Connect to the master first: Spark itself would try for a minute and log fifty lines about it."""
     if not master.startswith(STANDALONE):
         return
     faults = []
@@ -171,16 +172,16 @@ def _check_java() -> None:
     home = os.environ.get("JAVA_HOME")
     if not (home and Path(home, "bin", "java").is_file()) and shutil.which("java") is None:
         raise InputError(
-            "engine.name is spark, and there is no java on PATH nor at JAVA_HOME. Install Java 17 "
+            "engine.name is spark, but there is no java on PATH or at JAVA_HOME. Install Java 17 "
             "(apt install openjdk-17-jre-headless), or set engine.name=duckdb."
         )
 
 
 def _explained(error: Exception) -> Exception:
-    """A job that Spark gave up: the last lines of what its task said."""
-    return RuntimeError(f"Spark gave the work up: {_said(error)}")
+    """The error of a job that Spark gave up, in one line."""
+    return RuntimeError(f"Spark gave up a job: {_message(error)}")
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     text = " ".join(str(error).split())
     return shorten(text, MAX_MESSAGE)

@@ -1,4 +1,4 @@
-"""One unit of work on an executor: checks that it runs our code beside our files, runs it, tells its result."""
+"""One unit of work on an executor: check that it has the driver's files and code, run it, return the result."""
 
 import hashlib
 import os
@@ -20,20 +20,20 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a task must find itself: what the driver and every executor have in common."""
+    """What the driver and every executor must have in common."""
 
-    folder: Path  # the driver's working directory, which names in units are relative to
+    folder: Path  # the driver's working directory, to which paths in units are relative
     token: Path  # a file that the driver wrote into the shared folder
-    code: str  # as code() has it on the driver
-    environment: Mapping[str, str]  # what DuckDB reads of it
+    code: str  # code() on the driver
+    environment: Mapping[str, str]  # variables that DuckDB's settings depend on
 
     @classmethod
     def here(cls, token: Path, environment: Mapping[str, str]) -> "Place":
-        """The driver's own."""
+        """The place of the driver."""
         return cls(Path.cwd(), token.absolute(), code(), environment)
 
     def enter(self) -> None:
-        """Raises InputError where this process sees other files or other code than the driver."""
+        """Make this process run there. Raises InputError if it sees other files or other code than the driver."""
         if not self.folder.is_dir() or not self.token.is_file():
             raise InputError(
                 f"engine: {platform.node()} (process {os.getpid()}) does not see {self.token}. The driver and the "
@@ -49,26 +49,26 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a task tells the driver: the result, or an error that running it again would not mend."""
+class TaskResult:
+    """What a task returns to the driver: the result, or an error that a retry would not fix."""
 
     result: Any = None
     error: InputError | CheckFailed | None = None
 
 
 def run_unit(place: Place, function: Callable[[Any], Any], packed: bytes) -> bytes:
-    """A pickled unit -> a pickled Told. Errors of the machine (a full disk, a lost file) go to Spark, which retries."""
+    """A pickled unit -> a pickled TaskResult. Other errors, such as a full disk, are raised: Spark retries the task."""
     try:
         place.enter()
-        told = Told(function(pickle.loads(packed)))
+        result = TaskResult(function(pickle.loads(packed)))
     except (InputError, CheckFailed) as error:
-        told = Told(error=error)
-    return pickle.dumps(told)
+        result = TaskResult(error=error)
+    return pickle.dumps(result)
 
 
 @cache
 def code() -> str:
-    """A hash of what the bytes of any unit depend on beside its files: our code, Python, the libraries."""
+    """A hash of everything but its files that the output of a unit depends on: our code, Python, the libraries."""
     digest = hashlib.sha256(f"{sys.version_info[:2]} {[version(name) for name in LIBRARIES]}".encode())
     for package in ("contracts", "features"):
         for path in sorted((ROOT / package).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Partitions' files in order -> whole partitions together, until they hold so many rows."""
+"""Files of partitions, in order -> batches of whole partitions of at least a given number of rows."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 
 def batches_of(files: Sequence[Path], most: int) -> Iterator[tuple[int, list[Path]]]:
-    """(place of its first, files) of each batch."""
+    """(place of the first file, files) of each batch. most: a batch ends with the file that reaches so many rows."""
     first, num = 0, 0
     for place, file in enumerate(files):
         num += pq.read_metadata(file).num_rows

@@ -1,11 +1,11 @@
-"""validate's report -> what Great Expectations' own figures leave out of it, in a sentence."""
+"""validate's report -> a sentence that adds to Great Expectations' figures what was quarantined."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def held_back(report: Mapping[str, Any]) -> str:
-    """What validate held back, beside what its expectations say."""
+    """How many expectations hold, and how many rows are quarantined or repeat another."""
     num, failed = report["num_expectations"], report["failed_expectations"] or []
     reasons = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(report["quarantined_by_reason"].items()))
     return (

@@ -1,8 +1,7 @@
-"""Interactions, the rules and a steward's suite -> Great Expectations' judgement: counts, outcomes, Data Docs to read.
+"""Interactions, the rules and a steward's suite -> Great Expectations' (GX) results: counts, outcomes, Data Docs.
 
-Rows are counted batch by batch, and the log is judged by its sums: a limit on a share, or on how many users there are,
-says nothing of one batch. Which rows are held back is decided by features.stages.validate, and the two must count
-alike.
+Rows are counted batch by batch, but the log is judged by the sums, because a limit on a share or on the number of users
+cannot be applied to one batch. features.stages.validate decides which rows are quarantined; both must count the same.
 """
 
 import operator
@@ -22,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 
 from contracts.errors import InputError
-from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, Outcome, Tally, told_of
+from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, Outcome, Tally, for_tally
 from features.quality.suite import Expected
 from features.terms.params import ValidateParams
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
@@ -39,16 +38,16 @@ COMPARED = {
     "!=": operator.ne,
 }
 RESULTS = "gx/uncommitted/validations"
-"""Where Great Expectations keeps what it found, of which it makes its pages."""
+"""Where Great Expectations stores its results, from which it builds Data Docs."""
 HELD_BACK = "rows held back"
 REPEATING = "rows that repeat another"
 
 
 class Judgement:
-    """A Great Expectations context that lives as long as its `with`: batches in, then the log's counts, pages out.
+    """A Great Expectations context for the length of a `with` block: batches in, then the log's counts, Data Docs out.
 
-    unexpected: rows by reason that a rule's expectation did not expect, over all batches.
-    failed: the expectations that failed, of the log as a whole (and of any batch, that its columns are these).
+    unexpected: reason -> rows of all batches that break this rule.
+    failed: the failed expectations of the log as a whole, and of any batch if its columns are wrong.
     """
 
     def __init__(self, rules: Sequence[Rule], validate: ValidateParams, suite: Sequence[Expected] = ()) -> None:
@@ -65,29 +64,30 @@ class Judgement:
         self._tallies = {each.why: Tally(each) for each in suite}
         of_rows = [each for each in suite if each.of == ROWS]
         self._of_rows = self._definition("rows", [_written(each) for each in of_rows]) if of_rows else None
-        self._asked_of_rows = _columns_of(of_rows)
+        self._columns_judged = _columns_of(of_rows)
 
     def add(self, batch: pa.Table, name: str) -> dict[str, Any]:
-        """Judge one batch and count what is found, which is returned (see `find`)."""
+        """Judge one batch and count the result, which is returned (see `find`)."""
         found = self.find(batch, name)
         self.recall(found)
         return found
 
     def find(self, batch: pa.Table, name: str) -> dict[str, Any]:
-        """Judge one batch: interactions with the columns REPETITION and SEVERAL_USERS. What was found, as JSON.
+        """Judge one batch and return the result as JSON. batch: interactions, REPETITION and SEVERAL_USERS.
 
-        It counts once it is given to `recall`, of this judgement or of another one of the same rules and suite.
+        The result is not counted until it is passed to `recall`, of this judgement or of one with the same rules and
+        suite.
         """
         before = self._results()
         frame = _frame(batch)
-        with _texts_in_arrow():  # our own rules, whose patterns mean the same to Arrow; a steward's may not
+        with _texts_in_arrow():  # only for our own rules: a steward's patterns may mean something else in Arrow
             outcomes = self._run(self._by_row, frame.drop(columns="event_id", errors="ignore"), name)
         counts = {why: int(each.result["unexpected_count"]) for why, each in outcomes.items() if why in self.unexpected}
         failed = [why for why, each in outcomes.items() if not each.success]
         found: dict[str, Any] = {"unexpected": counts, "failed": failed, "rows": []}
         if self._of_rows is not None:
-            shown = frame.loc[:, ["event_id", *self._asked_of_rows]]
-            found["rows"] = self._told(self._checkpoint(self._of_rows, shown, name, "event_id"), "event_id")
+            shown = frame.loc[:, ["event_id", *self._columns_judged]]
+            found["rows"] = self._summaries(self._checkpoint(self._of_rows, shown, name, "event_id"), "event_id")
         found["results"] = {
             path.relative_to(self._folder).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(self._results() - before)
@@ -95,7 +95,7 @@ class Judgement:
         return found
 
     def recall(self, found: Mapping[str, Any]) -> None:
-        """Count a batch that was judged, here or elsewhere, and show it in the pages as it was found."""
+        """Count the result of a batch that was judged here or elsewhere, and add it to Data Docs."""
         for name, text in found["results"].items():
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,36 +106,36 @@ class Judgement:
     def _count(self, found: Mapping[str, Any]) -> None:
         for reason, num in found["unexpected"].items():
             self.unexpected[reason] += num
-        for why, told, success in found["rows"]:
-            self._tallies[why].add(told, "event_id", success)
+        for why, summary, success in found["rows"]:
+            self._tallies[why].add(summary, "event_id", success)
 
     def _results(self) -> set[Path]:
         return set((self._folder / RESULTS).rglob("*.json"))
 
     def judge_partitions(self, profile: pa.Table) -> list[Outcome]:
-        """Judge the figures of every partition (PROFILE), once all batches were added: the whole suite's outcomes."""
+        """Judge the figures of every partition (PROFILE) after all batches; returns the outcomes of the whole suite."""
         wanted = [each.expected for each in self._tallies.values() if each.expected.of == PARTITIONS]
         if wanted:
             definition = self._definition("partitions", [_written(each) for each in wanted])
             frame = profile.to_pandas()
             ran = self._checkpoint(definition, frame, "partitions_of_the_log", "partition")
-            for why, told, success in self._told(ran, "partition"):
-                self._tallies[why].add(told, "partition", success)
+            for why, summary, success in self._summaries(ran, "partition"):
+                self._tallies[why].add(summary, "partition", success)
         return [tally.outcome() for tally in self._tallies.values()]
 
-    def _told(self, results: list[Any], index: str) -> list[tuple[str, dict[str, Any], bool]]:
-        """Of each expectation: why, what a tally reads, GX's word."""
+    def _summaries(self, results: list[Any], index: str) -> list[tuple[str, dict[str, Any], bool]]:
+        """(why, what a Tally reads of the result, GX's verdict) of each expectation."""
         found = []
         for result in results:
             expected = self._tallies[result.expectation_config.meta["reason"]].expected
-            if (said := _raised(result)) is not None:
-                raise InputError(f"{_place(expected)} cannot be judged: {said}")
+            if (reason := _raised(result)) is not None:
+                raise InputError(f"{_place(expected)} cannot be judged: {reason}")
             column = str(expected.arguments.get("column"))
-            found.append((expected.why, told_of(result.result, index, column), bool(result.success)))
+            found.append((expected.why, for_tally(result.result, index, column), bool(result.success)))
         return found
 
     def _checkpoint(self, definition: Any, frame: pd.DataFrame, name: str, index: str) -> list[Any]:
-        """Run one definition as a Checkpoint, which names the rows that were not expected by a column of theirs."""
+        """Run one definition as a Checkpoint, which identifies unexpected rows by the column `index`."""
         gx = _great_expectations()
         shown = {
             "result_format": "SUMMARY",
@@ -148,14 +148,14 @@ class Judgement:
         return [result for each in ran.run_results.values() for result in each.results]
 
     def conclude(self, counts: Mapping[str, Any]) -> None:
-        """Judge the log by its sums, once all batches were added. counts: validate's report."""
-        told = {HELD_BACK: counts["rows_quarantined"], REPEATING: counts["rows_duplicated"], "rows": counts["rows_in"]}
-        told |= {name: counts[f"num_{name}"] for name in ("users", "items", "clicks")}
-        told |= {f"rows: {reason}": number for reason, number in self.unexpected.items() if reason != REPEATED}
-        definition = self._definition("log", expectations := _log_expectations(self._validate, told))
+        """Judge the log by its sums, after all batches. counts: validate's report."""
+        sums = {HELD_BACK: counts["rows_quarantined"], REPEATING: counts["rows_duplicated"], "rows": counts["rows_in"]}
+        sums |= {name: counts[f"num_{name}"] for name in ("users", "items", "clicks")}
+        sums |= {f"rows: {reason}": number for reason, number in self.unexpected.items() if reason != REPEATED}
+        definition = self._definition("log", expectations := _log_expectations(self._validate, sums))
         name = f"whole_log_{counts['rows_quarantined']}_of_{counts['rows_in']}_rows_held_back"
-        self._run(definition, pd.DataFrame([told]), name)
-        self.num_expectations = 1 + len(expectations)  # what rows are counted by decides nothing but their columns
+        self._run(definition, pd.DataFrame([sums]), name)
+        self.num_expectations = 1 + len(expectations)  # of the expectations of rows only that of the columns can fail
 
     def _definition(self, name: str, expectations: list[Any]) -> Any:
         gx = _great_expectations()
@@ -165,13 +165,13 @@ class Judgement:
         return self._context.validation_definitions.add(definition)
 
     def _run(self, definition: Any, frame: pd.DataFrame, name: str) -> dict[str, Any]:
-        """Every expectation's outcome by its reason."""
+        """Reason -> result of each expectation."""
         run_id = _great_expectations().RunIdentifier(run_name=name)
         outcomes = {}
         for outcome in definition.run(batch_parameters={"dataframe": frame}, run_id=run_id).results:
             config = outcome.expectation_config
-            if (said := _raised(outcome)) is not None:
-                raise RuntimeError(f"Great Expectations could not judge {config.type}: {said}")
+            if (raised := _raised(outcome)) is not None:
+                raise RuntimeError(f"Great Expectations could not judge {config.type}: {raised}")
             reason = (config.meta or {})["reason"]
             outcomes[reason] = outcome
             if not outcome.success and reason not in self.failed:
@@ -179,15 +179,15 @@ class Judgement:
         return outcomes
 
     def publish(self, docs: Path) -> None:
-        """Build the pages, once, and put them in the place of the last ones by rename."""
+        """Build Data Docs and replace the last ones by rename."""
         self._context.build_data_docs()
         docs.parent.mkdir(parents=True, exist_ok=True)
         old, new = (docs.with_name(f".{docs.name}.{which}") for which in ("old", "new"))
         if old.exists() and not docs.exists():
-            os.replace(old, docs)  # a swap was killed halfway
+            os.replace(old, docs)  # an earlier replacement was interrupted
         for left in (old, new):
             shutil.rmtree(left, ignore_errors=True)
-        shutil.move(self._folder / "gx" / "uncommitted" / "data_docs" / "local_site", new)  # from another disk, perhaps
+        shutil.move(self._folder / "gx" / "uncommitted" / "data_docs" / "local_site", new)  # possibly from another disk
         if docs.exists():
             os.replace(docs, old)
         os.replace(new, docs)
@@ -207,7 +207,7 @@ _opened: ContextVar[Judgement | None] = ContextVar("opened", default=None)
 
 @contextmanager
 def at_hand(rules: Sequence[Rule], validate: ValidateParams, suite: Sequence[Expected]) -> Iterator[Judgement]:
-    """The judgement of the block that this runs in, as to begin one takes a second; in a task of its own a new one."""
+    """The judgement of the enclosing `with` block, because opening one takes a second; a new one in a task of Spark."""
     if (judgement := _opened.get()) is not None:
         yield judgement
         return
@@ -216,7 +216,7 @@ def at_hand(rules: Sequence[Rule], validate: ValidateParams, suite: Sequence[Exp
 
 
 def _great_expectations() -> ModuleType:
-    """Imported late: it reports its use to its makers unless told not to before, and it imports deprecated modules."""
+    """Import Great Expectations late: analytics must be switched off before, and it imports deprecated modules."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -224,36 +224,36 @@ def _great_expectations() -> ModuleType:
         import great_expectations.execution_engine.pandas_execution_engine as engine
         import great_expectations.expectations
 
-    engine.HASH_THRESHOLD = 0  # of larger frames GX notes no fingerprint; nobody reads it, and it costs a third of all
+    engine.HASH_THRESHOLD = 0  # of frames above this size GX takes no fingerprint: unused, and a third of the time
     return great_expectations
 
 
 def _raised(result: Any) -> str | None:
-    """What kept an expectation from being judged, if anything did: where a metric fails, GX names each that did."""
+    """Why an expectation could not be judged; None if it could. GX reports the exception of each failed metric."""
     info = result.exception_info or {}
     raised = [info] if "raised_exception" in info else list(info.values())
-    said = [str(each.get("exception_message", each)).strip() for each in raised if each.get("raised_exception")]
-    return "; ".join(dict.fromkeys(said)) if said else None
+    messages = [str(each.get("exception_message", each)).strip() for each in raised if each.get("raised_exception")]
+    return "; ".join(dict.fromkeys(messages)) if messages else None
 
 
 def _row_expectations(rules: Sequence[Rule]) -> list[Any]:
-    """What each row is counted by. `mostly` 0: how many may break a rule is asked of the log, not of a batch."""
+    """Expectations that count the rows breaking each rule. `mostly` is 0: the limit applies to the log, not a batch."""
     repeats = {"column": REPETITION, "value_set": [0]}
-    asked = [(rule.expectation, rule.reason, rule.arguments) for rule in rules]
-    asked.append(("ExpectColumnValuesToBeInSet", REPEATED, repeats))
+    expected = [(rule.expectation, rule.reason, rule.arguments) for rule in rules]
+    expected.append(("ExpectColumnValuesToBeInSet", REPEATED, repeats))
     counted = [
         _expect(name, reason, f"Counted here, judged in `log`: {reason}.", mostly=0, **arguments)
-        for name, reason, arguments in asked
+        for name, reason, arguments in expected
     ]
     return [*counted, _expect("ExpectTableColumnsToMatchSet", "other columns", column_set=list(COLUMNS))]
 
 
-def _log_expectations(validate: ValidateParams, told: Mapping[str, int]) -> list[Any]:
-    """What the whole log must hold, by the sums in `told`: one column each of a table of one row."""
-    rows = told["rows"]
+def _log_expectations(validate: ValidateParams, sums: Mapping[str, int]) -> list[Any]:
+    """Expectations of the whole log. sums: the columns of a table with one row."""
+    rows = sums["rows"]
     held_back = validate.max_quarantined_share * rows
     most = {HELD_BACK: held_back, REPEATING: validate.max_duplicated_share * rows}
-    most |= {name: held_back for name in told if name.startswith("rows: ")}
+    most |= {name: held_back for name in sums if name.startswith("rows: ")}
     least = {"rows": 1} | {name: getattr(validate, f"min_{name}") for name in ("users", "items", "clicks")}
     return [
         *(
@@ -268,21 +268,21 @@ def _log_expectations(validate: ValidateParams, told: Mapping[str, int]) -> list
 
 
 def _written(expected: Expected) -> Any:
-    """As Great Expectations has it: `mostly` is asked of the sums, not of a batch."""
-    asked = {"mostly": 0} if expected.of == ROWS else {}
+    """The expectation as an object of Great Expectations. `mostly` is applied to the sums, not to a batch."""
+    ours = {"mostly": 0} if expected.of == ROWS else {}
     if expected.where is not None:
-        asked |= {"row_condition": _condition(expected)}
-    asked |= {"severity": expected.severity}
-    given = {key: value for key, value in expected.arguments.items() if key not in asked}
+        ours |= {"row_condition": _condition(expected)}
+    ours |= {"severity": expected.severity}
+    given = {key: value for key, value in expected.arguments.items() if key not in ours}
     try:
-        return _expect(expected.expect, expected.why, f"{expected.group}: {expected.why}.", **given, **asked)
+        return _expect(expected.expect, expected.why, f"{expected.group}: {expected.why}.", **given, **ours)
     except (AttributeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{_place(expected)}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{_place(expected)}: {reason}") from error
 
 
 def _condition(expected: Expected) -> Any:
-    """`rows_in >= 500` as Great Expectations' own condition."""
+    """`where`, such as `rows_in >= 500`, as a row condition of Great Expectations."""
     from great_expectations.expectations.row_conditions import Column
 
     found = CONDITION.fullmatch(expected.where or "")
@@ -302,30 +302,30 @@ def _expect(expectation: str, reason: str, notes: str | None = None, **arguments
 
 
 def _columns_of(suite: Sequence[Expected]) -> list[str]:
-    """Those that a suite speaks of; all where it speaks of the table. GX hashes and copies every column it is shown."""
+    """The columns that a suite needs; all if an expectation names none. GX hashes and copies every column it gets."""
     named: set[str] = set()
     for each in suite:
         lists = (value if isinstance(value, list) else [value] for value in each.arguments.values())
         given = {name for names in lists for name in names if isinstance(name, str)}
-        told = {name for name in COLUMNS if name in given}
-        if not told:
+        columns = {name for name in COLUMNS if name in given}
+        if not columns:
             return list(COLUMNS)
-        named |= told | {name for name in COLUMNS if each.where and name in each.where}
+        named |= columns | {name for name in COLUMNS if each.where and name in each.where}
     return [name for name in COLUMNS if name in named]
 
 
 def _texts_in_arrow() -> AbstractContextManager[None]:
-    """GX makes text of a column to match a pattern or take its length; so that is not done value by value in Python."""
+    """GX converts a column to text to match a pattern or take a length; with this, Arrow does it, not a Python loop."""
     return pd.option_context("future.infer_string", True)
 
 
 def _frame(batch: pa.Table) -> pd.DataFrame:
-    """Types that GX judges by vector: ids as categories, numbers as float64 or int64, times with their zone.
+    """The batch in types that GX judges vectorised: ids as categories, numbers as float64 or int64, times with a zone.
 
-    event_id, where it is there, names rows and is judged by few: it stays in Arrow's memory.
+    event_id, if present, only identifies rows and is rarely judged, so it stays in Arrow's memory.
     """
     columns = {name: batch[name] for name in ("event_id", *COLUMNS) if name in batch.column_names}
     for name in ("label", "position"):
         columns[name] = columns[name].cast(pa.float64())
-    kept = {pa.string(): pd.StringDtype("pyarrow")}
-    return pa.table(columns).combine_chunks().to_pandas(categories=TEXTS, types_mapper=kept.get)
+    in_arrow = {pa.string(): pd.StringDtype("pyarrow")}
+    return pa.table(columns).combine_chunks().to_pandas(categories=TEXTS, types_mapper=in_arrow.get)

@@ -1,6 +1,6 @@
-"""Valid rows by partition -> what one partition alone says of itself, kept by content, and how often it names an item.
+"""Valid rows by partition -> figures of each partition by itself, and its rows by item; cached by content.
 
-Partitions are counted in batches, each in one go, and a batch once for its content (.cache/validate/<log>).
+Partitions are counted in batches, and a batch is counted once for its content (.cache/validate/<log>).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from features.tables.connection import connect
 from features.terms.convention import CLICKED
 
 BATCH_ROWS = 250_000
-"""Whole partitions are counted together, until they hold this many rows."""
+"""Whole partitions are counted together until they have this many rows."""
 TABLES = ("figures", "items")
 MINUTE_US = 60_000_000
 NEGATIVE = "-[0-9]+"
@@ -61,16 +61,16 @@ _ITEMS = "SELECT place, item_id, count(*) AS num FROM log GROUP BY ALL ORDER BY 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was counted, a batch an element."""
+    """What was counted of all partitions."""
 
-    of: pa.Table  # one row a partition, place: its file's among the files
-    items: Sequence[tuple[Path, int]]  # files of (place in the batch, item_id, num), and the batch's first place
-    keys: frozenset[str]  # of the cache
+    of: pa.Table  # one row per partition; place: of its file among all files
+    items: Sequence[tuple[Path, int]]  # per batch: file of (place in the batch, item_id, num), place of its first file
+    keys: frozenset[str]  # of the entries in the cache
 
 
 @dataclass(frozen=True)
 class Counting:
-    """A batch that is to be counted."""
+    """A batch to count."""
 
     cache: Path
     key: str
@@ -78,7 +78,7 @@ class Counting:
 
 
 def count_figures(valid: Sequence[Path], cache: PartitionCache, engine: Engine) -> Figures:
-    """Figures of every partition, those of a batch that has not changed as they were counted before."""
+    """Figures of every partition; batches that have not changed come from the cache."""
     batches = [
         (first, Counting(cache.folder, key_of(code(), "figures", *_named(files)), files))
         for first, files in batches_of(valid, BATCH_ROWS)
@@ -99,9 +99,9 @@ def _named(files: Sequence[Path]) -> tuple[list[str], list[str]]:
 
 
 def count_batch(batch: Counting) -> str:
-    """Count it; what was counted goes into the cache. Returns the key."""
-    key, files, kept = batch.key, batch.files, PartitionCache(batch.cache)
-    with kept.making() as making, connect() as connection:
+    """Count a batch and put the figures into the cache; returns the key."""
+    key, files, cache = batch.key, batch.files, PartitionCache(batch.cache)
+    with cache.making() as making, connect() as connection:
         connection.execute(
             "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
             [[str(file) for file in files], len(files)],
@@ -116,5 +116,5 @@ def count_batch(batch: Counting) -> str:
             table = connection.sql(query).to_arrow_table()
             pq.write_table(table, making / key / f"{name}.parquet")
             num_rows[name] = len(table)
-        kept.put(key, making / key, num_rows)
+        cache.put(key, making / key, num_rows)
     return key

@@ -1,4 +1,4 @@
-"""Partitions of interactions and the rules -> which rows are bad and why, and which repeat another; DuckDB judges."""
+"""Partitions of interactions and the rules -> which rows are bad and why, and which repeat another, by DuckDB."""
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
@@ -21,36 +21,36 @@ from features.terms.event_id import IDENTITY
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 
 BATCH_ROWS = 250_000
-"""Whole partitions are read together, until they hold this many rows."""
+"""Whole partitions are read together until they have this many rows."""
 COLUMNS = ("partition", "row", "reason", "repetition", "num_users")
 
 
 @dataclass(frozen=True)
 class Flaws:
-    """Rows that are not simply valid, sorted by (partition, row)."""
+    """Rows that break a rule or share their event_id, sorted by (partition, row)."""
 
     partition: np.ndarray  # place of the row's file among the files
     row: np.ndarray  # place of the row in its file
-    reason: np.ndarray  # None where the row is sound and shares its event_id with another
+    reason: np.ndarray  # None if the row breaks no rule and only shares its event_id with another
     repetition: np.ndarray  # 0 for the first sound row of an event_id; the others are duplicates
     num_users: np.ndarray  # of the row's impression
     num_rows_by_rule: Mapping[str, int]  # a row may break several rules
-    num_differing: int  # of the duplicates, those that say something else than the row whose event_id they have
-    keys: frozenset[str]  # of what the cache has of them
+    num_differing: int  # duplicates whose content differs from that of the row with the same event_id
+    keys: frozenset[str]  # of the entries in the cache
 
     def of(self, partition: int) -> slice:
-        """Where one partition's rows are."""
+        """The slice of one partition's rows."""
         start, end = np.searchsorted(self.partition, [partition, partition + 1])
         return slice(int(start), int(end))
 
     def only(self, first: int, last: int) -> "Flaws":
-        """Those of the partitions first to last; the totals stay."""
+        """The flaws of partitions `first` to `last`; the totals are unchanged."""
         here = slice(self.of(first).start, self.of(last).stop)
         columns = {name: getattr(self, name)[here] for name in COLUMNS}
         return replace(self, **columns)
 
     def judged(self, table: pa.Table, partition: int) -> pa.Table:
-        """A partition's interactions with the two columns that one row alone cannot say."""
+        """A partition's interactions with the two columns that depend on other rows: REPETITION and SEVERAL_USERS."""
         here = self.of(partition)
         repetition, num_users = np.zeros(len(table), np.int64), np.ones(len(table), np.int64)
         repetition[self.row[here]] = self.repetition[here]
@@ -61,9 +61,9 @@ class Flaws:
 def find_flaws(files: Sequence[Path], rules: Sequence[Rule], cache: PartitionCache) -> Flaws:
     """Judge every row of all files. A row's reason is the first rule that it breaks.
 
-    What a batch of files says by itself is kept by content, and so are its rows with a broken rule or a twin, until
-    another row says something else of them. A twin is looked for by the hash of its name, a quarter as long; what only
-    shares a hash is a repetition of nothing.
+    The marks of a batch of files are cached by content, and so are its rows that break a rule or have a twin (a row
+    with the same event_id), keyed by the twins and requests of other rows too. Twins are found by the hash of their
+    event_id, which takes a quarter of the memory; rows that only share the hash are not counted as repetitions.
     """
     marks = [mark(first, batch, rules, cache) for first, batch in batches_of(files, BATCH_ROWS)]
     twins = repeated([each.names for each in marks])
@@ -89,7 +89,7 @@ def find_flaws(files: Sequence[Path], rules: Sequence[Rule], cache: PartitionCac
 def _several_users(
     connection: duckdb.DuckDBPyConnection, marks: Sequence[Marks], crowded: Keys, cache: PartitionCache
 ) -> set[str]:
-    """The table `shared`: requests of several users, by their names. Returns keys of the cache."""
+    """Create the table `shared`: impression_ids that several users have. Returns keys of the cache."""
     keys, paths = set[str](), list[str]()
     for each in marks:
         if not len(mine := held(each.requests, crowded)):
@@ -124,16 +124,16 @@ def _flawed(
     rules: Sequence[Rule],
     cache: PartitionCache,
 ) -> tuple[str, Path | None]:
-    """A batch's rows with a broken rule or a twin, as a file; and its key in the cache. None where there is none."""
+    """(key in the cache, file of a batch's rows that break a rule or have a twin); ("", None) if there are none."""
     mine, requests = held(marks.names, twins), held(marks.requests, crowded)
     if not len(mine) and not len(requests) and not any(marks.totals.values()):
         return "", None
     connection.register("crowded", pa.table({"key": requests}))
-    told = connection.sql("""
+    shared = connection.sql("""
         SELECT impression_id, num_users FROM shared WHERE hash(impression_id) IN (SELECT key FROM crowded) ORDER BY ALL
     """).to_arrow_table()
     digest = hashlib.sha256(mine.tobytes())
-    for column in told.columns:
+    for column in shared.columns:
         digest.update(repr(column.to_pylist()).encode())
     key = key_of(code(), "flawed", [rule.condition for rule in rules], marks.key, digest.hexdigest())
     if not cache.holds(key):
@@ -141,8 +141,8 @@ def _flawed(
             (making / key).mkdir()
             as_rows(other, marks.files)
             other.register("twins", pa.table({"key": mine}))
-            other.register("shared", told)
-            table = other.sql(_query(rules, marks, is_crowded=len(told) > 0)).to_arrow_table()
+            other.register("shared", shared)
+            table = other.sql(_query(rules, marks, is_crowded=len(shared) > 0)).to_arrow_table()
             pq.write_table(table, making / key / "flawed.parquet")
             cache.put(key, making / key, {"flawed": len(table)})
     return key, cache.file(key, "flawed")
@@ -161,13 +161,13 @@ def _query(rules: Sequence[Rule], marks: Marks, is_crowded: bool) -> str:
             UNION ALL SELECT log.* FROM log JOIN broken USING (place, row)
                 WHERE NOT repeats AND {SEVERAL_USERS} = 1
         )
-        SELECT place, row, event_id, repeats, {SEVERAL_USERS} AS num_users, hash({", ".join(IDENTITY)}) AS said,
+        SELECT place, row, event_id, repeats, {SEVERAL_USERS} AS num_users, hash({", ".join(IDENTITY)}) AS content,
             CASE {cases} ELSE -1 END AS rule FROM concerned ORDER BY place, row
     """
 
 
 def _in_all(connection: duckdb.DuckDBPyConnection, flawed: Sequence[tuple[int, Path]]) -> Mapping[str, np.ndarray]:
-    """The flawed rows of all batches beside each other, in order."""
+    """The flawed rows of all batches together, in order."""
     if not flawed:
         none = np.zeros(0, np.int64)
         return {"differs": none.astype(bool)} | dict.fromkeys(("place", "row", "rule", "num_users", "repetition"), none)
@@ -178,7 +178,7 @@ def _in_all(connection: duckdb.DuckDBPyConnection, flawed: Sequence[tuple[int, P
     )
     return connection.sql(f"""
         SELECT place + first_place AS place, row, rule, num_users, CASE WHEN repeats AND rule < 0 THEN
-            row_number() OVER same - 1 ELSE 0 END AS repetition, said <> first_value(said) OVER same AS differs
+            row_number() OVER same - 1 ELSE 0 END AS repetition, content <> first_value(content) OVER same AS differs
         FROM read_parquet({[str(file) for file in files]}, filename = true) JOIN firsts USING (filename)
         WINDOW same AS (PARTITION BY event_id, rule < 0 ORDER BY place + first_place, row)
         ORDER BY place + first_place, row

@@ -1,6 +1,6 @@
-"""Some partitions -> what their rows say by themselves, kept by content: hashes of their names, requests, broken rules.
+"""A batch of partitions -> its marks, cached by content: hashes of event_ids and requests, and rows that break a rule.
 
-What other rows say of them is found by these hashes alone (features/tables/runs.py), so that a log is read once.
+Relations between rows are found by these hashes alone (features/tables/runs.py), so that a log is read only once.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -33,22 +33,22 @@ _REQUESTS = """
 
 @dataclass(frozen=True)
 class Marks:
-    """Of a batch of partitions."""
+    """The marks of a batch of partitions."""
 
-    first: int  # the place of its first file among the log's
+    first: int  # place of its first file among all files of the log
     files: Sequence[Path]
     key: str  # in the cache
     names: Path  # runs of hash(event_id)
-    requests: Path  # runs of hash(impression_id), with the least and the greatest hash(user_id)
-    broken: Path  # place (in the batch) and row of those that break a rule of one row
+    requests: Path  # runs of hash(impression_id), with the lowest and the highest hash(user_id)
+    broken: Path  # place (in the batch) and row of each row that breaks a rule by itself
     totals: Mapping[str, int]  # reason -> rows that break it
 
 
 def mark(first: int, files: Sequence[Path], rules: Sequence[Rule], cache: PartitionCache) -> Marks:
-    """Read a batch, or recall what it says."""
+    """The marks of a batch, from the cache if it has not changed."""
     alone = [rule for rule in rules if is_of_one_row(rule)]
-    told = [(rule.reason, rule.condition) for rule in alone]
-    key = key_of(code(), "marks", told, [hash_file(file) for file in files])
+    conditions = [(rule.reason, rule.condition) for rule in alone]
+    key = key_of(code(), "marks", conditions, [hash_file(file) for file in files])
     if not cache.holds(key):
         with cache.making() as making, connect() as connection:
             (making / key).mkdir()
@@ -60,12 +60,12 @@ def mark(first: int, files: Sequence[Path], rules: Sequence[Rule], cache: Partit
 
 
 def is_of_one_row(rule: Rule) -> bool:
-    """Whether a row breaks it whatever the others say."""
+    """Whether the rule depends on one row only."""
     return rule.arguments["column"] != SEVERAL_USERS
 
 
 def as_rows(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
-    """The view `rows`: a batch's rows, the place of their file, and theirs in it."""
+    """Create the view `rows`: the rows of a batch, with the place of their file and their number in it."""
     connection.execute(
         "CREATE TEMP TABLE places AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(range(?)) AS place",
         [[str(file) for file in files], len(files)],

@@ -1,7 +1,7 @@
-"""Valid rows by partition -> one row of figures each: volume, clicks, rates, freshness, lengths, vocabulary, mix.
+"""Valid rows by partition -> one row of figures per partition: volume, clicks, rates, gaps, vocabulary, category mix.
 
-What a partition says of itself is counted in figures.py. What stands beside the partitions before (`*_of_trailing`,
-`category_distance`) is null for the first one. DuckDB counts; no row of the log is held in Python.
+Figures of one partition by itself are counted in figures.py. Comparisons with earlier partitions (`*_of_trailing`,
+`category_distance`) are null for the first one. DuckDB counts; no row of the log enters Python.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Float = npt.NDArray[np.float64]
 
 NO_CATEGORY = "(none)"
 Counts = tuple[int, int, int]
-"""Of a partition: rows in, held back, repeated."""
+"""Of a partition: rows in, quarantined, repeated."""
 PROFILE = pa.schema(
     [
         pa.field("partition", pa.string(), nullable=False),
@@ -41,22 +41,22 @@ PROFILE = pa.schema(
         pa.field("click_rate", pa.float64()),  # of rows that may be trained on
         pa.field("rows_per_request", pa.float64()),
         pa.field("rows_per_user", pa.float64()),
-        pa.field("all_clicked_share", pa.float64()),  # of requests: no row that was shown and not clicked
-        pa.field("most_per_minute", pa.int64()),  # most rows at different times of one user within a minute
+        pa.field("all_clicked_share", pa.float64()),  # of requests: two rows or more, all clicked
+        pa.field("most_per_minute", pa.int64()),  # most distinct times of one user's rows within a minute
         pa.field("busiest_user_share", pa.float64()),  # of the partition's rows
-        pa.field("negative_ids", pa.int64()),  # rows whose user or item is a negative number: -1 often means nobody
-        pa.field("longest_gap_s", pa.float64()),  # without any event, from the partition's begin or the event before it
-        pa.field("longest_gap_share", pa.float64()),  # the same, of the partition's own length
+        pa.field("negative_ids", pa.int64()),  # rows whose user or item is a negative number, which often means nobody
+        pa.field("longest_gap_s", pa.float64()),  # longest time between events, the last one of earlier days included
+        pa.field("longest_gap_share", pa.float64()),  # the same as a share of the partition's length
         pa.field("silent_at_end_s", pa.float64()),  # from the newest event to the partition's end
-        pa.field("missing_before", pa.int64()),  # partitions without a valid row between this one and the one before
-        pa.field("unknown_item_share", pa.float64()),  # rows on items of which the catalogue has no title, no category
-        pa.field("new_item_share", pa.float64()),  # rows on items that no partition before holds
-        pa.field("rows_of_trailing", pa.float64()),  # rows beside the median of the trailing partitions
+        pa.field("missing_before", pa.int64()),  # partitions without a valid row between this one and the previous one
+        pa.field("unknown_item_share", pa.float64()),  # rows whose item has no title and no category in the catalogue
+        pa.field("new_item_share", pa.float64()),  # rows whose item is in no earlier partition
+        pa.field("rows_of_trailing", pa.float64()),  # rows divided by the median of the trailing partitions
         pa.field("click_rate_of_trailing", pa.float64()),
         pa.field("category_distance", pa.float64()),  # Jensen-Shannon, 0 to 1, from the trailing partitions' mix
     ]
 )
-"""profile/partitions.parquet, one row a partition in order of time."""
+"""profile/partitions.parquet: one row per partition, in order of time."""
 
 _KNOWN = """
     SELECT place, sum(num * unknown::INT)::DOUBLE / sum(num) AS unknown_item_share,
@@ -75,8 +75,8 @@ def profile_partitions(
     """Figures of every partition (PROFILE).
 
     valid: validated_interactions/<partition>.parquet, in order; a partition without a valid row has no file. figures:
-    of these; None where there is none. items: the folder of the catalogue. counts: partition -> (rows in, quarantined,
-    duplicated). trailing: how many partitions before are compared with.
+    of these; None if there are none. items: the folder of the catalogue. counts: partition -> (rows in, quarantined,
+    duplicated). trailing: the number of earlier partitions that each is compared with.
     """
     places = {path.stem: place for place, path in enumerate(valid)}
     found: dict[int, dict[str, Any]] = {place: {} for place in places.values()}
@@ -100,7 +100,7 @@ def profile_partitions(
 
 
 def _prepare(connection: duckdb.DuckDBPyConnection, figures: Figures, items: Path) -> None:
-    """named: how often a partition names an item. seen: where first. categories: item_id, each of its categories."""
+    """Create named (rows by partition and item), seen (each item's first partition), categories (item_id, category)."""
     files, firsts = [str(path) for path, _ in figures.items], [first for _, first in figures.items]
     connection.execute(
         "CREATE TEMP TABLE firsts AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(?::BIGINT[]) AS first_place",
@@ -124,8 +124,8 @@ def _row(name: str, counts: Counts, found: Mapping[str, Any]) -> dict[str, Any]:
     rows_in, quarantined, duplicated = counts
     shares = {"quarantined_share": quarantined / rows_in, "duplicated_share": duplicated / rows_in}
     none = dict.fromkeys(("rows_valid", "users", "items", "requests", "clicks"), 0)
-    told = {"partition": name, "rows_in": rows_in, "rows_quarantined": quarantined, "rows_duplicated": duplicated}
-    row: dict[str, Any] = {**none, **found, **told, **shares}
+    totals = {"partition": name, "rows_in": rows_in, "rows_quarantined": quarantined, "rows_duplicated": duplicated}
+    row: dict[str, Any] = {**none, **found, **totals, **shares}
     if row["rows_valid"]:
         partition = Partition(name)
         row["longest_gap_share"] = row["longest_gap_s"] * 1e6 / (partition.last_us + 1 - partition.first_us)
@@ -135,17 +135,17 @@ def _row(name: str, counts: Counts, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def micros_of(at: datetime) -> int:
-    """Since 1970."""
+    """Microseconds since 1970."""
     return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _beside_trailing(rows: list[dict[str, Any]], mixes: Sequence[Mapping[str, int]], trailing: int) -> None:
-    """Add what a partition is beside those before it."""
+    """Add the comparisons of each partition with earlier ones."""
     for place, row in enumerate(rows):
         before = [(rows[at], mixes[at]) for at in range(max(place - trailing, 0), place)]
-        held = [each["partition"] for each in rows[:place] if each["rows_valid"]]
-        if held and row["rows_valid"]:
-            row["missing_before"] = _between(held[-1], row["partition"])
+        earlier = [each["partition"] for each in rows[:place] if each["rows_valid"]]
+        if earlier and row["rows_valid"]:
+            row["missing_before"] = _between(earlier[-1], row["partition"])
         if not before or not row["rows_valid"]:
             row["new_item_share"] = None
             continue
@@ -157,14 +157,14 @@ def _beside_trailing(rows: list[dict[str, Any]], mixes: Sequence[Mapping[str, in
 
 
 def _between(first: str, second: str) -> int:
-    """Partitions that lie between two, of their own unit."""
+    """The number of partitions between two, in their unit."""
     unit = Partition(second).unit
     return int((np.datetime64(second, unit) - np.datetime64(first, unit)).astype(np.int64)) - 1
 
 
 def _distance(mix: Mapping[str, int], before: Sequence[Mapping[str, int]]) -> float | None:
-    """How far a mix of categories is from those before together; null where none names a category."""
-    from scipy.spatial.distance import jensenshannon  # most of a second, that whoever reads PROFILE should not pay
+    """Distance of a partition's category mix from that of earlier partitions together; None without any category."""
+    from scipy.spatial.distance import jensenshannon  # imported late: it takes most of a second
 
     names = sorted({*mix, *(name for each in before for name in each)})
     if names in ([], [NO_CATEGORY]):

@@ -1,6 +1,6 @@
-"""What ingest, validate and histories left -> one object that says how good a log is: what the quality page shows.
+"""The outputs of ingest, validate and histories -> one object on the quality of a log, which the quality page shows.
 
-A refused log has no ledger yet: its fates are counted as far as it came.
+A refused log has no ledger yet; its rows are counted up to the stage that refused it.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -22,27 +22,27 @@ from features.tables.ledger import ITEM_ROWS
 
 EXAMPLES = 3
 LONGEST = 300
-"""Characters of a row that is shown."""
+"""How many characters of a row are shown."""
 OUTCOMES, FIGURES = "expectations.json", "partitions.parquet"
 SHOWN = ("event_id", "user_id", "item_id", "occurred_at", "label", "impression_id", "position", "role")
 Originals = Callable[[Sequence[tuple[str, int]]], Mapping[tuple[str, int], str]]
-"""(file, line) of rows -> their text in the source, as far as it can be read."""
+"""(file, line) of rows -> their original text, for those that can be read."""
 
 
 def write_profile(folder: Path, profile: pa.Table, outcomes: Sequence[Outcome]) -> None:
-    """validate's out `profile`: the figures of every partition, and what became of every expectation."""
+    """Write validate's out `profile`: the figures of every partition and the outcome of every expectation."""
     pq.write_table(profile, folder / FIGURES, compression="zstd")
     write_json(folder / OUTCOMES, {"expectations": as_json(outcomes)})
 
 
 def quality_of(data: Path, originals: Originals) -> dict[str, Any]:
-    """A log that passed. data: its folder, after histories."""
+    """The quality of a log that passed. data: its folder, after histories."""
     ledger = pq.read_table(data / "ledger" / "ledger.parquet").to_pylist()
-    return _told(data, data, ledger, None, originals)
+    return _quality(data, data, ledger, None, originals)
 
 
 def refusal_of(data: Path, staging: Path, why: str, originals: Originals = lambda places: {}) -> dict[str, Any]:
-    """A log that validate refuses, what it made lying in staging. why: the refusal's words."""
+    """The quality of a log that validate refuses. staging: the folder of validate's outs. why: the error message."""
     counts = pq.read_table(staging / "profile" / FIGURES)
     valid, repeated = (pc.sum(counts[f"rows_{name}"]).as_py() or 0 for name in ("valid", "duplicated"))
     ledger = [
@@ -52,17 +52,17 @@ def refusal_of(data: Path, staging: Path, why: str, originals: Originals = lambd
     ]
     ledger += [{"stage": "validate", "what": "duplicated", "rows": repeated}] if repeated else []
     ledger += [{"stage": "validate", "what": "valid", "rows": valid}] if valid else []
-    return _told(data, staging, ledger, why, originals)
+    return _quality(data, staging, ledger, why, originals)
 
 
-def _told(
-    data: Path, made: Path, ledger: list[dict[str, Any]], refused: str | None, originals: Originals
+def _quality(
+    data: Path, outs: Path, ledger: list[dict[str, Any]], refused: str | None, originals: Originals
 ) -> dict[str, Any]:
-    partitions = pq.read_table(made / "profile" / FIGURES).to_pylist()
+    partitions = pq.read_table(outs / "profile" / FIGURES).to_pylist()
     for row in partitions:
         row |= {name: row[name] and row[name].isoformat() for name in ("first_at", "last_at")}
-    reasons = held_back(data / "rejected", made / "quarantine", originals)
-    outcomes = json.loads((made / "profile" / OUTCOMES).read_text(encoding="utf-8"))["expectations"]
+    reasons = held_back(data / "rejected", outs / "quarantine", originals)
+    outcomes = json.loads((outs / "profile" / OUTCOMES).read_text(encoding="utf-8"))["expectations"]
     return {
         "log": data.name,
         "refused": refused,
@@ -75,9 +75,9 @@ def _told(
 
 
 def held_back(rejected: Path, quarantine: Path, originals: Originals) -> list[dict[str, Any]]:
-    """Every reason: the stage, how many rows, and the first of them with file, line and the row as it stood there.
+    """Every reason, with its stage, number of rows, and the first of them: file, line and original text.
 
-    A text that ingest left out on purpose ("", a forgotten user's) stays left out; none (None) is looked up.
+    A text that ingest removed on purpose ("", a forgotten user's) is not looked up; a missing one (None) is.
     """
     reasons = [
         {"stage": stage, **each}
@@ -93,20 +93,20 @@ def held_back(rejected: Path, quarantine: Path, originals: Originals) -> list[di
 
 
 def _reasons(folder: Path, num_examples: int = 0) -> list[dict[str, Any]]:
-    """Reasons by their rows, most first, each with its first examples by file and line."""
+    """Reasons by number of rows, largest first, each with its first examples by file and line."""
     files = sorted(path for path in folder.glob("*.parquet") if path.name != ITEM_ROWS)
     if not files or not ds.dataset(files, format="parquet").count_rows():
         return []
     with connect() as connection:
-        connection.execute(f"CREATE TEMP VIEW held AS FROM read_parquet({[str(file) for file in files]})")
-        counts = connection.sql("SELECT reason, count(*) FROM held GROUP BY reason ORDER BY 2 DESC, 1").fetchall()
+        connection.execute(f"CREATE TEMP VIEW rejected AS FROM read_parquet({[str(file) for file in files]})")
+        counts = connection.sql("SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY 2 DESC, 1").fetchall()
         return [{"reason": why, "rows": n, "examples": _examples(connection, why, num_examples)} for why, n in counts]
 
 
 def _examples(connection: duckdb.DuckDBPyConnection, reason: str, num: int) -> list[dict[str, Any]]:
     if not num:
         return []
-    query = "SELECT * FROM held WHERE reason = $reason ORDER BY file, line LIMIT $num"
+    query = "SELECT * FROM rejected WHERE reason = $reason ORDER BY file, line LIMIT $num"
     rows = connection.sql(query, params={"reason": reason, "num": num}).to_arrow_table()
     return [
         {

@@ -1,7 +1,7 @@
-"""Partitions of interactions and their flaws -> valid rows by partition and what is held back, shown to the judge.
+"""Partitions of interactions and their flaws -> valid rows by partition and quarantined rows; GX judges all of them.
 
-What a partition became, and how a batch of partitions was judged, is kept by content (.cache/validate/<log>): what has
-not changed is neither split nor judged again. Memory holds one partition, or one batch.
+Split partitions and results of Great Expectations (GX) are cached by content (.cache/validate/<log>): a partition or
+batch that has not changed is neither split nor judged again. Memory holds one partition, or one batch.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -35,14 +35,14 @@ from features.terms.params import ValidateParams
 from features.terms.rules import Rule
 
 BATCH_ROWS = 250_000
-"""Great Expectations sees whole partitions, until they hold this many rows."""
+"""Great Expectations judges whole partitions together until they have this many rows."""
 ROW_GROUP = 1 << 18
 FOUND = "found.json"
 
 
 @dataclass(frozen=True)
 class Judging:
-    """What every batch is judged by."""
+    """The settings by which every batch is judged."""
 
     cache: Path
     rules: Sequence[Rule]
@@ -52,7 +52,7 @@ class Judging:
 
 @dataclass(frozen=True)
 class Batch:
-    """Neighbouring partitions that are shown to Great Expectations together, or one that is split."""
+    """Neighbouring partitions that Great Expectations judges together, or one partition to split."""
 
     key: str
     places: Sequence[int]
@@ -61,13 +61,13 @@ class Batch:
 
     @property
     def name(self) -> str:
-        """Of the first and the last."""
+        """The names of its first and last partition."""
         return f"{self.files[0].stem}_to_{self.files[-1].stem}"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A log's partitions, what is wrong with them, and who judges."""
+    """A log's partitions, their flaws, and the judgement."""
 
     files: Sequence[Path]
     flaws: Flaws
@@ -80,7 +80,7 @@ class Judged:
     def split(self, provenance: Path, staging: Path) -> tuple[dict[str, Any], set[str]]:
         """Write valid rows by partition and the quarantine; returns the counts, and the keys of the cache.
 
-        provenance: the folder with the places of each partition's rows, a file each.
+        provenance: the folder with file and line of each row, one Parquet file per partition.
         """
         hashes, num_rows = self._read()
         keys = self._judge(hashes, num_rows)
@@ -102,11 +102,11 @@ class Judged:
             "quarantined_by_reason": reasons,
             "partitions": partitions,
         }
-        told = counts | _count(sorted((staging / "validated_interactions").iterdir()))
-        return told, {*keys, *split.values()}
+        counts |= _count(sorted((staging / "validated_interactions").iterdir()))
+        return counts, {*keys, *split.values()}
 
     def _read(self) -> tuple[list[str], list[int]]:
-        """Each file's hash and number of rows."""
+        """(hashes, numbers of rows) of the files."""
         return [hash_file(file) for file in self.files], [pq.read_metadata(file).num_rows for file in self.files]
 
     def _batch(self, key: str, places: Sequence[int]) -> Batch:
@@ -114,7 +114,7 @@ class Judged:
         return Batch(key, places, files, self.flaws.only(places[0], places[-1]))
 
     def _judge(self, hashes: Sequence[str], num_rows: Sequence[int]) -> set[str]:
-        """Show Great Expectations the batches that it has not seen, and recall what it found of all; their keys."""
+        """Let Great Expectations judge the batches that the cache lacks, and count all results; returns their keys."""
         batches = []
         for places in _batches(num_rows):
             names, of = [self.files[place].stem for place in places], [hashes[place] for place in places]
@@ -126,7 +126,7 @@ class Judged:
         return {batch.key for batch in batches}
 
     def _split(self, hashes: Sequence[str]) -> dict[int, str]:
-        """The partitions that lose rows, in the cache: their keys."""
+        """Split the partitions that lose rows, in the cache; returns place -> key."""
         split = {
             place: self._batch(key_of(code(), hashes[place], self._digest([place])), [place])
             for place in range(len(self.files))
@@ -137,9 +137,9 @@ class Judged:
         return {place: each.key for place, each in split.items()}
 
     def _take(self, key: str | None, file: Path, num_rows: int, target: Path) -> tuple[pa.Table | None, int]:
-        """Copy one partition's valid rows; returns its bad rows with their reason, and how many are valid."""
+        """Copy one partition's valid rows; returns its bad rows with their reasons, and the number of valid rows."""
         if key is None:
-            shutil.copyfile(file, target)  # as it would be written again, byte by byte
+            shutil.copyfile(file, target)  # writing it again would give the same bytes
             return None, num_rows
         num_valid = self.cache.num_rows(key)["valid"]
         if num_valid:
@@ -151,7 +151,7 @@ class Judged:
         return self.flaws.row[here][_is_bad(self.flaws, here)]
 
     def _digest(self, places: Sequence[int]) -> str:
-        """Of what is wrong with these partitions."""
+        """A hash of the flaws of these partitions."""
         digest = hashlib.sha256()
         for place in places:
             here = self.flaws.of(place)
@@ -162,22 +162,22 @@ class Judged:
 
 
 def judge_batch(judging: Judging, batch: Batch) -> str:
-    """Show Great Expectations some partitions; what it found goes into the cache. Returns the key."""
+    """Let Great Expectations judge a batch and put the result into the cache; returns the key."""
     wanted = [name for name in ("event_id", *COLUMNS) if name in INTERACTIONS.names]
     both = zip(batch.files, batch.places, strict=True)
     tables = [batch.flaws.judged(pq.read_table(file, columns=wanted), place) for file, place in both]
     with at_hand(judging.rules, judging.validate, judging.suite) as judgement:
         found = judgement.find(pa.concat_tables(tables), batch.name)
-    kept = PartitionCache(judging.cache)
-    with kept.making() as making:
+    cache = PartitionCache(judging.cache)
+    with cache.making() as making:
         (making / batch.key).mkdir()
         write_json(making / batch.key / FOUND, found)
-        kept.put(batch.key, making / batch.key, {FOUND: 0})
+        cache.put(batch.key, making / batch.key, {FOUND: 0})
     return batch.key
 
 
 def split_partition(cache: Path, batch: Batch) -> str:
-    """Part one partition's rows; both parts go into the cache. Returns the key."""
+    """Split one partition into valid and bad rows and put both into the cache; returns the key."""
     (file,), (place,), flaws = batch.files, batch.places, batch.flaws
     here = flaws.of(place)
     is_bad = _is_bad(flaws, here)
@@ -186,13 +186,13 @@ def split_partition(cache: Path, batch: Batch) -> str:
     keep[flaws.row[here][_leaves(flaws, place)]] = False
     reason = pa.array(flaws.reason[here][is_bad], pa.string())
     bad = table.take(pa.array(flaws.row[here][is_bad])).append_column(QUARANTINE.field("reason"), reason)
-    valid, kept = table.filter(pa.array(keep)), PartitionCache(cache)
-    with kept.making() as making:
-        made = making / batch.key
-        made.mkdir()
-        write(valid, INTERACTIONS, made / "valid.parquet")
-        pq.write_table(bad, made / "bad.parquet")
-        kept.put(batch.key, made, {"valid": len(valid), "bad": len(bad)})
+    valid, entries = table.filter(pa.array(keep)), PartitionCache(cache)
+    with entries.making() as making:
+        folder = making / batch.key
+        folder.mkdir()
+        write(valid, INTERACTIONS, folder / "valid.parquet")
+        pq.write_table(bad, folder / "bad.parquet")
+        entries.put(batch.key, folder, {"valid": len(valid), "bad": len(bad)})
     return batch.key
 
 
@@ -207,7 +207,7 @@ def _batches(num_rows: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _leaves(flaws: Flaws, place: int) -> npt.NDArray[np.bool_]:
-    """Which of a partition's flaws keep their row out of the valid ones."""
+    """Which flaws of a partition remove their row from the valid ones."""
     here = flaws.of(place)
     return _is_bad(flaws, here) | (flaws.repetition[here] > 0)
 
@@ -217,7 +217,7 @@ def _is_bad(flaws: Flaws, here: slice) -> npt.NDArray[np.bool_]:
 
 
 def _with_places(bad: pa.Table, provenance: Path, num_rows: int, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """The same with each row's file and line. rows: their places in the partition; provenance: the partition's."""
+    """The bad rows with their file and line. rows: their numbers in the partition. provenance: the partition's file."""
     parquet, start = pq.ParquetFile(provenance), 0
     assert parquet.metadata.num_rows == num_rows, (provenance, num_rows)
     found = [QUARANTINE.empty_table().select(["file", "line"])]
@@ -234,7 +234,7 @@ def _with_places(bad: pa.Table, provenance: Path, num_rows: int, rows: npt.NDArr
 
 
 def _count(valid: Sequence[Path]) -> dict[str, int]:
-    """What the valid rows hold; DuckDB counts."""
+    """Counts of the valid rows, by DuckDB."""
     names = ("rows_valid", "num_clicks", "num_users", "num_items")
     found = [(0, 0, 0, 0)]
     if valid:
@@ -243,10 +243,10 @@ def _count(valid: Sequence[Path]) -> dict[str, int]:
                 SELECT count(*), count(*) FILTER (label >= {CLICKED}), count(DISTINCT user_id), count(DISTINCT item_id)
                 FROM read_parquet({[str(path) for path in valid]})
             """).fetchall()
-    told = dict(zip(names, found[0], strict=True))
-    return told | {"num_unclicked": told["rows_valid"] - told["num_clicks"]}
+    counts = dict(zip(names, found[0], strict=True))
+    return counts | {"num_unclicked": counts["rows_valid"] - counts["num_clicks"]}
 
 
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
-    """Rows in their order."""
+    """Write rows in their order, compressed."""
     pq.write_table(table.combine_chunks().cast(schema), path, compression="zstd", row_group_size=ROW_GROUP)

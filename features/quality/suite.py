@@ -1,4 +1,4 @@
-"""features/quality/expectations.yaml and the limits of params.yaml -> what is expected of partitions and of rows."""
+"""features/quality/expectations.yaml and the limits of params.yaml -> expectations of partitions and of rows."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ CRITICAL, WARNING = "critical", "warning"
 
 
 class Written(Section):
-    """One expectation as it stands in the file."""
+    """One expectation as written in the file."""
 
     why: str
     of: Literal["partitions", "rows"]
@@ -32,7 +32,7 @@ class Written(Section):
 
 @dataclass(frozen=True)
 class Expected:
-    """One expectation whose limits are numbers."""
+    """One expectation with its limits filled in."""
 
     group: str
     why: str
@@ -44,37 +44,37 @@ class Expected:
 
     @property
     def is_critical(self) -> bool:
-        """Whether a failure blocks."""
+        """Whether a failure blocks the next stages."""
         return self.severity == CRITICAL
 
 
 def read_suite(limits: Mapping[str, float | int], file: Path = FILE) -> list[Expected]:
-    """All expectations in the file's order. Raises InputError that names what is wrong, and where."""
+    """All expectations in the file's order. Raises InputError that names the fault and its place in the file."""
     try:
         groups = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{file.name} cannot be read: {error}. `git diff {file.name}` shows what changed.") from error
-    if not isinstance(groups, dict) or not all(isinstance(told, list) for told in groups.values()):
-        raise InputError(f"{file.name}: give groups, each a list of expectations, as its first lines say.")
-    if bad := [group for group, told in groups.items() if not told or not GROUP.fullmatch(str(group))]:
+    if not isinstance(groups, dict) or not all(isinstance(listed, list) for listed in groups.values()):
+        raise InputError(f"{file.name}: give groups, each a list of expectations, as its first lines describe.")
+    if bad := [group for group, listed in groups.items() if not listed or not GROUP.fullmatch(str(group))]:
         raise InputError(
-            f"{file.name}: {bad[0]!r}: the name of a group is of letters, digits and _, since Dagster's check is named "
-            "after it, and a group holds at least one expectation."
+            f"{file.name}: {bad[0]!r}: the name of a group consists of letters, digits and _, since Dagster's check is "
+            "named after it, and a group has at least one expectation."
         )
     suite = []
-    for group, told in groups.items():
-        for number, each in enumerate(told, 1):
+    for group, listed in groups.items():
+        for number, each in enumerate(listed, 1):
             place = f"{file.name}, {group}, {number}"
             suite.append(_expected(str(group), place, each, limits))
     names = [each.why for each in suite]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{file.name}: {twice[0]!r} stands there more than once; say each `why` in its own words.")
+        raise InputError(f"{file.name}: {twice[0]!r} is there more than once; give each expectation its own `why`.")
     return suite
 
 
-def _expected(group: str, place: str, told: object, limits: Mapping[str, float | int]) -> Expected:
+def _expected(group: str, place: str, entry: object, limits: Mapping[str, float | int]) -> Expected:
     try:
-        written = Written.model_validate(told)
+        written = Written.model_validate(entry)
     except ValidationError as error:
         detail = error.errors()[0]
         key = ".".join(map(str, detail["loc"]))
@@ -93,5 +93,7 @@ def _number(value: Any, place: str, limits: Mapping[str, float | int]) -> Any:
 def _limit(name: str, place: str, limits: Mapping[str, float | int]) -> float | int:
     if name not in limits:
         known = ", ".join(sorted(limits)) or "none"
-        raise InputError(f"{place}: ${name} is no limit; name it in params.yaml, expectations.limits (known: {known}).")
+        raise InputError(
+            f"{place}: ${name} is not a limit; add it to params.yaml, expectations.limits (known: {known})."
+        )
     return limits[name]

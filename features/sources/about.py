@@ -1,7 +1,7 @@
-"""What rows say about their items (title, categories, publication, embedding) -> the latest of each fact by item.
+"""Item attributes in the rows of a log (title, categories, publication, embedding) -> the latest value of each by item.
 
-A block's facts are told by one row an item, each fact with its time, so that the facts of many blocks are merged the
-same way as those of rows, in any order.
+The facts of a block are one row per item, each fact with the time of the row that states it. So facts of several
+blocks are merged by the same rule as rows, in any order.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -18,22 +18,22 @@ GIVEN = {name: f"{name} IS NOT NULL" for name in ABOUT_ITEMS} | {"categories": "
 FACTS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
-        *(pa.field(f"{name}_at", pa.int64()) for name in ABOUT_ITEMS),  # of the row that says it, us
+        *(pa.field(f"{name}_at", pa.int64()) for name in ABOUT_ITEMS),  # us, the time of the row that states it
         pa.field("title", pa.string()),
         pa.field("categories", pa.list_(pa.string())),
         pa.field("published_us", pa.int64()),
         pa.field("embedding", pa.list_(pa.float32())),
     ]
 )
-"""One row an item: the latest of each fact where it was given; null where it was not."""
+"""One row per item: the latest value of each fact, null if no row states it."""
 
 _OF_ROWS = f"""
     SELECT item_id, {", ".join(f"epoch_us(occurred_at) AS {name}_at" for name in ABOUT_ITEMS)}, {", ".join(ABOUT_ITEMS)}
-    FROM told WHERE item_id IS NOT NULL
+    FROM rows WHERE item_id IS NOT NULL
 """
 _LATEST = ", ".join(
     f"max({name}_at) FILTER ({given}) AS {name}_at, "
-    f"max_by({name}, {{'at': {name}_at, 'said': {name}}}) FILTER ({given}) AS {name}"
+    f"max_by({name}, {{'at': {name}_at, 'value': {name}}}) FILTER ({given}) AS {name}"
     for name, given in GIVEN.items()
 )
 
@@ -44,29 +44,29 @@ def facts_of(rows: pa.Table) -> pa.Table:
         items = pc.drop_null(pc.unique(rows["item_id"]))
         return _named({"item_id": items})
     with connect() as connection:
-        connection.register("told", rows.select(["item_id", "occurred_at", *ABOUT_ITEMS]))
-        found = connection.sql(f"SELECT item_id, {_LATEST} FROM ({_OF_ROWS}) GROUP BY item_id").to_arrow_table()
-    return found.select(FACTS.names).cast(FACTS)
+        connection.register("rows", rows.select(["item_id", "occurred_at", *ABOUT_ITEMS]))
+        latest = connection.sql(f"SELECT item_id, {_LATEST} FROM ({_OF_ROWS}) GROUP BY item_id").to_arrow_table()
+    return latest.select(FACTS.names).cast(FACTS)
 
 
 def facts_of_items(item_ids: pa.ChunkedArray | pa.Array) -> pa.Table:
-    """FACTS of items of which nothing is said but that they are there."""
+    """FACTS of items without any attribute, only their ids."""
     return _named({"item_id": pc.drop_null(pc.unique(item_ids))})
 
 
 def merged(facts: Sequence[pa.Table]) -> pa.Table:
-    """FACTS of several, in order of item_id."""
-    told = pa.concat_tables([FACTS.empty_table(), *facts])
-    if all(told[name].null_count == len(told) for name in FACTS.names[1:]):
-        return _named({"item_id": pc.unique(told["item_id"]).sort()})
+    """Several tables of FACTS as one, in order of item_id."""
+    together = pa.concat_tables([FACTS.empty_table(), *facts])
+    if all(together[name].null_count == len(together) for name in FACTS.names[1:]):
+        return _named({"item_id": pc.unique(together["item_id"]).sort()})
     with connect() as connection:
-        connection.register("told", told)
-        found = connection.sql(f"SELECT item_id, {_LATEST} FROM told GROUP BY item_id ORDER BY item_id")
-        return found.to_arrow_table().select(FACTS.names).cast(FACTS)
+        connection.register("facts", together)
+        latest = connection.sql(f"SELECT item_id, {_LATEST} FROM facts GROUP BY item_id ORDER BY item_id")
+        return latest.to_arrow_table().select(FACTS.names).cast(FACTS)
 
 
 def as_items(facts: pa.Table) -> pa.Table:
-    """A catalogue (contracts.schema.ITEMS) in the same order."""
+    """FACTS as a catalogue (contracts.schema.ITEMS), in the same order."""
     none = pa.scalar([], pa.list_(pa.string()))
     columns = {
         "item_id": facts["item_id"],
@@ -79,7 +79,7 @@ def as_items(facts: pa.Table) -> pa.Table:
 
 
 def items_of(rows: pa.Table) -> pa.Table:
-    """One row an item (ITEMS): the latest of each fact where it was given; the row order does not matter."""
+    """ITEMS, one row per item with the latest value of each fact. The order of the rows does not matter."""
     return as_items(merged([facts_of(rows)]))
 
 

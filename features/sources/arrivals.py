@@ -1,4 +1,4 @@
-"""The files of a table -> their pieces; one that has not changed is not read again (.cache/ingest/<log>)."""
+"""The files of a table -> their pieces. A file that has not changed is not read again (.cache/ingest/<log>)."""
 
 import hashlib
 import logging
@@ -20,7 +20,7 @@ from features.sources.files import DataFile, unreadable
 from features.sources.log import Log
 from features.sources.pieces import TABLES, Piece, PieceWriter
 from features.sources.rows import file_blocks
-from features.sources.table import decided, files_of, mapping_of, told_of, whole_counts, with_whole
+from features.sources.table import files_of, mapping_of, reading_notes, whole_columns, whole_counts, with_whole
 from features.sources.tombstones import leave_out
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import at_hand
@@ -30,86 +30,86 @@ log = logging.getLogger("leitmotif")
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """All files of a table."""
+class FilesRead:
+    """All files of a table, read."""
 
     pieces: Sequence[Piece]
-    kept: frozenset[str]  # keys of the cache that a later run may need
+    cache_keys: frozenset[str]  # of the entries that a later run may need
     num_files: int
-    notes: Mapping[str, Any]  # as a Log's
+    notes: Mapping[str, Any]  # as in a Log
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read."""
+    """The settings by which files are read."""
 
     source: SourceParams
     mapping: Mapping[str, str]
     forgotten: Forgotten
-    basis: str  # a hash of all but the file
+    basis: str  # a hash of everything but the file that a piece depends on
     cache: Path
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """One file that is to be a piece."""
+class FileToRead:
+    """One file, which becomes one piece."""
 
-    key: str
+    key: str  # of its piece in the cache
     file: DataFile
     digest: str
-    whole: tuple[str, ...] = ()  # columns whose ids are written without decimals
+    whole: tuple[str, ...] = ()  # columns whose ids are written without ".0"
 
 
-def arrive(cache: PartitionCache, source: SourceParams, forgotten: Forgotten, engine: Engine) -> Arrived:
-    """A piece for each file, made where the cache has none of this content, mapping, parameters, users and code.
+def read_files(cache: PartitionCache, source: SourceParams, forgotten: Forgotten, engine: Engine) -> FilesRead:
+    """One piece per file. A file is read only if the cache has no piece for its content, mapping, params and code.
 
-    Raises InputError for what stops the whole log, naming file and next step.
+    Raises InputError, naming the file and the next step, if the log as a whole cannot be read.
     """
     mapping = mapping_of(source.columns)
     basis = key_of(code(), mapping, _params(source), sorted(forgotten))
     reading = Reading(source, mapping, forgotten, basis, cache.folder)
-    files = [_arrival(reading, file, _hash(file)) for file in files_of(source, mapping)]
-    made = _pieces(engine, cache, reading, files)
-    notes = [piece.notes for piece in made]
-    num_whole = decided([{name: tuple(num) for name, num in note["whole"].items()} for note in notes])
-    again = [tuple(name for name in num_whole if name in note["whole"]) for note in notes]
-    wanted = [_arrival(reading, file.file, file.digest, names) for file, names in zip(files, again, strict=True)]
-    pieces = _pieces(engine, cache, reading, wanted) if any(again) else made
+    files = [_to_read(reading, file, _hash(file)) for file in files_of(source, mapping)]
+    first = _pieces(engine, cache, reading, files)
+    notes = [piece.notes for piece in first]
+    num_whole = whole_columns([{name: tuple(num) for name, num in note["whole"].items()} for note in notes])
+    whole = [tuple(name for name in num_whole if name in note["whole"]) for note in notes]
+    wanted = [_to_read(reading, file.file, file.digest, names) for file, names in zip(files, whole, strict=True)]
+    pieces = _pieces(engine, cache, reading, wanted) if any(whole) else first
     words: Counter[str] = Counter()
     for note in notes:
         words.update(note["null_words"])
-    told = told_of(words, sum(note["without_zone"] for note in notes))
+    summary = reading_notes(words, sum(note["without_zone"] for note in notes))
     num_empty = sum(not note["num_rows"] for note in notes)
-    told |= {"num_empty_files": num_empty, "ids_without_decimals": num_whole}
-    return Arrived(pieces, frozenset(piece.key for piece in (*made, *pieces)), len(files), told)
+    summary |= {"num_empty_files": num_empty, "ids_without_decimals": num_whole}
+    return FilesRead(pieces, frozenset(piece.key for piece in (*first, *pieces)), len(files), summary)
 
 
-def _arrival(reading: Reading, file: DataFile, digest: str, whole: tuple[str, ...] = ()) -> Arrival:
+def _to_read(reading: Reading, file: DataFile, digest: str, whole: tuple[str, ...] = ()) -> FileToRead:
     key = key_of(reading.basis, file.name, file.kind, file.packer, file.delimiter, digest, whole)
-    return Arrival(key, file, digest, whole)
+    return FileToRead(key, file, digest, whole)
 
 
-def _pieces(engine: Engine, cache: PartitionCache, reading: Reading, wanted: Sequence[Arrival]) -> list[Piece]:
+def _pieces(engine: Engine, cache: PartitionCache, reading: Reading, wanted: Sequence[FileToRead]) -> list[Piece]:
     missing = {each.key: each for each in wanted if not cache.holds(each.key)}
     cache.came(engine.map(partial(read_file, reading), list(missing.values()), "reading files"))
     pieces = [Piece(cache.file(each.key, TABLES[0]).parent, each.key) for each in wanted]
     for each, piece in zip(wanted, pieces, strict=True):
         if not piece.notes["num_rows"]:
-            log.warning("%s has no rows: nothing is taken from it", each.file.name)
+            log.warning("%s has no rows and is ignored", each.file.name)
     return pieces
 
 
-def read_file(reading: Reading, arrival: Arrival) -> str:
-    """Make its piece in the cache; returns the key."""
-    key, file, kept = arrival.key, arrival.file, PartitionCache(reading.cache)
-    with kept.making() as making, at_hand(making / "spilt"):
-        num_rows = _make(making / key, file, reading, arrival.whole)
-        if _hash(file) != arrival.digest:
+def read_file(reading: Reading, wanted: FileToRead) -> str:
+    """Read one file and put its piece into the cache; returns the key."""
+    key, file, cache = wanted.key, wanted.file, PartitionCache(reading.cache)
+    with cache.making() as making, at_hand(making / "spilt"):
+        num_rows = _make(making / key, file, reading, wanted.whole)
+        if _hash(file) != wanted.digest:
             raise InputError(
-                f"source.path: {file.name} changed while it was being read. Nothing was made; run it again when "
-                "whoever writes it is done."
+                f"source.path: {file.name} changed while it was being read. Nothing was written; run it again when "
+                "the file is complete."
             )
-        kept.put(key, making / key, num_rows)
+        cache.put(key, making / key, num_rows)
     return key
 
 
@@ -132,15 +132,15 @@ def _make(
             without_zone += block.num_without_zone
             num_rejected += len(block.rejected)
             num_rows += len(block.events) + len(block.rejected)
-    except EscapedQuotes as found:
+    except EscapedQuotes as escaped:
         writer.close()
-        return _make(folder, file, reading, whole, found.header)
+        return _make(folder, file, reading, whole, escaped.header)
     except BaseException:
         writer.close()
         raise
     log.info("read %s rows of %s, %s rejected", f"{num_rows - num_rejected:,}", file.name, f"{num_rejected:,}")
-    told = {"null_words": words, "without_zone": without_zone, "num_rows": num_rows, "whole": counts}
-    return writer.close(told)
+    notes = {"null_words": words, "without_zone": without_zone, "num_rows": num_rows, "whole": counts}
+    return writer.close(notes)
 
 
 def _params(source: SourceParams) -> list[object]:
@@ -156,9 +156,9 @@ def _hash(file: DataFile) -> str:
 
 @cache
 def code() -> list[str]:
-    """What else a piece depends on: the code of these rooms and the libraries that parse and write."""
+    """A hash of the code that a piece depends on, and the versions of the libraries that parse and write."""
     rooms = [Path(__file__).parent, Path(__file__).parents[1] / "tables", Path(__file__).parents[1] / "terms"]
     files = [*sorted(path for room in rooms for path in room.glob("*.py")), Path(str(schema.__file__))]
-    files.append(Path(__file__).parents[1] / "sealed" / "forgotten.py")  # what is left of a row of somebody forgotten
+    files.append(Path(__file__).parents[1] / "sealed" / "forgotten.py")  # how rows of forgotten users are found
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     return [digest, *(version(name) for name in ("duckdb", "pyarrow", "numpy"))]

@@ -1,6 +1,6 @@
-"""A piece, and the keys of requests and items that other rows change -> its rows of these, kept by content.
+"""A piece, and keys of requests and items whose rows depend on other rows -> the piece's rows with these keys, cached.
 
-The rows of a piece are read once for the same keys: a log's new file touches what it concerns, and no more.
+The cache is keyed by the piece and the keys, so a new file of the log rereads only pieces whose set of keys it changes.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -19,17 +19,17 @@ from features.sources.pieces import Piece
 from features.tables.cache import PartitionCache, key_of
 from features.tables.runs import Keys, are_in, held
 
-TABLES = ("rows.arrow", "told.json")
+TABLES = ("rows.arrow", "changed.json")
 ROWS = EVENTS.append(pa.field("request_key", pa.uint64()))
 
 
 @dataclass(frozen=True)
 class Concerned:
-    """Rows of a piece that others change, and which they are."""
+    """The rows of a piece that depend on other rows."""
 
-    told: Mapping[str, str]  # partition -> a hash of which of its rows
+    changed: Mapping[str, str]  # partition -> a hash of which of its rows they are
     rows: Path | None  # None: there are none
-    key: str  # in the cache; empty where it has them not
+    key: str  # in the cache; empty if they are not cached
 
     def batches(self) -> Iterator[tuple[pa.RecordBatch, Keys]]:
         """(EVENTS, their requests' keys), batch by batch."""
@@ -42,7 +42,7 @@ class Concerned:
 
 
 def concerned(piece: Piece, wide: Keys, shared: Keys, basis: object, cache: PartitionCache, scratch: Path) -> Concerned:
-    """The rows of these requests and items. basis: what else they depend on; scratch: for a piece that is not kept."""
+    """The piece's rows of these requests and items. basis: what else they depend on. scratch: for an uncached piece."""
     wide, shared = held(piece.requests, wide), held(piece.items, shared)
     if not len(wide) and not len(shared):
         return Concerned({}, None, "")
@@ -73,6 +73,6 @@ def _make(piece: Piece, wide: Keys, shared: Keys, folder: Path) -> int:
                 rows = pa.Table.from_batches([events]).append_column(ROWS.field("request_key"), pa.array(request_key))
                 file.write_table(rows.filter(pa.array(mine)).cast(ROWS).combine_chunks())
                 num += int(mine.sum())
-    told = {name: hashlib.sha256("".join(all_).encode()).hexdigest() for name, all_ in which.items() if any(all_)}
-    write_json(folder / TABLES[1], told)
+    changed = {name: hashlib.sha256("".join(all_).encode()).hexdigest() for name, all_ in which.items() if any(all_)}
+    write_json(folder / TABLES[1], changed)
     return num

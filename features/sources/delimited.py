@@ -1,6 +1,6 @@
-"""A file of delimited text -> wanted columns as text, the place of each row in the file, and the malformed rows.
+"""A file of delimited text -> the wanted columns as text, each row's position in the file, and the malformed rows.
 
-Arrow parses; features/sources/records.py says which bytes and lines each of its rows is.
+Arrow parses the fields; features/sources/records.py finds the bytes and the line of each row.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -28,7 +28,7 @@ HEADER_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 26
 DELIMITERS = (",", "\t", ";", "|", "::", "\x01")
 DOUBLE_COLON, STANDS_FOR_IT = "::", "\x1f"
-"""Arrow takes one character: a file whose fields "::" parts is read as if this one stood there."""
+"""Arrow takes only one character as a delimiter, so "::" is replaced by this one before parsing."""
 BOM = codecs.BOM_UTF8
 WRONG_FIELDS = "wrong number of fields"
 
@@ -47,39 +47,39 @@ class Header(NamedTuple):
     delimiter: str
     dialect: Dialect
     num_lines: int
-    size: int  # bytes up to the next record, a BOM left out
+    size: int  # bytes up to the next record, without a BOM
 
 
 class DelimitedRows(NamedTuple):
-    """A delimited file, read."""
+    """The rows of a delimited file."""
 
     columns: pa.Table  # the wanted ones, all text
-    line: Int64  # of the file from 1, its header counted, where each row begins
-    start: Int64  # bytes from the file's begin, a BOM left out
+    line: Int64  # on which each row begins; the header's first line is 1
+    start: Int64  # byte offset in the file, without a BOM
     end: Int64
     bad: list[BadRow]
-    header: Header  # as it turned out: escapes may show later
+    header: Header  # may differ from the one given: escaped quotes are only found while reading
 
 
 class TextBlock(NamedTuple):
-    """Some megabytes of a delimited file, read: whole rows."""
+    """The rows of a few megabytes of a delimited file; no row is cut."""
 
-    columns: pa.Table  # as those of DelimitedRows
+    columns: pa.Table  # as in DelimitedRows
     line: Int64
-    start: Int64  # bytes from the block's begin
+    start: Int64  # byte offset in the block
     end: Int64
     bad: list[BadRow]
     data: bytes
-    offset: int  # of the block in the file, a BOM left out
+    offset: int  # of the block in the file, without a BOM
     header: Header
 
     def texts(self, at: Int64) -> list[str]:
-        """The text of some of its rows, as it was written."""
+        """The original text of some of its rows. at: row numbers in the block."""
         return [_text(self.data[self.start[n] : self.end[n]], self.header) for n in at.tolist()]
 
 
 class EscapedQuotes(Exception):
-    """Quotes are written \\" in this file, and its rows were split as if they were not: begin again with the header."""
+    """The file escapes quotes as \\", which its rows were not split by so far. Read it again with this header."""
 
     def __init__(self, header: Header) -> None:
         super().__init__("quotes are escaped")
@@ -87,9 +87,9 @@ class EscapedQuotes(Exception):
 
 
 def read_header(file: DataFile, wanted: Sequence[str] = ()) -> Header | None:
-    """None for an empty file. Raises InputError if it is not UTF-8 or cannot be opened.
+    """The header of a file; None if the file is empty. Raises InputError if it is not UTF-8 or cannot be opened.
 
-    wanted: columns that tell which of two delimiters it is.
+    wanted: columns expected in the header, which decide between possible delimiters.
     """
     try:
         with open_bytes(file) as handle:
@@ -101,41 +101,41 @@ def read_header(file: DataFile, wanted: Sequence[str] = ()) -> Header | None:
 
 
 def read_delimited(file: DataFile, header: Header, wanted: Sequence[str]) -> DelimitedRows:
-    """Split the whole file; lines with nothing in them are not rows.
+    """Read the whole file; empty lines are not rows.
 
-    Raises InputError where wanted columns are not UTF-8, the file ends early or a quote is never closed.
+    Raises InputError if the wanted columns are not UTF-8, the file is truncated or a quote is never closed.
     """
     try:
         return _together(list(read_blocks(file, header, wanted)), header, wanted)
-    except EscapedQuotes as found:
-        return _together(list(read_blocks(file, found.header, wanted)), found.header, wanted)
+    except EscapedQuotes as escaped:
+        return _together(list(read_blocks(file, escaped.header, wanted)), escaped.header, wanted)
 
 
 def read_blocks(file: DataFile, header: Header, wanted: Sequence[str]) -> Iterator[TextBlock]:
-    """The same, some megabytes at a time. Raises EscapedQuotes where the file turns out to write quotes otherwise."""
+    """As read_delimited, a few megabytes at a time. Raises EscapedQuotes if the file turns out to escape quotes."""
     try:
         yield from _read(file, header, wanted)
     except EscapedQuotes:
-        log.info('%s writes quotes as \\", as Spark does', file.name)
+        log.info('%s escapes quotes as \\", as Spark does', file.name)
         raise
     except READ_ERRORS as error:
         raise _refusal(file, error) from error
 
 
 def read_raw(file: DataFile, header: Header, start: Int64, end: Int64) -> list[str]:
-    """The text of rows, as it was written. start, end: as in DelimitedRows, ascending."""
+    """The original text of rows. start, end: as in DelimitedRows, ascending."""
     texts: list[str] = []
-    held, held_at = b"", 0
+    pending, pending_at = b"", 0
     wanted = list(zip(start.tolist(), end.tolist(), strict=True))
     for chunk in _chunks(file, header.delimiter):
-        held += chunk
-        while len(texts) < len(wanted) and wanted[len(texts)][1] <= held_at + len(held):
+        pending += chunk
+        while len(texts) < len(wanted) and wanted[len(texts)][1] <= pending_at + len(pending):
             first, last = wanted[len(texts)]
-            texts.append(_text(held[first - held_at : last - held_at], header))
+            texts.append(_text(pending[first - pending_at : last - pending_at], header))
         if len(texts) == len(wanted):
             break
-        dropped = min(max(wanted[len(texts)][0] - held_at, 0), len(held))
-        held, held_at = held[dropped:], held_at + dropped
+        dropped = min(max(wanted[len(texts)][0] - pending_at, 0), len(pending))
+        pending, pending_at = pending[dropped:], pending_at + dropped
     return texts
 
 
@@ -155,7 +155,7 @@ def _header_in(file: DataFile, head: bytes, is_last: bool, wanted: Sequence[str]
 
 
 def _delimiters_in(body: bytes) -> list[str]:
-    """The most frequent first, of those outside quotes in the first line; a comma where there is none."""
+    """Delimiters in the first line, outside quotes, the most frequent first; a comma if there is none."""
     first = re.split(rb"[\r\n]", re.sub(rb'"(?:[^"]|"")*"', b"", body), maxsplit=1)[0]
     counts = {each: first.count(each.encode()) for each in DELIMITERS}
     return sorted(filter(counts.__getitem__, DELIMITERS), key=counts.__getitem__, reverse=True) or [","]
@@ -203,7 +203,7 @@ def _together(blocks: Sequence[TextBlock], header: Header, wanted: Sequence[str]
 
 
 def _parse(data: bytes, block: Block, header: Header, places: Sequence[int]) -> tuple[pa.Table, Int64]:
-    """The records' wanted fields, and which records, from 0, have another number of fields than the header."""
+    """(wanted fields of the records, numbers, from 0, of the records with more or fewer fields than the header)."""
     invalid: list[int] = []
 
     def skip(row: pyarrow.csv.InvalidRow) -> str:
@@ -213,7 +213,7 @@ def _parse(data: bytes, block: Block, header: Header, places: Sequence[int]) -> 
     names = [str(place) for place in range(len(header.names))]
     table = pyarrow.csv.read_csv(
         pa.BufferReader(memoryview(data)[: block.size]),
-        # one thread and one block: only then does Arrow say on which row it stumbled
+        # one thread and one block: only then does Arrow report the number of an invalid row
         pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=block.size + 1),
         pyarrow.csv.ParseOptions(
             delimiter=header.dialect.delimiter.decode(),
@@ -249,7 +249,7 @@ def _blocks(file: DataFile, header: Header) -> Iterator[tuple[bytes, Block]]:
         if pending and (is_last or len(pending) > MAX_RECORD_BYTES):
             raise InputError(
                 f"source.path: {file.name} line {line + block.num_lines + 1}: a quote is opened and never closed "
-                f"({_text(pending[:60], header)!r}...). Close it, or double a quote that is meant as text."
+                f"({_text(pending[:60], header)!r}...). Close it, or double it if it is part of the text."
             )
         line += block.num_lines
         if block.size:
@@ -257,19 +257,19 @@ def _blocks(file: DataFile, header: Header) -> Iterator[tuple[bytes, Block]]:
 
 
 def _chunks(file: DataFile, delimiter: str) -> Iterator[bytes]:
-    """The file's bytes without a BOM, one character between fields."""
-    held, is_first = b"", True
+    """The file's bytes without a BOM, with a delimiter of one character."""
+    colon, is_first = b"", True
     with open_bytes(file) as handle:
         while chunk := handle.read(BLOCK_BYTES):
             chunk = bytes(chunk).removeprefix(BOM) if is_first else bytes(chunk)
             is_first = False
             if delimiter == DOUBLE_COLON:
-                chunk = (held + chunk).replace(DOUBLE_COLON.encode(), STANDS_FOR_IT.encode())
-                held = b":" if chunk.endswith(b":") else b""
-                chunk = chunk.removesuffix(held)
+                chunk = (colon + chunk).replace(DOUBLE_COLON.encode(), STANDS_FOR_IT.encode())
+                colon = b":" if chunk.endswith(b":") else b""
+                chunk = chunk.removesuffix(colon)
             yield chunk
-    if held:
-        yield held
+    if colon:
+        yield colon
 
 
 def _and_last(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -286,7 +286,7 @@ def _text(raw: bytes, header: Header) -> str:
 
 
 def _with_delimiter(columns: pa.Table, header: Header) -> pa.Table:
-    """ "::" inside quotes was no delimiter."""
+    """Restore "::" inside quotes, where it is text and not a delimiter."""
     if header.delimiter != DOUBLE_COLON:
         return columns
     texts = [pc.replace_substring(column, STANDS_FOR_IT, DOUBLE_COLON) for column in columns.columns]
@@ -294,7 +294,7 @@ def _with_delimiter(columns: pa.Table, header: Header) -> pa.Table:
 
 
 def _refusal(file: DataFile, error: Exception) -> InputError:
-    """The message for a file that its reader refused; for another encoding, the place of the first such byte."""
+    """The error for a file that could not be read; if it is not UTF-8, with the position of the first wrong byte."""
     if "utf" in str(error).lower():
         with open_bytes(file) as handle:
             for number, line in enumerate(handle, 1):

@@ -1,8 +1,8 @@
-"""An EB-NeRD folder as published (train and validation, articles where they are there) -> a log.
+"""An EB-NeRD folder as published (train, validation, and articles if they are there) -> a log.
 
 A row is a candidate of an impression (role impression) or a click of a history (role history). The demo, small and
-large bundles have one layout. What is known only after the request (read_time, scroll_percentage, next_*, an
-article's totals) is never read.
+large bundles have the same layout. Columns known only after the request (read_time, scroll_percentage, next_*, an
+article's totals) are never read.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -19,7 +19,7 @@ from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")
 
-LISTED = """
+CATALOGUE = """
     SELECT item_id, title, published_us AS published_at, NULL::FLOAT[] AS embedding,
         list_filter(names, lambda name, place: name IS NOT NULL AND list_position(names, name) = place) AS categories
     FROM (
@@ -30,8 +30,8 @@ LISTED = """
         ORDER BY item_id, published_us DESC NULLS LAST, title NULLS LAST, line
     )
 """
-"""One row an article, the latest where it is there twice. Its category, then subcategories and topics, named so that a
-number of the one is never a number of the other."""
+"""One row per article, the latest if an article is listed twice. Its category comes first, then subcategories and
+topics, with prefixes because both are numbers."""
 
 NAMELESS = """
     SELECT file, line, 'no article_id' AS reason, to_json({title: title})::VARCHAR AS raw
@@ -40,21 +40,21 @@ NAMELESS = """
 
 
 def read_ebnerd(source: SourceParams) -> Log:
-    """Rows are candidates and clicks of histories; an impression or history that cannot be taken apart is one.
+    """Each candidate and each click of a history becomes a row; an impression or history that is invalid counts as one.
 
-    Raises InputError where a file or a column is missing or is another.
+    Raises InputError if a file or a column is missing or has another type.
     """
     files = find_ebnerd(source.path)
     behaviors = pa.concat_tables([read_columns(file, BEHAVIORS) for file in files.behaviors])
     history = pa.concat_tables([read_columns(file, HISTORY) for file in files.history])
     events, contexts, rejected = explode(behaviors, history)
     log.info(
-        "read %s events of %s impressions and %s histories, %s rows left out",
+        "read %s events of %s impressions and %s histories, %s rows rejected",
         *(f"{len(table):,}" for table in (events, behaviors, history, rejected)),
     )
     num_files = len(files.behaviors) + len(files.history)
     if files.articles is None:
-        log.info("no articles.parquet: items have no title, categories or time of publication")
+        log.info("There is no articles.parquet: items have no title, categories or time of publication")
         return Log(events, ITEMS.empty_table(), rejected, num_files, contexts)
     items, nameless = _items(read_columns(files.articles, ARTICLES))
     return Log(events, items, rejected, num_files + 1, contexts, rejected_items=nameless)
@@ -64,7 +64,7 @@ def _items(articles: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The catalogue (ITEMS), and articles without an id (REJECTED)."""
     with connect() as connection:
         connection.register("articles", articles)
-        items = connection.sql(LISTED).to_arrow_table()
+        items = connection.sql(CATALOGUE).to_arrow_table()
         nameless = connection.sql(NAMELESS).to_arrow_table()
     at = items["published_at"].cast(TIME)
     items = items.set_column(items.column_names.index("published_at"), "published_at", at)

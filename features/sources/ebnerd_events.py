@@ -1,6 +1,6 @@
-"""EB-NeRD's impressions and histories, a row each -> their events, each once, contexts, what was left out and why.
+"""EB-NeRD's impressions and histories, one row each -> distinct events, contexts, and rejected rows with reasons.
 
-One DuckDB connection over Arrow tables; no row is looked at in Python.
+DuckDB does it over Arrow tables; there is no loop over rows in Python.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -15,7 +15,7 @@ from features.tables.connection import connect
 from features.terms.convention import CLICKED
 
 SAME_CLICK_US = 600 * 1_000_000
-"""A history row this near to a click of the same user on the same item is that click; the impression's time holds."""
+"""A history row this close to a click of the same user on the same item is that click; the impression's time counts."""
 
 TIME_CASES = f"""
     WHEN at_us IS NULL THEN 'no time'
@@ -30,7 +30,7 @@ IMPRESSIONS = f"""
         WHEN NOT list_has_all(shown, clicked) THEN 'click not shown' END AS reason
     FROM behaviors
 """
-"""One row an impression, with the reason why it cannot be taken apart."""
+"""One row per impression, with the reason if it is invalid as a whole."""
 
 CANDIDATES = """
     CREATE TEMP TABLE candidates AS
@@ -42,7 +42,7 @@ CANDIDATES = """
         FROM impressions WHERE impressions.reason IS NULL
     )
 """
-"""One row a candidate; position counts from 0 in the list as shown. Of a candidate that is there twice, the first."""
+"""One row per candidate; position counts from 0 in the list as shown. Of a repeated candidate the first is valid."""
 
 VISITS = f"""
     CREATE TEMP TABLE visits AS
@@ -64,9 +64,9 @@ VISITS = f"""
         WHEN copy > 1 AND user_id IS NOT NULL AND item_id IS NOT NULL THEN 'history row repeated' END AS reason
     FROM numbered
 """
-"""One row a click of a history, with the reason why it is no event of its own."""
+"""One row per click of a history, with the reason if it is not an event of its own."""
 
-FOUND = f"""
+EVENT_ROWS = f"""
     SELECT NULL::VARCHAR AS event_id, user_id, item_id, at_us AS occurred_at, label, impression_id, position,
         session_id, '{ROLE_IMPRESSION}' AS role, file, line
     FROM candidates WHERE reason IS NULL
@@ -75,13 +75,13 @@ FOUND = f"""
     FROM visits WHERE reason IS NULL
 """
 
-KNOWN = f"""
+CONTEXT_ROWS = f"""
     SELECT DISTINCT ON (impression_id) {", ".join(CONTEXTS.names)}
     FROM impressions WHERE reason IS NULL ORDER BY impression_id, file, line
 """
-"""What an impression knew besides its user and its candidates."""
+"""The context of each impression: device, subscription, the article being read."""
 
-LEFT_OUT = """
+REJECTED_ROWS = """
     SELECT file, line, reason, raw::VARCHAR AS raw FROM (
         SELECT file, line, reason, 0 AS ordinal, to_json({impression_id: impression_id, user_id: user_id,
             impression_time_us: at_us, article_ids_inview: shown, article_ids_clicked: clicked}) AS raw
@@ -102,30 +102,30 @@ LEFT_OUT = """
 
 
 class Exploded(NamedTuple):
-    """Every row of the lists, once: an event, or left out."""
+    """Every entry of the lists, once, as an event or as a rejected row."""
 
     events: pa.Table  # EVENTS, event_id null
-    contexts: pa.Table  # CONTEXTS, one row an impression
-    rejected: pa.Table  # REJECTED; an impression or history that cannot be taken apart is one row
+    contexts: pa.Table  # CONTEXTS, one row per impression
+    rejected: pa.Table  # REJECTED; an invalid impression or history is one row
 
 
 def explode(behaviors: pa.Table, history: pa.Table) -> Exploded:
-    """Candidates and clicks of histories from their lists.
+    """Turn the lists of impressions and histories into one row per candidate and click.
 
-    behaviors: impression_id, user_id, session_id, at_us, shown, clicked and what is known besides (CONTEXTS); history:
-        user_id, item_ids, times_us; both with file and line. A history row counts once however many files hold it,
-        and not at all where it is a click.
+    behaviors: impression_id, user_id, session_id, at_us, shown, clicked and the columns of CONTEXTS. history: user_id,
+        item_ids, times_us. Both have file and line. A history row that several files repeat counts once; one that is a
+        click of an impression does not count.
     """
     with connect() as connection:
         connection.register("behaviors", behaviors)
         connection.register("history", history)
         for step in (IMPRESSIONS, CANDIDATES, VISITS):
             connection.execute(step)
-        events = connection.sql(FOUND).to_arrow_table()
-        contexts = connection.sql(KNOWN).to_arrow_table()
-        rejected = connection.sql(LEFT_OUT).to_arrow_table()
+        events = connection.sql(EVENT_ROWS).to_arrow_table()
+        contexts = connection.sql(CONTEXT_ROWS).to_arrow_table()
+        rejected = connection.sql(REJECTED_ROWS).to_arrow_table()
     at = events["occurred_at"].cast(TIME)
     events = events.set_column(events.column_names.index("occurred_at"), "occurred_at", at)
-    for name in ("known_at", "arrived_at"):  # the log does not say
+    for name in ("known_at", "arrived_at"):  # the log does not have these times
         events = events.append_column(name, pa.nulls(len(events), TIME))
     return Exploded(events.select(EVENTS.names).cast(EVENTS), contexts.cast(CONTEXTS), rejected.cast(REJECTED))

@@ -1,4 +1,4 @@
-"""An EB-NeRD folder -> its files, and their columns by our names with ids as text and times in microseconds of UTC."""
+"""An EB-NeRD folder -> its files, and their columns under our names: ids as text, times in microseconds of UTC."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ TIMES = pa.list_(TIME)
 
 
 class Column(NamedTuple):
-    """Published column names -> ours."""
+    """A published column: its name, its type, and whether a file must have it."""
 
     theirs: str
     kind: pa.DataType
@@ -62,7 +62,7 @@ class NewsFiles(NamedTuple):
 
 
 def find_ebnerd(folder: str | None) -> NewsFiles:
-    """Look for the files anywhere below the folder. Raises InputError where one is missing or there are two."""
+    """Find the files anywhere below the folder. Raises InputError if one is missing or there are two of it."""
     if not folder:
         raise InputError("source.path is not set. Name EB-NeRD's folder: make run SOURCE=ebnerd DATA=<folder>.")
     root = Path(folder).expanduser()
@@ -74,20 +74,20 @@ def find_ebnerd(folder: str | None) -> NewsFiles:
 
 
 def read_columns(file: DataFile, columns: Mapping[str, Column]) -> pa.Table:
-    """The columns by our names, and each row's file and line (from 1). A time without zone is UTC.
+    """The columns under our names, and each row's file and line (from 1). A time without a zone is UTC.
 
-    Raises InputError where the file cannot be read, lacks a column, or has one of a type that cannot mean it.
+    Raises InputError if the file cannot be read, lacks a column, or has a column of an unsuitable type.
     """
     try:
         parquet = pq.ParquetFile(file.path)
-        there = parquet.schema_arrow
-        missing = [column.theirs for column in columns.values() if column.required and column.theirs not in there.names]
+        names = parquet.schema_arrow.names
+        missing = [column.theirs for column in columns.values() if column.required and column.theirs not in names]
         if missing:
             raise InputError(
-                f"source.path: {file.name} has no column {', '.join(missing)}. It has: {', '.join(there.names)}. "
-                "For another layout take source.name: table."
+                f"source.path: {file.name} has no column {', '.join(missing)}. It has: {', '.join(names)}. "
+                "For another layout use source.name: table."
             )
-        table = parquet.read([column.theirs for column in columns.values() if column.theirs in there.names])
+        table = parquet.read([column.theirs for column in columns.values() if column.theirs in names])
     except READ_ERRORS as error:
         raise unreadable(file, error) from error
     ours = {name: _typed(file, table, column) for name, column in columns.items()}
@@ -101,20 +101,20 @@ def _one(root: Path, name: str) -> DataFile:
     if len(found) != 1:
         there = f"{len(found)} times ({', '.join(path.as_posix() for path in found)})" if found else "not there"
         raise InputError(
-            f"source.path: {name} is {there} below {root}. A folder of EB-NeRD holds train and validation, each with "
-            "behaviors.parquet and history.parquet, and perhaps articles.parquet: name the folder of one bundle."
+            f"source.path: {name} is {there} below {root}. A bundle of EB-NeRD has folders train and validation, with "
+            "behaviors.parquet and history.parquet in each and perhaps articles.parquet: name the folder of one bundle."
         )
     return describe(root / found[0], found[0].as_posix())
 
 
 def _below(root: Path, name: str) -> list[Path]:
-    """Relative paths that end so, hidden ones and archives' __MACOSX left out."""
+    """Relative paths of files with this name, except hidden ones and those under __MACOSX."""
     paths = sorted(path.relative_to(root) for path in root.rglob(name) if path.is_file())
     return [path for path in paths if not any(part[0] in "._" for part in path.parts)]
 
 
 def _typed(file: DataFile, table: pa.Table, column: Column) -> pa.ChunkedArray:
-    """As text or microseconds, alone or in lists; all null where the file need not have it and has not."""
+    """The column as text or microseconds, or lists of these; all null if the file lacks an optional column."""
     kind = _in_numbers(column.kind)
     if column.theirs not in table.column_names:
         return pa.chunked_array([pa.nulls(len(table), kind)])
@@ -122,7 +122,7 @@ def _typed(file: DataFile, table: pa.Table, column: Column) -> pa.ChunkedArray:
     if not _fits(found.type, column.kind):
         raise InputError(
             f"source.path: {file.name}: column {column.theirs} holds {found.type}, not {column.kind}. "
-            "Take the file as published."
+            "Use the file as published."
         )
     return found.cast(column.kind, safe=False).cast(kind)
 
@@ -132,7 +132,7 @@ def _in_numbers(kind: pa.DataType) -> pa.DataType:
 
 
 def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whole numbers and text are ids; only timestamps are times. A column of nulls is anything."""
+    """Whole numbers and text can be ids; only timestamps can be times. A column of nulls can be anything."""
     if kinds.is_null(found):
         return True
     if kinds.is_list(wanted):

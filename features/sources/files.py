@@ -1,4 +1,4 @@
-"""source.path -> the data files under it, in order, named independently of where the folder lies."""
+"""source.path -> the data files below it, in order, with names relative to it."""
 
 import bz2
 import gzip
@@ -19,41 +19,41 @@ log = logging.getLogger("leitmotif")
 AUTO, PARQUET, TEXT = "auto", "parquet", "text"
 KINDS = {".csv": TEXT, ".tsv": TEXT, ".parquet": PARQUET}
 PERHAPS = (".inter", ".dat", ".txt", ".tab", ".psv", ".log", ".data")
-"""Suffixes of delimited text that other kinds of text have as well."""
+"""Suffixes that delimited text shares with other kinds of text."""
 DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|", "double_colon": "::"}
-"""source.format -> what stands between fields."""
+"""source.format -> the delimiter of fields."""
 PACKED = (".gz", ".zst", ".bz2", ".xz")
 PACKERS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 """The first bytes of compressed files."""
 MAX_NAMED = 10
 READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError, pa.ArrowException)
-"""What readers raise for a file of another kind, a truncated file or one that cannot be opened."""
+"""What readers raise for a file of another format, a truncated file or one that cannot be opened."""
 ADVICE = 'make set ARGS="source.format=csv" (or tsv, semicolon, pipe, double_colon, parquet)'
 
 
 class DataFile(NamedTuple):
     """One file of a log."""
 
-    name: str  # relative to what the person gave
+    name: str  # relative to source.path
     path: Path
     kind: str  # PARQUET or TEXT
     packer: str | None = None  # gzip, zstd, bz2, xz
-    delimiter: str | None = None  # as source.format says; None: what its header shows
+    delimiter: str | None = None  # by source.format; None: detected from the header
 
 
 class FoundFiles(NamedTuple):
-    """What lies under a path."""
+    """The files below a path."""
 
     files: list[DataFile]
     perhaps: list[DataFile]  # texts in a folder that are data if their header names the columns
-    others: list[str]  # names of files that are none
+    others: list[str]  # names of files that are not data
 
 
 def find_files(path: str | None, format: str = AUTO) -> FoundFiles:
-    """The file, or every data file of the folder and below but hidden ones and those whose name starts with _.
+    """The file, or all data files of the folder and its subfolders, except names that start with "." or "_".
 
-    format: source.format; any but auto takes every file for data of this form. Raises InputError where the one given is
-    of another kind, or a link hides data.
+    format: source.format; any but auto means that every file is data in this format. Raises InputError if the path does
+    not exist, a single file is not data, or a link hides data.
     """
     if not path:
         raise InputError("source.path is not set. Name a file or folder: make run SOURCE=... DATA=<path>.")
@@ -70,7 +70,7 @@ def find_files(path: str | None, format: str = AUTO) -> FoundFiles:
 
 
 def describe(path: Path, name: str, format: str = AUTO) -> DataFile:
-    """What a file is, by its first bytes and its suffix. Raises InputError where neither says, or it is an archive."""
+    """The format of a file, by its first bytes and suffix. Raises InputError if neither tells, or it is an archive."""
     packer = _packer(path, name)
     known = KINDS.get(_suffix(path), TEXT if _suffix(path) in PERHAPS else None)
     if format == AUTO and known is not None and _begins(path, name, b"PAR1"):
@@ -78,14 +78,14 @@ def describe(path: Path, name: str, format: str = AUTO) -> DataFile:
     kind = known if format == AUTO else PARQUET if format == PARQUET else TEXT
     if kind is None:
         raise InputError(
-            f"source.path: {name} is neither .csv, .tsv nor .parquet (plain or .gz). Convert it, or say what it is: "
+            f"source.path: {name} is neither .csv, .tsv nor .parquet (plain or .gz). Convert it, or state its format: "
             f"{ADVICE}."
         )
     return DataFile(name, path, kind, packer, DELIMITERS.get(format))
 
 
 def open_bytes(file: DataFile) -> BinaryIO:
-    """The file's content, unpacked. Raises InputError where it cannot be opened."""
+    """The file's decompressed content. Raises InputError if it cannot be opened."""
     openers: dict[str, Callable[[Path], object]] = {
         "gzip": gzip.open,
         "bz2": bz2.open,
@@ -99,18 +99,18 @@ def open_bytes(file: DataFile) -> BinaryIO:
 
 
 def unreadable(file: DataFile, error: Exception) -> InputError:
-    """One message for any error of a file's reader."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"source.path: {file.name} cannot be read: {said}. Export the file again, or move it away.")
+    """The InputError for any error of a file's reader."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"source.path: {file.name} cannot be read: {reason}. Export the file again, or move it away.")
 
 
 def named(names: list[str]) -> str:
-    """How many, some of them, and that there are more."""
+    """The first MAX_NAMED names, and an ellipsis if there are more."""
     return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
 
 
 def _below(root: Path, format: str) -> list[Path]:
-    """Files of a folder and its folders, in order. DVC follows no link to a folder: what is behind one is refused."""
+    """Files of a folder and its subfolders, in order. A link to a folder of data is refused: DVC does not follow it."""
     inside = []
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
@@ -118,21 +118,22 @@ def _below(root: Path, format: str) -> list[Path]:
             if any(part[0] in "._" for part in path.relative_to(root).parts):
                 continue
             if path.is_symlink() and not path.exists():
-                _refuse_or_name(path, root, _is_wanted(path, format), "which is not there. Bring it back, or remove it")
+                reason = "which does not exist. Restore its target, remove the link"
+                _refuse_or_warn(path, root, _is_wanted(path, format), reason)
             elif path.is_symlink() and path.is_dir():
                 wanted = any(_is_wanted(each, format) for each in path.rglob("*") if each.is_file())
-                said = "a folder. DVC follows no such links and would not see it change: move its files here"
-                _refuse_or_name(path, root, wanted, said)
+                reason = "a folder. DVC does not follow such links and would miss changes in it: move its files here"
+                _refuse_or_warn(path, root, wanted, reason)
             elif path.is_file():
                 inside.append(path)
     return sorted(inside)
 
 
-def _refuse_or_name(path: Path, root: Path, wanted: bool, said: str) -> None:
+def _refuse_or_warn(path: Path, root: Path, wanted: bool, reason: str) -> None:
     name, target = path.relative_to(root).as_posix(), os.readlink(path)
     if wanted:
-        raise InputError(f"source.path: {name} is a link to {target}, {said}, or give source.path another folder.")
-    log.warning("left out %s, a link to %s", name, target)
+        raise InputError(f"source.path: {name} is a link to {target}, {reason}, or set source.path to another folder.")
+    log.warning("Ignored %s, a link to %s", name, target)
 
 
 def _is_wanted(path: Path, format: str) -> bool:
@@ -140,7 +141,7 @@ def _is_wanted(path: Path, format: str) -> bool:
 
 
 def _suffix(path: Path) -> str:
-    """The suffix without .gz and its like, in small letters."""
+    """The suffix before any of PACKED, in lower case."""
     name = Path(path.name.lower())
     return Path(name.stem).suffix if name.suffix in PACKED else name.suffix
 

@@ -1,4 +1,4 @@
-"""A source, and the live events sealed beside it -> their pieces, and what belongs to them."""
+"""A source, and the live events sealed beside it -> their events as pieces, with items, contexts and rejected rows."""
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from contracts.schema import CONTEXTS, REJECTED
 from features.engine.engine import Engine
 from features.sealed.forgotten import Forgotten
 from features.sources.about import as_items, merged
-from features.sources.arrivals import arrive
+from features.sources.arrivals import read_files
 from features.sources.ebnerd import read_ebnerd
 from features.sources.joined import join_repeats
 from features.sources.live import Live, without_logged
@@ -21,7 +21,7 @@ from features.sources.log import Log
 from features.sources.movielens import read_movielens
 from features.sources.negatives import with_negatives
 from features.sources.pieces import Piece, PieceWriter, blocks_of, identified
-from features.sources.reused import part_reused
+from features.sources.reused import split_reused
 from features.sources.simulator import simulate
 from features.sources.table import read_table
 from features.sources.tombstones import leave_out
@@ -31,22 +31,22 @@ from features.terms.params import SimulatorParams, SourceParams
 
 @dataclass(frozen=True)
 class Gathered:
-    """A log in pieces."""
+    """A Log whose events are in pieces."""
 
     pieces: Sequence[Piece]
-    items: pa.Table  # ITEMS, as Log has it
+    items: pa.Table  # ITEMS, as in a Log
     num_files: int
-    kept: frozenset[str] = frozenset()  # keys of the cache that a later run may need
-    rejected: pa.Table = field(default_factory=REJECTED.empty_table)  # beside that of the pieces
+    cache_keys: frozenset[str] = frozenset()  # of the entries that a later run may need
+    rejected: pa.Table = field(default_factory=REJECTED.empty_table)  # in addition to the rejected rows of the pieces
     contexts: pa.Table = field(default_factory=CONTEXTS.empty_table)
     rejected_items: pa.Table = field(default_factory=REJECTED.empty_table)
     truth: Mapping[str, pa.Table] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
-    num_apart: int = 0  # requests that got a name of their own so far
+    num_renamed: int = 0  # requests that got a new impression_id (reused.py)
     num_sampled: int = 0
 
     def all_rejected(self) -> pa.Table:
-        """REJECTED, in the order of the pieces."""
+        """REJECTED: all rejected rows, those of the pieces first."""
         return pa.concat_tables([*(piece.rejected for piece in self.pieces), self.rejected])
 
 
@@ -59,24 +59,24 @@ def gather(
     scratch: Path,
     engine: Engine,
 ) -> Gathered:
-    """Read a source: a table file by file through the cache, every other whole, and one with sampled negatives too."""
+    """Read a source. Tables without sampled negatives are read file by file through the cache, all others whole."""
     if source.name == "table" and not source.negatives:
-        arrived = arrive(cache, source, forgotten, engine)
-        items = as_items(merged([piece.facts for piece in arrived.pieces]))
-        return Gathered(arrived.pieces, items, arrived.num_files, arrived.kept, notes=arrived.notes)
+        table = read_files(cache, source, forgotten, engine)
+        items = as_items(merged([piece.facts for piece in table.pieces]))
+        return Gathered(table.pieces, items, table.num_files, table.cache_keys, notes=table.notes)
     logged = leave_out(_read(source, simulator, seed, forgotten), forgotten)
-    num_apart = num_sampled = 0
+    num_renamed = num_sampled = 0
     if source.negatives:
-        events, left, num_apart = requests_of(identified(logged.events), source)
+        events, rejected, num_renamed = requests_of(identified(logged.events), source)
         events, num_sampled = with_negatives(events, source.negatives, source.negatives_from, seed)
-        logged = replace(logged, events=events, rejected=pa.concat_tables([logged.rejected, left]))
+        logged = replace(logged, events=events, rejected=pa.concat_tables([logged.rejected, rejected]))
     piece = piece_of(logged.events, source, scratch / "logged", is_settled=bool(source.negatives))
     others = {name: getattr(logged, name) for name in ("rejected", "contexts", "rejected_items", "truth", "notes")}
-    return Gathered([piece], logged.items, logged.num_files, **others, num_apart=num_apart, num_sampled=num_sampled)
+    return Gathered([piece], logged.items, logged.num_files, **others, num_renamed=num_renamed, num_sampled=num_sampled)
 
 
 def beside(live: Live, gathered: Gathered, source: SourceParams) -> tuple[Live, int]:
-    """The live events that the log does not have, in requests; how many of these have a new name."""
+    """(live events that the log does not have, joined into requests; how many requests got a new impression_id)."""
     if len(live.events):
         wanted = live.events["event_id"].combine_chunks()
         known = [
@@ -85,19 +85,19 @@ def beside(live: Live, gathered: Gathered, source: SourceParams) -> tuple[Live, 
             for batch in piece.events(columns=["event_id"])
         ]
         live = without_logged(live, pa.chunked_array(known, pa.string()))
-    events, left, num_apart = requests_of(live.events, source)
-    return replace(live, events=events, rejected=pa.concat_tables([live.rejected, left])), num_apart
+    events, rejected, num_renamed = requests_of(live.events, source)
+    return replace(live, events=events, rejected=pa.concat_tables([live.rejected, rejected])), num_renamed
 
 
 def requests_of(events: pa.Table, source: SourceParams) -> tuple[pa.Table, pa.Table, int]:
-    """One name a request, one row an item in it; the rows left over (REJECTED); how many requests have a new name."""
-    parted, late, num_apart = part_reused(events, source.shown_s, source.join_s)
-    joined, left = join_repeats(parted, source.join_s)
-    return joined, pa.concat_tables([late, left]), num_apart
+    """(events with one row per item of a request, REJECTED rows, number of requests that got a new impression_id)."""
+    renamed, late, num_renamed = split_reused(events, source.shown_s, source.join_s)
+    joined, repeats = join_repeats(renamed, source.join_s)
+    return joined, pa.concat_tables([late, repeats]), num_renamed
 
 
 def piece_of(events: pa.Table, source: SourceParams, folder: Path, is_settled: bool) -> Piece:
-    """Events in memory as a piece. is_settled: other rows of the log change none of them."""
+    """Write events in memory as a piece. is_settled: no other row of the log changes any of them."""
     writer = PieceWriter(folder, source.partition[0].upper())
     for block in blocks_of(events):
         writer.add(block, is_settled=is_settled)

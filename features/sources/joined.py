@@ -1,6 +1,6 @@
-"""A log's events -> one row for each item of a request: a show and its click that were logged apart become one event.
+"""A log's events -> one row per item of a request: a show and a click logged as separate rows become one event.
 
-The rule is that of live outcomes (features/sources/live.py): the show's row stands, with the largest label.
+The rule is that of live outcomes (features/sources/live.py): the show's row is kept, with the largest label.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -24,7 +24,7 @@ CANDIDATES = f"""
         AND user_id IS NOT NULL AND item_id IS NOT NULL THEN hash(impression_id, user_id, item_id) ELSE 0 END AS key
     FROM events
 """
-"""A number for each (request, user, item), 0 where one of them is missing: these stay as they are."""
+"""A key for each (request, user, item); 0 if one of them is missing: such a row stays as it is."""
 
 JUDGED = """
     CREATE TEMP TABLE judged AS
@@ -37,14 +37,14 @@ JUDGED = """
     )
     SELECT placed.*, shown_at, shown_id, shown_label,
         abs(epoch_us(occurred_at) - epoch_us(shown_at)) > $apart_us AS is_apart,
-        event_id = shown_id AND occurred_at = shown_at AND label = shown_label AS stands
+        event_id = shown_id AND occurred_at = shown_at AND label = shown_label AS is_kept
     FROM placed JOIN shows USING (impression_id, user_id, item_id)
 """
-"""Each row beside its request's show of its item: the row of the smallest label, the earliest of those."""
+"""Each row with the show of its item in its request: the row with the smallest label, the earliest of those."""
 
-MADE = ("occurred_at", "label", "position", "session_id", "known_at")
-STANDING = f"""
-    SELECT {", ".join(f"kept.{name}" for name in EVENTS.names if name not in MADE)},
+COMBINED = ("occurred_at", "label", "position", "session_id", "known_at")
+KEPT_ROWS = f"""
+    SELECT {", ".join(f"kept.{name}" for name in EVENTS.names if name not in COMBINED)},
         CASE WHEN others.clicked_at > others.first_at THEN others.clicked_at ELSE kept.known_at END AS known_at,
         least(kept.occurred_at, others.first_at) AS occurred_at, greatest(kept.label, others.label) AS label,
         coalesce(kept.position, others.position) AS position, coalesce(kept.session_id, others.session_id) AS session_id
@@ -54,25 +54,25 @@ STANDING = f"""
             arg_min(position, place) FILTER (position IS NOT NULL) AS position,
             arg_min(session_id, place) FILTER (session_id IS NOT NULL) AS session_id
         FROM judged WHERE NOT is_apart GROUP BY ALL
-    ) AS others USING (impression_id, user_id, item_id) WHERE stands
+    ) AS others USING (impression_id, user_id, item_id) WHERE is_kept
 """
 """The show, and exact copies of it, which validate removes."""
 
-LEFT = f"""
+REJECTED_ROWS = f"""
     SELECT file, line, CASE WHEN is_apart THEN '{APART}' ELSE '{JOINED}' END AS reason,
         to_json({{event_id: event_id, user_id: user_id, item_id: item_id, occurred_at: occurred_at::VARCHAR,
             label: label, impression_id: impression_id, position: position, session_id: session_id}})::VARCHAR AS raw
-    FROM judged WHERE NOT stands
+    FROM judged WHERE NOT is_kept
 """
 
 
 def join_repeats(events: pa.Table, join_s: float) -> tuple[pa.Table, pa.Table]:
-    """Of the rows of one item in one user's request: one event; the others are rejected (REJECTED).
+    """Join the rows of one item in one user's request into one event; the other rows are rejected (REJECTED).
 
-    events: EVENTS, each with its event_id. The event has the name, position and session of the show (the row of the
-    smallest label, the earliest of those), the largest label and the earliest time; its click was known when the first
-    row that tells it was. A row further than join_s from the
-    show is no part of that fact: it is held back with a reason of its own, as no request holds an item twice.
+    events: EVENTS, each with its event_id. The event has the event_id, position and session of the show (the row with
+    the smallest label, the earliest of those), the largest label and the earliest time; its click counts as known when
+    the first row that states it was. A row further than join_s from the show is not joined: it is rejected with a
+    reason of its own, because a request may hold an item only once.
     """
     with connect() as connection:
         connection.register("events", events.select(["role", "label", "impression_id", "user_id", "item_id"]))
@@ -85,8 +85,8 @@ def join_repeats(events: pa.Table, join_s: float) -> tuple[pa.Table, pa.Table]:
         is_shared = np.isin(key, shared)
         connection.register("rows", events.filter(pa.array(is_shared)))
         connection.execute(JUDGED, {"apart_us": round(join_s * 1_000_000)})
-        standing = connection.sql(STANDING).to_arrow_table().select(EVENTS.names).cast(EVENTS)
-        left = connection.sql(LEFT).to_arrow_table().cast(REJECTED)
-    if len(left):
-        log.warning("%s rows are a second one of their item in their request", f"{len(left):,}")
-    return pa.concat_tables([events.filter(pa.array(~is_shared)), standing]), left
+        kept = connection.sql(KEPT_ROWS).to_arrow_table().select(EVENTS.names).cast(EVENTS)
+        rejected = connection.sql(REJECTED_ROWS).to_arrow_table().cast(REJECTED)
+    if len(rejected):
+        log.warning("%s rows repeat an item of their request", f"{len(rejected):,}")
+    return pa.concat_tables([events.filter(pa.array(~is_shared)), kept]), rejected

@@ -27,19 +27,19 @@ PLACE = (EVENTS.field("file"), EVENTS.field("line"))
 class Live:
     """All sealed live events of a source."""
 
-    events: pa.Table  # EVENTS: one row an event_id
-    contexts: pa.Table  # CONTEXTS: one row an impression that said something of itself
-    rejected: pa.Table  # REJECTED: part of another's event, of a user forgotten, or in the log
+    events: pa.Table  # EVENTS: one row per event_id
+    contexts: pa.Table  # CONTEXTS: one row per impression that states a context
+    rejected: pa.Table  # REJECTED: joined to another row, of a forgotten user, or already in the log
     num_files: int
-    newest_seq: Mapping[str, int]  # of each engine, of all that was ever sealed; 0 without
+    newest_seq: Mapping[str, int]  # engine -> the newest sequence number that was ever sealed, 0 if none
 
 
 def read_live(folder: Path, forgotten: Forgotten) -> Live:
-    """Read live/<source> whole. Every row is an event or is rejected. Raises InputError for a file that is damaged.
+    """Read all of live/<source>. Every row becomes an event or is rejected. Raises InputError for a damaged file.
 
-    Of rows with one event_id (a show and its outcome, in whichever files) one event is made: the first acknowledged
-    row, a show before an outcome, with the largest label, which was known when the first row that tells it was. An
-    outcome whose show is nowhere is an event of its own.
+    Rows with the same event_id (a show and its outcome, in any of the files) become one event: the row acknowledged
+    first, a show before an outcome, with the largest label. The label counts as known when the first row that states
+    it was. An outcome without a show is an event of its own.
     """
     files = sealed_files(folder)
     tables = [read_sealed(path) for path in files]
@@ -48,9 +48,9 @@ def read_live(folder: Path, forgotten: Forgotten) -> Live:
         or [pa.schema([*LIVE, *PLACE]).empty_table()]
     )
     gone = are_forgotten(rows["user_id"], forgotten)
-    buried, rows = tombstones(rows.filter(pa.array(gone))), rows.filter(pa.array(~gone))
-    events, left_over = _join(rows)
-    rejected = pa.concat_tables([buried, left_over])
+    removed, rows = tombstones(rows.filter(pa.array(gone))), rows.filter(pa.array(~gone))
+    events, joined = _join(rows)
+    rejected = pa.concat_tables([removed, joined])
     newest = {
         engine: newest_seq([table for table, path in zip(tables, files, strict=True) if engine_of(path) == engine])
         for engine in ENGINES
@@ -59,7 +59,7 @@ def read_live(folder: Path, forgotten: Forgotten) -> Live:
 
 
 def without_logged(live: Live, logged: pa.ChunkedArray) -> Live:
-    """The live events without those whose event_id the log has, and without the contexts that only these bring.
+    """The live events without those whose event_id is in the log, and without contexts that only these have.
 
     logged: the log's event_ids. The log's row takes precedence over a live row with the same event_id.
     """
@@ -67,27 +67,27 @@ def without_logged(live: Live, logged: pa.ChunkedArray) -> Live:
         return live
     known = logged.filter(pc.is_in(logged, value_set=live.events["event_id"].combine_chunks())).combine_chunks()
     theirs = pc.is_in(live.events["event_id"], value_set=known)
-    left, kept = live.events.filter(theirs), live.events.filter(pc.invert(theirs))
-    only_theirs = left["impression_id"].filter(
-        pc.invert(pc.is_in(left["impression_id"], value_set=kept["impression_id"].combine_chunks()))
+    removed, kept = live.events.filter(theirs), live.events.filter(pc.invert(theirs))
+    only_theirs = removed["impression_id"].filter(
+        pc.invert(pc.is_in(removed["impression_id"], value_set=kept["impression_id"].combine_chunks()))
     )
-    said = pc.is_in(live.contexts["impression_id"], value_set=only_theirs.combine_chunks())
+    is_removed = pc.is_in(live.contexts["impression_id"], value_set=only_theirs.combine_chunks())
     return replace(
         live,
         events=kept,
-        contexts=live.contexts.filter(pc.invert(said)),
-        rejected=pa.concat_tables([live.rejected, tombstones(left, LOGGED)]),
+        contexts=live.contexts.filter(pc.invert(is_removed)),
+        rejected=pa.concat_tables([live.rejected, tombstones(removed, LOGGED)]),
     )
 
 
 def _placed(table: pa.Table, name: str) -> pa.Table:
-    """The file's rows with their place: its name, and their number from 1."""
+    """The rows with where they stand: the file's name, and their number from 1."""
     columns = (pa.repeat(name, len(table)), pa.array(np.arange(1, len(table) + 1), pa.int64()))
     return pa.table([*table.columns, *columns], schema=pa.schema([*LIVE, *PLACE]))
 
 
 def _join(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """One event (EVENTS) for each event_id, and the rows left over (REJECTED)."""
+    """(one event (EVENTS) per event_id, the rows joined to them (REJECTED))."""
     rows = rows.sort_by([("event_id", "ascending"), ("revision", "ascending"), ("seq", "ascending")])
     if not len(rows):
         return EVENTS.empty_table(), REJECTED.empty_table()
@@ -100,34 +100,34 @@ def _join(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     events = rows.filter(pa.array(first))
     events = events.set_column(events.column_names.index("label"), "label", pa.array(labels, pa.float32()))
     events = events.append_column("arrived_at", events["known_at"])
-    telling = own & (rows["label"].to_numpy() == labels[np.cumsum(first) - 1])
-    known = _first_known(rows["known_at"], telling, starts).cast(TIME)
+    has_label = own & (rows["label"].to_numpy() == labels[np.cumsum(first) - 1])
+    known = _first_known(rows["known_at"], has_label, starts).cast(TIME)
     events = events.set_column(events.column_names.index("known_at"), "known_at", known)
-    return events.select(EVENTS.names).cast(EVENTS), _left_over(rows, np.flatnonzero(~first), own)
+    return events.select(EVENTS.names).cast(EVENTS), _joined(rows, np.flatnonzero(~first), own)
 
 
-def _first_known(known_at: pa.ChunkedArray, telling: np.ndarray, starts: np.ndarray) -> pa.Array:
-    """[events] us: the earliest time at which a row with the event's label was known; null if no row says."""
+def _first_known(known_at: pa.ChunkedArray, has_label: np.ndarray, starts: np.ndarray) -> pa.Array:
+    """[events] us: the earliest time at which a row with the event's label was known; null if none has a time."""
     never = np.iinfo(np.int64).max
     known = known_at.cast(pa.int64()).fill_null(never).to_numpy()
-    first = np.minimum.reduceat(np.where(telling, known, never), starts)
+    first = np.minimum.reduceat(np.where(has_label, known, never), starts)
     return pa.array(first, mask=first == never)
 
 
-def _left_over(rows: pa.Table, at: np.ndarray, own: np.ndarray) -> pa.Table:
-    """Reject the rows (at) that are no event of their own: a repeated row, or the outcome of a show.
+def _joined(rows: pa.Table, at: np.ndarray, own: np.ndarray) -> pa.Table:
+    """REJECTED: the rows (at) that are not an event of their own: repeated rows, and outcomes of a show.
 
-    own: [rows] whether a row is of the user whose event it would be; of another it says nothing.
+    own: [rows] whether the row's user is that of the event it would join; a row of another user is ignored.
     """
     revision = rows["revision"].to_numpy()
     repeated = (revision[at] == revision[at - 1]) | ~own[at]
-    left = rows.take(pa.array(at))
+    rejected = rows.take(pa.array(at))
     return pa.table(
         {
-            "file": left["file"],
-            "line": left["line"],
+            "file": rejected["file"],
+            "line": rejected["line"],
             "reason": np.where(repeated, REPEATED, OUTCOME_JOINED).tolist(),
-            "raw": _texts(left.select(LIVE.names).to_pylist()),
+            "raw": _texts(rejected.select(LIVE.names).to_pylist()),
         },
         schema=REJECTED,
     )
@@ -138,13 +138,13 @@ def _texts(rows: Sequence[dict]) -> list[str]:
 
 
 def _contexts(rows: pa.Table) -> pa.Table:
-    """What the first acknowledged row of an impression says of its request, where it says anything."""
-    said = [pc.is_valid(rows[name]) for name in CONTEXTS.names[1:]]
-    anything = pc.and_(pc.is_valid(rows["impression_id"]), pc.or_(pc.or_(said[0], said[1]), said[2]))
+    """CONTEXTS: of each impression, the first acknowledged row that states a context."""
+    given = [pc.is_valid(rows[name]) for name in CONTEXTS.names[1:]]
+    has_context = pc.and_(pc.is_valid(rows["impression_id"]), pc.or_(pc.or_(given[0], given[1]), given[2]))
     shows = pc.equal(rows["revision"], EVENT)
-    told = rows.filter(pc.and_(anything, shows)).sort_by([("impression_id", "ascending"), ("seq", "ascending")])
-    if not len(told):
+    contexts = rows.filter(pc.and_(has_context, shows)).sort_by([("impression_id", "ascending"), ("seq", "ascending")])
+    if not len(contexts):
         return CONTEXTS.empty_table()
-    names = told["impression_id"].combine_chunks()
+    names = contexts["impression_id"].combine_chunks()
     first = np.r_[True, pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)]
-    return told.filter(pa.array(first)).select(CONTEXTS.names).cast(CONTEXTS)
+    return contexts.filter(pa.array(first)).select(CONTEXTS.names).cast(CONTEXTS)

@@ -1,4 +1,4 @@
-"""The result of every source: one log, parsed but not yet validated."""
+"""What every source returns: one log, parsed but not yet validated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ EVENTS = pa.schema(
         PROVENANCE.field("line"),
     ]
 )
-"""Interactions as a source leaves them: event_id null where ingest is to make it, and where each row came from."""
+"""Interactions with the file and line of each row. event_id may be null: ingest then derives it from the content."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Log:
     """A parsed source: events, items, and the rows that could not be parsed."""
 
     events: pa.Table  # EVENTS, in any order
-    items: pa.Table  # ITEMS, in any order, one row an item; items that only the events name may be absent
+    items: pa.Table  # ITEMS, in any order, one row per item; items that only the events name may be absent
     rejected: pa.Table  # REJECTED; rows of events
     num_files: int
-    contexts: pa.Table = field(default_factory=CONTEXTS.empty_table)  # CONTEXTS, in any order, one row an impression
+    contexts: pa.Table = field(default_factory=CONTEXTS.empty_table)  # CONTEXTS, in any order, one row per impression
     rejected_items: pa.Table = field(default_factory=REJECTED.empty_table)  # rows of a file of items, not of events
-    truth: Mapping[str, pa.Table] = field(default_factory=dict)  # file name -> table, a simulator's only
-    notes: Mapping[str, int | Mapping[str, int]] = field(default_factory=dict)  # for the report: how it was read
+    truth: Mapping[str, pa.Table] = field(default_factory=dict)  # file name -> ground truth; only of the simulator
+    notes: Mapping[str, int | Mapping[str, int]] = field(default_factory=dict)  # figures of the reading for the report

@@ -1,4 +1,4 @@
-"""A MovieLens folder as published (ratings.csv, movies.csv) -> a log; source.label_threshold says which are clicks."""
+"""A MovieLens folder as published (ratings.csv, movies.csv) -> a log; a rating of source.label_threshold is a click."""
 # pyright: reportAttributeAccessIssue=false
 
 import logging
@@ -25,9 +25,9 @@ NO_GENRES = "(no genres listed)"
 
 
 def read_movielens(source: SourceParams) -> Log:
-    """Read both files. Movies without ratings are items too; of repeated movies the first row is taken.
+    """Read both files. Movies without ratings are items too; of a repeated movie the first row counts.
 
-    Raises InputError where a file is missing or is another.
+    Raises InputError if a file is missing or lacks a column.
     """
     ratings_file, movies_file = (_find(source.path, name) for name in ("ratings.csv", "movies.csv"))
     _check(ratings_file, tuple(RATINGS.values()))
@@ -46,8 +46,8 @@ def _find(folder: str | None, name: str) -> DataFile:
     path = Path(folder).expanduser() / name
     if not path.is_file():
         raise InputError(
-            f"source.path: {path} is not there (seen from {Path.cwd()}). MovieLens' folder holds ratings.csv and "
-            "movies.csv (the editions latest, latest-small, 20M, 25M and 32M do)."
+            f"source.path: {path} does not exist (seen from {Path.cwd()}). Name a folder of MovieLens with ratings.csv "
+            "and movies.csv (the editions latest, latest-small, 20M, 25M and 32M have them)."
         )
     return describe(path, name)
 
@@ -59,14 +59,14 @@ def _check(file: DataFile, wanted: tuple[str, ...]) -> Header:
     if missing:
         raise InputError(
             f"source.path: {file.name} has no column {', '.join(missing)}. It has: {', '.join(names) or 'nothing'}. "
-            "For another layout take source.name: table."
+            "For another layout use source.name: table."
         )
     assert header is not None
     return header
 
 
 def _read_movies(file: DataFile, header: Header) -> tuple[pa.Table, pa.Table]:
-    """The catalogue (ITEMS), and its rows that are none or name a movie again (REJECTED)."""
+    """(the catalogue (ITEMS), rows that are malformed or repeat a movie (REJECTED))."""
     rows = read_delimited(file, header, MOVIES)
     _, first = np.unique(np.array(rows.columns["movieId"].to_pylist(), object), return_index=True)
     again = np.delete(np.arange(len(rows.line)), first)

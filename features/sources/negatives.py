@@ -1,6 +1,6 @@
-"""Clicks logged without the other items shown -> the same, with sampled negatives (unclicked items) added.
+"""A log of clicks without the other items that were shown -> the same log with sampled negatives (unclicked items).
 
-A sampled row is a row of the log like any other from here on: it is counted as a show, trained on and replayed.
+From here on a sampled row is treated like any row of the log: it is counted as a show, trained on and replayed.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -23,18 +23,18 @@ UNIFORM = "uniform"
 PREFIX = "sampled-"
 FILE = "sampled beside "
 ROUNDS = 16
-"""How often an item that the request already holds is drawn again, before the request gets one fewer."""
+"""How often a draw is repeated if the request already has the item; after that the request gets one item fewer."""
 
 UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
 
 
 def with_negatives(events: pa.Table, num: int, chosen_from: str, seed: int) -> tuple[pa.Table, int]:
-    """The events and up to num unclicked ones for each request of clicks alone; returns them and how many were made.
+    """(the events with up to num unclicked ones added to each request that has only clicks, number of added events).
 
-    events: EVENTS, each with its event_id. A click without a request becomes one. Items are drawn from those clicked
-    strictly before the request's time, by their clicks so far or each alike, never one of the request's own; by
-    (seed, the request's name) alone, so that later rows of the log change nothing.
+    events: EVENTS, each with its event_id. A click without a request becomes a request. Items are drawn from those
+    clicked strictly before the request's time, in proportion to their clicks so far or uniformly, but never an item of
+    the request. A draw depends only on the seed and the impression_id, so later rows of the log do not change it.
     """
     events = _as_requests(events)
     places, request, num_requests = _requests_of_clicks(events)
@@ -47,13 +47,13 @@ def with_negatives(events: pa.Table, num: int, chosen_from: str, seed: int) -> t
     code = items.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     pool, pool_at = _pool(events, at, code, chosen_from)
     num_before = np.searchsorted(pool_at, at[first])
-    held = np.unique(request.astype(np.int64) * (len(items.dictionary) + 1) + code[places])
+    clicked = np.unique(request.astype(np.int64) * (len(items.dictionary) + 1) + code[places])
     names = events["impression_id"].take(pa.array(first)).to_pylist()
-    drawn = _draw(_keys(names, seed), num, num_before, pool, held, len(items.dictionary) + 1)
+    drawn = _draw(_keys(names, seed), num, num_before, pool, clicked, len(items.dictionary) + 1)
     of, slot = np.nonzero(drawn >= 0)
-    made = _rows(events, first[of], items.dictionary.take(pa.array(drawn[of, slot])))
-    log.info("sampled %s unclicked rows for %s requests of clicks alone", f"{len(made):,}", f"{num_requests:,}")
-    return pa.concat_tables([events, made]), len(made)
+    sampled = _rows(events, first[of], items.dictionary.take(pa.array(drawn[of, slot])))
+    log.info("sampled %s unclicked rows for %s requests with only clicks", f"{len(sampled):,}", f"{num_requests:,}")
+    return pa.concat_tables([events, sampled]), len(sampled)
 
 
 def _as_requests(events: pa.Table) -> pa.Table:
@@ -71,7 +71,7 @@ def _is_click(events: pa.Table) -> pa.ChunkedArray:
 
 
 def _requests_of_clicks(events: pa.Table) -> tuple[Int64, Int64, int]:
-    """Rows of requests that hold clicks and nothing else, and the number of each row's request from 0."""
+    """(rows of requests that have only clicks, the number of each row's request from 0, number of requests)."""
     name = pc.dictionary_encode(pc.binary_join_element_wise(events["user_id"], events["impression_id"], "\x1f"))
     name = name.combine_chunks()
     is_named = name.is_valid().to_numpy(zero_copy_only=False)
@@ -85,7 +85,7 @@ def _requests_of_clicks(events: pa.Table) -> tuple[Int64, Int64, int]:
 
 
 def _pool(events: pa.Table, at: Int64, code: Int64, chosen_from: str) -> tuple[Int64, Int64]:
-    """Items in the order in which they were clicked, and when; each once, at its first click, where all are alike."""
+    """(items in the order of their clicks, times of the clicks); if drawn uniformly, each item once, at its first."""
     clicked = np.flatnonzero(pc.fill_null(pc.greater_equal(events["label"], CLICKED), False).to_numpy() & (code >= 0))
     ids = pc.sort_indices(
         pa.table({"at": at[clicked], "item": events["item_id"].take(pa.array(clicked))}),
@@ -104,8 +104,11 @@ def _keys(names: list[str], seed: int) -> UInt64:
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def _draw(keys: UInt64, num: int, num_before: Int64, pool: Int64, held: Int64, base: int) -> Int64:
-    """[requests, num] items by code, none twice in a request and none that it holds; -1 where none was found."""
+def _draw(keys: UInt64, num: int, num_before: Int64, pool: Int64, clicked: Int64, base: int) -> Int64:
+    """[requests, num] codes of items, none twice in a request and none that it has; -1 if every draw was taken.
+
+    clicked: request x base + item of the requests' own rows, ascending.
+    """
     drawn = np.full((len(keys), num), -1, np.int64)
     request = np.arange(len(keys), dtype=np.int64)
     for number in range(ROUNDS):
@@ -115,14 +118,14 @@ def _draw(keys: UInt64, num: int, num_before: Int64, pool: Int64, held: Int64, b
                 continue
             at = _mixed(keys[open_] + np.uint64(number * num + slot + 1)) % num_before[open_].astype(np.uint64)
             item = pool[at.astype(np.int64)]
-            spot = np.minimum(np.searchsorted(held, open_ * base + item), len(held) - 1)
-            is_new = (held[spot] != open_ * base + item) & (drawn[open_] != item[:, None]).all(axis=1)
+            spot = np.minimum(np.searchsorted(clicked, open_ * base + item), len(clicked) - 1)
+            is_new = (clicked[spot] != open_ * base + item) & (drawn[open_] != item[:, None]).all(axis=1)
             drawn[open_[is_new], slot] = item[is_new]
     return drawn
 
 
 def _mixed(values: UInt64) -> UInt64:
-    """Sebastiano Vigna's splitmix64: a pseudo-random number for each number."""
+    """Sebastiano Vigna's splitmix64: a pseudo-random number for each value."""
     mixed = values * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -130,7 +133,7 @@ def _mixed(values: UInt64) -> UInt64:
 
 
 def _rows(events: pa.Table, beside: Int64, items: pa.Array) -> pa.Table:
-    """Rows as of the click they stand beside, in its place in its file, but unclicked and of another item."""
+    """Copies of the clicks (rows `beside`), with the same file and line, but unclicked and with other items."""
     taken = events.take(pa.array(beside))
     columns = {name: taken[name] for name in EVENTS.names}
     columns |= {

@@ -1,4 +1,4 @@
-"""Places (file, line) of a log -> the rows as they stand in its files, as far as these are still there."""
+"""Places (file, line) in a log -> the original text of the rows, if their files still exist."""
 
 import csv
 import io
@@ -20,12 +20,12 @@ from features.terms.params import SourceParams
 log = logging.getLogger("leitmotif")
 
 MOST_LINES = 20
-"""A row whose quotes hold line ends is followed so far."""
+"""How many lines of a row with line ends inside quotes are read."""
 Place = tuple[str, int]
 
 
 def originals(source: SourceParams, places: Sequence[Place]) -> Mapping[Place, str]:
-    """The text of each row that can be found; one whose file is gone, or that came of no file, is left out."""
+    """The text of each row that can be found; rows without a file, or whose file is gone, are left out."""
     wanted: dict[str, set[int]] = defaultdict(set)
     for file, line in places:
         if line > 0:
@@ -44,14 +44,14 @@ def originals(source: SourceParams, places: Sequence[Place]) -> Mapping[Place, s
 
 
 def file_of(source: SourceParams, name: str) -> DataFile | None:
-    """A file of the log, by the name that its rows have; None where it is not there any more."""
+    """A file of the log by the name its rows give; None if it no longer exists."""
     root = Path(source.path).expanduser()
     path = root if root.is_file() and root.name == name else root / name
     return describe(path, name, source.format if source.name == "table" else AUTO) if path.is_file() else None
 
 
 def records(file: DataFile, header: Header, lines: Container[int] | None = None) -> dict[int, list[str]]:
-    """The fields of a text file's rows that begin on these lines (None: of all), whole, split as ingest splits them."""
+    """Line -> the fields of the row that begins on it, split as ingest splits them. lines: which rows; None: all."""
     csv.field_size_limit(MAX_RECORD_BYTES)
     read = read_delimited(file, header, header.names[:1])
     at = np.array([n for n, line in enumerate(read.line.tolist()) if lines is None or line in lines], np.int64)
@@ -70,27 +70,27 @@ def _fields(text: str, header: Header) -> list[str]:
 
 
 def _of_text(file: DataFile, lines: set[int]) -> dict[int, str]:
-    """A row begins on its line and ends where its quotes are closed."""
+    """Line -> the row's text, up to the line on which its quotes are closed."""
     found: dict[int, str] = {}
-    left, open_at = set(lines), 0
+    wanted, open_at = set(lines), 0
     with open_bytes(file) as handle:
         for number, line in enumerate(handle, 1):
             text = line.decode("utf-8", "replace").rstrip("\r\n")
-            if number in left:
-                left.discard(number)
+            if number in wanted:
+                wanted.discard(number)
                 found[number] = text
                 open_at = number
             elif open_at and number - open_at < MOST_LINES:
                 found[open_at] += f"\n{text}"
             if open_at and found[open_at].count('"') % 2 == 0:
                 open_at = 0
-            if not left and not open_at:
+            if not wanted and not open_at:
                 break
     return found
 
 
 def _of_parquet(file: DataFile, lines: set[int]) -> dict[int, str]:
-    """Row n is line n, from 1; only the row groups that hold one are read."""
+    """Line -> the row as JSON. Row n, from 1, is line n; only row groups with a wanted row are read."""
     found: dict[int, str] = {}
     parquet = pq.ParquetFile(file.path)
     first = 0

@@ -1,6 +1,6 @@
-"""Columns as a file has them (text or typed) -> columns of the contract, and a reason where parsing fails.
+"""Columns of a file (text or typed) -> columns of the contract, and a reason for each row that cannot be parsed.
 
-One DuckDB query over an Arrow table; no row is looked at in Python.
+One DuckDB query over an Arrow table; there is no loop over rows in Python.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -27,30 +27,29 @@ NAMES = ("event_id", "impression_id", "session_id")
 MAX_ID_CHARACTERS = 10_000
 """The longest id allowed. A row with a longer one is rejected early, so that huge fields are not copied."""
 EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}
-"""Bits of a float -> the whole number below which all are told apart; the number itself also stands for the next."""
+"""Bits of a float type -> the limit below which every whole number is exact; from there on, two can be equal."""
 ZONE = r":[0-9:.,\s]*[A-Za-z+-]"
-"""Behind a time of day; a date's own hyphens stand before any colon."""
+"""A time zone after a time of day. The hyphens of a date come before any colon, so they do not match."""
 SPACED = r"\s+(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
 BLANK = r"^[\s\x{85}\p{Z}]*$"
-"""Nothing, or spaces of any script."""
+"""Empty, or only spaces of any script."""
 WHOLE = r"\.0+$"
-"""The suffix of a whole number that was a float or a decimal."""
+"""The suffix of a whole number that was stored as a float or decimal."""
 
 
 class Parsed(NamedTuple):
-    """A file's rows, with warnings about how they were read."""
+    """Parsed rows, and counts that the report warns about."""
 
     rows: pa.Table
-    num_null_words: dict[str, int]  # by our column, where there are any
-    num_without_zone: int  # times
+    num_null_words: dict[str, int]  # our column -> values that are null words; only columns that have any
+    num_without_zone: int  # times without a time zone
 
 
 def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Sequence[str] = ()) -> Parsed:
-    """The same rows in the same order: text ids, at_us, label 0 or 1, and a reason, null where all could be parsed.
+    """The same rows in the same order: ids as text, at_us, label 0 or 1, and a reason, null if the row was parsed.
 
-    raw: our column names, whichever of them the source has. Without `label` every row is a click. null_words: texts
-    that say that nothing was given.
-    Raises InputError where a column's type cannot mean what it is mapped to.
+    raw: the columns that the source has, under our names. Without `label` every row is a click. null_words: texts that
+    stand for a missing value. Raises InputError if a column's type does not fit the column it is mapped to.
     """
     raw = pa.table({name: _readable(name, raw[name]) for name in raw.column_names})
     raw, num_null_words = _without(raw, null_words)
@@ -78,12 +77,12 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Seq
 
 
 def _without(raw: pa.Table, null_words: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
-    """Null where a text is one of the words; how many of each column."""
+    """(the table with null words replaced by null, number of them by column)."""
     counts = {}
     for place, name in enumerate(raw.column_names):
         if null_words and _is_text(raw[name].type):
-            said = pc.utf8_trim_whitespace(raw[name])
-            is_word = pc.is_in(said, value_set=pa.array(null_words, raw[name].type))
+            text = pc.utf8_trim_whitespace(raw[name])
+            is_word = pc.is_in(text, value_set=pa.array(null_words, raw[name].type))
             if num := pc.sum(is_word).as_py():
                 counts[name] = num
                 raw = raw.set_column(place, name, pc.if_else(is_word, pa.scalar(None, raw[name].type), raw[name]))
@@ -100,17 +99,17 @@ def _num_without_zone(kind: pa.DataType, unit: str) -> str:
 
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column in a type that the query knows. Raises InputError for float ids too large to be told apart."""
+    """The column in a type that the query supports. Raises InputError for float ids too large to be exact."""
     if isinstance(column.type, pa.BaseExtensionType) or kinds.is_fixed_size_binary(column.type):
         column = _in_digits(column)
     if kinds.is_timestamp(column.type) or kinds.is_date(column.type):
         return _in_us(column) if name in TIMES else column
     stored = column.type
     try:
-        column = column.cast(_known(column.type))
+        column = column.cast(_supported(column.type))
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"source.columns.{name}: the column holds {column.type} that is no UTF-8 text. Write it as text."
+            f"source.columns.{name}: the column holds {column.type} that is not UTF-8 text. Write it as text."
         ) from error
     if name in KEYS and kinds.is_decimal(column.type):
         return pc.replace_substring_regex(column.cast(pa.string()), WHOLE, "")
@@ -122,16 +121,16 @@ def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
             num_larger = pc.sum(pc.greater_equal(size, float(limit))).as_py()
             raise InputError(
                 f"source.columns.{name}: the column holds {stored}, and {num_larger:,} of {len(column):,} ids are "
-                f"at or beyond {limit:,} (as {largest!r}), where such numbers no longer tell ids apart. Write the ids "
-                "as text or whole numbers."
+                f"at or beyond {limit:,} (such as {largest!r}), where this type is not exact and two ids can be equal. "
+                "Write the ids as text or whole numbers."
             )
     return column
 
 
 def _in_us(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Times in microseconds, cut and not rounded, as text is: a row must be the same in every file.
+    """Times in microseconds, truncated and not rounded, as times in text are: every file format must give the same row.
 
-    What no engine can hold (year 70000 and on: nanoseconds that are called microseconds) stays far beyond any limit.
+    Times out of range (such as nanoseconds labelled as microseconds) are clipped near FAR_US, which is rejected later.
     """
     kind = column.type
     unit = kind.unit if kinds.is_timestamp(kind) else "d" if kinds.is_date32(kind) else "ms"
@@ -145,9 +144,9 @@ def _in_us(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _in_digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Bytes of one length as hexadecimal digits, UUIDs as they are written; other extensions as what they are made of.
+    """Fixed-size bytes as hexadecimal digits, UUIDs in their usual form; other extension types as their storage type.
 
-    Text among them would be told by chance alone: the same column must read the same in every file.
+    Such bytes are never read as text, even if they happen to be UTF-8: a column must read the same in every file.
     """
     is_uuid = isinstance(column.type, pa.UuidType)
     if isinstance(column.type, pa.BaseExtensionType):
@@ -162,14 +161,14 @@ def _in_digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return connection.sql(f"SELECT {digits} AS digits FROM column_of_bytes").to_arrow_table()["digits"]
 
 
-def _known(kind: pa.DataType) -> pa.DataType:
-    """Half floats as floats, lists of one size as lists, bytes as text, and a column of nulls as text of none."""
+def _supported(kind: pa.DataType) -> pa.DataType:
+    """Half floats become floats, fixed-size lists lists, bytes text, and a column of nulls text."""
     if kinds.is_null(kind) or kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind):
         return pa.string()
     if kinds.is_float16(kind):
         return pa.float32()
     if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
-        value = _known(kind.value_type)
+        value = _supported(kind.value_type)
         return pa.large_list(value) if kinds.is_large_list(kind) else pa.list_(value)
     return kind
 
@@ -179,7 +178,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _identifier(name: str, kind: pa.DataType) -> str:
-    """Empty text and spaces are not ids. A whole number that a null turned into a float is restored."""
+    """An id as text. Empty text and spaces are null. Whole numbers stored as floats lose their ".0"."""
     if _is_text(kind):
         return f"CASE WHEN regexp_matches({name}, '{BLANK}') THEN NULL ELSE {name} END"
     if kinds.is_integer(kind) or kinds.is_boolean(kind):
@@ -192,7 +191,7 @@ def _identifier(name: str, kind: pa.DataType) -> str:
 
 
 def _time(name: str, kind: pa.DataType, unit: str) -> str:
-    """Microseconds since 1970 in UTC; a time without zone is UTC. Null where that is no time of the years 1 to 9999."""
+    """Microseconds since 1970 in UTC; a time without a zone is UTC. Null unless it is in the years 1 to 9999."""
     if _is_text(kind):
         spaceless = f"regexp_replace(trim({name}), '{SPACED}', '\\1')"
         spaceless = f"regexp_replace({spaceless}, '(:\\d{{2}}),(\\d)', '\\1.\\2')"  # a decimal comma
@@ -221,7 +220,7 @@ def _number(name: str, kind: pa.DataType) -> str:
     if not (_is_text(kind) or kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)):
         raise _unusable(name, kind, "numbers or true and false")
     number = f"TRY_CAST({name} AS DOUBLE)"
-    if _is_text(kind):  # CASE, not coalesce: only text can say true
+    if _is_text(kind):  # only text can hold 'true' and 'false'
         number = f"CASE lower(trim({name})) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE {number} END"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
@@ -231,7 +230,7 @@ def _position(kind: pa.DataType) -> str:
 
 
 def _categories(kind: pa.DataType) -> str:
-    """One, several joined by "|", or a list; empty ones are none."""
+    """A list of categories from one text, texts joined by "|", or a list; empty ones are dropped."""
     if kinds.is_list(kind) or kinds.is_large_list(kind):
         value = kind.value_type.value_type if kinds.is_dictionary(kind.value_type) else kind.value_type
         if not (_is_text(value) or kinds.is_integer(value)):
@@ -245,7 +244,7 @@ def _categories(kind: pa.DataType) -> str:
 
 
 def _embedding(kind: pa.DataType) -> str:
-    """Finite numbers, at least one; null where that is anything else."""
+    """A list of at least one number, all finite; null for anything else."""
     if kinds.is_list(kind) or kinds.is_large_list(kind):
         values = "TRY_CAST(embedding AS FLOAT[])"
     elif _is_text(kind):
@@ -257,7 +256,7 @@ def _embedding(kind: pa.DataType) -> str:
 
 
 def _has_control(column: pa.ChunkedArray) -> bool:
-    """Whether any of it may be a control character: by its bytes, at once, as next to no log has one."""
+    """Whether the column may contain control characters. It looks at bytes, which is fast: hardly any log has them."""
     if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):
         return kinds.is_string_view(column.type)
     for chunk in column.chunks:
@@ -290,7 +289,7 @@ def _is_text_in(has: dict[str, pa.DataType], name: str) -> bool:
 
 
 def _is_absent(name: str, has: dict[str, pa.DataType]) -> str:
-    """Nothing was given: an empty text, a null, or the NaN that pandas writes for it."""
+    """Whether the value is missing: an empty text, a null, or NaN, which pandas writes for null."""
     if _is_text(has[name]):
         return f"coalesce(trim({name}) = '', true)"
     return f"coalesce(isnan({name}), true)" if kinds.is_floating(has[name]) else f"({name} IS NULL)"

@@ -1,14 +1,14 @@
-"""Events of a source, block by block -> a piece on disk: batches by block and time partition; nothing is held whole.
+"""Events of a source, block by block -> a piece on disk: record batches by block and time partition. Memory: one block.
 
 A piece is a folder:
-events.arrow      EVENTS, each with its event_id; a record batch holds the rows of one partition in one block
-keys.arrow        of the same rows: the keys of their request, and of their item in it, and their time
-batches.parquet   of each batch: its partition and its rows
+events.arrow      EVENTS, each with its event_id; a record batch has the rows of one partition in one block
+keys.arrow        for the same rows: the key of the request, the key of the item in the request, and the time
+batches.parquet   for each batch: its partition and number of rows
 about.parquet     FACTS of the items
 rejected.parquet  REJECTED
-requests.arrow    the keys of requests, each with its first and last time in a block (features/tables/runs.py)
-items.arrow       the keys of items in requests
-notes.json        how the rows were read
+requests.arrow    runs of the keys of requests, each with its first and last time in a block (features/tables/runs.py)
+items.arrow       runs of the keys of items in requests
+notes.json        figures of the reading, for the report
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -34,9 +34,9 @@ from features.terms.event_id import event_ids
 TABLES = ("events.arrow", "keys.arrow", "requests.arrow", "items.arrow", "batches", "about", "rejected", "notes.json")
 BLOCK_ROWS = 1 << 18
 MOST_FACTS = 8
-"""Blocks whose facts are merged at once."""
+"""How many blocks' facts are merged at once."""
 KEYS = pa.schema([("request_key", pa.uint64()), ("item_key", pa.uint64()), ("us", pa.int64())])
-"""0 where a row is of no request, or its item of none that could be there twice."""
+"""A key is 0 if the row has no request, or cannot repeat an item of its request."""
 _KEYS = f"""
     SELECT CASE WHEN role = '{ROLE_IMPRESSION}' AND impression_id IS NOT NULL AND user_id IS NOT NULL
             THEN hash(impression_id, user_id) ELSE 0 END AS request_key,
@@ -48,10 +48,10 @@ _KEYS = f"""
 
 
 class PieceWriter:
-    """Fills the folder of a piece."""
+    """Writes the folder of a piece."""
 
     def __init__(self, folder: Path, unit: str) -> None:
-        """unit: D, M or Y, the partitions."""
+        """unit: D, M or Y, the length of a time partition."""
         self._folder, self._unit = folder, unit
         folder.mkdir(parents=True, exist_ok=True)
         self._open = ExitStack()
@@ -71,17 +71,17 @@ class PieceWriter:
         self._num_rejected = 0
 
     def add(self, events: pa.Table, rejected: pa.Table | None = None, is_settled: bool = False) -> None:
-        """Add a block. events: EVENTS, and ABOUT_ITEMS where they say something of items.
+        """Add a block. events: EVENTS, and ABOUT_ITEMS if the source has attributes of items.
 
-        is_settled: no row of it shares its request's item with another.
+        is_settled: no other row changes any of these (settled.py), so they need no keys.
         """
         if rejected is not None and len(rejected):
             self._rejected.write_table(rejected)
             self._num_rejected += len(rejected)
         if not len(events):
             return
-        says = all(name in events.column_names for name in ABOUT_ITEMS)
-        self._facts.append(facts_of(events) if says else facts_of_items(events["item_id"]))
+        has_facts = all(name in events.column_names for name in ABOUT_ITEMS)
+        self._facts.append(facts_of(events) if has_facts else facts_of_items(events["item_id"]))
         if len(self._facts) >= MOST_FACTS:
             self._facts = [merged(self._facts)]
         named = identified(events.select(EVENTS.names).cast(EVENTS))
@@ -101,11 +101,11 @@ class PieceWriter:
     def _add_runs(self, keys: pa.Table) -> None:
         request, item, us = (keys[name].to_numpy() for name in KEYS.names)
         self._items.add(np.sort(item[item != 0]))
-        asked = request != 0
-        self._requests.add(*extremes(request[asked], us[asked], us[asked]))
+        has_request = request != 0
+        self._requests.add(*extremes(request[has_request], us[has_request], us[has_request]))
 
     def close(self, notes: Mapping[str, Any] | None = None) -> dict[str, int]:
-        """Write what is known at the end; returns the rows of each table."""
+        """Finish the files and write those known only at the end; returns the number of rows of each table."""
         self._open.close()
         batches = pa.table(
             {"partition": pa.array(self._names, pa.string()), "num_rows": pa.array(self._sizes, pa.int64())}
@@ -119,10 +119,10 @@ class PieceWriter:
 
 
 class Piece:
-    """A piece to be read."""
+    """Reads a piece."""
 
     def __init__(self, folder: Path, key: str = "") -> None:
-        """key: of its content in the cache; empty where it lies in none."""
+        """key: of the piece in the cache; empty if it is not cached."""
         self.key, self.folder = key, folder
         batches = pq.read_table(folder / "batches.parquet")
         self._partitions: list[str] = batches["partition"].to_pylist()
@@ -135,21 +135,21 @@ class Piece:
 
     @property
     def requests(self) -> Path:
-        """Runs of the keys of its requests, with their times."""
+        """The file of runs of request keys, with their first and last times."""
         return self.folder / "requests.arrow"
 
     @property
     def items(self) -> Path:
-        """Runs of the keys of items in their requests."""
+        """The file of runs of keys of items in requests."""
         return self.folder / "items.arrow"
 
     @property
     def partitions(self) -> set[str]:
-        """Those that have a row in it."""
+        """The partitions that have a row in the piece."""
         return set(self._places_of)
 
     def num_of(self, partition: str) -> int:
-        """Rows of a partition."""
+        """The number of rows of a partition."""
         return sum(self._sizes[place] for place in self._places(partition))
 
     @property
@@ -163,11 +163,11 @@ class Piece:
         return pq.read_table(self.folder / "about.parquet")
 
     def events(self, partition: str | None = None, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """EVENTS batch by batch, of one partition or of all."""
+        """EVENTS of one partition or of all, batch by batch."""
         yield from _batches(self.folder / "events.arrow", self._places(partition), columns)
 
     def with_keys(self, partition: str | None = None) -> Iterator[tuple[str, pa.RecordBatch, Keys, Keys]]:
-        """The same with their partition, and with each row's request_key and item_key."""
+        """As `events`: (partition, EVENTS, request_key of each row, item_key of each row), batch by batch."""
         places = self._places(partition)
         both = zip(
             (self._partitions[place] for place in places),
@@ -183,7 +183,7 @@ class Piece:
 
 
 def identified(events: pa.Table) -> pa.Table:
-    """Give a name to the events that have none, from what they say: the same event has the same name."""
+    """Give each event without an event_id one derived from its content, so that equal events have equal ids."""
     missing = pc.is_null(events["event_id"])
     if not pc.any(missing).as_py():
         return events
@@ -192,7 +192,7 @@ def identified(events: pa.Table) -> pa.Table:
 
 
 def blocks_of(events: pa.Table) -> Iterator[pa.Table]:
-    """A table in memory, block by block."""
+    """A table in memory as blocks of at most BLOCK_ROWS rows."""
     yield from (events.slice(start, BLOCK_ROWS) for start in range(0, len(events), BLOCK_ROWS))
 
 
@@ -201,9 +201,9 @@ def _keys(events: pa.Table, is_settled: bool) -> pa.Table:
     if is_settled or events["impression_id"].null_count == len(events):
         none = pa.array(np.zeros(len(events), np.uint64))
         return pa.table([none, none, us], schema=KEYS)
-    asked = ["role", "impression_id", "user_id", "item_id", "label"]
+    needed = ["role", "impression_id", "user_id", "item_id", "label"]
     with connect() as connection:
-        connection.register("events", events.select(asked).append_column("us", us))
+        connection.register("events", events.select(needed).append_column("us", us))
         return connection.sql(_KEYS).to_arrow_table().cast(KEYS)
 
 

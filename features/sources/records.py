@@ -1,9 +1,10 @@
-"""Blocks of a delimited file's bytes -> where each record begins and ends, and on which line, as it was written.
+"""Bytes of a delimited file, block by block -> where each record begins and ends, and on which line it begins.
 
 A record ends at a line end (LF, CRLF or CR alone; no other character ends a line) outside quotes. A quote opens a field
-only as its first character; inside, two quotes are one, and with Spark's escape a backslash takes its next character.
-DuckDB's read_csv does not serve here: it has no place for a good row (file_row_number is refused for CSV), takes a row
-of too many fields or with text after a closing quote by dropping that text, and is off by a byte after CRLF.
+only as its first character; inside, two quotes stand for one, and with Spark's escape a backslash makes the next
+character text. DuckDB's read_csv is not enough here: it does not report the position of a valid row (file_row_number is
+refused for CSV), it accepts a row with too many fields or text after a closing quote and drops that text, and its byte
+offsets are off by one after CRLF.
 """
 
 import re
@@ -21,21 +22,21 @@ class Dialect(NamedTuple):
     """How fields are separated and quoted."""
 
     delimiter: bytes  # one byte
-    escapes: bool  # a backslash takes the character after it as text
+    escapes: bool  # a backslash makes the character after it text
 
 
 class Block(NamedTuple):
-    """Whole records of a block, in order; whatever lies behind the last one is not there yet."""
+    """The complete records of a block, in order. Bytes after the last one belong to the next block."""
 
     start: Int64  # where each begins
-    end: Int64  # where its text ends, its line end left out
+    end: Int64  # where its text ends, before the line end
     line: Int64  # the line, from 0, on which it begins
     num_lines: int  # of all the records
     size: int  # bytes of all the records
 
 
 def split(data: bytes, dialect: Dialect, is_last: bool) -> Block:
-    """data: begins with a record; where is_last, the file ends with it. What is not whole by then is not given."""
+    """Find the complete records. data: starts at a record. is_last: the file ends with it."""
     ends = _line_ends(data, is_last)
     is_end = np.ones(len(ends), bool)
     last = _join_lines(data, ends, is_end, _record_of(dialect), _doubtful(data, ends, dialect), is_last)
@@ -47,7 +48,7 @@ def split(data: bytes, dialect: Dialect, is_last: bool) -> Block:
 
 
 def first_record(data: bytes, dialect: Dialect, is_last: bool) -> tuple[int, int] | None:
-    """(bytes, lines) of the first record with its line end; None where it is not whole."""
+    """(bytes, lines) of the first record with its line end; None if it is incomplete."""
     match = _record_of(dialect).match(data)
     if not match or (match.end() == len(data) and not is_last):
         return None
@@ -55,7 +56,7 @@ def first_record(data: bytes, dialect: Dialect, is_last: bool) -> tuple[int, int
 
 
 def escapes(data: bytes, delimiter: bytes) -> bool:
-    r"""Whether quotes are written as Spark does, \": then one stands where no quote can end a field, or one is left."""
+    r"""Whether quotes are escaped as \", as Spark does: one is where no quote can end a field, or one is unpaired."""
     if b'\\"' not in data:
         return False
     d = re.escape(delimiter)
@@ -72,7 +73,7 @@ def escapes(data: bytes, delimiter: bytes) -> bool:
 
 
 def _record_of(dialect: Dialect) -> re.Pattern[bytes]:
-    """One record and, as its group, its line end. Nothing is ever tried twice: the pattern is possessive throughout."""
+    """A pattern of one record; its group is the line end. It is possessive throughout, so it never backtracks."""
     d = re.escape(dialect.delimiter)
     taken = rb"|\\." if dialect.escapes else b""
     free = rb"(?:[^\r\n\\" + d + rb"]" + taken + rb")*+" if dialect.escapes else rb"[^\r\n" + d + rb"]*+"
@@ -82,7 +83,7 @@ def _record_of(dialect: Dialect) -> re.Pattern[bytes]:
 
 
 def _line_ends(data: bytes, is_last: bool) -> Int64:
-    """Behind each line end; where the file ends without one, its end too."""
+    """The position after each line end, and the end of a file that does not end with one."""
     content = np.frombuffer(data, np.uint8)
     at = content == LF
     if b"\r" in data:
@@ -97,9 +98,9 @@ def _line_ends(data: bytes, is_last: bool) -> Int64:
 
 
 def _doubtful(data: bytes, ends: Int64, dialect: Dialect) -> Int64:
-    """Lines, in order, whose quotes (or escapes) are not simply around whole fields: these may not end their record.
+    """Lines, in order, in which quotes do not simply enclose whole fields, or with escapes: their record may go on.
 
-    Simply: quotes in turn open a field as its first character and close it as its last.
+    Simply: each quote in turn opens a field as its first character or closes it as its last.
     """
     content = np.frombuffer(data, np.uint8)
     found = []
@@ -108,7 +109,7 @@ def _doubtful(data: bytes, ends: Int64, dialect: Dialect) -> Int64:
     if b'"' in data:
         at = np.flatnonzero(content == QUOTE)
         up_to = np.r_[0, np.searchsorted(at, ends), len(at)]
-        counts = np.diff(up_to)  # of each line, and of what lies behind the last line end
+        counts = np.diff(up_to)  # quotes of each line, and after the last line end
         line = np.repeat(np.arange(len(counts)), counts)
         place = np.arange(len(at)) - np.repeat(up_to[:-1], counts)
         is_border = np.zeros(256, bool)
@@ -123,7 +124,7 @@ def _doubtful(data: bytes, ends: Int64, dialect: Dialect) -> Int64:
 def _join_lines(
     data: bytes, ends: Int64, is_end: npt.NDArray[np.bool_], record: re.Pattern[bytes], doubtful: Int64, is_last: bool
 ) -> int:
-    """Remove the line ends inside quotes; returns how many lines belong to whole records."""
+    """Mark line ends inside quotes as no record ends in is_end; returns how many lines belong to complete records."""
     done = 0
     for line in doubtful.tolist():
         start = int(ends[line - 1]) if line else 0
@@ -131,7 +132,7 @@ def _join_lines(
             continue
         match = record.match(data, start)
         if not match or (match.end() == len(data) and not is_last and match[1] not in (b"\n", b"\r\n")):
-            return line  # a line feed that is escaped ends no record, and a return may be half of one
+            return line  # an escaped line feed ends no record, and a CR at the end may be half of a CRLF
         done = match.end()
         is_end[line : np.searchsorted(ends, done)] = False
     return len(ends)

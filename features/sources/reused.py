@@ -1,7 +1,8 @@
-"""A log's events -> the same where an impression_id that a user has again, hours later, names another request.
+"""A log's events -> the same events, in which an impression_id that a user reuses hours later names a new request.
 
-Some logs count a user's requests anew each day. A request is shown at once and may be clicked long after: so it is rows
-that were not clicked, shown a while after those before, that begin another one; a click goes to the newest before it.
+Some logs number a user's requests from 1 every day. All items of a request are shown together but may be clicked much
+later. So an unclicked row begins a new request if it is much later than the rows before it; a click belongs to the
+newest request before it.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -26,7 +27,7 @@ WIDE = f"""
     WHERE role = '{ROLE_IMPRESSION}' AND impression_id IS NOT NULL AND user_id IS NOT NULL
     GROUP BY key HAVING max(us) - min(us) > least($shown_us, $join_us)
 """
-"""Names of requests whose rows lie apart; next to no log has any."""
+"""Keys of requests whose rows are far apart in time; most logs have none."""
 
 NUMBERED = f"""
     WITH rows AS (
@@ -52,15 +53,15 @@ NUMBERED = f"""
     JOIN requests ON requests.impression_id = rows.impression_id AND requests.user_id = rows.user_id
         AND requests.part = coalesce(parts.part, 0)
 """
-"""Of each row: which of its name's requests it is in, and whether it is only a click of an earlier one, too late."""
+"""Of each row: which request with its impression_id it belongs to, and whether it is a late click of an earlier one."""
 
 
-def part_reused(events: pa.Table, shown_s: float, join_s: float) -> tuple[pa.Table, pa.Table, int]:
-    """(events, rows that are held back (REJECTED), how many requests have got a name of their own).
+def split_reused(events: pa.Table, shown_s: float, join_s: float) -> tuple[pa.Table, pa.Table, int]:
+    """(events, late clicks (REJECTED), number of requests that got a new impression_id).
 
-    events: EVENTS. shown_s: unclicked rows further after those before begin another request, which is then called
-    <impression_id>@<its first microsecond>. After join_s without any row a click begins one too, unless an earlier
-    request of the name has its item: such a click is too late to be joined, and held back.
+    events: EVENTS. shown_s: an unclicked row more than this after the rows before it begins a new request, named
+    <impression_id>@<its first microsecond>. A click after join_s without any row begins one too, unless an earlier
+    request with the same impression_id has its item: such a click is too late to be joined, and is rejected.
     """
     at = events["occurred_at"].cast(pa.int64())
     named = events.select(["role", "impression_id", "user_id", "item_id", "label"]).append_column("us", at)
@@ -80,22 +81,21 @@ def part_reused(events: pa.Table, shown_s: float, join_s: float) -> tuple[pa.Tab
     names = _names(events["impression_id"], begins)
     num = len(pc.unique(names.filter(pa.array(begins != 0))))
     if num:
-        told = f"{num:,}"
-        log.warning("%s requests have an impression_id that their user had before: each has a name of its own", told)
+        log.warning("%s requests reuse an impression_id of their user; each got a new one", f"{num:,}")
     late = np.zeros(len(events), bool)
     late[row[is_late]] = True
     place = events.column_names.index("impression_id")
-    parted = events.set_column(place, EVENTS.field("impression_id"), names)
-    return parted.filter(pa.array(~late)), _left(events.filter(pa.array(late))), num
+    renamed = events.set_column(place, EVENTS.field("impression_id"), names)
+    return renamed.filter(pa.array(~late)), _rejected(events.filter(pa.array(late))), num
 
 
 def _names(names: pa.ChunkedArray, begins: npt.NDArray[np.int64]) -> pa.ChunkedArray:
-    """<impression_id>@<us> where a request's begin is given, as it was elsewhere."""
+    """<impression_id>@<us> for rows whose request begins at us; unchanged if begins is 0."""
     marked = pc.binary_join_element_wise(names, pa.array(begins).cast(pa.string()), "@")
     return pc.if_else(pa.array(begins != 0), marked, names)
 
 
-def _left(rows: pa.Table) -> pa.Table:
-    told = rows.select([name for name in INTERACTIONS.names if name in rows.column_names]).to_pylist()
+def _rejected(rows: pa.Table) -> pa.Table:
+    content = rows.select([name for name in INTERACTIONS.names if name in rows.column_names]).to_pylist()
     columns = {"file": rows["file"], "line": rows["line"], "reason": pa.repeat(APART, len(rows))}
-    return pa.table(columns | {"raw": [json.dumps(row, default=str, ensure_ascii=False) for row in told]}, REJECTED)
+    return pa.table(columns | {"raw": [json.dumps(row, default=str, ensure_ascii=False) for row in content]}, REJECTED)

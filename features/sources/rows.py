@@ -1,6 +1,6 @@
-"""A data file of a table, some megabytes at a time -> its events and the rows that could not be parsed.
+"""A data file of a table, a few megabytes at a time -> its events and the rows that could not be parsed.
 
-Memory holds one block, however long the file is; only a packed Parquet file is unpacked whole.
+Memory holds one block, however large the file is, except that a compressed Parquet file is decompressed whole.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -25,14 +25,14 @@ from features.sources.parse import parse
 from features.terms.params import SourceParams
 
 MAX_RAW_CHARACTERS = 10_000
-"""A rejected row's raw text is cut here."""
+"""The raw text of a rejected row is cut to this length."""
 MAX_NAMES_CHARACTERS = 2_000
 BATCH_ROWS = 1 << 18
 """Rows of Parquet that are read at a time."""
 
 
 class FileRows(NamedTuple):
-    """Some of a file, read: its events, its rows that could not be parsed, and what a person should know of it."""
+    """Rows of a file: its events, rows that could not be parsed, and counts that the report warns about."""
 
     events: pa.Table  # EVENTS and ABOUT_ITEMS
     rejected: pa.Table  # REJECTED
@@ -41,11 +41,11 @@ class FileRows(NamedTuple):
 
 
 def read_file(file: DataFile, mapping: Mapping[str, str], source: SourceParams) -> FileRows:
-    """The whole file, whose columns must be those of the mapping."""
+    """Read the whole file. mapping: our column name -> the file's."""
     try:
         blocks = list(file_blocks(file, mapping, source))
-    except EscapedQuotes as found:
-        blocks = list(file_blocks(file, mapping, source, found.header))
+    except EscapedQuotes as escaped:
+        blocks = list(file_blocks(file, mapping, source, escaped.header))
     words: Counter[str] = Counter()
     for block in blocks:
         words.update(block.num_null_words)
@@ -57,9 +57,9 @@ def read_file(file: DataFile, mapping: Mapping[str, str], source: SourceParams) 
 def file_blocks(
     file: DataFile, mapping: Mapping[str, str], source: SourceParams, header: Header | None = None
 ) -> Iterator[FileRows]:
-    """The file block by block; one without rows where it has none.
+    """The file block by block; an empty file gives one block without rows.
 
-    header: of text, where it is known. Raises EscapedQuotes, with the header to begin again with.
+    header: of a text file, if already known. Raises EscapedQuotes with the header to read the file with again.
     """
     blocks = _of_parquet(file, mapping) if file.kind == PARQUET else _of_text(file, mapping, header)
     is_empty = True
@@ -91,7 +91,7 @@ def _parsed(file: DataFile, source: SourceParams, raw: pa.Table, line: np.ndarra
 
 
 def cut(text: str) -> str:
-    """A rejected row's text, cut to a length that helps to find it."""
+    """The text of a rejected row, cut to MAX_RAW_CHARACTERS."""
     if len(text) <= MAX_RAW_CHARACTERS:
         return text
     return f"{text[:MAX_RAW_CHARACTERS]}... ({len(text):,} characters)"
@@ -108,7 +108,7 @@ def check_columns(file: DataFile, mapping: Mapping[str, str], names: Sequence[st
             there = ", ".join(names)
             there = there if len(there) <= MAX_NAMES_CHARACTERS else f"{there[:MAX_NAMES_CHARACTERS]}..."
             is_row = all(re.fullmatch(r"[\d.:\-]*", name) for name in names)
-            header = " Its first line reads like a row: put a header above it, e.g. user,item,time." if is_row else ""
+            header = " Its first line looks like data: add a header line, e.g. user,item,time." if is_row else ""
             raise InputError(
                 f"source.columns.{ours}: {file.name} has no column {theirs!r}. It has: {there}.{guess}{header}"
             )
@@ -149,7 +149,7 @@ def _ours(table: pa.Table, mapping: Mapping[str, str]) -> pa.Table:
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A dictionary's values; views, of which Arrow can neither filter nor compare any, as what they show."""
+    """Dictionaries as their values, and views, which Arrow can neither filter nor compare, as plain types."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     return column.cast(_without_views(kind))
 
@@ -166,13 +166,13 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
 
 
 def _texts(rows: pa.Table) -> list[str]:
-    """A Parquet row has no text of its own: its mapped values as JSON."""
-    told = pa.table({name: _told(rows[name]) for name in rows.column_names})
-    return [json.dumps(row, default=str, ensure_ascii=False) for row in told.to_pylist()]
+    """The raw text of Parquet rows: their mapped values as JSON."""
+    values = pa.table({name: _as_json(rows[name]) for name in rows.column_names})
+    return [json.dumps(row, default=str, ensure_ascii=False) for row in values.to_pylist()]
 
 
-def _told(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Times as text: Python knows neither every zone nor any year beyond 9999."""
+def _as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times as text, because Python lacks some time zones and all years beyond 9999; other columns unchanged."""
     kind = column.type
     if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         return column

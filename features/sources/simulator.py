@@ -1,7 +1,7 @@
 """Simulator params and a seed -> a log of requests and clicks whose themes are known.
 
-The appendix of MODEL.md in code: log A where preference is `item`, log B where it is `session`, both in a world in
-steady state. Axes: U users, T themes, P places on the shelf, R requests, M candidates of a request.
+The appendix of MODEL.md in code: log A if preference is `item`, log B if it is `session`, both in a steady state. Axes:
+U users, T themes, P places on the shelf, R requests, M candidates of a request.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -23,9 +23,9 @@ LOGIT_BASE, LOGIT_SESSION, LOGIT_OWN = -3.2, 1.8, 0.5
 
 
 def simulate(params: SimulatorParams, seed: int) -> Log:
-    """Draw one log. The same params and seed give the same bytes: what is drawn is rounded before it is used.
+    """Draw one log. The same params and seed give the same bytes, because computed values are rounded before use.
 
-    Raises InputError where a theme is left without an item.
+    Raises InputError if a theme would have no item.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     items, users = draw_items(params, rng), draw_users(params, rng)
@@ -49,7 +49,7 @@ def _logits(
     item_RM: np.ndarray,
     appeal_RM: np.ndarray,
 ) -> np.ndarray:
-    """logit_RM, rounded: what is left of a machine's last bit must not turn a click."""
+    """logit_RM, rounded, so that a click does not depend on the last bit of a machine's arithmetic."""
     user_RM, theme_RM = requests.user[:, None], items.theme[item_RM]
     applied_RM = theme_RM if params.preference == "item" else np.broadcast_to(requests.theme[:, None], theme_RM.shape)
     taste_RM = np.zeros(theme_RM.shape)
@@ -72,7 +72,7 @@ def _events(requests: Visits, num_users: int, num_items: int, item_RM: np.ndarra
         "label": pa.array(click_RM.ravel().astype(np.float32)),
         "impression_id": _names("r", R).take(request),
         "position": pa.array(np.tile(np.arange(M, dtype=np.int32), R)),
-        "session_id": pa.nulls(R * M, pa.string()),  # a log seldom knows its sessions; the truth does
+        "session_id": pa.nulls(R * M, pa.string()),  # logs rarely have sessions; the truth does
         "role": pa.repeat(ROLE_IMPRESSION, R * M),
         "known_at": pa.nulls(R * M, TIME),
         "arrived_at": pa.nulls(R * M, TIME),
@@ -99,11 +99,11 @@ def _catalogue(items: WorldItems) -> pa.Table:
 def _truth(
     items: WorldItems, users: Users, requests: Visits, events: pa.Table, slates: Slates, logit_RM: np.ndarray
 ) -> dict[str, pa.Table]:
-    """The ground truth, which no real log has: for judging themes and off-policy estimates, never for training."""
+    """The ground truth, which no real log has: to judge themes and off-policy estimates, never to train."""
     user_ids = _names("u", len(users.bias))
     from_at = _times(offered_from(items) * HOUR_MS)
     num_places = int(items.place.max()) + 1
-    until_at = pa.concat_arrays([from_at[num_places:], pa.nulls(num_places, TIME)])  # null: it outlasts the log
+    until_at = pa.concat_arrays([from_at[num_places:], pa.nulls(num_places, TIME)])  # null: offered until the log ends
     return {
         "items": pa.table(
             {

@@ -1,4 +1,4 @@
-"""Requests and what is on offer -> what each request is shown, by a policy whose propensities are known.
+"""Requests and the items on offer -> the items shown in each request, by a policy with known propensities.
 
 Axes: R requests, M candidates of a request, T themes, P places on the shelf.
 """
@@ -13,8 +13,8 @@ from features.sources.simulator_world import Users
 from features.terms.params import SimulatorParams
 
 NUM_CANDIDATES = 5
-EXPLORE_SHARE = 0.05  # of draws: any place alike. Of the others:
-SESSION_SHARE, OWN_SHARE = 0.65, 0.20  # the session's theme; one of the user's own; the rest is of any theme
+EXPLORE_SHARE = 0.05  # of draws: a uniformly random place. Of the others:
+SESSION_SHARE, OWN_SHARE = 0.65, 0.20  # the session's theme; one of the user's themes; the rest: any theme
 NEXT_SHARE = 0.5  # log B: the theme after the session's instead
 
 
@@ -23,14 +23,14 @@ class Slates:
     """Arrays over [R, M]: places, drawn one after the other, none twice in a request."""
 
     place: np.ndarray
-    one_draw: np.ndarray  # the probability that the policy draws this place, were it to draw once
-    propensity: np.ndarray  # the probability that it stands here, given those before it
+    one_draw: np.ndarray  # the probability of the place in a single draw of the policy
+    propensity: np.ndarray  # the probability of the place at this position, given the places before it
 
 
 def draw_slates(
     params: SimulatorParams, shelf: Shelf, users: Users, requests: Visits, rng: np.random.Generator
 ) -> Slates:
-    """Whoever repeats an earlier candidate is drawn again: each is drawn from what those before it left."""
+    """Draw without replacement: a candidate that repeats an earlier one of its request is drawn again."""
     place_RM = np.full((len(requests.user), NUM_CANDIDATES), -1)
     row, column = (index.ravel() for index in np.indices(place_RM.shape))
     while len(row):
@@ -47,7 +47,7 @@ def draw_slates(
 def probability(
     params: SimulatorParams, shelf: Shelf, users: Users, user: np.ndarray, theme: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
-    """That one draw for this user in a session of this theme takes this place; the arrays broadcast."""
+    """The probability that one draw for this user in a session of this theme takes this place. The arrays broadcast."""
     placed = shelf.theme[place]
     own, any_theme = users.weight[user, placed], 1.0 / params.num_themes
     of_theme = SESSION_SHARE * (placed == theme) + OWN_SHARE * own + (1.0 - SESSION_SHARE - OWN_SHARE) * any_theme

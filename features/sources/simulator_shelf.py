@@ -1,4 +1,4 @@
-"""Items that come and go -> what is on offer in each hour, the popular first: popularity drifts, and new items are hot.
+"""Items with their lifetimes -> the items on offer in each hour, most popular first. Popularity drifts; new items gain.
 
 Axes: H hours, P places on the shelf, T themes, I items.
 """
@@ -11,31 +11,31 @@ from features.sources.simulator_world import DAY_H, WorldItems
 from features.terms.params import SimulatorParams
 
 ZIPF_EXPONENT = 0.9
-FRESH, FRESH_H = 0.8, 36.0  # what a new item has on top, and in how many hours it falls to 1/e of it
-TREND_SPREAD, TREND_H = 0.4, 48.0  # what comes and goes with an item, and how fast
-REACH_SPREAD = 0.6  # what decides of popularity and not of clicks: where an item is shown, who made it
+FRESH, FRESH_H = 0.8, 36.0  # the bonus of a new item, and the hours in which it falls to 1/e
+TREND_SPREAD, TREND_H = 0.4, 48.0  # standard deviation of an item's trend, and the hours in which it decays to 1/e
+REACH_SPREAD = 0.6  # what affects popularity but not clicks: where an item is shown, who made it
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """P places in order of theme, those of one theme in order of popularity in that hour: a rank, not an item, has it.
+    """P places in order of theme, and within a theme in order of popularity in that hour.
 
-    The popularity of a rank is Zipf's and never changes; which item has the rank does.
+    A place is a rank within its theme. Its popularity follows Zipf's law and never changes; which item has it does.
     """
 
     item: np.ndarray  # [H, P]
-    appeal: np.ndarray  # [H, P] what it adds to the logit of a click: its quality, its trend, its being new
+    appeal: np.ndarray  # [H, P] what the item adds to the logit of a click: quality, trend and bonus of a new item
     theme: np.ndarray  # [P]
     share: np.ndarray  # [P] of its theme's popularity
-    ends: np.ndarray  # [P] theme + the share of the theme's popularity up to here
+    ends: np.ndarray  # [P] theme + cumulative share of the theme's popularity, this place included
 
     def draw(self, theme: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """A place of each theme, by popularity, given a number in [0, 1)."""
+        """A place of each given theme, in proportion to popularity. uniform: numbers in [0, 1)."""
         return np.searchsorted(self.ends, theme + uniform, side="right")
 
 
 def fill_shelf(params: SimulatorParams, items: WorldItems, rng: np.random.Generator) -> Shelf:
-    """What is on offer in every hour of the log."""
+    """The items on offer in every hour of the log."""
     P, T = params.num_items, params.num_themes
     item_HP = _occupants(items, P, params.num_days * DAY_H)
     theme_P = np.empty(P, np.int64)
@@ -43,7 +43,7 @@ def fill_shelf(params: SimulatorParams, items: WorldItems, rng: np.random.Genera
     age_HP = np.arange(len(item_HP))[:, None] - items.born_h[item_HP]
     appeal_HP = items.quality[item_HP] + FRESH * np.exp(-age_HP / FRESH_H) + _trends(item_HP, rng)
     reach_HP = (REACH_SPREAD * rng.standard_normal(len(items.quality)))[item_HP]
-    # rounded: what is left of a machine's last bit must not turn an order
+    # rounded, so that the order does not depend on the last bit of a machine's arithmetic
     appeal_HP, popularity_HP = np.round(appeal_HP, 6), np.round(appeal_HP + reach_HP, 6)
     order_HP = np.lexsort((-popularity_HP, np.broadcast_to(theme_P, item_HP.shape)), axis=1)
     share_P, ends_P = _zipf(theme_P, T)
@@ -52,7 +52,7 @@ def fill_shelf(params: SimulatorParams, items: WorldItems, rng: np.random.Genera
 
 
 def offered_from(items: WorldItems) -> np.ndarray:
-    """[I] the first full hour after each item was published. It is on offer until the next item of its place is."""
+    """[I] the first full hour after each item was published. It is on offer until the next item takes its place."""
     return np.ceil(items.born_h).astype(np.int64)
 
 
@@ -62,26 +62,26 @@ def _occupants(items: WorldItems, num_places: int, num_hours: int) -> np.ndarray
     item_HP = np.zeros((num_hours, num_places), np.int64)
     shown_I = np.flatnonzero(from_h_I < num_hours)
     item_HP[from_h_I[shown_I], items.place[shown_I]] = shown_I
-    return np.maximum.accumulate(item_HP, axis=0)  # an item's number grows with the time at which it was published
+    return np.maximum.accumulate(item_HP, axis=0)  # items are numbered in order of publication
 
 
 def _trends(item_HP: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[H, P] an autoregression of each item, stationary from its first hour on."""
-    kept = float(np.exp(-1.0 / TREND_H))
+    """[H, P] a first-order autoregression for each item, stationary from its first hour on."""
+    decay = float(np.exp(-1.0 / TREND_H))
     drawn_HP = TREND_SPREAD * rng.standard_normal(item_HP.shape)
     trend_HP = drawn_HP.copy()
     for hour in range(1, len(item_HP)):
-        moved_P = kept * trend_HP[hour - 1] + np.sqrt(1.0 - kept**2) * drawn_HP[hour]
+        moved_P = decay * trend_HP[hour - 1] + np.sqrt(1.0 - decay**2) * drawn_HP[hour]
         trend_HP[hour] = np.where(item_HP[hour] == item_HP[hour - 1], moved_P, drawn_HP[hour])
     return trend_HP
 
 
 def _zipf(theme_P: np.ndarray, num_themes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(share of each place in its theme's popularity, theme + their running sum)."""
+    """(share of each place in its theme's popularity, theme + cumulative sum of these)."""
     counts_T = np.bincount(theme_P, minlength=num_themes)
     starts_T = np.cumsum(counts_T) - counts_T
     weight_P = 1.0 / (np.arange(len(theme_P)) - starts_T[theme_P] + 1.0) ** ZIPF_EXPONENT
     share_P = weight_P / np.bincount(theme_P, weights=weight_P)[theme_P]
-    ends_P = np.cumsum(share_P)  # each theme's add up to 1: exactly, where one ends
+    ends_P = np.cumsum(share_P)  # the last place of each theme is set to exactly theme + 1 below
     ends_P[starts_T + counts_T - 1] = np.arange(num_themes) + 1.0
     return share_P, ends_P

@@ -1,4 +1,4 @@
-"""Users -> their requests: people join, return in sessions of one theme, and leave for good, at a steady rate.
+"""Users -> their requests: users join, return in sessions of one theme each, and leave for good, at a steady rate.
 
 Axes: U users, A of them in a session, T themes, R requests.
 """
@@ -16,9 +16,9 @@ HOP_SHARE, HOP_MEAN_S = 0.25, 60.0
 MORE_REQUESTS = 0.2  # a session has 1 + Geometric(this) requests
 REQUEST_MIN_S, REQUEST_MEAN_S = 5.0, 40.0
 DAY_S = 86_400
-BURN_IN_S = 7_200  # before the log: who is in the middle of a session, or about to hop, when it begins
+BURN_IN_S = 7_200  # simulated before the log, so that some users are in the middle of a session when it begins
 LONG_MEAN_S = math.exp(GAP_LOG_MEAN + GAP_LOG_SPREAD**2 / 2)  # of the lognormal part
-CYCLE_S = (  # from one session's begin to the next, on average
+CYCLE_S = (  # mean time from the start of a session to the start of the next
     HOP_SHARE * HOP_MEAN_S
     + (1 - HOP_SHARE) * (LONG_MEAN_S + GAP_MIN_S)
     + (REQUEST_MIN_S + REQUEST_MEAN_S) / MORE_REQUESTS
@@ -30,16 +30,16 @@ class Visits:
     """Arrays over R, sorted by (time, user)."""
 
     user: np.ndarray
-    session: np.ndarray  # counts a user's sessions in order, from 0 or from what it was when the log began
+    session: np.ndarray  # number of the user's session, in order; it starts above 0 if sessions precede the log
     theme: np.ndarray
     at_ms: np.ndarray  # since the log's start
     ordinal: np.ndarray  # from 0 within its session
 
 
 def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generator) -> Visits:
-    """Every user's sessions within the log, session by session: as many rounds as the busiest user has sessions."""
+    """Every user's requests within the log. Each round draws one session of every user who still has one."""
     U, end_ms = params.num_users, params.num_days * DAY_S * 1000
-    left_U = rng.geometric(1.0 / params.num_sessions, U)  # sessions that reach into the log: everybody is seen in it
+    left_U = rng.geometric(1.0 / params.num_sessions, U)  # sessions that reach into the log, at least one
     free_ms_U, gap_s_U = np.full(U, -BURN_IN_S * 1000), _first_s(params, rng)
     theme_U = np.full(U, -1)
     session, rounds = 0, []
@@ -69,10 +69,10 @@ def draw_requests(params: SimulatorParams, users: Users, rng: np.random.Generato
 
 
 def _first_s(params: SimulatorParams, rng: np.random.Generator) -> np.ndarray:
-    """[U] when each user's first session begins, from the burn-in's begin: that is already in the steady state.
+    """[U] seconds from the start of the burn-in to each user's first session, drawn from the steady state.
 
-    New users join in the log. A user may leave after any session alike, so those who had joined before differ from
-    others in one thing: it begins somewhere in a gap between two of their sessions, more often in a long gap.
+    New users join during the log. Leaving is equally likely after any session, so users who joined earlier differ only
+    in that the burn-in starts within a gap between two of their sessions, more often within a long one.
     """
     U, whole_s = params.num_users, float(params.num_days * DAY_S)
     life_s = (params.num_sessions - 1) * CYCLE_S
@@ -89,12 +89,12 @@ def _gap_s(number: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _next_theme(weight_AT: np.ndarray, last_A: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """By the users' weights, never the last one (-1: there was none)."""
+    """[A] the next session's theme, drawn by the users' weights, never the last one. last_A: -1 if there was none."""
     other_AT = np.where(np.arange(weight_AT.shape[1]) == last_A[:, None], 0.0, weight_AT)
     return choose(other_AT, rng.random(len(last_A)))
 
 
 def choose(weight_NT: np.ndarray, uniform_N: np.ndarray) -> np.ndarray:
-    """One column of each row, in proportion to its weight; never one of weight 0."""
+    """Choose a column of each row in proportion to its weight, never one of weight 0. uniform_N: numbers in [0, 1)."""
     ends_NT = np.cumsum(weight_NT, axis=1)
     return (ends_NT <= (uniform_N * ends_NT[:, -1])[:, None]).sum(axis=1)

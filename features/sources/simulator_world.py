@@ -1,6 +1,6 @@
-"""Simulator params -> what there is before anybody acts: items of hidden themes that come and go, users with tastes.
+"""Simulator params -> the world before any request: items with hidden themes and publication times, users with tastes.
 
-Axes: U users, T themes, I items that there ever are, P places on the shelf, K style dimensions, C clusters of a theme.
+Axes: U users, T themes, I items over all time, P places on the shelf, K style dimensions, C clusters of a theme.
 """
 
 from dataclasses import dataclass
@@ -22,31 +22,31 @@ DAY_H = 24
 
 @dataclass(frozen=True)
 class WorldItems:
-    """Arrays over I, in order of their coming.
+    """Arrays over I, in order of publication.
 
-    An item takes the place of the oldest, which is of its theme: the number of items on offer never changes.
+    A new item replaces the oldest one, which has the same theme, so the number of items on offer never changes.
     """
 
     theme: np.ndarray
     cluster: np.ndarray
-    category: np.ndarray  # what is observed of theme and cluster
+    category: np.ndarray  # the observable label of theme and cluster, sometimes wrong
     style: np.ndarray  # [I, K]
     quality: np.ndarray
-    place: np.ndarray  # P of them, in order of their themes
-    born_h: np.ndarray  # when it was published, in hours since the log's start; before it for the first P items
+    place: np.ndarray  # on the shelf, in [0, P); places are in order of their themes
+    born_h: np.ndarray  # publication time in hours since the log's start; negative for the first P items
 
 
 @dataclass(frozen=True)
 class Users:
     """Arrays over U."""
 
-    weight: np.ndarray  # [U, T], rows sum to 1; 0: not one of the user's themes
+    weight: np.ndarray  # [U, T], rows sum to 1; 0: the theme is not one of the user's
     preference: np.ndarray  # [U, T, K]
     bias: np.ndarray
 
 
 def draw_items(params: SimulatorParams, rng: np.random.Generator) -> WorldItems:
-    """Raises InputError where a theme is left without an item."""
+    """Draw the items. Raises InputError if a theme would have no item."""
     T, P = params.num_themes, params.num_items
     theme_P = np.sort(rng.integers(T, size=P))
     counts_T = np.bincount(theme_P, minlength=T)

@@ -1,4 +1,4 @@
-"""Delimited text or Parquet, plain or packed, file or folder of files, and a mapping of its columns -> a log."""
+"""Delimited text or Parquet, plain or compressed, a file or a folder, and a mapping of its columns -> a log."""
 # pyright: reportAttributeAccessIssue=false
 
 import logging
@@ -27,20 +27,21 @@ FRACTION = r"^-?\d+\.\d*[1-9]\d*$"
 
 
 def read_table(source: SourceParams, forgotten: Forgotten = frozenset()) -> Log:
-    """Read every file under source.path. Raises InputError for what stops the whole log, naming file and next step.
+    """Read every file below source.path. A file without rows is ignored with a warning.
 
-    A file without a row is left out with a warning. forgotten: users whose rows say nothing about items.
+    forgotten: users whose rows add nothing to the catalogue. Raises InputError, naming the file and the next step, if
+    the log as a whole cannot be read.
     """
     mapping = mapping_of(source.columns)
     files = files_of(source, mapping)
     read = [read_file(file, mapping, source) for file in files]
     for file, rows in zip(files, read, strict=True):
         if not len(rows.events) + len(rows.rejected):
-            log.warning("%s has no rows: nothing is taken from it", file.name)
+            log.warning("%s has no rows and is ignored", file.name)
         else:
             log.info("read %s rows of %s, %s rejected", f"{len(rows.events):,}", file.name, f"{len(rows.rejected):,}")
     parsed = pa.concat_tables([rows.events for rows in read])
-    num_whole = decided([whole_counts(parsed)])
+    num_whole = whole_columns([whole_counts(parsed)])
     parsed = with_whole(parsed, num_whole)
     rejected = pa.concat_tables([rows.rejected for rows in read])
     of_others = parsed.filter(pa.array(~are_forgotten(parsed["user_id"], forgotten))) if forgotten else parsed
@@ -51,26 +52,27 @@ def read_table(source: SourceParams, forgotten: Forgotten = frozenset()) -> Log:
 
 
 def notes_of(read: Sequence[FileRows]) -> dict[str, Any]:
-    """Count and log the values that were read as something else than written."""
+    """The notes of a log whose files were read whole."""
     words: Counter[str] = Counter()
     for rows in read:
         words.update(rows.num_null_words)
-    return told_of(words, sum(rows.num_without_zone for rows in read))
+    return reading_notes(words, sum(rows.num_without_zone for rows in read))
 
 
-def told_of(words: Mapping[str, int], num_without_zone: int) -> dict[str, Any]:
-    """The same, counted."""
+def reading_notes(words: Mapping[str, int], num_without_zone: int) -> dict[str, Any]:
+    """Figures of the reading for the report; also logged. words: column -> values read as null words."""
     for name, num in sorted(words.items()):
-        log.warning("%s values of %s are words for nothing (source.null_words), and are null", f"{num:,}", name)
+        log.warning("%s values of %s are words for null (source.null_words) and were read as null", f"{num:,}", name)
     if num_without_zone:
         log.info(
-            "%s times have no zone: taken as UTC. Write their offset if they are of another", f"{num_without_zone:,}"
+            "%s times have no time zone and were read as UTC. Add their offset if they are in another zone",
+            f"{num_without_zone:,}",
         )
     return {"null_words": dict(sorted(words.items())), "times_without_zone": num_without_zone}
 
 
 def mapping_of(columns: ColumnParams) -> dict[str, str]:
-    """Our name -> theirs. Raises InputError where a column that every log has is not mapped."""
+    """Our column name -> the file's. Raises InputError if a required column is not mapped."""
     mapping = {ours: theirs for ours, theirs in columns.model_dump().items() if theirs is not None}
     unmapped = [name for name in REQUIRED if name not in mapping]
     if unmapped:
@@ -82,7 +84,7 @@ def mapping_of(columns: ColumnParams) -> dict[str, str]:
 
 
 def files_of(source: SourceParams, mapping: Mapping[str, str]) -> list[DataFile]:
-    """Raises InputError if no file holds data."""
+    """The data files of a table, in order. Raises InputError if there are none."""
     found = find_files(source.path, source.format)
     wanted = list(mapping.values())
     headers = {file.name: read_header(file, wanted) for file in found.perhaps}
@@ -92,20 +94,20 @@ def files_of(source: SourceParams, mapping: Mapping[str, str]) -> list[DataFile]
     if not files:
         there = f" (but {len(others):,} of other kinds: {named(others)})" if others else ""
         raise InputError(
-            f"source.path: the folder {source.path} holds no data file{there}. Put .csv or .parquet files in it, texts "
-            f"with a header that names {', '.join(wanted)}, or say what they are: {ADVICE}."
+            f"source.path: the folder {source.path} has no data file{there}. Put .csv or .parquet files in it, or text "
+            f"files with a header that names {', '.join(wanted)}, or state their format: {ADVICE}."
         )
     if others:
-        log.warning("left out %s files that are neither .csv, .tsv nor .parquet: %s", f"{len(others):,}", named(others))
+        log.warning("Ignored %s files that are neither .csv, .tsv nor .parquet: %s", f"{len(others):,}", named(others))
     return files
 
 
 WholeCounts = Mapping[str, tuple[int, int]]
-"""Column -> its ids that a null turned into floats ("17850.0"), and those with a true fraction; where there are any."""
+"""Column -> (ids that were turned into floats, such as "17850.0", ids with a real fraction); only columns with any."""
 
 
 def whole_counts(events: pa.Table) -> WholeCounts:
-    """What some rows say of each column of ids."""
+    """Count the ids with decimals in each column of ids."""
     counts = {}
     for name in KEYS:
         if pc.any(pc.match_substring(events[name], ".")).as_py():
@@ -114,22 +116,22 @@ def whole_counts(events: pa.Table) -> WholeCounts:
     return counts
 
 
-def decided(counts: Sequence[WholeCounts]) -> dict[str, int]:
-    """The columns whose ids are whole numbers, however they are written, and how many are to be written without ".0".
+def whole_columns(counts: Sequence[WholeCounts]) -> dict[str, int]:
+    """The columns whose ids are all whole numbers -> how many of them lose their ".0".
 
-    One rule for the whole log: a column in which an id has a true fraction (a version, 1.5) is left as it is.
+    The rule holds for the whole log: a column in which any id has a real fraction (a version such as 1.5) is unchanged.
     """
     found = {}
     for name in KEYS:
         num, fractions = (sum(each[name][place] for each in counts if name in each) for place in (0, 1))
         if num and not fractions:
             found[name] = num
-            log.info("%s values of %s are whole numbers with a decimal point: 17850.0 is 17850", f"{num:,}", name)
+            log.info("%s values of %s are whole numbers with decimals: 17850.0 is read as 17850", f"{num:,}", name)
     return found
 
 
 def with_whole(events: pa.Table, names: Collection[str]) -> pa.Table:
-    """The ids of these columns as Parquet's whole numbers are read: 17850."""
+    """The events with the ids of these columns written without ".0", as whole numbers of Parquet are."""
     for name in names:
         column = events[name]
         is_whole = pc.match_substring_regex(column, WHOLE_ID)

@@ -1,4 +1,4 @@
-"""A log without the users to be forgotten, and a tombstone (a line without content) for each row left out."""
+"""A log without the users to be forgotten, and a tombstone (file and line, no content) for each removed row."""
 # pyright: reportAttributeAccessIssue=false
 
 import logging
@@ -18,29 +18,29 @@ REASON = "user forgotten"
 
 
 def leave_out(read: Log, forgotten: Forgotten) -> Log:
-    """The log without the events of these users, and without what only they bring: contexts, truth, raw text.
+    """The log without the events of these users and without the contexts, truth and raw texts that only they have.
 
-    A row left out is rejected with its file and line and without its text. A row that could not be parsed has no user;
-    where a field of its text is the id of a forgotten one, its text is left out as well.
+    A removed row is rejected with its file and line but without its text. A row that could not be parsed has no user;
+    its text is removed too if one of its fields is the id of a forgotten user.
     """
     if not forgotten:
         return read
     gone = are_forgotten(read.events["user_id"], forgotten)
-    left, kept = read.events.filter(pa.array(gone)), read.events.filter(pa.array(~gone))
-    if len(left):
-        log.info("left out %s events of forgotten users", f"{len(left):,}")
-    buried = pa.concat_tables([_without_texts(read.rejected, forgotten), tombstones(left)])
-    impressions = pc.drop_null(pc.unique(left["impression_id"]))
+    removed, kept = read.events.filter(pa.array(gone)), read.events.filter(pa.array(~gone))
+    if len(removed):
+        log.info("removed %s events of forgotten users", f"{len(removed):,}")
+    rejected = pa.concat_tables([_without_texts(read.rejected, forgotten), tombstones(removed)])
+    impressions = pc.drop_null(pc.unique(removed["impression_id"]))
     only_theirs = impressions.filter(pc.invert(pc.is_in(impressions, value_set=pc.unique(kept["impression_id"]))))
     contexts = read.contexts.filter(pc.invert(pc.is_in(read.contexts["impression_id"], value_set=only_theirs)))
-    truth = _truth_of_others(read.truth, left, only_theirs, forgotten)
-    return replace(read, events=kept, rejected=buried, contexts=contexts, truth=truth)
+    truth = _truth_of_others(read.truth, removed, only_theirs, forgotten)
+    return replace(read, events=kept, rejected=rejected, contexts=contexts, truth=truth)
 
 
-def tombstones(left: pa.Table, reason: str = REASON) -> pa.Table:
-    """A line of REJECTED for each row: where it was, and nothing of what it said. left: has `file` and `line`."""
-    columns = {"file": left["file"], "line": left["line"], "reason": pa.repeat(reason, len(left))}
-    return pa.table(columns | {"raw": pa.repeat("", len(left))}, schema=REJECTED)
+def tombstones(removed: pa.Table, reason: str = REASON) -> pa.Table:
+    """A row of REJECTED for each removed row: its file and line, and nothing of its content."""
+    columns = {"file": removed["file"], "line": removed["line"], "reason": pa.repeat(reason, len(removed))}
+    return pa.table(columns | {"raw": pa.repeat("", len(removed))}, schema=REJECTED)
 
 
 def _without_texts(rejected: pa.Table, forgotten: Forgotten) -> pa.Table:
@@ -54,9 +54,9 @@ def _without_texts(rejected: pa.Table, forgotten: Forgotten) -> pa.Table:
 
 
 def _truth_of_others(
-    truth: Mapping[str, pa.Table], left: pa.Table, impressions: pa.Array, forgotten: Forgotten
+    truth: Mapping[str, pa.Table], removed: pa.Table, impressions: pa.Array, forgotten: Forgotten
 ) -> dict[str, pa.Table]:
-    """A simulator's truth without these users, their requests and their events."""
+    """The simulator's truth without these users, their requests and their events."""
     kept = {}
     for name, table in truth.items():
         mask = None
@@ -65,6 +65,6 @@ def _truth_of_others(
         elif "impression_id" in table.column_names:
             mask = pc.is_in(table["impression_id"], value_set=impressions)
         elif "event_id" in table.column_names:
-            mask = pc.is_in(table["event_id"], value_set=left["event_id"].combine_chunks())
+            mask = pc.is_in(table["event_id"], value_set=removed["event_id"].combine_chunks())
         kept[name] = table if mask is None else table.filter(pc.invert(mask))
     return kept

@@ -1,7 +1,7 @@
-"""Pieces of a log, and what rows are beside each other -> interactions and provenance by partition, in order of time.
+"""Pieces of a log and their settled rows -> interactions and provenance by partition, in order of time.
 
-A partition whose rows have not changed is taken from the cache; memory holds one partition, and not even that where it
-is long: DuckDB sorts it on the disk.
+A partition whose rows have not changed is copied from the cache. A partition is sorted in memory, or by DuckDB on disk
+if it is large.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -31,17 +31,17 @@ log = logging.getLogger("leitmotif")
 
 ROW_GROUP = 1 << 18
 MOST_IN_MEMORY = 1_000_000
-"""Rows of a partition that are sorted in memory."""
+"""A partition with more rows is sorted on disk."""
 LEAST_KEPT = 5_000
-"""Rows from which on a partition is kept: a smaller one is sorted sooner than it is looked up."""
+"""A partition with fewer rows is not cached: sorting it takes less time than a lookup."""
 TABLES = ("interactions", "provenance")
 ORDER = ("occurred_at", "event_id", *(name for name in EVENTS.names[1:] if name != "occurred_at"))
-"""What is left of a tie of times and names is broken by everything else."""
+"""Rows with equal times and event_ids are ordered by all other columns."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """All that the partitions are made of."""
+    """All inputs of the partitions."""
 
     logged: Sequence[Piece]
     settled: Settled
@@ -50,28 +50,29 @@ class Pieces:
     @property
     def partitions(self) -> list[str]:
         """In order of time."""
-        return sorted(set().union(*(piece.partitions for piece in (*self.logged, self.settled.became, self.live))))
+        return sorted(set().union(*(piece.partitions for piece in (*self.logged, self.settled.rewritten, self.live))))
 
     def rows(self, partition: str) -> Iterator[pa.Table]:
-        """EVENTS of a partition, in no order."""
+        """EVENTS of a partition, in no particular order."""
         for piece in self._of(partition):
             yield from self.settled.of(piece, partition)
-        for piece in (self.settled.became, self.live):
+        for piece in (self.settled.rewritten, self.live):
             yield from (pa.Table.from_batches([batch]) for batch in piece.events(partition))
 
     def key(self, partition: str) -> str:
-        """Of a partition's rows; empty where they are in no cache, too few, or changed ones are too many to be ordered.
+        """The cache key of a partition. Empty: it is not cached, because it is small, a piece of it is not cached, or
+        it has too many rewritten and live rows to sort them in memory.
 
-        Changed rows have no order of their own: which of them another thread made first is chance.
+        Rewritten and live rows are sorted before they are hashed, because their order depends on threads.
         """
         of = self._of(partition)
         if not of or not all(piece.key for piece in of) or sum(each.num_of(partition) for each in of) < LEAST_KEPT:
             return ""
-        added = [pa.Table.from_batches([b]) for p in (self.settled.became, self.live) for b in p.events(partition)]
+        added = [pa.Table.from_batches([b]) for p in (self.settled.rewritten, self.live) for b in p.events(partition)]
         if sum(map(len, added)) > MOST_IN_MEMORY:
             return ""
-        told = (self.settled.told(of, partition), _digest(pa.concat_tables([EVENTS.empty_table(), *added])))
-        return key_of(code(), partition, [piece.key for piece in of], told)
+        others = (self.settled.changed(of, partition), _digest(pa.concat_tables([EVENTS.empty_table(), *added])))
+        return key_of(code(), partition, [piece.key for piece in of], others)
 
     def _of(self, partition: str) -> list[Piece]:
         return [piece for piece in self.logged if partition in piece.partitions]
@@ -80,39 +81,39 @@ class Pieces:
 def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path, engine: Engine) -> set[str]:
     """Write interactions/<partition>.parquet and provenance/<partition>.parquet; returns their keys in the cache.
 
-    A partition of which no row is left (each was joined to one of another day) is none.
+    A partition without a row (all were joined to rows of other partitions) is not written.
     """
     keys = {name: pieces.key(name) for name in pieces.partitions}
     missing = [(key, name) for name, key in keys.items() if key and not cache.holds(key)]
-    made = len(missing)
+    num_new = len(missing)
     cache.came(engine.map(partial(sort_partition, cache.folder, pieces), missing, "sorting partitions"))
     for name, key in keys.items():
         targets = {table: staging / table / f"{name}.parquet" for table in TABLES}
         if not key:
-            made += 1
+            num_new += 1
             if not _write(pieces.rows(name), targets):
                 for target in targets.values():
                     target.unlink()
         elif cache.num_rows(key)["interactions"]:
             for table, target in targets.items():
                 shutil.copyfile(cache.file(key, table), target)
-    log.info("wrote %d partitions, %d of them anew", len(keys), made)
+    log.info("wrote %d partitions, %d of them new or changed", len(keys), num_new)
     return {key for key in keys.values() if key}
 
 
 def sort_partition(cache: Path, pieces: Pieces, named: tuple[str, str]) -> str:
     """Write one partition (its key and name) into the cache; returns its key."""
-    (key, name), kept = named, PartitionCache(cache)
-    with kept.making() as making, at_hand(making / "spilt"):
+    (key, name), entries = named, PartitionCache(cache)
+    with entries.making() as making, at_hand(making / "spilt"):
         folder = making / key
         folder.mkdir()
         num = _write(pieces.rows(name), {table: folder / f"{table}.parquet" for table in TABLES})
-        kept.put(key, folder, dict.fromkeys(TABLES, num))
+        entries.put(key, folder, dict.fromkeys(TABLES, num))
     return key
 
 
 def _write(rows: Iterator[pa.Table], paths: Mapping[str, Path]) -> int:
-    """Write one partition in order, and say where each row was read; returns how many there are."""
+    """Write one partition in order, with the provenance of each row; returns the number of rows."""
     num = 0
     with (
         row_groups(paths["interactions"], INTERACTIONS, ROW_GROUP) as write,
@@ -126,19 +127,19 @@ def _write(rows: Iterator[pa.Table], paths: Mapping[str, Path]) -> int:
 
 
 def _in_order(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    held: list[pa.Table] = []
+    tables: list[pa.Table] = []
     num = 0
     for table in rows:
-        held.append(table)
+        tables.append(table)
         num += len(table)
         if num > MOST_IN_MEMORY:
-            yield from _sorted_on_disk(held, rows)
+            yield from _sorted_on_disk(tables, rows)
             return
-    yield _sorted(pa.concat_tables(held or [EVENTS.empty_table()]))
+    yield _sorted(pa.concat_tables(tables or [EVENTS.empty_table()]))
 
 
 def _digest(events: pa.Table) -> str:
-    """Of rows, whatever their order: as Parquet, in which equal rows have equal bytes."""
+    """A hash of rows that does not depend on their order: of the sorted rows as Parquet."""
     digest = hashlib.sha256()
     if len(events):
         with pa.BufferOutputStream() as out:
@@ -157,10 +158,10 @@ def _sorted(events: pa.Table) -> pa.Table:
     return events
 
 
-def _sorted_on_disk(held: list[pa.Table], rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _sorted_on_disk(first: list[pa.Table], rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
     def batches() -> Iterator[pa.RecordBatch]:
-        while held:
-            yield from held.pop(0).to_batches()
+        while first:
+            yield from first.pop(0).to_batches()
         for table in rest:
             yield from table.to_batches()
 

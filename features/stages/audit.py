@@ -1,7 +1,7 @@
-"""Histories and sessions -> the interest-shift audit: whether users hop between themes, beside their shuffled events.
+"""Histories and sessions -> the interest-shift audit: do users hop between themes more than with shuffled events?
 
-The theme of a session is the one that most of its events carry, ties going to the first in name; a hop is a session
-whose theme differs from that of the user's previous one. Only sessions with enough events are looked at.
+The theme of a session is the most frequent theme of its events, or the first of these by name. A hop is a session whose
+theme differs from that of the user's previous session. Only sessions with enough events are judged.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -43,8 +43,8 @@ SHOWN_THEMES = 12
 
 
 def run(data: Path, audit: AuditParams) -> Report:
-    """A log without themes has none to hop between: its rates are null, and its sessions are counted."""
-    from features.pages.shift import write_shift  # Altair: read where a page is written, not before
+    """Write the audit and its page. In a log without themes the rates are null; its sessions are still counted."""
+    from features.pages.shift import write_shift  # imports Altair, so only when a page is written
 
     histories = UserHistories.open(data / "user_histories")
     sessions = pq.read_table(data / "sessions" / "sessions.parquet")
@@ -132,7 +132,7 @@ def _by_chance(
     audit: AuditParams,
     random: np.random.Generator,
 ) -> dict[str, Any]:
-    """The same measures of the same events in another order within each user; sessions stay where they are."""
+    """The same measures with each user's events in random order; the boundaries of sessions do not change."""
     other = item[shuffled(user, random)]
     theme = session_themes(themes, other, num_events)
     large = (num_events >= audit.min_session_events) & (theme != NO_THEME)
@@ -149,7 +149,7 @@ def _by_chance(
 
 
 def _together(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over the shuffles; null where one has none."""
+    """The mean of each measure over the shuffles; null if a shuffle lacks it."""
     if not found:
         none: dict[str, Any] = dict.fromkeys(("within", "between", "hop_rate", "return_rate"))
         return none | {"returns": {}, "off_theme": {}, "num_shuffles": 0}

@@ -1,7 +1,7 @@
-"""What validate and histories left -> how good the log is: quality.json, and the quality page in reports/<id>/.
+"""The outputs of validate and histories -> the quality of the log: quality.json, and the quality page in reports/<id>/.
 
-The page is an out as its figures are, so DVC keeps it beside them. It also says what had changed since the last run
-when it was made, and shows the runs so far.
+The page is an out like its figures, so DVC stores both. It also shows what has changed since the last different run,
+and the runs so far.
 """
 
 import json
@@ -24,42 +24,44 @@ MOST_RUNS = 500
 
 
 def run(data: Path, source: SourceParams) -> Report:
-    """Every fate of the ledger, every figure by partition, every outcome; and the page that shows them."""
-    from features.pages.quality import judged, summary, write_quality  # Altair: only where a page is written
+    """Write the ledger, the figures of every partition, the outcome of every expectation, and the page."""
+    from features.pages.quality import judged, summary, write_quality  # imports Altair, so only when a page is written
 
     root = data.parent.parent
-    told = quality_of(data, lambda places: originals(source, places))
+    quality = quality_of(data, lambda places: originals(source, places))
     page = root / "reports" / data.name / PAGE
-    state, sentence = judged(told)
+    state, sentence = judged(quality)
     with publish(data, "quality") as staging:
-        write_json(staging / "quality" / FIGURES, told | {"state": state, "sentence": sentence})
-        before, runs = _runs(root / ".state" / data.name / "quality.json", told, summary(told))
-        num_bytes = write_quality(page, told, before, DOCS.format(id=data.name), runs)
+        write_json(staging / "quality" / FIGURES, quality | {"state": state, "sentence": sentence})
+        before, runs = _runs(root / ".state" / data.name / "quality.json", quality, summary(quality))
+        num_bytes = write_quality(page, quality, before, DOCS.format(id=data.name), runs)
     log.info("%s See %s", sentence, page)
     return {
         "page": page.relative_to(root).as_posix(),
         "page_bytes": num_bytes,
-        "rows_read": told["rows_read"],
+        "rows_read": quality["rows_read"],
         "state": state,
         "sentence": sentence,
-        "failed": [each["why"] for each in told["expectations"] if not each["passed"] and each["of"] != "rule"],
+        "failed": [each["why"] for each in quality["expectations"] if not each["passed"] and each["of"] != "rule"],
     }
 
 
-def _runs(kept: Path, told: dict[str, Any], row: dict[str, Any]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The last run that told something else, and a row for each run, oldest first; this one is kept for the next.
+def _runs(
+    path: Path, quality: dict[str, Any], row: dict[str, Any]
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """(the last run with a different result, one row per run, oldest first). Stores this run for the next one.
 
-    A run that repeats the last one is none of its own. row: this run's.
+    A run that repeats the result of the last one is not added. path: where runs are stored. row: of this run.
     """
-    state = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    brief = {key: told[key] for key in ("rows_read", "ledger", "expectations", "partitions")}
+    state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    brief = {key: quality[key] for key in ("rows_read", "ledger", "expectations", "partitions")}
     now = state.get("now")
     if now is None or {key: now[key] for key in brief} != json.loads(json.dumps(brief)):
         told_at = datetime.now(UTC).isoformat(timespec="minutes")[:16].replace("T", " ") + " UTC"
         rows = [*state.get("runs", []), row | {"told_at": told_at}]
         state = {"before": now, "now": brief | {"told_at": told_at}, "runs": rows[-MOST_RUNS:]}
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, state)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, state)
     return state["before"], state.get("runs", [])
 
 

@@ -1,7 +1,7 @@
-"""Validated interactions -> every user's events once, in time order, and the requests that point into them.
+"""Validated interactions -> every user's events once, in order of time, and the requests that point into them.
 
-A partition of the log is sorted once for its content (features/history/pieces.py), so that a day more costs a day's
-sorting; what follows is made of the pieces, a range of users at a time, so that memory does not grow with the log.
+A partition of the log is sorted once for its content (features/history/pieces.py), so that a new day costs one day's
+sorting. Histories are built from the pieces by ranges of users, so that memory does not grow with the log.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -42,14 +42,15 @@ OUTS = ("user_histories", "impressions", "sessions", "ledger")
 
 
 def run(data: Path, request: RequestParams, history: HistoryParams, engine: EngineParams = HERE) -> Report:
-    """Raises InputError where the log has one user, no click or no request.
+    """Write histories, requests, sessions and the ledger. Raises InputError for a log of one user, or without any
+    click or request.
 
-    engine: what sorts the partitions and makes the ranges of users; ids are numbered and requests written here.
+    engine: sorts the partitions and builds the ranges of users; this process numbers ids and writes requests.
     """
     files = partitions_of(data / "validated_interactions")
     check_times(files)
-    kept = data.parent.parent / ".cache" / "histories" / data.name
-    with PartitionCache.open(kept) as cache, running(engine, kept) as runner, publish(data, *OUTS) as staging:
+    folder = data.parent.parent / ".cache" / "histories" / data.name
+    with PartitionCache.open(folder) as cache, running(engine, folder) as runner, publish(data, *OUTS) as staging:
         scratch = staging / "scratch"
         scratch.mkdir()
         with duck.duckdb(scratch) as connection:
@@ -58,35 +59,35 @@ def run(data: Path, request: RequestParams, history: HistoryParams, engine: Engi
             user_ids, num_rows = _number_users(connection, pieces, staging / "user_histories")
             num_items = _number_items(connection, data / "items", staging / "user_histories")
             users = UserLog.open(connection, pieces, num_rows, RANGE_ROWS, scratch)
-            made = _make_histories(runner, users, request, history, _log_end(pieces), staging)
+            totals = _make_histories(runner, users, request, history, _log_end(pieces), staging)
             contexts = duck.read(connection, data / "contexts")
-            num_requests = write_requests(connection, users, user_ids, made.moved, contexts, staging / "impressions")
+            num_requests = write_requests(connection, users, user_ids, totals.moved, contexts, staging / "impressions")
         if not num_requests:
             raise InputError(
                 f"No request can be made of the log: no row has an impression_id, and none of {len(num_rows):,} users "
                 f"has request.min_user_events ({request.min_user_events}) events. Lower it, or map "
                 "columns.impression_id."
             )
-        duck.write(assemble(data, made.fates), schema.LEDGER, staging / "ledger" / "ledger.parquet")
+        duck.write(assemble(data, totals.fates), schema.LEDGER, staging / "ledger" / "ledger.parquet")
     return {
         "num_users": len(num_rows),
         "num_items": num_items,
-        "num_events": int(made.lengths.sum()),
-        "num_impressions": made.fates[ASKED],
+        "num_events": int(totals.lengths.sum()),
+        "num_impressions": totals.fates[ASKED],
         "num_requests": num_requests,
-        "num_sessions": made.num_sessions,
+        "num_sessions": totals.num_sessions,
         "history_length": {
-            "median": float(np.median(made.lengths)),
-            "p95": float(np.percentile(made.lengths, 95)),
-            "max": int(made.lengths.max()),
+            "median": float(np.median(totals.lengths)),
+            "p95": float(np.percentile(totals.lengths, 95)),
+            "max": int(totals.lengths.max()),
         },
     }
 
 
 def _number_users(connection: Backend, pieces: Sequence[HistoryPiece], folder: Path) -> tuple[pa.ChunkedArray, Int64]:
-    """(user_id, rows of the log), each [num_users], in order of the ids; the engine keeps `users`."""
-    held = of_pieces(connection, pieces, "users")
-    counted = held.group_by("user_id").agg(num_rows=held.num_rows.sum(), num_clicks=held.num_clicks.sum())
+    """(user_id, rows in the log), each [num_users], in order of the ids. Creates the table `users` in DuckDB."""
+    listed = of_pieces(connection, pieces, "users")
+    counted = listed.group_by("user_id").agg(num_rows=listed.num_rows.sum(), num_clicks=listed.num_clicks.sum())
     users = connection.to_pyarrow(counted.order_by("user_id"))
     if len(users) < 2:
         raise InputError(f"The log has {len(users)} user with a valid row; at least 2 are needed. See its quarantine.")
@@ -112,14 +113,14 @@ def _number_items(connection: Backend, items: Path, folder: Path) -> int:
 
 
 def _log_end(pieces: Sequence[HistoryPiece]) -> int:
-    """The newest valid row's time, us."""
+    """The time of the newest valid row, us."""
     last = next(piece for piece in reversed(pieces) if piece.num_rows["rows.arrow"])
     return pc.max(last.table("rows")["occurred_at"]).as_py()
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What has been found over all ranges of users."""
+class _Totals:
+    """The totals over all ranges of users."""
 
     lengths: Int64  # [num_users] events of each history
     fates: Counter[str]
@@ -129,8 +130,8 @@ class _Made:
 
 def _make_histories(
     engine: Engine, users: UserLog, request: RequestParams, history: HistoryParams, log_end: int, staging: Path
-) -> _Made:
-    """Fill user_histories and sessions, and leave each range's requests in scratch."""
+) -> _Totals:
+    """Write user_histories and sessions; the requests of each range stay in its scratch folder."""
     keep_from = None if history.retention_s is None else log_end - micros(history.retention_s)
     make = partial(make_range, Ranges(users, request, history, keep_from))
     writer = HistoryWriter(staging / "user_histories")
@@ -138,15 +139,15 @@ def _make_histories(
     num_sessions, moved, newest = 0, [], log_end
     with duck.row_groups(staging / "sessions" / "sessions.parquet", schema.SESSIONS) as append_sessions:
         numbers = range(len(users.starts) - 1)
-        for number, made in zip(numbers, engine.map(make, numbers, "histories of ranges of users"), strict=True):
+        for number, part in zip(numbers, engine.map(make, numbers, "histories of ranges of users"), strict=True):
             writer.append(users.range_folder(number))
             append_sessions(duck.read_arrow(users.range_folder(number) / SESSIONS))
-            num_sessions += made.num_sessions
-            moved.append(made.moved)
-            fates.update(made.fates)
-            newest = max(newest, made.newest_us)
+            num_sessions += part.num_sessions
+            moved.append(part.moved)
+            fates.update(part.fates)
+            newest = max(newest, part.newest_us)
     lengths = writer.close({"log_end_us": newest, "keep_from_us": keep_from})
-    return _Made(lengths, fates, num_sessions, Moved.all_of(moved))
+    return _Totals(lengths, fates, num_sessions, Moved.all_of(moved))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A source (simulator, MovieLens, EB-NeRD, any table) -> interactions by time partition, and what belongs to them."""
+"""A source (simulator, MovieLens, EB-NeRD, any table) -> interactions by time partition, items, contexts, rejected."""
 # pyright: reportAttributeAccessIssue=false
 
 import logging
@@ -37,32 +37,32 @@ log = logging.getLogger("leitmotif")
 
 OUTS = ("interactions", "items", "contexts", "truth", "rejected", "provenance", "absorbed")
 ABSORBED = "absorbed.json"
-"""In absorbed/: {engine: the newest seq that was ever sealed of its live events in live/<source>, 0 without}."""
+"""In absorbed/: {engine: the newest sequence number ever sealed of its live events in live/<source>, 0 if none}."""
 WHICH = "log.json"
 """In absorbed/: {id: source.id, log: the log's identity}."""
 
 
 def run(data: Path, seed: int, simulator: SimulatorParams, source: SourceParams, engine: EngineParams = HERE) -> Report:
-    """Read the source that source.name says, and the live events sealed beside it, and write both in one form.
+    """Read the source named by source.name and the live events sealed beside it, and write both in one format.
 
-    Every row read is written or rejected, those of users on live/<source>/forgotten.txt without their text; rows that
-    source.negatives samples count as read. Rows are events; those of a file of items are counted apart. Of a table, a
-    file that has not changed is not read again, and a partition whose rows have not changed is not made again. Raises
-    InputError where the source or a sealed file cannot be read, live/ is of another log or not what live/known.json
-    says, or no event is left. engine: what reads a table's files and sorts its partitions; other sources are read here.
+    Every row read is written or rejected; rows of users on live/<source>/forgotten.txt are rejected without their text.
+    Rows sampled by source.negatives count as read; rows of files of items are counted separately. A table's files that
+    have not changed are not read again, nor are its unchanged partitions sorted again. Raises InputError if the source
+    or a sealed file cannot be read, live/ belongs to another log or differs from live/known.json, or no event is left.
+    engine: reads a table's files and sorts its partitions; other sources are read in this process.
     """
     forgotten, live = _live(data, source)
-    kept = data.parent.parent / ".cache" / "ingest" / data.name
+    folder = data.parent.parent / ".cache" / "ingest" / data.name
     with (
-        room_for(kept),
-        PartitionCache.open(kept) as cache,
-        running(engine, kept) as runner,
+        room_for(folder),
+        PartitionCache.open(folder) as cache,
+        running(engine, folder) as runner,
         cache.scratch() as scratch,
         opened(scratch / "spilt"),
     ):
         read = gather(source, simulator, seed, forgotten, cache, scratch, runner)
         report, keys = _make(data, source, read, live, cache, scratch, runner)
-        cache.keep_only({*keys, *read.kept})
+        cache.keep_only({*keys, *read.cache_keys})
     return report
 
 
@@ -75,19 +75,19 @@ def _make(
     scratch: Path,
     engine: Engine,
 ) -> tuple[dict[str, Any], set[str]]:
-    """Write the outs; returns the report, and the keys of the partitions in the cache."""
+    """Write the outs; returns the report, and the keys of the cache that they use."""
     newest_seq = dict(live.newest_seq)
-    live, num_apart = beside(live, read, source)
-    came = piece_of(live.events, source, scratch / "live", is_settled=True)
+    live, num_renamed = beside(live, read, source)
+    live_piece = piece_of(live.events, source, scratch / "live", is_settled=True)
     rejected = read.all_rejected()
-    if not came.num_rows + sum(piece.num_rows for piece in read.pieces):
+    if not live_piece.num_rows + sum(piece.num_rows for piece in read.pieces):
         raise InputError(_nothing(source, pa.concat_tables([rejected, live.rejected])))
-    items = _complete(read, came)
+    items = _complete(read, live_piece)
     _check_embeddings(items)
     with publish(data, *OUTS) as staging:
         settled = settle(read.pieces, source, cache, scratch)
-        rejected = pa.concat_tables([rejected, settled.left, live.rejected])
-        keys = write_partitions(Pieces(read.pieces, settled, came), cache, staging, engine) | settled.keys
+        rejected = pa.concat_tables([rejected, settled.rejected, live.rejected])
+        keys = write_partitions(Pieces(read.pieces, settled, live_piece), cache, staging, engine) | settled.keys
         contexts = pa.concat_tables([read.contexts, _of_others(live.contexts, read.contexts)])
         _write(items, ITEMS, staging / "items" / "items.parquet")
         _write(_by(contexts, "impression_id"), CONTEXTS, staging / "contexts" / "contexts.parquet")
@@ -98,8 +98,8 @@ def _make(
         write_json(staging / "absorbed" / ABSORBED, newest_seq)
         write_json(staging / "absorbed" / WHICH, {"id": source.id, "log": identity_of(source)})
         counted = _count(staging / "interactions")
-    num_apart += read.num_apart + settled.num_apart
-    told = {
+    num_renamed += read.num_renamed + settled.num_renamed
+    totals = {
         "rows_read": counted["rows_written"] + len(rejected),
         "dropped": _by_reason(rejected),
         "items_read": len(read.items) + len(read.rejected_items),
@@ -107,14 +107,14 @@ def _make(
         "num_items": len(items),
         "num_files": read.num_files + live.num_files,
         "num_live_events": len(live.events),
-        "requests_named_apart": num_apart,
+        "requests_named_apart": num_renamed,
         "rows_sampled": read.num_sampled,
     }
-    return {**counted, **told, **read.notes}, keys
+    return {**counted, **totals, **read.notes}, keys
 
 
 def _count(interactions: Path) -> dict[str, Any]:
-    """What the partitions hold; DuckDB counts."""
+    """Counts of all partitions, by DuckDB."""
     files = sorted(str(path) for path in interactions.iterdir())
     is_click = f"coalesce(label >= {CLICKED} AND NOT isnan(label), false)"
     with connect() as connection:
@@ -126,10 +126,10 @@ def _count(interactions: Path) -> dict[str, Any]:
     rows, clicks, users, first, last, unlabelled = found
     if clicks + unlabelled == rows:
         log.warning(
-            "every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
+            "Every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
         )
-    told = {"rows_written": rows, "num_clicks": clicks, "num_users": users, "num_partitions": len(files)}
-    return told | {"first_event_at": _iso(first), "last_event_at": _iso(last)}
+    counts = {"rows_written": rows, "num_clicks": clicks, "num_users": users, "num_partitions": len(files)}
+    return counts | {"first_event_at": _iso(first), "last_event_at": _iso(last)}
 
 
 def _by_reason(rejected: pa.Table) -> dict[str, int]:
@@ -137,18 +137,18 @@ def _by_reason(rejected: pa.Table) -> dict[str, int]:
 
 
 def _live(data: Path, source: SourceParams) -> tuple[Forgotten, Live]:
-    """What came live to this log, and who is forgotten. Of another log, or less than is known, nothing is read."""
+    """(forgotten users, live events of this log). Raises InputError if live/ is of another log or lacks known files."""
     folder = live_of(data)
     refuse_other(read_known(folder).log, source, f"What {known_path(folder)} knows of live/{folder.name}/")
     database = folder.with_name(f"{folder.name}.db")
     refuse_other(noted_in(database), source, f"The live events in {database}")
-    kept = shared(folder)
-    with reading(kept):
-        lines = list_lines(kept)
+    sealed = shared(folder)
+    with reading(sealed):
+        lines = list_lines(sealed)
         forgotten = frozenset(line for line in lines if not line.startswith(HEAD))
-        live = read_live(kept, forgotten)
+        live = read_live(sealed, forgotten)
         check_list(folder, lines)
-        check_files(folder, sealed_files(kept))
+        check_files(folder, sealed_files(sealed))
     if live.num_files:
         log.info("read %s live events in %s sealed files", f"{len(live.events):,}", f"{live.num_files:,}")
     return forgotten, live
@@ -156,12 +156,12 @@ def _live(data: Path, source: SourceParams) -> tuple[Forgotten, Live]:
 
 def _nothing(source: SourceParams, rejected: pa.Table) -> str:
     if not len(rejected):
-        return f"source.path: {source.path} holds no rows. Point source.path at a log with events."
+        return f"source.path: {source.path} has no rows. Set source.path to a log with events."
     reasons = _by_reason(rejected)
     if set(reasons) == {REASON}:
         return (
             f"source.path: all {len(rejected):,} rows in {source.path} are of users on live/{source.id}/"
-            "forgotten.txt, and none is left. Point source.path at a log with others."
+            "forgotten.txt, and none is left. Set source.path to a log with other users."
         )
     unread = rejected.filter(pc.not_equal(rejected["reason"], REASON))
     first = unread.slice(0, 1).to_pylist()[0]
@@ -172,9 +172,9 @@ def _nothing(source: SourceParams, rejected: pa.Table) -> str:
     )
 
 
-def _complete(read: Gathered, came: Piece) -> pa.Table:
-    """Items in order of item_id, with those that only the events name."""
-    named = pc.unique(pa.concat_tables([piece.facts for piece in (*read.pieces, came)])["item_id"])
+def _complete(read: Gathered, live: Piece) -> pa.Table:
+    """The catalogue in order of item_id, including items that only events name."""
+    named = pc.unique(pa.concat_tables([piece.facts for piece in (*read.pieces, live)])["item_id"])
     unknown = pc.filter(named, pc.invert(pc.is_in(named, read.items["item_id"].combine_chunks())))
     more = as_items(facts_of_items(unknown))
     return _by(pa.concat_tables([read.items.cast(ITEMS), more]), "item_id")
@@ -185,7 +185,7 @@ def _by(table: pa.Table, *keys: str) -> pa.Table:
 
 
 def _of_others(contexts: pa.Table, known: pa.Table) -> pa.Table:
-    """Of a request that both know, the source's context holds."""
+    """Live contexts of requests that the source has no context for; otherwise the source's is used."""
     return contexts.filter(
         pc.invert(pc.is_in(contexts["impression_id"], value_set=known["impression_id"].combine_chunks()))
     )

@@ -1,4 +1,4 @@
-"""Histories and counters -> the snapshot that Feast serves; Feast loaded from it; proof that online equals offline."""
+"""Histories and counters -> the snapshot; Feast's online store loaded from it; a proof that online equals offline."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ log = logging.getLogger("leitmotif")
 
 REPLAY = ".replay-"
 LOADED_SHARE = 4
-"""One in so many parity requests is also asked of the loaded store, as of its own time."""
+"""One in LOADED_SHARE parity requests is also read from the loaded store, as of its own time."""
 
 
 def run(
@@ -51,7 +51,7 @@ def run(
     validate: ValidateParams,
     labels: LabelParams,
 ) -> Report:
-    """Differences are counted and named here; the stage package refuses a snapshot that has one."""
+    """Differences are only counted and named here; the stage `package` refuses a snapshot with any."""
     with publish(data, "feature_snapshot") as staging:
         snapshot = staging / "feature_snapshot"
         histories = UserHistories.open(data / "user_histories")
@@ -86,20 +86,20 @@ def run(
 
 
 class ReadBack:
-    """Which users and items are read back from Feast: a sample of those that were written, and as many of the rest."""
+    """Samples the users and items to read back from Feast: as many of those just written as of the others."""
 
     def __init__(self, number: int | None, seed: str) -> None:
-        """number: of each; None reads all. seed: another snapshot samples others."""
+        """number: of each; None reads all. seed: the snapshot's id, so that each snapshot has its own sample."""
         self._number, self._rng = number, np.random.default_rng(list(seed.encode()))
         self._written: dict[str, list[pa.Array | pa.ChunkedArray]] = {}
         self.said: dict[str, dict[str, int]] = {}
 
     def tell(self, view: str, ids: pa.Array | pa.ChunkedArray) -> None:
-        """These rows of a view were written."""
+        """Note that these rows of a view were written."""
         self._written.setdefault(view, []).append(ids)
 
     def sample(self, view: str, ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """Which of a view's ids are read back."""
+        """Which of a view's ids to read back, as a mask."""
         chunks = [chunk for part in self._written.get(view, []) for chunk in getattr(part, "chunks", [part])]
         known = pa.chunked_array(chunks, pa.string())
         is_new = pc.call_function("is_in", [ids], pc.SetLookupOptions(value_set=known)).to_numpy()
@@ -120,13 +120,13 @@ def _prove(
     offline: OfflineLog,
     back: ReadBack,
 ) -> tuple[dict[str, Parity], int, dict[str, dict[str, Any]]]:
-    """Read back what was loaded, and replay the latest requests live.
+    """Read the loaded store back, and replay the latest requests as live traffic; both are compared with offline.
 
-    Returns comparisons, requests that were left out of them, and the loaded views' freshness.
+    Returns the comparisons, the number of requests that could not be compared, and the freshness of the loaded views.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{REPLAY}{os.getpid()}-", dir=state_of(data).parent))
     try:
-        store = OnlineStore.open(state_of(data), tail_of=folder / "nothing" / "feast")  # as loaded, nothing live
+        store = OnlineStore.open(state_of(data), tail_of=folder / "nothing" / "feast")  # as loaded, without live events
         users, counted, items = compare_snapshot(store, snapshot, back.sample)
         for view, counts in back.said.items():
             log.info("%s: read %s of %s rows back from Feast (%s were written)", view, *_counts(counts))
@@ -151,7 +151,8 @@ def _counts(counts: Mapping[str, int]) -> list[str]:
 
 
 def parity_spec(history: HistoryParams, statistics: StatisticsParams) -> FeatureSpec:
-    """The longest window that every request among a user's newest max_length / 2 events can be compared over."""
+    """A spec with the longest history over which every request in a user's newest max_length / 2 events can be
+    compared."""
     return FeatureSpec.of(history, statistics, max(1, history.max_length // 2))
 
 

@@ -1,7 +1,7 @@
-"""`make quarantine`: rows held back, by reason with examples; exported to be repaired; repaired rows back into the log.
+"""`make quarantine`: list quarantined rows by reason, export them for repair, take repaired rows back into the log.
 
-Repaired rows take the way of all rows: they become one more file of the source's folder, which ingest reads next time.
-The rows that they stand for stay held back and counted.
+Repaired rows become one more file in the source's folder, which ingest reads like any other at its next run. The rows
+that they replace stay in quarantine and are counted there.
 """
 
 import argparse
@@ -32,18 +32,18 @@ from features.terms.params import SourceParams, ValidateParams
 from features.terms.rules import REPEATED, first_broken, rules
 
 NOTES = ("_reason", "_file", "_line")
-"""Columns of an export that say why a row is there; a repaired file may keep them, they are not read."""
+"""Columns that an export adds to say why a row is in it. A repaired file may keep them; they are not read."""
 MOST_NAMED = 5
 TAKEN = re.compile(r"repaired-(\d+)\.")
 NO_FAULTS = (FORGOTTEN, JOINED, OUTCOME_JOINED, live.LOGGED, live.REPEATED, movielens.REPEATED, REPEATED)
-"""Reasons of rows that need no mending: another row tells the same, or a person is to be forgotten."""
+"""Reasons of rows that need no repair: another row has the same content, or the user asked to be forgotten."""
 
 
 def main() -> None:
-    """Exits 2 where something that was asked for cannot be done."""
+    """The command. It exits with 2 if it cannot do what was asked."""
     parser = argparse.ArgumentParser(prog="make quarantine", description=__doc__)
-    parser.add_argument("--export", type=Path, help="write these rows, as they stood in their files, to a CSV")
-    parser.add_argument("--repaired", type=Path, help="take the repaired rows of a CSV into the log's folder")
+    parser.add_argument("--export", type=Path, help="write the original rows to a CSV")
+    parser.add_argument("--repaired", type=Path, help="add the repaired rows of a CSV to the log's folder")
     asked = parser.parse_args()
     try:
         params = load_params()
@@ -60,10 +60,10 @@ def main() -> None:
 
 
 def listing(rejected: Path, quarantine: Path, source: SourceParams) -> list[str]:
-    """Every reason with its rows, and the first of them."""
+    """Lines of text: every reason with its number of rows, and the first of them."""
     reasons = held_back(rejected, quarantine, lambda places: originals(source, places))
     if not reasons:
-        return [f"Nothing of {source.id} is held back."]
+        return [f"No row of {source.id} is in quarantine."]
     lines = []
     for each in reasons:
         lines.append(f"{each['rows']:>10,}  {each['reason']} ({each['stage']})")
@@ -75,7 +75,7 @@ def listing(rejected: Path, quarantine: Path, source: SourceParams) -> list[str]
 
 
 def export(rejected: Path, quarantine: Path, source: SourceParams, path: Path) -> str:
-    """Write the rows to be mended that stand in text files in their own columns; returns what to say."""
+    """Write the rows that need repair, in the columns of their text files; returns a sentence about it."""
     rows = pq.read_table(quarantine, columns=["file", "line", "reason"]).to_pylist()
     rows += [row for row in pq.read_table(rejected / ROWS).to_pylist() if row["line"] > 0 and row["raw"]]
     by_file: dict[str, dict[int, str]] = defaultdict(dict)
@@ -83,10 +83,10 @@ def export(rejected: Path, quarantine: Path, source: SourceParams, path: Path) -
         if row["reason"] not in NO_FAULTS:
             by_file[row["file"]][row["line"]] = row["reason"]
     if not by_file:
-        return f"Nothing of {source.id} is to be mended."
+        return f"No row of {source.id} needs repair."
     names: dict[str, None] = {}
-    told: list[dict[str, Any]] = []
-    left = {"are rows of Parquet, and are not exported": 0, "stand in no text file that is there": 0}
+    exported: list[dict[str, Any]] = []
+    left = {"are rows of Parquet files and are not exported": 0, "are in text files that no longer exist": 0}
     for name, reasons in sorted(by_file.items()):
         file = file_of(source, name)
         is_parquet = file is not None and file.kind == PARQUET
@@ -95,43 +95,44 @@ def export(rejected: Path, quarantine: Path, source: SourceParams, path: Path) -
         names |= dict.fromkeys(header.names if header else ())
         for line, fields in found.items():
             values = dict(zip(header.names if header else (), fields, strict=False))
-            told.append(values | dict(zip(NOTES, (reasons[line], name, line), strict=True)))
+            exported.append(values | dict(zip(NOTES, (reasons[line], name, line), strict=True)))
         left[next(iter(left)) if is_parquet else list(left)[-1]] += len(reasons) - len(found)
     try:
         with path.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, [*names, *NOTES], restval="")
             writer.writeheader()
-            writer.writerows(told)
+            writer.writerows(exported)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}. Name a file in a folder that is there."
-        ) from error
-    return "; ".join([f"{len(told):,} rows are in {path}", *(f"{n:,} {why}" for why, n in left.items() if n)]) + "."
+        raise InputError(f"{path} cannot be written: {error.strerror}. Name a file in an existing folder.") from error
+    return "; ".join([f"{len(exported):,} rows are in {path}", *(f"{n:,} {why}" for why, n in left.items() if n)]) + "."
 
 
 def _wanted(source: SourceParams) -> list[str]:
-    """The log's own columns that are read."""
+    """The columns of the log's files that are read."""
     return [name for name in source.columns.model_dump().values() if name is not None]
 
 
 def take_back(source: SourceParams, validate: ValidateParams, path: Path) -> str:
-    """Check repaired rows by the rules of all rows, and lay them beside the log's files. Raises InputError."""
+    """Check repaired rows by the rules for all rows and copy them into the log's folder; returns a sentence about it.
+
+    Raises InputError if the log is not a folder of a table, or any row is still not valid.
+    """
     folder = Path(source.path).expanduser()
     if source.name != "table" or not folder.is_dir():
         raise InputError(
-            f"source.path: {source.path} is no folder of a table, and repaired rows become one more file there. Move "
-            "the log's file into a folder, and name that: make set ARGS='source.path=<folder>' (source.same_as keeps "
-            "the log's name)."
+            f"source.path: {source.path} is not a folder of a table, in which repaired rows become one more file. Move "
+            "the log's file into a folder and name the folder: make set ARGS='source.path=<folder>' (source.same_as "
+            "keeps the log's name)."
         )
     read = _read(source, path, AUTO)
     bad = [f"line {row['line']}: {row['reason']}" for row in read.rejected.to_pylist()]
     bad += _broken(read.events, validate)
     if bad or not len(read.events):
         raise InputError(
-            f"{path}: {len(bad):,} rows are not repaired ({'; '.join(bad[:MOST_NAMED])}), none was taken. Mend them, "
-            "or leave them out."
+            f"{path}: {len(bad):,} rows are still not valid ({'; '.join(bad[:MOST_NAMED])}); none was taken. Repair "
+            "them, or leave them out."
             if bad
-            else f"{path} holds no row."
+            else f"{path} has no rows."
         )
     taken = [int(found[1]) for each in folder.iterdir() if (found := TAKEN.match(each.name))]
     target = folder / f"repaired-{1 + max(taken, default=0):03}.csv"
@@ -140,7 +141,9 @@ def take_back(source: SourceParams, validate: ValidateParams, path: Path) -> str
         _write_as(source, path, hidden)
         again = _read(source, hidden, source.format)
         if len(again.rejected) or len(again.events) != len(read.events):
-            raise InputError(f"{path} does not read as source.format={source.format}: save it so. None was taken.")
+            raise InputError(
+                f"{path} cannot be read as source.format={source.format}; no row was taken. Save it in this format."
+            )
         hidden.replace(target)
     finally:
         hidden.unlink(missing_ok=True)
@@ -152,7 +155,7 @@ def _read(source: SourceParams, path: Path, format: str) -> Log:
 
 
 def _write_as(source: SourceParams, path: Path, target: Path) -> None:
-    """A copy that reads as all files of the log do. Raises InputError where it cannot be one."""
+    """Copy repaired rows in the format of the log's files. Raises InputError if they cannot be converted."""
     file = describe(path, path.name)
     header = None if file.kind == PARQUET else read_header(file, _wanted(source))
     delimiter = DELIMITERS.get(source.format)
@@ -160,7 +163,7 @@ def _write_as(source: SourceParams, path: Path, target: Path) -> None:
     if source.format == AUTO or form in (delimiter, source.format):
         shutil.copyfile(path, target)
     elif header is None or delimiter is None or len(delimiter) > 1:
-        raise InputError(f"{path} is not source.format={source.format}, which the log is read as: save it so.")
+        raise InputError(f"{path} is not in the log's format, source.format={source.format}. Save it in this format.")
     else:
         with target.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle, delimiter=delimiter)
@@ -182,14 +185,14 @@ def _values(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _newest(data: Path) -> Path:
-    """Where the quarantine lies: with the attempt that was refused last, else where the last good one stands."""
+    """The folder of the newest quarantine: of the last attempt if it was refused, else of the last good run."""
     attempt = Path("attempts") / "validate"
     refused, failure = attempt / "made" / "quarantine", attempt / "failure.json"
     is_ours = failure.is_file() and json.loads(failure.read_text(encoding="utf-8")).get("source") == data.name
-    standing = refused if refused.is_dir() and is_ours else data / "quarantine"
-    if not standing.is_dir():
-        raise InputError(f"{standing} is not there. Run `make run ARGS=validate`.")
-    return standing
+    newest = refused if refused.is_dir() and is_ours else data / "quarantine"
+    if not newest.is_dir():
+        raise InputError(f"{newest} does not exist. Run `make run ARGS=validate`.")
+    return newest
 
 
 if __name__ == "__main__":

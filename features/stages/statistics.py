@@ -1,7 +1,7 @@
 """Validated interactions -> cumulative shows and clicks per item, per user and per (user, item), read as of t - lag.
 
-A partition is counted once for its content: .cache/statistics/ keeps what was counted, so that a day more costs a day.
-Factors of co-clicks, where they are wanted, are made anew for all periods.
+A partition is counted once for its content and cached in .cache/statistics/, so that a new day costs one day's work.
+Factors of co-clicks, if params ask for them, are computed again for all periods.
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -42,10 +42,11 @@ ROWS_AT_ONCE = 4_000_000
 
 
 def run(data: Path, statistics: StatisticsParams) -> Report:
-    """Every row was a show, and a label of CLICKED or more a click too. Raises InputError on an empty log.
+    """Count every row as a show, and rows with a label of CLICKED or more as a click too. Raises InputError on an empty
+    log.
 
-    An item's counts leave out rows of role history: those come without the shows that were not clicked, and where a
-    log has them for some weeks only, an item's clicks would mean something else from week to week.
+    Counts of items leave out rows of role history: such rows come without the unclicked shows, and a log may have them
+    only for some weeks, so that clicks would mean something else from week to week.
     """
     files = partitions_of(data / "validated_interactions")
     num_rows = {path: pq.read_metadata(path).num_rows for path in files.values()}
@@ -76,9 +77,9 @@ def _write_coclicks(connection: Backend, data: Path, statistics: StatisticsParam
 
 
 def increments(rows: ir.Table, is_known: bool) -> ir.Table:
-    """Interactions -> (user_id, item_id, role, occurred_at, shows, clicks): what is counted from which time on.
+    """Interactions -> (user_id, item_id, role, occurred_at, shows, clicks): what is added to the counts at which time.
 
-    is_known: whether any row says when it or its click was known; else each is one increment, at its own time.
+    is_known: whether any row states when it or its click became known; if not, each row is one increment at its time.
     """
     clicks, names = (rows.label >= CLICKED).cast("int64"), ("user_id", "item_id", "role")
     if not is_known:
@@ -92,19 +93,19 @@ def increments(rows: ir.Table, is_known: bool) -> ir.Table:
 
 
 def cumulative_counts(rows: ir.Table, keys: list[str]) -> ir.Table:
-    """Running (shows, clicks) of each key, one row a time at which something happened, that time included.
+    """Running (shows, clicks) of each key: one row per time at which something was counted, this time included.
 
-    rows: as increments gives them.
+    rows: as returned by `increments`.
     """
     at_once = rows.group_by([*keys, "occurred_at"]).agg(shows_now=rows.shows.sum(), clicks_now=rows.clicks.sum())
     upto = ibis.cumulative_window(group_by=keys, order_by="occurred_at")
-    # whole numbers below 2^53 are exact as doubles, which DuckDB adds up 3x faster than the 128 bits of its integers
+    # whole numbers below 2^53 are exact as doubles, which DuckDB sums 3 times as fast as integers (128 bits there)
     sums = {name: at_once[f"{name}_now"].cast("float64").sum().over(upto).cast("int64") for name in ("shows", "clicks")}
     return at_once.select(*keys, "occurred_at", **sums)
 
 
 def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Table:
-    """Running counts of some partitions and those of all partitions before -> the counts from the log's start on."""
+    """Add the counts of all earlier partitions to running counts of some -> counts since the start of the log."""
     known = earlier.semi_join(counted, keys).group_by(keys)  # counts never fall: the largest are the newest
     before = known.agg(shows_before=earlier.shows.max(), clicks_before=earlier.clicks.max())
     joined = counted.left_join(before, keys)
@@ -116,7 +117,7 @@ def carried_on(counted: ir.Table, earlier: ir.Table, keys: list[str]) -> ir.Tabl
 
 
 def stamped_at_bucket_ends(rows: ir.Table, bucket_us: int) -> ir.Table:
-    """Events at the end of their bucket (features.terms.convention.counted_at); 0 keeps every time."""
+    """Move events to the end of their bucket (features.terms.convention.counted_at); 0 leaves times as they are."""
     if not bucket_us:
         return rows
     return rows.mutate(occurred_at=make_timestamptz(counted_at(epoch_us(rows.occurred_at), bucket_us)))
@@ -124,18 +125,18 @@ def stamped_at_bucket_ends(rows: ir.Table, bucket_us: int) -> ir.Table:
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp(timezone="UTC", scale=6),), dt.int64))
 def epoch_us(at) -> int:  # type: ignore[empty-body]
-    """DuckDB's own."""
+    """Built into DuckDB."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
 def make_timestamptz(us) -> datetime:  # type: ignore[empty-body]
-    """DuckDB's own."""
+    """Built into DuckDB."""
 
 
 def _missing(
     pieces: Sequence[CounterPiece], cache: PartitionCache, num_rows: dict[Path, int]
 ) -> Iterator[tuple[list[CounterPiece], Sequence[CounterPiece]]]:
-    """Neighbours that the cache lacks, at most about ROWS_AT_ONCE together, each time with all pieces before them."""
+    """(neighbouring pieces that the cache lacks, all pieces before them), at most about ROWS_AT_ONCE rows each time."""
     chunk: list[CounterPiece] = []
     for place, piece in enumerate(pieces):
         held = cache.holds(piece.key)
@@ -194,7 +195,7 @@ def _utc(us: int) -> datetime:
 
 
 def _assemble(cache: PartitionCache, pieces: Sequence[CounterPiece], staging: Path) -> dict[str, int]:
-    """Copy the pieces that have rows, each as one file a table; returns the rows of each table."""
+    """Copy the pieces that have rows, as one file per table and piece; returns the number of rows of each table."""
     report = dict.fromkeys((f"num_{name}" for name in TABLES), 0)
     for piece in pieces:
         num_rows = cache.num_rows(piece.key)
@@ -205,7 +206,7 @@ def _assemble(cache: PartitionCache, pieces: Sequence[CounterPiece], staging: Pa
 
 
 def _code() -> list[str]:
-    """What else the bytes depend on: these modules, and the libraries that count and write."""
+    """Hashes of the modules that the counts depend on, and versions of the libraries that count and write."""
     modules = [
         Path(__file__),
         *(Path(str(each.__file__)) for each in (convention, counter_pieces, duck, known, partitions, schema)),

@@ -1,4 +1,4 @@
-"""Interactions -> validated_interactions, and quarantine with reasons; Great Expectations judges, Data Docs tell."""
+"""Interactions -> validated_interactions, and quarantine with reasons; judged by Great Expectations, with Data Docs."""
 # pyright: reportAttributeAccessIssue=false
 
 import logging
@@ -40,17 +40,16 @@ ONE_USER_S = (
 
 
 def run(data: Path, validate: ValidateParams, expectations: ExpectationParams, engine: EngineParams = HERE) -> Report:
-    """Hold back bad rows, leave out repetitions, judge what a steward expects, and pass on the rest.
+    """Quarantine bad rows, drop repeated ones, judge the steward's expectations, and pass on the rest.
 
-    Raises InputError where there is no log to speak of, CheckFailed where too much of it is bad or repeated or a
-    critical expectation fails; the Data Docs and the quality page of what is refused lie with the failed attempt, those
-    of the last good log stay where they are. engine: what judges, splits and counts batches of partitions; repetitions
-    are found here.
+    Raises InputError if the log is too small, and CheckFailed if too many rows are bad or repeated or a critical
+    expectation fails. Data Docs and the quality page of a refused log are written with the failed attempt; those of the
+    last good log stay. engine: judges, splits and counts batches of partitions; repetitions are found in this process.
     """
-    kept = data.parent.parent / ".cache" / "validate" / data.name
+    folder = data.parent.parent / ".cache" / "validate" / data.name
     with (
-        PartitionCache.open(kept) as cache,
-        running(engine, kept) as runner,
+        PartitionCache.open(folder) as cache,
+        running(engine, folder) as runner,
         cache.scratch() as scratch,
         opened(scratch),
     ):
@@ -101,12 +100,12 @@ def _run(
 
 
 def summarise(report: Mapping[str, Any]) -> str:
-    """What Great Expectations says of the log, and beside it what was held back: a sentence."""
+    """A sentence with the result of Great Expectations and the rows that were quarantined or repeated."""
     differing = report["rows_duplicated_differing"]
-    held = report["num_expectations"] - len(report["failed_expectations"])
+    met = report["num_expectations"] - len(report["failed_expectations"])
     reasons = "; ".join(f"{reason}: {num:,}" for reason, num in sorted(report["quarantined_by_reason"].items()))
     return (
-        f"{held} of {report['num_expectations']} expectations of the whole log hold; {report['rows_quarantined']:,} of "
+        f"{met} of {report['num_expectations']} expectations of the whole log hold; {report['rows_quarantined']:,} of "
         f"{report['rows_in']:,} rows ({report['rows_quarantined'] / report['rows_in']:.2%}) are held back in quarantine"
         + (f" ({reasons})" if reasons else "")
         + f", {report['rows_duplicated']:,} repeat another row and are left out."
@@ -120,7 +119,7 @@ def summarise(report: Mapping[str, Any]) -> str:
 
 
 def _counts(files: Sequence[Path], flaws: Flaws) -> dict[str, tuple[int, int, int]]:
-    """Partition -> rows in, held back, repeated."""
+    """Partition -> (rows in, quarantined, repeated)."""
     counts = {}
     for place, file in enumerate(files):
         here = flaws.of(place)
@@ -131,41 +130,42 @@ def _counts(files: Sequence[Path], flaws: Flaws) -> dict[str, tuple[int, int, in
 
 
 def _refuse_critical(report: Mapping[str, Any]) -> None:
-    """Block where an expectation of severity critical fails."""
-    failed = [said for told in report["expectations"].values() if told[CRITICAL] for said in told["failed_critical"]]
+    """Raise CheckFailed if an expectation of severity critical failed."""
+    groups = report["expectations"].values()
+    failed = [sentence for group in groups if group[CRITICAL] for sentence in group["failed_critical"]]
     if failed:
         raise CheckFailed(
             f"{len(failed)} critical expectation{'s' if len(failed) > 1 else ''} of features/quality/expectations.yaml "
-            f"failed: {'; '.join(failed)}. See {ATTEMPTS}/validate ({PAGE}, data_docs) and mend the source, or change "
-            "its limit in params.yaml, expectations.limits."
+            f"failed: {'; '.join(failed)}. See {ATTEMPTS}/validate ({PAGE}, data_docs) and correct the source, or "
+            "change its limit in params.yaml, expectations.limits."
         )
 
 
 def _show(data: Path, staging: Path, why: str, page: Path) -> None:
-    """The quality page of a log that is refused; the page's code is read now, not before."""
+    """Write the quality page of a refused log; the page's code is imported only now."""
     from features.pages.quality import write_quality
 
     write_quality(page, refusal_of(data, staging, why))
 
 
 def _partitions(folder: Path) -> list[Path]:
-    """The partitions' files in order. Raises InputError where there is none, or one without a row."""
+    """The partitions' files in order. Raises InputError if there are none, or one has no rows."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise InputError(
-            f"{folder} holds no partition, at least 1 is needed. Run `dvc repro ingest` and read its report."
+            f"{folder} has no partitions; at least 1 is needed. Run `dvc repro ingest` and read its report."
         )
     for file in files:
         if not pq.read_metadata(file).num_rows:
             raise InputError(
-                f"Partition {file.stem} is empty: {file} holds 0 rows, at least 1 is needed. "
+                f"Partition {file.stem} is empty: {file} has 0 rows; at least 1 is needed. "
                 "Export that period again or leave it out, then run `dvc repro ingest`."
             )
     return files
 
 
 def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
-    """Block what no one should train on: too much held back, too much repeated, too little left."""
+    """Raise if the log is not fit for training: too many rows quarantined or repeated, or too few left."""
     for rows, limit in (("quarantined", "max_quarantined_share"), ("duplicated", "max_duplicated_share")):
         share = report[f"rows_{rows}"] / report["rows_in"]
         if share > getattr(validate, limit):
@@ -175,7 +175,7 @@ def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
             raise CheckFailed(
                 f"{report[f'rows_{rows}']:,} of {report['rows_in']:,} rows are {rows}, {share:.1%}{because}; "
                 f"validate.{limit} is {getattr(validate, limit):.1%}. "
-                f"See {ATTEMPTS}/validate (data_docs, made/quarantine) and mend the source, or raise the limit: "
+                f"See {ATTEMPTS}/validate (data_docs, made/quarantine) and correct the source, or raise the limit: "
                 f'make set ARGS="validate.{limit}={min(1, math.ceil(share * 100) / 100):g}".{advice}'
             )
     for what in ("users", "items", "clicks"):
@@ -184,7 +184,7 @@ def _decide(report: Mapping[str, Any], validate: ValidateParams) -> None:
             advice = " Check source.columns.label and source.label_threshold." if what == "clicks" else ""
             raise InputError(
                 f"The log has {count:,} {what if count != 1 else what[:-1]} in {report['rows_valid']:,} valid rows; "
-                f"validate.min_{what} is {limit:,}. Give a log with more.{advice}"
+                f"validate.min_{what} is {limit:,}. Use a larger log.{advice}"
             )
     if report["num_unclicked"] < validate.min_unclicked:
         raise InputError(

@@ -1,6 +1,6 @@
-"""A ranking while the online store does not answer: the user counts as unknown, and the answer is flagged.
+"""A ranking while the online store is unavailable: the user counts as unknown, and the answer is flagged.
 
-Histories are not cached for that case: a cache would keep users who asked to be forgotten.
+Histories are not cached for this case: a cache would keep users who asked to be forgotten.
 """
 
 import logging
@@ -15,7 +15,7 @@ from serving.watching import metrics
 log = logging.getLogger("leitmotif")
 
 RETRY_S = 1.0
-"""How long the store is not tried again after a failure, since each try may take as long as a request."""
+"""How long the store is left alone after a failure; each further attempt could take as long as a request may."""
 
 
 class Away:
@@ -23,10 +23,10 @@ class Away:
 
     def __init__(self) -> None:
         self._until = 0.0
-        self._is_said = False
+        self._is_logged = False
 
     def answer(self, predictor: Predictor, request: RankRequest) -> Answer:
-        """Rank with the store if it is available. Raises StaleStoreError if a newer load must be opened."""
+        """Rank with the store if it is available. Raises StaleStoreError if a newer load has replaced the open one."""
         if time.monotonic() < self._until:
             return self.answer_without(predictor, request)
         try:
@@ -35,13 +35,13 @@ class Away:
             raise
         except InputError as error:
             self._until = time.monotonic() + RETRY_S
-            if not self._is_said:
-                log.error("Rankings know nobody until the store answers again: %s", error)
-            self._is_said = True
+            if not self._is_logged:
+                log.error("The store is unavailable; every user is ranked as unknown until it answers: %s", error)
+            self._is_logged = True
             return self.answer_without(predictor, request)
-        if self._is_said:
-            log.warning("The store answers again: rankings know their users")
-        self._is_said = False
+        if self._is_logged:
+            log.warning("The store answers again; users are ranked with their histories")
+        self._is_logged = False
         return answer
 
     def answer_without(self, predictor: Predictor, request: RankRequest) -> Answer:

@@ -1,4 +1,4 @@
-"""A bundle and an online store -> whether they belong together: one log, one snapshot, one way of making histories."""
+"""Checks that a bundle and an online store belong together: same log, same snapshot, same history settings."""
 
 import json
 from collections.abc import Mapping
@@ -14,28 +14,28 @@ from serving.bundle.stored import other_coclicks, other_histories
 
 
 def check_log(manifest: Manifest, bundle: Path, state: Path) -> None:
-    """Raises InputError if the bundle's model was trained on another log than the store's."""
-    loaded = _read_all(state / STAMP, "Remove the folder and `make load` fills it again.").get(LOG)
+    """Raise InputError if the model was trained on another log than the online store was loaded from."""
+    loaded = _read_all(state / STAMP, "Remove the folder and run `make load` to fill it again.").get(LOG)
     if None in (manifest.log, loaded) or manifest.log == loaded:
         return
     raise InputError(
         f"The bundle in {bundle} was trained on another log ({manifest.source}, identity {manifest.log}) than the "
-        f"online store in {state} was loaded from (identity {loaded}). `make run` and `make load` make both of the log "
-        "that params.yaml names; a champion of another log is replaced by `make promote ARGS=--force`; two logs that "
-        'are both to be kept need a name each: `make set ARGS="source.id=..."`.'
+        f"online store in {state} was loaded from (identity {loaded}). `make run`, then `make load`, rebuild both from "
+        "the log in params.yaml; `make promote ARGS=--force` replaces a champion of another log; to keep two logs, "
+        'give each its own name: `make set ARGS="source.id=..."`.'
     )
 
 
 def check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Path | None) -> None:
-    """Raise InputError where the store holds another snapshot, or other histories than the model was trained on."""
+    """Raise InputError if the store was loaded from another snapshot, or with other settings than the model's."""
     if snapshot is not None and (snapshot / "snapshot.json").exists():
-        wanted = _read(snapshot / "snapshot.json", "snapshot_id", "`make run` makes it again.")
+        wanted = _read(snapshot / "snapshot.json", "snapshot_id", "`make run` writes it again.")
         if store.snapshot_id != wanted:
             raise InputError(
-                f"The online store in {state} was loaded from snapshot {store.snapshot_id[:12]}, and {snapshot} holds "
-                f"{wanted[:12]}. `make load` brings it up to date."
+                f"The online store in {state} was loaded from snapshot {store.snapshot_id[:12]}, but {snapshot} holds "
+                f"snapshot {wanted[:12]}. `make load` brings the store up to date."
             )
-    stored = _read(state / STAMP, "settings", "Remove the folder and `make load` fills it again.")
+    stored = _read(state / STAMP, "settings", "Remove the folder and run `make load` to fill it again.")
     differ = other_histories(spec, stored)
     if stored.get("max_length", 0) < spec.num_events_read:
         differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")
@@ -43,24 +43,24 @@ def check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Pa
         raise InputError(
             f"The online store in {state} holds co-clicks of rank {counted['coclick_rank']} every "
             f"{counted['coclick_period_s']} s; the model was trained on rank {spec.coclick_rank} every "
-            f"{spec.coclick_period_s:g} s. Set params.yaml's statistics back and `make run`, or train on these."
+            f"{spec.coclick_period_s:g} s. Restore them in params.yaml and `make run`, or train with these values."
         )
     if differ:
         raise InputError(
-            f"The online store in {state} holds other histories than the model was trained on: history."
-            f"{', history.'.join(differ)}. Set params.yaml back and `make run`, or train on these."
+            f"The online store in {state} was loaded with other settings than the model was trained with: history."
+            f"{', history.'.join(differ)}. Restore them in params.yaml and `make run`, or train with these values."
         )
 
 
-def _read_all(path: Path, again: str) -> Mapping[str, Any]:
+def _read_all(path: Path, remedy: str) -> Mapping[str, Any]:
     try:
         return {**json.loads(path.read_text(encoding="utf-8"))}
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error
+        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {remedy}") from error
 
 
-def _read(path: Path, key: str, again: str) -> Any:
+def _read(path: Path, key: str, remedy: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {again}") from error
+        raise InputError(f"{path} cannot be read: {type(error).__name__} {error}. {remedy}") from error

@@ -1,11 +1,11 @@
-"""The predictor that serves -> the same with other models loaded beside it, over the same store.
+"""The served predictor -> the same predictor with other models loaded beside it, over the same online store.
 
-    runner_up   of MoS and DIN of the run, the one that is not served; the bundle holds it
+    runner_up   MoS or DIN of the same run, whichever is not served; it is part of the bundle
     previous    the champion before the present one
-    newest      the bundle that `package` made last, where the champion is another
+    newest      the bundle that `package` made last, if it is not the champion
 
-A request names one in `model`; its answer is never recorded as shown. LEITMOTIF_BESIDE says which are loaded: all of
-these unless told, `none` for the served one alone. Each costs the memory of its embeddings.
+A request names one of them in `model`; such an answer is never recorded as shown. LEITMOTIF_BESIDE lists the models to
+load, or `none`; all three are loaded if it is not set. Each takes the memory of its embeddings.
 """
 
 import logging
@@ -33,10 +33,10 @@ log = logging.getLogger("leitmotif")
 
 
 def open_served(held: Predictor | None = None) -> Predictor:
-    """The predictor of this machine, with what is to be loaded beside it.
+    """The predictor of this machine, with the models that LEITMOTIF_BESIDE asks for.
 
-    held: one that was opened before: bundles that it holds are not read again. Raises InputError where the served one
-    cannot be opened; another that cannot is left out, and the log says why.
+    held: the predictor in use so far; bundles it has loaded are not read again. Raises InputError if the served bundle
+    cannot be opened. A model beside it that cannot be opened is left out with a warning.
     """
     wanted = read_beside()
     served = open_here()
@@ -45,13 +45,13 @@ def open_served(held: Predictor | None = None) -> Predictor:
 
 
 def read_beside() -> tuple[str, ...]:
-    """LEITMOTIF_BESIDE. Raises InputError where it names something else."""
-    told = [each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip()]
-    if unknown := [each for each in told if each not in (*BESIDE, NONE)]:
+    """The models that LEITMOTIF_BESIDE asks for. Raises InputError if it names any other."""
+    listed = [each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip()]
+    if unknown := [each for each in listed if each not in (*BESIDE, NONE)]:
         raise InputError(
             f"{VARIABLE} names {', '.join(unknown)}. It takes {', '.join(BESIDE)}, or {NONE}, separated by commas."
         )
-    return tuple(name for name in BESIDE if not told or (name in told and NONE not in told))
+    return tuple(name for name in BESIDE if not listed or (name in listed and NONE not in listed))
 
 
 def _found(served: Predictor, wanted: tuple[str, ...], held: Mapping[str, Predictor]) -> Iterator[tuple[str, Bundle]]:
@@ -81,7 +81,7 @@ def _runner_up(bundle: Bundle, held: Predictor | None) -> Bundle | None:
 
 
 def _opened(served: Predictor, path: Path, held: Predictor | None) -> Bundle | None:
-    """Another bundle that this store can feed; None where it is the one that is served."""
+    """A bundle that this online store can serve; None if it is the served bundle itself."""
     manifest = read_manifest(path)
     if manifest.bundle_hash == served.bundle.manifest.bundle_hash:
         return None

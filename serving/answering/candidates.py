@@ -1,7 +1,7 @@
-"""The user's current themes and the items on offer -> candidates for the model, each with its source.
+"""Candidate retrieval: the user's current themes and the items on offer -> candidates, each with its source.
 
-Each current theme queries the index with its own vector, the mean of the theme's newest events; popular and new items
-of these themes are added. Shapes: N items of the vocabulary, D width, T themes.
+Each current theme queries the index with the mean vector of its newest events; popular and new items of these themes
+are added. Shapes: N items of the vocabulary, D width, T themes, E events of the user.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,25 +21,25 @@ Bool = npt.NDArray[np.bool_]
 Source = Literal["theme", "popular", "new"]
 
 POOLED = -1
-"""The only interest of a user if the model has no themes."""
+"""The theme of a user's only interest if the model has no themes."""
 
 
 class Interest(NamedTuple):
     """One current theme of a user."""
 
-    theme: int  # POOLED where the model has none
-    share: float  # of the user's current interest; those of a user add up to 1
-    query_D: Float32 | None  # None: none of the user's events is of the theme
+    theme: int  # POOLED if the model has no themes
+    share: float  # of the user's current interest; a user's shares add up to 1
+    query_D: Float32 | None  # None: no event of the user belongs to the theme
 
 
 def interests(
     params: RetrievalParams, index: ItemIndex, rows: Int64, routing_ET: Float32, current_T: Float32
 ) -> list[Interest]:
-    """The user's current themes of the largest shares, each with the mean vector of its newest events.
+    """The user's num_themes largest current themes, each with the mean vector of its newest events.
 
-    rows: of the user's events, oldest first; -1 where the vocabulary lacks the item. routing_ET: how much each event
-    belongs to each theme. Without themes there is one interest, of the newest events whatever they are; without any
-    event there is none.
+    rows: the index row of each event's item, oldest first; -1 if the vocabulary lacks the item. routing_ET: how much
+    each event belongs to each theme. A model without themes gives one interest, the mean of the newest events; a user
+    without events has none.
     """
     if not len(rows):
         return []
@@ -57,10 +57,10 @@ def interests(
 def find(
     params: RetrievalParams, index: ItemIndex, offers: Offers, found: Sequence[Interest], among_N: Bool
 ) -> dict[int, Source]:
-    """Row of each candidate -> its source, at most num_candidates. among_N: what may be recommended to the user.
+    """At most num_candidates: index row of each -> its source. among_N: the items that may be recommended to the user.
 
-    popular_share, new_share and the rest are split by the interests' shares; places left are filled with the most
-    clicked items of any theme. An item found twice has its first source.
+    The quotas of popular items, new items and items of the themes are each divided among the interests by share; places
+    that remain are filled with the most clicked items of any theme. An item found twice keeps its first source.
     """
     taken: dict[int, Source] = {}
     num, free_N = params.num_candidates, among_N.copy()
@@ -68,15 +68,15 @@ def find(
         rows = best(score_N, free_N & allowed_N, min(wanted, num - len(taken)))  # shares are rounded, some upwards
         taken |= dict.fromkeys(rows.tolist(), source)
         free_N[rows] = False
-    if (left := num - len(taken)) > 0:
-        taken |= dict.fromkeys(best(offers.clicks_N, free_N, left).tolist(), "popular")
+    if (num_open := num - len(taken)) > 0:
+        taken |= dict.fromkeys(best(offers.clicks_N, free_N, num_open).tolist(), "popular")
     return taken
 
 
 def _searches(
     params: RetrievalParams, index: ItemIndex, offers: Offers, found: Sequence[Interest]
 ) -> Iterator[tuple[Source, Floats, Bool, int]]:
-    """(source, score, which items, how many) of each non-empty search."""
+    """(source, score of each item, items that qualify, number wanted) of each search that wants any."""
     num = params.num_candidates
     of_new, of_popular = params.new_share * num, params.popular_share * num
     of_theme = num - of_new - of_popular
@@ -91,12 +91,12 @@ def _searches(
             yield "popular", belonging_N * np.log1p(offers.clicks_N), offers.clicks_N > 0, wanted
         if wanted := round(interest.share * of_new):
             yield "new", belonging_N, offers.new_N, wanted
-    if not found and (wanted := round(of_new)):  # a stranger: the newest, beside what all click
+    if not found and (wanted := round(of_new)):  # an unknown user: `find` adds popular items
         yield "new", offers.born_N.astype(np.float64), offers.new_N, wanted
 
 
 def _belonging(offers: Offers, interest: Interest) -> Floats:
-    """[N] how much each item belongs to the interest's theme; without themes all alike."""
+    """[N] how much each item belongs to the interest's theme; 1 for all if the model has no themes."""
     num_items, _ = offers.routing_NT.shape
     return np.ones(num_items) if interest.theme == POOLED else offers.routing_NT[:, interest.theme]
 

@@ -1,4 +1,4 @@
-"""A ranking -> the same with the reasons of its first items: shares of the logit, and the events that carried it."""
+"""A ranking -> the same with reasons for its first items: the parts of the logit, and the events that raised it."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,9 @@ from serving.bundle.reading import read_codes, read_scalars
 from serving.bundle.scorer import NO_EVENTS, Events, Scorer
 
 MAX_EXPLAINED = 50
-"""Items of one answer that have reasons: each event is left out once, which takes the time of that many rankings."""
+"""How many items of an answer get reasons. Each event is left out once, which takes the time of that many rankings."""
 NUM_CARRIED = 5
+"""How many events an item's reasons name, at most."""
 
 
 def with_reasons(
@@ -26,11 +27,11 @@ def with_reasons(
     at: int,
     context: Context,
 ) -> list[RankedItem]:
-    """The items of a ranking of `candidates`, best first."""
+    """The same items with reasons for the first MAX_EXPLAINED. items: a ranking of `candidates`, best first."""
     row_of = {item_id: row for row, item_id in enumerate(candidates)}
     rows = [row_of[item.item_id] for item in items[:MAX_EXPLAINED]]
     known = scorer.newest_events(events or NO_EVENTS, at, scorer.spec.history_length)
-    scalars_MS = read_scalars(scorer, store, user_id, events, candidates, at, context)[rows]  # of a list as a whole
+    scalars_MS = read_scalars(scorer, store, user_id, events, candidates, at, context)[rows]  # some compare candidates
     codes, code_MF = read_codes(scorer, store, events, candidates, at)
     state = scorer.user_side(known, at, codes)
     found = why(scorer, state, scorer.item_index([candidates[row] for row in rows]), scalars_MS, code_MF[rows])

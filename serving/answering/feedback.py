@@ -1,4 +1,4 @@
-"""POST /events and what rankings showed -> live events in the online store. No HTTP here."""
+"""POST /events, and rankings that were shown -> live events in the online store. No HTTP here."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,20 +25,20 @@ from serving.answering.requests import (
 from serving.params import ServeParams
 
 CONFLICT = "conflict"
-"""The fate of an event whose event_id is already used by another event of the user, which does not change."""
+"""The fate of an event whose event_id is taken by another event of the same user, which stays as it is."""
 
 
 def intake_of(store: OnlineStore) -> Intake:
-    """Live events are judged as the log that was loaded."""
+    """Validates live events by the rules of the log that the store was loaded from."""
     validate = ValidateParams.model_validate(store.settings["validate"])
     secret = store.tail.secret()
     return Intake(rules(validate), store.settings["labels"], validate.max_id_length, secret, store.keep_from)
 
 
 def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: EventsRequest, now: int) -> EventsReply:
-    """Append the posted events, all or none. now: us, by the service's clock: the time of events without one.
+    """Append all posted events, or none. now: the service's clock in us, used for events without occurred_at.
 
-    Raises ValidationError naming the first refused event, InputError if the store does not answer.
+    Raises ValidationError naming the first refused event, and InputError if the store does not answer.
     """
     check_event_limits(request, limits)
     latest = now + micros(limits.max_future_s)
@@ -50,7 +50,7 @@ def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: Event
         refuse_names_of_others(events, held)
     events = as_events_of_their_own(events, held)
     fates = store.append(events)
-    told = [
+    outcomes = [
         EventFate.model_construct(
             event_id=event.event_id,
             fate=CONFLICT if differs and fate is Fate.REPEATED else _fate(fate, intake.is_unlinked(each)),
@@ -58,7 +58,7 @@ def take(store: OnlineStore, intake: Intake, limits: ServeParams, request: Event
         )
         for event, fate, each, differs in zip(events, fates, posted, differences(posted, events, held), strict=True)
     ]
-    return EventsReply.model_construct(events=told, num_new=fates.count(Fate.NEW))
+    return EventsReply.model_construct(events=outcomes, num_new=fates.count(Fate.NEW))
 
 
 class Shown(NamedTuple):
@@ -82,9 +82,9 @@ def show(intake: Intake, user_id: str, items: Sequence[str], at: int, context: C
 
 
 def keep(store: OnlineStore, shown: Shown) -> None:
-    """Keep what was shown. Raises InputError where the store does not take it.
+    """Write a ranking to the live tail. Raises InputError if the store refuses it.
 
-    A store that has to be opened again takes it all the same: what is opened then counts it.
+    If a newer load has replaced the open store, the rows still go to the tail, where the next store reads them.
     """
     try:
         store.append(shown.rows)
@@ -98,7 +98,7 @@ def _fate(fate: Fate, unlinked: bool) -> str:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What is wrong with an event is the caller's: a ValidationError."""
+    """A fault in a posted event is the caller's: InputError becomes ValidationError."""
     try:
         yield
     except InputError as error:

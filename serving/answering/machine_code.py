@@ -1,4 +1,4 @@
-"""A bundle -> the same with its model as machine code, where `make export ARGS=--compile` made some for it here."""
+"""A bundle -> the same bundle with its compiled model, if `make export ARGS=--compile` wrote one on this machine."""
 
 import logging
 from dataclasses import replace
@@ -13,14 +13,14 @@ log = logging.getLogger("leitmotif")
 
 
 def with_machine_code(bundle: Bundle) -> Bundle:
-    """The bundle with machine code of its model, where some was made for it and scores its golden requests alike."""
+    """The bundle with its compiled model, if there is one and it reproduces the golden requests; else unchanged."""
     programs = open_programs(find_programs(bundle.manifest.source), bundle.manifest.bundle_hash, bundle.scorer.device)
     if programs is None:
         return bundle
     scorer = replace(bundle.scorer, programs=programs)
     try:
         check_golden(scorer, bundle.golden)
-    except (InputError, RuntimeError) as error:  # torch's, where a file is another half than its name says
-        log.warning("the machine code is not used, PyTorch computes: %s", error)
+    except (InputError, RuntimeError) as error:  # RuntimeError: torch's, if a file holds the other half of the model
+        log.warning("The compiled model is not used; PyTorch scores instead: %s", error)
         return bundle
     return replace(bundle, scorer=scorer)

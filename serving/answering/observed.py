@@ -1,4 +1,4 @@
-"""What was answered -> the figures of GET /metrics, and the line of the request log."""
+"""An answer -> the figures in GET /metrics, and its line in the request log."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,7 +17,7 @@ KNOWN, COLD, AWAY = "known", "cold", "store_away"
 
 
 def observe_ranking(route: str, reply: RankReply, spent: Spent | None) -> None:
-    """One answer of /rank or /recommend."""
+    """Count one answer of /rank or /recommend."""
     user = AWAY if reply.history.store_away else COLD if reply.cold_start_user else KNOWN
     metrics.RANKINGS.labels(route, user).inc()
     cold = set(reply.cold_start_items)
@@ -37,19 +37,19 @@ def observe_ranking(route: str, reply: RankReply, spent: Spent | None) -> None:
 
 
 def observe_events(reply: EventsReply) -> None:
-    """One answer of /events."""
+    """Count the fates in one answer of /events."""
     fates = [event.fate for event in reply.events]
     for fate in set(fates):
         metrics.EVENTS.labels(fate).inc(fates.count(fate))
 
 
 def expect(golden: Sequence[GoldenRequest]) -> None:
-    """Scores are compared with those of the bundle's own requests, which the model was tested on."""
+    """Set the scores that live scores are compared with: those of the bundle's golden requests."""
     metrics.expect_scores(np.concatenate([np.asarray(each.logits, np.float32) for each in golden]))
 
 
 def line_of(request: RankRequest | RecommendRequest, reply: RankReply, seen: Seen) -> dict[str, Any]:
-    """What the request log keeps of one answer: all that it takes to rank again."""
+    """One line of the request log: everything needed to rank the request again."""
     return {
         "at": reply.at,
         "request_id": seen.request_id,

@@ -1,6 +1,6 @@
-"""A bundle's catalogue, an online store, a time -> items on offer, clicked items and new items as of then, by theme.
+"""A bundle's catalogue, an online store and a time -> as of then: items on offer, clicks, new items, themes.
 
-Counters are read as for scores, live events included. Shapes: N items of the vocabulary, T themes.
+Counters are read as they are for scoring, live events included. Shapes: N items of the vocabulary, T themes.
 """
 
 from dataclasses import dataclass, field
@@ -23,20 +23,20 @@ Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
 STEP_US = 60_000_000
-"""Counts are read once per minute, as of the last full minute. Events acknowledged later count from their
-acknowledgement, so the counts of a past minute never change."""
+"""Counts are read once per minute, as of the last full minute. An event counts from the time it is acknowledged, so the
+counts of a past minute never change."""
 NUM_KEPT = 4
-"""Cached minutes: current requests share one; a page that looks back needs a few."""
+"""Minutes in the cache: current requests share one; a page that looks back in time needs a few."""
 
 
 class Offers(NamedTuple):
-    """The catalogue as it is at a time."""
+    """The catalogue as of a time."""
 
     on_offer_N: Bool
-    clicks_N: Int64  # within retrieval.popular_s
-    born_N: Int64  # us, when an item was published or first seen; END_OF_TIME: neither is known yet
-    new_N: Bool
-    routing_NT: Float32  # by who read an item too, where the model reads that; T is 0 of a model without themes
+    clicks_N: Int64  # in the last retrieval.popular_s
+    born_N: Int64  # us, when the item was published or first seen in the log, the earlier; END_OF_TIME: neither yet
+    new_N: Bool  # born in the last retrieval.new_s
+    routing_NT: Float32  # uses the item's readers if the model was trained to; T is 0 for a model without themes
 
 
 @dataclass
@@ -49,13 +49,13 @@ class Offering:
     _lock: Lock = field(default_factory=Lock)
 
     def at(self, at: int) -> Offers:
-        """As of the last full minute at a time, us."""
+        """The catalogue as of the last full minute before `at`, in us."""
         minute = at // STEP_US * STEP_US
         with self._lock:
             if (kept := self._kept.get(minute)) is not None:
                 return kept
             read = self._read(minute)
-            if minute <= self.store.clock.now():  # before one that is to come events may still happen
+            if minute <= self.store.clock.now():  # a future minute is not cached: events may still precede it
                 while len(self._kept) >= NUM_KEPT:
                     del self._kept[next(iter(self._kept))]
                 self._kept[minute] = read
@@ -86,7 +86,7 @@ class Offering:
 
 
 def _is_shown(params: RetrievalParams, last_N: Int64, at: int) -> Bool:
-    """Whether an item was shown lately. One that never was has a last show of END_OF_TIME."""
+    """[N] whether the item was shown in the last idle_s. An item never shown has a last show at END_OF_TIME."""
     if params.idle_s is None:
         return np.ones(len(last_N), bool)
     return (last_N != END_OF_TIME) & (last_N >= at - micros(params.idle_s))

@@ -1,4 +1,4 @@
-"""A bundle and the online store -> a predictor: user, candidates, time -> ranking with its inputs. No HTTP here."""
+"""The predictor: a bundle over the online store, which ranks candidates for a user at a time. No HTTP here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,13 +43,13 @@ from serving.params import ServeParams
 from serving.watching.stages import FEATURES, HISTORY, REASONS, SCORES, USER_SIDE, note_logits, stage
 
 NOBODY = ""
-"""A user whom no log has."""
+"""The id of a user that no log has."""
 NUM_USER_THEMES = 3
 """How many of a user's current themes an answer names."""
 
 
 class Showing(Protocol):
-    """Of a request, what decides whether its ranking is remembered, and as whose."""
+    """The fields of a request that decide whether its ranking is recorded as shown, and for whom."""
 
     @property
     def user_id(self) -> str: ...
@@ -68,7 +68,7 @@ class Showing(Protocol):
 
 
 class Answer(NamedTuple):
-    """A ranking, and the rows to record once it has been sent; None: none."""
+    """A ranking, and the rows to record once it has been sent; None if it is not recorded."""
 
     reply: RankReply
     shown: Shown | None
@@ -76,20 +76,21 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """The bundle and the store of one worker. `answer` changes nothing and is thread-safe."""
+    """The bundle and the online store of one worker. `answer` writes nothing and is thread-safe."""
 
     bundle: Bundle
     store: OnlineStore
     intake: Intake
     offering: Offering
-    name: str | None = None  # by which requests name it beside the served one
-    beside: "Mapping[str, Predictor]" = field(default_factory=dict)  # by name (beside.py)
+    name: str | None = None  # what requests call it in `model`; None for the served one
+    beside: "Mapping[str, Predictor]" = field(default_factory=dict)  # other models, by name (beside.py)
 
     @classmethod
     def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
-        """Load, check the stamp, reproduce the golden requests. Raises InputError saying what to do.
+        """Load the bundle, reproduce its golden requests, open the store, check that the two belong together.
 
-        snapshot: the folder feature_snapshot/ that the state should come from; None where it is not at hand.
+        snapshot: the folder feature_snapshot/ that the store should have been loaded from; None if there is none here.
+        Raises InputError that says what to do.
         """
         opened = open_bundle(bundle)
         torch.set_num_threads(opened.manifest.limits.num_threads)
@@ -105,22 +106,22 @@ class Predictor:
 
     @property
     def limits(self) -> ServeParams:
-        """The limits of a request."""
+        """What the bundle allows a request to ask for."""
         return self.bundle.manifest.limits
 
     def of(self, model: str | None) -> "Predictor":
-        """The one that a request names; None: the served one. Raises Refusal where it is not loaded."""
+        """The predictor that a request names in `model`; None: the served one. Raises Refusal if it is not loaded."""
         if model in (None, self.name):
             return self
         if (found := self.beside.get(model)) is None:
             loaded = f"{', '.join(self.beside)} may be named" if self.beside else "none is loaded beside the served one"
-            raise Refusal(400, f"model: no {model} is loaded here: {loaded}. GET /info says which.", "model")
+            raise Refusal(400, f"model: {model} is not loaded here: {loaded}. GET /info lists the models.", "model")
         return found
 
     def rank(self, request: RankRequest) -> RankReply:
-        """`answer`, and keep what it shows: for a caller in this process, who has it when this returns.
+        """`answer`, recorded as shown before it returns: for callers in this process.
 
-        Raises InputError where it cannot be kept.
+        Raises InputError if the store refuses the record.
         """
         reply, shown = self.answer(request)
         if shown is not None:
@@ -128,10 +129,10 @@ class Predictor:
         return reply
 
     def answer(self, request: RankRequest) -> Answer:
-        """Order the distinct candidates, best first, equal scores in the order given; at most k of them.
+        """The k best of the distinct candidates, best first; equal scores keep the request's order.
 
-        Events at or after `at` are as if they did not exist. Unknown users and items are ranked and flagged.
-        Raises pydantic's ValidationError where the request is beyond the limits, Refusal where its model is not here.
+        Only events before `at` are read. Unknown users and items are ranked and flagged. Raises pydantic's
+        ValidationError if the request exceeds the limits, and Refusal if the model it names is not loaded.
         """
         if (other := self.of(request.model)) is not self:
             return other.answer(request)
@@ -146,7 +147,7 @@ class Predictor:
         return Answer(reply.model_copy(update={"impression_id": shown.impression_id}) if shown else reply, shown)
 
     def rank_without_store(self, request: RankRequest) -> RankReply:
-        """`answer` while the store is unavailable: the user counts as unknown; flagged and not recorded."""
+        """`answer` while the store is unavailable: the user counts as unknown; the answer is flagged, not recorded."""
         if (other := self.of(request.model)) is not self:
             return other.rank_without_store(request)
         check_limits(request, self.limits)
@@ -156,7 +157,7 @@ class Predictor:
         return reply.model_copy(update={"history": history})
 
     def _reply(self, request: RankRequest, user_id: str, events: Events | None, at: int, context: Context) -> RankReply:
-        """Of a user and what is known of them; not yet remembered."""
+        """The ranking for a user with these events, not yet recorded. events: None for an unknown user."""
         candidates = list(dict.fromkeys(request.candidates))
         index_M, scores = self.score(user_id, events, candidates, at, context)
         best = np.argsort(-scores.logit_M, kind="stable")[: request.k]
@@ -183,22 +184,22 @@ class Predictor:
         )
 
     def append(self, request: EventsRequest) -> EventsReply:
-        """Take events: durable on return, seen by the next rank. Raises ValidationError naming the first bad one."""
+        """Append live events: durable on return, read by the next ranking. Raises ValidationError naming a bad one."""
         self.store.refresh()
         return take(self.store, self.intake, self.limits, request, self.clock())
 
     @property
     def is_full(self) -> bool:
-        """Whether the live rows in memory are as many as serve.max_live_rows: no ranking is remembered then."""
+        """Whether serve.max_live_rows live rows are in memory. Rankings are then no longer recorded."""
         return self.store.live.num_events >= self.limits.max_live_rows
 
     def is_remembered(self, request: Showing) -> bool:
-        """Whether a ranking is one of now that somebody is shown: where is_full does not forbid it, it is kept."""
-        is_tried = request.preview or bool(request.suppose) or request.model is not None
-        return request.at is None and not is_tried and self.limits.log_exposures
+        """Whether somebody is shown this ranking now, so that it is recorded unless the memory limit is reached."""
+        is_trial = request.preview or bool(request.suppose) or request.model is not None
+        return request.at is None and not is_trial and self.limits.log_exposures
 
     def shown(self, request: Showing, items: Sequence[str], at: int, context: Context) -> Shown | None:
-        """What is to be kept of a ranking; None where it is not to be remembered."""
+        """The rows that record a ranking as shown; None if it is not to be recorded."""
         if self.is_full or not self.is_remembered(request):
             return None
         return show(self.intake, request.user_id, items[: self.limits.max_exposed], at, context)
@@ -206,7 +207,7 @@ class Predictor:
     def score(
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
     ) -> tuple[np.ndarray, Scores]:
-        """Embedding rows and scores of distinct candidates: the user side once, then all candidates at once."""
+        """Embedding rows and scores of distinct candidates: encodes the user once, then scores all at once."""
         scorer = self.bundle.scorer
         index_M = scorer.item_index(candidates)
         with stage(FEATURES):
@@ -223,13 +224,13 @@ class Predictor:
     def scalars(
         self, user_id: str, events: Events | None, candidates: Sequence[str], at: int, context: Context = NO_CONTEXT
     ) -> np.ndarray:
-        """[M, S] what the store counts, and what the request says of itself, of each candidate."""
+        """[M, S] the scalar features of each candidate: from the store's counters and the request's context."""
         return read_scalars(self.bundle.scorer, self.store, user_id, events, candidates, at, context)
 
     def events(self, user_id: str, suppose: Sequence[str] = (), at: int = 0) -> Events | None:
-        """All that the online store holds of a user; None where it does not know the id.
+        """A user's events in the online store, oldest first; None if it does not know the user.
 
-        suppose: items as if the user had clicked them just before `at`. Of one who is forgotten nothing is supposed.
+        suppose: items to treat as clicked just before `at`. It is ignored for a user who asked to be forgotten.
         """
         with stage(HISTORY):
             events = read_events(self.store, user_id)
@@ -238,11 +239,11 @@ class Predictor:
         return supposed(events, suppose, at, self.bundle.scorer.spec)
 
     def clock(self) -> int:
-        """The time of a request that states none, in us: features/live/clock.py says what it is."""
+        """The time, in us, of a request without `at` (features/live/clock.py)."""
         return self.store.clock.now()
 
     def info(self) -> dict[str, Any]:
-        """What is being served."""
+        """The content of GET /info."""
         manifest = self.bundle.manifest
         return {
             "model_version": manifest.model_version,
@@ -266,7 +267,7 @@ class Predictor:
         }
 
     def described(self) -> dict[str, Any]:
-        """What GET /info says of one beside the served one."""
+        """The entry in GET /info of a model loaded beside the served one."""
         version, names = self.bundle.version, self.bundle.theme_names
         return {"name": self.name, "model": self.bundle.model, "model_version": version, "theme_names": names}
 
@@ -277,13 +278,13 @@ class Predictor:
         probability = (1 / (1 + np.exp(-logit.astype(np.float64)))).tolist()
         known = (index_M[best] != UNKNOWN_INDEX).tolist()
         if names:
-            named = theme_BT.max(axis=1, initial=0) > 0  # an item of which nothing is known belongs to no theme
+            named = theme_BT.max(axis=1, initial=0) > 0  # an unknown item belongs to no theme
             theme = np.where(named, theme_BT.argmax(axis=1), -1).tolist()
             match: Sequence[float | None] = (scores.theme_MT @ scores.current_T)[best].tolist()
         else:
             theme, match = [-1] * len(best), [None] * len(best)
         return [
-            RankedItem.made(
+            RankedItem.unvalidated(
                 item_id=candidates[row],
                 score=probability[place],
                 theme=theme[place] if theme[place] >= 0 else None,
@@ -296,7 +297,7 @@ class Predictor:
         ]
 
     def theme_shares(self, current_T: np.ndarray) -> list[ThemeShare]:
-        """The largest of a user's current themes."""
+        """The user's current themes with the largest shares, at most NUM_USER_THEMES."""
         return [
             ThemeShare.model_construct(
                 theme=int(theme), name=self.bundle.theme_names[theme], share=float(current_T[theme])
@@ -306,7 +307,7 @@ class Predictor:
 
 
 def context_of(request: RankRequest) -> Context:
-    """What the request says of itself."""
+    """The request's context as features read it."""
     return NO_CONTEXT if request.context is None else Context(**request.context.model_dump())
 
 
@@ -318,12 +319,14 @@ def open_here() -> Predictor:
     except InputError as error:
         if CHAMPIONS not in bundle.parents:
             raise
-        raise InputError(f"{error} It is the champion: `make promote ARGS=--force` puts the newest there.") from error
+        raise InputError(
+            f"{error} It is the champion: `make promote ARGS=--force` replaces it with the newest bundle."
+        ) from error
     return Predictor.open(bundle, find_state(source), find_snapshot(source))
 
 
 def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
-    """JSON has no NaN: pydantic would write null, and a rank among the others would mean nothing."""
+    """Raise Refusal if a score is not finite: it has no rank, and pydantic would write it as null."""
     finite_M = np.isfinite(scores.logit_M) & np.isfinite(scores.theme_MT).all(axis=1)
     if not np.isfinite(scores.current_T).all():
         finite_M = np.zeros_like(finite_M)
@@ -331,6 +334,6 @@ def _require_finite(scores: Scores, candidates: Sequence[str]) -> None:
         first = candidates[int(np.argmin(finite_M))]
         raise Refusal(
             500,
-            f"{np.count_nonzero(~finite_M):,} of {len(candidates):,} candidates have a score that is no number, the "
-            f"first {first[:MAX_NAME]!r}: the model or what the store counts is damaged. `make run` makes both anew.",
+            f"{np.count_nonzero(~finite_M):,} of {len(candidates):,} candidates have a score that is not finite, first "
+            f"{first[:MAX_NAME]!r}: the model or the counters are damaged. `make run` and `make load` rebuild both.",
         )

@@ -1,4 +1,4 @@
-"""POST /recommend: a user and a time -> found, ranked and mixed items. The ranking is that of /rank, line by line."""
+"""POST /recommend: a user and a time -> items retrieved, ranked and mixed. The ranking code is that of /rank."""
 
 from typing import Annotated, NamedTuple
 
@@ -34,50 +34,49 @@ from serving.params import ServeParams
 from serving.watching.stages import RETRIEVAL, USER_SIDE, stage
 
 NOTHING = ""
-"""The id of no item: what is ranked where nothing is found, for the rest of the answer."""
+"""The id of no item. It is ranked when retrieval finds nothing, since the rest of the answer comes from a ranking."""
 
 
 class RecommendRequest(Message):
-    """Find and order items for a user."""
+    """Retrieve and rank items for a user."""
 
     user_id: Id
-    k: Annotated[int, Field(strict=True, ge=1)] = 20  # answers wanted, of serve.retrieval.num_candidates at most
+    k: Annotated[int, Field(strict=True, ge=1)] = 20  # items wanted; at most serve.retrieval.num_candidates
     at: Time | None = None
     context: RequestContext | None = None
     diversity: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None = None
-    """How much the list's shares of themes count beside the scores (shares.py); null: serve.retrieval.diversity."""
-    exclude_seen: Annotated[bool, Field(strict=True)] = True  # leave out what is in the user's stored history
-    preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not remembered
-    suppose: Supposed = Field(default_factory=list)  # items as if just clicked, oldest first; then never remembered
-    model: Beside | None = None  # as of /rank
+    """Weight of the list's theme shares against the scores (shares.py); null: serve.retrieval.diversity."""
+    exclude_seen: Annotated[bool, Field(strict=True)] = True  # leave out the items of the user's stored history
+    preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not recorded
+    suppose: Supposed = Field(default_factory=list)  # items to treat as just clicked, oldest first; never recorded
+    model: Beside | None = None  # as in /rank
 
 
 class RecommendedItem(RankedItem):
-    """One answer."""
+    """One item of the answer."""
 
-    source: Source  # why it was among the candidates: near a current theme's events, clicked now, or new
+    source: Source  # why it was a candidate: near the events of a current theme, popular now, or new
 
 
 class RecommendReply(RankReply):
-    """As of /rank. cold_start_items: of those that are answered."""
+    """As in /rank. cold_start_items: only those among the items answered."""
 
     items: list[RecommendedItem]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class Moment(NamedTuple):
-    """What a request reads once."""
+    """What is read once per request."""
 
     at: int  # us
-    known: Events  # what is known of the user by then
+    known: Events  # the user's events that are known at that time
     offers: Offers
-    current_T: np.ndarray  # where the user is; T is 0 of a model without themes
+    current_T: np.ndarray  # the user's current interest by theme; T is 0 for a model without themes
 
 
 def recommend(predictor: Predictor, request: RecommendRequest) -> Answer:
-    """At most k items that are on offer, the first first; fewer where there are fewer.
+    """The list of at most k items on offer, first place first; shorter if fewer may be recommended.
 
-    What is remembered as shown is the list as it is answered. Raises pydantic's ValidationError where the request is
-    beyond the limits.
+    The list as answered is recorded as shown. Raises pydantic's ValidationError if the request exceeds the limits.
     """
     predictor = predictor.of(request.model)
     check_recommend_limits(request, predictor.limits)
@@ -93,7 +92,7 @@ def recommend(predictor: Predictor, request: RecommendRequest) -> Answer:
         }
     ranked = _ranked(predictor, request, moment, list(sources))
     chosen = [ranked.items[place] for place in places(predictor, request, moment, ranked)] if sources else []
-    items = [RecommendedItem.made(**vars(item), source=sources[item.item_id]) for item in chosen]
+    items = [RecommendedItem.unvalidated(**vars(item), source=sources[item.item_id]) for item in chosen]
     names = [item.item_id for item in items]
     cold = set(ranked.cold_start_items)
     shown = predictor.shown(request, names, moment.at, _context(request)) if names else None
@@ -109,24 +108,24 @@ def recommend(predictor: Predictor, request: RecommendRequest) -> Answer:
 
 
 def check_recommend_limits(request: RecommendRequest, limits: ServeParams) -> None:
-    """Raise ValidationError where more is asked for than the bundle's limits allow."""
+    """Raise ValidationError if the request exceeds the bundle's limits."""
     title = "RecommendRequest"
     if request.k > (most := limits.retrieval.num_candidates):
         raise too_large(("k",), "at most {limit} items are recommended at once", most, title)
-    told = request.context or RequestContext()
+    context = request.context or RequestContext()
     check_id(("user_id",), request.user_id, limits, title)
     check_id(("suppose",), max(request.suppose, key=len, default=None), limits, title)
     for name in ("device", "reading_item_id"):
-        check_id(("context", name), getattr(told, name), limits, title)
+        check_id(("context", name), getattr(context, name), limits, title)
 
 
 def max_recommend_bytes(limits: ServeParams) -> int:
-    """The largest body of UTF-8 that a request within the limits needs."""
+    """The most bytes of UTF-8 that a request within the limits can take."""
     return BYTES_OF_A_CHARACTER * (MAX_SUPPOSED + 3) * (limits.max_id_length + 4) + 4096
 
 
 def look(predictor: Predictor, request: RecommendRequest) -> tuple[Moment, list[Interest]]:
-    """Where the user is, and what the catalogue is."""
+    """The user's interests and the catalogue as of the request's time."""
     at = predictor.clock() if request.at is None else to_microseconds(request.at)
     bundle, events = predictor.bundle, predictor.events(request.user_id, request.suppose, at) or NO_EVENTS
     scorer, known = bundle.scorer, events.between(0, bundle.scorer.known_events(events, at))
@@ -141,7 +140,7 @@ def look(predictor: Predictor, request: RecommendRequest) -> tuple[Moment, list[
 
 
 def allowed(predictor: Predictor, request: RecommendRequest, moment: Moment) -> np.ndarray:
-    """[N] what is on offer, without what the user has had where that is asked for, and without what is being read."""
+    """[N] items on offer, except the item being read and, if exclude_seen is set, those the user has seen."""
     allowed_N = moment.offers.on_offer_N.copy()
     gone = _seen(predictor, request, moment) if request.exclude_seen else []
     if request.context is not None and request.context.reading_item_id is not None:
@@ -152,7 +151,7 @@ def allowed(predictor: Predictor, request: RecommendRequest, moment: Moment) -> 
 
 
 def _seen(predictor: Predictor, request: RecommendRequest, moment: Moment) -> list[str]:
-    """Items of the stored history, those too that are younger than history.lag_s, which the model does not know yet."""
+    """Items of the stored history, including events younger than history.lag_s, which the model does not read yet."""
     known = list(moment.known.item_ids)
     if not predictor.bundle.scorer.spec.history_lag_s:
         return known
@@ -161,7 +160,7 @@ def _seen(predictor: Predictor, request: RecommendRequest, moment: Moment) -> li
 
 
 def _ranked(predictor: Predictor, request: RecommendRequest, moment: Moment, item_ids: list[str]) -> RankReply:
-    """All candidates by the path of /rank. Where there are none, the rest of the answer: who the user is."""
+    """All candidates ranked as /rank ranks them. Without candidates the reply still describes the user."""
     asked = RankRequest.model_construct(
         user_id=request.user_id,
         candidates=item_ids or [NOTHING],
@@ -174,14 +173,14 @@ def _ranked(predictor: Predictor, request: RecommendRequest, moment: Moment, ite
 
 
 def places(predictor: Predictor, request: RecommendRequest, moment: Moment, ranked: RankReply) -> np.ndarray:
-    """Which of the ranked items are answered, in order."""
-    index, told = predictor.bundle.index, request.diversity
-    diversity = predictor.limits.retrieval.diversity if told is None else told
+    """Positions in the ranking of the items to answer, in order."""
+    index, wanted = predictor.bundle.index, request.diversity
+    diversity = predictor.limits.retrieval.diversity if wanted is None else wanted
     rows = index.rows([item.item_id for item in ranked.items])
     probability_M = np.array([item.score for item in ranked.items])
     if not len(moment.current_T):
         return by_distance(probability_M, index.unit_ND[rows], request.k, diversity)
-    if ranked.cold_start_user:  # nobody knows where a stranger is: no theme has a share
+    if ranked.cold_start_user:  # an unknown user has no current theme to balance
         return np.arange(min(request.k, len(rows)))
     return by_share(probability_M, moment.offers.routing_NT[rows], moment.current_T, request.k, diversity)
 

@@ -1,7 +1,7 @@
-"""Why a request is not answered -> the one JSON form in which the service says so.
+"""A refused request -> its error body, the same JSON for every status of every route.
 
-`{"error": {"code": one word, "message": one sentence that says what to do, "field": the path of what is at fault, or
-null}}`, for every status of every route.
+`{"error": {"code": one word, "message": one sentence that says what to do, "field": path of the faulty field, or
+null}}`.
 """
 
 import json
@@ -28,19 +28,19 @@ CODES = {
     504: "too_slow",
 }
 RETRY_AFTER_S = {429: 1, 503: 1}
-"""What may be asked again, and after how many seconds where the refusal does not say."""
+"""Statuses worth retrying, with the seconds to wait if the refusal does not set them."""
 MAX_NAME = 64
-"""Characters of a name that a caller sent which an answer repeats."""
+"""How many characters of a name sent by the caller an error repeats."""
 OWN_WORDS = {
     "model_type": "Input should be a JSON object",
     "string_pattern_mismatch": "Ids have no control characters",
     "string_unicode": "Input should be JSON text, which a lone surrogate is not",
 }
-"""Where pydantic speaks of Python or of patterns."""
+"""Replaces messages of pydantic that mention Python or regular expressions."""
 
 
-class Told(NamedTuple):
-    """What an answer says of a refusal."""
+class ErrorBody(NamedTuple):
+    """The `error` object of a refusal."""
 
     code: str
     message: str
@@ -48,9 +48,9 @@ class Told(NamedTuple):
 
 
 class Refusal(Exception):
-    """A request that is not answered, and why. field: the path of what is at fault, such as `events.3.item_id`.
+    """Raised to refuse a request. field: the path of the faulty field, such as `events.3.item_id`.
 
-    cause: one word for whoever counts, where the code is that of others too.
+    cause: one word that tells refusals with the same code apart in metrics.
     """
 
     def __init__(
@@ -69,33 +69,33 @@ class Refusal(Exception):
         self.retry_after_s = RETRY_AFTER_S.get(status) if retry_after_s is None else retry_after_s
 
     def body(self) -> bytes:
-        """The answer."""
-        told = Told(CODES.get(self.status, "refused"), self.reason, self.field)
-        return json.dumps({"error": told._asdict()}, separators=(",", ":")).encode()
+        """The JSON body of the answer."""
+        error = ErrorBody(CODES.get(self.status, "refused"), self.reason, self.field)
+        return json.dumps({"error": error._asdict()}, separators=(",", ":")).encode()
 
     def headers(self) -> dict[str, str]:
-        """Beside those that every answer has."""
-        told = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
-        return told | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+        """Headers in addition to those of every answer."""
+        extra = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return extra | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
-def read_refusal(body: bytes) -> Told | None:
-    """What such an answer says; None where it is none."""
+def read_refusal(body: bytes) -> ErrorBody | None:
+    """The error in an answer's body; None if the body is not that of a refusal."""
     try:
-        told = json.loads(body)["error"]
-        found = Told(told["code"], told["message"], told["field"])
+        fields = json.loads(body)["error"]
+        error = ErrorBody(fields["code"], fields["message"], fields["field"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    texts = (found.code, found.message, "" if found.field is None else found.field)
-    return found if all(isinstance(each, str) for each in texts) else None
+    texts = (error.code, error.message, "" if error.field is None else error.field)
+    return error if all(isinstance(each, str) for each in texts) else None
 
 
 def of_validation(error: ValidationError) -> Refusal:
-    """The first error of a message, in a sentence that repeats little of what was sent."""
+    """A 400 with the first error of a message, in one sentence that repeats little of what was sent."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     kind, place = errors[0]["type"], errors[0]["loc"]
     field = ".".join(shorten(part, MAX_NAME) if isinstance(part, str) else str(part) for part in place)
-    said = shorten(OWN_WORDS.get(kind, errors[0]["msg"]), MAX_MESSAGE)
+    message = shorten(OWN_WORDS.get(kind, errors[0]["msg"]), MAX_MESSAGE)
     more = f" ({len(errors) - 1:,} more errors)" if len(errors) > 1 else ""
-    is_placed = bool(field) and kind != "refused_event"  # a rule of the log names the event itself
-    return Refusal(400, f"{field}: {said}{more}" if is_placed else f"{said}{more}", field or None)
+    is_placed = bool(field) and kind != "refused_event"  # messages of refused events name the event themselves
+    return Refusal(400, f"{field}: {message}{more}" if is_placed else f"{message}{more}", field or None)

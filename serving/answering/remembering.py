@@ -1,4 +1,4 @@
-"""Rankings that were sent -> live events, written by a background thread, with metrics of the results."""
+"""Rankings that were sent -> live events, written by a background thread; counts how many are stored and lost."""
 
 import asyncio
 import contextlib
@@ -32,14 +32,14 @@ class Remembering:
         self._was_full = self._was_lost = False
 
     def look(self, predictor: Predictor, request: Showing) -> None:
-        """Count, and say once, that a ranking is not remembered since too much is in memory."""
+        """Count a ranking that is not recorded because serve.max_live_rows is reached; log the first one."""
         if not predictor.is_remembered(request):
             return
         if predictor.is_full and not self._was_full:
             log.warning(
-                "%s live rows are in memory, and serve.max_live_rows is %s: rankings are not remembered as shown any "
-                "more and have no impression_id; clicks are kept. `make absorb` and `make run` bring them into the "
-                "log.",
+                "%s live rows are in memory, and serve.max_live_rows is %s: rankings are no longer recorded as shown "
+                "and have no impression_id; clicks are still stored. `make absorb` and `make run` move the rows into "
+                "the log.",
                 f"{predictor.store.live.num_events:,}",
                 f"{predictor.limits.max_live_rows:,}",
             )
@@ -48,24 +48,24 @@ class Remembering:
             metrics.OVER_LIMIT.inc()
 
     def takes(self) -> bool:
-        """Whether a ranking that is given now can be kept, as far as is known; counted where it cannot."""
-        takes = len(self._waiting) < MAX_WAITING and time.monotonic() >= self._lost_until
-        if not takes:
+        """Whether a ranking sent now can probably be recorded. A ranking that cannot be is counted."""
+        is_open = len(self._waiting) < MAX_WAITING and time.monotonic() >= self._lost_until
+        if not is_open:
             metrics.WITHHELD.inc()
-        return takes
+        return is_open
 
     def keep(self, predictor: Callable[[], Predictor], shown: Shown) -> None:
-        """Keep a ranking that has been given, soon. predictor: the newest, when it comes to that."""
+        """Queue a ranking that has been sent. predictor: called when it is written, to use the newest store."""
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
-                self._lose(f"{MAX_WAITING} others wait to be kept")
+                self._lose(f"{MAX_WAITING} others are waiting to be written")
                 return
             future = self._thread.submit(self._keep, predictor, shown)
             self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
 
     async def settled(self, timeout_s: float) -> None:
-        """Wait until what has been given is kept, so that a click finds what was shown; not longer than timeout_s."""
+        """Wait, at most timeout_s, until the queued rankings are written, so that a click finds its show."""
         if waiting := [asyncio.wrap_future(each) for each in list(self._waiting)]:
             await asyncio.wait(waiting, timeout=timeout_s)
 
@@ -75,25 +75,25 @@ class Remembering:
         except InputError as error:
             self._lose(str(error))
         except Exception:
-            log.exception("A ranking that was given is not kept as shown")
+            log.exception("A sent ranking could not be recorded as shown")
             metrics.LOST.inc()
         else:
             metrics.KEPT.inc()
             self._was_lost = False
 
     def _lose(self, reason: str) -> None:
-        """Said once until one is kept again: a store that is down fails each."""
+        """Count a lost ranking; log only the first until one is written again, since a store that is down fails all."""
         metrics.LOST.inc()
         self._lost_until = time.monotonic() + RETRY_S
         if not self._was_lost:
-            log.warning("A ranking that was given is not kept as shown; its click will be an event alone: %s", reason)
+            log.warning("A sent ranking is not recorded; clicks on it become events of their own: %s", reason)
         self._was_lost = True
 
     def show(self, predictor: Predictor) -> None:
-        """Bring the figures of live events up to date."""
+        """Update the gauges of live events."""
         store = predictor.store
         metrics.LATEST["live_rows"].set(store.live.num_events)
         metrics.LATEST["live_bytes"].set(store.live.num_bytes)
         metrics.LATEST["live_rows_limit"].set(predictor.limits.max_live_rows)
-        with contextlib.suppress(InputError):  # a store that does not answer has no size; the rest is told all the same
+        with contextlib.suppress(InputError):  # a store that is down reports no size; the other gauges still stand
             metrics.LATEST["tail_bytes"].set(store.tail.size())

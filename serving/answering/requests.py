@@ -1,4 +1,4 @@
-"""The messages of POST /rank and POST /events. What cannot be used is a ValidationError, a 400."""
+"""The messages of POST /rank and POST /events. Invalid input raises ValidationError, which is answered with 400."""
 
 import re
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from serving.params import ServeParams
 
 TIME_TEXT = re.compile(r"[0-9TWZ:.,+ -]{1,40}")
-"""Of what a time is written. datetime.fromisoformat stops at a NUL and takes any sign between day and hour."""
+"""The characters of a time. datetime.fromisoformat alone stops at a NUL and accepts any character before the hour."""
 BYTES_OF_A_CHARACTER = 4
 """At most, in UTF-8."""
 MAX_SUPPOSED = 100
-"""Clicks that a request may suppose."""
+"""How many clicks a request may suppose."""
 EVENT_IDS = ("user_id", "item_id", "impression_id", "session_id", "event_id")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC) - EPOCH
@@ -23,7 +23,7 @@ LATEST = datetime(2200, 1, 1, tzinfo=UTC) - EPOCH
 
 
 def to_microseconds(value: object) -> int:
-    """An ISO 8601 time with a time zone -> microseconds since 1970 UTC. What is none is a validation error."""
+    """An ISO 8601 time with a time zone -> microseconds since 1970 UTC. Anything else is a validation error."""
     if isinstance(value, str) and TIME_TEXT.fullmatch(value):
         try:
             delta = datetime.fromisoformat(value) - EPOCH
@@ -37,7 +37,7 @@ def to_microseconds(value: object) -> int:
 
 
 def check_time(value: object) -> object:
-    """The value itself where it is a time. Not converted: BentoML validates what it has validated once more."""
+    """The value unchanged if it is a time. Not converted, because BentoML validates a validated message again."""
     to_microseconds(value)
     return value
 
@@ -49,24 +49,24 @@ def to_iso(microseconds: int) -> str:
 
 ID_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$"
 Id = Annotated[str, Field(strict=True, min_length=1, pattern=ID_PATTERN)]
-"""The caller's own name of something. Control characters are what features/terms/rules.py holds back from the log."""
+"""The caller's own id. Control characters are refused here as features/terms/rules.py quarantines them in the log."""
 
 A_TIME = {"type": "string", "format": "date-time", "examples": ["2024-01-31T12:00:00Z"]}
 Time = Annotated[str, BeforeValidator(check_time), WithJsonSchema(A_TIME)]
-"""A time with its zone, as it was sent."""
+"""A time with its time zone, as sent."""
 Moment = Annotated[str, WithJsonSchema(A_TIME)]
-"""A time that an answer says."""
+"""A time in an answer."""
 
 
 class Message(BaseModel):
-    """The base of what goes over the wire: a field that nobody knows is an error."""
+    """The base of all messages: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     @classmethod
-    def made(cls, **values: Any) -> Self:
-        """An answer of values that need no check, every field given: model_construct without its loop over the fields,
-        for what an answer holds by the hundred."""
+    def unvalidated(cls, **values: Any) -> Self:
+        """A message of trusted values, one for every field: model_construct without its loop over the fields, for
+        objects of which an answer holds hundreds."""
         message = cls.__new__(cls)
         object.__setattr__(message, "__dict__", values)
         object.__setattr__(message, "__pydantic_fields_set__", set(values))
@@ -76,11 +76,11 @@ class Message(BaseModel):
 
 
 class RequestContext(Message):
-    """What a request says of itself; features where the model was trained with statistics.context, else unused."""
+    """Where and for whom the ranking is shown. Used as features if the model was trained with statistics.context."""
 
-    device: Id | None = None  # the log's own name of a kind of device
+    device: Id | None = None  # the kind of device, by its name in the log
     is_subscriber: Annotated[bool, Field(strict=True)] | None = None
-    reading_item_id: Id | None = None  # the item on whose page the ranking will stand; null on a front page
+    reading_item_id: Id | None = None  # the item on whose page the ranking is shown; null on a front page
 
 
 Supposed = Annotated[list[Id], Field(max_length=MAX_SUPPOSED), FailFast()]
@@ -90,21 +90,21 @@ Beside = Literal["runner_up", "previous", "newest"]
 
 
 class RankRequest(Message):
-    """Order `candidates` for a user. A candidate given twice is scored and answered once, at its first place."""
+    """Rank `candidates` for a user. A candidate given twice is ranked once, as if only its first mention were there."""
 
     user_id: Id
     candidates: Annotated[list[Id], Field(min_length=1), FailFast()]
-    k: Annotated[int, Field(strict=True, ge=1)] | None = None  # answers wanted; null: all
+    k: Annotated[int, Field(strict=True, ge=1)] | None = None  # items wanted; null: all
     at: Time | None = None
     context: RequestContext | None = None
-    preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not remembered
-    explain: Annotated[bool, Field(strict=True)] = False  # true: the first 50 items of the answer have their reasons
-    suppose: Supposed = []  # items as if just clicked, oldest first: what would be ranked then; never remembered
-    model: Beside | None = None  # one that is loaded beside the served one (GET /info); its answer is never remembered
+    preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not recorded
+    explain: Annotated[bool, Field(strict=True)] = False  # true: the first 50 items of the answer get reasons
+    suppose: Supposed = []  # items to treat as just clicked, oldest first; such an answer is never recorded
+    model: Beside | None = None  # a model loaded beside the served one (GET /info); its answer is never recorded
 
 
 class ThemeShare(Message):
-    """One of the user's current themes. name: the commonest categories of the theme's items."""
+    """One of the user's current themes. name: the most frequent categories of the theme's items."""
 
     theme: int
     name: str
@@ -112,7 +112,7 @@ class ThemeShare(Message):
 
 
 class Carried(Message):
-    """An event of the history. share: by how much the item's logit would be lower without it."""
+    """An event of the history that raised an item's score. share: how much lower the logit would be without it."""
 
     item_id: str
     occurred_at: Moment
@@ -120,11 +120,11 @@ class Carried(Message):
 
 
 class Reasons(Message):
-    """Why an item has its score, whose logit is log(score / (1 - score)).
+    """Why an item has its score. The logit is log(score / (1 - score)).
 
-    contributions add up to the logit: `base` is what the item, its counters and the match of themes say where nothing
-    of the history is read; `theme`, `short` and `global` are what the experts of a mixture add, `history` what a model
-    without themes reads. history: at most 5 events that carried it, most first.
+    contributions add up to the logit: `base` comes from the item, its counters and the match of themes, without the
+    history; `theme`, `short` and `global` are added by the experts of a mixture, `history` by a model without themes.
+    history: at most 5 events that raised the logit, largest share first.
     """
 
     contributions: dict[str, float]
@@ -132,59 +132,59 @@ class Reasons(Message):
 
 
 class RankedItem(Message):
-    """One answer."""
+    """One item of the answer."""
 
     item_id: str
     score: float  # the probability of a click
-    theme: int | None  # the item's own theme; null where the item is unknown, or the model has no themes
+    theme: int | None  # the item's main theme; null if the model knows nothing of the item, or has no themes
     theme_name: str | None
-    match: float | None  # in [0, 1]: how far the item's themes are the user's current ones; null without themes
-    known: bool  # the model's vocabulary holds the item
-    reasons: Reasons | None = None  # null where not asked for
+    match: float | None  # in [0, 1]: how well the item's themes match the user's current ones; null without themes
+    known: bool  # whether the item is in the model's vocabulary
+    reasons: Reasons | None = None  # null unless `explain` was set
 
 
 class HistoryView(Message):
-    """What was known of the user strictly before `at` (less history.lag_s, where the model was trained with one)."""
+    """The user's events known before `at`. With history.lag_s, younger events are not known yet."""
 
-    known: bool  # the online store holds the user
+    known: bool  # whether the online store knows the user
     length: int
     newest_event_at: Moment | None
-    store_away: bool = False  # the online store did not answer: nothing is known of anybody until it does
+    store_away: bool = False  # true: the online store did not answer, so the user was ranked as unknown
 
 
 class RankReply(Message):
-    """The caller's own ids, best first, and what the answer rests on."""
+    """The candidates, best first, and the inputs of the ranking."""
 
     user_id: str
     at: Moment
     items: list[RankedItem]
     themes: list[ThemeShare]
     history: HistoryView
-    cold_start_user: bool  # nothing was known of the user
+    cold_start_user: bool  # no event of the user was known
     cold_start_items: list[str]  # candidates that the model ranks without an embedding of their own
-    impression_id: str | None  # what events cite; null where the answer is not remembered (`at`, `preview`, params)
+    impression_id: str | None  # for events to cite; null if the answer is not recorded (`at`, `preview`, params)
     model_version: str
     snapshot_id: str
 
 
 class EventIn(Message):
-    """Something that happened. With an impression_id that /rank gave it is the outcome of an item that was shown.
+    """Something that happened. With an impression_id returned by /rank it is the outcome of an item that was shown.
 
-    Any other impression_id groups the rows of one request of this user. An event_id names an event among all users.
+    Any other impression_id groups the rows of one request of this user. An event_id is unique among all users.
     """
 
     user_id: Id
     item_id: Id
     occurred_at: Time | None = None  # null: now
-    label: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1.0  # 1 clicked, 0 shown and not
+    label: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1.0  # 1 clicked, 0 only shown
     impression_id: Id | None = None
     position: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
     session_id: Id | None = None
-    event_id: Id | None = None  # null: made of what the event says
+    event_id: Id | None = None  # null: derived from the event's content
 
 
 class EventsRequest(Message):
-    """Events, in any order. All of them are taken or, where one cannot be, none."""
+    """Events, in any order. If one of them is refused, none is stored."""
 
     events: Annotated[list[EventIn], Field(min_length=1), FailFast()]
 
@@ -194,32 +194,32 @@ class EventFate(Message):
 
     event_id: str
     fate: str
-    """new; repeated: held already, nothing changed; conflict: another event has the event_id, this one is not kept;
-    forgotten: its user asked to be, not kept; unlinked: new, an event of its own, for the ranking that its
-    impression_id names is of another user, or not known to this store."""
-    differs: list[str] = []  # of a conflict: the fields in which the event that was there first says otherwise
+    """new: stored; repeated: already stored, nothing changed; conflict: another event has this event_id, not stored;
+    forgotten: its user asked to be forgotten, not stored; unlinked: stored as an event of its own, because the ranking
+    that its impression_id names belongs to another user or is not known to this store."""
+    differs: list[str] = []  # for a conflict: the fields in which the stored event differs from this one
 
 
 class EventsReply(Message):
-    """In the order given. Durable once this is received, and seen by the next /rank."""
+    """The fate of each event, in the request's order. They are durable now, and the next /rank reads them."""
 
     events: list[EventFate]
     num_new: int
 
 
 def check_limits(request: RankRequest, limits: ServeParams) -> None:
-    """Raise ValidationError where a request is larger than the bundle's limits."""
+    """Raise ValidationError if a request exceeds the bundle's limits."""
     check_num_candidates({"candidates": request.candidates}, limits)
-    told = request.context or RequestContext()
+    context = request.context or RequestContext()
     named = {("user_id",): request.user_id, ("candidates",): max(request.candidates, key=len)}
     named |= {("suppose",): max(request.suppose, key=len, default=None)}
-    named |= {("context", name): getattr(told, name) for name in ("device", "reading_item_id")}
+    named |= {("context", name): getattr(context, name) for name in ("device", "reading_item_id")}
     for field, name in named.items():
         check_id(field, name, limits)
 
 
 def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
-    """Raise ValidationError where there are more or longer events than the bundle's limits allow."""
+    """Raise ValidationError if there are more events, or longer ids, than the bundle's limits allow."""
     check_num_events({"events": request.events}, limits)
     for place, event in enumerate(request.events):
         for name in EVENT_IDS:
@@ -227,25 +227,25 @@ def check_event_limits(request: EventsRequest, limits: ServeParams) -> None:
 
 
 def check_id(field: tuple[str | int, ...], name: str | None, limits: ServeParams, title: str = "RankRequest") -> None:
-    """Raise ValidationError where an id is longer than the bundle's limits allow."""
+    """Raise ValidationError if an id is longer than the bundle's limits allow."""
     if name is not None and len(name) > limits.max_id_length:
         raise too_large(field, "an id has at most {limit} characters", limits.max_id_length, title)
 
 
-def check_num_candidates(told: Mapping[str, Any], limits: ServeParams) -> None:
-    """Raise ValidationError where there are too many. told: the fields of a request, checked or not."""
-    if _length(told.get("candidates")) > limits.max_candidates:
+def check_num_candidates(fields: Mapping[str, Any], limits: ServeParams) -> None:
+    """Raise ValidationError if there are too many candidates. fields: of a request, validated or not."""
+    if _length(fields.get("candidates")) > limits.max_candidates:
         raise too_large(("candidates",), "at most {limit} candidates are ranked at once", limits.max_candidates)
 
 
-def check_num_events(told: Mapping[str, Any], limits: ServeParams) -> None:
-    """The same of events."""
-    if _length(told.get("events")) > limits.max_events:
+def check_num_events(fields: Mapping[str, Any], limits: ServeParams) -> None:
+    """Raise ValidationError if there are too many events. fields: of a request, validated or not."""
+    if _length(fields.get("events")) > limits.max_events:
         raise too_large(("events",), "at most {limit} events are taken at once", limits.max_events, "EventsRequest")
 
 
 def refused_event(error: Exception) -> ValidationError:
-    """The ValidationError of an event that a rule of the log refuses."""
+    """The ValidationError for an event that a rule of the log refuses."""
     detail = InitErrorDetails(
         type=PydanticCustomError("refused_event", "{reason}", {"reason": str(error)}), loc=("events",), input=None
     )
@@ -253,12 +253,12 @@ def refused_event(error: Exception) -> ValidationError:
 
 
 def max_body_bytes(limits: ServeParams) -> int:
-    """The largest body of UTF-8 that a request within the limits needs. One that escapes every character has fewer."""
+    """The most bytes of UTF-8 that a /rank request within the limits can take, unless it escapes its characters."""
     return BYTES_OF_A_CHARACTER * (limits.max_candidates + MAX_SUPPOSED + 3) * (limits.max_id_length + 4) + 4096
 
 
 def max_events_bytes(limits: ServeParams) -> int:
-    """The same of POST /events."""
+    """The most bytes of UTF-8 that a /events request within the limits can take."""
     ids = BYTES_OF_A_CHARACTER * len(EVENT_IDS) * (limits.max_id_length + 4)
     return limits.max_events * (ids + 512) + 4096
 
@@ -270,6 +270,6 @@ def _length(value: Any) -> int:
 def too_large(
     field: tuple[str | int, ...], message: LiteralString, limit: int, title: str = "RankRequest"
 ) -> ValidationError:
-    """The ValidationError of a field that is beyond a limit, which the message names as {limit}."""
+    """The ValidationError for a field that exceeds a limit; `message` refers to the limit as {limit}."""
     detail = InitErrorDetails(type=PydanticCustomError("too_large", message, {"limit": limit}), loc=field, input=None)
     return ValidationError.from_exception_data(title, [detail])

@@ -1,12 +1,12 @@
-"""Ranked candidates and their themes -> a list whose shares of themes follow the user's: what `diversity` means.
+"""Ranked candidates -> a list that balances scores against the user's themes; `diversity` is the weight of the balance.
 
-Place by place the item i is taken that maximises
+The list is built greedily; each step takes the item i that maximises
 
     r(i) + diversity x sum over themes t of b(i, t) x (u(t) - l(t))
 
-r: the item's probability of a click over the greatest of all candidates. b: how much the item belongs to a theme.
-u: the theme's share of the user's current interest. l: its share of the list so far. With 0 the order is the model's;
-with more, a theme gains that has less of the list than of the user, and one loses that has more.
+r: the item's click probability divided by the largest one of all candidates. b: how much the item belongs to a theme.
+u: the theme's share of the user's current interest. l: its share of the list so far. With diversity 0 the order is the
+model's; otherwise themes with a smaller share of the list than of the user's interest gain, and the others lose.
 
 A model without themes compares vectors instead: r(i) - diversity x the greatest cosine of i with an item of the list so
 far, the rule of maximal marginal relevance (Carbonell and Goldstein 1998). Shapes: M candidates, T themes, D width.
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.floating]
 
 
 def by_share(probability_M: Floats, belonging_MT: Floats, current_T: Floats, num: int, diversity: float) -> Int64:
-    """The places of the chosen candidates, first first; equal ones in order."""
+    """Positions of the chosen candidates, in the list's order; ties go to the earlier candidate."""
     gain_M = _relevance(probability_M)
     taken, listed_T = np.full(min(num, len(gain_M)), -1), np.zeros(len(current_T))
     open_M = np.zeros(len(gain_M))
@@ -33,7 +33,7 @@ def by_share(probability_M: Floats, belonging_MT: Floats, current_T: Floats, num
 
 
 def by_distance(probability_M: Floats, unit_MD: Floats, num: int, diversity: float) -> Int64:
-    """The same of a model without themes. unit_MD: the items' vectors, of length 1."""
+    """As by_share, for a model without themes. unit_MD: the items' vectors, of length 1."""
     gain_M = _relevance(probability_M)
     taken, nearest_M = np.full(min(num, len(gain_M)), -1), np.zeros(len(gain_M))
     open_M = np.zeros(len(gain_M))

@@ -1,9 +1,9 @@
-"""The bundle's folder -> a predictor for a new bundle in it, opened while the old one keeps answering.
+"""Hot reload: a new bundle in the bundle's folder -> a predictor for it, opened while the old one keeps answering.
 
 `make promote` and `make rollback` replace the champion's folder atomically. Each worker looks there every LOOK_S: it
 loads the new bundle and checks its golden requests before it answers; requests in flight end with the old one. If the
-new bundle cannot be served, that is logged once, the old one stays, and the new one is tried again every AGAIN_S: the
-store may have been unavailable, or a checkout unfinished.
+new bundle cannot be served, this is logged once, the old one stays in use, and the new one is retried every AGAIN_S:
+the store may have been unavailable, or a checkout unfinished.
 """
 
 import logging
@@ -30,7 +30,7 @@ class Succession:
     """One per worker. Created before the predictor is opened, so that a bundle that arrives meanwhile is noticed."""
 
     def __init__(self) -> None:
-        self.refused = ""  # why what stands there is not served
+        self.refused = ""  # why the bundle in the folder is not served; empty if it is
         self._seen = _mark()
         self._again_at = 0.0
         self._lock = Lock()
@@ -40,7 +40,7 @@ class Succession:
         Thread(target=self._watch, args=(take,), name="succession", daemon=True).start()
 
     def look(self) -> Predictor | None:
-        """The predictor of another bundle than at the last look; None where there is none, or it cannot be served."""
+        """A predictor for the bundle if it changed since the last look; None if it did not, or cannot be served."""
         with self._lock:
             mark = _mark()
             is_due = bool(self.refused) and time.monotonic() >= self._again_at
@@ -51,7 +51,7 @@ class Succession:
                 predictor = open_served()
             except InputError as error:
                 if str(error) != self.refused:
-                    log.warning("%s holds a bundle that is not served; the one before goes on. %s", mark[0], error)
+                    log.warning("The new bundle in %s is not served; the old one stays in use. %s", mark[0], error)
                 self.refused, self._again_at = str(error), time.monotonic() + AGAIN_S
                 return None
             self.refused = ""
@@ -59,7 +59,7 @@ class Succession:
             return predictor
 
     def show(self) -> None:
-        """Bring the figure up to date: whether the newest was refused."""
+        """Update the gauge that says whether the newest bundle was refused."""
         metrics.LATEST["bundle_refused"].set(bool(self.refused))
 
     def _watch(self, take: Callable[[Predictor], None]) -> None:
@@ -68,13 +68,13 @@ class Succession:
             try:
                 if predictor := self.look():
                     take(predictor)
-                    log.info("model %s answers now", predictor.bundle.manifest.model_version)
-            except Exception:  # a worker goes on with what it has
-                log.exception("looking for another bundle failed")
+                    log.info("Model %s is now served", predictor.bundle.manifest.model_version)
+            except Exception:  # the worker keeps serving the bundle it has
+                log.exception("Looking for a new bundle failed")
 
 
 def _mark() -> Mark | None:
-    """What tells one bundle from another without reading it; None while there is none."""
+    """Path, inode and modification time of the manifest, which change with the bundle; None while there is none."""
     try:
         path = find_bundle()
         found = Path(path / MANIFEST).stat()

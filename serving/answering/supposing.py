@@ -1,4 +1,4 @@
-"""A user's events and some items -> the events as if the user had just clicked these items; nothing is stored."""
+"""A user's events and some items -> the history as if the user had just clicked the items. Nothing is stored."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from serving.bundle.scorer import NO_EVENTS, Events
 
 
 def supposed(events: Events | None, item_ids: Sequence[str], at: int, spec: FeatureSpec) -> Events | None:
-    """The events before `at`, followed by a click on each item, oldest first, just before `at`.
+    """The events known at `at`, followed by a click on each item, oldest first, at the newest times known then.
 
-    Counters do not include these clicks, as they would not include such recent real clicks: their lags are longer.
+    Counters do not include these clicks. Nor would they include real clicks this recent: counters have longer lags.
     """
     if not item_ids:
         return events
@@ -31,7 +31,7 @@ def supposed(events: Events | None, item_ids: Sequence[str], at: int, spec: Feat
 
 
 def _sessions(known: Events, occurred_at: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    """Of the supposed clicks: that of the newest known event, or one after it, by the one rule of sessions."""
+    """Session numbers of the supposed clicks, which continue the newest known session if the session rule allows."""
     newest = known.occurred_at[-1:]
     times = np.concatenate([newest, occurred_at])
     first = np.arange(len(times)) == 0

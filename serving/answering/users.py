@@ -1,7 +1,7 @@
-"""A user and a time -> their sessions with the theme of each, and where they are now; and which users there are.
+"""GET /users/{id}/themes and GET /users: a user's sessions with their themes, the current themes, and the ids of users.
 
-An event has the theme to which the model routes it; a session has the most frequent theme of its events, at a tie that
-of the newer event. Sessions follow the rule of features/terms/sessions.py.
+An event has the theme to which the model routes it; a session has the most frequent theme of its events, and of equally
+frequent themes that of the newest event. Sessions follow the rule of features/terms/sessions.py.
 """
 
 from itertools import islice, pairwise
@@ -20,33 +20,33 @@ Int64 = npt.NDArray[np.int64]
 
 NO_THEME = -1
 MAX_EVENTS = 200
-"""The newest events that an answer lists one by one."""
+"""How many of the newest events an answer lists."""
 MAX_USERS = 1000
 FORGOTTEN_AT_ONCE = 200
 
 
 class ThemesRequest(Message):
-    """Whose themes, and as of when: events at or after `at` are as if they did not exist. null: now."""
+    """The user, and the time as of which: only events before `at` are read. null: now."""
 
     user_id: Id
     at: Time | None = None
 
 
 class SessionView(Message):
-    """One session. share: of its events, those of its theme."""
+    """One session. share: of its events that have its theme, in [0, 1]."""
 
     started_at: Moment
-    ended_at: Moment  # its newest event
+    ended_at: Moment  # the time of its newest event
     num_events: int
-    theme: int | None  # null where no event of it belongs to one
+    theme: int | None  # null if none of its events belongs to a theme
     name: str | None
     share: float
-    hopped: bool  # another theme than the session before; sessions without a theme stand between nothing
-    returned: bool  # hopped, to a theme that an earlier session had
+    hopped: bool  # true: its theme differs from that of the last earlier session that has one
+    returned: bool  # true: hopped to a theme that an earlier session had
 
 
 class ActiveTheme(Message):
-    """The theme of the newest session that has one. since: the start of the first session of it in a row."""
+    """The theme of the newest session that has one. since: when the unbroken run of sessions with it began."""
 
     theme: int
     name: str
@@ -66,7 +66,7 @@ class ThemesReply(Message):
 
     user_id: str
     at: Moment
-    cold_start_user: bool  # nothing was known of the user: all that follows is empty
+    cold_start_user: bool  # no event of the user was known: all that follows is empty
     current: list[ThemeShare]  # as in /rank's `themes`
     active: ActiveTheme | None
     sessions: list[SessionView]
@@ -74,20 +74,20 @@ class ThemesReply(Message):
 
 
 class UsersRequest(Message):
-    """Users whose id begins so."""
+    """List users whose id begins with a prefix."""
 
     prefix: str = ""
     limit: Annotated[int, Field(ge=1, le=MAX_USERS)] = 20
 
 
 class UsersReply(Message):
-    """Ids of the log, as the online store has them, then of those who came live."""
+    """Ids of users: first those of the loaded log, in the online store's order, then those known from live events."""
 
     users: list[str]
 
 
 def user_themes(predictor: Predictor, request: ThemesRequest) -> ThemesReply:
-    """Of a user nobody knows all lists are empty."""
+    """The answer of GET /users/{id}/themes; all lists are empty for an unknown user."""
     check_id(("user_id",), request.user_id, predictor.limits, "ThemesRequest")
     predictor.store.refresh()
     scorer = predictor.bundle.scorer
@@ -109,7 +109,7 @@ def user_themes(predictor: Predictor, request: ThemesRequest) -> ThemesReply:
 
 
 def users(predictor: Predictor, request: UsersRequest) -> UsersReply:
-    """Those who asked to be forgotten are not among them."""
+    """The answer of GET /users, without users who asked to be forgotten."""
     predictor.store.refresh()
     found: list[str] = []
     begun = predictor.store.user_ids(request.prefix)
@@ -120,7 +120,7 @@ def users(predictor: Predictor, request: UsersRequest) -> UsersReply:
 
 
 def _routed(predictor: Predictor, known: Events, at: int) -> tuple[Int64, list[ThemeShare]]:
-    """[E] the theme of each known event, NO_THEME where it has none; and where the user is now."""
+    """[E] the theme of each known event, NO_THEME if it has none; and the user's current themes."""
     scorer = predictor.bundle.scorer
     if not len(known.item_ids) or not scorer.model.has_router:
         return np.full(len(known.item_ids), NO_THEME), []
@@ -128,7 +128,7 @@ def _routed(predictor: Predictor, known: Events, at: int) -> tuple[Int64, list[T
     older, newest = known.between(0, first), known.between(first, len(known.item_ids))
     codes, older_codes = read_codes(scorer, predictor.store, newest, older.item_ids, at)
     encoded = scorer.encode(newest, at)
-    of_older = scorer.themes(scorer.item_index(older.item_ids), older_codes)  # beyond what the model reads
+    of_older = scorer.themes(scorer.item_index(older.item_ids), older_codes)  # older than the history the model reads
     routing_ET = np.concatenate([of_older, scorer.routing(encoded, codes)[encoded.mask[0]]])
     current_T = scorer.user_side(newest, at, codes).current_UT[0].cpu().numpy()
     theme_E = np.where(routing_ET.max(axis=1) > 0, routing_ET.argmax(axis=1), NO_THEME)
@@ -170,7 +170,7 @@ def _sessions(known: Events, theme_E: Int64, names: list[str]) -> list[SessionVi
 
 
 def _commonest(theme_E: Int64) -> tuple[int, float]:
-    """The theme of most events and their share of all; of equally common ones that of the newest event."""
+    """The most frequent theme and its share of all events; of equally frequent themes that of the newest event."""
     newest_first = theme_E[::-1]
     newest_first = newest_first[newest_first != NO_THEME]
     if not len(newest_first):

@@ -1,4 +1,4 @@
-"""The capacity page: lines through measured points, drawn further by hand here; the page is what the program writes."""
+"""The capacity page: extrapolated figures equal those computed by hand here, and docs/capacity.md is up to date."""
 
 import sys
 from pathlib import Path
@@ -22,20 +22,20 @@ PLAN = Plan(
 )
 
 
-def test_a_line_goes_through_its_points_and_a_start_is_never_negative() -> None:
+def test_a_line_goes_through_its_points_and_its_fixed_part_is_never_negative() -> None:
     line = Slope.through([(200, 30.0), (100, 20.0)])
     assert (line.fixed, line.a_row) == (10.0, 0.1)
     assert line.at(1000) == pytest.approx(110.0)
     assert Slope.through([(100, 1.0), (200, 3.0)]).fixed == 0.0
 
 
-def test_nodes_follow_from_core_hours_and_a_stage_on_one_node_bounds_them() -> None:
+def test_the_number_of_nodes_follows_from_core_hours_and_the_stage_on_one_node() -> None:
     def points(stage: str, core_h: float) -> list[dict]:
-        """CPU seconds so that 1e9 rows take so many core hours; 2 bytes a row."""
+        """Two measured points of a stage that takes `core_h` core hours and 2 bytes a row for 1e9 rows."""
         a_row = core_h * 3600 / 1e9
         return [{"stage": stage, "rows": n, "cpu_s": a_row * n, "bytes": 2 * n} for n in (1000, 2000)]
 
-    # 90 core hours are spread; 10 on one node of 10 cores take 1 of the 2 hours; 90 / 10 cores / 1 h = 9 nodes
+    # 10 core hours on one node of 10 cores take 1 of the 2 hours; the other 90 take 90 / 10 cores / 1 h = 9 nodes
     stages = [*points("ingest", 30), *points("validate", 20), *points("histories", 40), *points("statistics", 10)]
     (row,) = batch(PLAN, stages)
     assert (row["events"], row["one node, h"], row["nodes for 2 h"], row["outputs, GB"]) == ("1e09", "10.0", "9", "8")
@@ -43,16 +43,16 @@ def test_nodes_follow_from_core_hours_and_a_stage_on_one_node_bounds_them() -> N
     assert row["nodes for 2 h"] == "one stage alone takes longer"
 
 
-def test_what_serving_needs_is_the_users_share_times_their_number() -> None:
+def test_what_serving_needs_is_the_need_of_one_user_times_the_number_of_users() -> None:
     memory = [
         {"events_a_user": n, "bytes_a_user": 1000 + 50 * n, "bytes_a_live_event": 900} for n in (50, 200)
-    ]  # 6,000 bytes of a user with 100 events: 6 GB of a million, on two primaries of 4 GB
+    ]  # a user with 100 events takes 6,000 bytes, a million users 6 GB: two primaries of 4 GB
     reads = [{"events_a_user": n, "bytes_a_read": 40 * n, "commands_a_read": 3.0} for n in (50, 500)]
-    told = [row["how much"] for row in online(PLAN, memory, reads)]
-    assert told[:6] == ["6.0 kB", "6 GB", "2", "0.0 GB", "0.2 MB/s", "150 a second"]
+    needed = [row["how much"] for row in online(PLAN, memory, reads)]
+    assert needed[:6] == ["6.0 kB", "6 GB", "2", "0.0 GB", "0.2 MB/s", "150 a second"]
 
 
-def test_the_page_is_what_the_program_writes(
+def test_the_page_in_docs_is_what_the_program_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["capacity", "--page", str(tmp_path / "page.md")])

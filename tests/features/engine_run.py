@@ -1,6 +1,6 @@
-"""Stages one after another on an engine, each with an empty cache: what both engines are compared on.
+"""Runs stages one after another on an engine, each with an empty cache, to compare the engines.
 
-As a program: `python -m tests.features.engine_run <folder>`, which holds what `start_on_spark` left there.
+As a program: `python -m tests.features.engine_run <folder>`, with the file that `start_on_spark` wrote there.
 """
 
 import inspect
@@ -26,7 +26,7 @@ LIMIT_S = 1800
 
 @dataclass(frozen=True)
 class Work:
-    """Stages over one log. range_rows: rows of a range of users, so that a small log has several."""
+    """Stages to run over one log. range_rows: rows of a range of users, small enough to have several of them."""
 
     name: str  # of the log; its folder is <root>/<name>/data/<name>
     sections: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Work:
         return root / self.name / "data" / self.name
 
     def run(self, root: Path, engine: EngineParams | None = None) -> dict[str, Any]:
-        """The stages' reports."""
+        """Run the stages; returns their reports."""
         histories.RANGE_ROWS = self.range_rows
         given = {**self.sections, "data": self.data(root)} | ({"engine": engine} if engine else {})
         reports = {}
@@ -53,7 +53,7 @@ def outs_of(data: Path) -> dict[str, str]:
 
 
 def start_on_spark(root: Path, works: Sequence[Work], engine: EngineParams) -> "subprocess.Popen[bytes]":
-    """The same on Spark, in a process of its own that says everything to SAID."""
+    """Run the same on Spark in a separate process, which logs to SAID."""
     root.mkdir(parents=True, exist_ok=True)
     (root / ASKED).write_bytes(pickle.dumps((works, engine)))
     with (root / SAID).open("wb") as log:
@@ -62,7 +62,7 @@ def start_on_spark(root: Path, works: Sequence[Work], engine: EngineParams) -> "
 
 
 def finish(process: "subprocess.Popen[bytes]", root: Path) -> tuple[str, dict[str, Any]]:
-    """Wait for it; what it said, and the reports by log."""
+    """Wait for the process; returns its log, and the reports by name of the log."""
     try:
         code = process.wait(LIMIT_S)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Other models loaded beside the served one: which, over what store, and that nothing they answer is recorded."""
+"""Other models loaded beside the served one: which they are, what store they read; answers are not recorded."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def asked(predictor: Predictor, **fields: object) -> RankRequest:
     return RankRequest.model_validate(told | {"at": "2024-02-01T00:00:00Z"} | fields)
 
 
-def test_the_run_s_other_model_scores_its_golden_requests_again(data: Path) -> None:
+def test_the_runner_up_reproduces_its_golden_requests(data: Path) -> None:
     bundle = open_bundle(data / "bundle")
     other = open_runner_up(bundle)
     assert other is not None
@@ -70,7 +70,7 @@ def test_the_run_s_other_model_scores_its_golden_requests_again(data: Path) -> N
         assert golden.logits != served.logits
 
 
-def test_a_runner_up_that_scores_otherwise_is_refused_by_name(
+def test_a_runner_up_with_other_scores_is_refused_by_name(
     bundle: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = json.loads((bundle / RUNNER_UP).read_text())
@@ -137,7 +137,7 @@ def test_one_that_is_not_loaded_is_refused_with_those_that_are(served: Predictor
     assert served.of("previous").of("previous") is served.of("previous")
 
 
-def test_what_is_loaded_is_chosen_and_a_word_that_is_none_is_refused(
+def test_the_models_to_load_can_be_chosen_and_an_unknown_name_is_refused(
     reigned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(reigned)
@@ -150,7 +150,7 @@ def test_what_is_loaded_is_chosen_and_a_word_that_is_none_is_refused(
         open_served()
 
 
-def test_one_that_cannot_be_read_is_left_out_and_said_and_the_champion_serves(
+def test_a_model_that_cannot_be_read_is_left_out_with_a_warning_and_the_champion_serves(
     reigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = copied(reigned, tmp_path)
@@ -164,7 +164,7 @@ def test_one_that_cannot_be_read_is_left_out_and_said_and_the_champion_serves(
     opened.store.tail.close()
 
 
-def test_bundles_that_are_held_are_not_read_again(served: Predictor) -> None:
+def test_loaded_bundles_are_not_read_again(served: Predictor) -> None:
     again = open_served(served)
     for name, each in again.beside.items():
         assert each.bundle is served.beside[name].bundle

@@ -1,4 +1,4 @@
-"""Where items that are ranked come from: the current themes' vectors, what is clicked in them, what is new there."""
+"""Sources of candidates: near the current themes' vectors, popular in these themes, new in them."""
 
 import numpy as np
 import pyarrow as pa
@@ -61,7 +61,7 @@ def test_the_themes_are_the_user_s_largest_and_each_has_its_own_newest_events(in
     np.testing.assert_array_equal(newest[0].query_D, index.vector_ND[6])
 
 
-def test_a_model_without_themes_has_one_vector_and_a_stranger_none(index: ItemIndex) -> None:
+def test_a_model_without_themes_has_one_interest_and_an_unknown_user_none(index: ItemIndex) -> None:
     none = np.zeros((2, 0), np.float32)
     (one,) = interests(PARAMS, index, np.array([2, 5]), none, np.zeros(0, np.float32))
     assert (one.theme, one.share) == (POOLED, 1.0)
@@ -96,7 +96,7 @@ def test_shares_that_are_rounded_find_no_more_than_the_model_may_rank(index: Ite
             assert len(find(params, index, offers, found, ALL)) == num
 
 
-def test_what_is_not_allowed_is_never_found_and_gaps_are_filled_by_what_all_click(
+def test_items_not_allowed_are_never_found_and_open_places_are_filled_by_the_most_clicked(
     index: ItemIndex, offers: Offers
 ) -> None:
     among = np.zeros(NUM, bool)
@@ -106,14 +106,14 @@ def test_what_is_not_allowed_is_never_found_and_gaps_are_filled_by_what_all_clic
     assert find(PARAMS, index, offers, [], np.zeros(NUM, bool)) == {}
 
 
-def test_a_theme_without_an_event_of_the_user_finds_what_is_popular_there(index: ItemIndex, offers: Offers) -> None:
+def test_a_theme_without_events_of_the_user_finds_its_popular_items(index: ItemIndex, offers: Offers) -> None:
     found = find(PARAMS, index, offers, [Interest(2, 1.0, None)], ALL)
     assert "theme" not in found.values()
     first = next(iter(found))
     assert first == max(range(2, NUM, THEMES), key=lambda row: int(offers.clicks_N[row]))
 
 
-def test_a_stranger_gets_the_newest_and_what_all_click(index: ItemIndex, offers: Offers) -> None:
+def test_an_unknown_user_gets_the_newest_and_the_most_clicked_items(index: ItemIndex, offers: Offers) -> None:
     found = find(PARAMS, index, offers, [], ALL)
     new = {row for row, source in found.items() if source == "new"}
     newest = sorted(np.flatnonzero(offers.new_N).tolist(), key=lambda row: -int(offers.born_N[row]))

@@ -53,7 +53,7 @@ def test_a_share_is_what_the_logit_loses_without_that_event(predictor: Predictor
     assert first.share == pytest.approx(float(whole - without), abs=1e-5)
 
 
-def test_a_user_without_a_history_is_explained_by_what_is_no_history(predictor: Predictor) -> None:
+def test_a_user_without_a_history_is_explained_without_one(predictor: Predictor) -> None:
     items = list(predictor.bundle.scorer.index_of)[:2]
     at = to_iso(predictor.clock())
     reply = explained(predictor, RankRequest(user_id="nobody", candidates=[*items, "no item"], at=at))
@@ -63,7 +63,7 @@ def test_a_user_without_a_history_is_explained_by_what_is_no_history(predictor: 
         assert {item.reasons.contributions[expert] for expert in ("theme", "short", "global")} == {0.0}
 
 
-def test_only_so_many_items_are_explained(predictor: Predictor) -> None:
+def test_only_the_first_items_are_explained(predictor: Predictor) -> None:
     golden = predictor.bundle.golden[0]
     candidates = list(predictor.bundle.scorer.index_of)[: MAX_EXPLAINED + 10]
     reply = explained(predictor, RankRequest(user_id=golden.user_id, candidates=candidates, at=to_iso(golden.at)))

@@ -1,4 +1,4 @@
-"""Events that are posted change the next ranking, once; what was shown is remembered, and its outcomes belong to it."""
+"""Posted events change the next ranking once; shown rankings are recorded, and outcomes are joined to them."""
 
 import re
 import sys
@@ -140,8 +140,8 @@ def test_an_event_id_with_other_content_is_a_conflict_that_says_what_differs(
     assert fresh.store.tail.since(0)[: len(kept)] == kept
 
 
-def test_an_outcome_told_twice_with_other_words_is_no_conflict(fresh: Predictor) -> None:
-    """A row that we showed has our name, whatever the caller's: its show and its click differ rightly."""
+def test_an_outcome_sent_twice_with_other_details_is_not_a_conflict(fresh: Predictor) -> None:
+    """A recorded show has our event_id, not the caller's, so a show and its click may differ."""
     golden = fresh.bundle.golden[0]
     reply = rank(fresh, preview=False, k=1)
     event = {"user_id": golden.user_id, "item_id": reply.items[0].item_id, "impression_id": reply.impression_id}
@@ -149,7 +149,7 @@ def test_an_outcome_told_twice_with_other_words_is_no_conflict(fresh: Predictor)
     assert fates == ["repeated", "new", "repeated"]
 
 
-def test_asking_is_a_look_unless_it_is_told_to_be_kept(
+def test_make_ask_records_a_ranking_only_with_keep(
     house: Path, fresh: Predictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(house)
@@ -160,7 +160,7 @@ def test_asking_is_a_look_unless_it_is_told_to_be_kept(
         assert len(fresh.store.tail.since(0)) == num_kept
 
 
-def test_two_users_may_name_a_request_alike_but_no_event(fresh: Predictor) -> None:
+def test_two_users_may_use_the_same_impression_id_but_not_the_same_event_id(fresh: Predictor) -> None:
     item = fresh.bundle.golden[0].candidates[0]
     events = [{"user_id": user, "item_id": item, "impression_id": "home-feed"} for user in ("u1", "u2")]
     assert post(fresh, *events).num_new == 2
@@ -173,7 +173,7 @@ def test_two_users_may_name_a_request_alike_but_no_event(fresh: Predictor) -> No
     assert len(fresh.store.tail.since(0)) == 3
 
 
-def test_an_outdated_predictor_takes_and_shows_nothing_before_it_says_so(fresh: Predictor) -> None:
+def test_an_outdated_predictor_raises_before_it_takes_or_shows_anything(fresh: Predictor) -> None:
     golden = fresh.bundle.golden[0]
     post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
     fresh.store.tail.prune(fresh.store.tail.newest_seq())
@@ -185,7 +185,7 @@ def test_an_outdated_predictor_takes_and_shows_nothing_before_it_says_so(fresh: 
 
 
 def test_an_event_with_wall_clock_time_on_an_old_log_is_refused_and_does_not_move_the_clock(fresh: Predictor) -> None:
-    """serve.clock is log_end: the log's end is years ago. What is of now is taken, and so is what is a little ahead."""
+    """serve.clock is log_end, years ago. Events at the service's time are accepted, also if slightly ahead of it."""
     golden = fresh.bundle.golden[0]
     before = rank(fresh)
     today = datetime.now(UTC).isoformat()
@@ -216,7 +216,7 @@ def test_at_most_max_exposed_rows_of_a_ranking_are_stored_and_clicks_below_them_
     assert fresh.store.tail.since(0)[-1][1].occurred_at == rows[0].occurred_at
 
 
-def test_at_the_bound_rankings_go_on_without_a_name_and_clicks_are_kept(fresh: Predictor) -> None:
+def test_at_the_limit_rankings_have_no_impression_id_and_clicks_are_still_stored(fresh: Predictor) -> None:
     limits = fresh.limits.model_copy(update={"max_live_rows": 30})
     manifest = fresh.bundle.manifest.model_copy(update={"limits": limits})
     small = replace(fresh, bundle=replace(fresh.bundle, manifest=manifest))
@@ -231,7 +231,7 @@ def test_at_the_bound_rankings_go_on_without_a_name_and_clicks_are_kept(fresh: P
     assert small.store.live.num_events == 42
 
 
-def test_that_rankings_are_not_remembered_is_said_once_and_counted(
+def test_rankings_that_are_not_recorded_are_logged_once_and_counted(
     fresh: Predictor, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = fresh.limits.model_copy(update={"max_live_rows": 1})
@@ -245,7 +245,7 @@ def test_that_rankings_are_not_remembered_is_said_once_and_counted(
     for request in (asked, asked, asked.model_copy(update={"preview": True})):
         remembering.look(small, request)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("1 live rows are in memory, and serve.max_live_rows is 1: rankings are not remembered")
+    assert said.startswith("1 live rows are in memory, and serve.max_live_rows is 1: rankings are no longer recorded")
     remembering.show(small)
     told = metrics.exposition().decode()
     for line in ("live_rows 1.0", "live_rows_limit 1.0", f"tail_bytes {float(small.store.tail.size())}"):
@@ -254,9 +254,7 @@ def test_that_rankings_are_not_remembered_is_said_once_and_counted(
     assert over[1] - over[0] == 2
 
 
-def test_a_ranking_of_a_lost_store_is_cited_in_vain_and_takes_no_other_event_with_it(
-    fresh: Predictor, house: Path
-) -> None:
+def test_an_event_that_cites_a_ranking_of_a_lost_store_does_not_fail_the_others(fresh: Predictor, house: Path) -> None:
     reply = rank(fresh, preview=False, k=3)
     cited = {"user_id": reply.user_id, "item_id": reply.items[1].item_id, "impression_id": reply.impression_id}
     fresh.store.tail.close()
@@ -272,7 +270,7 @@ def test_a_ranking_of_a_lost_store_is_cited_in_vain_and_takes_no_other_event_wit
     again.store.tail.close()
 
 
-def test_a_store_that_vanishes_is_said_and_what_it_held_is_counted_no_more(
+def test_a_vanished_store_is_logged_and_its_events_are_no_longer_counted(
     fresh: Predictor, house: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     golden = fresh.bundle.golden[0]
@@ -361,7 +359,7 @@ def test_a_predictor_that_is_opened_again_ranks_as_before(fresh: Predictor, hous
     assert rank(opened_in(house), at=at) == rank(fresh, at=at)
 
 
-def test_a_forgotten_user_is_unknown_at_once_and_taken_no_more(fresh: Predictor) -> None:
+def test_a_forgotten_user_is_unknown_at_once_and_further_events_are_not_stored(fresh: Predictor) -> None:
     golden = fresh.bundle.golden[0]
     post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
     fresh.store.tail.forget([golden.user_id])

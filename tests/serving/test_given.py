@@ -1,4 +1,4 @@
-"""A ranking is kept once it was given, whatever fails: the real server, its store locked or lost, its worker killed."""
+"""A ranking that was sent is recorded whatever fails: a real server, its store locked or lost, its worker killed."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ async def called(timeout_s: float, needed_s: float, status: int = 200, leaves: b
     return sent[0]["status"], done
 
 
-def test_what_follows_an_answer_is_done_after_its_last_part() -> None:
+def test_callbacks_run_after_the_last_part_of_an_answer() -> None:
     assert asyncio.run(called(5, 0)) == (200, ["body"])
 
 
@@ -79,7 +79,7 @@ def rows_of(house: Path) -> list[LiveEvent]:
 
 
 def kept(house: Path, impression_id: str, num_rows: int) -> list[LiveEvent]:
-    """The rows of a ranking, once there are so many."""
+    """The rows of a ranking, as soon as there are this many."""
     for _ in range(200):
         rows = [event for event in rows_of(house) if event.impression_id == impression_id]
         if len(rows) >= num_rows:
@@ -90,7 +90,7 @@ def kept(house: Path, impression_id: str, num_rows: int) -> list[LiveEvent]:
 
 @contextmanager
 def locked(house: Path) -> Iterator[None]:
-    """Another process than the server's writes, and does not end."""
+    """Another connection holds a write transaction open."""
     other = sqlite3.connect(house / "live" / "simulator.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
@@ -119,7 +119,7 @@ def test_with_a_locked_store_rankings_continue_and_events_are_refused_in_time(
     assert fates == ["new", "repeated"]
 
 
-def test_a_ranking_whose_caller_had_gone_is_not_kept(keeping: httpx.Client, lived: Path) -> None:
+def test_a_ranking_whose_caller_has_disconnected_is_not_recorded(keeping: httpx.Client, lived: Path) -> None:
     body = json.dumps(ASK | {"user_id": "gone"}).encode()
     head = f"POST /rank HTTP/1.1\r\nHost: shop.example\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     with socket.create_connection((keeping.base_url.host, keeping.base_url.port or 80)) as caller:
@@ -129,7 +129,7 @@ def test_a_ranking_whose_caller_had_gone_is_not_kept(keeping: httpx.Client, live
     assert not [row for row in rows_of(lived) if row.user_id == "gone"]
 
 
-def test_a_click_at_once_finds_what_was_shown(keeping: httpx.Client, lived: Path) -> None:
+def test_an_immediate_click_finds_its_show(keeping: httpx.Client, lived: Path) -> None:
     for number in range(20):
         shown = keeping.post("/rank", json=ASK | {"user_id": f"quick {number}"}).json()
         click = {"user_id": f"quick {number}", "item_id": "i00002", "impression_id": shown["impression_id"]}
@@ -139,7 +139,7 @@ def test_a_click_at_once_finds_what_was_shown(keeping: httpx.Client, lived: Path
 
 
 def wait_until_ready(keeping: httpx.Client) -> None:
-    """Another worker takes the place of one that was killed."""
+    """Wait until a new worker has replaced the killed one."""
     for _ in range(600):
         try:
             if keeping.get("/readyz").status_code == 200:
@@ -172,7 +172,9 @@ def test_a_worker_killed_before_it_stores_a_ranking_loses_the_show_but_not_the_c
     assert (row.revision, row.label, row.user_id) == (0, 1.0, "killed")
 
 
-def test_live_events_deleted_under_the_service_are_said_and_it_goes_on(keeping: httpx.Client, lived: Path) -> None:
+def test_deleting_live_events_under_the_service_is_logged_and_it_keeps_running(
+    keeping: httpx.Client, lived: Path
+) -> None:
     log = lived / f"serve-{keeping.base_url.port}.log"
     said_before = len(log.read_text())
     event = {"user_id": "lost", "item_id": "i00001"}

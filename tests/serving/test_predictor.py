@@ -1,4 +1,4 @@
-"""The core of the service on a small real bundle: equal to training, blind to the future, clear about the unknown."""
+"""The predictor on a small real bundle: scores equal training's, the future changes nothing, the unknown is flagged."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What is recommended: on offer, not seen, scored as /rank scores it, blind to the future, and remembered as shown."""
+"""Recommended items are on offer, not seen, scored as by /rank, independent of the future, and recorded as shown."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def recommended(predictor: Predictor, **asked: object) -> RecommendReply:
-    """As it would be sent."""
+    """The request in the form in which it is sent."""
     told = {"user_id": predictor.bundle.golden[-1].user_id, "preview": True} | asked
     return RecommendReply.model_validate(recommend(predictor, RecommendRequest.model_validate(told)).reply.model_dump())
 
@@ -56,7 +56,7 @@ def test_nothing_of_the_user_s_history_is_recommended_unless_asked_for(predictor
 
 
 def test_only_what_is_on_offer_is_recommended(predictor: Predictor) -> None:
-    """As the log tells: by the time asked for an item was seen or published, and was shown within retrieval.idle_s."""
+    """By the log: before the request's time the item was seen or published, and shown within retrieval.idle_s."""
     golden, limits = predictor.bundle.golden[0], predictor.limits
     reply = recommended(predictor, at=to_iso(golden.at), k=limits.retrieval.num_candidates)
     table = predictor.store.counters.item_counters
@@ -70,13 +70,13 @@ def test_only_what_is_on_offer_is_recommended(predictor: Predictor) -> None:
     assert (fresh | ((seen != END_OF_TIME) & (seen >= golden.at - idle_us - 2 * STEP_US))).all()
 
 
-def test_before_anything_was_there_nothing_is_recommended(predictor: Predictor) -> None:
+def test_before_the_first_item_nothing_is_recommended(predictor: Predictor) -> None:
     reply = recommended(predictor, at="1990-01-01T00:00:00Z")
     assert (reply.items, reply.cold_start_items, reply.impression_id) == ([], [], None)
     assert reply.cold_start_user
 
 
-def test_a_stranger_is_recommended_what_is_popular_and_what_is_new(predictor: Predictor) -> None:
+def test_an_unknown_user_is_recommended_popular_and_new_items(predictor: Predictor) -> None:
     reply = recommended(predictor, user_id="nobody at all")
     assert len(reply.items) == 20
     assert {item.source for item in reply.items} <= {"popular", "new"}
@@ -84,7 +84,7 @@ def test_a_stranger_is_recommended_what_is_popular_and_what_is_new(predictor: Pr
     assert reply.themes == []
 
 
-def test_what_is_being_read_is_not_recommended(predictor: Predictor) -> None:
+def test_the_item_being_read_is_not_recommended(predictor: Predictor) -> None:
     first = names(recommended(predictor))[0]
     assert first not in names(recommended(predictor, context={"reading_item_id": first}, k=100))
 
@@ -100,8 +100,8 @@ def test_later_events_change_no_earlier_list(fresh: Predictor) -> None:
     assert not set(names(recommended(fresh, user_id=golden.user_id))) & set(items)
 
 
-def test_what_the_model_does_not_know_yet_is_not_recommended_again_either(fresh: Predictor) -> None:
-    """With history.lag_s a click is no event of the model for a while; who clicked knows it at once."""
+def test_items_of_events_younger_than_the_lag_are_not_recommended_again(fresh: Predictor) -> None:
+    """With history.lag_s the model reads a click only later, but the user remembers it at once."""
     scorer = fresh.bundle.scorer
     lagging = replace(scorer, spec=replace(scorer.spec, history_lag_s=60.0))
     late = replace(fresh, bundle=replace(fresh.bundle, scorer=lagging))
@@ -116,8 +116,8 @@ def test_what_the_model_does_not_know_yet_is_not_recommended_again_either(fresh:
     assert first in names(recommended(late, user_id=user, at=before.at))
 
 
-def test_what_was_asked_of_a_time_to_come_is_not_what_is_on_offer_when_it_has_come(fresh: Predictor) -> None:
-    """A caller may ask as of the next minutes: what happens until then counts all the same."""
+def test_offers_requested_for_a_future_time_are_not_reused_when_it_has_come(fresh: Predictor) -> None:
+    """A caller may ask for a time some minutes ahead; events until then still count."""
     item, lag_us = fresh.bundle.index.item_ids[0], int(fresh.bundle.scorer.spec.clicks_lag_s * 1e6)
     soon = fresh.clock() + lag_us + 2 * STEP_US
     before = fresh.offering.at(soon)
@@ -139,7 +139,7 @@ def test_the_list_that_is_answered_is_remembered_as_shown(fresh: Predictor) -> N
     assert recommend(fresh, RecommendRequest(user_id=user, k=5, preview=True)).shown is None
 
 
-def test_a_click_that_cites_it_is_its_outcome(keeping: httpx.Client, predictor: Predictor) -> None:
+def test_a_click_with_the_list_s_impression_id_is_its_outcome(keeping: httpx.Client, predictor: Predictor) -> None:
     user = predictor.bundle.golden[3].user_id
     told = keeping.post("/recommend", json={"user_id": user, "k": 3}).json()
     event = {"user_id": user, "item_id": told["items"][1]["item_id"], "impression_id": told["impression_id"]}
@@ -229,7 +229,7 @@ def test_items_are_looked_up_in_the_order_given(server: httpx.Client, predictor:
         ("/items?ids=a&k=3", 400, "k"),
     ],
 )
-def test_what_cannot_be_looked_up_is_said(server: httpx.Client, path: str, status: int, says: str) -> None:
+def test_a_lookup_that_fails_says_why(server: httpx.Client, path: str, status: int, says: str) -> None:
     answer = server.get(path)
     assert answer.status_code == status, answer.text[:300]
     assert says in answer.text

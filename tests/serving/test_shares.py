@@ -1,4 +1,4 @@
-"""How a list is mixed: the model's order alone, or with the themes' shares of the user's interest."""
+"""How a list is mixed: by the model's order alone, or also by the themes' shares of the user's interest."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ BELONGING = np.array([ACTION, ACTION, ACTION, ROMANCE, ROMANCE])
 
 
 def slow(probability: np.ndarray, belonging: np.ndarray, current: np.ndarray, num: int, diversity: float) -> list[int]:
-    """The formula of shares.py, place by place."""
+    """The formula of shares.py, computed one place at a time."""
     chosen: list[int] = []
     while len(chosen) < min(num, len(probability)):
         values = {}
@@ -41,7 +41,7 @@ def test_with_it_the_theme_the_user_is_in_now_gains_what_the_other_has_too_much_
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("diversity", [0.0, 0.3, 1.0])
-def test_it_is_the_formula(seed: int, diversity: float) -> None:
+def test_the_list_equals_the_slow_formula(seed: int, diversity: float) -> None:
     rng = np.random.default_rng(seed)
     probability, current = rng.random(30), rng.dirichlet(np.ones(4))
     belonging = rng.dirichlet(np.full(4, 0.3), size=30)
@@ -59,7 +59,7 @@ def test_the_more_of_the_user_a_theme_has_the_more_of_the_list() -> None:
     assert shares[0] < shares[1] < shares[2]
 
 
-def test_a_model_without_themes_keeps_what_is_alike_apart() -> None:
+def test_without_themes_similar_items_are_spread_over_the_list() -> None:
     """By hand: after the first, the second is its copy: .95 - .5 x 1 = .45; the fourth is like none: .75."""
     unit = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert by_distance(PROBABILITY, unit, 2, 0.5).tolist() == [0, 3]

@@ -1,4 +1,4 @@
-"""Another bundle in the champion's place takes over while requests are answered; one that is damaged does not."""
+"""A new bundle in the champion's folder takes over while requests are answered; a damaged one does not."""
 
 import os
 import time
@@ -44,7 +44,7 @@ def version(client: httpx.Client) -> str:
     return client.get("/info").json()["model_version"]
 
 
-def test_another_bundle_takes_over_without_a_request_lost_and_a_damaged_one_does_not(
+def test_a_new_bundle_takes_over_without_losing_a_request_and_a_damaged_one_does_not(
     served: httpx.Client, bundle: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     user = predictor.bundle.golden[0].user_id
@@ -84,10 +84,10 @@ def test_another_bundle_takes_over_without_a_request_lost_and_a_damaged_one_does
     assert served.post("/rank", json=asked).json() == second
 
 
-def test_what_was_refused_is_tried_again_though_nothing_moved(
+def test_a_refused_bundle_is_tried_again_even_if_it_has_not_changed(
     made: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a bundle that was still being checked out."""
+    """For example, a checkout of the bundle may not have been finished."""
     monkeypatch.chdir(made)
     monkeypatch.setenv("LEITMOTIF_BUNDLE", str(bundle))
     found = Succession()

@@ -1,4 +1,4 @@
-"""Clicks that are only supposed: the ranking that they would give, and nothing that is kept of them."""
+"""Supposed clicks give the ranking that real ones would give, and nothing of them is stored."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -53,7 +53,7 @@ def test_a_supposed_click_gives_the_ranking_that_the_real_one_gives(
     assert not {item["item_id"] for item in recommended["items"]} & set(clicked)
 
 
-def test_a_supposing_ranking_is_not_remembered_as_shown(keeping: httpx.Client, predictor: Predictor) -> None:
+def test_a_ranking_with_supposed_clicks_is_not_recorded_as_shown(keeping: httpx.Client, predictor: Predictor) -> None:
     golden = predictor.bundle.golden[4]
     asked = {"user_id": golden.user_id, "candidates": golden.candidates}
     assert keeping.post("/rank", json=asked).json()["impression_id"] is not None
@@ -82,7 +82,7 @@ def test_after_a_long_gap_a_supposed_click_opens_a_session(predictor: Predictor)
     assert beyond.session.tolist() == [0, 1, 1]
 
 
-def test_a_user_of_whom_nothing_is_known_is_in_the_theme_of_a_supposed_click(predictor: Predictor) -> None:
+def test_an_unknown_user_is_in_the_theme_of_a_supposed_click(predictor: Predictor) -> None:
     item = next(iter(predictor.bundle.scorer.index_of))
     asked = RankRequest(user_id="nobody", candidates=[item], suppose=[item], preview=True)
     reply = predictor.rank(asked)

@@ -1,4 +1,4 @@
-"""A user's sessions by themes, as a slow reading of the same history finds them; and which users there are."""
+"""A user's sessions and their themes equal those of a slow reading of the same history; listing of users."""
 
 from collections import Counter
 from dataclasses import replace
@@ -86,7 +86,7 @@ def test_events_are_the_newest_in_order_and_of_before_the_time(predictor: Predic
     assert past.sessions[0] == whole.sessions[0]
 
 
-def test_nobody_has_no_themes_and_a_long_name_is_refused(predictor: Predictor) -> None:
+def test_an_unknown_user_has_no_themes_and_a_long_id_is_refused(predictor: Predictor) -> None:
     reply = themes(predictor, "nobody at all")
     assert reply.cold_start_user
     assert (reply.current, reply.active, reply.sessions, reply.events) == ([], None, [], [])
@@ -130,7 +130,7 @@ def test_clicks_in_a_new_session_turn_the_active_theme(house: Path, predictor: P
     assert len(after.sessions) == len(before.sessions) + 1
 
 
-def test_users_are_found_by_how_they_begin(predictor: Predictor) -> None:
+def test_users_are_found_by_a_prefix_of_their_id(predictor: Predictor) -> None:
     everybody = users(predictor, UsersRequest(limit=1000)).users
     assert len(everybody) > 50
     assert {golden.user_id for golden in predictor.bundle.golden} <= set(everybody)
@@ -142,7 +142,7 @@ def test_users_are_found_by_how_they_begin(predictor: Predictor) -> None:
     assert users(predictor, UsersRequest(prefix="no such user")).users == []
 
 
-def test_the_service_tells_them_over_http(server: httpx.Client, predictor: Predictor) -> None:
+def test_themes_and_users_are_answered_over_http(server: httpx.Client, predictor: Predictor) -> None:
     golden = predictor.bundle.golden[0]
     answer = server.get(f"/users/{golden.user_id}/themes", params={"at": to_iso(golden.at)})
     assert answer.status_code == 200
@@ -165,7 +165,7 @@ def test_the_service_tells_them_over_http(server: httpx.Client, predictor: Predi
         (f"/users/{'u' * 300}/themes", "user_id"),
     ],
 )
-def test_what_cannot_be_read_of_a_query_is_named(server: httpx.Client, path: str, field: str) -> None:
+def test_an_invalid_parameter_of_a_query_is_named(server: httpx.Client, path: str, field: str) -> None:
     answer = server.get(path)
     assert answer.status_code == 400
     assert is_refusal(answer)

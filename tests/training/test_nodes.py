@@ -139,7 +139,7 @@ def test_a_node_with_other_inputs_is_named_by_both(log_data, sections, tmp_path)
     for agent, root in start_nodes(roots, log_data, sections):
         assert agent.wait(LIMIT_S) != 0
         said = (root / "log").read_text()
-        assert "Process 1 of 2 reads other inputs than process 0: data coclicks/other" in said, said
+        assert "Process 1 of 2 has other inputs than process 0: data coclicks/other" in said, said
         assert said.count("failed: Process 1 of 2") == 1
 
 
@@ -177,7 +177,7 @@ def test_uneven_shares_take_equally_many_steps_and_give_each_request_once(sizes)
     ("world", "nodes", "message"),
     [
         ("1", 2, r"train.num_nodes is 2, but this process was started alone.*--nnodes 2 --nproc-per-node 1"),
-        ("3", 2, r"torchrun started 3 processes, but train.devices = 1 and train.num_nodes = 2 make 2"),
+        ("3", 2, r"torchrun started 3 processes, but train.devices = 1 and train.num_nodes = 2 require 2"),
     ],
 )
 def test_a_run_of_another_size_than_the_params_say_is_refused(monkeypatch, sections, world, nodes, message):

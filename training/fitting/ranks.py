@@ -1,6 +1,6 @@
-"""Processes that torchrun started on one or several nodes -> one run: what all agree on, and one error if one is lost.
+"""Processes that torchrun started on one or several nodes -> one run: same inputs in all, one error if any is lost.
 
-The first process (rank 0) keeps checkpoints, curves and outputs, on its own disk: nodes need no common one.
+The first process (rank 0) writes checkpoints, curves and outputs to its own disk; the nodes need no shared disk.
 """
 
 import os
@@ -22,24 +22,24 @@ from training.model.processes import gathered
 T = TypeVar("T")
 
 WAIT = timedelta(minutes=10)
-"""How long a process waits for another that is connected but does nothing; one that has ended is noticed at once."""
+"""How long a process waits for another that is connected but does not respond; an ended one is noticed at once."""
 NAMED = 3
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run; collective calls must be made by all of them, in the same order."""
+    """This process's rank in the run. All processes must make the collective calls below, in the same order."""
 
     rank: int = 0
     world: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process keeps what the run makes."""
+        """Whether this process writes the outputs of the run."""
         return self.rank == 0
 
     def from_first(self, value: T) -> T:
-        """The first process's value."""
+        """The value of the first process, in every process."""
         if self.world == 1:
             return value
         values = [value]
@@ -47,19 +47,19 @@ class Ranks:
         return values[0]
 
     def same_inputs(self, digests: Mapping[str, str]) -> None:
-        """Raises InputError, in every process, if a node holds other params, data or code than the first."""
+        """Raise InputError in every process if one has other params, data or code than the first."""
         every = gathered(digests)
         first = every[0]
         for rank, other in enumerate(every):
             if different := sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name)):
                 more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
                 raise InputError(
-                    f"Process {rank} of {self.world} reads other inputs than process 0: {', '.join(different[:NAMED])}"
+                    f"Process {rank} of {self.world} has other inputs than process 0: {', '.join(different[:NAMED])}"
                     f"{more}. Bring its node to the same commit, params.yaml and data (dvc pull), then start all again."
                 )
 
     def file_from_first(self, path: Path | None, copy: Path) -> Path | None:
-        """The first process's file, in the others as a copy; None where it has none."""
+        """The first process's file, copied to `copy` in the others; None if it has none."""
         content = self.from_first(path.read_bytes() if self.is_first and path is not None else None)
         if self.is_first or content is None:
             return path if self.is_first else None
@@ -73,8 +73,8 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(train: TrainParams) -> Iterator[Ranks]:
-    """Join the run that torchrun started; ALONE if it did not. Raises InputError if it has another number of processes
-    than the params say, or if another process is lost meanwhile."""
+    """Join the run that torchrun started; ALONE if it did not. Raises InputError if the number of processes differs
+    from the params, or if another process is lost."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     _check_world(train, world)
     if world == 1:
@@ -95,8 +95,8 @@ def joined(train: TrainParams) -> Iterator[Ranks]:
             raise
         raise InputError(
             f"Process {rank} of {world} lost another process of the training and cannot go on "
-            f"({_first_line(error)}). Start all {world} again: they resume at the last checkpoint "
-            "(train.checkpoint_s). The process that was lost says in its own log why it ended, unless it was killed."
+            f"({_first_line(error)}). Start all {world} again: they resume from the last checkpoint "
+            "(train.checkpoint_s). The log of the lost process says why it ended, unless it was killed."
         ) from error
 
 
@@ -111,7 +111,8 @@ def _check_world(train: TrainParams, world: int) -> None:
     if world not in (1, expected):
         raise InputError(
             f"torchrun started {world} processes, but train.devices = {train.devices} and train.num_nodes = "
-            f"{train.num_nodes} make {expected}. --nproc-per-node has to equal train.devices, --nnodes train.num_nodes."
+            f"{train.num_nodes} require {expected}. Set --nproc-per-node to train.devices and --nnodes to "
+            "train.num_nodes."
         )
 
 
@@ -119,9 +120,9 @@ SIGNS_OF_LOSS: Sequence[str] = ("gloo", "connection closed", "connection reset",
 
 
 def _is_loss(error: RuntimeError) -> bool:
-    """gloo reports a lost process as a plain RuntimeError."""
-    said = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or any(sign in said for sign in SIGNS_OF_LOSS)
+    """Whether another process was lost, which gloo reports as a plain RuntimeError."""
+    message = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(sign in message for sign in SIGNS_OF_LOSS)
 
 
 def _first_line(error: Exception) -> str:

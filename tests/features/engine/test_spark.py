@@ -1,4 +1,4 @@
-"""Spark makes the same bytes as this process, and a worker that is killed in the middle of a job changes none."""
+"""Spark writes the same bytes as this process, also if a worker is killed in the middle of a job."""
 
 import shutil
 import time
@@ -29,7 +29,7 @@ PATIENCE_S = 240.0
 
 
 def same_on_both(root: Path, works: list[Work]) -> str:
-    """Run them here and on Spark, compare every out and report; what Spark's process said."""
+    """Run the stages here and on Spark and compare every out and report; returns the log of Spark's process."""
     spark_home()
     process = start_on_spark(root / "spark", works, LOCAL)
     try:
@@ -45,7 +45,7 @@ def same_on_both(root: Path, works: list[Work]) -> str:
 
 
 def arrivals(folder: Path) -> Path:
-    """Files of a table, with rows of every fate: one of no time, of no user, and repetitions."""
+    """Files of a table, with rows without a valid time, without a user, and repeated ones."""
     rows = [f"{line},r{number}" for number, line in enumerate(clean(24_000))]
     rows = [line.replace("u3,", "u33,", 1) if number % 7 == 0 else line for number, line in enumerate(rows)]
     for name, first in (("a", 0), ("b", 8_000), ("c", 16_000)):
@@ -93,7 +93,7 @@ def params_of(scratch: Path, changes: dict[str, Any] | None = None) -> dict[str,
     return {name: value for name, value in sections.items() if name != "engine"}
 
 
-def test_a_worker_killed_in_the_middle_of_a_job_changes_no_byte(tmp_path: Path) -> None:
+def test_killing_a_worker_in_the_middle_of_a_job_changes_no_byte(tmp_path: Path) -> None:
     work = Work("log", {"request": request(), "history": history()}, ("histories",), RANGE_ROWS)
     for engine in ("here", "spark"):
         write_log(work.data(tmp_path / engine), NUM_ROWS, NUM_DAYS, NUM_USERS, NUM_ITEMS)

@@ -1,4 +1,4 @@
-"""Units of work in this process, what a task checks before it runs one, and what is said where Spark is not there."""
+"""Units of work in this process, what a task checks before it runs one, and the errors when Spark is not available."""
 
 import pickle
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 
 from contracts.errors import CheckFailed, InputError
 from features.engine.engine import HERE, running
-from features.engine.task import Place, Told, run_unit
+from features.engine.task import Place, TaskResult, run_unit
 from features.tables.cache import PartitionCache
 from features.terms.params import EngineParams
 from tests.clones import ROOT
@@ -21,7 +21,7 @@ from tests.features.spark_cluster import spark_home
 
 
 def halve(unit: int) -> float:
-    """A unit that may refuse, may find a check failed, or may have a defect."""
+    """A unit that may be refused (0), fail a check (negative), or raise an unexpected error (13)."""
     if unit == 0:
         raise InputError("nothing to halve")
     if unit < 0:
@@ -52,7 +52,7 @@ def refusal(params: EngineParams, shared: Path) -> str:
     return str(caught.value)
 
 
-def test_units_run_here_in_order_and_each_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_units_run_here_in_order_and_each_when_its_result_is_requested(tmp_path: Path) -> None:
     with running(HERE, tmp_path) as engine:
         results = engine.map(partial(write_line, tmp_path), [3, 1, 2], "writing")
         assert next(results) == 3
@@ -60,26 +60,26 @@ def test_units_run_here_in_order_and_each_when_it_is_asked_for(tmp_path: Path) -
         assert list(results) == [1, 2]
 
 
-def test_a_task_tells_what_it_found_and_errors_that_trying_again_would_not_mend(place: Place) -> None:
-    assert pickle.loads(run_unit(place, halve, pickle.dumps(12))) == Told(5.0)
-    for unit, kind, said in ((0, InputError, "nothing to halve"), (-1, CheckFailed, "below nothing")):
-        told = pickle.loads(run_unit(place, halve, pickle.dumps(unit)))
-        assert isinstance(told.error, kind)
-        assert str(told.error) == said
-    with pytest.raises(ZeroDivisionError):  # Spark tries that again, and gives up
+def test_a_task_returns_its_result_and_errors_that_a_retry_would_not_fix(place: Place) -> None:
+    assert pickle.loads(run_unit(place, halve, pickle.dumps(12))) == TaskResult(5.0)
+    for unit, kind, message in ((0, InputError, "nothing to halve"), (-1, CheckFailed, "below nothing")):
+        result = pickle.loads(run_unit(place, halve, pickle.dumps(unit)))
+        assert isinstance(result.error, kind)
+        assert str(result.error) == message
+    with pytest.raises(ZeroDivisionError):  # Spark retries this, then gives up
         run_unit(place, halve, pickle.dumps(13))
 
 
 def test_a_task_that_sees_other_files_or_other_code_refuses(place: Place, tmp_path: Path) -> None:
     apart = replace(place, token=tmp_path / "elsewhere")
-    told: Told = pickle.loads(run_unit(apart, halve, pickle.dumps(2)))
-    assert f"does not see {tmp_path / 'elsewhere'}" in str(told.error)
-    assert "must share the folder of the repository" in str(told.error)
-    told = pickle.loads(run_unit(replace(place, code="of last week"), halve, pickle.dumps(2)))
-    assert "is not the driver's. Install the same requirements.lock and code there." in str(told.error)
+    result: TaskResult = pickle.loads(run_unit(apart, halve, pickle.dumps(2)))
+    assert f"does not see {tmp_path / 'elsewhere'}" in str(result.error)
+    assert "must share the folder of the repository" in str(result.error)
+    result = pickle.loads(run_unit(replace(place, code="of last week"), halve, pickle.dumps(2)))
+    assert "is not the driver's. Install the same requirements.lock and code there." in str(result.error)
 
 
-def test_of_two_attempts_at_an_entry_the_first_stays_and_a_damaged_one_goes(tmp_path: Path) -> None:
+def test_of_two_attempts_at_a_cache_entry_the_first_is_kept_unless_it_is_damaged(tmp_path: Path) -> None:
     def put(cache: PartitionCache, text: str) -> Path:
         with cache.making() as making:
             (making / "key").mkdir()
@@ -91,7 +91,7 @@ def test_of_two_attempts_at_an_entry_the_first_stays_and_a_damaged_one_goes(tmp_
         entry = put(PartitionCache(cache.folder), "first")
         inode = entry.stat().st_ino
         assert put(PartitionCache(cache.folder), "first") == entry
-        assert entry.stat().st_ino == inode  # whoever reads it goes on
+        assert entry.stat().st_ino == inode  # readers of it are not disturbed
         entry.write_text("damaged")
         assert put(cache, "mended").read_text() == "mended"
         assert [path.name for path in cache.folder.iterdir() if path.is_dir()] == ["key"]
@@ -108,15 +108,15 @@ def test_without_pyspark_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.skipif(find_spec("pyspark") is None, reason="pyspark is not installed: make spark")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:pyspark")
-def test_without_java_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     said = refusal(spark("local[1]"), tmp_path)
-    assert "there is no java on PATH nor at JAVA_HOME. Install Java 17" in said
+    assert "there is no java on PATH or at JAVA_HOME. Install Java 17" in said
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:pyspark")
-def test_a_master_that_nobody_answers_at_is_named(tmp_path: Path) -> None:
+def test_a_master_that_does_not_answer_is_named(tmp_path: Path) -> None:
     spark_home()
     master = f"spark://127.0.0.1:{free_port()}"
     said = refusal(spark(master), tmp_path)
@@ -124,7 +124,7 @@ def test_a_master_that_nobody_answers_at_is_named(tmp_path: Path) -> None:
     assert "engine.name=duckdb" in said
 
 
-def test_duckdb_alone_imports_no_pyspark() -> None:
+def test_the_duckdb_engine_does_not_import_pyspark() -> None:
     asked = "import sys, features.stages.histories, features.stages.validate; print('pyspark' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

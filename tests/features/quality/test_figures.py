@@ -1,4 +1,4 @@
-"""A partition's figures are the same whichever partitions it is counted with, and however it came."""
+"""A partition's figures do not depend on the other partitions in its batch, nor on the order of arrival."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def profiled(root: Path, folder: Path) -> list[dict]:
     return read(root / "data" / "table" / "profile")
 
 
-def test_a_partition_counted_alone_tells_what_it_tells_among_all(
+def test_a_partition_counted_alone_has_the_same_figures_as_among_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "log"

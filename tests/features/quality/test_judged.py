@@ -1,4 +1,4 @@
-"""A critical expectation that cannot be judged, or that is not of single rows, blocks as it should."""
+"""A critical expectation blocks if it cannot be judged, and also if it does not judge single rows."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ ROWS = [{"partition": f"2024-01-0{day}", "rows_in": 5} for day in (1, 2, 3)]
 
 
 def judged(folder: Path, *asked: str) -> list[Outcome]:
-    """What becomes of these expectations (`kind: arguments`) of three partitions of five rows."""
+    """The outcomes of these expectations (`kind: arguments`) for three partitions of five rows."""
     file = folder / "expectations.yaml"
     said = (each.split(": ", 1) for each in asked)
     file.write_text(
@@ -34,13 +34,13 @@ def judged(folder: Path, *asked: str) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("where", ["", ", where: rows_typo >= 3"])
-def test_a_column_that_is_not_there_is_named_and_never_passes(tmp_path: Path, where: str) -> None:
+def test_a_missing_column_is_named_and_never_passes(tmp_path: Path, where: str) -> None:
     asked = "{column: %s, min_value: 1}" % ("rows_in" if where else "rows_typo")
     with pytest.raises(InputError, match=r"volume: .* of 'no 0' cannot be judged: .*rows_typo"):
         judged(tmp_path, f"ExpectColumnValuesToBeBetween: {asked}{where}")
 
 
-def test_what_is_asked_of_the_partitions_as_a_whole_is_judged(tmp_path: Path) -> None:
+def test_expectations_of_the_partitions_as_a_whole_are_judged(tmp_path: Path) -> None:
     told = judged(
         tmp_path,
         "ExpectColumnMeanToBeBetween: {column: rows_in, min_value: 1000}",
@@ -56,7 +56,7 @@ def test_what_is_asked_of_the_partitions_as_a_whole_is_judged(tmp_path: Path) ->
     ]
 
 
-def test_pairs_of_values_may_be_asked_of_rows(tmp_path: Path) -> None:
+def test_expectations_of_rows_may_compare_two_columns(tmp_path: Path) -> None:
     file = tmp_path / "expectations.yaml"
     asked = "{column_A: label, column_B: role, value_pairs_set: [[1.0, impression], [0.0, impression]]}"
     file.write_text(

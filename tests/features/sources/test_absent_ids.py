@@ -1,4 +1,4 @@
-"""Placeholders of missing ids are null, with any spaces around them; else one user has everybody's history."""
+"""Placeholders of missing ids are null, with any spaces around them; otherwise all such users would share a history."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PRESENT = ["NULLs", "a NULL", "nano", "N ULL", "0", "x y"]
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize("column", ["user", "item"])
-def test_spaces_and_words_for_nothing_are_no_ids(tmp_path: Path, kind: str, column: str) -> None:
+def test_spaces_and_null_words_are_not_ids(tmp_path: Path, kind: str, column: str) -> None:
     ids = [*ABSENT, *PRESENT]
     at = [f"2024-01-01T00:00:{number:02}Z" for number in range(len(ids))]
     table = pa.table({"user": ["u"] * len(ids), "item": ["i"] * len(ids), "at": at, "click": [1] * len(ids)})

@@ -1,4 +1,4 @@
-"""EB-NeRD's files as published become a log in which each event is once, or is left out with its reason."""
+"""EB-NeRD's files as published become a log that has each event once; other rows are rejected with a reason."""
 
 import random
 import shutil
@@ -47,7 +47,7 @@ def test_every_candidate_is_a_row_and_history_only_extends_histories(tmp_path: P
     assert named == {"10": ("1", 0, "1"), "11": ("1", 1, "1"), "12": (None, None, None), "13": (None, None, None)}
 
 
-def test_a_request_s_context_is_kept_beside_it(tmp_path: Path) -> None:
+def test_the_context_of_a_request_is_stored(tmp_path: Path) -> None:
     bad = impression(3, 7, 0, [], [])
     folder = write_bundle(tmp_path / "eb", train=(*ORDINARY[:1], bad))
     ingest(tmp_path / "data", folder)
@@ -60,7 +60,7 @@ def test_a_request_s_context_is_kept_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seconds", "is_that_click"), [(0, True), (22, True), (-600, True), (600, True), (600.000001, False), (-601, False)]
 )
-def test_a_history_row_near_a_click_is_that_click_and_the_impressions_time_holds(
+def test_a_history_row_near_a_click_is_that_click_at_the_time_of_the_impression(
     tmp_path: Path, seconds: float, is_that_click: bool
 ) -> None:
     history = clicks(7, (11, seconds), (10, 5), (12, 5))  # 10 was shown and not clicked: another visit
@@ -71,7 +71,7 @@ def test_a_history_row_near_a_click_is_that_click_and_the_impressions_time_holds
     assert len(found(tmp_path / "data")) == 4 + 3 + (not is_that_click)
 
 
-def test_what_both_histories_hold_is_counted_once(tmp_path: Path) -> None:
+def test_history_rows_in_both_files_are_counted_once(tmp_path: Path) -> None:
     same = (12, -1000.0), (13, -900.0)
     folder = write_bundle(
         tmp_path / "eb",
@@ -94,7 +94,7 @@ BAD: dict[str, tuple[Row, int]] = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_an_impression_that_cannot_be_taken_apart_is_one_row_left_out(tmp_path: Path, reason: str) -> None:
+def test_an_invalid_impression_is_one_rejected_row(tmp_path: Path, reason: str) -> None:
     bad, num_rows = BAD[reason]
     report = ingest(tmp_path / "data", write_bundle(tmp_path / "eb", train=(*ORDINARY[:1], bad)))
     assert report["rows_read"] == 4 + num_rows
@@ -104,7 +104,7 @@ def test_an_impression_that_cannot_be_taken_apart_is_one_row_left_out(tmp_path: 
     }
 
 
-def test_an_absent_list_of_candidates_and_lists_of_unequal_length_are_left_out(tmp_path: Path) -> None:
+def test_a_missing_list_of_candidates_and_lists_of_unequal_length_are_rejected(tmp_path: Path) -> None:
     short = clicks(7, (10, -5), (11, -4)) | {"impression_time_fixed": [at(-5)]}
     none = clicks(8, (10, -5)) | {"article_id_fixed": None}
     timeless = clicks(9, (10, -5)) | {"impression_time_fixed": [None]}
@@ -118,7 +118,7 @@ def test_an_absent_list_of_candidates_and_lists_of_unequal_length_are_left_out(t
     assert '"article_id_fixed":["10","11"]' in raw[0]
 
 
-def test_rows_without_user_or_article_are_left_for_validate_to_hold_back(tmp_path: Path) -> None:
+def test_rows_without_user_or_article_are_left_for_validate_to_quarantine(tmp_path: Path) -> None:
     folder = write_bundle(
         tmp_path / "eb",
         (*ORDINARY[:1], impression(3, None, 0, [10, None], [])),
@@ -232,7 +232,7 @@ VISITS = st.builds(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(IMPRESSION, max_size=5), st.lists(VISITS, max_size=3), st.lists(VISITS, max_size=3))
-def test_every_row_of_dirty_lists_is_written_or_left_out(
+def test_every_row_of_dirty_lists_is_written_or_rejected(
     tmp_path: Path, behaviors: list[Row], first: list[Row], second: list[Row]
 ) -> None:
     folder = write_bundle(tmp_path / "eb", ORDINARY[:1], (*ORDINARY[1:], *behaviors), tuple(first), tuple(second))
@@ -251,7 +251,7 @@ def test_every_row_of_dirty_lists_is_written_or_left_out(
 
 
 def slow_num_rows(behaviors: list[Row], histories: list[Row]) -> int:
-    """An impression counts its candidates, or one where it cannot be taken apart; a history its clicks, or one."""
+    """The rows of an impression are its candidates, of a history its clicks; an invalid one counts as one row."""
     num_rows = 0
     for row in behaviors:
         shown, clicked = row["article_ids_inview"], row["article_ids_clicked"]

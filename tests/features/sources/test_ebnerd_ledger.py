@@ -27,7 +27,7 @@ def ledger(root: Path, folder: Path) -> dict[tuple[str, str], int]:
     return lines
 
 
-def test_impressions_that_are_wrong_are_held_back_and_counted(tmp_path: Path) -> None:
+def test_invalid_impressions_are_rejected_and_counted(tmp_path: Path) -> None:
     bad = (
         impression(3, 7, 0, [10, 11], [12]),
         impression(4, 7, 0, [], []),
@@ -53,7 +53,7 @@ def test_impressions_that_are_wrong_are_held_back_and_counted(tmp_path: Path) ->
     }
 
 
-def test_histories_that_are_wrong_or_repeat_are_held_back_and_counted(tmp_path: Path) -> None:
+def test_invalid_and_repeated_histories_are_rejected_and_counted(tmp_path: Path) -> None:
     unequal = clicks(7, (10, -5), (11, -4)) | {"impression_time_fixed": [at(-5)]}
     timeless = clicks(8, (10, -5)) | {"impression_time_fixed": [None]}
     folder = write_bundle(
@@ -81,7 +81,7 @@ def test_a_user_only_in_validation_has_a_history_and_requests(tmp_path: Path) ->
     assert {row["end_offset"] for row in asked if row["user_index"] == user} == {2}
 
 
-def test_an_article_without_metadata_is_an_item_and_one_without_an_id_is_no_event(tmp_path: Path) -> None:
+def test_an_article_without_metadata_is_an_item_and_one_without_an_id_is_not(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "eb")
     articles = {"article_id": pa.array([10, None], pa.int32()), "category_str": ["news", "lost"]}
     pq.write_table(pa.table(articles | {"title": ["Ten", None]}), folder / "articles.parquet")

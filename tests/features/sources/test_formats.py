@@ -43,7 +43,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|", "::", "\x01"])
 @pytest.mark.parametrize("name", ["log.inter", "log.dat", "log.txt", "log.csv"])
-def test_the_delimiter_is_what_the_header_shows(tmp_path: Path, expected: str, name: str, delimiter: str) -> None:
+def test_the_delimiter_is_detected_from_the_header(tmp_path: Path, expected: str, name: str, delimiter: str) -> None:
     ingest_table(tmp_path / "data", write(tmp_path / name, CSV.replace(",", delimiter)))
     assert digest(tmp_path / "data" / "interactions") == expected
 
@@ -60,12 +60,14 @@ def test_the_delimiter_is_what_the_header_shows(tmp_path: Path, expected: str, n
         ("log.tsv", gzip.compress),
     ],
 )
-def test_packed_files_are_known_by_their_first_bytes(tmp_path: Path, expected: str, name: str, pack: Any) -> None:
+def test_compressed_files_are_recognised_by_their_first_bytes(
+    tmp_path: Path, expected: str, name: str, pack: Any
+) -> None:
     ingest_table(tmp_path / "data", write(tmp_path / name, pack(CSV.encode())))
     assert digest(tmp_path / "data" / "interactions") == expected
 
 
-def test_a_format_that_is_said_is_taken_whatever_the_name_and_the_header(tmp_path: Path, expected: str) -> None:
+def test_a_configured_format_overrides_the_name_and_the_header(tmp_path: Path, expected: str) -> None:
     text = CSV.replace(",", ";").replace("user", "us,er,s")
     columns = COLUMNS | {"user_id": "us,er,s"}
     ingest_table(tmp_path / "a", write(tmp_path / "log.export", text), columns, format="semicolon")
@@ -134,7 +136,7 @@ def test_a_backslash_is_text_where_quotes_are_doubled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["NULL", "\\N", "None", "nan"])
-def test_a_word_for_nothing_is_no_user(tmp_path: Path, caplog: pytest.LogCaptureFixture, word: str) -> None:
+def test_a_null_word_is_not_a_user(tmp_path: Path, caplog: pytest.LogCaptureFixture, word: str) -> None:
     write(
         tmp_path / "log.csv",
         f"{HEADER}\n{word},x,2024-01-01,1\na,{word},2024-01-02,{word}\nb,y,{word},1\nNULLA,z,2024-01-03,0\n",
@@ -144,12 +146,12 @@ def test_a_word_for_nothing_is_no_user(tmp_path: Path, caplog: pytest.LogCapture
     assert rows == [(None, "x", 1), ("a", None, None), ("NULLA", "z", 0)]
     assert report["dropped"] == {"no time": 1}
     assert report["null_words"] == {"item_id": 1, "label": 1, "occurred_at": 1, "user_id": 1}
-    assert "1 values of user_id are words for nothing (source.null_words), and are null" in caplog.messages
+    assert "1 values of user_id are words for null (source.null_words) and were read as null" in caplog.messages
     ingest_table(tmp_path / "all", tmp_path / "log.csv", null_words=())
     assert word in users(tmp_path / "all")
 
 
-def test_words_for_nothing_are_none_in_parquet_either(tmp_path: Path) -> None:
+def test_null_words_are_null_in_parquet_too(tmp_path: Path) -> None:
     table = {
         "user": pa.array(["None", "a"]).dictionary_encode(),
         "item": ["x", "nan"],
@@ -183,7 +185,7 @@ def test_times_are_read_with_a_space_before_their_offset_and_noted_without_one(
         report = ingest_table(tmp_path / "data", tmp_path / "log.csv")
     assert read(tmp_path / "data" / "interactions")[0]["occurred_at"] == datetime(2024, 1, 1, tzinfo=UTC)
     assert report["times_without_zone"] == (0 if zoned else 1)
-    assert ("1 times have no zone: taken as UTC" in caplog.text) is not zoned
+    assert ("1 times have no time zone and were read as UTC" in caplog.text) is not zoned
 
 
 def test_typed_times_without_a_zone_are_noted(tmp_path: Path) -> None:
@@ -234,10 +236,10 @@ def test_bytes_decimals_and_uuids_are_ids(tmp_path: Path, ids: pa.Array, expecte
     assert [row["item_id"] for row in read(tmp_path / "data" / "interactions")] == ["x", "y"]
 
 
-def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_refused_by_name(tmp_path: Path) -> None:
     table = {"user": [b"\xff", b"a"], "item": ["x", "y"], "at": ["2024-01-01"] * 2, "click": [1, 0]}
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
-    assert "source.columns.user_id: the column holds binary that is no UTF-8" in refusal(
+    assert "source.columns.user_id: the column holds binary that is not UTF-8" in refusal(
         tmp_path, tmp_path / "log.parquet"
     )
 
@@ -252,7 +254,7 @@ def test_control_characters_in_names_are_rejected(tmp_path: Path, name: str, bad
 
 
 @pytest.mark.parametrize("empty", [b"", f"{HEADER}\n".encode(), b"\xef\xbb\xbf", b"\n\n", gzip.compress(b"", mtime=0)])
-def test_a_file_without_rows_leaves_the_others_standing(
+def test_a_file_without_rows_does_not_affect_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, expected: str, empty: bytes
 ) -> None:
     write(tmp_path / "days" / "1.csv", "\n".join([HEADER, ROWS[0], ""]))
@@ -261,10 +263,10 @@ def test_a_file_without_rows_leaves_the_others_standing(
     report = ingest_table(tmp_path / "data", tmp_path / "days")
     assert digest(tmp_path / "data" / "interactions") == expected
     assert (report["num_files"], report["num_empty_files"]) == (3, 1)
-    assert "2.csv has no rows: nothing is taken from it" in caplog.messages
+    assert "2.csv has no rows and is ignored" in caplog.messages
 
 
-def test_parquet_without_rows_leaves_the_others_standing(tmp_path: Path) -> None:
+def test_parquet_without_rows_does_not_affect_the_others(tmp_path: Path) -> None:
     table = pa.table({"user": ["a"], "item": ["x"], "at": ["2024-01-01"], "click": [1]})
     (tmp_path / "days").mkdir()
     pq.write_table(table, tmp_path / "days" / "1.parquet")
@@ -272,10 +274,10 @@ def test_parquet_without_rows_leaves_the_others_standing(tmp_path: Path) -> None
     write(tmp_path / "days" / "3.parquet", b"")
     assert ingest_table(tmp_path / "data", tmp_path / "days")["num_empty_files"] == 2
     write(tmp_path / "only" / "1.csv", f"{HEADER}\n")
-    assert "holds no rows" in refusal(tmp_path / "none", tmp_path / "only")
+    assert "has no rows" in refusal(tmp_path / "none", tmp_path / "only")
 
 
-def test_links_that_lead_nowhere_or_to_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_links_and_links_to_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "logs" / "a.csv", CSV)
     write(tmp_path / "away" / "deep" / "b.csv", CSV)
     write(tmp_path / "away" / "notes" / "c.md", "")
@@ -283,12 +285,12 @@ def test_links_that_lead_nowhere_or_to_folders_are_named(tmp_path: Path, caplog:
     os.symlink(tmp_path / "away" / "notes", tmp_path / "logs" / "notes")
     os.symlink(tmp_path / "away" / "deep" / "b.csv", tmp_path / "logs" / "b.csv")  # to a file: read
     assert ingest_table(tmp_path / "data", tmp_path / "logs")["num_files"] == 2
-    assert "left out d.md, a link to gone.md" in caplog.messages
-    assert f"left out notes, a link to {tmp_path / 'away' / 'notes'}" in caplog.messages
+    assert "Ignored d.md, a link to gone.md" in caplog.messages
+    assert f"Ignored notes, a link to {tmp_path / 'away' / 'notes'}" in caplog.messages
     os.symlink(tmp_path / "away", tmp_path / "logs" / "more")
     said = refusal(tmp_path / "no", tmp_path / "logs")
-    assert f"more is a link to {tmp_path / 'away'}, a folder. DVC follows no such links" in said
+    assert f"more is a link to {tmp_path / 'away'}, a folder. DVC does not follow such links" in said
     (tmp_path / "logs" / "more").unlink()
     os.symlink("gone.csv", tmp_path / "logs" / "more.csv")
     said = refusal(tmp_path / "no", tmp_path / "logs")
-    assert "more.csv is a link to gone.csv, which is not there. Bring it back, or remove it" in said
+    assert "more.csv is a link to gone.csv, which does not exist. Restore its target, remove the link" in said

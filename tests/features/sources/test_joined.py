@@ -1,4 +1,4 @@
-"""A show and a click of one item in one request, logged as rows apart, are one row; every row read has its fate."""
+"""A show and a click of an item in a request, logged as two rows, become one; every row read is accounted for."""
 
 import json
 import random
@@ -57,7 +57,7 @@ def test_a_show_and_its_click_are_one_row(tmp_path: Path, columns: dict[str, str
         (["u,a,2024-01-01T00:00:10Z,1,r,3,s,e1"], ("u", "a", 1, 10, 3, "s")),  # a click of the show's own event_id
     ],
 )
-def test_the_larger_label_and_the_earliest_time_hold(tmp_path: Path, more: list[str], expected: tuple) -> None:
+def test_the_larger_label_and_the_earliest_time_are_used(tmp_path: Path, more: list[str], expected: tuple) -> None:
     report = ingest(tmp_path, [*SHOWN, *more], NAMED)
     assert report["dropped"] == {JOINED: len(more)}
     assert rows(tmp_path)[0] == expected
@@ -69,7 +69,7 @@ def test_a_show_without_a_place_takes_that_of_its_click(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("least_kept", [0, 5000], ids=["kept", "written at once"])
-def test_a_day_whose_only_row_belongs_to_the_day_before_is_no_partition(
+def test_a_day_whose_only_row_is_joined_to_the_day_before_is_not_a_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_kept: int
 ) -> None:
     monkeypatch.setattr("features.sources.written.LEAST_KEPT", least_kept)
@@ -90,7 +90,7 @@ def test_rows_that_are_not_a_show_and_its_click_are_not_joined(tmp_path: Path) -
     assert ingest(tmp_path, [*SHOWN, *others])["dropped"] == {}
 
 
-def test_exact_copies_of_a_show_stay_validates_to_count_and_the_click_is_not_lost(tmp_path: Path) -> None:
+def test_exact_copies_of_a_show_are_left_for_validate_to_count_and_the_click_is_not_lost(tmp_path: Path) -> None:
     report = ingest(tmp_path, [SHOWN[0], SHOWN[0], "u,a,2024-01-01T00:00:25Z,1,r,,,e3", SHOWN[1]])
     assert report["dropped"] == {JOINED: 1}
     data = tmp_path / "data" / "table"
@@ -99,7 +99,7 @@ def test_exact_copies_of_a_show_stay_validates_to_count_and_the_click_is_not_los
     assert {row["item_id"]: row["label"] for row in read(data / "validated_interactions")} == {"a": 1, "b": 0}
 
 
-def test_a_row_too_far_from_its_show_is_held_back_with_a_reason(tmp_path: Path) -> None:
+def test_a_row_too_far_from_its_show_is_rejected_with_a_reason(tmp_path: Path) -> None:
     lines = [*SHOWN, "u,a,2024-01-01T00:01:11Z,1,r,,,e3"]
     assert ingest(tmp_path / "near", lines, join_s=61)["dropped"] == {JOINED: 1}
     assert ingest(tmp_path / "far", lines, join_s=60)["dropped"] == {APART: 1}

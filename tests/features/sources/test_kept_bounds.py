@@ -1,4 +1,4 @@
-"""What is kept by content does not grow while a log is refused, and a killed run leaves nothing for ever."""
+"""The cache does not grow while a log is refused again and again, and leftovers of a killed run are removed."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def folders(root: Path) -> set[str]:
     return {path.name for path in (root / ".cache" / "ingest" / "table").iterdir() if path.is_dir()}
 
 
-def test_a_log_that_is_refused_time_and_again_fills_no_cache(tmp_path: Path) -> None:
+def test_a_log_that_is_refused_repeatedly_does_not_fill_the_cache(tmp_path: Path) -> None:
     data, folder = tmp_path / "data" / "table", tmp_path / "log"
     write(folder / "a.csv", clean(30))
     ingest_table(data, folder)
@@ -31,7 +31,7 @@ def test_a_log_that_is_refused_time_and_again_fills_no_cache(tmp_path: Path) -> 
     assert len(folders(tmp_path)) == 1
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     data, folder = tmp_path / "data" / "table", tmp_path / "log"
     write(folder / "a.csv", clean(30))
     left = tmp_path / ".cache" / "ingest" / "table" / ".scratch-killed"

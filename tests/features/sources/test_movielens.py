@@ -76,7 +76,7 @@ def test_ratings_and_movies_are_counted_apart(tmp_path: Path) -> None:
 
 
 def test_another_folder_is_refused_with_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ratings.csv is not there"):
+    with pytest.raises(InputError, match=r"ratings.csv does not exist"):
         ingest(tmp_path / "data", tmp_path)
     folder = write(tmp_path / "ml", "", "")
     (folder / "movies.csv").write_text("id,title\n")

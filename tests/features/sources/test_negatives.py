@@ -98,7 +98,7 @@ def test_the_same_seed_draws_the_same_and_later_rows_change_nothing(tmp_path: Pa
     assert all(later[name] == rows for name, rows in sampled(tmp_path / "d").items())
 
 
-def test_sampled_negatives_are_none_of_a_request_s_items_and_requests_with_unclicked_items_get_none(
+def test_negatives_are_never_items_of_the_request_and_requests_with_unclicked_items_get_none(
     tmp_path: Path,
 ) -> None:
     clicks = [("u", f"i{n % 7}", n) for n in range(60)]
@@ -137,7 +137,7 @@ def test_sampled_and_joined_rows_are_read_live_as_they_are_in_training(
     assert compared.first == []
 
 
-def test_none_are_sampled_unless_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_negatives_are_sampled_only_if_configured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     report = ingest_table(tmp_path / "data", write(tmp_path / "log.csv", clicks_of(3, 30)), COLUMNS)
     assert (report["rows_sampled"], report["rows_written"]) == (0, 30)
     assert 'make set ARGS="source.negatives=4"' in caplog.text

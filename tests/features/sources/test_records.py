@@ -1,4 +1,4 @@
-"""Of any bytes of CSV, every row is written or rejected, and what is rejected is the true text of the true line."""
+"""For any bytes of CSV, every row is written or rejected, and a rejected row has its original text and line."""
 
 import csv
 import io
@@ -138,7 +138,7 @@ def test_no_other_character_is_a_line_end(tmp_path: Path, character: str, bad: s
     assert [row["line"] for row in read(tmp_path / "data" / "provenance")] == [4]
 
 
-def test_text_is_kept_as_it_was_written_line_ends_and_bad_bytes_of_other_columns_too(tmp_path: Path) -> None:
+def test_text_is_unchanged_with_its_line_ends_and_invalid_bytes_in_other_columns(tmp_path: Path) -> None:
     rows = b'a,i,never,1,"two\r\nlines"\r\nb,i,2024-01-01,1,\xff\r\nc,i,never,1,\xff\r\n'
     (tmp_path / "log.csv").write_bytes(HEADER.encode() + b",note\r\n" + rows)
     ingest_table(tmp_path / "data", tmp_path / "log.csv")

@@ -1,4 +1,4 @@
-"""An impression_id that a user has again, on another day, is another request; clicks go to the request they are of."""
+"""An impression_id that a user reuses on another day names a new request; clicks go to the request of their show."""
 
 import random
 from collections import defaultdict
@@ -32,7 +32,7 @@ def ingest(folder: Path, rows: Sequence[tuple[str, str, float, Any, str]], **cha
 
 
 def requests(folder: Path) -> set[frozenset]:
-    """Each request as what it holds, whatever its name."""
+    """The content of each request, without its name."""
     held = defaultdict(list)
     for row in read(folder / "table" / "interactions"):
         if None in (row["user_id"], row["impression_id"], row["label"]):
@@ -42,7 +42,7 @@ def requests(folder: Path) -> set[frozenset]:
 
 
 def items(folder: Path) -> list[str]:
-    """Each request's items in order, those that were clicked with a star."""
+    """Each request's items in order; a star marks clicked ones."""
     told = [sorted(f"{item}{'*' * int(label)}" for item, label, _ in each) for each in _rows(folder)]
     return sorted(" ".join(each) for each in told)
 
@@ -92,14 +92,14 @@ def test_where_a_request_ends(tmp_path: Path, more: list, expected: list[str], d
     assert items(tmp_path) == expected
 
 
-def test_rows_without_a_label_a_user_or_a_name_stay_as_they_are(tmp_path: Path) -> None:
+def test_rows_without_a_label_a_user_or_an_impression_id_are_unchanged(tmp_path: Path) -> None:
     rows = [("u", "a", 3 * DAY, "", "1"), ("", "a", 3 * DAY, 0, "1"), ("u", "a", 3 * DAY, 0, "")]
     report = ingest(tmp_path, [*SHOWN, *rows])
     assert (report["dropped"], report["requests_named_apart"]) == ({}, 1)
     assert items(tmp_path) == ["a b"]
 
 
-def test_the_parameter_says_how_far_apart(tmp_path: Path) -> None:
+def test_the_parameter_sets_the_limit_between_requests(tmp_path: Path) -> None:
     rows = [*SHOWN, ("u", "c", 10, 0, "1")]
     ingest(tmp_path / "one", rows, shown_s=10)
     ingest(tmp_path / "two", rows, shown_s=9)
@@ -107,7 +107,7 @@ def test_the_parameter_says_how_far_apart(tmp_path: Path) -> None:
     assert items(tmp_path / "two") == ["a b", "c"]
 
 
-def test_what_is_posted_in_a_request_of_the_caller_s_own_name_is_read_as_a_log_is(tmp_path: Path) -> None:
+def test_live_events_with_the_caller_s_own_impression_id_are_read_like_a_log(tmp_path: Path) -> None:
     live, own = live_of(tmp_path / "table"), {"impression_id": "posted-1", "position": 3}
     days = [number * DAY for number in (0, 1, 2)]
     for day in days:

@@ -1,4 +1,4 @@
-"""The simulated logs are MODEL.md's appendix in a world in steady state, and frozen."""
+"""The simulated logs follow MODEL.md's appendix in a steady state, and their bytes never change."""
 
 import hashlib
 from pathlib import Path
@@ -36,7 +36,7 @@ def codes(log: Log, column: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def full() -> Log:
-    """The log that a new clone's `make run` begins with."""
+    """The log of the first `make run` in a new clone."""
     shipped = YAML(typ="safe").load(ROOT / "presets" / "simulator.yaml")
     return simulate(SimulatorParams.model_validate(shipped["simulator"]), seed=1)
 

@@ -20,7 +20,7 @@ USER, THEME = 1, 2
 
 
 def same_requests(number: int) -> Visits:
-    """As many requests of one user in one session."""
+    """A number of requests of one user in one session."""
     return Visits(*(np.full(number, value) for value in (USER, 0, THEME, 0, 0)))
 
 
@@ -34,7 +34,7 @@ def drawn(preference: str) -> tuple[SimulatorParams, Shelf, Users, Slates]:
 
 
 @pytest.mark.parametrize("preference", ["item", "session"])
-def test_propensities_are_the_frequencies_of_what_is_shown(preference: str) -> None:
+def test_propensities_equal_the_frequencies_of_shown_items(preference: str) -> None:
     _, _, _, slates = drawn(preference)
     for first in (None, *np.argsort(-np.bincount(slates.place[:, 0]))[:2]):  # of the first, and of the second given it
         column, rows = (0, slice(None)) if first is None else (1, slates.place[:, 0] == first)
@@ -64,7 +64,7 @@ def test_one_draw_follows_the_mixture_term_by_term(preference: str) -> None:
     assert fast.sum() == pytest.approx(1, abs=1e-12)
 
 
-def test_a_later_candidate_is_drawn_from_what_the_earlier_ones_left() -> None:
+def test_a_later_candidate_is_drawn_from_the_places_that_remain() -> None:
     _, _, _, slates = drawn("item")
     left = 1 - np.cumsum(slates.one_draw, axis=1)[:, :-1]
     np.testing.assert_allclose(slates.propensity[:, 0], slates.one_draw[:, 0], rtol=1e-14)

@@ -1,4 +1,4 @@
-"""The simulated world is in steady state: people and items come and go at a steady rate until the log's last hour."""
+"""The simulated world is in a steady state: users and items come and go at a constant rate until the last hour."""
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ NEW_A_DAY = 75  # 600 items of 8 days
 
 
 def seconds(column: pa.ChunkedArray) -> np.ndarray:
-    """Since the log's start; nan where there is none."""
+    """Seconds since the log's start; nan for a missing time."""
     return column.cast(pa.int64()).to_numpy().astype(float) / 1e6 - STARTED_AT_MS / 1e3
 
 
@@ -117,7 +117,7 @@ def test_an_item_is_shown_only_while_it_is_on_offer(log: Log, rows: Rows) -> Non
     assert (rows.at_s >= seconds(log.items["published_at"])[rows.item]).all()
 
 
-def test_the_last_tenth_of_the_log_shows_items_that_no_training_saw(rows: Rows) -> None:
+def test_the_last_tenth_of_the_log_shows_items_that_are_not_in_training(rows: Rows) -> None:
     trained_before, test_from = np.quantile(rows.at_s, [0.85, 0.91])
     test = rows.at_s >= test_from
     cold = ~np.isin(rows.item, np.unique(rows.item[rows.at_s < trained_before]))
@@ -131,7 +131,7 @@ def test_histories_at_the_end_are_long(rows: Rows) -> None:
     assert np.median(clicks) >= 150  # of 12 days; the default has 21
 
 
-def test_recent_clicks_say_what_is_clicked_next(rows: Rows) -> None:
+def test_recent_clicks_predict_the_next_clicks(rows: Rows) -> None:
     hour = (rows.at_s // HOUR).astype(int)
     clicks_IH = np.zeros((rows.item.max() + 1, WORLD.num_days * 24 + 1))
     np.add.at(clicks_IH, (rows.item, hour + 1), rows.label)
@@ -143,7 +143,7 @@ def test_recent_clicks_say_what_is_clicked_next(rows: Rows) -> None:
     assert day > auc(before_IH[item, now], label) + 0.01  # popularity moves
 
 
-def test_popularity_within_a_theme_is_zipf_s_whoever_has_the_rank(log: Log, world: tuple[WorldItems, Shelf]) -> None:
+def test_popularity_within_a_theme_follows_zipf_s_law_by_rank(log: Log, world: tuple[WorldItems, Shelf]) -> None:
     items, shelf = world
     for theme in range(WORLD.num_themes):
         share = shelf.share[shelf.theme == theme]
@@ -155,7 +155,7 @@ def test_popularity_within_a_theme_is_zipf_s_whoever_has_the_rank(log: Log, worl
     assert share == pytest.approx(np.where(shelf.theme == 4, shelf.share, 0), abs=0.004)
 
 
-def test_popularity_drifts_and_new_items_are_hot(world: tuple[WorldItems, Shelf]) -> None:
+def test_popularity_drifts_and_new_items_are_more_popular(world: tuple[WorldItems, Shelf]) -> None:
     items, shelf = world
     rank_HI = np.full((len(shelf.item), len(items.theme)), np.nan)
     starts = np.searchsorted(shelf.theme, shelf.theme)
@@ -188,7 +188,7 @@ def test_other_themes_mislead_and_styles_come_in_clusters() -> None:
     assert set((users.weight > 0).sum(axis=1)) == {3, 4, 5, 6}
 
 
-def test_what_the_catalogue_says_of_an_item_tells_its_theme_by_the_category_alone() -> None:
+def test_the_catalogue_reveals_an_item_s_theme_only_by_its_category() -> None:
     # neither the number of an item nor the time at which it was published does
     items = draw_items(WORLD, np.random.default_rng(9))
     first = items.theme[: WORLD.num_items]

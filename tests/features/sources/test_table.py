@@ -1,4 +1,4 @@
-"""Any CSV or Parquet with a column mapping becomes a log; what cannot be parsed is kept with its place."""
+"""Any CSV or Parquet file with a column mapping becomes a log; rows that cannot be parsed are kept with their place."""
 
 import gzip
 import logging
@@ -165,8 +165,8 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("log.csv", b"", "log.csv holds no rows"),
-        ("log.csv", HEADER.encode(), "log.csv holds no rows"),
+        ("log.csv", b"", "log.csv has no rows"),
+        ("log.csv", HEADER.encode(), "log.csv has no rows"),
         ("log.csv", HEADER.encode("utf-16"), "log.csv line 1 is not UTF-8 text (byte 0xff at 0)"),
         ("log.csv", HEADER.encode() + b"\xff,i,2024-01-01,1\n", "log.csv line 2 is not UTF-8 text (byte 0xff at 0)"),
         (
@@ -177,7 +177,7 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         ("log.csv", b"x" * 20_000 + b"\n\xff\n", "log.csv has no column 'user'. It has: xxx"),
         ("log.csv.gz", b"not gzip", "log.csv.gz has no column 'user'. It has: not gzip."),
         ("log.csv", b"PK\x03\x04rest", "log.csv is a zip archive. Unpack it"),
-        ("log.dat", b"1::2::3::4\n", "Its first line reads like a row: put a header above it"),
+        ("log.dat", b"1::2::3::4\n", "Its first line looks like data: add a header line"),
         ("log.csv.gz", gzip.compress(HEADER.encode() * 99, mtime=0)[:40], "log.csv.gz cannot be read"),
         ("log.parquet", b"not parquet", "log.parquet cannot be read"),
         ("log.json", b"{}", "log.json is neither .csv, .tsv nor .parquet"),
@@ -185,15 +185,15 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value[-24:],
 )
-def test_a_file_that_cannot_be_used_is_one_message(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+def test_a_file_that_cannot_be_used_gives_one_message(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert expected in refusal(tmp_path, tmp_path / name)
 
 
-def test_a_path_that_leads_nowhere_is_one_message(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist_gives_one_message(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "holds no data file" in refusal(tmp_path, tmp_path / "empty")
+    assert "has no data file" in refusal(tmp_path, tmp_path / "empty")
 
 
 def test_a_time_unit_that_the_column_contradicts_is_refused(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_time_unit_that_the_column_contradicts_is_refused(tmp_path: Path) -> N
     assert "Set source.time_unit: s, ms or us" in refusal(tmp_path, tmp_path / "number.parquet")
 
 
-def test_a_column_of_lists_is_no_id(tmp_path: Path) -> None:
+def test_a_column_of_lists_is_not_an_id(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user": [["a"]], "item": ["i"], "at": ["2024"], "click": [1]}), tmp_path / "log.parquet")
     assert "source.columns.user_id: the column holds list" in refusal(tmp_path, tmp_path / "log.parquet")
 
@@ -246,17 +246,17 @@ def test_a_row_with_an_enormous_id_is_rejected_and_its_text_cut(tmp_path: Path, 
     assert held["raw"].endswith("... (10,016 characters)")
 
 
-def test_other_files_in_a_folder_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_files_in_a_folder_are_ignored_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "logs" / "a.csv", HEADER + "a,x,2024-01-01,1\n")
     (tmp_path / "logs" / "b.CSV.GZ").write_bytes(gzip.compress((HEADER + "b,y,2024-01-02,1\n").encode()))
     write(tmp_path / "logs" / "readme.txt", "Read me.")
     write(tmp_path / "logs" / "old" / "LICENSE", "Yours.")
     with caplog.at_level(logging.INFO, "leitmotif"):
         assert ingest_table(tmp_path / "data", tmp_path / "logs")["num_files"] == 2
-    assert "left out 2 files that are neither .csv, .tsv nor .parquet: old/LICENSE, readme.txt" in caplog.messages
+    assert "Ignored 2 files that are neither .csv, .tsv nor .parquet: old/LICENSE, readme.txt" in caplog.messages
     for name in ("a.csv", "b.CSV.GZ"):
         (tmp_path / "logs" / name).unlink()
-    assert "holds no data file (but 2 of other kinds: old/LICENSE, readme.txt)" in refusal(
+    assert "has no data file (but 2 of other kinds: old/LICENSE, readme.txt)" in refusal(
         tmp_path / "none", tmp_path / "logs"
     )
     assert "readme.txt has no column 'user'" in refusal(tmp_path / "none", tmp_path / "logs" / "readme.txt")

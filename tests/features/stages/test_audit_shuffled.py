@@ -1,4 +1,4 @@
-"""The audit finds what the simulator planted, and nothing where events were shuffled within each user."""
+"""The audit finds the structure that the simulator planted, and none if events are shuffled within each user."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planted(data: Path) -> tuple[float, float]:
-    """Hop rate and reappearance by the themes that the simulator drew, in sessions parted by half an hour."""
+    """Hop rate and reappearance by the themes that the simulator drew, in sessions separated by half an hour."""
     truth = pq.read_table(data / "truth" / "requests.parquet")
     user = np.unique(truth["user_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
     at = truth["occurred_at"].to_numpy().astype("datetime64[us]").astype(np.int64)

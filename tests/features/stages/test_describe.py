@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 
 def lines() -> list[str]:
-    """The log's rows: six days, one of them quiet, one dull; the faults are at its end."""
+    """The log's rows: six days, one with few rows, one with few clicks; the faults are at the end."""
     rows = []
     for day in range(DAYS):
         num = ROWS // 5 if day == QUIET else ROWS
@@ -52,7 +52,7 @@ def lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def dirty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository's root of a run over that log, up to the page."""
+    """The root of a run over that log, up to the page."""
     root = tmp_path_factory.mktemp("dirty")
     (root / "log.csv").write_text("\n".join(["user,item,at,click", *lines(), ""]))
     data = root / "data" / "table"

@@ -48,7 +48,7 @@ def test_threads_and_memory_change_no_byte(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(tmp_path: Path) -> None:
-    """DuckDB asks for the machine's zone once a process, and a cursor does not have that of its connection."""
+    """DuckDB reads the machine's time zone once per process, and a cursor does not inherit its connection's."""
     write(tmp_path / "log.csv", ["u1,i1,2024-01-01T02:00:00,1", "u1,i2,2024-01-01T03:00:00Z,0"])
     asked = (
         "import sys; from pathlib import Path; from tests.features.raw_logs import ingest_table, read; "

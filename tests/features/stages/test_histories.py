@@ -224,7 +224,7 @@ def test_the_ledger_accounts_for_every_row_read(tmp_path: Path) -> None:
         ([row("u", "a", 0), row("v", "a", 0)], "No request"),
     ],
 )
-def test_a_log_that_nothing_can_be_learned_from_is_refused_and_leaves_what_was_there(
+def test_a_log_that_nothing_can_be_learned_from_is_refused_and_the_last_outs_stay(
     tmp_path: Path, rows: list[Row], says: str
 ) -> None:
     made(tmp_path, random_log(8))

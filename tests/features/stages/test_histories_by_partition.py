@@ -1,4 +1,4 @@
-"""Partitions come late, change and go: what is made is what the whole log gives, byte for byte."""
+"""Partitions arrive late, change and disappear: the outs are the same bytes as those of a rebuild."""
 
 import hashlib
 import re
@@ -43,7 +43,7 @@ def arrive(data: Path, day: str, rows: Sequence[Row]) -> None:
 
 
 def surround(data: Path, log: dict[str, list[Row]]) -> None:
-    """What else histories reads."""
+    """Write the other inputs of histories."""
     rows = [each for day in sorted(log) for each in log[day]]
     items = [{"item_id": item, "categories": [item]} for item in ITEM_IDS]
     tables = {
@@ -64,7 +64,7 @@ def digests(data: Path) -> dict[str, str]:
 
 
 def rebuilt(data: Path, asked: RequestParams, kept: HistoryParams) -> dict[str, str]:
-    """What the same log gives where nothing was ever kept."""
+    """The outs for the same log with an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / "data" / "log"
         other.mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_any_arrival_of_any_log_gives_the_bytes_of_a_rebuild_and_the_slow_defini
             assert_made_as_slowly(here, [each for rows in there.values() for each in rows], *params)
 
 
-def test_a_day_more_makes_one_piece_and_a_day_that_goes_leaves_none(tmp_path: Path) -> None:
+def test_a_new_day_makes_one_piece_and_a_removed_day_leaves_none(tmp_path: Path) -> None:
     data, log = tmp_path / "data" / "log", {day: [] for day in DAYS[:3]}
     folder = tmp_path / ".cache" / "histories" / "log"
 
@@ -199,7 +199,7 @@ def test_a_day_more_makes_one_piece_and_a_day_that_goes_leaves_none(tmp_path: Pa
     assert len(entries()) == 2
 
 
-def test_keys_decoded_from_digits_equal_the_convention_s_and_null_is_no_session() -> None:
+def test_keys_decoded_from_digits_equal_the_convention_s_and_null_is_not_a_session() -> None:
     texts = [f"event {number}" for number in range(100)]
     digits = [hashlib.md5(text.encode()).hexdigest()[:16] for text in texts]
     assert decode_keys(pa.array(digits)).tolist() == [key_of_text(text) for text in texts]
@@ -208,6 +208,6 @@ def test_keys_decoded_from_digits_equal_the_convention_s_and_null_is_no_session(
 
 
 def test_the_same_expressions_compile_to_the_sql_of_spark() -> None:
-    """As Ibis writes it for Databricks: its compiler for PySpark needs that package, which is not among ours."""
+    """In Ibis's dialect for Databricks, because its compiler for PySpark needs PySpark, which is not a dependency."""
     for expression in [*queries.tables().values(), *queries.contents().values()]:
         assert "SELECT" in str(ibis.to_sql(expression, dialect="databricks"))

@@ -1,4 +1,4 @@
-"""Files come late, change and go: what ingest makes is what the whole log gives, byte for byte, from what changed."""
+"""Files arrive late, change and disappear: ingest reads only what changed, and writes the same bytes as a rebuild."""
 
 import logging
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ DAYS = 4
 
 
 def drawn(random: np.random.Generator, num: int) -> list[str]:
-    """Rows of few users, items and requests: shows and clicks apart, names that are used again, repetitions, faults."""
+    """Rows of few users, items and requests: separate shows and clicks, reused impression_ids, repetitions, faults."""
     made = []
     for _ in range(num):
         user, item, name = random.integers(3), random.integers(3), random.integers(8)
@@ -45,7 +45,7 @@ def digests(data: Path) -> dict[str, str]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks, shares of requests and partitions in memory so small that a log of a hundred rows has many."""
+    """Make blocks, shares of requests and partitions in memory so small that a log of a hundred rows has many."""
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 1200)
     monkeypatch.setattr(rows, "BATCH_ROWS", 20)
     monkeypatch.setattr(pieces, "BLOCK_ROWS", 16)
@@ -54,7 +54,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arrive(folder: Path, random: np.random.Generator) -> None:
-    """One file comes, changes or goes."""
+    """Add, change or remove one file."""
     there = sorted(folder.glob("*"))
     if len(there) > 2 and random.random() < 0.3:
         there[random.integers(len(there))].unlink()
@@ -107,7 +107,7 @@ def entries(data: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in kept.iterdir() if path.is_dir()}
 
 
-def test_a_file_more_and_late_rows_touch_their_partitions_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_file_and_late_rows_change_only_their_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("features.sources.written.LEAST_KEPT", 0)
     data, folder = tmp_path / "data" / "table", tmp_path / "log"
     for day in (1, 4, 7):
@@ -125,10 +125,10 @@ def test_a_file_more_and_late_rows_touch_their_partitions_only(tmp_path: Path, m
     assert entries(data).keys() == first.keys()
 
 
-def test_partitions_whose_rows_were_joined_are_not_made_again_when_nothing_came(
+def test_partitions_with_joined_rows_are_not_sorted_again_without_new_rows(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which joined row another thread made first is chance: the key of a partition must not depend on it."""
+    """The order of joined rows depends on threads: the key of a partition must not depend on it."""
     monkeypatch.setattr(written, "LEAST_KEPT", 0)
     monkeypatch.setattr(written, "MOST_IN_MEMORY", 1 << 20)
     data, told = tmp_path / "data" / "table", {"shown_s": 3600, "join_s": 80_000}
@@ -145,7 +145,7 @@ def _reversed(joined: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
     return joined.take(pa.array(range(len(joined) - 1, -1, -1), pa.int64())), second
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_not_cached(tmp_path: Path) -> None:
     data, path = tmp_path / "data" / "table", write(tmp_path / "log.csv", clean())
     ingest_table(data, path)
     good, kept = digests(data), entries(data)
@@ -164,7 +164,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused_and_nothing_of_it_i
     log.setLevel(logging.INFO)
     try:
         with pytest.raises(
-            InputError, match=r"log\.csv changed while it was being read\. Nothing was made; run it again"
+            InputError, match=r"log\.csv changed while it was being read\. Nothing was written; run it again"
         ):
             ingest_table(data, path)
     finally:

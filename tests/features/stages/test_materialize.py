@@ -1,4 +1,4 @@
-"""What Feast serves is what training reads: every user, every item, and requests encoded on both sides."""
+"""Feast serves what training reads: every user, every item, and requests encoded on both sides."""
 
 import json
 import shutil
@@ -59,7 +59,9 @@ def test_online_equals_offline(data: Path, report: dict) -> None:
     assert json.loads((data / "feature_snapshot" / "parity.json").read_text())["mismatches"] == 0
 
 
-def test_requests_that_look_further_back_than_what_is_kept_are_left_out_and_counted(data: Path, report: dict) -> None:
+def test_requests_that_need_events_older_than_the_stored_ones_are_not_compared_but_counted(
+    data: Path, report: dict
+) -> None:
     stored = UserHistories.open(data / "user_histories")
     table = pq.read_table(data / "impressions" / "impressions.parquet").to_pylist()
     requests = {each["request_index"]: (each["user_index"], each["end_offset"]) for each in table}
@@ -156,7 +158,7 @@ TOLD = statistics(context=True, devices=("phone", "tv"), coclick_rank=4)
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log whose requests say something of themselves and whose clicks are factorised, in Feast."""
+    """A log with contexts of requests and factorised co-clicks, loaded into Feast."""
     folder = tmp_path_factory.mktemp("told") / "data" / "table"
     build(folder, random_log(5, num_requests=200), TOLD, lag_s=5)
     assert run(folder, history(lag_s=5, max_length=20), TOLD, PARITY, validate(), labels())["parity"]["mismatches"] == 0
@@ -164,7 +166,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def differing(store: OnlineStore, data: Path) -> set[str]:
-    """The columns named first among all requests."""
+    """The fields of the first mismatches among all requests."""
     spec = parity_spec(history(lag_s=5, max_length=20), TOLD)
     return {named["field"] for named in compare_requests(store, data, spec, 20, 500)[0].first}
 
@@ -181,7 +183,9 @@ def test_contexts_and_co_clicks_are_the_same_on_both_sides_and_not_empty(told: P
     assert set(asked["device"].to_pylist()) == {None, "phone", "car"}
 
 
-def test_requests_whose_recent_clicks_reach_beyond_what_is_kept_are_left_out(told: Path, tmp_path: Path) -> None:
+def test_requests_whose_recent_clicks_are_older_than_the_stored_ones_are_not_compared(
+    told: Path, tmp_path: Path
+) -> None:
     few, folder = history(lag_s=5, max_length=12), tmp_path / "data" / "table"
     assert parity_spec(few, TOLD).history_length < RECENT
     shutil.copytree(told, folder)
@@ -224,7 +228,7 @@ def test_a_context_that_differs_online_is_found_and_named(told: Path) -> None:
 
 
 def test_the_counters_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were built five times: for the load, twice for each proof, and for the scratch store of the replay."""
+    """And not five times: for the load, twice for each comparison, and for the temporary store of the replay."""
     folder, built = tmp_path / "data" / "table", []
     build(folder, random_log(2, num_requests=40))
     whole = Counters.from_folder
@@ -234,7 +238,7 @@ def test_the_counters_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(built) == 1
 
 
-def test_what_was_written_is_read_back_beside_a_sample_of_the_rest(tmp_path: Path) -> None:
+def test_written_rows_are_read_back_with_a_sample_of_the_others(tmp_path: Path) -> None:
     folder, few = tmp_path / "data" / "table", materialize(num_read_back=2)
     rows = random_log(3, num_requests=60)
     build(folder, rows)
@@ -250,7 +254,7 @@ def test_what_was_written_is_read_back_beside_a_sample_of_the_rest(tmp_path: Pat
     assert changed == {"rows": 5, "written": 1, "read_back": 3}
 
 
-def test_another_snapshot_reads_others_back_and_the_same_one_the_same() -> None:
+def test_each_snapshot_has_its_own_sample_and_the_same_one_every_time() -> None:
     ids = pa.chunked_array([[f"u{number}" for number in range(1000)]])
 
     def sample(seed: str) -> list[int]:

@@ -48,7 +48,7 @@ NUM_COPIES = 17
 
 @pytest.fixture(scope="module")
 def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Found, int, Found]:
-    """A log with all of them: its root, what was found, how many rows repeat another, and what was planted."""
+    """A log with all faults: its root, the rejected rows, how many rows repeat another, and the planted rows."""
     root = tmp_path_factory.mktemp("planted")
     rows, planted = clean(), {}
     rows += [*NEGATIVE, *BOTS, *[rows[7]] * NUM_COPIES]
@@ -72,7 +72,7 @@ def test_a_partition_of_only_bots_and_negative_ids_are_named(dirty: tuple) -> No
     }
 
 
-def test_a_quote_that_is_closed_a_line_later_makes_one_row_of_two_which_is_held_back(tmp_path: Path) -> None:
+def test_a_quote_closed_one_line_later_makes_one_row_of_two_which_is_quarantined(tmp_path: Path) -> None:
     bad = [f'u1,"i1,{AT}', f'u1,i1",{AT}', 'u"1,"i2",2024-01-02T00:00:02Z,0']
     path = write(tmp_path / "log.csv", [*clean(), *bad, *clean(9, day=5)])
     assert flawed(tmp_path, path) == {"item_id has control characters": 1}
@@ -117,7 +117,7 @@ def test_minus_one_can_be_configured_as_null(tmp_path: Path) -> None:
     assert flawed(tmp_path, path, null_words=["-1"]) == {"user_id missing": 6}
 
 
-def test_a_lonely_row_of_another_year_is_a_gap_where_the_limits_let_it_pass(tmp_path: Path) -> None:
+def test_a_single_row_of_another_year_is_a_gap_if_the_limits_allow_it(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", [*clean(), f"u1,i1,2031{AT[4:]}"])
     assert taken(tmp_path, path) == ({}, 0)
     assert warned(tmp_path, "time")["missing_before"] == [("2031-01-02", 2555)]
@@ -128,7 +128,7 @@ def test_a_log_of_repetitions_is_refused_and_the_last_good_output_stays(dirty: t
     shutil.copytree(dirty[0] / "data", tmp_path / "data")
     good = digest(data / "validated_interactions")
     ingest_table(data, write(tmp_path / "log.csv", clean() * 3))
-    with pytest.raises(CheckFailed, match=r"240 of 360 rows are duplicated, 66\.7%.* mend the source, or raise the"):
+    with pytest.raises(CheckFailed, match=r"240 of 360 rows are duplicated, 66\.7%.* correct the source, or raise the"):
         validate.run(data, limits(max_duplicated_share=0.5), expectations())
     assert digest(data / "validated_interactions") == good
 

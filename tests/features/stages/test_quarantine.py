@@ -1,4 +1,4 @@
-"""`make quarantine` lists and exports quarantined rows in the log's form, and adds repaired ones to the log."""
+"""`make quarantine` lists quarantined rows, exports them in the log's format, and adds repaired ones to the log."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def log(validated: Path, tmp_path: Path) -> Path:
-    """A copy of that log's folder; what was made of it lies beside it."""
+    """A copy of that log's folder, with the outs of the stages beside it."""
     return shutil.copytree(validated, tmp_path, dirs_exist_ok=True) / "log"
 
 
@@ -45,7 +45,7 @@ def run(root: Path) -> dict:
     return dict(validate.run(root / "data" / "table", limits(), expectations()))
 
 
-def test_reasons_are_listed_with_their_rows_as_they_stood(log: Path) -> None:
+def test_reasons_are_listed_with_the_original_rows(log: Path) -> None:
     data = log.parent / "data" / "table"
     told = "\n".join(listing(data / "rejected", data / "quarantine", source("table", log, COLUMNS)))
     assert "1  user_id missing (validate)" in told
@@ -54,7 +54,7 @@ def test_reasons_are_listed_with_their_rows_as_they_stood(log: Path) -> None:
     assert "day.csv line 7: 'c,z'" in told
 
 
-def test_rows_are_exported_mended_and_taken_back_through_ingest(log: Path, tmp_path: Path) -> None:
+def test_rows_are_exported_repaired_and_taken_back_by_ingest(log: Path, tmp_path: Path) -> None:
     data, told, held = log.parent / "data" / "table", source("table", log, COLUMNS), tmp_path / "held.csv"
     assert export(data / "rejected", data / "quarantine", told, held) == f"4 rows are in {held}."
     with held.open(newline="") as handle:
@@ -65,7 +65,7 @@ def test_rows_are_exported_mended_and_taken_back_through_ingest(log: Path, tmp_p
         ("6", "c", "z"),
         ("7", "c", "z"),
     ]
-    with pytest.raises(InputError, match=r"4 rows are not repaired \(line 4: .*none was taken"):
+    with pytest.raises(InputError, match=r"4 rows are still not valid \(line 4: .*none was taken"):
         take_back(told, limits(), held)
     assert not list(log.glob("repaired*"))
     mended = [
@@ -81,13 +81,13 @@ def test_rows_are_exported_mended_and_taken_back_through_ingest(log: Path, tmp_p
     assert {row["file"] for row in read(data / "quarantine")} == {"day.csv"}
 
 
-def test_a_log_of_one_file_is_told_what_to_do(tmp_path: Path) -> None:
+def test_for_a_log_of_one_file_the_error_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item,at,click\na,x,2024-01-01,1\n")
     with pytest.raises(InputError, match="Move the log's file into a folder"):
         take_back(source("table", tmp_path / "log.csv", COLUMNS), limits(), tmp_path / "log.csv")
 
 
-def test_the_rows_of_a_forgotten_user_stay_without_their_text(log: Path, tmp_path: Path) -> None:
+def test_rejected_rows_of_a_forgotten_user_have_no_text(log: Path, tmp_path: Path) -> None:
     data, told = log.parent / "data" / "table", source("table", log, COLUMNS)
     rejected = pq.read_table(data / "rejected" / ROWS_FILE)
     buried = pa.table({"file": ["day.csv"], "line": [2], "reason": [REASON], "raw": [""]}, schema=REJECTED)
@@ -111,7 +111,7 @@ def rejected_of(root: Path, *rows: tuple[str, int, str]) -> tuple[Path, Path]:
     return root / "rejected", root / "quarantine"
 
 
-def test_rows_are_exported_whole_as_their_file_is_split_and_others_are_counted(log: Path, tmp_path: Path) -> None:
+def test_rows_of_text_files_are_exported_whole_and_others_are_counted(log: Path, tmp_path: Path) -> None:
     (log / "commas.csv").write_bytes(b'\xef\xbb\xbfuser,item,at,click\na,"1;2;3;4;5;6",never,1\nb,x,2024-01-02,1\n')
     (log / "long.csv").write_text(f"user,item,at,click\na,{'i' * 200_000},never,1\n")
     (log / "spark.csv").write_text('user,item,at,click\na,"an \\"inch\\", or two",never,1\n')
@@ -120,16 +120,17 @@ def test_rows_are_exported_whole_as_their_file_is_split_and_others_are_counted(l
     outs = rejected_of(tmp_path / "made", *bad, ("commas.csv", 3, JOINED))
     held = tmp_path / "held.csv"
     assert export(*outs, source("table", log, COLUMNS), held) == (
-        f"3 rows are in {held}; 1 are rows of Parquet, and are not exported; 1 stand in no text file that is there."
+        f"3 rows are in {held}; 1 are rows of Parquet files and are not exported; "
+        "1 are in text files that no longer exist."
     )
     with held.open(newline="") as handle:
         told = {row["_file"]: row["item"] for row in csv.DictReader(handle)}
     assert told == {"commas.csv": "1;2;3;4;5;6", "long.csv": "i" * 200_000, "spark.csv": 'an "inch", or two'}
-    with pytest.raises(InputError, match="Name a file in a folder that is there"):
+    with pytest.raises(InputError, match="Name a file in an existing folder"):
         export(*outs, source("table", log, COLUMNS), tmp_path / "nowhere" / "held.csv")
 
 
-def test_no_repair_takes_the_place_of_an_earlier_one(log: Path, tmp_path: Path) -> None:
+def test_a_repair_never_replaces_an_earlier_one(log: Path, tmp_path: Path) -> None:
     (log / "repaired-002.csv").write_text("user,item,at,click\na,x,2024-01-01,1\n")
     mended = tmp_path / "mended.csv"
     mended.write_text("user,item,at,click\nb,x,2024-01-02,1\n")
@@ -139,7 +140,7 @@ def test_no_repair_takes_the_place_of_an_earlier_one(log: Path, tmp_path: Path) 
     assert (log / "repaired-002.csv").read_text().endswith("a,x,2024-01-01,1\n")
 
 
-def test_repaired_rows_are_laid_down_in_the_form_that_ingest_reads(tmp_path: Path) -> None:
+def test_repaired_rows_are_written_in_the_format_that_ingest_reads(tmp_path: Path) -> None:
     log, mended = tmp_path / "log", tmp_path / "mended.csv"
     log.mkdir()
     (log / "day.tsv").write_text("user\titem\tat\tclick\na\tx\t2024-01-01\t1\n")
@@ -147,7 +148,7 @@ def test_repaired_rows_are_laid_down_in_the_form_that_ingest_reads(tmp_path: Pat
     take_back(source("table", log, COLUMNS, format="tsv"), limits(), mended)
     assert (log / "repaired-001.csv").read_text().splitlines() == ["user\titem\tat\tclick", "b\tx, y\t2024-01-02\t1"]
     for form in ("double_colon", "parquet"):
-        with pytest.raises(InputError, match=f"is not source.format={form}, .*save it so"):
+        with pytest.raises(InputError, match=f"source.format={form}.* Save it in this format"):
             take_back(source("table", log, COLUMNS, format=form), limits(), mended)
     assert sorted(path.name for path in log.iterdir()) == ["day.tsv", "repaired-001.csv"]
 

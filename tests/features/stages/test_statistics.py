@@ -1,4 +1,4 @@
-"""Counts are cumulative per key, one row a time at which something happened, and bucketed only into the future."""
+"""Counts are cumulative per key, one row per time with an event, and buckets move events only into the future."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SECOND = 1_000_000
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Path:
-    """data/log: the cache lies two folders above it."""
+    """The folder data/log; the cache is two folders above it."""
     return tmp_path / "data" / "log"
 
 
@@ -29,7 +29,7 @@ def lines(data: Path, name: str) -> list[tuple]:
     ]
 
 
-def test_every_time_has_the_counts_up_to_and_with_it(tmp_path: Path) -> None:
+def test_counts_at_a_time_include_this_time(tmp_path: Path) -> None:
     rows = [row("u", "a", 0, 0), row("u", "b", 0), row("v", "a", 5), row("u", "a", 5), row("u", "a", 9, 0)]
     report = run(write_log(tmp_path, rows), statistics())
     assert lines(tmp_path, "item_counters") == [("a", 0, 1, 0), ("a", 5, 3, 2), ("a", 9, 4, 2), ("b", 0, 1, 1)]
@@ -54,7 +54,7 @@ def test_buckets_are_stamped_at_their_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bucket_s", [0, 7, 60])
-def test_an_as_of_read_of_the_table_never_knows_the_future(tmp_path: Path, bucket_s: int) -> None:
+def test_an_as_of_read_of_the_table_never_includes_the_future(tmp_path: Path, bucket_s: int) -> None:
     rows = random_log(1)
     run(write_log(tmp_path, rows), statistics(bucket_s=bucket_s))
     items, users = (sorted({each[key] for each in rows}) for key in ("item_id", "user_id"))

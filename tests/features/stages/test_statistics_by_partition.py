@@ -1,4 +1,4 @@
-"""Counters are written by partition, each counted once; what was kept before changes no byte of what is made."""
+"""Counters are written by partition, and each is counted once; the state of the cache changes no byte of the outs."""
 
 import shutil
 from collections import Counter
@@ -63,13 +63,13 @@ def outs(data: Path) -> dict[str, bytes]:
 
 
 def entries(data: Path) -> dict[str, int]:
-    """The cache's entries: key -> inode of the folder, which is another once an entry is made again."""
+    """The cache's entries: key -> inode of the folder, which changes if an entry is rebuilt."""
     folder = data.parent.parent / ".cache" / "statistics" / data.name
     return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_dir()}
 
 
 def rebuilt(data: Path, tmp_path: Path, bucket_s: float) -> dict[str, bytes]:
-    """What the same log gives where nothing was ever kept."""
+    """The outs for the same log with an empty cache."""
     other = tmp_path / "elsewhere" / "data" / "log"
     shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
     shutil.copytree(data / "validated_interactions", other / "validated_interactions")
@@ -78,7 +78,7 @@ def rebuilt(data: Path, tmp_path: Path, bucket_s: float) -> dict[str, bytes]:
 
 
 def counted_slowly(rows: Sequence[Row], keys: list[str], bucket_s: float) -> list[tuple]:
-    """(keys, microseconds, shows, clicks) of every time at which something happened, by going through the events."""
+    """(keys, microseconds, shows, clicks) at every time with an event, by a loop over the events."""
     shown: dict[tuple, Counter[int]] = {}
     clicked: dict[tuple, Counter[int]] = {}
     for each in rows:
@@ -130,7 +130,7 @@ def test_any_order_of_arrival_gives_the_bytes_of_a_rebuild(
 
 @pytest.mark.parametrize("names", [DAYS, ("2023-12", "2024-01", "2024-02", "2024-03"), ("2023", "2024")], ids=len)
 @pytest.mark.parametrize("bucket_s", [*BUCKETS, 30 * DAY_S])
-def test_partitions_together_hold_each_key_and_time_once_with_all_that_came_before(
+def test_partitions_together_have_each_key_and_time_once_with_the_counts_until_then(
     data: Path, bucket_s: float, names: Sequence[str]
 ) -> None:
     log = random_days(1, names)
@@ -145,7 +145,7 @@ def test_partitions_together_hold_each_key_and_time_once_with_all_that_came_befo
             assert [path.stem for path in sorted((data / name).iterdir())] == sorted(names)
 
 
-def test_one_more_day_is_all_that_is_counted_and_a_late_day_counts_on_from_there(data: Path) -> None:
+def test_only_a_new_day_is_counted_and_after_a_late_day_also_all_later_ones(data: Path) -> None:
     log = random_days(2)
     for name in (DAYS[0], DAYS[2], DAYS[3]):
         arrive(data, name, log[name])
@@ -165,7 +165,7 @@ def test_one_more_day_is_all_that_is_counted_and_a_late_day_counts_on_from_there
     assert entries(data) == third
 
 
-def test_a_day_that_changes_or_goes_away_is_counted_as_it_is_now(data: Path, tmp_path: Path) -> None:
+def test_a_changed_or_removed_day_is_counted_as_it_is_now(data: Path, tmp_path: Path) -> None:
     log = random_days(3)
     for name in DAYS:
         arrive(data, name, log[name])
@@ -201,7 +201,7 @@ def test_writing_into_a_published_file_does_not_change_the_cache(data: Path) -> 
 
 @pytest.mark.parametrize("damaged", ["user_counters.parquet", "entry.json"])
 @pytest.mark.parametrize("harm", ["cut short", "changed", "missing"])
-def test_a_damaged_entry_is_made_again(data: Path, harm: str, damaged: str) -> None:
+def test_a_damaged_cache_entry_is_rebuilt(data: Path, harm: str, damaged: str) -> None:
     for name, rows in random_days(6).items():
         arrive(data, name, rows)
     run(data, statistics())
@@ -217,7 +217,7 @@ def test_a_damaged_entry_is_made_again(data: Path, harm: str, damaged: str) -> N
     assert outs(data) == made
 
 
-def test_a_run_that_is_refused_keeps_the_last_good_outs_and_what_was_counted(data: Path) -> None:
+def test_a_refused_run_leaves_the_last_good_outs_and_the_cache(data: Path) -> None:
     for name, rows in random_days(7).items():
         arrive(data, name, rows)
     run(data, statistics())

@@ -1,4 +1,4 @@
-"""Parquet's types mean what they say or are refused by name: ids keep their digits, nulls are absent."""
+"""Parquet's types are read as what they are or refused by name: ids keep their digits, nulls are absent values."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +22,7 @@ def parquet(path: Path, **columns: Any) -> Path:
 @pytest.mark.parametrize(
     ("kind", "exact"), [(pa.float64(), 2**53 - 1), (pa.float32(), 2**24 - 1), (pa.float16(), 2**11 - 1)]
 )
-def test_float_ids_too_large_to_be_told_apart_are_refused(tmp_path: Path, kind: pa.DataType, exact: int) -> None:
+def test_float_ids_too_large_to_be_exact_are_refused(tmp_path: Path, kind: pa.DataType, exact: int) -> None:
     largest = parquet(tmp_path / "sound.parquet", item=pa.array([float(exact), float("nan")], kind))
     ingest_table(tmp_path / "sound", largest)
     assert [row["item_id"] for row in read(tmp_path / "sound" / "interactions")] == [str(exact), None]
@@ -52,7 +52,7 @@ def test_half_floats_and_decimals_without_a_fraction_are_ids(tmp_path: Path) -> 
     ],
     ids=["structs", "lists", "floats", "struct"],
 )
-def test_categories_that_are_no_names_are_refused(tmp_path: Path, categories: pa.Array) -> None:
+def test_categories_that_are_not_names_are_refused(tmp_path: Path, categories: pa.Array) -> None:
     path = parquet(tmp_path / "log.parquet", genres=categories)
     said = refusal(tmp_path, path, COLUMNS | {"categories": "genres"})
     assert said.startswith(f"source.columns.categories: the column holds {categories.type}, not text, or lists of text")
@@ -75,7 +75,7 @@ def test_categories_may_be_lists_of_any_kind(tmp_path: Path, categories: pa.Arra
     assert [row["categories"] for row in read(tmp_path / "data" / "items")] == expected
 
 
-def test_columns_of_nulls_hold_nothing(tmp_path: Path) -> None:
+def test_columns_of_nulls_are_treated_as_absent(tmp_path: Path) -> None:
     names = {"position": "pos", "published_at": "out", "embedding": "vector", "session_id": "ses"}
     path = parquet(tmp_path / "log.parquet", click=pa.nulls(2), **{theirs: pa.nulls(2) for theirs in names.values()})
     report = ingest_table(tmp_path / "data", path, COLUMNS | names)
@@ -84,7 +84,7 @@ def test_columns_of_nulls_hold_nothing(tmp_path: Path) -> None:
     assert [(row["label"], row["position"], row["session_id"]) for row in rows] == [(None, None, None)] * 2
 
 
-def test_embeddings_of_half_floats_in_lists_of_one_size_are_read(tmp_path: Path) -> None:
+def test_embeddings_of_half_floats_in_fixed_size_lists_are_read(tmp_path: Path) -> None:
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.array([0.5, 1, 2, 3], np.float16)), 2)
     ingest_table(tmp_path / "data", parquet(tmp_path / "log.parquet", v=vectors), COLUMNS | {"embedding": "v"})
     assert [row["embedding"] for row in read(tmp_path / "data" / "items")] == [[0.5, 1], [2, 3]]
@@ -128,7 +128,7 @@ NANOSECONDS = 1_704_067_200_123_456_789
         (pa.array([2**31 - 1, 0], pa.date32()), "5881580-07-11"),
     ],
 )
-def test_a_time_that_no_calendar_holds_is_rejected_and_not_the_end_of_the_run(
+def test_a_time_beyond_the_calendar_is_rejected_and_does_not_stop_the_run(
     tmp_path: Path, far: pa.Array, told: str
 ) -> None:
     report = ingest_table(tmp_path / "data", parquet(tmp_path / "log.parquet", at=far))

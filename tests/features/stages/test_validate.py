@@ -1,4 +1,4 @@
-"""Bad rows go to quarantine with a reason, repetitions are left out, and a log that is mostly bad is blocked."""
+"""Bad rows go to quarantine with a reason, repeated rows are dropped, and a log that is mostly bad is refused."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ FAILED = "text-danger"
 
 
 def event(number: int, **changes: Any) -> dict[str, Any]:
-    """A valid row, but for what is changed."""
+    """A valid row with these changes."""
     usual = {
         "event_id": f"e{number}",
         "user_id": f"u{number % 3}",
@@ -62,7 +62,7 @@ BAD = {
 }
 
 
-def test_every_bad_row_is_held_back_with_its_reason(tmp_path: Path) -> None:
+def test_every_bad_row_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     shared = [event(90 + n, user_id=f"u{n}", impression_id="r") for n in range(2)]
     rows = [event(n) for n in range(10)] + [event(20 + n, **bad) for n, bad in enumerate(BAD.values())] + shared
     report = judge(tmp_path, rows)
@@ -79,7 +79,7 @@ def test_every_bad_row_is_held_back_with_its_reason(tmp_path: Path) -> None:
     }
 
 
-def test_quarantine_says_where_each_row_was_read_whatever_the_order_and_the_partition(tmp_path: Path) -> None:
+def test_quarantine_has_the_file_and_line_of_each_row_whatever_the_order_and_the_partition(tmp_path: Path) -> None:
     lines = [
         "a,x,2024-01-03,1",
         ",x,2024-01-01,1",
@@ -101,7 +101,7 @@ def test_quarantine_says_where_each_row_was_read_whatever_the_order_and_the_part
     ]
 
 
-def test_a_log_of_clicks_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_log_of_only_clicks_is_refused_with_what_to_do(tmp_path: Path) -> None:
     rows = [event(n) for n in range(5)]
     write_interactions(tmp_path / "data" / "log", rows)
     with pytest.raises(InputError) as caught:
@@ -164,7 +164,7 @@ def test_the_same_log_gives_the_same_bytes_and_readable_pages(tmp_path: Path) ->
     assert "whole log 1 of 10 rows held back" in (docs / "index.html").read_text()
 
 
-def test_pages_and_dagster_say_what_was_held_back_beside_what_succeeded(tmp_path: Path) -> None:
+def test_pages_and_dagster_show_quarantined_rows_beside_successful_expectations(tmp_path: Path) -> None:
     rows = [event(n) for n in range(7)] + [event(8, label=None), event(9, item_id=None), event(3)]
     report = judge(tmp_path, rows, limits(max_quarantined_share=0.5))
     docs = tmp_path / ".state" / "log" / "data_docs"
@@ -224,7 +224,7 @@ def test_a_refused_attempt_leaves_the_last_good_pages(tmp_path: Path) -> None:
     assert digest(refused) != before
 
 
-def test_newer_pages_take_the_place_of_the_last_by_rename(tmp_path: Path) -> None:
+def test_newer_pages_replace_the_last_ones_by_rename(tmp_path: Path) -> None:
     docs = tmp_path / ".state" / "log" / "data_docs"
     (docs.parent / ".data_docs.old").mkdir(parents=True)
     (docs.parent / ".data_docs.old" / "index.html").write_text("the last, by a swap that was killed halfway")
@@ -236,7 +236,7 @@ def test_newer_pages_take_the_place_of_the_last_by_rename(tmp_path: Path) -> Non
 
 
 def by_batches(tmp_path: Path, batches: list[list[dict[str, Any]]], **changes: Any) -> dict[str, Any]:
-    """Validate a partition a batch, as a log of more than BATCH_ROWS rows is."""
+    """Validate each partition as a batch of its own, as in a log of more than BATCH_ROWS rows."""
     for number, rows in enumerate(batches, 1):
         write_interactions(tmp_path / "data" / "log", rows, f"2024-01-{number:02}")
     with pytest.MonkeyPatch.context() as patch:
@@ -263,7 +263,7 @@ def test_a_good_log_is_not_judged_by_its_last_batch(tmp_path: Path, last: list[d
 
 
 def test_expectations_fail_where_the_log_as_a_whole_does(tmp_path: Path) -> None:
-    """Every batch within its own limits tells nothing either: three users here and three there are three users."""
+    """Batches within their limits prove nothing: three users in each of two batches may be the same three users."""
     rows = [[event(10 * batch + n) for n in range(9)] for batch in range(2)]
     with pytest.raises(InputError, match="3 users in 18 valid rows"):
         by_batches(tmp_path, rows, min_users=4)
@@ -283,7 +283,7 @@ def test_valid_and_quarantined_rows_are_shown_side_by_side(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("labels", "clicks"), [([0.5, 0.4, 1, 0], 2), ([0.7, 0.7, 0.2, 0.2], 2), ([0.3, 1, 0, 0], 1)])
 def test_a_label_of_a_half_is_a_click_for_validate_too(tmp_path: Path, labels: list[float], clicks: int) -> None:
-    """It counted labels of exactly 1, ingest those of 1 and more, statistics those of .5 and more."""
+    """Earlier, validate counted labels of exactly 1, ingest labels from 1, statistics labels from .5."""
     rows = [event(n, label=label) for n, label in enumerate(labels)]
     with pytest.raises(InputError, match=f"{clicks} clicks? in 4 valid rows"):
         judge(tmp_path, rows, limits(min_clicks=clicks + 1))
@@ -339,7 +339,7 @@ def test_a_log_with_too_little_in_it_is_an_input_error(
 
 def test_no_partition_and_an_empty_one_are_input_errors(tmp_path: Path) -> None:
     data = tmp_path / "data" / "log"
-    with pytest.raises(InputError, match="holds no partition, at least 1 is needed"):
+    with pytest.raises(InputError, match="has no partitions; at least 1 is needed"):
         run(data, limits(), expectations())
     write_interactions(data, [event(0)], "2024-01-01")
     write_interactions(data, [], "2024-01-02")

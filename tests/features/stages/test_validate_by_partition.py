@@ -1,4 +1,4 @@
-"""What has not changed is neither split nor judged again, and what comes of it is what a rebuild gives."""
+"""Unchanged partitions are neither split nor judged again, and the outs are those of a rebuild."""
 
 import re
 import shutil
@@ -33,7 +33,7 @@ def pages(root: Path) -> set[str]:
     return set(re.findall(r"2024-01-0\d_to_2024-01-0\d", told))
 
 
-def test_late_rows_are_all_that_is_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_late_rows_are_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for room in (split, figures, flaws):
         monkeypatch.setattr(room, "BATCH_ROWS", 1)  # a partition a batch
     here, folder = tmp_path / "here", tmp_path / "log"
