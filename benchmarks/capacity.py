@@ -1,8 +1,8 @@
 """Measured slopes -> estimates for 10^9 events and more: core hours, nodes and disk of a run, and what serving needs.
 
 `python -m benchmarks.capacity --events 1e9 --users 2e7 --rankings-per-s 500` computes with your numbers and prints;
-`--page docs/capacity.md` writes the page and its picture with the defaults. Nothing is measured here: slopes are read from
-benchmarks/results/slopes.json and online_memory.json, which `python -m benchmarks.slopes` and
+`--page docs/capacity.md` writes the page and its picture with the defaults. Nothing is measured here: slopes are
+read from benchmarks/results/slopes.json and online_memory.json, which `python -m benchmarks.slopes` and
 `python -m benchmarks.online_memory` write. Costs are assumed to grow linearly beyond the measured sizes.
 """
 

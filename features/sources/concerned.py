@@ -73,6 +73,7 @@ def _make(piece: Piece, wide: Keys, shared: Keys, folder: Path) -> int:
                 rows = pa.Table.from_batches([events]).append_column(ROWS.field("request_key"), pa.array(request_key))
                 file.write_table(rows.filter(pa.array(mine)).cast(ROWS).combine_chunks())
                 num += int(mine.sum())
-    changed = {name: hashlib.sha256("".join(all_).encode()).hexdigest() for name, all_ in which.items() if any(all_)}
+    # which batch a digest is of counts too: between the digests stand as many separators as there are batches
+    changed = {name: hashlib.sha256("|".join(all_).encode()).hexdigest() for name, all_ in which.items() if any(all_)}
     write_json(folder / TABLES[1], changed)
     return num

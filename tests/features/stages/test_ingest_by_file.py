@@ -53,6 +53,24 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written, "MOST_IN_MEMORY", 30)
 
 
+@pytest.mark.usefixtures("small")
+def test_the_same_places_in_another_block_of_a_file_are_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "BATCH_ROWS", 16)
+    monkeypatch.setattr(written, "LEAST_KEPT", 1)
+    folder = tmp_path / "log"
+    folder.mkdir()
+    clicks = [f"u{n},i{n},2024-01-02T00:01:{n:02}Z,1,r{n}," for n in range(32)]  # two blocks of 16
+    table = pyarrow.csv.read_csv(pa.BufferReader("\n".join([HEADER, *clicks]).encode()))
+    pq.write_table(table, folder / "clicks.parquet")
+    for joined in (7, 23):  # the show of one click is of the evening before: it takes the click with it
+        write(folder / "shows.csv", [f"u{joined},i{joined},2024-01-01T23:59:50Z,0,r{joined},"], HEADER)
+        ingest_table(tmp_path / "data" / "table", folder, MAPPED)
+        ingest_table(tmp_path / f"fresh-{joined}" / "data" / "table", folder, MAPPED)
+        assert digests(tmp_path / "data" / "table") == digests(tmp_path / f"fresh-{joined}" / "data" / "table")
+
+
 def arrive(folder: Path, random: np.random.Generator) -> None:
     """Add, change or remove one file."""
     there = sorted(folder.glob("*"))
