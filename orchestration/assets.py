@@ -100,7 +100,7 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
         ],
         can_subset=False,
         pool=POOL,
-        config_schema=stage_config(stage.params, root),
+        config_schema=stage_config((*stage.params, *stage.beside), root),
     )
     def run_stage(context: dg.AssetExecutionContext) -> Iterator[Any]:
         with plain_words(stage.name, RETRIES - context.retry_number):

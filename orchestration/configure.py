@@ -32,6 +32,8 @@ PATH = "source.path"
 ID = "source.id"
 SAME_AS = "source.same_as"
 COLUMNS = "source.columns."
+FREE = ("engine.options",)
+"""Keys whose value is a mapping with names of another program's: the value is one, and `key.name=value` adds to it."""
 WAIT_S = 60.0
 """How long a change waits for running processes."""
 
@@ -113,7 +115,7 @@ def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
     before = path.read_text(encoding="utf-8")
     document = YAML().load(before)
     known = flatten(document)
-    wanted, kept = {key: _plain(value) for key, value in flatten(changes).items()}, {}
+    wanted, kept = {key: _plain(value) for key, value in _with_free(flatten(changes), known).items()}, {}
     if SOURCE in wanted and wanted[SOURCE] != known[SOURCE]:
         kept = _kept(path.parent / PRESETS, known)
         wanted = {**_switch(path.parent / PRESETS, known, wanted[SOURCE]), **wanted}
@@ -161,11 +163,22 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"model": {"width": 16}} -> {"model.width": 16}; keys that are dotted already stay."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{prefix}{key}" not in FREE:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _with_free(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """engine.options.spark.executor.memory=2g -> engine.options with it beside what it has; null takes one out."""
+    plain = dict(wanted)
+    for free in FREE:
+        added = {key.removeprefix(f"{free}."): plain.pop(key) for key in wanted if key.startswith(f"{free}.")}
+        if added:
+            together = {**known[free], **plain.get(free, {}), **added}
+            plain[free] = {name: value for name, value in together.items() if value is not None}
+    return plain
 
 
 def _switch(folder: Path, known: Mapping[str, Any], source: object) -> dict[str, Any]:
@@ -240,7 +253,9 @@ def _put(document: Any, key: str, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A list without the style that it had, whoever gives it: DVC's has none."""
+    """A list or mapping without the style that it had, whoever gives it: DVC's has none."""
+    if isinstance(value, Mapping):
+        return {name: str(each) for name, each in value.items()}  # a FREE one: settings are texts
     return list(value) if isinstance(value, list | tuple) else value
 
 

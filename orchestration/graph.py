@@ -36,6 +36,11 @@ class Stage:
         return self.cmd.split()[-1].partition(".")[0]
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Sections that it reads though no change of them makes it stale: what runs its units of work."""
+        return ("engine",) if "features/engine" in self.files else ()
+
+    @property
     def module(self) -> str:
         """The file that its command runs, from the repository's root: `features/stages/ingest.py`."""
         return f"{self.cmd.split()[-1].replace('.', '/')}.py"

@@ -3,6 +3,7 @@
 Nothing has a default there: a key that is not given is not changed.
 """
 
+import collections.abc
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,7 @@ def _config(key: str, kind: Any, notes: Mapping[str, str]) -> Any:
         return dg.Noneable(inner) if len(others) < len(arguments) and inner is not dg.Any else inner
     if origin is tuple:
         return dg.Array(_config(key, arguments[0], notes))
-    if origin is dict:
+    if origin in (dict, collections.abc.Mapping):
         return dg.Permissive()
     return _SCALARS.get(kind, dg.Any)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from contracts.errors import InputError
-from contracts.params import read_by
+from contracts.params import load_params, read_by
 from orchestration.configure import configure, flatten, parse_assignments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +191,20 @@ def test_assignments_are_yaml_values_and_odd_words_stay_words() -> None:
         "a.h": "slot #",
         "a.i": "3",
     }
+
+
+def test_settings_of_another_program_are_one_value_to_which_names_are_added(params: Path) -> None:
+    before = params.read_text()
+    configure(parse_assignments(["engine.options={spark.executor.memory: 1g}"]), params)
+    configure(parse_assignments(["engine.options.spark.cores.max=4"]), params)
+    read = YAML(typ="safe").load(params)["engine"]["options"]
+    assert read == {"spark.executor.memory": "1g", "spark.cores.max": "4"}
+    assert load_params(params)["engine"].options == read
+    (change,) = configure({"engine": {"options": {"spark.executor.memory": "2g"}}}, params)
+    assert change.new == {"spark.executor.memory": "2g"}
+    configure({"engine.options.spark.executor.memory": None}, params)
+    assert YAML(typ="safe").load(params.read_text())["engine"]["options"] == {}
+    assert params.read_text() == before
 
 
 def test_the_command_says_one_thing_and_exits_2(params: Path) -> None:

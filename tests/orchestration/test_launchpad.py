@@ -47,12 +47,13 @@ def test_every_section_has_a_type_and_none_has_a_default() -> None:
         {"split": {"test": "2024-01-20T00:00:00Z"}},
         {"source": {"columns": {"user_id": "who", "label": None}}},
         {"expectations": {"limits": {"my_own": 3}}},
+        {"engine": {"name": "spark", "master": "local[2]", "options": {"spark.executor.memory": "1g"}}},
         {"params": {"model.num_themes": 8}},
         {},
     ],
 )
 def test_the_launchpad_accepts_every_valid_params_yaml(config: dict[str, object]) -> None:
-    assert errors(("model", "train", "split", "source", "expectations"), config) == []
+    assert errors(("model", "train", "split", "source", "expectations", "engine"), config) == []
 
 
 @pytest.mark.parametrize(
@@ -63,10 +64,11 @@ def test_the_launchpad_accepts_every_valid_params_yaml(config: dict[str, object]
         ({"model": {"themes": 3}}, '"themes"'),
         ({"model": {"hidden": 8}}, "list"),
         ({"train": {"num_nodes": None}}, "num_nodes"),
+        ({"engine": {"name": "sparkk"}}, "engine:name"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_runs(config: dict[str, object], says: str) -> None:
-    (error,) = errors(("model", "train"), config)
+    (error,) = errors(("model", "train", "engine"), config)
     assert says in error
 
 
@@ -76,9 +78,11 @@ def test_what_is_given_is_flat_and_the_typed_key_wins() -> None:
         "audit": {"seed": 4},
         "labels": {"delay_s": 60.0},
         "history": {},
+        "engine": {"options": {"spark.cores.max": "4"}},
         "seed": 0,
     }
     assert given(config) == {
+        "engine.options": {"spark.cores.max": "4"},
         "audit.seed": 4,
         "audit.num_draws": 30,
         "model.width": 8,
