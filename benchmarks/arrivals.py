@@ -113,6 +113,7 @@ def run_here(stage: str, root: Path) -> dict[str, float]:
     if stage == "ingest":
         columns = ColumnParams.model_validate(dict.fromkeys(ColumnParams.model_fields) | COLUMNS)
         changes = {"name": "table", "id": "table", "path": str(root / "log"), "columns": columns}
+        changes |= {"time_unit": "iso", "partition": "day"}  # whatever the user's params.yaml says
         ingest.run(data, 1, params["simulator"], SourceParams.model_validate(dict(params["source"]) | changes))
     elif stage == "validate":
         validate.run(data, params["validate"], params["expectations"])

@@ -56,6 +56,10 @@ class Plan:
     cores: int  # of a node
     within_h: float  # the time limit of a run over the whole log
     redis_gb: float  # memory of one primary
+    fill: (
+        float  # the share of it that data may take; rewriting the append-only file, copies and fragments take the rest
+    )
+    replicas: float  # of each primary
 
 
 def read(name: str) -> dict[str, Any]:
@@ -81,14 +85,21 @@ def batch(plan: Plan, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         disk = sum(slope_of(stages, name, "bytes").at(events) for name in names)
         rows.append(
             {
-                "events": f"{events:.0e}".replace("e+", "e"),
-                **{f"{name}, core h": f"{each:,.1f}" for name, each in hours.items()},
-                "one node, h": f"{sum(hours.values()) / plan.cores:,.1f}",
-                f"nodes for {plan.within_h:g} h": "one stage alone takes longer" if nodes is None else f"{nodes:,}",
+                "events": in_words(events),
+                **{f"{name}, core hours": f"{each:,.1f}" for name, each in hours.items()},
+                "hours on one node": f"{sum(hours.values()) / plan.cores:,.1f}",
+                f"nodes for {plan.within_h:g} hours, without Spark's own cost": (
+                    "what runs on one node takes longer" if nodes is None else f"{nodes:,}"
+                ),
                 "outputs, GB": f"{disk / 1e9:,.0f}",
             }
         )
     return rows
+
+
+def in_words(events: float) -> str:
+    """2.5e9 -> 2.5 billion."""
+    return f"{events / 1e9:,g} billion" if events >= 1e9 else f"{events / 1e6:,g} million"
 
 
 def curves(stages: Sequence[Mapping[str, Any]], arrivals: Mapping[str, Any]) -> list[Curve]:
@@ -110,7 +121,7 @@ def curves(stages: Sequence[Mapping[str, Any]], arrivals: Mapping[str, Any]) -> 
         return Curve(label, colour, lambda rows: sum(line.at(rows) for line in lines), points, checks)
 
     return [
-        curve("the four stages", "#0072b2", names, ()),
+        curve("the stages of the table", "#0072b2", names, ()),
         curve("of these, ingest and validate", "#d55e00", checked, checks),
     ]
 
@@ -133,8 +144,17 @@ def online(plan: Plan, memory: Sequence[Mapping[str, Any]], reads: Sequence[Mapp
     rows = [
         ("Redis memory of a user", f"{of_user / 1e3:,.1f} kB", memory_source),
         ("Redis memory of all users", f"{users_gb:,.0f} GB", memory_source),
-        ("primaries for them", f"{math.ceil(users_gb / plan.redis_gb):,}", f"{plan.redis_gb:g} GB each"),
         ("live events until the next load, on one primary", f"{live / 1e9:,.1f} GB", memory_source),
+        (
+            "primaries",
+            _primaries(plan, users_gb, live / 1e9),
+            f"{plan.redis_gb:g} GB each, {plan.fill:.0%} of it filled",
+        ),
+        (
+            "replicas",
+            f"{plan.replicas:g} of each primary",
+            "operations.md: what is acknowledged must survive one server",
+        ),
         ("read by rankings", f"{of_read * plan.rankings_per_s / 1e6:,.1f} MB/s", reads_source),
         ("commands of rankings", f"{commands * plan.rankings_per_s:,.0f} a second", reads_source),
         (
@@ -146,16 +166,28 @@ def online(plan: Plan, memory: Sequence[Mapping[str, Any]], reads: Sequence[Mapp
     return [dict(zip(("what", "how much", "from"), row, strict=True)) for row in rows]
 
 
+def _primaries(plan: Plan, users_gb: float, live_gb: float) -> str:
+    """Servers for users and live events; the live events of a source share one with some users."""
+    room = plan.redis_gb * plan.fill
+    if live_gb > room:
+        return f"one cannot take the live events: load every {plan.load_every_h * room / live_gb:.1f} hours"
+    return f"{math.ceil((users_gb + live_gb) / room):,}"
+
+
 def page(plan: Plan) -> str:
     """The page as Markdown."""
     slopes, memory = read("slopes"), read("online_memory")
     stages, reads, tables = (slopes[name] for name in ("stages", "reads", "tables"))
+    sizes = sorted({each["rows"] for each in stages["rows"]})
     measured = [
         {
             "stage": name,
-            "CPU s a million rows": f"{slope_of(stages['rows'], name, 'cpu_s').a_row * 1e6:,.1f}",
-            "start, CPU s": f"{slope_of(stages['rows'], name, 'cpu_s').fixed:,.1f}",
+            "CPU seconds per million rows": f"{slope_of(stages['rows'], name, 'cpu_s').a_row * 1e6:,.1f}",
+            "intercept of the line, CPU s": f"{slope_of(stages['rows'], name, 'cpu_s').fixed:,.1f}",
             "bytes a row of its outputs": f"{slope_of(stages['rows'], name, 'bytes').a_row:,.1f}",
+            "peak memory, MB": " / ".join(
+                f"{each['peak_mb']:,.0f}" for each in stages["rows"] if each["stage"] == name
+            ),
         }
         for name in dict.fromkeys(each["stage"] for each in stages["rows"])
     ]
@@ -172,20 +204,24 @@ Measured ({stages["hardware"]}, `{stages["command"]}`):
 
 {markdown(measured)}
 
+The peak is of the smaller and the larger size ({" and ".join(in_words(each) for each in sizes)} rows). The intercept is
+no start-up time, which is 3 and 8 s for ingest and validate ([quality.md](quality.md)): the cost is not quite a line.
+
 ![CPU hours by events: lines through the measured points, and another run's as crosses](capacity.svg)
 
 Ingest and validate of another log, measured apart (`python -m benchmarks.arrivals`), beside what the line says:
 
 {markdown(checked(curves(stages["rows"], read("arrivals")["rows"])[1]))}
 
-A run over the whole log with empty caches, on nodes of {plan.cores} cores that are all busy, therefore takes:
+On a whole log with empty caches and nodes of {plan.cores} cores that are all busy, these stages therefore take:
 
 {markdown(batch(plan, stages["rows"]))}
 
 [Spark](spark.md) distributes {", ".join(ON_SPARK)} over nodes. Starting tasks and their Python processes costs extra
-CPU there (1.5 to 4 times the CPU at 1 to 10 million rows, less for larger units; not included here), and a part of each
-stage stays on the driver; statistics runs on one node. Later runs process only what is new: [what a new day
-costs](quality.md).
+CPU there: validate and histories took 1.5 to 4 times the CPU at 1 to 10 million rows, less for larger units; others were
+not measured. It is not included here. A part of each stage stays on the driver. Not in the table: the pages,
+materialize, which writes and loads what the online part below holds, and the stages of the model. Later runs process
+only what is new: [what a new day costs](quality.md).
 
 The cost of training does not grow with the log, because `train.max_requests` limits it. A row of an embedding table of
 width {tables["rows"][0]["width"]} takes {tables["rows"][0]["bytes_a_row"]:,.0f} bytes with dense steps and
@@ -199,8 +235,9 @@ width {tables["rows"][0]["width"]} takes {tables["rows"][0]["bytes_a_row"]:,.0f}
 
 {markdown(online(plan, memory["rows"], reads["rows"]))}
 
-All live events of a source are stored on one primary of a cluster, because their writes have one order. Its memory
-limits the product of live events per second and hours between loads. The memory of a worker does not depend on the
+Not counted: the counts of users who changed since the last load, which are stored twice until the next. All live events
+of a source are stored on one primary of a cluster, because their writes have one order. Its memory limits the product
+of live events per second and hours between loads. The memory of a worker does not depend on the
 number of users ([figures](benchmarks.md)). `python -m benchmarks.serving` measures how many rankings a worker computes
 on your processor.
 """
@@ -218,11 +255,13 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=32, help="of a node")
     parser.add_argument("--within-h", type=float, default=6, help="time limit of a run over the whole log, in hours")
     parser.add_argument("--redis-gb", type=float, default=64, help="memory of one Redis primary")
+    parser.add_argument("--fill", type=float, default=0.6, help="share of it that data may take")
+    parser.add_argument("--replicas", type=float, default=1, help="of each primary")
     parser.add_argument("--page", type=Path, help="write the page to this file")
     options = vars(parser.parse_args())
     target = options.pop("page")
-    if bad := [name for name, value in options.items() if not all(number > 0 for number in _numbers(value))]:
-        parser.error(f"--{bad[0].replace('_', '-')} must be above 0")
+    if bad := [name for name, value in options.items() if not all(0 < each < math.inf for each in _numbers(value))]:
+        parser.error(f"--{bad[0].replace('_', '-')} must be a number above 0")
     text = page(plan := Plan(**options))
     if target:
         target.write_text(text, encoding="utf-8")

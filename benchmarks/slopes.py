@@ -28,7 +28,7 @@ from contracts.publish import write_json
 from features.live.places import state_of
 from features.online.load import load
 from features.online.store import OnlineStore
-from features.stages import histories, statistics
+from features.stages import audit, histories, statistics
 from training.fitting.optimizers import choose_sparse, make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,7 @@ STAGES = {
     "validate": ("validated_interactions", "quarantine", "profile"),
     "histories": ("user_histories", "impressions", "sessions", "ledger"),
     "statistics": ("item_counters", "user_counters", "user_item_counters", "coclicks"),
+    "audit": ("shift_audit",),
 }
 """The stages to measure, and the outs of each."""
 NUM_ITEMS = 5_000
@@ -103,8 +104,10 @@ def run_here(stage: str, root: Path) -> dict[str, float]:
     params, data = load_params(ROOT / PARAMS), root / "data" / "table"
     if stage == "histories":
         histories.run(data, params["request"], params["history"])
-    else:
+    elif stage == "statistics":
         statistics.run(data, params["statistics"])
+    else:
+        audit.run(data, params["audit"])
     spent = resource.getrusage(resource.RUSAGE_SELF)
     # not ru_maxrss, which a process inherits from its parent
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

@@ -1,6 +1,7 @@
 """The capacity page: extrapolated figures equal those computed by hand here, and docs/capacity.md is up to date."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from benchmarks import capacity
 from benchmarks.capacity import Plan, Slope, batch, online
 
 ROOT = Path(__file__).parents[2]
+NODES = "nodes for 2 hours, without Spark's own cost"
 PLAN = Plan(
     events=[1e9],
     users=1e6,
@@ -19,6 +21,8 @@ PLAN = Plan(
     cores=10,
     within_h=2,
     redis_gb=4,
+    fill=0.5,
+    replicas=1,
 )
 
 
@@ -38,18 +42,20 @@ def test_the_number_of_nodes_follows_from_core_hours_and_the_stage_on_one_node()
     # 10 core hours on one node of 10 cores take 1 of the 2 hours; the other 90 take 90 / 10 cores / 1 h = 9 nodes
     stages = [*points("ingest", 30), *points("validate", 20), *points("histories", 40), *points("statistics", 10)]
     (row,) = batch(PLAN, stages)
-    assert (row["events"], row["one node, h"], row["nodes for 2 h"], row["outputs, GB"]) == ("1e09", "10.0", "9", "8")
+    assert (row["events"], row["hours on one node"], row[NODES], row["outputs, GB"]) == ("1 billion", "10.0", "9", "8")
     (row,) = batch(PLAN, [*stages[:6], *points("statistics", 20)])
-    assert row["nodes for 2 h"] == "one stage alone takes longer"
+    assert row[NODES] == "what runs on one node takes longer"
 
 
 def test_what_serving_needs_is_the_need_of_one_user_times_the_number_of_users() -> None:
     memory = [
         {"events_a_user": n, "bytes_a_user": 1000 + 50 * n, "bytes_a_live_event": 900} for n in (50, 200)
-    ]  # a user with 100 events takes 6,000 bytes, a million users 6 GB: two primaries of 4 GB
+    ]  # a million users of 6,000 bytes each and .03 GB of live events, 2 GB of room on a primary
     reads = [{"events_a_user": n, "bytes_a_read": 40 * n, "commands_a_read": 3.0} for n in (50, 500)]
     needed = [row["how much"] for row in online(PLAN, memory, reads)]
-    assert needed[:6] == ["6.0 kB", "6 GB", "2", "0.0 GB", "0.2 MB/s", "150 a second"]
+    assert needed[:7] == ["6.0 kB", "6 GB", "0.0 GB", "4", "1 of each primary", "0.2 MB/s", "150 a second"]
+    needed = [row["how much"] for row in online(replace(PLAN, live_events_per_s=1000), memory, reads)]
+    assert needed[3] == "one cannot take the live events: load every 0.6 hours"  # 3.24 GB an hour
 
 
 def test_the_page_in_docs_is_what_the_program_writes(
@@ -65,4 +71,4 @@ def test_the_page_in_docs_is_what_the_program_writes(
     monkeypatch.setattr(sys, "argv", ["capacity", "--users", "0"])
     with pytest.raises(SystemExit):
         capacity.main()
-    assert "--users must be above 0" in capsys.readouterr().err
+    assert "--users must be a number above 0" in capsys.readouterr().err
