@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from contracts.errors import InputError
 from contracts.params import load_params
-from features.live.holdings import CACHE, EXPERIMENTS, WORKSPACE, Holding, Holdings, find_holdings
+from features.live.holdings import CACHE, EXPERIMENTS, FETCHED, WORKSPACE, Holding, Holdings, find_holdings
 from features.live.open_tail import claim, live_path, open_sqlite, open_tail
 from features.live.places import loaded_into, read_stamp, state_of
 from features.live.spellings import Users
@@ -108,6 +108,12 @@ def _commands(found: Holdings, source: str) -> list[str]:
     by_hand = sorted({"/".join(path.split("/")[:2]) for path in paths if path.startswith(LEFT_BEHIND)})
     if by_hand:
         steps.append((f"rm -r {' '.join(by_hand)}", "what failed runs and builds left, what Dagster noted of runs"))
+    copies = sorted({"/".join(path.split("/")[:2]) for path in paths if path.startswith(f"{FETCHED}/")})
+    if copies:
+        meaning = (
+            "copies of logs in buckets: remove the users there first, then `make run` with the same DATA fetches again"
+        )
+        steps.append((f"rm -r {' '.join(copies)}", meaning))
     steps += [
         (
             "dvc gc --workspace",

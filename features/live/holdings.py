@@ -34,6 +34,8 @@ TRACKED = re.compile(r"md5: (\w+(?:\.dir)?)\n(?:.*\n)*?\s*path: (\S.*)")
 """The out of a .dvc file."""
 EXPERIMENTS = ".dvc/tmp/exps"
 """Workspaces of experiments that are queued, run or failed."""
+FETCHED = "fetched"
+"""Copies of logs in buckets, of every address that was ever given (orchestration/fetch.py)."""
 WORKSPACE, CACHE = "workspace", "DVC's cache"
 
 
@@ -62,7 +64,7 @@ class Holdings:
 def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Holdings:
     """Search every file that runs of this source may have left, and all of DVC's cache.
 
-    The raw log, backups and DVC's remote are not searched.
+    The raw log (but for what was fetched of it), backups and DVC's remote are not searched.
     """
     wanted, cache = Wanted(frozenset(user_ids)), _cache_folder(root)
     objects = _objects(cache)
@@ -102,6 +104,7 @@ def _workspace(root: Path, source: str) -> Iterator[Path]:
     folders = [root / "data" / source, root / "live" / source, root / ".state" / source, root / "attempts"]
     folders += [*sorted((root / ".cache").glob(f"*/{source}")), root / "champions" / source]
     folders += [root / "reports" / source, root / ".bentoml", root / "dist", root / ".dagster", root / EXPERIMENTS]
+    folders += [root / FETCHED]
     yield from sorted((root / "live").glob(f"{source}.db*"))
     for folder in folders:
         yield from sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -97,6 +97,16 @@ def test_after_the_commands_that_it_prints_nothing_names_the_user(repository: Pa
     assert f"Nowhere found: {USER}" in again
 
 
+def test_copies_fetched_from_buckets_are_searched_and_named(repository: Path) -> None:
+    rows = f"user,item,at,click\n{USER},i1,2024-01-01T00:00:00Z,1\n"
+    for name in ("log-aaaa1111", "earlier-bbbb2222"):  # of an address given now, and of one given before
+        (repository / "fetched" / name).mkdir(parents=True)
+        (repository / "fetched" / name / "day.csv").write_text(rows)
+    said = clones.run(repository, sys.executable, "-m", "features.live.forget", USER).stdout
+    assert f"fetched/log-aaaa1111/day.csv  {len(rows)} bytes" in said
+    assert "rm -r fetched/earlier-bbbb2222 fetched/log-aaaa1111" in said
+
+
 def test_an_unknown_user_is_said_to_be_nowhere_and_recorded_all_the_same(repository: Path) -> None:
     said = forgetting(repository, "u0004", OTHER)
     assert "Nowhere found: u0004." in said  # the beginning of ten others
