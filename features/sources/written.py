@@ -7,7 +7,6 @@ is long: DuckDB sorts it on the disk.
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +94,7 @@ def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path, engin
                     target.unlink()
         elif cache.num_rows(key)["interactions"]:
             for table, target in targets.items():
-                shutil.copyfile(cache.file(key, table), target)
+                cache.copy_out(key, table, target)
     log.info("wrote %d partitions, %d of them anew", len(keys), made)
     return {key for key in keys.values() if key}
 
