@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.table import write_table
+from contracts.known_hashes import remembering
 from contracts.params import PARAMS, load_params
 from contracts.schema import INTERACTIONS, ROLE_IMPRESSION
 from features.stages import statistics
@@ -122,7 +123,8 @@ def run_apart(data: Path) -> dict[str, Any]:
 
 def run_here(data: Path) -> dict[str, Any]:
     """Run the stage with the project's own parameters."""
-    report = statistics.run(data, load_params(ROOT / PARAMS)["statistics"])
+    with remembering(data.parent.parent):  # as whatever runs a stage does
+        report = statistics.run(data, load_params(ROOT / PARAMS)["statistics"])
     spent = resource.getrusage(resource.RUSAGE_SELF)
     # not ru_maxrss: a process begins with its parent's
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
