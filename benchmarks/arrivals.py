@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.statistics import write_day
+from contracts.known_hashes import remembering
 from contracts.params import PARAMS, load_params
 from contracts.publish import write_json
 from features.stages import ingest, validate
@@ -108,6 +109,15 @@ def run_apart(stage: str, root: Path) -> dict[str, float]:
 
 def run_here(stage: str, root: Path) -> dict[str, float]:
     """Run one stage, or pandas, in this process; returns what it cost."""
+    with remembering(root):  # as whatever runs a stage does
+        _run(stage, root)
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    # not ru_maxrss, which a process inherits from its parent
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return {"cpu_s": round(spent.ru_utime + spent.ru_stime, 2), "peak_mb": round(int(peak.split()[1]) * 1024 / 1e6, 1)}
+
+
+def _run(stage: str, root: Path) -> None:
     params = load_params(ROOT / PARAMS)
     data = root / "data" / "table"
     if stage == "ingest":
@@ -119,10 +129,6 @@ def run_here(stage: str, root: Path) -> dict[str, float]:
         validate.run(data, params["validate"], params["expectations"])
     else:
         by_hand(root / "log", root / "by_hand", params["validate"])
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    # not ru_maxrss, which a process inherits from its parent
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"cpu_s": round(spent.ru_utime + spent.ru_stime, 2), "peak_mb": round(int(peak.split()[1]) * 1024 / 1e6, 1)}
 
 
 def by_hand(log: Path, out: Path, limits: ValidateParams) -> None:

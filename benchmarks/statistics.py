@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.table import write_table
+from contracts.known_hashes import remembering
 from contracts.params import PARAMS, load_params
 from contracts.schema import INTERACTIONS, ROLE_IMPRESSION
 from features.stages import statistics
@@ -44,14 +45,16 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--at-once", type=int, default=statistics.ROWS_AT_ONCE, help="rows counted together")
     parser.add_argument("--reports", type=Path, default=ROOT / "reports" / "benchmarks")
     parser.add_argument("--once", type=Path, help="run the stage over this data/<source> and print its figures")
     options = parser.parse_args()
     if options.once:
-        print(json.dumps(run_here(options.once)))
+        print(json.dumps(run_here(options.once, options.at_once)))
         return
     with tempfile.TemporaryDirectory() as root:
-        rows = measure(Path(root), options.events, options.days, options.users, options.items)
+        sizes = (options.events, options.days, options.users, options.items)
+        rows = measure(Path(root), *sizes, options.at_once)
     about = {
         "log": f"{options.events:,} events in {options.days} days, {LIST_LENGTH} a request, and one day more; "
         f"{options.users:,} users, {options.items:,} items, both by Zipf's law; seed 0",
@@ -63,19 +66,26 @@ def main() -> None:
     print(write_table(options.reports, "statistics", about, rows))
 
 
-def measure(root: Path, num_events: int, num_days: int, num_users: int, num_items: int) -> list[dict[str, Any]]:
+def measure(
+    root: Path,
+    num_events: int,
+    num_days: int,
+    num_users: int,
+    num_items: int,
+    at_once: int = statistics.ROWS_AT_ONCE,
+) -> list[dict[str, Any]]:
     """One row a case: wall seconds, CPU seconds and peak megabytes of the process, rows counted."""
     data = root / "data" / "table"
     each = num_events // num_days
     for day in range(num_days):
         write_day(data, day, each, num_users, num_items)
-    rows = [{"case": f"{num_days} days, empty cache", **run_apart(data)}]
+    rows = [{"case": f"{num_days} days, empty cache", **run_apart(data, at_once)}]
     write_day(data, num_days, each, num_users, num_items)
-    rows.append({"case": "one day more", **run_apart(data)})
-    rows.append({"case": "nothing new", **run_apart(data)})
+    rows.append({"case": "one day more", **run_apart(data, at_once)})
+    rows.append({"case": "nothing new", **run_apart(data, at_once)})
     incremental = published(data)
     shutil.rmtree(root / ".cache")
-    rows.append({"case": f"{num_days + 1} days, empty cache", **run_apart(data)})
+    rows.append({"case": f"{num_days + 1} days, empty cache", **run_apart(data, at_once)})
     if published(data) != incremental:
         raise SystemExit("A rebuild from an empty cache and the incremental runs gave different bytes.")
     return rows
@@ -112,17 +122,20 @@ def write_day(data: Path, day: int, num_events: int, num_users: int, num_items: 
     pq.write_table(table, folder / f"{FIRST_DAY + day}.parquet", compression="zstd", row_group_size=1 << 18)
 
 
-def run_apart(data: Path) -> dict[str, Any]:
+def run_apart(data: Path, at_once: int) -> dict[str, Any]:
     """Run the stage in its own process, including the start."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.statistics", "--once", str(data)]
+    command += ["--at-once", str(at_once)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return {"wall_s": round(time.perf_counter() - began, 2), **json.loads(done.stdout)}
 
 
-def run_here(data: Path) -> dict[str, Any]:
-    """Run the stage with the project's own parameters."""
-    report = statistics.run(data, load_params(ROOT / PARAMS)["statistics"])
+def run_here(data: Path, at_once: int) -> dict[str, Any]:
+    """Run the stage with the project's own parameters. at_once: rows that are counted together."""
+    statistics.ROWS_AT_ONCE = at_once
+    with remembering(data.parent.parent):  # as whatever runs a stage does
+        report = statistics.run(data, load_params(ROOT / PARAMS)["statistics"])
     spent = resource.getrusage(resource.RUSAGE_SELF)
     # not ru_maxrss: a process begins with its parent's
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

@@ -4,9 +4,10 @@ DVC writes into dvc.lock the hashes of params and files as they are when a stage
 began. If they changed in between, the lock would record inputs that were never used. The runner therefore checks here,
 and such a stage fails.
 
-Contents are compared, not times: a file that is touched, or replaced by an identical one, has not changed. Each file is
-read once at the start (about a second a gigabyte, which is then in the page cache for the stage), and again at the end
-only if its inode, size or change time differ, or if that time was too recent to tell two writes apart.
+Contents are compared, not times: a file that is touched, or replaced by an identical one, has not changed. A file whose
+hash no earlier run has remembered (contracts/known_hashes.py) is read at the start (about a second a gigabyte, which is
+then in the page cache for the stage), and every file again at the end only if its inode, size or change time differ, or
+if that time was too recent to tell two writes apart.
 """
 
 import fnmatch
@@ -15,7 +16,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from ruamel.yaml.error import YAMLError
 
 from contracts.errors import InputError
 from contracts.files import hash_file
+from contracts.known_hashes import YOUNG_NS, hash_of
 from contracts.params import PARAMS, read_params
 
 PIPELINE = Path("dvc.yaml")
-YOUNG_NS = 2 * 10**9  # the coarsest file time: within it, two writes may carry the same time
 NAMED = 5  # at most so many changes are named in a message
 
 Place = tuple[int, int, int]  # inode, size, time of change
@@ -193,7 +194,7 @@ def _is_ignored(path: Path, patterns: Sequence[str]) -> bool:
 
 def _note(path: Path) -> File:
     place, now = _place(path), time.time_ns()
-    return File(place, now - place[2] < YOUNG_NS, _digest(path))
+    return File(place, now - place[2] < YOUNG_NS, _digest(path, hash_of))
 
 
 def _is_another(path: Path, before: File) -> bool:
@@ -210,12 +211,12 @@ def _place(path: Path) -> Place:
     return (seen.st_ino, seen.st_size, seen.st_mtime_ns)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, hashed: Callable[[Path], str] = hash_file) -> str:
     """The hash of a file's content, or the reason why it cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "no file"
-        return hash_file(path)
+        return hashed(path)
     except OSError as error:
         return type(error).__name__
 

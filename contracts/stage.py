@@ -17,6 +17,7 @@ from contracts.errors import CheckFailed, InputError
 from contracts.figures import write_figures
 from contracts.files import is_full
 from contracts.inputs import Inputs, changes, check_modules, note_inputs, said
+from contracts.known_hashes import remembering
 from contracts.params import check_params, read_params
 from contracts.parent import end_with_parent
 from contracts.publish import no_room, write_json, write_report
@@ -72,7 +73,7 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
         raw = read_params()
         sections = check_params(raw)
         source = sections["source"].id
-        with _lock(stage):
+        with _lock(stage), remembering():
             shutil.rmtree(ATTEMPTS / stage, ignore_errors=True)
             inputs = note_inputs(stage, raw, parameters(run))
             check_modules(stage, inputs)

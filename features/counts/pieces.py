@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from contracts.files import hash_file
+from contracts.known_hashes import hash_of
 from features.tables.cache import key_of
 from features.tables.partitions import Partition
 from features.terms.convention import counted_at
@@ -40,7 +40,7 @@ def plan(
     for source in files:
         for partition in _stamped_in(source, bucket_us) | _late_in(files[source], source.unit, bucket_us):
             sources[partition].append(source)
-    hashes = {partition: hash_file(path) for partition, path in files.items()}
+    hashes = {partition: hash_of(path) for partition, path in files.items()}
     pieces, before = [], basis
     for partition in sorted(sources):
         before = key_of(before, partition.name, [hashes[source] for source in sources[partition]])

@@ -25,6 +25,7 @@ from ibis.backends.duckdb import Backend
 
 from contracts import schema
 from contracts.files import hash_file
+from contracts.known_hashes import hash_of
 from features.engine.engine import Engine
 from features.history import queries as history_queries
 from features.tables import duck
@@ -56,7 +57,7 @@ class HistoryPiece:
 def pieces_of(engine: Engine, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[HistoryPiece]:
     """The pieces in order of time; pieces that the cache lacks are computed, each a unit of the engine."""
     code = _code()
-    keys = {partition: key_of(code, partition.name, hash_file(path)) for partition, path in files.items()}
+    keys = {partition: key_of(code, partition.name, hash_of(path)) for partition, path in files.items()}
     missing = [
         Missing(kept.folder, keys[partition], partition, path)
         for partition, path in files.items()

@@ -1,7 +1,8 @@
 """`make absorb`: seal acknowledged live events into files in live/<source>/, one for each day and engine, for ingest.
 
-Each event is sealed once: the files of an engine record what is sealed, so a killed run can simply be repeated. Sealed
-events stay in the tail, and in every ranking, until two loads have them.
+Each event is sealed once: the files of an engine record what is sealed, so a killed run can simply be repeated. Of
+earlier days' files that have not changed only the footers are read. Sealed events stay in the tail, and in every
+ranking, until two loads have them.
 """
 # pyright: reportAttributeAccessIssue=false
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import InputError
+from contracts.known_hashes import remembering
 from contracts.params import load_params
 from contracts.schema import LIVE, TIME
 from features.live.open_tail import claim, live_path, open_sqlite, open_tail, place_of
@@ -115,9 +117,10 @@ def main() -> None:
         refuse_other(read_known(folder).log, source, f"What {known_path(folder)} knows of {folder}/")
         tail = open_tail(state)
         refuse_other(claim(tail, state, log), source, f"The live events in {place_of(state)}")
-        made = absorb(tail, folder, log)
-        tail.close()
-        elsewhere = tail.engine == REDIS and left_in_sqlite(state, folder)
+        with remembering():
+            made = absorb(tail, folder, log)
+            tail.close()
+            elsewhere = tail.engine == REDIS and left_in_sqlite(state, folder)
     except InputError as error:
         print(f"absorb failed: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

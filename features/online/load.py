@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contracts.errors import InputError
 from contracts.files import hash_file
+from contracts.known_hashes import hash_of, remembering
 from contracts.params import load_params
 from contracts.publish import write_json
 from features.live.open_tail import engine, forgotten_of, open_tail, redis_address
@@ -143,13 +144,16 @@ def _read_snapshot(snapshot: Path) -> dict[str, Any]:
 
 
 def _check_files(data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
-    """Raise InputError if a file differs from its hash in the snapshot: damaged, or of another run."""
+    """Raise InputError if a file differs from its hash in the snapshot: damaged, or of another run.
+
+    One that has not changed since it was last read is not read again (contracts/known_hashes.py).
+    """
     said: dict[str, str] = stamp["files"]
     counted = {f"{name}/{path.name}" for name in COUNTERS for path in (data / name).glob("*.parquet")}
     for name in sorted(said.keys() | counted):
         path = (data if "/" in name else snapshot) / name
         try:
-            digest = hash_file(path)
+            digest = hash_of(path)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error}. {AGAIN}") from error
         if digest != said.get(name):
@@ -253,7 +257,8 @@ def main() -> None:
     log.setLevel(logging.INFO)
     try:
         data = Path("data") / load_params()["source"].id
-        done = load(data, state_of(data))
+        with remembering():
+            done = load(data, state_of(data))
     except InputError as error:
         log.error("load failed: %s", error)
         sys.exit(error.exit_code)

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
-from contracts.files import hash_file
+from contracts.known_hashes import hash_of, note_hash
 from contracts.publish import write_json
 from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
 from features.encoding.counters import KEYS, NOTHING, Counters, from_parquet
@@ -62,6 +62,9 @@ def write_snapshot(
     num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
     files = {name: folder / name for name in ("user_history.parquet", "user_state.parquet", "item_profile.parquet")}
     files |= {f"{name}/{path.name}": path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))}
+    hashes = {name: hash_of(path) for name, path in files.items()}
+    for path in folder.glob("*.parquet"):
+        note_hash(path, hashes[path.name])
     content = {
         "layout": LAYOUT,
         "log_end": datetime.fromtimestamp((newest + 1) / 1e6, UTC).isoformat(timespec="microseconds"),
@@ -73,7 +76,7 @@ def write_snapshot(
         "num_users": num_users,
         "num_items": num_items,
         "settings": settings,
-        "files": {name: hash_file(path) for name, path in files.items()},
+        "files": hashes,
     }
     stamp = {"snapshot_id": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), **content}
     write_json(folder / "snapshot.json", stamp)

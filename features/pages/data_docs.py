@@ -4,11 +4,14 @@ Great Expectations' own pages load styles, tables and symbols from other servers
 Parts that need a script are removed: filters, sorting, an invitation to a newsletter.
 """
 
+import hashlib
 import html
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +20,7 @@ from features.pages.document import BAD, CSS, GOOD, WARNS, Html, escape, number,
 
 OWN_CSS = (Path(__file__).parent / "data_docs.css").read_text(encoding="utf-8")
 SHEET = "static/styles/leitmotif.css"
+NOTE = re.compile(r'<p role="note" class="note">.*?</p>\n', re.DOTALL)
 HEAD = (
     '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     '<meta name="color-scheme" content="light dark">'
@@ -44,7 +48,7 @@ class Result(NamedTuple):
 
 
 def make_readable(docs: Path, sentence: str, *, is_refused: bool = False) -> None:
-    """Rewrite every page of the docs that is not rewritten yet, and the index.
+    """Rewrite every page of the docs that is not rewritten yet, and the index; of the others, the sentence.
 
     sentence: shown on top; says how many rows are held back. Great Expectations does not say it: an expectation holds
         if few enough rows fail it, so "19 of 19 succeeded" also appears for a log with rows held back.
@@ -53,21 +57,35 @@ def make_readable(docs: Path, sentence: str, *, is_refused: bool = False) -> Non
     write_text(docs / SHEET, CSS + OWN_CSS)
     results = sorted((docs / "validations").rglob("*.html"))
     for page in [*results, *sorted((docs / "expectations").rglob("*.html"))]:
-        text = page.read_text(encoding="utf-8")
+        text, note = (
+            page.read_text(encoding="utf-8"),
+            _note(sentence) if page.is_relative_to(docs / "validations") else "",
+        )
         if SHEET not in text:
-            write_text(page, _page(text, os.path.relpath(docs, page.parent), sentence if page in results else ""))
+            write_text(page, _page(text, os.path.relpath(docs, page.parent), note))
+        elif (again := NOTE.sub(lambda _, new=note: new, text, count=1)) != text:
+            write_text(page, again)  # a page of the last run, which had another sentence
     _write_index(docs, [_result(docs, page) for page in results], sentence, is_refused)
 
 
-def _page(text: str, up: str, sentence: str) -> str:
+@cache
+def maker() -> str:
+    """What a page that is made by this code and this version of Great Expectations has in its head."""
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    return f'<meta name="generator" content="Great Expectations {version("great_expectations")}, {code}">'
+
+
+def _note(sentence: str) -> str:
+    return f'<p role="note" class="note">{html.escape(sentence)}</p>\n' if sentence else ""
+
+
+def _page(text: str, up: str, note: str) -> str:
     kept = _Readable()
     kept.feed(text)
     kept.close()
-    note = f'<p role="note" class="note">{html.escape(sentence)}</p>\n' if sentence else ""
     title = re.search(r"<title>(.*?)</title>", text, re.DOTALL)
-    head = (
-        f'{HEAD}<title>{title[1].strip() if title else "Data Docs"}</title><link rel="stylesheet" href="{up}/{SHEET}">'
-    )
+    named = title[1].strip() if title else "Data Docs"
+    head = f'{HEAD}{maker()}<title>{named}</title><link rel="stylesheet" href="{up}/{SHEET}">'
     body = f"<main>\n{note}{''.join(kept.parts)}\n</main>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 

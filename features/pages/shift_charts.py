@@ -1,5 +1,6 @@
 """The audit's rows -> its charts: the return of themes, transitions between themes, and models after a shift."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -9,6 +10,8 @@ from features.pages.charts import BLUE, DIM, GREEN, GREY, INK, ORANGE, RED, SKY,
 __all__ = ["matrix", "models", "returns", "svg"]
 
 WIDE, HIGH = 640, 220
+LINE_HIGH = 14
+"""Pixels between two names, of 12 pixels each."""
 LINES = (BLUE, ORANGE, GREEN, RED, GREY, SKY, INK, DIM)
 
 
@@ -50,18 +53,46 @@ def matrix(rows: Rows) -> Any:
 
 
 def models(rows: Rows) -> Any:
-    """A line per model, with its name at the right end."""
+    """A line per model, with its name at the right end; names that would lie over one another are moved apart."""
     names = list(dict.fromkeys(row["model"] for row in rows))
     colours = [LINES[place % len(LINES)] for place in range(len(names))]
     last = max(int(row["since_shift"]) for row in rows)
-    colour = alt.Color("model:N", scale=alt.Scale(domain=names, range=colours), legend=None)
-    base = alt.Chart(alt.Data(values=list(rows)), width=WIDE, height=HIGH + 40).encode(
-        x=alt.X("since_shift:Q", title="requests since the shift", axis=alt.Axis(tickMinStep=1, grid=False)),
-        y=alt.Y("auc:Q", title="AUC", scale=alt.Scale(zero=False)),
-        color=colour,
+    found = [row["auc"] for row in rows if row["auc"] is not None]
+    low, high = min(found, default=0.0), max(found, default=1.0)
+    room = max(high - low, 0.001) / 20
+    scale = alt.Scale(domain=[low - room, high + room], nice=False, zero=False)
+    of_models = {
+        "x": alt.X("since_shift:Q", title="requests since the shift", axis=alt.Axis(tickMinStep=1, grid=False)),
+        "color": alt.Color("model:N", scale=alt.Scale(domain=names, range=colours), legend=None),
+    }
+    tall = HIGH + 40
+    base = alt.Chart(alt.Data(values=list(rows)), width=WIDE, height=tall).encode(
+        **of_models, y=alt.Y("auc:Q", title="AUC", scale=scale)
     )
-    ends = base.transform_filter(f"datum.since_shift == {last}")
+    ends = sorted((r for r in rows if r["since_shift"] == last and r["auc"] is not None), key=lambda r: r["auc"])
+    places = apart([row["auc"] for row in ends], LINE_HIGH / tall * (high - low + 2 * room))
+    told = [{**row, "auc": place} for row, place in zip(ends, places, strict=True)]
+    labels = alt.Chart(alt.Data(values=told)).encode(**of_models, y=alt.Y("auc:Q", scale=scale), text="model:N")
     return alt.layer(
         base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25)),
-        ends.mark_text(align="left", dx=8, fontSize=12).encode(text="model:N"),
+        labels.mark_text(align="left", dx=8, fontSize=12),
     )
+
+
+def apart(values: Sequence[float], least: float) -> list[float]:
+    """Ascending values -> the places nearest to them (by squares) in the same order, at least so far from one another.
+
+    Those that stand too close form a block around their mean (pool adjacent violators).
+    """
+    blocks: list[list[float]] = []  # of what each value would be if all were shifted onto one place
+    for place, value in enumerate(values):
+        blocks.append([value - place * least])
+        while len(blocks) > 1 and _mean(blocks[-2]) >= _mean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    shifted = [_mean(block) for block in blocks for _ in block]
+    return [each + place * least for place, each in enumerate(shifted)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

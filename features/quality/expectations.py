@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from contracts.errors import InputError
 from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, Outcome, Tally, for_tally
+from features.quality.site import known_pages, put
 from features.quality.suite import Expected
 from features.terms.params import ValidateParams
 from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
@@ -39,6 +40,7 @@ COMPARED = {
 }
 RESULTS = "gx/uncommitted/validations"
 """Where Great Expectations stores its results, from which it builds Data Docs."""
+SITE = "gx/uncommitted/data_docs/local_site"
 HELD_BACK = "rows held back"
 REPEATING = "rows that repeat another"
 
@@ -178,20 +180,17 @@ class Judgement:
                 self.failed.append(reason)
         return outcomes
 
-    def publish(self, docs: Path) -> None:
-        """Build Data Docs and replace the last ones by rename."""
+    def publish(self, docs: Path, maker: str = "") -> None:
+        """Build Data Docs and replace the last ones by rename.
+
+        maker: in a page that need not be built again: the page of a batch whose result was cached is among the last
+        ones, at the same address, with the time of its judgement.
+        """
+        known = known_pages(self._folder / RESULTS, docs, maker) if maker else {}
+        for result in known:
+            result.unlink()
         self._context.build_data_docs()
-        docs.parent.mkdir(parents=True, exist_ok=True)
-        old, new = (docs.with_name(f".{docs.name}.{which}") for which in ("old", "new"))
-        if old.exists() and not docs.exists():
-            os.replace(old, docs)  # an earlier replacement was interrupted
-        for left in (old, new):
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.move(self._folder / "gx" / "uncommitted" / "data_docs" / "local_site", new)  # possibly from another disk
-        if docs.exists():
-            os.replace(docs, old)
-        os.replace(new, docs)
-        shutil.rmtree(old, ignore_errors=True)
+        put(self._folder / SITE, docs, list(known.values()))
 
     def __enter__(self) -> "Judgement":
         self._token = _opened.set(self)

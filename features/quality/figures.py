@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts.files import hash_file
+from contracts.known_hashes import hash_of
 from contracts.schema import ROLE_IMPRESSION
 from features.engine.engine import Engine
 from features.quality.batches import batches_of
@@ -95,7 +95,7 @@ def count_figures(valid: Sequence[Path], cache: PartitionCache, engine: Engine) 
 
 
 def _named(files: Sequence[Path]) -> tuple[list[str], list[str]]:
-    return [file.stem for file in files], [hash_file(file) for file in files]
+    return [file.stem for file in files], [hash_of(file) for file in files]
 
 
 def count_batch(batch: Counting) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from contracts.files import hash_file
+from contracts.known_hashes import hash_of
 from contracts.publish import write_json
 from features.quality.code import code
 from features.tables.cache import PartitionCache, key_of
@@ -48,7 +48,7 @@ def mark(first: int, files: Sequence[Path], rules: Sequence[Rule], cache: Partit
     """The marks of a batch, from the cache if it has not changed."""
     alone = [rule for rule in rules if is_of_one_row(rule)]
     conditions = [(rule.reason, rule.condition) for rule in alone]
-    key = key_of(code(), "marks", conditions, [hash_file(file) for file in files])
+    key = key_of(code(), "marks", conditions, [hash_of(file) for file in files])
     if not cache.holds(key):
         with cache.making() as making, connect() as connection:
             (making / key).mkdir()

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from contracts.files import hash_file
+from contracts.known_hashes import hash_of, note_hash
 from contracts.publish import write_json
 from contracts.schema import INTERACTIONS, QUARANTINE
 from features.engine.engine import Engine
@@ -107,7 +107,7 @@ class Judged:
 
     def _read(self) -> tuple[list[str], list[int]]:
         """(hashes, numbers of rows) of the files."""
-        return [hash_file(file) for file in self.files], [pq.read_metadata(file).num_rows for file in self.files]
+        return [hash_of(file) for file in self.files], [pq.read_metadata(file).num_rows for file in self.files]
 
     def _batch(self, key: str, places: Sequence[int]) -> Batch:
         files = [self.files[place] for place in places]
@@ -140,10 +140,11 @@ class Judged:
         """Copy one partition's valid rows; returns its bad rows with their reasons, and the number of valid rows."""
         if key is None:
             shutil.copyfile(file, target)  # writing it again would give the same bytes
+            note_hash(target, hash_of(file))
             return None, num_rows
         num_valid = self.cache.num_rows(key)["valid"]
         if num_valid:
-            shutil.copyfile(self.cache.file(key, "valid"), target)
+            self.cache.copy_out(key, "valid", target)
         return pq.read_table(self.cache.file(key, "bad")), num_valid
 
     def _bad_rows(self, place: int) -> npt.NDArray[np.int64]:

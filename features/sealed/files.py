@@ -1,7 +1,7 @@
 """live/<source>/: files of sealed live events, written atomically. They are all that ingest reads of live events."""
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.files import locked, written
+from contracts.known_hashes import hash_of
 from contracts.running import LOCKS, reader_of, wait_for_reader
 from contracts.schema import LIVE
 from features.sealed.event import REDIS, SQLITE
-from features.sealed.known_logs import known_path, note
+from features.sealed.known_logs import known_path, note, read_known
 
 PATIENCE_S = 3600.0
 """How long a writer of these files waits for a run of ingest."""
@@ -45,8 +46,23 @@ def engine_of(path: Path) -> str:
 
 
 def sealed_seq(folder: Path, engine: str) -> int:
-    """The newest seq of an engine that was ever sealed in live/<source>; 0 if none was."""
-    return newest_seq([read_sealed(path) for path in sealed_files(folder) if engine_of(path) == engine])
+    """The newest seq of an engine that was ever sealed in live/<source>; 0 if none was.
+
+    Of a file that is as live/known.json records it only the footer is read; any other is read whole, and checked.
+    """
+    known = read_known(folder).files
+    return max([0, *(_sealed_seq(path, known) for path in sealed_files(folder) if engine_of(path) == engine)])
+
+
+def _sealed_seq(path: Path, known: Mapping[str, str]) -> int:
+    if path.name in known:
+        try:
+            told = pq.read_metadata(path).metadata if hash_of(path) == known[path.name] else {}
+        except UNREADABLE as error:
+            raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
+        if NEWEST_SEQ in (told or {}):
+            return int(told[NEWEST_SEQ])
+    return newest_seq([read_sealed(path)])
 
 
 def read_sealed(path: Path) -> pa.Table:

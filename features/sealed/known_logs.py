@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contracts.errors import InputError
-from contracts.files import locked
+from contracts.files import hash_file, locked
+from contracts.known_hashes import hash_of
 from contracts.publish import write_json
 
 KNOWN = "known.json"
@@ -57,7 +58,7 @@ def note(folder: Path, files: Iterable[Path] = (), listed: Sequence[str] | None 
         before = _known(content, folder)
         after = Known(
             before.log or log,
-            before.files | {file.name: _hash(file.read_bytes()) for file in files},
+            before.files | {file.name: hash_of(file) for file in files},
             before.forgotten if listed is None else len(listed) - 1,
             before.digest if listed is None else digest_of(listed),
         )
@@ -80,7 +81,7 @@ def check_files(folder: Path, present: Sequence[Path]) -> None:
     """Raises InputError if the sealed files are not those that are recorded."""
     lacking(folder, present)
     known = read_known(folder).files
-    other = [path.name for path in present if known.get(path.name) != _hash(path.read_bytes())]
+    other = [path.name for path in present if known.get(path.name) != hash_file(path)]
     if other:
         raise InputError(
             f"{shared(folder)}: {', '.join(other)} differs from {known_path(folder)}, by which `dvc repro` detects "

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from typing import Any
 from contracts import schema
 from contracts.errors import InputError
 from contracts.files import hash_file
+from contracts.known_hashes import hash_of
 from features.engine.engine import Engine
 from features.sealed.forgotten import Forgotten
 from features.sources.delimited import EscapedQuotes, Header
@@ -68,7 +69,7 @@ def read_files(cache: PartitionCache, source: SourceParams, forgotten: Forgotten
     mapping = mapping_of(source.columns)
     basis = key_of(code(), mapping, _params(source), sorted(forgotten))
     reading = Reading(source, mapping, forgotten, basis, cache.folder)
-    files = [_to_read(reading, file, _hash(file)) for file in files_of(source, mapping)]
+    files = [_to_read(reading, file, _hash(file, hash_of)) for file in files_of(source, mapping)]
     first = _pieces(engine, cache, reading, files)
     notes = [piece.notes for piece in first]
     num_whole = whole_columns([{name: tuple(num) for name, num in note["whole"].items()} for note in notes])
@@ -147,9 +148,9 @@ def _params(source: SourceParams) -> list[object]:
     return [source.time_unit, source.label_threshold, list(source.null_words), source.partition]
 
 
-def _hash(file: DataFile) -> str:
+def _hash(file: DataFile, hashed: Callable[[Path], str] = hash_file) -> str:
     try:
-        return hash_file(file.path)
+        return hashed(file.path)
     except OSError as error:
         raise unreadable(file, error) from error
 

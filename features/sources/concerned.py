@@ -58,6 +58,13 @@ def concerned(piece: Piece, wide: Keys, shared: Keys, basis: object, cache: Part
             (making / key).mkdir()
             num = _make(piece, wide, shared, making / key)
             cache.put(key, making / key, dict(zip(TABLES, (num, 0), strict=True)))
+    return recalled(key, cache)
+
+
+def recalled(key: str, cache: PartitionCache) -> Concerned:
+    """What the cache has under a key; none under an empty one."""
+    if not key:
+        return Concerned({}, None, "")
     return Concerned(json.loads(cache.file(key, TABLES[1]).read_text()), cache.file(key, TABLES[0]), key)
 
 

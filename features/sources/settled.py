@@ -6,27 +6,33 @@ Most logs have none.
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
+import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from contracts.publish import write_json
 from contracts.schema import REJECTED
 from features.sources.arrivals import code
-from features.sources.concerned import Concerned, concerned
+from features.sources.concerned import Concerned, concerned, recalled
 from features.sources.joined import join_repeats
 from features.sources.log import EVENTS
-from features.sources.pieces import Piece, PieceWriter, blocks_of
+from features.sources.pieces import TABLES, Piece, PieceWriter, blocks_of
 from features.sources.reused import split_reused
-from features.tables.cache import PartitionCache
+from features.tables.cache import PartitionCache, key_of
 from features.tables.runs import Keys, apart, are_in, repeated
 from features.terms.params import SourceParams
 
 SHARE_ROWS = 2_000_000
 """There is one share of the requests for every so many rows of the log."""
+ARRAYS, LEFT, NOTES = ("wide.npy", "shared.npy"), "left", "settled.json"
+"""Beside the files of a piece: what is cached of pieces that were settled."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Settled:
     rejected: pa.Table  # REJECTED: rows joined to another, or too late
     num_renamed: int  # requests that got a new impression_id
     concerned: Mapping[Piece, Concerned] = field(default_factory=dict)
+    key: str = ""  # of all this in the cache; empty where a piece has none
 
     def of(self, piece: Piece, partition: str) -> Iterator[pa.Table]:
         """The rows of a piece in a partition that do not depend on other rows."""
@@ -55,11 +62,50 @@ class Settled:
     @property
     def keys(self) -> set[str]:
         """The keys of its entries in the cache."""
-        return {each.key for each in self.concerned.values() if each.key}
+        return {each for each in (self.key, *(each.key for each in self.concerned.values())) if each}
 
 
 def settle(pieces: Sequence[Piece], source: SourceParams, cache: PartitionCache, scratch: Path) -> Settled:
-    """Find the rows that depend on others and rewrite them. scratch: a folder for temporary files."""
+    """Find the rows that depend on others and rewrite them; for the pieces of the last run the outcome is cached.
+
+    scratch: a folder for temporary files.
+    """
+    if not all(piece.key for piece in pieces):
+        return _settle(pieces, source, cache, scratch)
+    asked = (source.shown_s, source.join_s, source.partition)
+    key = key_of(code(), "settled", [piece.key for piece in pieces], asked)
+    if (known := _recall(key, pieces, cache)) is not None:
+        return known
+    made = replace(_settle(pieces, source, cache, scratch), key=key)
+    _keep(made, cache, scratch)
+    return made
+
+
+def _recall(key: str, pieces: Sequence[Piece], cache: PartitionCache) -> Settled | None:
+    if not cache.holds(key):
+        return None
+    notes = json.loads(cache.file(key, NOTES).read_text(encoding="utf-8"))
+    if not all(cache.holds(each) for each in notes["concerned"] if each):
+        return None
+    mine = {piece: recalled(each, cache) for piece, each in zip(pieces, notes["concerned"], strict=True)}
+    wide, shared = (np.load(cache.file(key, name)) for name in ARRAYS)
+    left = pq.read_table(cache.file(key, LEFT), schema=REJECTED)
+    return Settled(wide, shared, Piece(cache.file(key, NOTES).parent), left, notes["num_renamed"], mine, key)
+
+
+def _keep(made: Settled, cache: PartitionCache, scratch: Path) -> None:
+    notes = {"num_renamed": made.num_renamed, "concerned": [each.key for each in made.concerned.values()]}
+    with cache.making() as making:
+        folder = making / made.key
+        shutil.copytree(scratch / "rewritten", folder)
+        for name, keys in zip(ARRAYS, (made.wide, made.shared), strict=True):
+            np.save(folder / name, keys)
+        pq.write_table(made.rejected, folder / f"{LEFT}.parquet")
+        write_json(folder / NOTES, notes)
+        cache.put(made.key, folder, dict.fromkeys((*TABLES, *ARRAYS, LEFT, NOTES), 0))
+
+
+def _settle(pieces: Sequence[Piece], source: SourceParams, cache: PartitionCache, scratch: Path) -> Settled:
     apart_us = min(round(source.shown_s * 1_000_000), round(source.join_s * 1_000_000))
     wide = apart([piece.requests for piece in pieces], apart_us)
     shared = repeated([piece.items for piece in pieces])

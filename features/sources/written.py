@@ -7,7 +7,6 @@ if it is large.
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,7 +95,7 @@ def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path, engin
                     target.unlink()
         elif cache.num_rows(key)["interactions"]:
             for table, target in targets.items():
-                shutil.copyfile(cache.file(key, table), target)
+                cache.copy_out(key, table, target)
     log.info("wrote %d partitions, %d of them new or changed", len(keys), num_new)
     return {key for key in keys.values() if key}
 

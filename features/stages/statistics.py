@@ -6,7 +6,6 @@ Factors of co-clicks, if params ask for them, are computed again for all periods
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -200,7 +199,7 @@ def _assemble(cache: PartitionCache, pieces: Sequence[CounterPiece], staging: Pa
     for piece in pieces:
         num_rows = cache.num_rows(piece.key)
         for name in TABLES if any(num_rows.values()) else ():
-            shutil.copyfile(cache.file(piece.key, name), staging / name / f"{piece.partition.name}.parquet")
+            cache.copy_out(piece.key, name, staging / name / f"{piece.partition.name}.parquet")
             report[f"num_{name}"] += num_rows[name]
     return report
 

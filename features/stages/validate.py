@@ -14,7 +14,7 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.stage import ATTEMPTS, Report, main
 from features.engine.engine import HERE, Engine, running
-from features.pages.data_docs import make_readable
+from features.pages.data_docs import make_readable, maker
 from features.quality.docs_note import held_back
 from features.quality.expectations import Judgement
 from features.quality.figures import count_figures
@@ -92,7 +92,7 @@ def _run(
             make_readable(root / ATTEMPTS / "validate" / "data_docs", held_back(report), is_refused=True)
             _show(data, staging, str(error), root / ATTEMPTS / "validate" / PAGE)
             raise
-        judgement.publish(docs)
+        judgement.publish(docs, maker())
         make_readable(docs, held_back(report))
         log.info("%s See %s", held_back(report), docs / "index.html")
         cache.keep_only({*flaws.keys, *keys, *(figures.keys if figures else ())})

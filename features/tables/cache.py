@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contracts.files import hash_file, locked
+from contracts.known_hashes import hash_of, note_hash
 from contracts.publish import room_for
 
 ENTRY = "entry.json"
@@ -83,10 +84,11 @@ class PartitionCache:
             yield Path(folder)
 
     def holds(self, key: str) -> bool:
-        """Whether the entry exists and all its files still have their stored hashes."""
+        """Whether the entry exists and all its files still have their stored hashes: of files changed since they were
+        last read, all are read."""
         try:
             held = self._entry(key)
-            is_sound = all(hash_file(self.file(key, table)) == entry["sha256"] for table, entry in held.items())
+            is_sound = all(hash_of(self.file(key, table)) == entry["sha256"] for table, entry in held.items())
             self._used |= {key} if is_sound else set()
             return is_sound
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: it is rebuilt
@@ -95,6 +97,11 @@ class PartitionCache:
     def file(self, key: str, table: str) -> Path:
         """The path of one table of an entry. Read only."""
         return self._folder / key / file_name(table)
+
+    def copy_out(self, key: str, table: str, target: Path) -> None:
+        """Copy one table of an entry, whose hash is then that of the copy without reading it."""
+        shutil.copyfile(self.file(key, table), target)
+        note_hash(target, self._entry(key)[table]["sha256"])
 
     def num_rows(self, key: str) -> dict[str, int]:
         """Rows of each table of an entry."""
@@ -117,6 +124,8 @@ class PartitionCache:
         A sound entry stays: the same key has the same bytes, and someone may be reading it.
         """
         hashes = {table: hash_file(made / file_name(table)) for table in num_rows}
+        for table, digest in hashes.items():
+            note_hash(made / file_name(table), digest)
         told = {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()}
         (made / ENTRY).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")  # no fsync: holds() checks it all
         if not self.holds(key):

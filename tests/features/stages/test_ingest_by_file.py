@@ -1,6 +1,7 @@
 """Files arrive late, change and disappear: ingest reads only what changed, and writes the same bytes as a rebuild."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,12 @@ def test_a_new_file_and_late_rows_change_only_their_partitions(tmp_path: Path, m
         write(folder / f"{day}.csv", clean(90, day=day))
     ingest_table(data, folder)
     first = entries(data)
-    assert len(first) == 3 + 9  # a piece a file, a file a day
+    assert len(first) == 3 + 9 + 1  # a piece a file, a file a day, and what they are beside each other
     write(folder / "late.csv", ["u1,i1,2024-01-02T23:00:00Z,1"])
     ingest_table(data, folder)
     second = entries(data)
     assert len(first.items() & second.items()) == 3 + 8
-    assert len(second) == 4 + 9
+    assert len(second) == 4 + 9 + 1
     (folder / "late.csv").unlink()
     ingest_table(data, folder)
     assert entries(data).keys() == first.keys()
@@ -153,10 +154,29 @@ def test_partitions_with_joined_rows_are_not_sorted_again_without_new_rows(
     path = write(tmp_path / "log" / "part.csv", drawn(np.random.default_rng(3), 400), HEADER)
     assert ingest_table(data, path.parent, MAPPED, **told)["dropped"]["joined to the row of its item in its request"]
     first = entries(data)
+    (recalled,) = (tmp_path / ".cache" / "ingest" / "table").glob("*/settled.json")
+    shutil.rmtree(recalled.parent)  # else nothing is joined again
     join = settled.join_repeats
     monkeypatch.setattr(settled, "join_repeats", lambda rows, join_s: _reversed(*join(rows, join_s)))
     ingest_table(data, path.parent, MAPPED, **told)
-    assert entries(data) == first
+    second = entries(data)
+    assert second.keys() == first.keys()
+    assert {key for key in first if first[key] != second[key]} <= {recalled.parent.name}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_nothing_came_nothing_is_joined_again_and_all_is_the_same(
+    seed: int, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, told = tmp_path / "data" / "table", {"shown_s": 3600, "join_s": 80_000}
+    for part in range(3):
+        write(tmp_path / "log" / f"{part}.csv", drawn(np.random.default_rng([seed, part]), 40), HEADER)
+    report = ingest_table(data, tmp_path / "log", MAPPED, **told)
+    assert report["requests_named_apart"] + sum(report["dropped"].values())
+    first = digests(data)
+    monkeypatch.setattr(settled, "_settle", None)
+    assert ingest_table(data, tmp_path / "log", MAPPED, **told) == report
+    assert digests(data) == first
 
 
 def _reversed(joined: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
