@@ -24,7 +24,7 @@ from tests.s3_server import S3Server
 pytestmark = pytest.mark.xdist_group("spark")
 
 NUM_PEOPLE, NUM_EVENINGS, NUM_SLOTS, NUM_FILES = 40, 10, 6, 3
-LIMIT_S = 1200.0
+LIMIT_S = 2400.0
 DVC = "leitmotif"
 """What the keys of the DVC remote begin with, in a bucket of its own."""
 COLUMNS = {"user_id": "viewer", "item_id": "film", "occurred_at": "ts", "label": "liked"}
