@@ -18,7 +18,7 @@ from benchmarks.table import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-ON_SPARK = ("ingest", "validate", "histories")
+ON_SPARK = ("ingest", "validate", "histories", "statistics")
 """Stages whose units of work Spark spreads over nodes (docs/spark.md); the others run on one."""
 DAY_S = 86_400
 
@@ -145,7 +145,7 @@ So a run of the whole log from nothing takes, on nodes of {plan.cores} cores tha
 
 [Spark](spark.md) spreads {", ".join(ON_SPARK)} over nodes. There a task's start and its Python cost extra (1.5 to
 4 times the CPU at 1 to 10 million rows, less the larger a unit is; not counted here), and a part of each stays on
-the driver; statistics runs on one node. A later run reads and judges what is new: [what a day more
+the driver. A later run reads and judges what is new: [what a day more
 costs](quality.md).
 
 Training does not grow with the log: it takes `train.max_requests`. An embedding row of width

@@ -36,10 +36,10 @@ def test_nodes_follow_from_core_hours_and_a_stage_on_one_node_bounds_them() -> N
         return [{"stage": stage, "rows": n, "cpu_s": a_row * n, "bytes": 2 * n} for n in (1000, 2000)]
 
     # 90 core hours are spread; 10 on one node of 10 cores take 1 of the 2 hours; 90 / 10 cores / 1 h = 9 nodes
-    stages = [*points("ingest", 30), *points("validate", 20), *points("histories", 40), *points("statistics", 10)]
+    stages = [*points("ingest", 30), *points("validate", 20), *points("histories", 40), *points("audit", 10)]
     (row,) = batch(PLAN, stages)
     assert (row["events"], row["one node, h"], row["nodes for 2 h"], row["outputs, GB"]) == ("1e09", "10.0", "9", "8")
-    (row,) = batch(PLAN, [*stages[:6], *points("statistics", 20)])
+    (row,) = batch(PLAN, [*stages[:6], *points("audit", 20)])
     assert row["nodes for 2 h"] == "one stage alone takes longer"
 
 
