@@ -57,9 +57,17 @@ export GIVEN_SOURCE = $(value SOURCE)
 export GIVEN_DATA = $(value DATA)
 export GIVEN_URL = $(value URL)
 
+# what more than one target runs
+RUN = python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE") $(if $(value DATA),--data="$$GIVEN_DATA") $(ARGS)
+PUSH = dvc push --run-cache
+REMOTE = dvc remote modify --local storage url "$$GIVEN_URL" && dvc remote list
+LISTEN = $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
+DOOR = python -m orchestration.door --door 'make $@' --port '$(PORT)' $(LISTEN)
+SERVE = python -m features.online.load && exec $(DOOR) -- bentoml serve serving.service:Leitmotif --port '$(PORT)' $(LISTEN)
+
 .PHONY: run
 run: $(READY) ## the whole pipeline: SOURCE=simulator|movielens|ebnerd|table DATA=<path> ARGS="key=value ..."
-	@python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE") $(if $(value DATA),--data="$$GIVEN_DATA") $(ARGS)
+	@$(RUN)
 
 .PHONY: set
 set: $(READY) ## change params.yaml: make set ARGS="model.num_themes=8"
@@ -81,11 +89,17 @@ freshness: $(READY) ## freshness and completeness of each view, live events incl
 	@python -m features.online.freshness
 
 .PHONY: serve
-serve: LISTEN = $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
 serve: $(READY) ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
-	@python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN)
-	@python -m features.online.load
-	@exec python -m orchestration.door --door 'make serve' --port '$(PORT)' $(LISTEN) -- bentoml serve serving.service:Leitmotif --port '$(PORT)' $(LISTEN)
+	@$(DOOR)
+	@$(SERVE)
+
+.PHONY: up
+up: $(READY) ## from a log to its service: make run, make push to URL=s3://... if that is given, make serve; takes the variables of all three
+	@$(DOOR)
+	@$(if $(value URL),$(REMOTE))
+	@$(RUN)
+	@$(if $(value URL),$(PUSH))
+	@$(SERVE)
 
 .PHONY: ask
 ask: $(READY) ## ask the running service for one ranking: ARGS="--user u00042"; --keep remembers it as shown
@@ -144,7 +158,7 @@ rollback: $(READY) ## put the former champion back in its place
 
 .PHONY: push
 push: $(READY) ## data, models and champion to the DVC remote
-	@dvc push --run-cache
+	@$(PUSH)
 
 .PHONY: pull
 pull: $(READY) ## data, models and champion from the DVC remote
@@ -152,7 +166,7 @@ pull: $(READY) ## data, models and champion from the DVC remote
 
 .PHONY: remote
 remote: $(READY) ## choose the DVC remote: make remote URL=s3://bucket/leitmotif
-	@dvc remote modify --local storage url "$$GIVEN_URL" && dvc remote list
+	@$(REMOTE)
 
 .PHONY: doctor
 doctor: ## check the machine and say what is missing

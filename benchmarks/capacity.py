@@ -19,7 +19,7 @@ from benchmarks.table import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-ON_SPARK = ("ingest", "validate", "histories")
+ON_SPARK = ("ingest", "validate", "histories", "statistics")
 """Stages whose units of work Spark distributes over nodes (docs/spark.md); the others run on one node."""
 DAY_S = 86_400
 
@@ -218,8 +218,8 @@ On a whole log with empty caches and nodes of {plan.cores} cores that are all bu
 {markdown(batch(plan, stages["rows"]))}
 
 [Spark](spark.md) distributes {", ".join(ON_SPARK)} over nodes. Starting tasks and their Python processes costs extra
-CPU there: validate and histories took 1.5 to 4 times the CPU at 1 to 10 million rows, less for larger units; others
-were not measured. It is not included here. A part of each stage stays on the driver. Not in the table: the pages,
+CPU there: validate, histories and statistics took 1.5 to 4 times the CPU at 1 to 10 million rows, less for larger
+units; ingest was not measured. It is not included here. A part of each stage stays on the driver. Not in the table: the pages,
 materialize, which writes and loads what the online part below holds, and the stages of the model. Later runs process
 only what is new: [what a new day costs](quality.md).
 

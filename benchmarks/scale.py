@@ -1,6 +1,6 @@
-"""A seeded log of a million rows or more -> the cost of validate and histories on both engines, DuckDB and Spark.
+"""A seeded log of a million rows or more -> the cost of validate, histories and statistics on both engines, DuckDB and Spark.
 
-`python -m benchmarks.scale --rows 1000000 10000000` runs both stages for each size and engine, each in a process of its
+`python -m benchmarks.scale --rows 1000000 10000000` runs the stages for each size and engine, each in a process of its
 own with an empty cache. It measures wall and CPU seconds and peak memory of the process and all that it starts (the JVM
 and its Python workers too), and checks that both engines write the same bytes.
 It writes reports/benchmarks/scale.json and .md; with `--results` also benchmarks/results/scale.json.
@@ -26,7 +26,7 @@ from benchmarks.table import write_table
 from contracts.params import PARAMS, load_params
 from contracts.publish import write_json
 from contracts.schema import PROVENANCE
-from features.stages import histories, validate
+from features.stages import histories, statistics, validate
 from features.tables.connection import memory_mb, num_threads
 from features.terms.params import EngineParams
 
@@ -34,7 +34,8 @@ ROOT = Path(__file__).parents[1]
 NUM_DAYS = 30
 ROWS_A_USER = 50
 NUM_ITEMS = 50_000
-OUTS = (*validate.OUTS, *histories.OUTS)
+STAGES = ("validate", "histories", "statistics")
+OUTS = (*validate.OUTS, *histories.OUTS, *statistics.TABLES)
 SAMPLE_S = 0.25
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--engines", nargs="+", choices=["duckdb", "spark"], default=["duckdb", "spark"])
     parser.add_argument("--master", default=f"local[{num_threads()}]", help="Spark's master, on this machine")
-    parser.add_argument("--stages", nargs="+", choices=["validate", "histories"], default=["validate", "histories"])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--folder", type=Path, help="where the temporary logs are written")
     parser.add_argument("--reports", type=Path, default=ROOT / "reports" / "benchmarks")
     parser.add_argument("--results", action="store_true", help="write benchmarks/results/scale.json too")
@@ -107,6 +108,8 @@ def run_here(engine: str, stage: str, data: Path, master: str) -> None:
     runs_on = EngineParams(name="spark" if engine == "spark" else "duckdb", master=master, options={})
     if stage == "validate":
         validate.run(data, params["validate"], params["expectations"], runs_on)
+    elif stage == "statistics":
+        statistics.run(data, params["statistics"], runs_on)
     else:
         histories.run(data, params["request"], params["history"], runs_on)
 

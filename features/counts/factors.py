@@ -10,8 +10,11 @@ Randomised range finder: Halko, Martinsson and Tropp, 2011. Equal bytes are prom
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import logging
+import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ibis.expr.types as ir
@@ -25,6 +28,8 @@ from threadpoolctl import threadpool_limits
 
 from contracts.errors import InputError
 from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
+from features.engine.engine import Engine
+from features.tables import duck
 from features.terms.convention import CLICKED, code_width, micros
 
 log = logging.getLogger("leitmotif")
@@ -42,11 +47,23 @@ LENGTH = 127
 """A factor's length, as int8."""
 
 
-def write_coclicks(rows: ir.Table, rank: int, period_s: float, folder: Path) -> dict[str, int]:
+@dataclass(frozen=True)
+class Periods:
+    """What the factors of every period are made of."""
+
+    pairs: Path  # at (us), user, item: the first click of each pair, in numbers; in Arrow's format
+    rank: int
+    folder: Path  # of the files that are made
+
+
+def write_coclicks(
+    engine: Engine, rows: ir.Table, rank: int, period_s: float, folder: Path, scratch: Path
+) -> dict[str, int]:
     """Write clicks.parquet, history_clicks.parquet and factors.parquet; returns counts. rows: validated.
 
     Clicks of role history go to a file of their own: a log has them for some weeks only, so they must not change the
     number of readers by which items are compared. A period's factors use the clicks before its start.
+    engine: what factorises periods. scratch: a folder for what is between.
     """
     clicked = rows.filter(rows.label >= CLICKED)
     clicks = _write_clicks(clicked.filter(clicked.role == ROLE_IMPRESSION), folder / "clicks.parquet")
@@ -55,7 +72,7 @@ def write_coclicks(rows: ir.Table, rank: int, period_s: float, folder: Path) -> 
     pairs = pairs.order_by(["user_id", "item_id"]).to_pyarrow()
     schema, num_factors = coclick_factors(rank, code_width(rank)), 0
     with pq.ParquetWriter(folder / "factors.parquet", schema, compression="zstd") as writer:
-        for table in _factors(pairs, _starts(clicks, micros(period_s), rank), rank):
+        for table in _factors(engine, pairs, _starts(clicks, micros(period_s), rank), rank, scratch):
             writer.write_table(table.cast(schema))
             num_factors += len(table)
     return {
@@ -135,21 +152,43 @@ def _starts(clicks: pa.Table, period_us: int, rank: int) -> Int64:
     return np.arange(first, last + 1, dtype=np.int64) * period_us
 
 
-def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
+def factorise(periods: Periods, start: int) -> Path:
+    """The file of a period's leading directions [U, 1 + width of codes], and of its users' factors [U, rank].
+
+    U: users with a click before the period's start, in ascending order.
+    """
+    pairs = duck.read_arrow(periods.pairs)
+    before = pairs["at"].to_numpy() < start
+    users, items = (np.unique(pairs[name].to_numpy()[before], return_inverse=True)[1] for name in ("user", "item"))
+    directions = leading(users, items, periods.rank)
+    made = {
+        "directions": directions[:, : 1 + code_width(periods.rank)],
+        "factors": _of_one_length(directions[:, : periods.rank], periods.rank),
+    }
+    path = periods.folder / f"{start}.npz"
+    making = path.with_name(f".{start}-{os.getpid()}.npz")
+    np.savez(making, **made)
+    os.replace(making, path)
+    return path
+
+
+def _factors(engine: Engine, pairs: pa.Table, starts: Int64, rank: int, scratch: Path) -> Iterator[pa.Table]:
     """One table a period that has something to factorise."""
     at = pairs["occurred_at"].cast(pa.int64()).to_numpy()
     # numbered by id: numbered by appearance, a later click could renumber items of earlier periods
     ids = {name: pc.unique(pairs[name]).sort() for name in ("user_id", "item_id")}
     users, items = (pc.index_in(pairs[name], value_set=each).to_numpy().astype(np.int64) for name, each in ids.items())
+    periods = Periods(scratch / "pairs.arrow", rank, scratch)
+    duck.store_arrow(pa.table({"at": at, "user": users, "item": items}), periods.pairs)
+    starts = starts[starts > at.min()] if len(at) else starts[:0]
     width, said_at = code_width(rank), time.monotonic()
     earlier, codes = np.zeros(0, np.int64), np.zeros((0, width), np.int8)  # users, ascending, and their codes
-    for start in starts.tolist():
-        before = at < start
-        if not before.any():
-            continue
-        known, user_rank = np.unique(users[before], return_inverse=True)
-        directions = leading(user_rank, np.unique(items[before], return_inverse=True)[1], rank)
-        factors = _of_one_length(directions[:, :rank], rank)
+    files = engine.map(partial(factorise, periods), starts.tolist(), "factors of periods")
+    for number, (start, file) in enumerate(zip(starts.tolist(), files, strict=True)):
+        known = np.unique(users[at < start])
+        with np.load(file) as made:
+            directions, factors = made["directions"], made["factors"]
+        file.unlink()
         codes = user_codes(directions, np.searchsorted(known, earlier), codes, width)
         earlier = known
         yield pa.table(
@@ -161,5 +200,5 @@ def _factors(pairs: pa.Table, starts: Int64, rank: int) -> Iterator[pa.Table]:
             }
         )
         if time.monotonic() - said_at >= 5:
-            log.info("co-click factors: %d of %d periods", int(np.searchsorted(starts, start)) + 1, len(starts))
+            log.info("co-click factors: %d of %d periods", number + 1, len(starts))
             said_at = time.monotonic()

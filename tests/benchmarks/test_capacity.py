@@ -40,10 +40,10 @@ def test_the_number_of_nodes_follows_from_core_hours_and_the_stage_on_one_node()
         return [{"stage": stage, "rows": n, "cpu_s": a_row * n, "bytes": 2 * n} for n in (1000, 2000)]
 
     # 10 core hours on one node of 10 cores take 1 of the 2 hours; the other 90 take 90 / 10 cores / 1 h = 9 nodes
-    stages = [*points("ingest", 30), *points("validate", 20), *points("histories", 40), *points("statistics", 10)]
+    stages = [*points("ingest", 30), *points("validate", 20), *points("histories", 40), *points("audit", 10)]
     (row,) = batch(PLAN, stages)
     assert (row["events"], row["hours on one node"], row[NODES], row["outputs, GB"]) == ("1 billion", "10.0", "9", "8")
-    (row,) = batch(PLAN, [*stages[:6], *points("statistics", 20)])
+    (row,) = batch(PLAN, [*stages[:6], *points("audit", 20)])
     assert row[NODES] == "what runs on one node takes longer"
 
 

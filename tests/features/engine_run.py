@@ -13,32 +13,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.stages import histories, ingest, validate
+from features.stages import audit, histories, ingest, statistics, validate
 from features.terms.params import EngineParams
 from tests.clones import ROOT
 from tests.features.raw_logs import digest
 from tests.features.spark_cluster import environment
 
-STAGES = {"ingest": ingest, "validate": validate, "histories": histories}
+STAGES = {"ingest": ingest, "validate": validate, "histories": histories, "statistics": statistics, "audit": audit}
 ASKED, SAID = "asked.pickle", "said.txt"
 LIMIT_S = 1800
 
 
 @dataclass(frozen=True)
 class Work:
-    """Stages to run over one log. range_rows: rows of a range of users, small enough to have several of them."""
+    """Stages to run over one log.
+
+    range_rows, chunk_rows: rows of a range of users, and of partitions that are counted together, small enough that a
+    small log has several of them.
+    """
 
     name: str  # of the log; its folder is <root>/<name>/data/<name>
     sections: Mapping[str, Any]
-    stages: tuple[str, ...] = ("ingest", "validate", "histories")
+    stages: tuple[str, ...] = ("ingest", "validate", "histories", "statistics", "audit")
     range_rows: int = histories.RANGE_ROWS
+    chunk_rows: int = statistics.ROWS_AT_ONCE
 
     def data(self, root: Path) -> Path:
         return root / self.name / "data" / self.name
 
     def run(self, root: Path, engine: EngineParams | None = None) -> dict[str, Any]:
         """Run the stages; returns their reports."""
-        histories.RANGE_ROWS = self.range_rows
+        histories.RANGE_ROWS, statistics.ROWS_AT_ONCE = self.range_rows, self.chunk_rows
         given = {**self.sections, "data": self.data(root)} | ({"engine": engine} if engine else {})
         reports = {}
         for name in self.stages:

@@ -3,70 +3,30 @@
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from contracts.errors import InputError
 from orchestration import fetch as module
 from orchestration.fetch import fetch
 from tests.clones import clone, run
-
-AWS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-AWS |= {"AWS_EC2_METADATA_DISABLED": "true"}
-
-
-class Store:
-    """The server and a client of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            self.port = bound.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        with (folder / "moto").open("w") as said:
-            self.process = subprocess.Popen(command, stdout=said, stderr=said)
-        self.client: Any = boto3.client(
-            "s3", endpoint_url=self.address, aws_access_key_id="someone", aws_secret_access_key="secret",
-            region_name="us-east-1",
-        )  # fmt: skip
-        ends_at = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                assert time.monotonic() < ends_at, (folder / "moto").read_text()
-                assert self.process.poll() is None, (folder / "moto").read_text()
-                time.sleep(0.1)
-
-    def put(self, key: str, content: bytes, bucket: str = "logs") -> None:
-        self.client.put_object(Bucket=bucket, Key=key, Body=content)
-
-    def end(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+from tests.s3_server import S3Server
 
 
 @pytest.fixture(scope="module")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    served = Store(tmp_path_factory.mktemp("store"))
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    served = S3Server(tmp_path_factory.mktemp("store"))
     yield served
     served.client.close()
     served.end()
 
 
 @pytest.fixture
-def store(shared_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(shared_store: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The store with an empty bucket logs; the environment names it, and the folder is empty."""
     _prepared(shared_store, tmp_path, monkeypatch)
     for each in shared_store.client.list_buckets()["Buckets"]:
@@ -76,10 +36,10 @@ def store(shared_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return shared_store
 
 
-def _prepared(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _prepared(store: S3Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    for name, value in (AWS | {"AWS_ENDPOINT_URL": store.address, "HOME": str(folder)}).items():
+    for name, value in (store.environment | {"HOME": str(folder)}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(folder)
 
@@ -89,7 +49,7 @@ def _held(path: str) -> dict[str, bytes]:
     return {each.relative_to(root).as_posix(): each.read_bytes() for each in root.rglob("*") if each.is_file()}
 
 
-def test_one_object_is_a_file_and_a_prefix_is_a_folder(store: Store) -> None:
+def test_one_object_is_a_file_and_a_prefix_is_a_folder(store: S3Server) -> None:
     store.put("2026/log.csv", b"one")
     for key in ("days/1.csv", "days/deeper/2.csv", "days/_SUCCESS", "days/.hidden", "dayside.csv"):
         store.put(key, key.encode())
@@ -100,7 +60,7 @@ def test_one_object_is_a_file_and_a_prefix_is_a_folder(store: Store) -> None:
     assert _held(path) == {"1.csv": b"days/1.csv", "deeper/2.csv": b"days/deeper/2.csv"}
 
 
-def test_an_object_of_the_same_etag_is_not_fetched_again_and_one_that_went_goes(store: Store) -> None:
+def test_an_object_of_the_same_etag_is_not_fetched_again_and_one_that_went_goes(store: S3Server) -> None:
     for number in range(3):
         store.put(f"days/{number}.csv", b"x" * 10**6)
     path, said = fetch("s3://logs/days")
@@ -118,7 +78,7 @@ def test_an_object_of_the_same_etag_is_not_fetched_again_and_one_that_went_goes(
 
 
 def test_what_cannot_be_fetched_is_one_error_and_what_was_fetched_stands(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("log.csv", b"good")
     path, _ = fetch("s3://logs/log.csv")
@@ -142,7 +102,7 @@ def test_what_cannot_be_fetched_is_one_error_and_what_was_fetched_stands(
     assert not list(Path("fetched").glob(".staging*"))
 
 
-def test_an_object_that_changes_while_it_is_read_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_changes_while_it_is_read_is_refused(store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put("log.csv", b"good")
     path, _ = fetch("s3://logs/log.csv")
     store.put("log.csv", b"a" * 10**6)
@@ -162,7 +122,7 @@ def test_an_object_that_changes_while_it_is_read_is_refused(store: Store, monkey
 
 
 def test_a_store_that_goes_away_in_the_midst_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path)
+    store = S3Server(tmp_path)
     _prepared(store, tmp_path, monkeypatch)
     store.client.create_bucket(Bucket="logs")
     store.put("log.csv", b"good")
@@ -185,7 +145,7 @@ def test_a_store_that_goes_away_in_the_midst_is_one_error(tmp_path: Path, monkey
     store.client.close()
 
 
-def test_make_run_reads_a_log_from_a_bucket_and_a_refusal_changes_nothing(store: Store, tmp_path: Path) -> None:
+def test_make_run_reads_a_log_from_a_bucket_and_a_refusal_changes_nothing(store: S3Server, tmp_path: Path) -> None:
     rows = [f"u{n % 5},i{n % 7},{1_700_000_000 + n},{n % 3 == 0:d}" for n in range(200)]
     store.put("log.csv", "\n".join(["who,what,at,hit", *rows]).encode())
     house = clone(tmp_path / "house")
@@ -207,7 +167,7 @@ def test_make_run_reads_a_log_from_a_bucket_and_a_refusal_changes_nothing(store:
     assert "0 of 11 stages ran" in again.stdout
 
 
-def test_the_dvc_remote_may_be_a_bucket(store: Store, tmp_path: Path) -> None:
+def test_the_dvc_remote_may_be_a_bucket(store: S3Server, tmp_path: Path) -> None:
     """As `make remote URL=s3://...`, `make push` and `make pull` type it."""
     for command in (
         ["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "remote", "add", "-q", "-d", "storage", "elsewhere"],

@@ -18,6 +18,7 @@ from contracts.schema import COCLICK_CLICKS, ROLE_HISTORY, ROLE_IMPRESSION, TIME
 from features.counts.factors import LENGTH, leading, user_codes, user_factors, write_coclicks
 from features.encoding.asked import NO_KEY, Asked, recent_clicks
 from features.encoding.coclicks import CODE_LENGTH, SHRINKAGE, Clicks, Coclicks
+from features.engine.engine import InProcess
 from features.terms.convention import COCLICK_SPANS, RECENT, coclick_columns
 
 SECOND = 1_000_000
@@ -224,7 +225,7 @@ LOG = [
 
 
 def test_what_is_written_is_read_back_by_the_numbers_of_the_vocabulary(tmp_path: Path) -> None:
-    counts = write_coclicks(ibis.memtable(rows(LOG)), 2, 86_400, tmp_path)
+    counts = write_coclicks(InProcess(), ibis.memtable(rows(LOG)), 2, 86_400, tmp_path, tmp_path)
     wanted = {"num_coclick_clicks": 3, "num_coclick_history_clicks": 1, "num_coclick_factors": 4}
     assert counts == wanted  # days 1 and 2; of day 0 nothing is before it
     made = Coclicks.from_folder(tmp_path, ["a", "b", "c"], ["u1", "u2", "u3"])
@@ -255,7 +256,7 @@ def test_later_rows_change_no_earlier_factor(tmp_path: Path) -> None:
     later = [*clicks_from(1, 200), ("t", "i49", 1.5, 1.0, ROLE_IMPRESSION), ("u00", "h", 1.6, 1.0, ROLE_IMPRESSION)]
     for name, each in (("whole", log), ("more", later + log)):
         (tmp_path / name).mkdir()
-        write_coclicks(ibis.memtable(rows(each)), 8, 86_400, tmp_path / name)
+        write_coclicks(InProcess(), ibis.memtable(rows(each)), 8, 86_400, tmp_path / name, tmp_path)
     whole, more = (pq.read_table(tmp_path / name / "factors.parquet") for name in ("whole", "more"))
     assert len(more) > len(whole) >= 39
     assert more.slice(0, len(whole)).equals(whole)
@@ -264,14 +265,14 @@ def test_later_rows_change_no_earlier_factor(tmp_path: Path) -> None:
 def test_the_order_of_rows_changes_no_byte(tmp_path: Path) -> None:
     for name, log in (("whole", LOG), ("turned", LOG[::-1])):
         (tmp_path / name).mkdir()
-        write_coclicks(ibis.memtable(rows(log)), 2, 86_400, tmp_path / name)
+        write_coclicks(InProcess(), ibis.memtable(rows(log)), 2, 86_400, tmp_path / name, tmp_path)
     for file in ("factors.parquet", "clicks.parquet", "history_clicks.parquet"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "turned" / file).read_bytes()
 
 
 def test_a_period_too_short_for_the_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"coclick_period_s.*Raise it"):
-        write_coclicks(ibis.memtable(rows(LOG)), 2, 1, tmp_path)
+        write_coclicks(InProcess(), ibis.memtable(rows(LOG)), 2, 1, tmp_path, tmp_path)
 
 
 def test_only_clicks_are_recent() -> None:

@@ -15,13 +15,15 @@ from tests.clones import ROOT, real_data
 from tests.features.engine_run import SAID, Work, finish, outs_of, start_on_spark
 from tests.features.planted import clean, write
 from tests.features.raw_logs import COLUMNS, SMALL, expectations, limits, source
-from tests.features.small_log import history, request
+from tests.features.small_log import history, request, statistics
 from tests.features.spark_cluster import SparkCluster, spark_home
 
 pytestmark = pytest.mark.xdist_group("spark")
 
 LOCAL = EngineParams(name="spark", master="local[2]", options={})
 SMALLER = {"request": request(), "history": history(), "expectations": expectations(), "seed": 1}
+SMALLER |= {"statistics": statistics(coclick_rank=8, coclick_period_s=86_400)}
+SMALLER |= {"audit": load_params(ROOT / "params.yaml")["audit"]}
 NUM_DAYS, NUM_ROWS, NUM_USERS, NUM_ITEMS = 24, 192_000, 2_000, 300
 RANGE_ROWS = 20_000
 FIRST_PIECES = 4
@@ -40,7 +42,7 @@ def same_on_both(root: Path, works: list[Work]) -> str:
         here, spark = (outs_of(work.data(root / engine)) for engine in ("here", "spark"))
         assert spark == here, work.name
         assert reports[work.name] == expected[work.name]
-        assert "user_histories" in here
+        assert {"user_histories", "coclicks", "shift_audit"} <= here.keys()
     return said
 
 
@@ -64,7 +66,7 @@ def test_a_table_and_the_simulator_are_the_same_bytes_on_both_engines(tmp_path: 
     table = SMALLER | {"source": source("table", arrivals(tmp_path / "log"), columns), "simulator": SMALL}
     simulated = SMALLER | {"source": source("simulator"), "simulator": SMALL}
     works = [
-        Work(name, {**sections, "validate": limits(max_id_length=256)}, range_rows=2_000)
+        Work(name, {**sections, "validate": limits(max_id_length=256)}, range_rows=2_000, chunk_rows=5_000)
         for name, sections in (("table", table), ("simulator", simulated))
     ]
     said = same_on_both(tmp_path, works)
@@ -72,14 +74,18 @@ def test_a_table_and_the_simulator_are_the_same_bytes_on_both_engines(tmp_path: 
     assert "judging batches: 1 tasks on Spark" in said
     assert "splitting: 3 tasks on Spark" in said
     assert "histories of ranges of users: " in said
+    assert "summing partitions: 2 tasks on Spark" in said
+    assert "counting partitions: 3 tasks on Spark" in said
+    assert "factors of periods: " in said
+    assert "shuffling events: 3 tasks on Spark" in said
 
 
 @pytest.mark.slow
 def test_whole_logs_are_the_same_bytes_on_both_engines(tmp_path: Path) -> None:
-    works = [Work("simulator", params_of(tmp_path / "simulator.params"), range_rows=50_000)]
+    works = [Work("simulator", params_of(tmp_path / "simulator.params"), range_rows=50_000, chunk_rows=50_000)]
     for name, folder in (("movielens", "movielens-small"), ("ebnerd", "ebnerd-demo")):
         given = {"source.name": name, "source.path": str(real_data(folder))}
-        works.append(Work(name, params_of(tmp_path / f"{name}.params", given), range_rows=50_000))
+        works.append(Work(name, params_of(tmp_path / f"{name}.params", given), range_rows=50_000, chunk_rows=50_000))
     same_on_both(tmp_path, works)
 
 
