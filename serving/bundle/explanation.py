@@ -1,14 +1,15 @@
-"""Scored candidates -> explanations: parts that add up to the logit, and the contribution of each history event.
+"""Scored candidates -> explanations, by the code of the models (explained.py).
 
-Computed on request only. Shapes: M candidates, C events that may contribute, L history length.
+Shapes: M candidates, C events that may contribute, L history length.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from serving.bundle.explained import BASE, HISTORY, Why
 from serving.bundle.scorer import Float32, Int64, Scorer
 from training.model.alone import BackboneAlone, SequenceState
 from training.model.batch import Candidates
@@ -16,24 +17,12 @@ from training.model.explanation import EXPERTS, explain
 from training.model.mixture import MixtureOfSequence
 from training.model.ranker import Tables
 
-BASE = "base"
-"""Part of the logit that does not depend on the history: the item, its counters, the match of themes."""
-HISTORY = "history"
-"""Part that the history adds, for models that read it as a whole."""
 NUM_TRIED = 10
 """Number of events, those with the largest gradient, that are removed one by one for models without themes."""
 
 
-class Why(NamedTuple):
-    """Explanation of each candidate."""
-
-    parts: dict[str, Float32]  # [M] each; they add up to the logit
-    slot_MC: Int64  # events, as positions in the encoded history
-    carried_MC: Float32  # decrease of the logit without the event; 0 where there is no event
-
-
-def why(scorer: Scorer, state: Any, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None) -> Why:
-    """Explain the logits of Scorer.score, called with the same arguments."""
+def explain_scores(scorer: Scorer, state: Any, item_index: Int64, scalars: Float32, code_MF: Float32 | None) -> Why:
+    """As `why`, for a scorer that has its model's code."""
     candidates, tables = scorer.candidates(item_index, scalars, code_MF)
     if isinstance(scorer.model, MixtureOfSequence):
         return _of_mixture(scorer.model, state, candidates, tables)
