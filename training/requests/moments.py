@@ -35,8 +35,9 @@ class Moments:
         """Raises InputError that names the columns with a value that is no number: no model could be fitted on them."""
         bad = np.flatnonzero(~(np.isfinite(self.mean) & np.isfinite(self.spread)))
         if len(bad):
+            named = ", ".join(names[int(column)] for column in bad[:3])
             raise InputError(
-                f"{', '.join(names[column] for column in bad[:3])}: {len(bad)} of {len(self.mean)} scalar features "
+                f"{named}: {len(bad)} of {len(self.mean)} scalar features "
                 "hold a value that is not finite (NaN or infinite) on a row to train on, so nothing was trained. The "
                 "counters are damaged: `dvc repro -f statistics` makes them again."
             )
