@@ -14,10 +14,12 @@ SURE = 10.0
 def fix_routing(model: Model, theme_N: npt.NDArray[np.int64]) -> None:
     """Put each item's theme into the router's own tables, as orthogonal codes, and freeze them.
 
-    theme_N: in [0, T), -1 of an item without a theme. Raises ValueError where there are more themes than the router's
-    width can tell apart. Items that share the unknown row have no theme either.
+    theme_N: in [0, T), -1 of an item without a theme. The router is one that is never trained (model.router: random):
+    it has a code for each item, also for one that training sees too rarely for an embedding of its own. Raises
+    ValueError where there are more themes than the router's width can tell apart.
     """
     assert isinstance(model, MixtureOfSequence)
+    assert model.params.router == "random", "another router knows nothing of an item that is new"
     router, num_themes = model.router, model.params.num_themes
     width = router.prototype_TR.shape[1]
     if theme_N.max(initial=0) >= num_themes or num_themes > width:

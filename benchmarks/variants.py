@@ -51,7 +51,7 @@ CONTROLS = {
         "DIN, learnt themes as features alone", changes=_wrapped("din", "backbone"), without=("theme", "short")
     ),
     "random_routing": Variant("MoS, routing as drawn", changes={"router": "random"}),
-    "oracle": Variant("MoS, routed by the simulator's true themes", needs_truth=True),
+    "oracle": Variant("MoS, routed by the simulator's true themes", changes={"router": "random"}, needs_truth=True),
     "din_same_cost": Variant(
         f"DIN, the newest {SAME_COST_LENGTH} events", "din", changes={"history_length": SAME_COST_LENGTH}
     ),

@@ -6,7 +6,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Stric
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 """params.yaml's seed, in the range that both numpy and torch accept."""
-
+MIN_BOOTSTRAP = 20
+"""Fewest draws of a bootstrap: with fewer the 2.5 % quantile is not defined."""
 
 Item = TypeVar("Item")
 

@@ -17,16 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from contracts.errors import InputError
 from contracts.publish import write_json
 from serving.bundle.golden import TOLERANCE, GoldenRequest
-from serving.bundle.loaded import MODEL, Bundle, open_bundle
-from serving.bundle.programs import DESCRIPTION, Half, Programs, load_half, processor
+from serving.bundle.loaded import MODEL, Bundle, open_weights
+from serving.bundle.programs import DESCRIPTION, TABLES, Half, Programs, load_half, processor
 from serving.bundle.scorer import Scorer
 from serving.locations import find_bundle, find_programs
-from training.model.batch import to_candidates, to_history
+from training.model.batch import History, to_candidates, to_history
 from training.model.exported import compile_half, export_halves
 from training.model.shape import ModelShape
 
@@ -52,6 +53,9 @@ def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
         worst = max(_difference(bundle.scorer, halves, golden) for golden in bundle.golden)
         if not worst <= TOLERANCE:
             raise InputError(f"The programs' scores of a golden request differ by {worst:.1e}. Nothing was written.")
+        scorer = bundle.scorer
+        kept = {"item_NX": scorer.tables.item_NX, "routing_NT": scorer.tables.routing_NT}
+        save_file({**kept, "cold_N": torch.from_numpy(scorer.cold_N)}, staging / TABLES)
         description = {
             "model_version": bundle.manifest.model_version,
             "bundle_hash": bundle.manifest.bundle_hash,
@@ -61,6 +65,9 @@ def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
             "processor": processor(),
             "num_golden_requests": len(bundle.golden),
             "largest_difference": worst,
+            "has_router": scorer.model.has_router,
+            "columns": [name.rpartition("_")[0] for name in History._fields],  # of an encoded history
+            "state": list(scorer.state_type._fields),
             "files": {name: f"{name}.pt2" for name in Programs._fields},
         }
         write_json(staging / DESCRIPTION, description)
@@ -92,7 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        bundle = open_bundle(find_bundle())
+        bundle = open_weights(find_bundle())
         out = arguments.out or find_programs(bundle.manifest.source)
         made = export(bundle, out, arguments.compile)
     except InputError as error:

@@ -20,7 +20,7 @@ BENTO = Path(__file__).resolve().parents[2]
 BUNDLE_OF_MODEL = "bundle"
 """The folder of the bundle within BentoML's model, beside BentoML's own files."""
 PROGRAMS_OF_MODEL = "programs"
-"""The folder of the bundle's machine code, if `make export ARGS=--compile` has made any."""
+"""The folder of the bundle's model as programs, if `make export` has made any."""
 
 
 def find_bundle() -> Path:

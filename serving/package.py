@@ -48,7 +48,7 @@ from serving.bundle.loaded import (
     THEMES,
     VOCABULARY,
     load_scorer,
-    open_bundle,
+    open_weights,
     read_json,
     weights_of,
 )
@@ -113,7 +113,7 @@ def run(data: Path, serve: ServeParams) -> Report:
             training_data={name: hash_folder(data / name) for name in TRAINING_DATA},
             code=_hash_code(),
         )
-        reopened = open_bundle(bundle)
+        reopened = open_weights(bundle)
         for each in (reopened, open_runner_up(reopened)):
             if each is not None:
                 check_golden(each.scorer, each.golden)

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from contracts.section import Section
+from contracts.section import MIN_BOOTSTRAP, Section
 from features.terms.params import LONGEST_S
-from training.model.params import MIN_BOOTSTRAP
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

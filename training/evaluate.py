@@ -193,6 +193,11 @@ def score_all(
     events = load_events(data)
     requests = load_requests(data, events)
     cuts = cut_times(split, labels, requests.at, log_end(requests, events))
+    if vocabulary.num_items != (known := description["shape"]["num_items"]):
+        raise InputError(
+            f"The log's item table has {vocabulary.num_items:,} rows and the one that the weights were trained on "
+            f"{known:,}: they are of another log. Run train again (`dvc repro`)."
+        )
     if description["chosen_before_us"] > cuts.test_at:
         raise InputError(
             f"The weights were chosen on requests up to {iso(description['chosen_before_us'])}, but split.test is "

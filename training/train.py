@@ -221,7 +221,9 @@ def fit_one(
     """A fitted model with its best weights, the training record, and the number of the best row."""
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
-    mean, scale = reduce(Moments.merged, gathered(prepared.train.moments())).standardisation()
+    moments = reduce(Moments.merged, gathered(prepared.train.moments()))
+    moments.require_finite(prepared.spec.scalars)
+    mean, scale = moments.standardisation()
     scale[scale < SCALE_FLOOR] = 1.0
     fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, mean, scale)
     record, best = fit(name, model, prepared.train, prepared.validation, train, seed, places, ranks)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import torch
@@ -25,10 +25,11 @@ from serving.bundle.index import (
     read_vectors,
 )
 from serving.bundle.manifest import AGAIN, Manifest, read_manifest
+from serving.bundle.programmed import find_programs_of, open_program_scorer
 from serving.bundle.scorer import Scorer
-from training.model.build import Model, load_model
-from training.model.params import ModelParams
-from training.model.shape import ModelShape
+
+if TYPE_CHECKING:
+    from training.model.build import Model
 
 MODEL = "model.json"
 NAME = "name"
@@ -67,9 +68,23 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Verify every hash and load. Raises InputError that says what is wrong and what to do."""
+    """As open_weights, but with the programs that LEITMOTIF_PROGRAMS names, if any, in place of the weights."""
+    if (programs := find_programs_of(path)) is None:
+        return open_weights(path)
     manifest = read_manifest(path)
-    scorer = load_scorer(path)
+    with reading(programs):
+        scorer = open_program_scorer(
+            programs, manifest.bundle_hash, read_json(path / MODEL)["params"], *_read_ids(path)
+        )
+    return _open(path, manifest, scorer)
+
+
+def open_weights(path: Path) -> Bundle:
+    """Verify every hash and load. Raises InputError that says what is wrong and what to do."""
+    return _open(path, read_manifest(path), load_scorer(path))
+
+
+def _open(path: Path, manifest: Manifest, scorer: Scorer) -> Bundle:
     if scorer.spec.hash() != manifest.feature_spec_hash:
         here, then = scorer.spec.hash()[:12], manifest.feature_spec_hash[:12]
         raise InputError(
@@ -107,10 +122,11 @@ def model_of(folder: Path) -> str:
 
 def load_scorer(folder: Path, name: str | None = None) -> Scorer:
     """Load weights, vocabulary and feature spec. name: the model; None: the served one. Raises InputError."""
-    with reading(folder / SPEC):
-        spec = FeatureSpec.from_json(read_json(folder / SPEC))
-    with reading(folder / VOCABULARY):
-        index_of = _index_of(folder / VOCABULARY)
+    from training.model.build import load_model
+    from training.model.params import ModelParams
+    from training.model.shape import ModelShape
+
+    spec, index_of = _read_ids(folder)
     description = read_json(folder / MODEL)
     with reading(folder / MODEL):
         params = ModelParams(**description["params"])
@@ -125,6 +141,13 @@ def load_scorer(folder: Path, name: str | None = None) -> Scorer:
                 f"{folder}: {VOCABULARY} has {len(index_of):,} items and {weights} {num_rows:,} rows. Package again."
             )
         return Scorer.of(model, params, spec, index_of)
+
+
+def _read_ids(folder: Path) -> tuple[FeatureSpec, dict[str, int]]:
+    with reading(folder / SPEC):
+        spec = FeatureSpec.from_json(read_json(folder / SPEC))
+    with reading(folder / VOCABULARY):
+        return spec, _index_of(folder / VOCABULARY)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -168,7 +191,7 @@ def _theme_names(path: Path, num_themes: int) -> list[str]:
         return names
 
 
-def _require_finite(model: Model) -> None:
+def _require_finite(model: "Model") -> None:
     """Raises ValueError for NaN or infinite weights, whose items golden requests may not contain."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():

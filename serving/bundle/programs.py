@@ -1,7 +1,7 @@
-"""Compiled code of a model's two halves, written by `make export ARGS=--compile` -> functions for the scorer.
+"""A model's two halves, as `make export` wrote them -> functions for the scorer.
 
-The code is for one bundle, one torch version and one kind of processor. If any of them differs, the scorer uses PyTorch
-instead, and logs why, as a warning if the code is for this bundle.
+Machine code (ARGS=--compile) is for one bundle, one torch version and one kind of processor. If any of them differs,
+the scorer uses PyTorch instead, and logs why, as a warning if the code is for this bundle.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 DESCRIPTION = "exported.json"
+TABLES = "tables.safetensors"
+"""What a service reads of the catalogue beside the programs, which hold it too."""
 CPU_INFO = Path("/proc/cpuinfo")
 
 Half = Callable[..., Any]
@@ -56,13 +58,13 @@ def open_programs(folder: Path, bundle_hash: str, device: torch.device) -> Progr
         return None
 
 
-def is_machine_code_of(folder: Path, bundle_hash: str) -> bool:
-    """Whether a folder has machine code of a bundle, for any machine."""
+def are_programs_of(folder: Path, bundle_hash: str) -> bool:
+    """Whether a folder has a bundle's model as programs, of either kind and for any machine."""
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(described.get("compiled")) and described.get("bundle_hash") == bundle_hash
+    return described.get("bundle_hash") == bundle_hash
 
 
 def load_half(path: Path, *, compiled: bool) -> Half:

@@ -16,6 +16,7 @@ from contracts.publish import write_json
 from serving.bundle.golden import GoldenRequest
 from serving.bundle.index import ItemIndex, item_vectors
 from serving.bundle.loaded import Bundle, load_scorer, read_json, reading, weights_of
+from serving.bundle.programmed import ProgramScorer
 from serving.bundle.scorer import Scorer
 from serving.bundle.themes import name_themes
 
@@ -43,9 +44,12 @@ def write_runner_up(
 
 
 def open_runner_up(bundle: Bundle) -> Bundle | None:
-    """The same bundle with the other model in it; None of one packaged before there was any."""
+    """The same bundle with the other model in it.
+
+    None of one packaged before there was any, or if programs compute: those are of the served model alone.
+    """
     path = bundle.path / RUNNER_UP
-    if not path.exists():
+    if not path.exists() or isinstance(bundle.scorer, ProgramScorer):
         return None
     told = read_json(path)
     with reading(path):

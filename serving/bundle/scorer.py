@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,12 @@ from torch import Tensor
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_one, micros
 from serving.bundle.programs import Programs
-from training.model.batch import Candidates, History, to_candidates, to_history
-from training.model.build import Model
-from training.model.mixture import MixtureOfSequence
-from training.model.params import ModelParams
-from training.model.ranker import Items, Tables
+
+if TYPE_CHECKING:  # the model's code is imported where it computes: programs need none of it (programmed.py)
+    from training.model.batch import Candidates, History
+    from training.model.build import Model
+    from training.model.params import ModelParams
+    from training.model.ranker import Tables
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -58,9 +59,9 @@ class Scores(NamedTuple):
 class Scorer:
     """A model with the mappings and tables that it needs to score ids."""
 
-    model: Model
-    tables: Tables  # the part that depends on items only, computed once
-    params: ModelParams
+    model: "Model"
+    tables: "Tables"  # the part that depends on items only, computed once
+    params: "ModelParams"
     spec: FeatureSpec
     index_of: dict[str, int]  # item_id -> item_index
     theme_NT: Float32  # routing of every item by its embedding, computed once; T is 0 for a model without themes
@@ -68,7 +69,7 @@ class Scorer:
     programs: Programs | None = None  # machine code of both halves; None: PyTorch computes them
 
     @classmethod
-    def of(cls, model: Model, params: ModelParams, spec: FeatureSpec, index_of: dict[str, int]) -> "Scorer":
+    def of(cls, model: "Model", params: "ModelParams", spec: FeatureSpec, index_of: dict[str, int]) -> "Scorer":
         """Move the model to the GPU, if there is one, and compute the tables of its catalogue."""
         cold_N = model.catalogue.row_of_N.numpy() == UNKNOWN_INDEX
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -104,6 +105,8 @@ class Scorer:
 
         code_NF: as for user_side.
         """
+        from training.model.mixture import MixtureOfSequence
+
         index_L, row_NX = encoded.item_index.reshape(-1).astype(np.int64), self.tables.item_NX
         if not isinstance(self.model, MixtureOfSequence):
             return self.theme_NT[index_L]
@@ -116,7 +119,7 @@ class Scorer:
                 return tables.routing_NT.cpu().numpy()
         elif self.params.route == "item":
             return self.theme_NT[index_L]
-        history = History(*(column.to(self.device) for column in to_history(vars(encoded))))
+        history = self._history(encoded)
         with torch.inference_mode():
             row_LX = row_NX[torch.from_numpy(index_L).to(self.device)]
             own = [self.params.width, self.params.num_themes]
@@ -130,7 +133,7 @@ class Scorer:
         code_NF: codes of newest_events(events, at, L) as of that time; None: the spec has no codes.
         """
         encoded = self.encode(events, at)
-        history = History(*(column.to(self.device) for column in to_history(vars(encoded))))
+        history = self._history(encoded)
         if self.programs is not None:
             with torch.no_grad():
                 return self.state_type(*self.programs.user_side(*history))
@@ -157,8 +160,10 @@ class Scorer:
 
     def candidates(
         self, item_index: Int64, scalars: Float32, code_MF: Float32 | None = None
-    ) -> tuple[Candidates, Tables]:
+    ) -> "tuple[Candidates, Tables]":
         """(M candidates for one user on the model's device, the tables that their positions refer to)."""
+        from training.model.batch import Candidates, to_candidates
+
         candidates = to_candidates(item_index, np.zeros(len(item_index), np.int64), scalars)
         with torch.inference_mode():
             on_device = Candidates(*(column.to(self.device) for column in candidates))
@@ -191,13 +196,20 @@ class Scorer:
             _, tables = self._tables_of(torch.from_numpy(item_index).to(self.device), code_MF)
             return tables.routing_NT.cpu().numpy()
 
+    def _history(self, encoded: EncodedHistory) -> "History":
+        from training.model.batch import History, to_history
+
+        return History(*(column.to(self.device) for column in to_history(vars(encoded))))
+
     def _aligned(self, encoded: EncodedHistory, code_NF: Float32 | None) -> Float32:
         code_LF = np.zeros((self.spec.history_length, self.spec.code_width), np.float32)
         code_LF[encoded.mask[0]] = _given(code_NF)
         return code_LF
 
-    def _tables_of(self, item_index: Tensor, code_NF: Float32) -> tuple[Tensor, Tables]:
+    def _tables_of(self, item_index: Tensor, code_NF: Float32) -> "tuple[Tensor, Tables]":
         """(positions, tables) of a request's items as of its time; the tables contain only these items."""
+        from training.model.ranker import Items
+
         items = Items(item_index.flatten(), torch.from_numpy(code_NF).to(self.device))
         places = torch.arange(item_index.numel(), device=self.device).view_as(item_index)
         return places, self.model.tables(items)

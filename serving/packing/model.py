@@ -15,7 +15,7 @@ from bentoml.models import BentoModel
 
 from contracts.errors import InputError
 from serving.bundle.manifest import Manifest, read_manifest
-from serving.bundle.programs import DESCRIPTION, is_machine_code_of
+from serving.bundle.programs import DESCRIPTION, are_programs_of
 from serving.locations import BUNDLE_OF_MODEL, PROGRAMS_OF_MODEL, find_bundle, find_programs
 
 NAME = "leitmotif-bundle"
@@ -44,26 +44,26 @@ def bundle_model() -> BundleModel:
 
 
 def keep(bundle: Path) -> str:
-    """Copy a bundle, with its machine code if any, to BentoML's store unless it is there. Returns its tag.
+    """Copy a bundle, with its model as programs if any, to BentoML's store unless it is there. Returns its tag.
 
     Raises InputError if the bundle is damaged.
     """
     manifest = read_manifest(bundle)
     programs = find_programs(manifest.source)
-    compiled = is_machine_code_of(programs, manifest.bundle_hash)
-    tag = f"{NAME}:{manifest.model_version}{f'-{digest_of(programs)}' if compiled else ''}"
+    exported = are_programs_of(programs, manifest.bundle_hash)
+    tag = f"{NAME}:{manifest.model_version}{f'-{digest_of(programs)}' if exported else ''}"
     try:
         bentoml.models.get(tag)
     except NotFound:
         with bentoml.models.create(tag, labels=labels(manifest)) as model:
             shutil.copytree(bundle, model.path_of(BUNDLE_OF_MODEL), copy_function=shutil.copyfile)
-            if compiled:
+            if exported:
                 shutil.copytree(programs, model.path_of(PROGRAMS_OF_MODEL), copy_function=shutil.copyfile)
     return tag
 
 
 def digest_of(programs: Path) -> str:
-    """Eight characters that identify machine code, which differs by processor and torch version."""
+    """Eight characters that identify programs: machine code differs by processor and torch version."""
     digest = hashlib.sha256((programs / DESCRIPTION).read_bytes())
     for path in sorted(programs.glob("*.pt2")):
         digest.update(hashlib.sha256(path.read_bytes()).digest())

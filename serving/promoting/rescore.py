@@ -17,7 +17,7 @@ from features.encoding.counters import Counters
 from features.terms.convention import micros
 from features.terms.params import LabelParams
 from serving.bundle.golden import check_golden
-from serving.bundle.loaded import MODEL, Bundle, open_bundle, read_json
+from serving.bundle.loaded import MODEL, Bundle, open_weights, read_json
 from serving.bundle.scorer import Scorer
 from serving.bundle.stored import other_coclicks, other_histories
 from training.judging.measure import Scored
@@ -73,7 +73,7 @@ def open_champion(path: Path, what: str) -> Fitted:
 
 def open_fitted(path: Path, what: str) -> Fitted:
     """Raises InputError if the bundle is damaged or does not reproduce its golden requests."""
-    bundle = open_bundle(path)
+    bundle = open_weights(path)
     check_golden(bundle.scorer, bundle.golden)
     description = read_json(path / MODEL)
     missing = [key for key in ("trained_before_us", "chosen_before_us") if not isinstance(description.get(key), int)]

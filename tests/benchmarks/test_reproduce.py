@@ -11,6 +11,7 @@ import torch
 from benchmarks import reproduce
 from benchmarks.fixed_routing import fix_routing
 from benchmarks.variants import ABLATIONS, GROUPS, make
+from contracts.schema import UNKNOWN_INDEX
 from training.model.params import ModelParams
 from training.model.shape import ModelShape
 
@@ -42,8 +43,10 @@ def test_every_variant_is_a_model_of_its_own_params(params: ModelParams, name: s
 def test_given_themes_are_what_the_mixture_routes_by(params: ModelParams) -> None:
     theme_N = np.arange(SHAPE.num_items) % params.num_themes
     theme_N[:2] = -1
-    model = make(GROUPS["controls"]["oracle"], params, SHAPE, theme_N)
+    oracle = GROUPS["controls"]["oracle"]
+    model = make(oracle, params.model_copy(update=dict(oracle.changes)), SHAPE, theme_N)
     model.catalogue.row_of_N.copy_(torch.arange(SHAPE.num_items))
+    model.catalogue.row_of_N[::3] = UNKNOWN_INDEX  # items that training did not know have their true themes too
     routing_NT = model.tables().routing_NT
     assert routing_NT[2:].argmax(1).tolist() == theme_N[2:].tolist()
     assert routing_NT[2:].max(1).values.min() > 0.9

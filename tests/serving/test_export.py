@@ -32,7 +32,7 @@ def exported(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_failure_leaves_the_last_good_programs(predictor: Predictor, exported: Path) -> None:
     bundle = predictor.bundle
     before = {path.name: path.read_bytes() for path in exported.iterdir()}
-    assert set(before) == {"user_side.pt2", "score.pt2", "exported.json"}
+    assert set(before) == {"user_side.pt2", "score.pt2", "tables.safetensors", "exported.json"}
     spoiled = replace(bundle.golden[0], scalars=[[float("nan")] * len(row) for row in bundle.golden[0].scalars])
     with pytest.raises(InputError, match="Nothing was written"):
         export(replace(bundle, golden=[spoiled]), exported, compiled=False)
@@ -83,6 +83,16 @@ def test_what_is_not_machine_code_of_this_bundle_here_is_not_loaded(
     assert "cannot be loaded" in said()
     (folder / DESCRIPTION).write_text("{")
     assert "cannot be read" in said()
+
+
+def test_without_a_compiler_machine_code_is_refused_and_the_last_programs_stand(
+    predictor: Predictor, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"no C\+\+ compiler .*Install one, or leave it out"):
+        export(predictor.bundle, exported, compiled=True)
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
 
 
 @pytest.mark.slow

@@ -99,16 +99,14 @@ def test_what_a_deployment_cannot_set_is_named(variable: str, value: str) -> Non
         Deployment.read({f"LEITMOTIF_{variable}": value}).check()
 
 
-def test_machine_code_of_the_bundle_goes_into_its_bento_and_that_of_another_does_not(
-    data: Path, tmp_path: Path
-) -> None:
+def test_programs_of_the_bundle_go_into_its_bento_and_those_of_another_do_not(data: Path, tmp_path: Path) -> None:
     manifest = read_manifest(data / "bundle")
     programs = tmp_path / "exported" / manifest.source
     programs.mkdir(parents=True)
     told = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    codes = (b"1", b"2")  # compiled anew, for another processor
+    codes = (b"1", b"2")  # machine code, and then without --compile
     made = [("another", b"1"), *((manifest.bundle_hash, code) for code in codes)]
-    described = [(json.dumps({"compiled": True, "bundle_hash": name}), code) for name, code in made]
+    described = [(json.dumps({"compiled": code == b"1", "bundle_hash": name}), code) for name, code in made]
     script = f"""
 from pathlib import Path
 from serving.packing.model import keep

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from contracts.errors import CheckFailed, InputError
+from contracts.schema import FIRST_INDEX
 from tests.training.small_run import changed, contents, make_log, run_train, small_sections
 from training import evaluate, train
 from training.judging.scoring import score_requests
@@ -301,15 +302,61 @@ def test_nothing_to_train_on_is_an_input_error_and_the_last_weights_stand(traine
     assert contents(data, *OUTS) == before
 
 
-def test_a_train_part_without_clicks_is_an_input_error(made, sections, tmp_path):
+@pytest.mark.parametrize(("label", "said"), [(0.0, "hold no clicks"), (1.0, "hold nothing but clicks")])
+def test_a_train_part_of_equal_labels_is_an_input_error(made, sections, tmp_path, label, said):
     data = tmp_path / "simulator"
     shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
-    path = data / "impressions" / "impressions.parquet"
-    table = pq.read_table(path)
-    column = table.schema.get_field_index("label")
-    pq.write_table(table.set_column(column, "label", pa.array(np.zeros(len(table)), pa.float32())), path)
-    with pytest.raises(InputError, match="no clicks"):
+    relabelled(data, lambda table: np.full(len(table), label))
+    with pytest.raises(InputError, match=said):
         run_train(data, sections)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's words about the spread of an infinite value
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_scalar_that_is_no_number_is_named_and_nothing_is_trained(made, sections, value):
+    spec = train.feature_spec(sections["history"], sections["model"], sections["statistics"])
+    prepared = train.prepare(made, spec, sections["split"], sections["labels"], sections["train"], 1)
+    prepared.train.scalars[7, 2] = value
+    with pytest.raises(InputError, match=rf"^{spec.scalars[2]}: 1 of {len(spec.scalars)} .* statistics"):
+        train.fit_one("din", sections["model"], prepared, sections["train"], 1)
+
+
+def test_a_single_theme_is_trained_judged_and_said_to_be_one(made, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(made, data, ignore=shutil.ignore_patterns(*OUTS))
+    one = changed(sections["model"], num_themes=1)
+    report = run_train(data, sections, model=one, train=changed(sections["train"], epochs=1))
+    assert np.isfinite(report["mos_validation_auc"])
+    evaluated = run_evaluate(data, sections, evaluate=changed(sections["evaluate"], serve="candidate"))
+    assert evaluated["theme_recovery_nmi"] == 0.0
+    assert evaluated["themes"]["by_items"]["largest_share"] == 1.0
+    json.dumps(evaluated, allow_nan=False)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another"])
+def test_a_damaged_weights_file_is_one_message_and_the_last_metrics_stand(trained, sections, tmp_path, damage):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data)
+    run_evaluate(data, sections)
+    before, path = contents(data, "metrics", "predictions"), data / "weights" / "mos.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[:-100], "empty": b"", "another": b"no weights" * 9}[damage])
+    with pytest.raises(InputError, match=r"mos\.safetensors does not fit the model .* Train again"):
+        run_evaluate(data, sections)
+    assert contents(data, "metrics", "predictions") == before
+
+
+def test_an_item_table_that_changed_since_training_is_refused(trained, sections, tmp_path):
+    data = tmp_path / "simulator"
+    shutil.copytree(trained[0], data)
+    path = data / "user_histories" / "vocabulary.parquet"
+    table = pq.read_table(path)
+    one_more = table.slice(len(table) - 1).to_pylist()[0]
+    one_more |= {"item_id": "new", "item_index": one_more["item_index"] + 1}
+    pq.write_table(pa.concat_tables([table, pa.Table.from_pylist([one_more], table.schema)]), path)
+    rows = len(table) + FIRST_INDEX
+    with pytest.raises(InputError, match=rf"item table has {rows + 1} rows .* {rows}: .*train again"):
+        run_evaluate(data, sections)
 
 
 @pytest.mark.parametrize(("name", "value"), [("mos", "nan"), ("din", "inf"), ("mos", "-inf")])

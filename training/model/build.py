@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from contracts.errors import InputError
@@ -69,7 +70,7 @@ def load_model(name: str, weights: Path, description: dict[str, Any]) -> Model:
     model = build(name, ModelParams(**description["params"]), ModelShape(**description["shape"]))
     try:
         model.load_state_dict(load_file(weights))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{weights} does not fit the model that model.json describes: {error}. Train again."
         ) from error

@@ -4,11 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from contracts.section import Section, Several
+from contracts.section import MIN_BOOTSTRAP, Section, Several
 from features.terms.params import LONGEST_S
-
-MIN_BOOTSTRAP = 20
-"""With fewer draws the 2.5 % quantile is not defined."""
 
 
 class ModelParams(Section):
