@@ -1,4 +1,4 @@
-"""A seeded log of a million rows or more -> the cost of validate, histories and statistics on both engines, DuckDB and Spark.
+"""A seeded log of a million rows or more -> the cost of validate, histories and statistics on DuckDB and on Spark.
 
 `python -m benchmarks.scale --rows 1000000 10000000` runs the stages for each size and engine, each in a process of its
 own with an empty cache. It measures wall and CPU seconds and peak memory of the process and all that it starts (the JVM
