@@ -118,7 +118,7 @@ def serving(repository: Path, target: str = SERVICE, **environment: str) -> Iter
 
 @pytest.fixture(scope="package")
 def server(made: Path) -> Iterator[httpx.Client]:
-    """One server for all tests of serving that do not change it. It ends with them: idle it takes a hundredth of a core."""
+    """One server for all tests that do not change it. It ends with them: idle it takes a hundredth of a core."""
     with serving(made) as client:
         yield client
 
