@@ -1,29 +1,24 @@
-"""Stages one after another in one process: what they import is imported once. The doors start one process a stage."""
+"""Stages of a clone one after another in the process of the tests, which has imported most of what they need. What a
+stage is as a program (its lock, its errors, what it notes) is tests/contracts; the doors start one process a stage."""
 
-import runpy
-import sys
-import warnings
+import contextlib
+import importlib
+import inspect
 from pathlib import Path
+
+from contracts.figures import write_figures
+from contracts.params import PARAMS, load_params
+from contracts.publish import write_report
 
 
 def run_stages(repository: Path, stages: tuple[str, ...]) -> None:
-    """Run stages in a clone as `python -m` does, one after another, without DVC."""
-    from tests.clones import run  # not where this file is the program: a clone has tests of its own
-
-    run(repository, "python", str(Path(__file__).resolve()), *stages, PYTHONPATH=str(repository))
-
-
-def main(stages: list[str]) -> None:
-    """Run each as a program; the first that fails ends all."""
-    warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
-    for stage in stages:
-        sys.argv = [stage]
-        try:
-            runpy.run_module(stage, run_name="__main__", alter_sys=True)
-        except SystemExit as ended:
-            if ended.code:
-                raise
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    """Run stages by the parameters of a clone, with their reports, without DVC. A stage that fails raises its error."""
+    sections = load_params(repository / PARAMS)
+    known = sections | {"data": Path("data") / sections["source"].id}
+    reports = Path("reports") / sections["source"].id
+    with contextlib.chdir(repository):
+        for module in stages:
+            run, stage = importlib.import_module(module).run, module.rpartition(".")[2]
+            report = run(**{name: known[name] for name in inspect.signature(run).parameters})
+            write_report(reports / f"{stage}.json", report)
+            write_figures(reports / "figures" / f"{stage}.json", stage, report)

@@ -1,4 +1,4 @@
-"""EB-NeRD taken up to train and a Redis server, once for all tests of features."""
+"""EB-NeRD taken up to train and a Redis server, once for all tests of features: servers end with them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +40,7 @@ def ebnerd_requests(ebnerd: Path) -> Requests:
     return load_requests(ebnerd, load_events(ebnerd))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Durable, never killed or paused: whoever writes takes a prefix or a database of its own."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:

@@ -179,7 +179,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Whole at the start of every test: whoever kills a node heals the cluster, and writes under a name of its own."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:

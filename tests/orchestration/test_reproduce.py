@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.graph import Graph, Stage
-from orchestration.reproduce import _standing
+from orchestration.reproduce import MEANINGS, _exit, _standing
 from tests.orchestration.conftest import Toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,21 +35,23 @@ def test_a_failure_is_one_reason_with_the_stages_own_exit_code(made_toy: Toy) ->
         "The last good output stands; what this attempt left is in attempts/count/.",
     ]
     assert made_toy.read("totals/total.txt") == "8"
-    blocked = made_toy.python("orchestration.reproduce", "audit.min_session_events=99")
-    assert blocked.returncode == 3
-    assert (made_toy.root / "attempts/count/made/totals/total.txt").read_text() == "105"
 
 
 def test_a_reason_is_printed_once_and_under_make_with_the_exit_code(
-    made_toy: Toy, monkeypatch: pytest.MonkeyPatch
+    made_toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MAKELEVEL", "1")
-    for value, code, reason in ((13, 2, "the limit is 12"), (99, 3, "the total of 6 is refused")):
-        refused = made_toy.python("orchestration.reproduce", f"audit.min_session_events={value}")
-        said = refused.stdout + refused.stderr
-        assert refused.returncode == code
-        assert said.count(reason) == 1, said
-        assert said.splitlines()[-1].startswith(f"Exit code {code}: ")
+    blocked = made_toy.python("orchestration.reproduce", "audit.min_session_events=99")
+    said = blocked.stdout + blocked.stderr
+    assert blocked.returncode == 3
+    assert said.count("the total of 6 is refused") == 1, said
+    assert said.splitlines()[-1].startswith("Exit code 3: ")
+    assert (made_toy.root / "attempts/count/made/totals/total.txt").read_text() == "105"
+    for code in MEANINGS:
+        with pytest.raises(SystemExit) as ended:
+            _exit(code)
+        assert ended.value.code == code
+        assert capsys.readouterr().err.startswith(f"Exit code {code}: {MEANINGS[code]}. ")
 
 
 def test_the_summary_is_of_the_stages_that_were_asked(made_toy: Toy) -> None:
@@ -58,15 +60,6 @@ def test_the_summary_is_of_the_stages_that_were_asked(made_toy: Toy) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith(STAGES)] == ["make", "count"]
     assert "1 of 3 stages ran" in done.stdout
     assert "Not asked: render." in done.stdout
-
-
-def test_the_time_of_a_report_that_came_back_from_the_cache_is_not_shown(made_toy: Toy) -> None:
-    for value in (4, 2):
-        made_toy.set(audit__min_session_events=value)
-        done = made_toy.python("orchestration.reproduce", "count")
-    (count,) = [line for line in done.stdout.splitlines() if line.startswith("count")]
-    assert "from cache" in count
-    assert " s " not in count
 
 
 def test_make_run_prints_evaluate_s_sentences_about_the_model(tmp_path: Path) -> None:

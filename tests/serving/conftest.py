@@ -116,9 +116,9 @@ def serving(repository: Path, target: str = SERVICE, **environment: str) -> Iter
         process.wait(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(made: Path) -> Iterator[httpx.Client]:
-    """One server for all tests that do not change it."""
+    """One server for all tests that do not change it. It ends with them: idle it takes a hundredth of a core."""
     with serving(made) as client:
         yield client
 
@@ -132,7 +132,7 @@ def lived(house: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def keeping(lived: Path) -> Iterator[httpx.Client]:
     """One server for all tests that post events or spoil its store. It remembers what it shows, is told an address and
     names, and is left able to answer."""

@@ -17,7 +17,7 @@ from features.online.parity import compare_requests, compare_snapshot
 from features.online.store import OnlineStore
 from features.stages.materialize import parity_spec
 from tests.clones import run
-from tests.features.redis_cluster import Cluster, redis_cluster  # noqa: F401
+from tests.features.redis_cluster import Cluster
 from tests.prepared import copied
 from tests.serving.conftest import is_refusal, serving
 
@@ -26,9 +26,16 @@ LIMIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Whole at the start of every test."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
 def spread(
     house: Path,
-    redis_cluster: Cluster,  # noqa: F811
+    redis_cluster: Cluster,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A copy of the house, loaded into the cluster by the command."""
@@ -39,7 +46,7 @@ def spread(
 
 
 @pytest.fixture
-def cluster(redis_cluster: Cluster) -> Iterator[Cluster]:  # noqa: F811
+def cluster(redis_cluster: Cluster) -> Iterator[Cluster]:
     """One whose nodes may be killed: it is whole again afterwards."""
     yield redis_cluster
     redis_cluster.heal()

@@ -14,11 +14,12 @@ from contracts.errors import InputError
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.item_codes import item_codes
 from features.terms.convention import RECENT
+from orchestration.configure import configure, parse_assignments
 from serving.answering.predictor import Predictor
 from serving.answering.requests import RankReply, RankRequest, RequestContext, to_iso
 from serving.bundle.logged import LoggedRequest, RequestLog
 from serving.http.body import KINDS, read_message
-from tests.clones import SMALL, clone, run
+from tests.clones import SMALL, clone
 from tests.features.ebnerd_bundle import WEEK, Row, clicks, impression, write_bundle
 from tests.one_process import run_stages
 from tests.serving.reasons import explained
@@ -71,8 +72,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which every stage that serving needs has run on a small EB-NeRD bundle."""
     log = write_bundle(tmp_path_factory.mktemp("log") / "eb", week(1, 700, 0), week(701, 400, 1), history(2))
     repository = clone(tmp_path_factory.mktemp("told"))
-    source = ("source.name=ebnerd", f"source.path={log}")
-    run(repository, "python", "-m", "orchestration.configure", *source, *SMALL, *TRAINING)
+    source = {"source.name": "ebnerd", "source.path": str(log)}
+    configure(source | parse_assignments([*SMALL, *TRAINING]), repository / "params.yaml")
     run_stages(repository, STAGES)
     return repository
 

@@ -1,10 +1,10 @@
-"""The request log: bounded on the disk, never waited for, and ranked again to the same scores."""
+"""The request log: bounded on the disk, never waited for, ranked again to the same scores; and a log without users."""
 
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -29,16 +29,22 @@ def until(there: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_what_was_answered_is_ranked_again_to_the_same_scores(
-    house: Path,
-    predictor: Predictor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = tmp_path / "log"
+class Logged(NamedTuple):
+    """What a service that has ended was asked, and what it left."""
+
+    told: list[tuple[str, list[str], str]]  # users, candidates and times of the first requests
+    shown: dict[str, Any]  # the answer of /recommend
+    folder: Path  # its request log
+    text: str  # its log
+
+
+@pytest.fixture(scope="module")
+def logged(house: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Logged:
+    """By a service that keeps a request log, writes JSON lines and exports spans."""
+    folder = tmp_path_factory.mktemp("logged") / "log"
     told = [(golden.user_id, golden.candidates, to_iso(golden.at)) for golden in predictor.bundle.golden[:5]]
-    with serving(house, LEITMOTIF_REQUEST_LOG=str(folder)) as server:
+    kept = {"LEITMOTIF_REQUEST_LOG": str(folder), "LEITMOTIF_LOG": "json", "OTEL_TRACES_EXPORTER": "console"}
+    with serving(house, **kept) as server:
         for user, candidates, at in told:
             asked = {"user_id": user, "candidates": candidates, "at": at, "k": 2}
             server.post("/rank", json=asked, headers={"x-request-id": f"by-{at}"}).raise_for_status()
@@ -48,6 +54,26 @@ def test_what_was_answered_is_ranked_again_to_the_same_scores(
         server.post("/events", json={"events": [click]}).raise_for_status()
         server.post("/rank", json={"user_id": "nobody", "candidates": ["x"], "suppose": ["y"]}).raise_for_status()
         server.post("/rank", json={"user_id": "nobody"})  # a refusal is no ranking
+        server.get(f"/users/{user}/themes").raise_for_status()
+    return Logged(told, shown, folder, (house / f"serve-{server.base_url.port}.log").read_text())
+
+
+def test_log_lines_are_json_with_request_ids_but_no_users_and_spans_are_exported(logged: Logged) -> None:
+    for user, candidates, _ in logged.told:
+        assert not [name for name in (user, *candidates, "nobody") if name in logged.text]
+    lines = [json.loads(line) for line in logged.text.splitlines() if line.startswith('{"level"')]
+    requests = [line for line in lines if line["logger"] == "leitmotif.request" and line["route"] == "/rank"]
+    assert [line["request_id"] for line in requests[:5]] == [f"by-{at}" for _, _, at in logged.told]
+    assert [line["status"] for line in requests] == [200] * 6 + [400]
+    assert all(line["took_ms"] >= line["stages_ms"]["scores"] for line in requests[:6])
+    assert '"name": "POST /rank"' in logged.text
+    assert "request_id" not in next(line for line in lines if line["logger"].startswith("bentoml"))
+
+
+def test_what_was_answered_is_ranked_again_to_the_same_scores(
+    logged: Logged, house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, shown, folder, _ = logged
     lines = list(read_log(folder))
     assert [line["request_id"] for line in lines[:5]] == [f"by-{at}" for _, _, at in told]
     assert [line["route"] for line in lines] == ["/rank"] * 5 + ["/recommend", "/rank"]

@@ -14,6 +14,7 @@ from benchmarks.soak import GROWTH, Told, asking, soak, workers_of
 from features.live.sqlite import SqliteTail
 from serving.answering.predictor import Predictor
 from tests.serving.conftest import serving
+from tests.serving.test_watching import series
 
 pytestmark = [
     pytest.mark.xdist_group("serving"),
@@ -72,6 +73,11 @@ def test_a_worker_killed_under_load_is_restarted_and_every_acknowledged_event_is
     with serving(house, LEITMOTIF_WORKERS="2") as server:
         before = workers_of(server)
         assert len(before) == 2
+        for _ in range(8):  # a connection each, perhaps to another worker
+            asked = {"user_id": "soak", "candidates": ["i00001"], "preview": True}
+            httpx.post(server.base_url.join("/rank"), json=asked, timeout=10).raise_for_status()
+        ranked = ("leitmotif_requests_total", (("route", "/rank"), ("status", "200")))
+        assert series(server)[ranked] == 8  # whoever of the workers is asked
         threads = [threading.Thread(target=post, args=(seed,)) for seed in range(3)]
         for thread in threads:
             thread.start()

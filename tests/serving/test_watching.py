@@ -1,7 +1,6 @@
 """What the service says of itself: figures, lines and spans, and nothing of anybody in any of them."""
 
 import asyncio
-import json
 import logging
 import os
 import subprocess
@@ -30,7 +29,7 @@ from serving.watching import logs, metrics
 from serving.watching.seen import OTHER, Seen, route_of, seen, watch
 from serving.watching.stages import FEATURES, HISTORY, REPLY, SCORES, USER_SIDE, WAIT, Spent, recording, stage
 from serving.watching.traces import Traces
-from tests.serving.conftest import Refusing, serving
+from tests.serving.conftest import Refusing
 
 pytestmark = [
     pytest.mark.xdist_group("serving"),
@@ -208,27 +207,6 @@ def test_a_form_of_lines_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LEITMOTIF_LOG", "xml")
     with pytest.raises(InputError, match=r"LEITMOTIF_LOG is 'xml'\. Set it to text or json"):
         logs.chosen()
-
-
-def test_log_lines_are_json_with_request_ids_but_no_users_and_spans_are_exported(made: Path) -> None:
-    with serving(made, LEITMOTIF_LOG="json", OTEL_TRACES_EXPORTER="console", LEITMOTIF_WORKERS="2") as server:
-        body = {"user_id": "u00042", "candidates": ["i00001"]}
-        for number in range(8):
-            with httpx.Client(base_url=server.base_url) as another:  # another connection, perhaps another worker
-                another.post("/rank", json=body, headers={"x-request-id": f"r{number}"}).raise_for_status()
-        server.get("/users/u00042/themes")
-        counted = series(server)[("leitmotif_requests_total", (("route", "/rank"), ("status", "200")))]
-        said = made / f"serve-{server.base_url.port}.log"
-    assert counted == 8  # whoever of the workers is asked
-    text = said.read_text()
-    assert "u00042" not in text
-    assert "i00001" not in text
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"level"')]
-    requests = [line for line in lines if line["logger"] == "leitmotif.request" and line["route"] == "/rank"]
-    assert [line["request_id"] for line in requests] == [f"r{number}" for number in range(8)]
-    assert all(line["status"] == 200 and line["took_ms"] >= line["stages_ms"]["scores"] for line in requests)
-    assert '"name": "POST /rank"' in text
-    assert "request_id" not in next(line for line in lines if line["logger"].startswith("bentoml"))
 
 
 def test_a_line_of_the_computing_thread_names_its_request() -> None:

@@ -20,6 +20,7 @@ from features.live.forget import forget, words_of
 from features.sealed.files import live_of, read_sealed, sealed_files
 from features.sealed.forgotten import add_forgotten, hash_of, read_forgotten
 from features.stages.ingest import run as ingest
+from orchestration.configure import configure, parse_assignments
 from tests import clones
 from tests.features.live_log import event, seal, show
 from tests.features.raw_logs import SMALL, read, source
@@ -34,10 +35,10 @@ STAGES = ("ingest", "validate", "histories", "statistics")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tables were made twice: by a commit, and again after a change."""
     root = clones.clone(tmp_path_factory.mktemp("made"))
-    clones.run(root, sys.executable, "-m", "orchestration.configure", *clones.SMALL)
+    configure(parse_assignments(list(clones.SMALL)), root / "params.yaml")
     seal(root / "live" / "simulator" / "2026-11-24.parquet", show(5, "a", user_id=USER), event(6, user_id=OTHER))
     for seed in (1, 2):
-        clones.run(root, sys.executable, "-m", "orchestration.configure", f"seed={seed}")
+        configure({"seed": seed}, root / "params.yaml")
         run_stages(root, tuple(f"features.stages.{stage}" for stage in STAGES))
         clones.run(root, "dvc", "commit", "-q", "-f", *STAGES)
         clones.run(root, "git", "add", "-A")
