@@ -26,7 +26,6 @@ RUN_ELSEWHERE = {
     "python -m benchmarks.worker_memory": "minutes; tests/features/online/test_state_by_key.py is the small form",
     "python -m benchmarks.slopes": "minutes; tests/benchmarks/test_capacity.py reads what it wrote",
     "python -m benchmarks.arrivals": "minutes; tests/features/stages/test_ingest_by_file.py is the small form",
-    "python -m benchmarks.rank_speed": "minutes, two servers; tests/benchmarks/test_rank_speed.py runs its client",
     "python -m serving.replay": "tests/serving/test_request_log.py runs it on what a service logged",
     "source .venv/bin/activate": "a line for the shell that is typed in; what it puts on the path is typed here",
 }
