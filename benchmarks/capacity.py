@@ -220,8 +220,8 @@ On a whole log with empty caches and nodes of {plan.cores} cores that are all bu
 [Spark](spark.md) distributes {", ".join(ON_SPARK)} over nodes. Starting tasks and their Python processes costs extra
 CPU there: validate, histories and statistics took 1.5 to 4 times the CPU at 1 to 10 million rows, less for larger
 units; ingest was not measured. It is not included here. A part of each stage stays on the driver. Not in the table: the
-pages, materialize, which writes and loads what the online part below holds, and the stages of the model. Later runs process
-only what is new: [what a new day costs](quality.md).
+pages, materialize, which writes and loads what the online part below holds, and the stages of the model. Later runs
+process only what is new: [what a new day costs](quality.md).
 
 The cost of training does not grow with the log, because `train.max_requests` limits it. A row of an embedding table of
 width {tables["rows"][0]["width"]} takes {tables["rows"][0]["bytes_a_row"]:,.0f} bytes with dense steps and

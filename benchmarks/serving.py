@@ -26,7 +26,7 @@ from serving.answering.requests import RankRequest
 from serving.bundle.scorer import NO_EVENTS
 from training.model.batch import Candidates, History, to_candidates, to_history
 
-START_LIMIT_S = 120
+START_LIMIT_S = 400
 WARM_UP = 30
 
 
@@ -135,17 +135,17 @@ def server(**environment: str) -> Iterator[httpx.Client]:
                 yield client
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
-def wait_until_ready(process: subprocess.Popen, client: httpx.Client) -> None:
-    """Return when /readyz answers; raise where the server has ended or takes too long."""
+def wait_until_ready(process: subprocess.Popen, client: httpx.Client, path: str = "/readyz") -> None:
+    """Return when the path answers; raise where the server has ended or takes too long."""
     limit = time.monotonic() + START_LIMIT_S
     while time.monotonic() < limit:
         if process.poll() is not None:
             raise SystemExit(f"The server ended with {process.returncode}; `make serve` shows why.")
         try:
-            if client.get("/readyz").status_code == 200:
+            if client.get(path).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -17,8 +17,36 @@ END_OF_TIME = np.iinfo(np.int64).max
 """The time of an event that never happened: first_seen, last_seen and last_clicked of an unseen key."""
 
 
+class AsOfRows(Protocol):
+    """The newest row of each key strictly before each time, found once, from which several facts are read."""
+
+    def of(self, place: slice | int) -> "AsOfRows":
+        """Those of some times: places of the first dimension."""
+        ...
+
+    def shows(self) -> Int64:
+        """Running shows; 0 where there is no row."""
+        ...
+
+    def clicks(self) -> Int64:
+        """Running clicks; 0 where there is no row."""
+        ...
+
+    def last_seen(self) -> Int64:
+        """The time of the newest show; END_OF_TIME where there is none."""
+        ...
+
+    def last_clicked(self) -> Int64:
+        """The time of the newest click; END_OF_TIME where there is none."""
+        ...
+
+
 class AsOfCounts(Protocol):
     """The as-of reads of counts; keys and at_us broadcast against each other."""
+
+    def find(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> AsOfRows:
+        """The newest row of each key strictly before its time: one search for all that is asked of it."""
+        ...
 
     def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
         """(shows, clicks) of each key strictly before its time."""
@@ -85,29 +113,28 @@ class AsOfCounter:
         rows = self.keys[key[kept]], self.times[time[kept]], self.shows[kept], self.clicks[kept]
         return AsOfCounter.from_rows(*rows)
 
+    def find(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> "FoundRows":
+        """The newest row of each key strictly before its time; keys and at_us broadcast against each other."""
+        keys, at_us = np.asarray(keys, np.int64), np.asarray(at_us, np.int64)
+        if not len(self.packed):
+            shape = np.broadcast_shapes(keys.shape, at_us.shape)
+            return FoundRows(self, np.zeros(shape, np.int64), np.zeros(shape, bool))
+        first, known = self._first_slot(keys)
+        row = np.searchsorted(self.packed, first + np.searchsorted(self.times, at_us, side="left"), side="left") - 1
+        return FoundRows(self, row, known & (row >= 0) & (self.packed[row] >= first))
+
     def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
         """(shows, clicks) of each key strictly before its time; keys and at_us broadcast against each other."""
-        row, found = self._newest_row(keys, at_us)
-        if not len(self.packed):
-            return np.zeros(row.shape, np.int64), np.zeros(row.shape, np.int64)
-        return np.where(found, self.shows[row], 0), np.where(found, self.clicks[row], 0)
+        found = self.find(keys, at_us)
+        return found.shows(), found.clicks()
 
     def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
         """The time of each key's newest row with a show strictly before its time; END_OF_TIME where there is none."""
-        row, found = self._newest_row(keys, at_us)
-        if not len(self.packed):
-            return np.full(row.shape, END_OF_TIME)
-        if self.shown_row is not None:  # a click that became known later than its show has a row of its own
-            row = self.shown_row[row]
-            found &= row >= 0
-        return np.where(found, self.times[self.packed[row] % (len(self.times) + 1)], END_OF_TIME)
+        return self.find(keys, at_us).last_seen()
 
     def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
         """The time of each key's newest row with a click strictly before its time; END_OF_TIME where there is none."""
-        row, found = self._newest_row(keys, at_us)
-        return (
-            np.where(found, self.clicked_at[row], END_OF_TIME) if len(self.packed) else np.full(row.shape, END_OF_TIME)
-        )
+        return self.find(keys, at_us).last_clicked()
 
     def window(self, keys: npt.ArrayLike, at_us: npt.ArrayLike, lag_us: int, window_us: int) -> tuple[Int64, Int64]:
         """(shows, clicks) in [t - lag - window, t - lag): the difference of two reads."""
@@ -125,42 +152,97 @@ class AsOfCounter:
         row = np.minimum(np.searchsorted(self.packed, first, side="left"), len(self.packed) - 1)
         return np.where(known, self.times[np.where(known, self.packed[row] - first, 0)], END_OF_TIME)
 
-    def _newest_row(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, npt.NDArray[np.bool_]]:
-        """The row that is newest strictly before each time, and whether there is one."""
-        keys, at_us = np.asarray(keys, np.int64), np.asarray(at_us, np.int64)
-        if not len(self.packed):
-            shape = np.broadcast_shapes(keys.shape, at_us.shape)
-            return np.zeros(shape, np.int64), np.zeros(shape, bool)
-        first, known = self._first_slot(keys)
-        row = np.searchsorted(self.packed, first + np.searchsorted(self.times, at_us, side="left"), side="left") - 1
-        return row, known & (row >= 0) & (self.packed[row] >= first)
-
     @cached_property
     def shown_row(self) -> Int64 | None:
         """The newest row with a show of the row's key, that row included; -1: none yet. None: every row has one."""
-        shown = self._newest_with(self.shows)
-        return None if (shown == np.arange(len(shown))).all() else shown
+        key, grew = self._grew(self.shows)
+        return None if grew.all() else _newest_with(key, grew)
 
     @cached_property
     def clicked_at(self) -> Int64:
         """The time of the newest row with a click of the row's key, that row included; END_OF_TIME: none. One a row."""
-        newest = self._newest_with(self.clicks)
+        newest = _newest_with(*self._grew(self.clicks))
         time = self.packed[newest] % (len(self.times) + 1) if len(newest) else newest
         return np.where(newest >= 0, self.times[time] if len(time) else time, END_OF_TIME)
 
-    def _newest_with(self, counts: npt.NDArray[np.integer]) -> Int64:
-        """[rows] the newest row of the row's key at which a count grew, that row included; -1: none yet."""
-        if not len(self.packed):
-            return np.zeros(0, np.int64)
+    def _grew(self, counts: npt.NDArray[np.integer]) -> tuple[Int64, npt.NDArray[np.bool_]]:
+        """([rows] rank of the row's key, whether the key's count grew at the row)."""
         key = self.packed // (len(self.times) + 1)
-        first_of_key = np.r_[True, key[1:] != key[:-1]]
-        grew = counts > np.where(first_of_key, 0, np.r_[0, counts[:-1]])
-        newest = np.maximum.accumulate(np.where(grew, np.arange(len(key)), -1))
-        return np.where((newest >= 0) & (key[newest] == key), newest, -1)
+        before = np.zeros(len(key), counts.dtype)
+        before[1:] = np.where(key[1:] == key[:-1], counts[:-1], 0)
+        return key, counts > before
 
     def _first_slot(self, keys: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:
         rank = np.minimum(np.searchsorted(self.keys, keys, side="left"), len(self.keys) - 1)
         return rank.astype(np.int64) * (len(self.times) + 1), self.keys[rank] == keys
+
+
+@dataclass(frozen=True)
+class FoundRows:
+    """AsOfRows of one table. row: any where is_found is False."""
+
+    table: AsOfCounter
+    row: Int64
+    is_found: npt.NDArray[np.bool_]
+
+    def of(self, place: slice | int) -> "FoundRows":
+        """As AsOfRows.of."""
+        return FoundRows(self.table, self.row[place], self.is_found[place])
+
+    def shows(self) -> Int64:
+        """As AsOfRows.shows."""
+        return self._where_found(self.table.shows, 0)
+
+    def clicks(self) -> Int64:
+        """As AsOfRows.clicks."""
+        return self._where_found(self.table.clicks, 0)
+
+    def last_seen(self) -> Int64:
+        """As AsOfRows.last_seen."""
+        table = self.table
+        if not len(table.packed):
+            return np.full(self.row.shape, END_OF_TIME)
+        row, is_found = self.row, self.is_found
+        if table.shown_row is not None:  # a click that became known later than its show has a row of its own
+            row = table.shown_row[row]
+            is_found = is_found & (row >= 0)
+        return np.where(is_found, table.times[table.packed[row] % (len(table.times) + 1)], END_OF_TIME)
+
+    def last_clicked(self) -> Int64:
+        """As AsOfRows.last_clicked."""
+        return self._where_found(self.table.clicked_at, END_OF_TIME)
+
+    def _where_found(self, column: npt.NDArray[np.integer], other: int) -> Int64:
+        if not len(column):
+            return np.full(self.row.shape, other, np.int64)
+        return np.where(self.is_found, column[self.row], other)
+
+
+@dataclass(frozen=True)
+class SummedRows:
+    """AsOfRows of several tables: counts add up, of times the newest is taken."""
+
+    parts: Sequence[FoundRows]
+
+    def of(self, place: slice | int) -> "SummedRows":
+        """As AsOfRows.of."""
+        return SummedRows([part.of(place) for part in self.parts])
+
+    def shows(self) -> Int64:
+        """As AsOfRows.shows."""
+        return _total([part.shows() for part in self.parts])
+
+    def clicks(self) -> Int64:
+        """As AsOfRows.clicks."""
+        return _total([part.clicks() for part in self.parts])
+
+    def last_seen(self) -> Int64:
+        """As AsOfRows.last_seen."""
+        return _newest([part.last_seen() for part in self.parts])
+
+    def last_clicked(self) -> Int64:
+        """As AsOfRows.last_clicked."""
+        return _newest([part.last_clicked() for part in self.parts])
 
 
 @dataclass(frozen=True)
@@ -172,21 +254,22 @@ class SummedCounts:
 
     parts: Sequence[AsOfCounter]
 
+    def find(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> SummedRows:
+        """As AsOfCounter.find, in each part."""
+        return SummedRows([part.find(keys, at_us) for part in self.parts])
+
     def read(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> tuple[Int64, Int64]:
         """As AsOfCounter.read: counts of parts add up."""
-        shows, clicks = self.parts[0].read(keys, at_us)
-        for part in self.parts[1:]:
-            more = part.read(keys, at_us)
-            shows, clicks = shows + more[0], clicks + more[1]
-        return shows, clicks
+        found = self.find(keys, at_us)
+        return found.shows(), found.clicks()
 
     def last_seen(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
         """As AsOfCounter.last_seen: the newest of the parts."""
-        return _newest([part.last_seen(keys, at_us) for part in self.parts])
+        return self.find(keys, at_us).last_seen()
 
     def last_clicked(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> Int64:
         """As AsOfCounter.last_clicked: the newest of the parts."""
-        return _newest([part.last_clicked(keys, at_us) for part in self.parts])
+        return self.find(keys, at_us).last_clicked()
 
     def window(self, keys: npt.ArrayLike, at_us: npt.ArrayLike, lag_us: int, window_us: int) -> tuple[Int64, Int64]:
         """As AsOfCounter.window."""
@@ -198,6 +281,21 @@ class SummedCounts:
         return np.minimum.reduce([part.first_seen(keys) for part in self.parts])
 
 
+def _newest_with(key: Int64, grew: npt.NDArray[np.bool_]) -> Int64:
+    """[rows] the newest row of the row's key at which a count grew, that row included; -1: none yet."""
+    newest = np.maximum.accumulate(np.where(grew, np.arange(len(key)), -1))
+    return np.where((newest >= 0) & (key[newest] == key), newest, -1) if len(key) else newest
+
+
+def _total(counts: Sequence[Int64]) -> Int64:
+    total = counts[0]
+    for more in counts[1:]:
+        total = total + more
+    return total
+
+
 def _newest(times: Sequence[Int64]) -> Int64:
+    if len(times) == 1:
+        return times[0]
     newest = np.maximum.reduce([np.where(each == END_OF_TIME, -END_OF_TIME, each) for each in times])
     return np.where(newest == -END_OF_TIME, END_OF_TIME, newest)

@@ -60,7 +60,9 @@ class Asked:
 def recent_clicks(item_keys: npt.ArrayLike, labels: npt.ArrayLike) -> Int64:
     """[RECENT] item keys of one user's newest known events that were clicked. Input and output are oldest first."""
     keys, clicked = np.asarray(item_keys, np.int64)[-RECENT:], np.asarray(labels)[-RECENT:] >= CLICKED
-    return np.r_[np.full(RECENT - len(keys), NO_KEY), np.where(clicked, keys, NO_KEY)]
+    recent = np.full(RECENT, NO_KEY, np.int64)
+    recent[RECENT - len(keys) :] = np.where(clicked, keys, NO_KEY)
+    return recent
 
 
 def recent_of_histories(encoded: EncodedHistory) -> Int64:

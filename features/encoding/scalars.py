@@ -55,8 +55,10 @@ def scalar_features(
     of_request = _stack(spec.request_scalars, of_request, len(users))
     for rows in _whole_requests(request_of):
         request = request_of[rows]
-        columns = _of_items(spec, counters.item_counters, items[rows], at[request])
-        columns |= _of_pairs(spec, counters, users[request], items[rows], at[request])
+        # one request's candidates share its time, which is then looked up once instead of for each of them
+        of = request if len(users) > 1 else slice(None)
+        columns = _of_items(spec, counters.item_counters, items[rows], at[of])
+        columns |= _of_pairs(spec, counters, users[of], items[rows], at[of])
         columns["item_is_read"] = (items[rows] == asked.reading[request]) & (items[rows] >= 0)
         if spec.coclick_rank:
             columns |= _coclicks(counters).columns(items[rows], request, asked, micros(spec.clicks_lag_s))
@@ -109,7 +111,10 @@ def _mean_ranks(values: Float32, list_of: Int64) -> Floats:
 
 def _of_items(spec: FeatureSpec, table: AsOfCounts, items: Int64, at: Int64) -> dict[str, Floats]:
     shows_at, clicks_at = at - micros(spec.shows_lag_s), at - micros(spec.clicks_lag_s)
-    shows, clicks = _per_scope(spec, table, items, shows_at)[0], _per_scope(spec, table, items, clicks_at)[1]
+    back = _back(spec)
+    found = table.find(items, np.concatenate([shows_at - back, clicks_at - back]))
+    of_shows, of_clicks = found.of(slice(None, len(back))), found.of(slice(len(back), None))
+    shows, clicks = _per_scope(of_shows.shows()), _per_scope(of_clicks.clicks())
     rates = _smoothed(shows, clicks)
     short, long = _trend_scopes(spec)
     span = _seconds(spec, long) / _seconds(spec, short)
@@ -120,32 +125,33 @@ def _of_items(spec: FeatureSpec, table: AsOfCounts, items: Int64, at: Int64) -> 
     columns |= {f"item_rate_{scope}": rates[row] for row, scope in enumerate(spec.scopes)}
     return columns | {
         "item_age": _log_hours(at, first_seen),
-        "item_seen_age": _log_hours(at, table.last_seen(items, shows_at)),
-        "item_click_age": _log_hours(at, table.last_clicked(items, clicks_at)),
+        "item_seen_age": _log_hours(at, of_shows.of(0).last_seen()),
+        "item_click_age": _log_hours(at, of_clicks.of(0).last_clicked()),
         "item_click_trend": np.log1p(span * clicks[short]) - np.log1p(clicks[long]),
         "item_rate_trend": np.log(rates[short] / rates[long]),
     }
 
 
 def _of_pairs(spec: FeatureSpec, counters: Counters, users: Int64, items: Int64, at: Int64) -> dict[str, Floats]:
-    table, pairs, known_at = counters.user_item_counters, counters.pair_key(users, items), at - micros(spec.user_lag_s)
-    shows, clicks = table.read(pairs, known_at)
+    found = counters.user_item_counters.find(counters.pair_key(users, items), at - micros(spec.user_lag_s))
     return {
-        "user_item_shows": np.log1p(shows),
-        "user_item_clicks": np.log1p(clicks),
-        "user_item_seen_age": _log_hours(at, table.last_seen(pairs, known_at)),
+        "user_item_shows": np.log1p(found.shows()),
+        "user_item_clicks": np.log1p(found.clicks()),
+        "user_item_seen_age": _log_hours(at, found.last_seen()),
     }
 
 
 def _of_users(spec: FeatureSpec, table: AsOfCounts, users: Int64, at: Int64) -> dict[str, Floats]:
-    known_at = at - micros(spec.user_lag_s)
-    shows, clicks = _per_scope(spec, table, users, known_at)
-    session_shows, _ = table.window(users, at, micros(spec.user_lag_s), micros(spec.session_gap_s))
+    back = np.concatenate([_back(spec), [[micros(spec.session_gap_s)]]])
+    found = table.find(users, at - micros(spec.user_lag_s) - back)
+    of_scopes = found.of(slice(None, -1))
+    shows, clicks = _per_scope(of_scopes.shows()), _per_scope(of_scopes.clicks())
+    session_shows = found.of(0).shows() - found.of(-1).shows()
     columns = {f"user_shows_{scope}": np.log1p(shows[row]) for row, scope in enumerate(spec.scopes)}
     columns |= {f"user_clicks_{scope}": np.log1p(clicks[row]) for row, scope in enumerate(spec.scopes)}
     return columns | {
         "user_rate": _smoothed(shows[:1], clicks[:1])[0],
-        "user_age": _log_hours(at, table.last_seen(users, known_at)),
+        "user_age": _log_hours(at, found.of(0).last_seen()),
         "user_session_shows": np.log1p(session_shows),
     }
 
@@ -167,11 +173,14 @@ def _coclicks(counters: Counters) -> Coclicks:
     return counters.coclicks
 
 
-def _per_scope(spec: FeatureSpec, table: AsOfCounts, keys: Int64, upto: Int64) -> tuple[Floats, Floats]:
-    """(shows, clicks), each [1 + W, B]: strictly before `upto` in total, then in each window that ends there."""
-    back = np.array([0, *(micros(window) for window in spec.windows_s)], np.int64)[:, None]
-    shows, clicks = table.read(keys, upto - back)
-    return tuple(np.concatenate([c[:1], c[:1] - c[1:]]).astype(np.float64) for c in (shows, clicks))  # type: ignore
+def _back(spec: FeatureSpec) -> Int64:
+    """[1 + W, 1] us: how far back the counts of each scope begin; 0 is in total."""
+    return np.array([0, *(micros(window) for window in spec.windows_s)], np.int64)[:, None]
+
+
+def _per_scope(counts: Int64) -> Floats:
+    """[1 + W, B]: in total and in each window. counts: running, at the end of all windows and where each begins."""
+    return np.concatenate([counts[:1], counts[:1] - counts[1:]]).astype(np.float64)
 
 
 def _smoothed(shows: Floats, clicks: Floats) -> Floats:

@@ -79,20 +79,51 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
         if sequence is None:
             return super().online_read(config, table, entity_keys, requested_features)
         live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
-        try:
+        with self._saying_why(config):
             rows = super().online_read(config, table, entity_keys, requested_features)
-        except sqlite3.OperationalError as error:
-            raise InputError(
-                f"Feast's online store in {self._get_db_path(config)} cannot be read: {error}. If another process is "
-                "writing to it, try again later; else `make load` loads it again."
-            ) from error
         return [sequence.unite(row, events, requested_features) for row, events in zip(rows, live, strict=True)]
 
     def online_read_together(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]], entity_keys: list[EntityKey]
     ) -> list[list[Row]]:
-        """The rows of several views of one entity, each with its requested features."""
-        return [self.online_read(config, view, entity_keys, list(names)) for view, names in wanted]
+        """The rows of several views of one entity, each with its requested features, without their times.
+
+        Feast's own read fetches and parses all features of a view; those of a sequence that are not asked for are only
+        needed to merge live events.
+        """
+        return [self._read_requested(config, view, entity_keys, names) for view, names in wanted]
+
+    def _read_requested(
+        self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKey], names: Sequence[str]
+    ) -> list[Row]:
+        live: list[list[LiveEvent] | None] = [[] for _ in entity_keys]
+        if (sequence := SequenceView.of(view)) is not None:
+            live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
+            if any(live):
+                with self._saying_why(config):
+                    rows = super().online_read(config, view, entity_keys)
+                return [sequence.unite(row, events, names) for row, events in zip(rows, live, strict=True)]
+        version = config.entity_key_serialization_version
+        keys = [serialize_entity_key(key, entity_key_serialization_version=version) for key in entity_keys]
+        query = (
+            f"SELECT entity_key, feature_name, value FROM {_quote_id(self._table(config, view))} "
+            f"WHERE entity_key IN ({','.join('?' * len(keys))}) AND feature_name IN ({','.join('?' * len(names))})"
+        )
+        found: dict[bytes, dict[str, Value]] = {}
+        with self._saying_why(config):
+            for key, name, value in self._get_conn(config).execute(query, (*keys, *names)):
+                found.setdefault(key, {})[name] = Value.FromString(value)
+        return [(None, None if gone is None else found.get(key)) for key, gone in zip(keys, live, strict=True)]
+
+    @contextmanager
+    def _saying_why(self, config: RepoConfig) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"Feast's online store in {self._get_db_path(config)} cannot be read: {error}. If another process is "
+                "writing to it, try again later; else `make load` loads it again."
+            ) from error
 
     def online_write_batch(
         self,
@@ -134,6 +165,10 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
             del self._own.connection
             connection.close()
 
+    def _table(self, config: RepoConfig, view: FeatureView) -> str:
+        versioning = getattr(config.registry, "enable_online_feature_view_versioning", False)
+        return _table_id(config.project, view, versioning)
+
     def _newer(
         self, connection: sqlite3.Connection, config: RepoConfig, table: FeatureView, rows: Sequence[Written]
     ) -> list[Written]:
@@ -143,9 +178,7 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
         """
         version = config.entity_key_serialization_version
         keys = [serialize_entity_key(row[0], entity_key_serialization_version=version) for row in rows]
-        name = _table_id(
-            config.project, table, getattr(config.registry, "enable_online_feature_view_versioning", False)
-        )
+        name = self._table(config, table)
         stored = connection.execute(
             f"SELECT entity_key, CAST(event_ts AS INTEGER), value FROM {_quote_id(name)} "
             f"WHERE feature_name = 'occurred_at' AND entity_key IN ({','.join('?' * len(keys))})",

@@ -18,7 +18,7 @@ from contracts.schema import ROLE_HISTORY
 from features.encoding.as_of import AsOfCounter, AsOfCounts, SummedCounts
 from features.encoding.coclicks import Clicks, LiveClicks
 from features.encoding.counters import PAIR_RADIX, Counters
-from features.encoding.user_counts import UNNAMED, UserCounts
+from features.encoding.user_counts import UNNAMED
 from features.sealed.event import EVENT, LiveEvent
 from features.terms.convention import CLICKED, counted_at
 
@@ -126,21 +126,22 @@ class LiveCounters:
         num_ids = len(self.items.added) + len(self.users.added)
         return sum(part.num_bytes for part in self._parts) + ID_BYTES * num_ids
 
-    def of_user(self, user_id: str, logged: UserCounts | None) -> tuple[int, Counters]:
-        """(the user's key, `now` with the log's counts of this user added). Valid for this user only.
+    def user_key(self, user_id: str) -> int:
+        """The key under which a user's counts are read: UNNAMED for one whom no live event has named."""
+        known = self.users.key(user_id)
+        return UNNAMED if known < 0 else known
 
-        logged: the user's row in the online store; None if it has none.
+    def with_user(self, user_key: int, own: tuple[AsOfCounter, AsOfCounter]) -> Counters:
+        """`now` with the log's counts of a user added. Valid for this user only.
+
+        own: user_counters and user_item_counters of the user's row in the online store, under user_key.
         """
-        now, known = self.now, self.users.key(user_id)
-        key = UNNAMED if known < 0 else known
-        if logged is None:
-            return key, now
-        own = logged.counters(key, self.items.keys(logged.item_ids))
+        now = self.now
         summed = [
-            SummedCounts([each, *_parts(live)]) if known >= 0 else each
+            each if user_key == UNNAMED else SummedCounts([each, *_parts(live)])
             for each, live in zip(own, (now.user_counters, now.user_item_counters), strict=True)
         ]
-        return key, replace(now, user_counters=summed[0], user_item_counters=summed[1])
+        return replace(now, user_counters=summed[0], user_item_counters=summed[1])
 
     def add(self, events: Sequence[LiveEvent]) -> None:
         """Count more events, in any order of time. Each event may be added once."""

@@ -20,7 +20,6 @@ from google.protobuf.message import DecodeError
 
 from contracts.errors import InputError
 from features.encoding.counters import Counters
-from features.encoding.user_counts import UserCounts
 from features.feast_store import online_rows
 from features.feast_store.config import config
 from features.feast_store.entity_keys import entity_key
@@ -30,6 +29,7 @@ from features.live.open_tail import engine, open_tail, redis_address
 from features.live.places import absorbed_upto
 from features.live.tail import LiveTail, Marks
 from features.online import item_state
+from features.online.kept_counts import KeptCounts
 from features.online.live_counters import LiveCounters
 from features.online.opening import check_owner, in_seconds, stamp_of, warn_of_loss
 from features.online.rows import (
@@ -80,6 +80,7 @@ class OnlineStore:
     tail: LiveTail
     progress: _Progress
     clock: Clock  # the wall clock, until follow_log
+    kept: KeptCounts = field(default_factory=KeptCounts, compare=False)
 
     @classmethod
     def open(cls, state: Path, tail_of: Path | None = None) -> "OnlineStore":
@@ -207,8 +208,11 @@ class OnlineStore:
 
     def read(self, user_id: str) -> UserRead:
         """A user's history and counts, in one read."""
-        history, counted = self._read_users([user_id], [(self.history_view, HISTORY), (self.state_view, STATE)])
-        return UserRead(to_history(history[0]), to_counted(counted[0]))
+        (values,), (counted,) = self._read_users([user_id], [(self.history_view, HISTORY), (self.state_view, STATE)])
+        history = to_history(values)
+        if history is None:  # unknown, or forgotten: then nothing may be kept
+            self.kept.drop(user_id)
+        return UserRead(history, to_counted(counted))
 
     def counted(self, user_ids: Sequence[str]) -> list[bytes]:
         """Users' counts in the log, packed by encoding/user_counts.py; empty without a row."""
@@ -216,11 +220,11 @@ class OnlineStore:
 
     def counters_of(self, user_id: str, counted: bytes) -> tuple[int, Counters]:
         """(the user's key, counters of items and of that user), live events included. counted: the user's row."""
-        try:
-            counts = UserCounts.decode(counted) if counted else None
-        except ValueError as error:
-            raise InputError(f"A user's row in the online store is damaged: {error}. {AGAIN}") from error
-        return self.live.of_user(user_id, counts)
+        key = self.live.user_key(user_id)
+        if not counted:
+            self.kept.drop(user_id)
+            return key, self.live.now
+        return key, self.live.with_user(key, self.kept.decoded(user_id, counted, key, self.live.items))
 
     def history(self, user_id: str) -> UserHistory | None:
         """All stored events of a user; None if Feast does not know the user."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from contracts.errors import InputError
 from serving.answering.belonging import check_log, check_stamp
+from serving.answering.machine_code import with_trace
 from serving.answering.offers import Offering
 from serving.answering.predictor import Predictor, open_here
 from serving.answering.requests import BESIDE, NEWEST, PREVIOUS, RUNNER_UP
@@ -98,4 +99,5 @@ def _opened(served: Predictor, path: Path, held: Predictor | None) -> Bundle | N
 
 
 def _over(served: Predictor, name: str, bundle: Bundle) -> Predictor:
+    bundle = with_trace(bundle)
     return Predictor(bundle, served.store, served.intake, Offering(bundle, served.store), name)

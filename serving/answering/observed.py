@@ -21,7 +21,7 @@ def observe_ranking(route: str, reply: RankReply, spent: Spent | None) -> None:
     user = AWAY if reply.history.store_away else COLD if reply.cold_start_user else KNOWN
     metrics.RANKINGS.labels(route, user).inc()
     cold = set(reply.cold_start_items)
-    num_cold = sum(item.item_id in cold for item in reply.items)
+    num_cold = sum(item.item_id in cold for item in reply.items) if cold else 0
     metrics.RANKED.labels("cold").inc(num_cold)
     metrics.RANKED.labels("known").inc(len(reply.items) - num_cold)
     metrics.HISTORY_LENGTH.observe(reply.history.length)

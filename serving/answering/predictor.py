@@ -17,7 +17,8 @@ from features.online.store import OnlineStore
 from serving.answering.belonging import check_log, check_stamp
 from serving.answering.explaining import with_reasons
 from serving.answering.feedback import Shown, intake_of, keep, show, take
-from serving.answering.machine_code import with_machine_code
+from serving.answering.kept_states import KeptStates
+from serving.answering.machine_code import computes, with_machine_code
 from serving.answering.offers import Offering
 from serving.answering.refusal import MAX_NAME, Refusal
 from serving.answering.requests import (
@@ -84,6 +85,7 @@ class Predictor:
     offering: Offering
     name: str | None = None  # what requests call it in `model`; None for the served one
     beside: "Mapping[str, Predictor]" = field(default_factory=dict)  # other models, by name (beside.py)
+    kept: KeptStates = field(default_factory=KeptStates, compare=False)  # of users who asked last
 
     @classmethod
     def open(cls, bundle: Path, state: Path, snapshot: Path | None = None) -> "Predictor":
@@ -214,7 +216,7 @@ class Predictor:
             scalars_MS = self.scalars(user_id, events, candidates, at, context)
             codes, code_MF = read_codes(scorer, self.store, events, candidates, at)
         with stage(USER_SIDE):
-            state = scorer.user_side(events or NO_EVENTS, at, codes)
+            state = self.kept.state(scorer, user_id, events or NO_EVENTS, at, codes)
         with stage(SCORES):
             scores = scorer.score(state, index_M, scalars_MS, code_MF)
         note_logits(scores.logit_M)
@@ -261,7 +263,7 @@ class Predictor:
             "theme_names": self.bundle.theme_names,
             "model": self.bundle.model,
             "beside": [each.described() for each in self.beside.values()],
-            "computes": "PyTorch" if self.bundle.scorer.programs is None else "machine code",
+            "computes": computes(self.bundle),
             "verdict": self.bundle.measured["verdict"],
             "standing": self.bundle.measured.get("standing", []),
         }

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from email.message import Message as Header
 from typing import Any, NamedTuple
 
+from starlette.responses import Response
+
 from contracts.errors import shorten
 from serving.answering.refusal import JSON, MAX_NAME, Refusal
 from serving.answering.requests import Message
@@ -35,6 +37,8 @@ PROBES = ("/livez", "/readyz", "/healthz")
 READ_FOR_EACH = 4
 """Bodies that may be received at once, per admitted request, which bounds their memory."""
 PIECE = 65536
+PLAIN = (JSON, f"{JSON}; charset=utf-8")
+"""Content types that need no parsing."""
 WAYS = f"There are {', '.join(f'POST {each}' for each in KINDS)} and GET /info; GET /docs.json describes all."
 CLOSE = (b"connection", b"close")  # else the rest of the body would be read as the next request
 
@@ -52,12 +56,23 @@ class Door(NamedTuple):
 
 class Gate:
     """ASGI middleware: admits known hosts and callers only, and as POST bodies UTF-8 JSON only, complete within
-    body_timeout_s and of limited size. Answers 429 to what cannot be computed in time."""
+    body_timeout_s and of limited size. Answers 429 to what cannot be computed in time.
 
-    def __init__(self, app: App, door: Callable[[], Door], body_timeout_s: float) -> None:
+    answer: the reply to a validated message, or a response that is sent as it is. Without it the app behind the gate
+    answers, and finds the message in the scope.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        door: Callable[[], Door],
+        body_timeout_s: float,
+        answer: Callable[[Message], Awaitable[Message | Response]] | None = None,
+    ) -> None:
         self._app = app
         self._door = door
         self._body_timeout_s = body_timeout_s
+        self._answer = answer
         self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +90,7 @@ class Gate:
                 return
             scope[READ] = await self._read(kind, scope["headers"], receive, door)
             with door.admission.admitted(scope[READ]):
-                await self._app(scope, receive, passed)
+                await self._pass_on(scope, receive, passed)
         except _Gone:
             pass
         except _Unread as refusal:
@@ -84,6 +99,14 @@ class Gate:
         except Refusal as refusal:
             seen().cause = refusal.cause
             await refuse(send, refusal)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._answer is None:
+            await self._app(scope, receive, send)
+            return
+        reply = await self._answer(scope[READ])
+        response = reply if isinstance(reply, Response) else Response(reply.model_dump_json(), media_type=JSON)
+        await response(scope, receive, send)
 
     def _check_caller(self, scope: Scope, door: Door) -> None:
         """Check host, token and rate. Raises _Unread, since the body has not been read."""
@@ -164,7 +187,16 @@ def _too_large(limit: int) -> Refusal:
 def _check_headers(headers: Headers, limit: int) -> None:
     """Refuse bodies of another type. The first of repeated headers counts, as in BentoML."""
     first = {name: value.decode("latin-1") for name, value in reversed(list(headers))}
-    content_type = first.get(b"content-type", "")
+    if (content_type := first.get(b"content-type", "")).lower() not in PLAIN:
+        _check_type(content_type)
+    if first.get(b"content-encoding", "identity") != "identity":
+        raise _Unread(415, "The body is compressed; this service reads plain JSON.")
+    length = first.get(b"content-length", "")
+    if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
+        raise _too_large(limit)
+
+
+def _check_type(content_type: str) -> None:
     media_type = content_type.partition(";")[0].strip().lower()
     if not media_type:
         raise _Unread(415, f"The request has no content type; this service reads {JSON}. Send `content-type: {JSON}`.")
@@ -173,11 +205,6 @@ def _check_headers(headers: Headers, limit: int) -> None:
     charset = _charset(content_type)
     if charset not in ("utf-8", "utf8"):
         raise _Unread(415, f"The body is in charset {charset[:100]!r}; this service reads {JSON} in UTF-8.")
-    if first.get(b"content-encoding", "identity") != "identity":
-        raise _Unread(415, "The body is compressed; this service reads plain JSON.")
-    length = first.get(b"content-length", "")
-    if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
-        raise _too_large(limit)
 
 
 def _charset(content_type: str) -> str:

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from serving.params import ServeParams
 
@@ -24,6 +25,11 @@ def allowed_hosts(limits: ServeParams) -> list[str]:
 
 def is_known(host: str, allowed: Sequence[str]) -> bool:
     """Whether a host may be answered. allowed: names; `*.example.org` is any name below example.org, `*` any name."""
+    return _is_known(host, tuple(allowed))
+
+
+@lru_cache(maxsize=256)
+def _is_known(host: str, allowed: tuple[str, ...]) -> bool:
     name = _without_port(host.strip()).rstrip(".").lower()
     if ANY in allowed or _is_address(name):
         return True

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from contracts.errors import InputError
 
 WORKERS, GPU, TORCH = "LEITMOTIF_WORKERS", "LEITMOTIF_GPU", "LEITMOTIF_TORCH"
-MAX_WORKERS = 64
+IN_FLIGHT = "LEITMOTIF_IN_FLIGHT"
+MAX_WORKERS, MAX_IN_FLIGHT = 64, 512
 A_TORCH = re.compile(r"cpu|auto|cu[0-9]{3}")
 
 
@@ -24,6 +25,8 @@ class Deployment(NamedTuple):
     """Number of GPUs of all workers together, 0 or 1."""
     torch: str = "cpu"
     """Build of torch in the image: cpu, a CUDA version such as cu130 (13.0), or auto, as fits the build machine."""
+    in_flight: int = 16
+    """Number of requests in progress at once in a worker: one computes, the others wait; more are refused."""
     fault: str = ""
     """The error in the environment; raised by `check`, since an import must not fail."""
 
@@ -34,12 +37,13 @@ class Deployment(NamedTuple):
         try:
             workers = _number(variables.get(WORKERS) or "1", WORKERS, 1, MAX_WORKERS)
             gpu = _number(variables.get(GPU) or "0", GPU, 0, 1)
+            in_flight = _number(variables.get(IN_FLIGHT) or "16", IN_FLIGHT, 1, MAX_IN_FLIGHT)
             torch = variables.get(TORCH) or "cpu"
             if not A_TORCH.fullmatch(torch):
                 raise InputError(f"{TORCH} is {torch!r}. Set it to cpu, auto, or a version of CUDA such as cu130.")
         except InputError as error:
             return cls(fault=str(error))
-        return cls(workers, gpu, torch)
+        return cls(workers, gpu, torch, in_flight)
 
     def check(self) -> None:
         """Raise InputError if the environment is invalid."""

@@ -106,10 +106,10 @@ def test_a_service_ranks_alike_by_machine_code_and_by_pytorch_where_it_is_damage
     assert made["largest_difference"] < 1e-5
     monkeypatch.chdir(tmp_path)
     compiled = Predictor.open(data / "bundle", state, data / "feature_snapshot")
-    assert (compiled.info()["computes"], predictor.info()["computes"]) == ("machine code", "PyTorch")
+    assert (compiled.info()["computes"], predictor.info()["computes"]) == ("machine code", "PyTorch, traced")
     golden = predictor.bundle.golden[-1]
     request = RankRequest(user_id=golden.user_id, candidates=golden.candidates, preview=True)
     found, wanted = ({item.item_id: item.score for item in each.rank(request).items} for each in (compiled, predictor))
     assert found == pytest.approx(wanted, abs=1e-6)
     (out / "score.pt2").write_bytes((out / "user_side.pt2").read_bytes())  # it loads, and is the wrong half
-    assert Predictor.open(data / "bundle", state, data / "feature_snapshot").info()["computes"] == "PyTorch"
+    assert Predictor.open(data / "bundle", state, data / "feature_snapshot").info()["computes"] == "PyTorch, traced"

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from serving.http.admission import Admission
 from serving.http.gate import READ, Door, Gate
@@ -66,6 +67,20 @@ class Held:
 def gated(app: Any) -> Gate:
     door = Door(LIMITS, ["localhost"], Tokens((), False), Rate(None), Rate.of_guesses(), Admission(2, 60, 200))
     return Gate(app, lambda: door, body_timeout_s=0.05)
+
+
+def test_a_gate_that_is_given_an_answer_sends_it_and_asks_nobody_behind_it() -> None:
+    async def answer(message: Any) -> Any:
+        return Response(b'{"refused": 1}', 503) if message.k else message
+
+    door = Door(LIMITS, ["localhost"], Tokens((), False), Rate(None), Rate.of_guesses(), Admission(2, 60, 200))
+    gate = Gate(Held(), lambda: door, 0.05, answer)
+    status, told = asyncio.run(Caller(BODY).call(gate))
+    assert (status, told["user_id"], told["candidates"]) == (200, "u", ["a"])
+    other = BODY | {"body": b'{"user_id": "u", "candidates": ["a"], "k": 1}'}
+    status, told = asyncio.run(Caller(other).call(gate))
+    assert (status, set(told)) == (503, {"error"})  # a foreign body takes our form
+    assert door.admission.num_requests == 0
 
 
 def test_a_body_that_does_not_end_is_a_408_and_the_connection_closes() -> None:

@@ -88,11 +88,20 @@ def test_what_a_deployment_sets() -> None:
     told = Deployment.read({"LEITMOTIF_WORKERS": "4", "LEITMOTIF_GPU": "1", "LEITMOTIF_TORCH": "cu130"})
     assert told == Deployment(4, 1, "cu130")
     assert told.resources() == {"cpu": "4", "gpu": 1}
+    assert (told.in_flight, Deployment.read({"LEITMOTIF_IN_FLIGHT": "64"}).in_flight) == (16, 64)
 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("WORKERS", "0"), ("WORKERS", "two"), ("WORKERS", "９"), ("GPU", "2"), ("TORCH", "cuda"), ("TORCH", "cpu; rm")],
+    [
+        ("WORKERS", "0"),
+        ("WORKERS", "two"),
+        ("WORKERS", "９"),
+        ("GPU", "2"),
+        ("TORCH", "cuda"),
+        ("IN_FLIGHT", "0"),
+        ("TORCH", "cpu; rm"),
+    ],
 )
 def test_what_a_deployment_cannot_set_is_named(variable: str, value: str) -> None:
     with pytest.raises(InputError, match=f"LEITMOTIF_{variable} is '{value}'"):

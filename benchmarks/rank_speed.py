@@ -1,0 +1,293 @@
+"""The bundle and online state of this machine -> `/rank` of the service beside plain FastAPI and uvicorn, in one run.
+
+`python -m benchmarks.rank_speed`: both servers are started on free ports, one worker each, over a copy of this
+machine's live events. Requests have 100 candidates, and users the longest histories of the store; cases take turns in
+blocks, so that a busy machine slows all alike. Besides wall time each case has the CPU time of the process that
+answers, which other programs disturb less. Then 16 clients ask as fast as they are answered, and then twice as many.
+Writes benchmarks/results/rank_speed.json.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+
+from benchmarks.serving import server, wait_until_ready
+from benchmarks.soak import workers_of
+from benchmarks.table import command, hardware
+from contracts.publish import write_json
+from features.live.open_tail import ENGINE_VARIABLE, LIVE_VARIABLE, live_path
+from serving.answering.predictor import Predictor, open_here
+from serving.answering.requests import RankRequest
+from serving.bundle.manifest import read_manifest
+from serving.locations import find_bundle, find_state
+
+RESULT = Path(__file__).parent / "results" / "rank_speed.json"
+BLOCK = 20
+"""Requests of one case before the next has its turn."""
+WARM_UP = 60
+CLIENTS = 16
+PAUSE_MS = 30.0
+IDLE_S = 2.0
+CANDIDATES = 100
+
+Ask = Callable[[bytes], object]
+
+
+class Connection:
+    """A kept-alive HTTP/1.1 connection that costs the client little: bytes out, (status, body) in."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._port = port
+        self._open()
+        self._head = (
+            f"{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ".encode()
+        )
+
+    def _open(self) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._used_at = time.monotonic()
+
+    def ask(self, body: bytes) -> tuple[int, bytes]:
+        """The answer to one request. Servers close a connection that was idle for 5 s: it is opened again before."""
+        if time.monotonic() - self._used_at > IDLE_S:
+            self._socket.close()
+            self._open()
+        self._socket.sendall(self._head + str(len(body)).encode() + b"\r\n\r\n" + body)
+        told = b""
+        while (end := told.find(b"\r\n\r\n")) < 0:
+            told += self._more()
+        head = told[:end].lower()
+        length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
+        while len(told) < end + 4 + length:
+            told += self._more()
+        self._used_at = time.monotonic()
+        return int(head[9:12]), told[end + 4 :]
+
+    def sure(self, body: bytes) -> bytes:
+        """The body of a 200. Raises SystemExit for anything else."""
+        status, told = self.ask(body)
+        if status != 200:
+            raise SystemExit(f"A request was answered with {status}: {told[:300]!r}")
+        return told
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+    def _more(self) -> bytes:
+        if not (some := self._socket.recv(65_536)):
+            raise ConnectionError("the server closed the connection")
+        return some
+
+
+def main() -> None:
+    """Print one JSON object, and write it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rank_speed", description=__doc__)
+    parser.add_argument("--requests", type=int, default=2_000, help="of each case")
+    parser.add_argument("--users", type=int, default=400, help="those with the longest histories, in turn")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument("--workers", type=int, default=2, help="of the second service, for loads; below 2: none")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    options = parser.parse_args()
+    predictor = open_here()
+    users = longest(predictor, options.users)
+    bodies = list(itertools.islice(drawn(predictor, list(users)), options.requests))
+    with TemporaryDirectory(prefix="rank-speed-") as folder:
+        own = {LIVE_VARIABLE: str(copied_live(Path(folder))), ENGINE_VARIABLE: "sqlite"}
+        with server(**own, LEITMOTIF_WORKERS="1") as client, plain(own) as (plain_port, plain_process):
+            (worker,) = workers_of(client)
+            port = client.base_url.port or 80
+            report = alone(predictor, bodies, (port, worker), (plain_port, plain_process))
+            report["loads"] = loads(port, [worker], bodies, options.seconds)
+            report["plain_loads"] = loads(plain_port, [plain_process], bodies, options.seconds, (CLIENTS,))
+        if options.workers > 1:
+            with server(**own, LEITMOTIF_WORKERS=str(options.workers)) as client:
+                port = client.base_url.port or 80
+                report[f"loads_of_{options.workers}_workers"] = loads(port, workers_of(client), bodies, options.seconds)
+    report["setting"] = {
+        "command": command(),
+        "at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "hardware": hardware(),
+        "machine_load": [round(each, 1) for each in os.getloadavg()],
+        "candidates": CANDIDATES,
+        "users": len(users),
+        "history": [min(users.values()), max(users.values())],
+        "computes": predictor.info()["computes"],
+        "model": f"{predictor.bundle.model} {predictor.bundle.version}",
+    }
+    write_json(options.result, report)
+    print(json.dumps(report, indent=2))
+
+
+def longest(predictor: Predictor, number: int) -> dict[str, int]:
+    """The users of the longest histories, and how long these are."""
+    lengths: dict[str, int] = {}
+    for user in predictor.store.user_ids(""):
+        history = predictor.store.history(user)
+        lengths[user] = 0 if history is None else len(history.item_ids)
+    return {user: lengths[user] for user in sorted(lengths, key=lambda each: (-lengths[each], each))[:number]}
+
+
+def drawn(predictor: Predictor, users: Sequence[str]) -> Iterator[bytes]:
+    """Bodies of previews, which leave no trace: users in turn, items of the catalogue at random, seeded."""
+    items = sorted(predictor.bundle.scorer.index_of)
+    draw, size = np.random.default_rng(0), min(CANDIDATES, len(items))
+    for user in itertools.cycle(users):
+        candidates = [items[row] for row in draw.choice(len(items), size, replace=False)]
+        yield json.dumps({"user_id": user, "candidates": candidates, "preview": True}).encode()
+
+
+def copied_live(folder: Path) -> Path:
+    """A copy of this machine's live events, for servers that must not change them."""
+    source, live = live_path(find_state(read_manifest(find_bundle()).source)), folder / "live.db"
+    for name in source.parent.glob(f"{source.name}*"):
+        shutil.copyfile(name, live.with_name(live.name + name.name.removeprefix(source.name)))
+    return live
+
+
+@contextmanager
+def plain(environment: dict[str, str]) -> Iterator[tuple[int, psutil.Process]]:
+    """benchmarks/plain.py on a free port, until it answers; ended afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    asked = [sys.executable, "-m", "benchmarks.plain", str(port)]
+    process = subprocess.Popen(asked, env=os.environ | environment)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            wait_until_ready(process, client, "/livez")
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+def alone(
+    predictor: Predictor, bodies: Sequence[bytes], ours: tuple[int, psutil.Process], theirs: tuple[int, psutil.Process]
+) -> dict[str, Any]:
+    """Latency of each case, one request at a time, and the ratios that are asked of the service."""
+    (port, worker), (plain_port, process), own = ours, theirs, psutil.Process()
+
+    def in_process(body: bytes) -> None:
+        predictor.rank(RankRequest.model_validate_json(body))
+
+    probe = Connection(port, "GET /livez")
+    cases: dict[str, tuple[Ask, psutil.Process]] = {
+        "in_process": (in_process, own),
+        "http": (Connection(port, "POST /rank").sure, worker),
+        "plain": (Connection(plain_port, "POST /rank").sure, process),
+        "lean": (Connection(plain_port, "POST /lean").sure, process),
+        "livez": (lambda _: probe.sure(b""), worker),
+    }
+    wall_ms: dict[str, list[float]] = {name: [] for name in cases}
+    cpu_s = dict.fromkeys(cases, 0.0)
+    for body in bodies[:WARM_UP]:
+        for ask, _ in cases.values():
+            ask(body)
+    for first in range(0, len(bodies), BLOCK):
+        for name, (ask, process) in cases.items():
+            before = spent_s(process)
+            for body in bodies[first : first + BLOCK]:
+                began = time.perf_counter()
+                ask(body)
+                wall_ms[name].append(1e3 * (time.perf_counter() - began))
+            cpu_s[name] += spent_s(process) - before
+    report: dict[str, Any] = {
+        name: {"cpu_ms": round(1e3 * cpu_s[name] / len(bodies), 3)} | summarise(wall_ms[name]) for name in cases
+    }
+    report["ratios"] = {
+        "http_over_plain": beside(report, "http", "plain"),
+        "http_over_lean": beside(report, "http", "lean"),
+        "http_over_livez": beside(report, "http", "livez"),
+        "http_over_in_process": beside(report, "http", "in_process"),
+    }
+    return report
+
+
+def spent_s(process: psutil.Process) -> float:
+    """CPU seconds of a process until now."""
+    if process.pid == os.getpid():
+        return time.process_time()
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def summarise(times: Sequence[float]) -> dict[str, Any]:
+    """Percentiles of wall time in ms, and how many answers took longer than PAUSE_MS."""
+    names = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "max_ms": 100}
+    told: dict[str, Any] = {name: round(float(np.percentile(times, q)), 3) for name, q in names.items()}
+    return told | {f"over_{PAUSE_MS:g}_ms": sum(each > PAUSE_MS for each in times)}
+
+
+def beside(report: dict[str, Any], name: str, other: str) -> dict[str, float]:
+    """Ratios of two cases."""
+    return {key: round(report[name][key] / max(1e-9, report[other][key]), 2) for key in ("cpu_ms", "p50_ms", "p99_ms")}
+
+
+def loads(
+    port: int,
+    workers: Sequence[psutil.Process],
+    bodies: Sequence[bytes],
+    seconds: float,
+    clients: Sequence[int] = (1, CLIENTS, 2 * CLIENTS),
+) -> list[dict[str, Any]]:
+    """Answers per second, and per CPU second of the workers, by number of clients that each ask again at once."""
+    rows = []
+    for number in clients:
+        before, began = sum(map(spent_s, workers)), time.perf_counter()
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(number))
+            asking = [pool.submit(ask_on, port, bodies, seed, began + seconds) for seed in range(number)]
+            done = sum((each.result() for each in asking), Counter[int]())
+        took, used = time.perf_counter() - began, sum(map(spent_s, workers)) - before
+        answered = done[200]
+        rows.append(
+            {
+                "clients": number,
+                "answers_per_s": round(answered / took, 1),
+                "answers_per_cpu_s": round(answered / max(used, 1e-9), 1),
+                "workers_cpu_share": round(used / took, 2),
+                "statuses": {str(status): count for status, count in sorted(done.items())},
+            }
+        )
+    return rows
+
+
+def ask_on(port: int, bodies: Sequence[bytes], seed: int, until: float) -> Counter[int]:
+    """One client: statuses of its requests until a time. A refused one waits a little, as clients are told to."""
+    connection, done = Connection(port, "POST /rank"), Counter[int]()
+    offset = seed * len(bodies) // (2 * CLIENTS)
+    pause = threading.Event()
+    for body in itertools.cycle([*bodies[offset:], *bodies[:offset]]):
+        if time.perf_counter() >= until:
+            break
+        status, _ = connection.ask(body)
+        done[status] += 1
+        if status == 429:
+            pause.wait(0.05)
+    connection.close()
+    return done
+
+
+if __name__ == "__main__":
+    main()
