@@ -6,7 +6,7 @@ the driver. Both engines write the same bytes, so the engine is not a param of a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -54,5 +54,8 @@ def running(params: EngineParams, shared: Path) -> Iterator[Engine]:
     engine = SparkEngine(params, shared)
     try:
         yield engine
-    finally:
-        engine.stop()
+    except BaseException:
+        with suppress(Exception):  # a JVM that is gone cannot be stopped, and why it went is what is raised
+            engine.stop()
+        raise
+    engine.stop()

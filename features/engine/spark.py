@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import pickle
+import re
 import shutil
 import socket
 import sys
@@ -24,6 +25,7 @@ REMOTE = "SPARK_REMOTE"
 """Environment variable: the address of a Spark Connect server (sc://host:port), used instead of engine.master."""
 STANDALONE = "spark://"
 ANSWERS_S = 5.0
+MASTER = re.compile(r"local(\[(\d+|\*)(,\s*\d+)?\])?$|local-cluster\[|spark://.|yarn$|k8s://.")
 PYTHON = "PYSPARK_PYTHON"
 TOKEN = ".shared-"
 THREADS, MEMORY = "LEITMOTIF_THREADS", "LEITMOTIF_MEMORY_MB"
@@ -147,7 +149,11 @@ def _start(params: EngineParams) -> Any:
 
 
 def _check_answers(master: str) -> None:
-    """Connect to the master first: Spark itself would try for a minute and log fifty lines about it."""
+    """Refuse what is no master. Connect to a standalone one first: Spark would try for a minute and log fifty lines."""
+    if not MASTER.match(master):
+        raise InputError(
+            f"engine.master: {master!r} is no master of Spark. Write local[2], spark://host:port, yarn or k8s://..."
+        )
     if not master.startswith(STANDALONE):
         return
     faults = []
@@ -178,8 +184,14 @@ def _check_java() -> None:
 
 
 def _explained(error: Exception) -> Exception:
-    """The error of a job that Spark gave up, in one line."""
-    return RuntimeError(f"Spark gave up a job: {_message(error)}")
+    """The error of a job that Spark gave up, in one line: of Spark, unless Python code failed in a task."""
+    if "PythonException" in type(error).__name__ or "Traceback (most recent call last)" in str(error):
+        return RuntimeError(f"Spark gave up a job: {_message(error)}")
+    return InputError(
+        f"engine: Spark ended in the middle of a job ({type(error).__name__}: {_message(error)}). What was finished is "
+        "kept: run the same command again. If it ends again, see Spark's log; memory is set by engine.options, as "
+        "spark.driver.memory and spark.executor.memory."
+    )
 
 
 def _message(error: Exception) -> str:

@@ -63,7 +63,7 @@ def pieces_of(engine: Engine, kept: PartitionCache, files: Mapping[Partition, Pa
         for partition, path in files.items()
         if not kept.holds(keys[partition])
     ]
-    kept.came(engine.map(make_piece, missing, "sorting partitions"))
+    kept.came(engine.map(make_piece, missing, "sorting partitions"), keys.values())
     return [
         HistoryPiece(partition, path, key, kept.num_rows(key), {table: kept.file(key, table) for table in TABLES})
         for (partition, path), key in zip(files.items(), keys.values(), strict=True)

@@ -84,7 +84,7 @@ def count_figures(valid: Sequence[Path], cache: PartitionCache, engine: Engine) 
         for first, files in batches_of(valid, BATCH_ROWS)
     ]
     missing = [each for _, each in batches if not cache.holds(each.key)]
-    cache.came(engine.map(count_batch, missing, "counting batches"))
+    cache.came(engine.map(count_batch, missing, "counting batches"), (each.key for each in missing))
     found, items = [], []
     for first, each in batches:
         table = pq.read_table(cache.file(each.key, "figures"))

@@ -120,7 +120,8 @@ class Judged:
             names, of = [self.files[place].stem for place in places], [hashes[place] for place in places]
             batches.append(self._batch(key_of(code(), self.basis, names, of, self._digest(places)), places))
         missing = [batch for batch in batches if not self.cache.holds(batch.key)]
-        self.cache.came(self.engine.map(partial(judge_batch, self.judging), missing, "judging batches"))
+        made = self.engine.map(partial(judge_batch, self.judging), missing, "judging batches")
+        self.cache.came(made, (batch.key for batch in missing))
         for batch in batches:
             self.judgement.recall(json.loads(self.cache.file(batch.key, FOUND).read_text(encoding="utf-8")))
         return {batch.key for batch in batches}
@@ -133,7 +134,8 @@ class Judged:
             if _leaves(self.flaws, place).any()
         }
         missing = [each for each in split.values() if not self.cache.holds(each.key)]
-        self.cache.came(self.engine.map(partial(split_partition, self.judging.cache), missing, "splitting"))
+        made = self.engine.map(partial(split_partition, self.judging.cache), missing, "splitting")
+        self.cache.came(made, (each.key for each in missing))
         return {place: each.key for place, each in split.items()}
 
     def _take(self, key: str | None, file: Path, num_rows: int, target: Path) -> tuple[pa.Table | None, int]:

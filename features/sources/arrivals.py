@@ -92,7 +92,7 @@ def _to_read(reading: Reading, file: DataFile, digest: str, whole: tuple[str, ..
 
 def _pieces(engine: Engine, cache: PartitionCache, reading: Reading, wanted: Sequence[FileToRead]) -> list[Piece]:
     missing = {each.key: each for each in wanted if not cache.holds(each.key)}
-    cache.came(engine.map(partial(read_file, reading), list(missing.values()), "reading files"))
+    cache.came(engine.map(partial(read_file, reading), list(missing.values()), "reading files"), missing)
     pieces = [Piece(cache.file(each.key, TABLES[0]).parent, each.key) for each in wanted]
     for each, piece in zip(wanted, pieces, strict=True):
         if not piece.notes["num_rows"]:

@@ -85,7 +85,8 @@ def write_partitions(pieces: Pieces, cache: PartitionCache, staging: Path, engin
     keys = {name: pieces.key(name) for name in pieces.partitions}
     missing = [(key, name) for name, key in keys.items() if key and not cache.holds(key)]
     num_new = len(missing)
-    cache.came(engine.map(partial(sort_partition, cache.folder, pieces), missing, "sorting partitions"))
+    made = engine.map(partial(sort_partition, cache.folder, pieces), missing, "sorting partitions")
+    cache.came(made, (key for key, _ in missing))
     for name, key in keys.items():
         targets = {table: staging / table / f"{name}.parquet" for table in TABLES}
         if not key:

@@ -97,7 +97,7 @@ def _count(
         for _ in engine.map(sum_up, chunks[:-1], "summing partitions"):  # nothing comes after the last
             pass
         for made in engine.map(count, chunks, "counting partitions"):
-            cache.came(made)
+            cache.came(made, (piece.key for piece in pieces[held:]))
 
 
 def _chunks(pieces: Sequence[CounterPiece], num_rows: Mapping[Path, int]) -> Iterator[list[CounterPiece]]:

@@ -36,13 +36,18 @@ def file_name(table: str) -> str:
     return table if "." in table else f"{table}.parquet"
 
 
-def rename_first(made: Path, target: Path) -> None:
-    """Give a folder its name, atomically; where another attempt at the same work came first, that one's stays."""
+def rename_first(made: Path, target: Path) -> bool:
+    """Give a folder its name, atomically; if another attempt at the same work came first, that one stays.
+
+    Returns whether this one is now there.
+    """
     try:
         os.rename(made, target)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+        return False
+    return True
 
 
 class PartitionCache:
@@ -128,13 +133,15 @@ class PartitionCache:
             note_hash(made / file_name(table), digest)
         told = {table: {"num_rows": num, "sha256": hashes[table]} for table, num in num_rows.items()}
         (made / ENTRY).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")  # no fsync: holds() checks it all
-        if not self.holds(key):
-            shutil.rmtree(self._folder / key, ignore_errors=True)
+        if not rename_first(made, self._folder / key) and not self.holds(key):  # a damaged one is in the way
+            os.rename(self._folder / key, made.with_name(f"damaged-{key}"))
             rename_first(made, self._folder / key)
         self._used.add(key)
 
-    def came(self, keys: Iterable[str]) -> None:
-        """Tasks put these entries, one after the other; those before an error came."""
+    def came(self, keys: Iterable[str], expected: Iterable[str]) -> None:
+        """Wait for the entries that tasks put. If one fails, those of the expected that others had put are kept, also
+        where the engine returns nothing before all have ended."""
+        self._used |= set(expected)
         for key in keys:
             self._used.add(key)
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.scale import write_log
@@ -97,6 +98,29 @@ def params_of(scratch: Path, changes: dict[str, Any] | None = None) -> dict[str,
         configure(changes, scratch / "params.yaml")
     sections = load_params(scratch / "params.yaml")
     return {name: value for name, value in sections.items() if name != "engine"}
+
+
+def test_a_driver_whose_jvm_is_killed_says_so_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    spark_home()
+    work = Work("log", {"request": request(), "history": history()}, ("histories",), RANGE_ROWS)
+    write_log(work.data(tmp_path), NUM_ROWS, NUM_DAYS, NUM_USERS, NUM_ITEMS)
+    process = start_on_spark(tmp_path, [work], EngineParams(name="spark", master="local[1]", options={}))
+    kept, deadline = tmp_path / "log" / ".cache" / "histories" / "log", time.monotonic() + PATIENCE_S
+    try:
+        while len(list(kept.glob("*/entry.json"))) < FIRST_PIECES:
+            assert time.monotonic() < deadline, (tmp_path / SAID).read_text()[-4000:]
+            assert process.poll() is None, (tmp_path / SAID).read_text()[-4000:]
+            time.sleep(0.01)
+        (jvm,) = [each for each in psutil.Process(process.pid).children(recursive=True) if each.name() == "java"]
+        jvm.kill()
+        assert process.wait(PATIENCE_S) == 1
+    finally:
+        process.kill()
+        process.wait()
+    said = (tmp_path / SAID).read_text()
+    assert "InputError: engine: Spark ended in the middle of a job" in said.splitlines()[-1]
+    assert "run the same command again" in said.splitlines()[-1]
+    assert FIRST_PIECES <= len(list(kept.glob("*/entry.json"))) < NUM_DAYS
 
 
 def test_killing_a_worker_in_the_middle_of_a_job_changes_no_byte(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Units of work in this process, what a task checks before it runs one, and the errors when Spark is not available."""
 
+import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,6 +16,7 @@ import pytest
 from contracts.errors import CheckFailed, InputError
 from features.engine.engine import HERE, running
 from features.engine.task import Place, TaskResult, run_unit
+from features.tables import cache as tables_cache
 from features.tables.cache import PartitionCache
 from features.terms.params import EngineParams
 from tests.clones import ROOT
@@ -95,6 +99,59 @@ def test_of_two_attempts_at_a_cache_entry_the_first_is_kept_unless_it_is_damaged
         entry.write_text("damaged")
         assert put(cache, "mended").read_text() == "mended"
         assert [path.name for path in cache.folder.iterdir() if path.is_dir()] == ["key"]
+
+
+def test_an_attempt_that_is_killed_takes_no_entry_of_another_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one puts its entry after this one has looked for it; then this one is killed before its rename."""
+    with PartitionCache.open(tmp_path / "cache") as cache, cache.making() as making:
+        for name in ("this", "other"):
+            (making / name).mkdir()
+            (making / name / "rows.arrow").write_text("rows")
+        other, asked = PartitionCache(cache.folder), []
+
+        def holds(key: str) -> bool:
+            found = other.holds(key)
+            asked.append(key)
+            rename(making / "other", cache.folder / "key")
+            return found
+
+        def rename_unless_asked(made: Path, target: Path) -> bool:
+            if asked:
+                raise KeyboardInterrupt
+            return rename(made, target)
+
+        rename = tables_cache.rename_first
+        other.put("key", making / "other", {"rows.arrow": 1})
+        os.rename(cache.folder / "key", making / "other")  # whole, with its entry.json
+        monkeypatch.setattr(cache, "holds", holds)
+        monkeypatch.setattr(tables_cache, "rename_first", rename_unless_asked)
+        with suppress(KeyboardInterrupt):
+            cache.put("key", making / "this", {"rows.arrow": 1})
+        assert other.holds("key")
+
+
+def test_what_tasks_had_put_when_one_failed_is_kept_though_no_result_came(tmp_path: Path) -> None:
+    def all_or_nothing() -> Iterator[str]:
+        """An engine that returns results when all units have run."""
+        with cache.making() as making:
+            (making / "first").mkdir()
+            (making / "first" / "rows.arrow").write_text("rows")
+            PartitionCache(cache.folder).put("first", making / "first", {"rows.arrow": 1})
+        raise InputError("the second cannot be read")
+        yield ""
+
+    with pytest.raises(InputError), PartitionCache.open(tmp_path / "cache") as cache:
+        cache.keep_only([])
+        cache.came(all_or_nothing(), ["first", "second"])
+    assert PartitionCache(tmp_path / "cache").holds("first")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyspark")
+def test_what_is_no_master_is_called_that(tmp_path: Path) -> None:
+    spark_home()
+    assert "engine.master: 'loca[2]' is no master of Spark" in refusal(spark("loca[2]"), tmp_path)
 
 
 def test_without_pyspark_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
