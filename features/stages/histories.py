@@ -5,6 +5,7 @@ sorting. Histories are built from the pieces by ranges of users, so that memory 
 """
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ from features.terms.params import EngineParams, HistoryParams, RequestParams
 Int64 = npt.NDArray[np.int64]
 
 RANGE_ROWS = 2_000_000
+FEW_ROWS = 1.5
+"""Rows of a request on average, below which most requests have one."""
+log = logging.getLogger("leitmotif")
+
 OUTS = ("user_histories", "impressions", "sessions", "ledger")
 
 
@@ -67,6 +72,15 @@ def run(data: Path, request: RequestParams, history: HistoryParams, engine: Engi
                 f"No request can be made of the log: no row has an impression_id, and none of {len(num_rows):,} users "
                 f"has request.min_user_events ({request.min_user_events}) events. Lower it, or map "
                 "columns.impression_id."
+            )
+        if totals.fates[ASKED] < FEW_ROWS * num_requests:
+            log.warning(
+                "The %s requests hold %.2f items on average: a request of one item cannot be ranked or judged. Map "
+                "source.columns.impression_id, or let more consecutive rows of a user be one request "
+                "(request.block_s, now %g s).",
+                f"{num_requests:,}",
+                totals.fates[ASKED] / num_requests,
+                request.block_s,
             )
         duck.write(assemble(data, totals.fates), schema.LEDGER, staging / "ledger" / "ledger.parquet")
     return {

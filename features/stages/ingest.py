@@ -154,6 +154,15 @@ def _live(data: Path, source: SourceParams) -> tuple[Forgotten, Live]:
     return forgotten, live
 
 
+HINTS = {
+    "bad time": "Times are numbers of source.time_unit (s, ms or us), or texts like 2024-01-31T18:00:00Z (iso); check "
+    "source.columns.occurred_at.",
+    "bad label": "A label is a number (1 a click, 0 none, or a rating with source.label_threshold); check "
+    "source.columns.label.",
+}
+"""What to check where every row has the same fault."""
+
+
 def _nothing(source: SourceParams, rejected: pa.Table) -> str:
     if not len(rejected):
         return f"source.path: {source.path} has no rows. Set source.path to a log with events."
@@ -168,7 +177,7 @@ def _nothing(source: SourceParams, rejected: pa.Table) -> str:
     return (
         f"source.path: none of the {len(rejected):,} rows in {source.path} could be parsed. The first, "
         f"{first['file']} line {first['line']}: {first['reason']}: {first['raw'][:200]!r}. "
-        f"Check source.columns and source.time_unit ({source.time_unit})."
+        f"{HINTS.get(first['reason'], 'Check source.columns.')} (source.time_unit is {source.time_unit}.)"
     )
 
 

@@ -158,6 +158,18 @@ def test_events_without_an_impression_become_blocks(tmp_path: Path) -> None:
     ]
 
 
+def test_a_log_whose_requests_hold_one_item_each_says_so_and_how_to_change_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [row("u", f"i{number}", number * 1000, label=number % 2) for number in range(8)] + [row("v", "i0", 0)]
+    made(tmp_path / "apart", rows, {"labels": "all"}, block_size=3, block_s=600, min_user_events=2)
+    assert "The 8 requests hold 1.00 items on average" in caplog.text
+    assert "request.block_s, now 600 s" in caplog.text
+    caplog.clear()
+    made(tmp_path / "together", rows, {"labels": "all"}, block_size=3, block_s=6000, min_user_events=2)
+    assert "items on average" not in caplog.text
+
+
 def test_a_block_holds_an_event_exactly_block_s_later() -> None:
     starts = block_starts(np.array([0, 0, 0, 1]), np.array([0, 600, 601, 601]), size=8, span_us=600)
     assert starts.tolist() == [0, 2, 3]
