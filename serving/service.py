@@ -180,7 +180,7 @@ class Leitmotif:
         expect(self.predictor.bundle.golden)
         gc.collect()
         gc.freeze()
-        self.succession.watch(self.take)
+        self.succession.watch(lambda: self.predictor, self.take)
 
     @bentoml.on_shutdown
     def close(self) -> None:

@@ -45,6 +45,18 @@ def open_served(held: Predictor | None = None) -> Predictor:
     return replace(served, beside={name: _over(served, name, bundle) for name, bundle in found.items()})
 
 
+def open_beside(served: Predictor) -> Predictor:
+    """The same predictor with the models beside it that are there now; those it has are not read again."""
+    found = dict(_found(served, read_beside(), served.beside))
+    kept = {name: each for name, each in served.beside.items() if found.get(name) is each.bundle}
+    return replace(served, beside={name: kept.get(name) or _over(served, name, each) for name, each in found.items()})
+
+
+def beside_paths(source: str) -> tuple[Path, ...]:
+    """The folders of bundles that may be loaded beside the champion of a source."""
+    return tuple(path for path in (former_path(source), newest_path(source)) if path is not None)
+
+
 def read_beside() -> tuple[str, ...]:
     """The models that LEITMOTIF_BESIDE asks for. Raises InputError if it names any other."""
     listed = [each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip()]

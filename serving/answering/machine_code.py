@@ -7,6 +7,7 @@ from contracts.errors import InputError
 from serving.answering.traced import Traced, trace
 from serving.bundle.golden import check_golden
 from serving.bundle.loaded import Bundle
+from serving.bundle.programmed import ProgramScorer
 from serving.bundle.programs import Programs, open_programs
 from serving.locations import find_programs
 
@@ -22,12 +23,16 @@ def with_machine_code(bundle: Bundle) -> Bundle:
 
 def with_trace(bundle: Bundle) -> Bundle:
     """The bundle with its model traced, if it can be and the trace reproduces the golden requests; else unchanged."""
+    if bundle.scorer.programs is not None:  # traced or compiled already: a bundle that is held, not read again
+        return bundle
     traced = trace(bundle.scorer)
     return (traced and _checked(bundle, traced, "traced model")) or bundle
 
 
 def computes(bundle: Bundle) -> str:
-    """What scores: machine code, PyTorch's trace of the model, or the model by PyTorch."""
+    """What scores: machine code, PyTorch's trace of the model, its exported programs, or the model by PyTorch."""
+    if isinstance(bundle.scorer, ProgramScorer):
+        return "exported programs"
     programs = bundle.scorer.programs
     if programs is None:
         return "PyTorch"

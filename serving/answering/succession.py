@@ -3,7 +3,8 @@
 `make promote` and `make rollback` replace the champion's folder atomically. Each worker looks there every LOOK_S: it
 loads the new bundle and checks its golden requests before it answers; requests in flight end with the old one. If the
 new bundle cannot be served, this is logged once, the old one stays in use, and the new one is retried every AGAIN_S:
-the store may have been unavailable, or a checkout unfinished.
+the store may have been unavailable, or a checkout unfinished. If only a model beside it changed (`make run` packaged a
+new one), the served one is not opened again.
 """
 
 import logging
@@ -13,7 +14,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from contracts.errors import InputError
-from serving.answering.beside import open_served
+from serving.answering.beside import beside_paths, open_beside, open_served
 from serving.answering.predictor import Predictor
 from serving.bundle.manifest import MANIFEST
 from serving.locations import find_bundle
@@ -32,12 +33,14 @@ class Succession:
     def __init__(self) -> None:
         self.refused = ""  # why the bundle in the folder is not served; empty if it is
         self._seen = _mark()
+        self._seen_beside: tuple[Mark | None, ...] | None = None  # not looked for yet
         self._again_at = 0.0
         self._lock = Lock()
 
-    def watch(self, take: Callable[[Predictor], None]) -> None:
-        """Poll until the process ends. take: replaces the current predictor."""
-        Thread(target=self._watch, args=(take,), name="succession", daemon=True).start()
+    def watch(self, current: Callable[[], Predictor], take: Callable[[Predictor], None]) -> None:
+        """Poll until the process ends. current: the predictor in use; take: replaces it."""
+        self._seen_beside = _marks_beside(current())
+        Thread(target=self._watch, args=(current, take), name="succession", daemon=True).start()
 
     def look(self) -> Predictor | None:
         """A predictor for the bundle if it changed since the last look; None if it did not, or cannot be served."""
@@ -58,26 +61,52 @@ class Succession:
             metrics.TAKEN.inc()
             return predictor
 
+    def look_beside(self, current: Predictor) -> Predictor | None:
+        """The predictor with other models beside it, if the bundles of these changed since the last look."""
+        with self._lock:
+            marks = _marks_beside(current)
+            if self._seen_beside == marks:
+                return None
+            self._seen_beside = marks
+            return open_beside(current)
+
     def show(self) -> None:
         """Update the gauge that says whether the newest bundle was refused."""
         metrics.LATEST["bundle_refused"].set(bool(self.refused))
 
-    def _watch(self, take: Callable[[Predictor], None]) -> None:
+    def _watch(self, current: Callable[[], Predictor], take: Callable[[Predictor], None]) -> None:
         while True:
             time.sleep(LOOK_S)
             try:
                 if predictor := self.look():
+                    before = current().bundle.version
                     take(predictor)
-                    log.info("Model %s is now served", predictor.bundle.manifest.model_version)
+                    # a warning, which is logged by default: whoever reads the log sees who answered when
+                    log.warning("Model %s is now served; before, it was %s", predictor.bundle.version, before)
+                    self._seen_beside = _marks_beside(predictor)
+                elif predictor := self.look_beside(current()):
+                    take(predictor)
+                    names = ", ".join(f"{name} {each.bundle.version}" for name, each in predictor.beside.items())
+                    log.warning("Models beside the served one: %s", names or "none")
             except Exception:  # the worker keeps serving the bundle it has
                 log.exception("Looking for a new bundle failed")
 
 
 def _mark() -> Mark | None:
+    try:
+        return _mark_of(find_bundle())
+    except InputError:
+        return None
+
+
+def _mark_of(bundle: Path) -> Mark | None:
     """Path, inode and modification time of the manifest, which change with the bundle; None while there is none."""
     try:
-        path = find_bundle()
-        found = Path(path / MANIFEST).stat()
-    except (InputError, OSError):
+        found = Path(bundle / MANIFEST).stat()
+    except OSError:
         return None
-    return str(path), found.st_ino, found.st_mtime_ns
+    return str(bundle), found.st_ino, found.st_mtime_ns
+
+
+def _marks_beside(served: Predictor) -> tuple[Mark | None, ...]:
+    return tuple(map(_mark_of, beside_paths(served.bundle.manifest.source)))

@@ -192,6 +192,28 @@ def test_a_new_champion_brings_the_old_one_along_as_the_previous(
     taken.store.tail.close()
 
 
+def test_a_newly_packaged_bundle_becomes_the_newest_of_a_running_service(
+    reigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = copied(reigned, tmp_path)
+    monkeypatch.chdir(home)
+    found, served = Succession(), open_served()
+    found.watch(lambda: served, lambda _: None)
+    assert found.look_beside(served) is None
+    other = rewritten(home / "data" / SOURCE / "bundle", tmp_path / "other", reversed_head)
+    shutil.rmtree(home / "data" / SOURCE / "bundle")
+    shutil.move(other, home / "data" / SOURCE / "bundle")
+    assert found.look() is None, "the champion did not change"
+    taken = found.look_beside(served)
+    assert taken is not None
+    assert taken.beside["newest"].bundle.version == read_manifest(home / "data" / SOURCE / "bundle").model_version
+    assert taken.beside["newest"].bundle.version != served.beside["newest"].bundle.version
+    assert taken.bundle is served.bundle
+    assert taken.beside["previous"] is served.beside["previous"]
+    assert found.look_beside(taken) is None
+    served.store.tail.close()
+
+
 def test_over_http_it_is_named_documented_refused_and_never_recorded(keeping: httpx.Client) -> None:
     info = keeping.get("/info").json()
     assert [each["name"] for each in info["beside"]] == ["runner_up"]

@@ -12,7 +12,7 @@ import torch
 
 from contracts.errors import InputError
 from serving.answering.predictor import Predictor
-from serving.answering.requests import RankRequest
+from serving.answering.requests import RankRequest, to_iso
 from serving.bundle.golden import check_golden
 from serving.bundle.programs import DESCRIPTION, Programs, load_half, open_programs, processor
 from serving.export import export
@@ -108,7 +108,8 @@ def test_a_service_ranks_alike_by_machine_code_and_by_pytorch_where_it_is_damage
     compiled = Predictor.open(data / "bundle", state, data / "feature_snapshot")
     assert (compiled.info()["computes"], predictor.info()["computes"]) == ("machine code", "PyTorch, traced")
     golden = predictor.bundle.golden[-1]
-    request = RankRequest(user_id=golden.user_id, candidates=golden.candidates, preview=True)
+    at = to_iso(golden.at)  # both rank as of one time
+    request = RankRequest(user_id=golden.user_id, candidates=golden.candidates, at=at, preview=True)
     found, wanted = ({item.item_id: item.score for item in each.rank(request).items} for each in (compiled, predictor))
     assert found == pytest.approx(wanted, abs=1e-6)
     (out / "score.pt2").write_bytes((out / "user_side.pt2").read_bytes())  # it loads, and is the wrong half
