@@ -218,7 +218,7 @@ Ingest and validate of another log, measured apart (`python -m benchmarks.arriva
 
 {markdown(checked(curves(stages["rows"], arrivals())[1]))}
 
-The largest was measured at a load of {read("arrivals_50m")["load"].split()[0]}, where caches that others use cost CPU too.
+The largest was measured at a load of {read("arrivals_50m")["load"].split()[0]}, where sharing caches costs CPU too.
 
 On a whole log with empty caches and nodes of {plan.cores} cores that are all busy, these stages therefore take:
 
