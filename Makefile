@@ -62,8 +62,8 @@ RUN = python -m orchestration.reproduce $(if $(SOURCE),--source="$$GIVEN_SOURCE"
 PUSH = dvc push --run-cache
 REMOTE = dvc remote modify --local storage url "$$GIVEN_URL" && dvc remote list
 LISTEN = $(if $(filter command line,$(origin HOST)),--host '$(HOST)')
-DOOR = python -m orchestration.door --door 'make $@' --port '$(PORT)' $(LISTEN)
-SERVE = python -m features.online.load && exec $(DOOR) -- bentoml serve serving.service:Leitmotif --port '$(PORT)' $(LISTEN)
+GUARDED = python -m orchestration.door --door 'make $@' --port '$(PORT)' $(LISTEN)
+SERVE = python -m features.online.load && exec $(GUARDED) -- bentoml serve serving.service:Leitmotif --port '$(PORT)' $(LISTEN)
 
 .PHONY: run
 run: $(READY) ## the whole pipeline: SOURCE=simulator|movielens|ebnerd|table DATA=<path> ARGS="key=value ..."
@@ -90,12 +90,12 @@ freshness: $(READY) ## freshness and completeness of each view, live events incl
 
 .PHONY: serve
 serve: $(READY) ## the ranking service on PORT (3000) of this machine alone, HOST=<address> others; ONLINE=redis or host:port: histories and live events in Redis
-	@$(DOOR)
+	@$(GUARDED)
 	@$(SERVE)
 
 .PHONY: up
 up: $(READY) ## from a log to its service: make run, make push to URL=s3://... if that is given, make serve; takes the variables of all three
-	@$(DOOR)
+	@$(GUARDED)
 	@$(if $(value URL),$(REMOTE))
 	@$(RUN)
 	@$(if $(value URL),$(PUSH))
