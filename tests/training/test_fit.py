@@ -105,7 +105,7 @@ def test_a_start_of_the_router_that_is_no_number_is_not_kept(prepared, sections,
 
 def test_a_router_that_is_given_is_not_pretrained(prepared, sections):
     """The oracle of the comparison: its themes are those of the simulator."""
-    model = build("mos", sections["model"], prepared.shape)
+    model = build("mos", changed(sections["model"], router="random"), prepared.shape)
     fix_routing(model, np.arange(prepared.shape.num_items) % sections["model"].num_themes)
     before = model.router.prototype_TR.clone()
     data = RequestData(prepared.train, prepared.validation, 32, 1)
