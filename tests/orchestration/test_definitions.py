@@ -133,7 +133,7 @@ def test_every_table_of_the_contracts_has_its_columns_and_comments(
     columns = column_schema("quarantine")
     assert columns is not None
     label = next(each for each in columns.columns if each.name == "label")
-    assert (label.type, label.description) == ("float", "1 clicked, 0 shown and not")
+    assert (label.type, label.description) == ("float", "1 clicked, 0 shown but not clicked")
     assert columns.columns[0].constraints.nullable is False
     assert {column.description for column in columns.columns if column.name == "user_id"} == {None}
 
