@@ -135,7 +135,7 @@ def test_every_table_of_the_contracts_has_its_columns_and_comments(
     label = next(each for each in columns.columns if each.name == "label")
     assert (label.type, label.description) == ("float", "1 clicked, 0 shown but not clicked")
     assert columns.columns[0].constraints.nullable is False
-    assert {column.description for column in columns.columns if column.name == "user_id"} == {None}
+    assert {column.description for column in columns.columns if column.name == "session_id"} == {None}
 
 
 def test_rows_are_counted_of_every_file_of_a_table(tmp_path: Path) -> None:
