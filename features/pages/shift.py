@@ -18,6 +18,7 @@ from features.pages.document import (
     verdict,
     write_page,
 )
+from features.pages.strips import strips
 
 Report = Mapping[str, Any]
 MARKS = {
@@ -26,23 +27,8 @@ MARKS = {
     "none": "No session structure",
     "not judged": "Not judged",
 }
-# Paul Tol's "muted" and "light", in an order that keeps neighbours apart; each block also has its theme's letter
-TONES = (
-    "#332288",
-    "#44AA99",
-    "#CC6677",
-    "#DDCC77",
-    "#117733",
-    "#88CCEE",
-    "#882255",
-    "#999933",
-    "#AA4499",
-    "#EE8866",
-    "#77AADD",
-    "#BBCC33",
-)
-DARK = (0, 4, 6)
-OTHER = "#8b95a3"
+STEADY = 0.8
+"""Themes do not fade if their rate at the longest lag is at least this share of that at the shortest."""
 MADE_OF = {
     "categories": "the log’s categories",
     "grouped categories": "the log’s categories, grouped by who consumes them (those of the same users are one "
@@ -77,49 +63,10 @@ def write_shift(path: Path, report: Report, models: Sequence[Report] | None, for
     )
     parts = [head]
     if report["themes"]:
-        parts += [_strips(report), _returns(report), _off_theme(report), _matrix(report), _who(report)]
+        parts += [strips(report), _returns(report), _off_theme(report), _matrix(report), _who(report)]
     parts += [_models(models, foreign), _advice(report), _method(report)]
     foot = "Letters stand for users and say nothing of their ids. Times are UTC. The numbers: shift_audit/audit.json."
     return write_page(path, f"Interest shifts of {report['log']}", parts, foot)
-
-
-def _strips(report: Report) -> str:
-    names = [*report["themes"]]
-    keys = "".join(
-        f'<li><i style="background:{TONES[place]}"></i>{chr(65 + place).lower()} {escape(name)}</li>'
-        for place, name in enumerate(names)
-    )
-    rows = "".join(
-        f"<span>{each['name']} <small>{percent(each['hop_rate'])}</small></span>{_strip(each, names)}"
-        for each in report["strips"]
-    )
-    lead = (
-        "Each block is a session, oldest on the left, wider with more events. Users are sorted by the share of their "
-        "sessions that turn to another theme, which is shown beside the name."
-    )
-    return section("A dozen users", f'<ul class="legend">{keys}</ul><div class="strip">{rows}</div>', lead=lead)
-
-
-def _strip(each: Report, names: Sequence[str]) -> str:
-    blocks, at = [], 0.0
-    widths = [max(7.0, 4.0 * size**0.5) for _, size, _ in each["sessions"]]
-    whole = max(sum(widths) + len(widths), 420.0)
-    for (theme, size, day), width in zip(each["sessions"], widths, strict=True):
-        colour = OTHER if theme is None else TONES[theme]
-        name = "another theme" if theme is None else names[theme]
-        letter = "" if theme is None else chr(97 + theme)
-        ink = "#fff" if theme in DARK else "#000"
-        blocks.append(
-            f'<rect x="{at:.1f}" width="{width:.1f}" height="18" fill="{colour}"><title>day {day}: {escape(name)}, '
-            f"{count(size, 'event')}</title></rect>"
-            f'<text x="{at + width / 2:.1f}" y="13" text-anchor="middle" fill="{ink}">{letter}</text>'
-        )
-        at += width + 1
-    return (
-        f'<svg role="img" aria-label="Sessions of user {each["name"]}: {len(each["sessions"])}, '
-        f'{percent(each["hop_rate"])} turn" viewBox="0 0 {whole:.0f} 18" preserveAspectRatio="xMinYMid meet" '
-        f'font-size="10" font-family="sans-serif">{"".join(blocks)}</svg>'
-    )
 
 
 def _returns(report: Report) -> str:
@@ -140,9 +87,17 @@ def _returns(report: Report) -> str:
     drawn = figure(shift_charts.svg(shift_charts.returns(rows), title, note), title, note, numbers)
     lead = (
         f"Of the sessions that turn, {percent(report['return_rate'])} go to a theme that the user has had before "
-        f"(shuffled: {percent(report['shuffled']['return_rate'])})."
+        f"(shuffled: {percent(report['shuffled']['return_rate'])}). {_fading(rows)}"
     )
     return section("How a theme comes back", drawn, lead=lead)
+
+
+def _fading(rows: Sequence[Report]) -> str:
+    """The curve in a sentence: by its slope, since its height is below the shuffled one, which spreads each theme."""
+    first, last = rows[0], rows[-1]
+    said = "Themes do not fade" if last["rate"] >= STEADY * first["rate"] else "Themes fade"
+    soon, late = (f"{percent(row['rate'])} {count(row['lag_days'], 'day')} later" for row in (first, last))
+    return f"{said}: a theme of one day is there again in {soon}, and in {late}, if the user is active then."
 
 
 def _off_theme(report: Report) -> str:

@@ -16,7 +16,7 @@ LINES = (BLUE, ORANGE, GREEN, RED, GREY, SKY, INK, DIM)
 
 
 def returns(rows: Rows) -> Any:
-    """A curve with its band, and the shuffled curve dashed, both labelled at the right end."""
+    """A curve with its band, and the shuffled curve dashed, both named at the right end, one above the other."""
     base = alt.Chart(alt.Data(values=list(rows)), width=WIDE, height=HIGH).encode(
         x=alt.X("lag_days:Q", title="days later", axis=alt.Axis(tickMinStep=1, grid=False))
     )
@@ -26,13 +26,18 @@ def returns(rows: Rows) -> Any:
         y=alt.Y("rate:Q", title=None, axis=share, scale=alt.Scale(zero=True))
     )
     chance = base.mark_line(color=ORANGE, strokeWidth=2, strokeDash=[5, 4]).encode(y="shuffled:Q")
-    last = [rows[-1]]
-    ends = alt.Chart(alt.Data(values=last)).encode(x="lag_days:Q")
-    told = ends.mark_text(align="left", dx=8, color=BLUE, fontSize=12).encode(y="rate:Q", text=alt.value("this log"))
-    other = ends.mark_text(align="left", dx=8, color=ORANGE, fontSize=12, dy=6).encode(
-        y="shuffled:Q", text=alt.value("shuffled")
-    )
-    return alt.layer(band, curve, chance, told, other)
+    last = rows[-1]
+    curves = (("this log", BLUE, last["rate"]), ("shuffled", ORANGE, last["shuffled"]))
+    ends = sorted((end for end in curves if end[2] is not None), key=lambda end: end[2])
+    most = max(row[name] or 0.0 for row in rows for name in ("high", "rate", "shuffled"))
+    places = apart([value for _, _, value in ends], LINE_HIGH / HIGH * most)
+    told = [
+        alt.Chart(alt.Data(values=[{"lag_days": last["lag_days"], "rate": place}]))
+        .mark_text(align="left", dx=8, color=color, fontSize=12)
+        .encode(x="lag_days:Q", y="rate:Q", text=alt.value(name))
+        for (name, color, _), place in zip(ends, places, strict=True)
+    ]
+    return alt.layer(band, curve, chance, *told)
 
 
 def matrix(rows: Rows) -> Any:
