@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from features.pages.document import escape, percent, table
+from features.pages.document import details, escape, percent, table
 
 STAGES = ("ingest", "validate")
 GOOD_END = "valid"
 
 
 def flow(ledger: Sequence[Mapping[str, Any]]) -> str:
-    """Every line of the ledger as a bar; the bars add up to the rows read. The same numbers follow as a table."""
+    """Every line of the ledger as a bar; the bars add up to the rows read. The same numbers unfold as a table."""
     read = sum(line["rows"] for line in ledger)
     bars, left = [_bar("stock", "read", read, 0, read, read)], read
     for stage in STAGES:
@@ -26,9 +26,8 @@ def flow(ledger: Sequence[Mapping[str, Any]]) -> str:
             at += line["rows"]
     rows = [(line["stage"], line["what"], line["rows"], percent(line["rows"] / read)) for line in ledger]
     rows.append(("", "total read", read, percent(1.0)))
-    return f'<ol class="flow">{"".join(bars)}</ol>' + table(
-        ("stage", "fate", "rows", "share"), rows, numbers=(2, 3), caption="The ledger"
-    )
+    numbers = table(("stage", "fate", "rows", "share"), rows, numbers=(2, 3), caption="The ledger")
+    return f'<ol class="flow">{"".join(bars)}</ol>' + details("Numbers", numbers, "the ledger")
 
 
 def _bar(kind: str, name: str, num: int, start: int, size: int, whole: int, stage: str = "") -> str:
