@@ -107,7 +107,7 @@ def test_long_histories_are_advised_only_where_returns_are_as_many_as_by_chance(
     (said,) = advice(SHIFTS, told)
     assert (
         said
-        == "Keep long histories: 84% of turns go back to a theme of earlier days (shuffled: 80%), not to a new one."
+        == "Keep long histories: 84% of turns go back to a theme of earlier sessions (shuffled: 80%), not to a new one."
     )
     told["shuffled"]["return_rate"] = 0.86
     assert advice(SHIFTS, told) == []
