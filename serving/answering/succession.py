@@ -19,7 +19,8 @@ from threading import RLock, Thread
 from contracts.errors import InputError
 from serving.answering.beside import beside_paths, open_beside, open_served
 from serving.answering.predictor import Predictor
-from serving.bundle.manifest import MANIFEST, read_manifest
+from serving.bundle.loaded import read_json
+from serving.bundle.manifest import MANIFEST
 from serving.locations import find_bundle
 from serving.watching import metrics
 
@@ -27,6 +28,8 @@ log = logging.getLogger("leitmotif")
 
 LOOK_S = 2.0
 AGAIN_S = 60.0
+REOPEN_S = 5.0
+"""How long no other load is opened after one could not be: opening takes the time of many requests."""
 Mark = tuple[str, int, int]
 
 
@@ -37,7 +40,8 @@ class Succession:
         self.refused = ""  # why the bundle in the folder is not served; empty if it is
         self._seen = _mark()
         self._seen_beside = _marks_now()
-        self._again_at = 0.0
+        self._again_at = self._reopen_at = 0.0
+        self._why = ""  # no other load is opened before _reopen_at
         self._turn = RLock()  # held while a predictor is opened and until it is in use
 
     def watch(self, current: Callable[[], Predictor], take: Callable[[Predictor], None]) -> None:
@@ -49,12 +53,19 @@ class Succession:
     ) -> Predictor:
         """Open the newest load and take a predictor over it, unless another thread has replaced the outdated one.
 
-        Returns the predictor in use. Raises InputError if none can be opened.
+        Returns the predictor in use. Raises InputError if none can be opened, for REOPEN_S without trying again.
         """
         with self._turn:
-            if current() is outdated:
-                self._seen_beside = _marks_now()
+            if current() is not outdated:
+                return current()
+            if time.monotonic() < self._reopen_at:
+                raise InputError(self._why)
+            self._seen_beside = _marks_of(outdated.bundle.manifest.source)
+            try:
                 take(open_served(outdated))
+            except InputError as error:
+                self._why, self._reopen_at = str(error), time.monotonic() + REOPEN_S
+                raise
             return current()
 
     def look(self) -> Predictor | None:
@@ -128,9 +139,9 @@ def _mark_of(bundle: Path) -> Mark | None:
 
 
 def _marks_now() -> tuple[Mark | None, ...] | None:
-    """Of the models beside the bundle that is to be served; None while there is none, or it is damaged."""
+    """Of the models beside the bundle that is to be served; None while there is none, or its manifest is damaged."""
     try:
-        return _marks_of(read_manifest(find_bundle()).source)
+        return _marks_of(str(read_json(find_bundle() / MANIFEST).get("source")))  # whole or not: whoever opens it says
     except InputError:
         return None
 

@@ -10,6 +10,7 @@ from threading import Event
 import httpx
 import pytest
 
+from contracts.errors import InputError
 from serving.answering import succession
 from serving.answering.beside import open_served
 from serving.answering.predictor import Predictor
@@ -132,5 +133,27 @@ def test_a_bundle_that_is_promoted_while_a_newer_load_is_opened_stays_in_use(
     old, new = first.bundle.version, read_manifest(bundle).model_version
     assert [each.bundle.version for each in in_use] == [old, old, new]
     assert found.reopen(first, lambda: in_use[-1], in_use.append) is in_use[2], "another thread has replaced it"
+    for each in in_use:
+        each.store.tail.close()
+
+
+def test_a_load_that_cannot_be_opened_is_not_tried_at_every_request(
+    made: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a Redis is empty: rankings are answered without the store meanwhile, and fast."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("LEITMOTIF_BUNDLE", str(bundle))
+    monkeypatch.setattr(succession, "REOPEN_S", 600.0)
+    found, first = Succession(), open_served()
+    in_use = [first]
+    monkeypatch.setenv("LEITMOTIF_STATE", str(tmp_path / "nothing" / "feast"))
+    with pytest.raises(InputError, match="holds no loaded snapshot") as said:
+        found.reopen(first, lambda: in_use[-1], in_use.append)
+    monkeypatch.delenv("LEITMOTIF_STATE")
+    with pytest.raises(InputError) as again:
+        found.reopen(first, lambda: in_use[-1], in_use.append)
+    assert str(again.value) == str(said.value)
+    monkeypatch.setattr(found, "_reopen_at", 0.0)
+    assert found.reopen(first, lambda: in_use[-1], in_use.append) is in_use[1]
     for each in in_use:
         each.store.tail.close()
