@@ -282,21 +282,21 @@ class Leitmotif:
                 raise InputError(
                     f"The request's turn did not come within {STORE_S:g} s: nothing was done. Send it again later."
                 )
-            began, computed = time.monotonic(), time.thread_time()
+            began, computed, predictor = time.monotonic(), time.thread_time(), self.predictor
             try:
-                return work(self.predictor, request)
+                return work(predictor, request)
             except StaleStoreError as error:
                 log.warning("%s", error)
             finally:
                 self.admission.learn(request, time.monotonic() - began, time.thread_time() - computed)
         try:
-            predictor = open_served(self.predictor)  # without a deadline, so that opening the load completes
+            # without a deadline, so that opening the load completes
+            predictor = self.succession.reopen(predictor, lambda: self.predictor, self.take)
         except InputError:
             if without is None:
                 raise
-            return without(self.predictor, request)
+            return without(predictor, request)
         with due(at):
-            self.predictor = predictor
             return work(predictor, request)
 
 

@@ -130,7 +130,8 @@ def _commands(found: Holdings, source: str) -> list[str]:
 def _limits(found: Holdings, source: str, raw_log: str) -> list[str]:
     return [
         f"Not looked into: the raw log ({raw_log}) is yours, its rows of these users are skipped, not removed; other "
-        f"clones, backups, the remote; {found.num_other:,} files of kinds that hold no text (weights, say), which were "
+        "clones, backups, the remote; request logs of services (LEITMOTIF_REQUEST_LOG), which name users; "
+        f"{found.num_other:,} files of kinds that hold no text (weights, say), which were "
         "fitted to what they did and go with the versions above; deleted rows that a database has not overwritten.",
         "A row that could not be parsed belongs to no user: ingest leaves out its text where one field of it is the id "
         "of a forgotten user, and cannot know of an id that is written otherwise.",

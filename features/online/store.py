@@ -181,9 +181,13 @@ class OnlineStore:
             self._count()
 
     def _check_origin(self, marks: Marks) -> None:
-        """Raise StaleStoreError if the tail was replaced, since the counts of its former events are then invalid."""
-        known, self.progress.origin = self.progress.origin, marks.origin or self.progress.origin
-        if known not in (0, marks.origin):
+        """Raise StaleStoreError if the tail was replaced, since the counts of its former events are then invalid.
+
+        From then on always: whoever sees it first may be a thread that cannot open the store again.
+        """
+        if not self.progress.origin:
+            self.progress.origin = marks.origin
+        elif self.progress.origin != marks.origin:
             if self.progress.follows_log:
                 self.tail.behind(self.clock.behind_us)  # the clock keeps its offset
             raise StaleStoreError(

@@ -60,7 +60,8 @@ def advice(state: str, told: Mapping[str, Any]) -> list[str]:
     beside = "" if by_chance is None else f" (shuffled: {by_chance:.0%})"
     if came is not None and came >= 0.5 and (by_chance is None or came >= by_chance):
         sentences.append(
-            f"Keep long histories: {came:.0%} of turns go back to a theme of earlier days{beside}, not to a new one."
+            f"Keep long histories: {came:.0%} of turns go back to a theme of earlier sessions{beside}, not to a new "
+            "one."
         )
     elif came is not None and came < 0.5:
         sentences.append(f"Offer new themes: {1 - came:.0%} of turns go to one that the person had not been in.")

@@ -18,16 +18,29 @@ OUTCOME_JOINED = "outcome joined to its show"
 
 
 def assemble(data: Path, fates: Mapping[str, int]) -> pa.Table:
-    """The ledger (contracts.schema.LEDGER). fates: number of valid rows by what histories did with them."""
+    """The ledger (contracts.schema.LEDGER). fates: number of valid rows by what histories did with them.
+
+    Raises ValueError if these are not all valid rows: a row that is lost must not pass for a repeated one.
+    """
     rejected, held_back = _by_reason(data / "rejected"), _by_reason(data / "quarantine")
-    num_rows = ds.dataset(data / "interactions", format="parquet").count_rows()
-    repeated = num_rows - sum(held_back.values()) - sum(fates.values())
+    num_rows, num_valid = (_num_rows(data / name) for name in ("interactions", "validated_interactions"))
+    repeated = num_rows - sum(held_back.values()) - num_valid
+    if sum(fates.values()) != num_valid or repeated < 0:
+        raise ValueError(
+            f"{num_rows:,} interactions are {num_valid:,} valid rows, {sum(held_back.values()):,} held back and "
+            f"{repeated:,} repeated ones, and histories has a fate for {sum(fates.values()):,} valid rows: the ledger "
+            "does not add up. `dvc repro --force validate histories` makes both again"
+        )
     lines = [("ingest", what, rows) for what, rows in sorted(rejected.items())]
     lines += [("validate", what, rows) for what, rows in sorted(held_back.items())]
     lines += [("validate", "duplicated", repeated)] if repeated else []
     lines += [("histories", what, rows) for what, rows in sorted(fates.items()) if rows]
     stages, whats, rows = zip(*lines, strict=True)
     return pa.table([pa.array(stages), pa.array(whats), pa.array(rows, pa.int64())], schema=LEDGER)
+
+
+def _num_rows(folder: Path) -> int:
+    return ds.dataset(folder, format="parquet").count_rows()
 
 
 def _by_reason(folder: Path) -> dict[str, int]:

@@ -5,17 +5,21 @@ loads the new bundle and checks its golden requests before it answers; requests 
 new bundle cannot be served, this is logged once, the old one stays in use, and the new one is retried every AGAIN_S:
 the store may have been unavailable, or a checkout unfinished. If only a model beside it changed (`make run` packaged a
 new one), the served one is not opened again.
+
+A request may find that a newer load must be opened. Only one thread opens at a time, so that a bundle opened before a
+promotion never replaces the one that was promoted.
 """
 
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock, Thread
+from threading import RLock, Thread
 
 from contracts.errors import InputError
 from serving.answering.beside import beside_paths, open_beside, open_served
 from serving.answering.predictor import Predictor
+from serving.bundle.loaded import read_json
 from serving.bundle.manifest import MANIFEST
 from serving.locations import find_bundle
 from serving.watching import metrics
@@ -24,6 +28,8 @@ log = logging.getLogger("leitmotif")
 
 LOOK_S = 2.0
 AGAIN_S = 60.0
+REOPEN_S = 5.0
+"""How long no other load is opened after one could not be: opening takes the time of many requests."""
 Mark = tuple[str, int, int]
 
 
@@ -33,23 +39,43 @@ class Succession:
     def __init__(self) -> None:
         self.refused = ""  # why the bundle in the folder is not served; empty if it is
         self._seen = _mark()
-        self._seen_beside: tuple[Mark | None, ...] | None = None  # not looked for yet
-        self._again_at = 0.0
-        self._lock = Lock()
+        self._seen_beside = _marks_now()
+        self._again_at = self._reopen_at = 0.0
+        self._why = ""  # no other load is opened before _reopen_at
+        self._turn = RLock()  # held while a predictor is opened and until it is in use
 
     def watch(self, current: Callable[[], Predictor], take: Callable[[Predictor], None]) -> None:
         """Poll until the process ends. current: the predictor in use; take: replaces it."""
-        self._seen_beside = _marks_beside(current())
         Thread(target=self._watch, args=(current, take), name="succession", daemon=True).start()
+
+    def reopen(
+        self, outdated: Predictor, current: Callable[[], Predictor], take: Callable[[Predictor], None]
+    ) -> Predictor:
+        """Open the newest load and take a predictor over it, unless another thread has replaced the outdated one.
+
+        Returns the predictor in use. Raises InputError if none can be opened, for REOPEN_S without trying again.
+        """
+        with self._turn:
+            if current() is not outdated:
+                return current()
+            if time.monotonic() < self._reopen_at:
+                raise InputError(self._why)
+            self._seen_beside = _marks_of(outdated.bundle.manifest.source)
+            try:
+                take(open_served(outdated))
+            except InputError as error:
+                self._why, self._reopen_at = str(error), time.monotonic() + REOPEN_S
+                raise
+            return current()
 
     def look(self) -> Predictor | None:
         """A predictor for the bundle if it changed since the last look; None if it did not, or cannot be served."""
-        with self._lock:
+        with self._turn:
             mark = _mark()
             is_due = bool(self.refused) and time.monotonic() >= self._again_at
             if mark is None or (mark == self._seen and not is_due):
                 return None
-            self._seen = mark
+            self._seen, beside = mark, _marks_now()
             try:
                 predictor = open_served()
             except InputError as error:
@@ -57,18 +83,31 @@ class Succession:
                     log.warning("The new bundle in %s is not served; the old one stays in use. %s", mark[0], error)
                 self.refused, self._again_at = str(error), time.monotonic() + AGAIN_S
                 return None
-            self.refused = ""
+            self.refused, self._seen_beside = "", beside
             metrics.TAKEN.inc()
             return predictor
 
     def look_beside(self, current: Predictor) -> Predictor | None:
         """The predictor with other models beside it, if the bundles of these changed since the last look."""
-        with self._lock:
-            marks = _marks_beside(current)
+        with self._turn:
+            marks = _marks_of(current.bundle.manifest.source)
             if self._seen_beside == marks:
                 return None
             self._seen_beside = marks
             return open_beside(current)
+
+    def follow(self, current: Callable[[], Predictor], take: Callable[[Predictor], None]) -> None:
+        """Take what is new in the folders of the served bundle and of those beside it."""
+        with self._turn:
+            if predictor := self.look():
+                before = current().bundle.version
+                take(predictor)
+                # a warning, which is logged by default: whoever reads the log sees who answered when
+                log.warning("Model %s is now served; before, it was %s", predictor.bundle.version, before)
+            elif predictor := self.look_beside(current()):
+                take(predictor)
+                names = ", ".join(f"{name} {each.bundle.version}" for name, each in predictor.beside.items())
+                log.warning("Models beside the served one: %s", names or "none")
 
     def show(self) -> None:
         """Update the gauge that says whether the newest bundle was refused."""
@@ -78,16 +117,7 @@ class Succession:
         while True:
             time.sleep(LOOK_S)
             try:
-                if predictor := self.look():
-                    before = current().bundle.version
-                    take(predictor)
-                    # a warning, which is logged by default: whoever reads the log sees who answered when
-                    log.warning("Model %s is now served; before, it was %s", predictor.bundle.version, before)
-                    self._seen_beside = _marks_beside(predictor)
-                elif predictor := self.look_beside(current()):
-                    take(predictor)
-                    names = ", ".join(f"{name} {each.bundle.version}" for name, each in predictor.beside.items())
-                    log.warning("Models beside the served one: %s", names or "none")
+                self.follow(current, take)
             except Exception:  # the worker keeps serving the bundle it has
                 log.exception("Looking for a new bundle failed")
 
@@ -108,5 +138,13 @@ def _mark_of(bundle: Path) -> Mark | None:
     return str(bundle), found.st_ino, found.st_mtime_ns
 
 
-def _marks_beside(served: Predictor) -> tuple[Mark | None, ...]:
-    return tuple(map(_mark_of, beside_paths(served.bundle.manifest.source)))
+def _marks_now() -> tuple[Mark | None, ...] | None:
+    """Of the models beside the bundle that is to be served; None while there is none, or its manifest is damaged."""
+    try:
+        return _marks_of(str(read_json(find_bundle() / MANIFEST).get("source")))  # whole or not: whoever opens it says
+    except InputError:
+        return None
+
+
+def _marks_of(source: str) -> tuple[Mark | None, ...]:
+    return tuple(map(_mark_of, beside_paths(source)))

@@ -4,16 +4,18 @@ Each bundle reads the log with its own weights, vocabulary and feature spec, as 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from features.encoding.counters import Counters
+from features.encoding.encode import FeatureSpec
 from features.terms.convention import micros
 from features.terms.params import LabelParams
 from serving.bundle.golden import check_golden
@@ -24,7 +26,7 @@ from training.judging.measure import Scored
 from training.judging.scoring import score_requests
 from training.judging.slices import Mask, cold_users, requests_since_shift, slice_masks
 from training.metrics import sigmoid
-from training.requests.batches import RequestDataset, read_scalars
+from training.requests.batches import Batch, RequestDataset, read_scalars
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.requests.reader import Cuts, Events, Requests, iso, load_events, load_requests, log_end
 
@@ -115,13 +117,29 @@ def score(side: Fitted, newest: Newest, what: str) -> Scored:
     spec = side.scorer.spec
     _require_readable(side, newest, what)
     scalars = read_scalars(spec, newest.events, newest.requests, newest.counters)
-    index_N = _own_index(side, newest.vocabulary)
-    events = replace(newest.events, item_index=index_N[newest.events.item_index])
-    requests = replace(newest.requests, item_index=index_N[newest.requests.item_index])
-    logits = score_requests(what, side.scorer.model, RequestDataset(spec, events, requests, scalars))
+    requests = _ReadByBundle(spec, newest, scalars, _own_index(side, newest.vocabulary))
+    logits = score_requests(what, side.scorer.model, requests)
     if not np.isfinite(logits).all():
         raise Incomparable(f"{what} gives some of these requests a score that is not a finite number; {ANYWAY}")
     return Scored(logits, sigmoid(logits))
+
+
+class _ReadByBundle(RequestDataset):
+    """The newest requests with a bundle's own item_index. Codes are read by the log's, by which counters are kept."""
+
+    def __init__(
+        self, spec: FeatureSpec, newest: Newest, scalars: npt.NDArray[np.float32], index_N: npt.NDArray[np.int64]
+    ) -> None:
+        super().__init__(spec, newest.events, newest.requests, scalars, newest.counters)
+        self.index_N = torch.from_numpy(index_N)
+
+    def __getitems__(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
+        batch = super().__getitems__(positions)
+        history, candidates = batch.history, batch.candidates
+        return batch._replace(
+            history=history._replace(item_index_UL=self.index_N[history.item_index_UL]),
+            candidates=candidates._replace(item_index_B=self.index_N[candidates.item_index_B]),
+        )
 
 
 def masks_of(side: Fitted, newest: Newest) -> dict[str, Mask]:

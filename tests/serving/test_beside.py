@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,6 +212,26 @@ def test_a_newly_packaged_bundle_becomes_the_newest_of_a_running_service(
     assert taken.bundle is served.bundle
     assert taken.beside["previous"] is served.beside["previous"]
     assert found.look_beside(taken) is None
+    served.store.tail.close()
+
+
+def test_a_bundle_that_is_packaged_while_a_service_starts_becomes_its_newest(
+    reigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = copied(reigned, tmp_path)
+    monkeypatch.chdir(home)
+    found, served = Succession(), open_served()
+    other = rewritten(home / "data" / SOURCE / "bundle", tmp_path / "other", reversed_head)
+    shutil.rmtree(home / "data" / SOURCE / "bundle")
+    shutil.move(other, home / "data" / SOURCE / "bundle")
+    taken: list[Predictor] = []
+    found.watch(lambda: (taken or [served])[-1], taken.append)
+    for _ in range(200):
+        if taken:
+            break
+        time.sleep(0.1)
+    wanted = read_manifest(home / "data" / SOURCE / "bundle").model_version
+    assert [each.beside["newest"].bundle.version for each in taken] == [wanted]
     served.store.tail.close()
 
 

@@ -11,17 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import InputError
+from contracts.params import load_params
 from contracts.schema import UNKNOWN_INDEX
+from features.encoding.counters import Counters
 from features.encoding.item_codes import item_codes
 from features.terms.convention import RECENT
 from orchestration.configure import configure, parse_assignments
+from serving import package
 from serving.answering.predictor import Predictor
 from serving.answering.requests import RankReply, RankRequest, RequestContext, to_iso
 from serving.bundle.logged import LoggedRequest, RequestLog
 from serving.http.body import KINDS, read_message
+from serving.promoting.rescore import load_newest, open_fitted, score
 from tests.clones import SMALL, clone
 from tests.features.ebnerd_bundle import WEEK, Row, clicks, impression, write_bundle
 from tests.one_process import run_stages
+from tests.serving.bundles import without_items
 from tests.serving.reasons import explained
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -145,6 +150,25 @@ def test_the_service_scores_test_requests_as_evaluate_does(
     for request, logit in list(tested.values())[::5]:
         served = scores(opened.rank(ask(request)), list(request.candidates))
         np.testing.assert_allclose(served, 1 / (1 + np.exp(-logit.astype(np.float64))), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 3], ids=["all items", "a third of them unknown"])
+def test_promotion_scores_the_newest_requests_as_a_service_of_the_bundle_would(
+    told: Path, tmp_path: Path, every: int
+) -> None:
+    """In batches by the log's numbers, and request by request by ids; an unknown item has the code of its readers."""
+    data = told / "data" / "ebnerd"
+    bundle = without_items(data / "bundle", tmp_path / "older", lambda item: every > 1 and int(item) % every == 0)
+    older = open_fitted(bundle, "older")
+    assert older.scorer.reads_codes
+    newest = load_newest(data, [older], load_params(told / "params.yaml")["labels"], 40)
+    scored, starts = score(older, newest, "older"), newest.requests.row_starts
+    log = RequestLog.open(data)
+    counters = Counters.from_folder(data, log.item_ids, log.histories.user_ids)
+    assert len(newest.requests) == 40
+    for place, request in enumerate(log.read(newest.requests.request_index)):
+        wanted = package._golden(request, log, older.scorer, counters).logits
+        np.testing.assert_allclose(scored.score[starts[place] : starts[place + 1]], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_the_online_scalars_are_those_of_the_golden_requests(

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from features.online.store import StaleStoreError
 from features.sealed.event import OUTCOME
 from serving import ask
+from serving.answering.feedback import keep
 from serving.answering.predictor import Predictor
 from serving.answering.refusal import of_validation
 from serving.answering.remembering import Remembering
@@ -285,6 +286,26 @@ def test_a_vanished_store_is_logged_and_its_events_are_no_longer_counted(
     assert rank(again, at=before.at).items == before.items
     assert again.clock() >= to_microseconds(before.at)
     assert again.store.live.num_events == 0
+    again.store.tail.close()
+
+
+def test_a_ranking_that_is_recorded_in_a_new_store_does_not_hide_that_the_old_one_was_lost(
+    fresh: Predictor, house: Path
+) -> None:
+    """The recording thread may be the first to see it; the next request still has to open the store again."""
+    golden = fresh.bundle.golden[0]
+    post(fresh, {"user_id": golden.user_id, "item_id": golden.candidates[0]})
+    asked = RankRequest(user_id=golden.user_id, candidates=golden.candidates[:3])
+    shown = fresh.answer(asked).shown
+    assert shown is not None
+    for left in (house / "live").glob("simulator.db*"):
+        left.unlink()
+    keep(fresh.store, shown)
+    for _ in range(2):
+        with pytest.raises(StaleStoreError, match="lost, emptied or replaced"):
+            rank(fresh)
+    again = opened_in(house)
+    assert again.store.live.num_events == 3
     again.store.tail.close()
 
 

@@ -10,11 +10,13 @@ from threading import Event
 import httpx
 import pytest
 
+from contracts.errors import InputError
 from serving.answering import succession
+from serving.answering.beside import open_served
 from serving.answering.predictor import Predictor
 from serving.answering.succession import Succession
 from serving.bundle.loaded import GOLDEN
-from serving.bundle.manifest import MANIFEST
+from serving.bundle.manifest import MANIFEST, read_manifest
 from serving.promoting.places import exchange
 from tests.serving.bundles import reversed_head, rewritten
 from tests.serving.conftest import serving
@@ -105,3 +107,53 @@ def test_a_refused_bundle_is_tried_again_even_if_it_has_not_changed(
     assert predictor is not None
     assert not found.refused
     predictor.store.tail.close()
+
+
+def test_a_bundle_that_is_promoted_while_a_newer_load_is_opened_stays_in_use(
+    made: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request's thread has opened the old bundle over the new load when the new bundle arrives."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("LEITMOTIF_BUNDLE", str(bundle))
+    other = rewritten(bundle, tmp_path / "other", reversed_head)
+    found, first = Succession(), open_served()
+    in_use, opened = [first], Event()
+
+    def take_late(predictor: Predictor) -> None:
+        opened.set()
+        time.sleep(2.0)
+        in_use.append(predictor)
+
+    with ThreadPoolExecutor(2) as pool:
+        reopening = pool.submit(found.reopen, first, lambda: in_use[-1], take_late)
+        assert opened.wait(60)
+        exchange(other, bundle)
+        pool.submit(found.follow, lambda: in_use[-1], in_use.append).result()
+        assert reopening.result().bundle.version == first.bundle.version
+    old, new = first.bundle.version, read_manifest(bundle).model_version
+    assert [each.bundle.version for each in in_use] == [old, old, new]
+    assert found.reopen(first, lambda: in_use[-1], in_use.append) is in_use[2], "another thread has replaced it"
+    for each in in_use:
+        each.store.tail.close()
+
+
+def test_a_load_that_cannot_be_opened_is_not_tried_at_every_request(
+    made: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a Redis is empty: rankings are answered without the store meanwhile, and fast."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("LEITMOTIF_BUNDLE", str(bundle))
+    monkeypatch.setattr(succession, "REOPEN_S", 600.0)
+    found, first = Succession(), open_served()
+    in_use = [first]
+    monkeypatch.setenv("LEITMOTIF_STATE", str(tmp_path / "nothing" / "feast"))
+    with pytest.raises(InputError, match="holds no loaded snapshot") as said:
+        found.reopen(first, lambda: in_use[-1], in_use.append)
+    monkeypatch.delenv("LEITMOTIF_STATE")
+    with pytest.raises(InputError) as again:
+        found.reopen(first, lambda: in_use[-1], in_use.append)
+    assert str(again.value) == str(said.value)
+    monkeypatch.setattr(found, "_reopen_at", 0.0)
+    assert found.reopen(first, lambda: in_use[-1], in_use.append) is in_use[1]
+    for each in in_use:
+        each.store.tail.close()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from contracts.schema import UNKNOWN_INDEX
 from training.model.batch import Candidates, Codes, History
 from training.model.embeddings import Catalogue, ContextEmbedding, ItemEmbedding, ItemRows, embedding
 from training.model.head import Head
@@ -100,7 +101,7 @@ def distinct_items(
     """The batch with its items renumbered, and the distinct items; unchanged and None if the catalogue is smaller.
 
     So the cost of a step depends on the batch and not on the size of the catalogue. With codes, which are as of a
-    request, the same item in two requests counts as two.
+    request, the same item in two requests counts as two, and so do two unknown items: they share a number alone.
     """
     item_UL, item_B = history.item_index_UL, candidates.item_index_B
     if codes is None and num_items <= item_UL.numel() + item_B.numel():
@@ -112,7 +113,9 @@ def distinct_items(
     else:
         user_UL = torch.arange(len(item_UL), device=item_UL.device).unsqueeze(1).expand_as(item_UL)
         user_P = torch.cat([user_UL.flatten(), candidates.user_of_B])
-        both_N, place = torch.unique(user_P * num_items + item_P, return_inverse=True)
+        apart_P = len(item_UL) + torch.arange(len(item_P), device=item_P.device)
+        group_P = torch.where(item_P == UNKNOWN_INDEX, apart_P, user_P)
+        both_N, place = torch.unique(group_P * num_items + item_P, return_inverse=True)
         code_PF = torch.cat([codes.event_ULF.flatten(0, 1), codes.candidate_BF])
         occurrence_N = both_N.new_empty(len(both_N)).scatter_(0, place, torch.arange(len(place), device=place.device))
         items = Items(both_N % num_items, code_PF[occurrence_N])

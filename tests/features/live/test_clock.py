@@ -26,7 +26,26 @@ def test_it_goes_at_the_pace_of_the_wall_clock_and_never_back(monkeypatch: pytes
     assert 10_000 <= clock.now() - first < 5_000_000
     before = clock.now()
     monkeypatch.setattr(time, "time_ns", lambda: (wall - YEAR_US) * 1_000)  # somebody sets it back
-    assert clock.now() == before
+    assert before <= clock.now() < before + 5_000_000
+
+
+def test_what_is_acknowledged_after_the_wall_clock_was_set_back_is_read_by_the_next_request(
+    store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour back: until it has caught up, the clock goes at half the pace."""
+    store.follow_log()
+    before, wall, began = store.clock.now(), time.time_ns(), time.monotonic_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: wall - 3600 * 10**9 + time.monotonic_ns() - began)
+    at = store.clock.now()
+    store.append([event("a", user="u0", at=at - START_US)._replace(known_at=at)])
+    time.sleep(0.1)
+    asked = store.clock.now()
+    history = store.history("u0")
+    assert history is not None
+    assert history.occurred_at[-1] == at < asked, "events strictly before the request are read"
+    assert 40_000 < asked - at < 0.6 * (time.monotonic_ns() - began) / 1_000
+    monkeypatch.setattr(time, "time_ns", lambda: wall + 3600 * 10**9)  # it has caught up
+    assert abs(store.clock.now() - before - 3600 * 10**6) < 5_000_000
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,5 +1,6 @@
 """MovieLens' files as published become a log."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -69,8 +70,8 @@ def test_ratings_and_movies_are_counted_apart(tmp_path: Path) -> None:
         ("movies.csv", 4, '1,"Again\n1",War'),
     ]
     assert {row["item_id"]: row["title"] for row in read(tmp_path / "data" / "items")} == {"1": "Film", "3": "Third"}
-    for name in ("quarantine", "validated_interactions"):
-        (tmp_path / "data" / name).mkdir()
+    (tmp_path / "data" / "quarantine").mkdir()
+    shutil.copytree(tmp_path / "data" / "interactions", tmp_path / "data" / "validated_interactions")
     pq.write_table(QUARANTINE.empty_table(), tmp_path / "data" / "quarantine" / "quarantine.parquet")
     assert sum(assemble(tmp_path / "data", {"impression": 1})["rows"].to_pylist()) == report["rows_read"]
 

@@ -1,11 +1,13 @@
 """The audit says how often consecutive sessions of a user differ in theme."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from features.pages.shift import write_shift
 from features.shifts.measure import shifts
 from features.shifts.verdict import SHIFTS, WEAK, advice
 from features.stages import histories
@@ -50,6 +52,19 @@ def test_hops_and_returns_are_counted_by_hand(tmp_path: Path) -> None:
     assert found["sessions_by_theme"] == {"news": 4, "sport": 2, "arts": 1}  # v's last: a tie, the first by name
 
 
+def test_the_page_says_the_same_of_the_written_audit_as_of_the_measured_one(tmp_path: Path) -> None:
+    """The page with models is made from audit.json, whose keys are sorted: the largest comes before the median."""
+    data = tmp_path / "data" / "log"
+    sessions = ["a" * 9, "bb", "aaa", "aa", "bbbb"]
+    written = audited(data, log("u", *sessions) + log("v", "aa", "bbbbb"), CATEGORIES)
+    page, again = tmp_path / "reports" / "log" / "shift.html", tmp_path / "again.html"
+    write_shift(again, written, None)
+    assert again.read_text() == page.read_text()
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", again.read_text()))
+    assert "events per session 3 7.8 9" in words  # of 2 2 2 3 4 5 9: the median, 95 %, and the largest
+    assert words.index("news 4") < words.index("sport 3")
+
+
 def test_small_sessions_and_items_without_a_category_are_not_judged(tmp_path: Path) -> None:
     rows = log("u", "aa", "b", "nn", "aa") + log("v", "aa")
     found = audited(tmp_path, rows, CATEGORIES)
@@ -92,7 +107,7 @@ def test_long_histories_are_advised_only_where_returns_are_as_many_as_by_chance(
     (said,) = advice(SHIFTS, told)
     assert (
         said
-        == "Keep long histories: 84% of turns go back to a theme of earlier days (shuffled: 80%), not to a new one."
+        == "Keep long histories: 84% of turns go back to a theme of earlier sessions (shuffled: 80%), not to a new one."
     )
     told["shuffled"]["return_rate"] = 0.86
     assert advice(SHIFTS, told) == []
