@@ -1,6 +1,7 @@
 """The files of a table -> their pieces. A file that has not changed is not read again (.cache/ingest/<log>)."""
 
 import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from contracts import schema
 from contracts.errors import InputError
 from contracts.files import hash_file
 from contracts.known_hashes import hash_of
+from contracts.publish import write_json
 from features.engine.engine import Engine
 from features.sealed.forgotten import Forgotten
 from features.sources.delimited import EscapedQuotes, Header
@@ -28,6 +30,8 @@ from features.tables.connection import at_hand
 from features.terms.params import SourceParams
 
 log = logging.getLogger("leitmotif")
+
+NOTES = "notes.json"
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,23 @@ def read_files(cache: PartitionCache, source: SourceParams, forgotten: Forgotten
     basis = key_of(code(), mapping, _params(source), sorted(forgotten))
     reading = Reading(source, mapping, forgotten, basis, cache.folder)
     files = [_to_read(reading, file, _hash(file, hash_of)) for file in files_of(source, mapping)]
-    first = _pieces(engine, cache, reading, files)
-    notes = [piece.notes for piece in first]
+    notes = _noted(engine, cache, reading, files)
     num_whole = whole_columns([{name: tuple(num) for name, num in note["whole"].items()} for note in notes])
     whole = [tuple(name for name in num_whole if name in note["whole"]) for note in notes]
     wanted = [_to_read(reading, file.file, file.digest, names) for file, names in zip(files, whole, strict=True)]
-    pieces = _pieces(engine, cache, reading, wanted) if any(whole) else first
+    pieces = _pieces(engine, cache, reading, wanted)
+    keys = {piece.key for piece in pieces}
     words: Counter[str] = Counter()
-    for note in notes:
+    for file, note in zip(files, notes, strict=True):
         words.update(note["null_words"])
+        if not note["num_rows"]:
+            log.warning("%s has no rows and is ignored", file.file.name)
+        if file.key not in keys:
+            keys.add(_keep_notes_alone(cache, file, note))
     summary = reading_notes(words, sum(note["without_zone"] for note in notes))
     num_empty = sum(not note["num_rows"] for note in notes)
     summary |= {"num_empty_files": num_empty, "ids_without_decimals": num_whole}
-    return FilesRead(pieces, frozenset(piece.key for piece in (*first, *pieces)), len(files), summary)
+    return FilesRead(pieces, frozenset(keys), len(files), summary)
 
 
 def _to_read(reading: Reading, file: DataFile, digest: str, whole: tuple[str, ...] = ()) -> FileToRead:
@@ -90,14 +98,41 @@ def _to_read(reading: Reading, file: DataFile, digest: str, whole: tuple[str, ..
     return FileToRead(key, file, digest, whole)
 
 
+def _noted(
+    engine: Engine, cache: PartitionCache, reading: Reading, files: Sequence[FileToRead]
+) -> list[Mapping[str, Any]]:
+    """The notes on each file with its ids as they stand. A file of which the cache has none is read."""
+    beside = {file.key for file in files if not cache.holds(file.key) and cache.holds(_beside(file))}
+    pieces = iter(_pieces(engine, cache, reading, [file for file in files if file.key not in beside]))
+    return [
+        json.loads(cache.file(_beside(file), NOTES).read_text(encoding="utf-8"))
+        if file.key in beside
+        else next(pieces).notes
+        for file in files
+    ]
+
+
+def _keep_notes_alone(cache: PartitionCache, file: FileToRead, notes: Mapping[str, Any]) -> str:
+    """Drop the piece of a file whose ids are written otherwise in the end: in it a forgotten user may have another
+    name, such as 17850.0. Returns the key of its notes."""
+    key = _beside(file)
+    if not cache.holds(key):
+        with cache.making() as making:
+            (making / key).mkdir()
+            write_json(making / key / NOTES, notes)
+            cache.put(key, making / key, {NOTES: 0})
+    cache.drop(file.key)
+    return key
+
+
+def _beside(file: FileToRead) -> str:
+    return key_of(file.key, NOTES)
+
+
 def _pieces(engine: Engine, cache: PartitionCache, reading: Reading, wanted: Sequence[FileToRead]) -> list[Piece]:
     missing = {each.key: each for each in wanted if not cache.holds(each.key)}
     cache.came(engine.map(partial(read_file, reading), list(missing.values()), "reading files"), missing)
-    pieces = [Piece(cache.file(each.key, TABLES[0]).parent, each.key) for each in wanted]
-    for each, piece in zip(wanted, pieces, strict=True):
-        if not piece.notes["num_rows"]:
-            log.warning("%s has no rows and is ignored", each.file.name)
-    return pieces
+    return [Piece(cache.file(each.key, TABLES[0]).parent, each.key) for each in wanted]
 
 
 def read_file(reading: Reading, wanted: FileToRead) -> str:

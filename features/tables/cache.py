@@ -138,6 +138,11 @@ class PartitionCache:
             rename_first(made, self._folder / key)
         self._used.add(key)
 
+    def drop(self, key: str) -> None:
+        """Remove an entry that no later run needs."""
+        shutil.rmtree(self._folder / key, ignore_errors=True)
+        self._used.discard(key)
+
     def came(self, keys: Iterable[str], expected: Iterable[str]) -> None:
         """Wait for the entries that tasks put. If one fails, those of the expected that others had put are kept, also
         where the engine returns nothing before all have ended."""

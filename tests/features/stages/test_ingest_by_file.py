@@ -72,6 +72,28 @@ def test_the_same_places_in_another_block_of_a_file_are_other_rows(
         assert digests(tmp_path / "data" / "table") == digests(tmp_path / f"fresh-{joined}" / "data" / "table")
 
 
+def test_of_a_forgotten_user_nothing_stays_in_the_cache_where_ids_have_decimals(tmp_path: Path) -> None:
+    """A file is read with its ids as they stand first; the rows of that reading are not kept."""
+    data, folder = tmp_path / "data" / "table", tmp_path / "log"
+    folder.mkdir()
+    lines = [f"{17850 + n % 4}.0,i{n % 7},2024-01-01T00:{n:02}:00Z,{n % 2}" for n in range(60)]
+    write(folder / "a.csv", lines, "user,item,at,click")
+    ingest_table(data, folder, COLUMNS)
+    assert users_in(tmp_path / ".cache") == {"17850", "17851", "17852", "17853"}
+    add_forgotten(tmp_path / "live" / "table", ["17851"])
+    for _ in range(2):
+        assert ingest_table(data, folder, COLUMNS)["dropped"] == {"user forgotten": 15}
+        assert users_in(tmp_path / ".cache") == {"17850", "17852", "17853"}
+
+
+def users_in(cache: Path) -> set[str]:
+    users: set[str] = set()
+    for path in cache.rglob("events.arrow"):
+        with pa.OSFile(str(path)) as handle:
+            users |= set(pa.ipc.open_file(handle).read_all()["user_id"].to_pylist())
+    return users
+
+
 def arrive(folder: Path, random: np.random.Generator) -> None:
     """Add, change or remove one file."""
     there = sorted(folder.glob("*"))
