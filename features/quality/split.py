@@ -25,9 +25,9 @@ from contracts.publish import write_json
 from contracts.schema import INTERACTIONS, QUARANTINE
 from features.engine.engine import Engine
 from features.quality.code import code
-from features.quality.expectations import COLUMNS, Judgement, at_hand
+from features.quality.expectations import Judgement, at_hand
 from features.quality.flaws import Flaws
-from features.quality.suite import Expected
+from features.quality.suite import COLUMNS, Expected
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import connect
 from features.terms.convention import CLICKED
@@ -169,8 +169,8 @@ def judge_batch(judging: Judging, batch: Batch) -> str:
     wanted = [name for name in ("event_id", *COLUMNS) if name in INTERACTIONS.names]
     both = zip(batch.files, batch.places, strict=True)
     tables = [batch.flaws.judged(pq.read_table(file, columns=wanted), place) for file, place in both]
-    with at_hand(judging.rules, judging.validate, judging.suite) as judgement:
-        found = judgement.find(pa.concat_tables(tables), batch.name)
+    with at_hand(judging.rules, judging.validate, judging.suite) as judge:
+        found = judge.find(pa.concat_tables(tables), batch.name)
     cache = PartitionCache(judging.cache)
     with cache.making() as making:
         (making / batch.key).mkdir()
