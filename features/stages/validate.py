@@ -20,7 +20,7 @@ from features.quality import site
 from features.quality.code import code
 from features.quality.docs_note import held_back
 from features.quality.expectations import Judgement
-from features.quality.figures import count_figures
+from features.quality.figures import Figures, count_figures
 from features.quality.flaws import Flaws, find_flaws
 from features.quality.outcomes import by_group, of_rules
 from features.quality.profile import profile_partitions
@@ -72,9 +72,12 @@ def _run(
     basis = key_of([str(each) for each in (validate, suite)])
     verdicts = Verdicts(cache, basis)
     with publish(data, *OUTS) as staging, Judgement(checks, validate, suite, verdicts) as judgement:
-        judging = Judging(cache.folder, checks, validate, suite)
+        judging = Judging(cache.folder, data / "provenance", checks, validate, suite)
         judged = Judged(files, flaws, judgement, judging, basis, cache, engine)
-        report, keys = judged.split(data / "provenance", staging)
+        report, keys = judged.split(staging)
+        valid = sorted((staging / "validated_interactions").glob("*.parquet"))
+        figures = count_figures(valid, cache, engine) if valid else None
+        report |= _totals(figures)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
         report |= {
@@ -83,8 +86,6 @@ def _run(
             "failed_expectations": judgement.failed,
         }
         report["summary"] = summarise(report)
-        valid = sorted((staging / "validated_interactions").glob("*.parquet"))
-        figures = count_figures(valid, cache, engine) if valid else None
         profile = profile_partitions(figures, valid, data / "items", _counts(files, flaws), expectations.trailing)
         outcomes = [*of_rules(checks, flaws.num_rows_by_rule, report), *judgement.judge_partitions(profile)]
         report["expectations"] = by_group(outcomes)
@@ -120,6 +121,13 @@ def summarise(report: Mapping[str, Any]) -> str:
             else ""
         )
     )
+
+
+def _totals(figures: Figures | None) -> dict[str, int]:
+    """Counts of the valid rows."""
+    names = ("rows_valid", "num_clicks", "num_users", "num_items")
+    totals = {name: figures.totals[name] if figures else 0 for name in names}
+    return totals | {"num_unclicked": totals["rows_valid"] - totals["num_clicks"]}
 
 
 def _publish(judgement: Judgement, docs: Path, sentence: str, basis: str, cache: PartitionCache) -> str:
