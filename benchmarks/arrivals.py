@@ -2,7 +2,7 @@
 
 `python -m benchmarks.arrivals --rows 1000000` measures for each size, each in a process of its own: pandas, and ingest
 and validate with an empty cache, without new data, and with one new day. It writes benchmarks/results/arrivals.json.
-`--without-pandas` is for sizes that pandas cannot hold in memory.
+`--without-pandas` is for sizes that pandas cannot hold in memory. Each process imports what its case needs.
 """
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
@@ -20,15 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.statistics import write_day
 from contracts.known_hashes import remembering
 from contracts.params import PARAMS, load_params
 from contracts.publish import write_json
-from features.stages import ingest, validate
 from features.tables.connection import memory_mb, num_threads
 from features.terms.params import ColumnParams, SourceParams, ValidateParams
 from features.terms.rules import CONTROL_CHARACTERS
@@ -85,6 +82,8 @@ def measure(root: Path, num_rows: int, beside_pandas: bool) -> dict[str, Any]:
 
 def write_file(root: Path, day: int, num_rows: int) -> None:
     """Write one day as a user's table: one row in a thousand is repeated, and one in a thousand has no item."""
+    from benchmarks.statistics import write_day
+
     scratch = root / "made"
     write_day(scratch, day, num_rows, max(num_rows * NUM_DAYS // ROWS_A_USER, 2), NUM_ITEMS)
     (path,) = (scratch / "validated_interactions").iterdir()
@@ -121,11 +120,15 @@ def _run(stage: str, root: Path) -> None:
     params = load_params(ROOT / PARAMS)
     data = root / "data" / "table"
     if stage == "ingest":
+        from features.stages import ingest
+
         columns = ColumnParams.model_validate(dict.fromkeys(ColumnParams.model_fields) | COLUMNS)
         changes = {"name": "table", "id": "table", "path": str(root / "log"), "columns": columns}
         changes |= {"time_unit": "iso", "partition": "day"}  # whatever the user's params.yaml says
         ingest.run(data, 1, params["simulator"], SourceParams.model_validate(dict(params["source"]) | changes))
     elif stage == "validate":
+        from features.stages import validate
+
         validate.run(data, params["validate"], params["expectations"])
     else:
         by_hand(root / "log", root / "by_hand", params["validate"])
@@ -133,6 +136,8 @@ def _run(stage: str, root: Path) -> None:
 
 def by_hand(log: Path, out: Path, limits: ValidateParams) -> None:
     """The rules as an analyst would write them in pandas: bad rows to quarantine, no repeated rows, the rest by day."""
+    import pandas as pd
+
     table = pd.concat([pd.read_parquet(path) for path in sorted(log.iterdir())], ignore_index=True)
     reason = pd.Series(pd.NA, index=table.index, dtype="object")
     shared = table.groupby("request")["user"].nunique()

@@ -22,11 +22,16 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.errors import shorten
 from features.live.exposure import is_exposure
-from serving.answering.catalogue import CatalogueItem, ItemsReply, SimilarReply
-from serving.answering.recommend import RecommendReply
 from serving.answering.refusal import CODES, RETRY_AFTER_S, read_refusal
+from serving.answering.replies import (
+    CatalogueItem,
+    ItemsReply,
+    RecommendReply,
+    SimilarReply,
+    ThemesReply,
+    UsersReply,
+)
 from serving.answering.requests import Beside, EventIn, EventsReply, RankReply, RequestContext
-from serving.answering.users import ThemesReply, UsersReply
 
 UNREACHABLE = "unreachable"
 """The code if nothing answered. Status 0."""

@@ -23,7 +23,7 @@ from contracts import schema
 from features.history.pieces import HistoryPiece
 from features.history.request_rows import NOT_LATER, Blocks, Moved, read_end_offsets
 from features.history.users import UserLog
-from features.tables import duck
+from features.tables.row_groups import row_groups
 from features.terms.slices import positions
 
 Int64 = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ def write_requests(
     blocks = [Blocks.read(users.range_folder(number)) for number in range(len(users.starts) - 1)]
     num_requests = 0
     with (
-        duck.row_groups(folder / "impressions.parquet", schema.IMPRESSIONS) as append_rows,
+        row_groups(folder / "impressions.parquet", schema.IMPRESSIONS) as append_rows,
         _with_contexts(connection, contexts, folder / "requests.parquet") as append_names,
     ):
         for place, piece in enumerate(users.pieces):
@@ -227,7 +227,7 @@ def _with_contexts(
     """Append the names and contexts of requests, numbered consecutively, to a file."""
     any_context = bool(connection.to_pyarrow(contexts.count()).as_py())
     held: list[pa.Table] = []
-    with duck.row_groups(path, schema.REQUESTS) as append:
+    with row_groups(path, schema.REQUESTS) as append:
 
         def write() -> None:
             table = pa.concat_tables(held)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contracts.files import write_text
+from features.pages import document
 from features.pages.document import BAD, CSS, GOOD, WARNS, Html, escape, number, section, table, verdict, write_page
 
 OWN_CSS = (Path(__file__).parent / "data_docs.css").read_text(encoding="utf-8")
@@ -73,6 +74,13 @@ def maker() -> str:
     """What a page that is made by this code and this version of Great Expectations has in its head."""
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
     return f'<meta name="generator" content="Great Expectations {version("great_expectations")}, {code}">'
+
+
+@cache
+def code() -> str:
+    """A hash of the code and styles that make the pages."""
+    made_by = [Path(__file__), Path(__file__).with_name("data_docs.css"), Path(document.__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in made_by)).hexdigest()
 
 
 def _note(sentence: str) -> str:

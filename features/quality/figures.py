@@ -1,13 +1,15 @@
-"""Valid rows by partition -> figures of each partition by itself, and its rows by item; cached by content.
+"""Valid rows by partition -> figures of each partition by itself, its rows by item, its users; cached by content.
 
 Partitions are counted in batches, and a batch is counted once for its content (.cache/validate/<log>).
 """
+# pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.known_hashes import hash_of
@@ -21,7 +23,7 @@ from features.terms.convention import CLICKED
 
 BATCH_ROWS = 250_000
 """Whole partitions are counted together until they have this many rows."""
-TABLES = ("figures", "items")
+TABLES = ("figures", "items", "users")
 MINUTE_US = 60_000_000
 NEGATIVE = "-[0-9]+"
 
@@ -57,6 +59,7 @@ _FIGURES = f"""
     LEFT JOIN ({_GAPS}) USING (place) ORDER BY place
 """
 _ITEMS = "SELECT place, item_id, count(*) AS num FROM log GROUP BY ALL ORDER BY place, item_id"
+_USERS = "SELECT DISTINCT user_id FROM log ORDER BY user_id"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Figures:
 
     of: pa.Table  # one row per partition; place: of its file among all files
     items: Sequence[tuple[Path, int]]  # per batch: file of (place in the batch, item_id, num), place of its first file
+    totals: Mapping[str, int]  # of the whole log
     keys: frozenset[str]  # of the entries in the cache
 
 
@@ -91,7 +95,21 @@ def count_figures(valid: Sequence[Path], cache: PartitionCache, engine: Engine) 
         place = pa.array([each + first for each in table["place"].to_pylist()], pa.int64())
         found.append(table.set_column(table.column_names.index("place"), "place", place))
         items.append((cache.file(each.key, "items"), first))
-    return Figures(pa.concat_tables(found), items, frozenset(each.key for _, each in batches))
+    of, keys = pa.concat_tables(found), [each.key for _, each in batches]
+    total = key_of(code(), "totals", keys)
+    if (totals := cache.noted(total)) is None:
+        totals = {"rows_valid": pc.sum(of["rows_valid"]).as_py(), "num_clicks": pc.sum(of["clicks"]).as_py()}
+        totals |= {f"num_{name}": _num_distinct(name, [cache.file(key, name) for key in keys]) for name in TABLES[1:]}
+        cache.note(total, totals)
+    return Figures(of, items, totals, frozenset([*keys, total]))
+
+
+def _num_distinct(table: str, files: Sequence[Path]) -> int:
+    """How many items or users the log has."""
+    with connect() as connection:
+        names = f"read_parquet({[str(file) for file in files]})"
+        ((num,),) = connection.sql(f"SELECT count(DISTINCT {table[:-1]}_id) FROM {names}").fetchall()
+    return num
 
 
 def _named(files: Sequence[Path]) -> tuple[list[str], list[str]]:
@@ -112,7 +130,7 @@ def count_batch(batch: Counting) -> str:
         """)
         (making / key).mkdir()
         num_rows = {}
-        for name, query in zip(TABLES, (_FIGURES, _ITEMS), strict=True):
+        for name, query in zip(TABLES, (_FIGURES, _ITEMS, _USERS), strict=True):
             table = connection.sql(query).to_arrow_table()
             pq.write_table(table, making / key / f"{name}.parquet")
             num_rows[name] = len(table)

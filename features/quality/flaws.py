@@ -2,6 +2,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from contracts.publish import write_json
 from features.quality.batches import batches_of
 from features.quality.code import code
 from features.quality.marks import Marks, as_rows, is_of_one_row, mark
@@ -23,6 +25,7 @@ from features.terms.rules import REPEATED, REPETITION, SEVERAL_USERS, Rule
 BATCH_ROWS = 250_000
 """Whole partitions are read together until they have this many rows."""
 COLUMNS = ("partition", "row", "reason", "repetition", "num_users")
+KEYS = "keys.json"
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,22 @@ def find_flaws(files: Sequence[Path], rules: Sequence[Rule], cache: PartitionCac
 
     The marks of a batch of files are cached by content, and so are its rows that break a rule or have a twin (a row
     with the same event_id), keyed by the twins and requests of other rows too. Twins are found by the hash of their
-    event_id, which takes a quarter of the memory; rows that only share the hash are not counted as repetitions.
+    event_id, which takes a quarter of the memory; rows that only share the hash are not counted as repetitions. Where
+    every file is as it was, all of this is cached.
     """
     marks = [mark(first, batch, rules, cache) for first, batch in batches_of(files, BATCH_ROWS)]
-    twins = repeated([each.names for each in marks])
-    crowded = apart([each.requests for each in marks], 0)
-    keys = {each.key for each in marks}
-    with connect() as connection:
-        keys |= _several_users(connection, marks, crowded, cache)
-        flawed = [(each.first, *_flawed(connection, each, twins, crowded, rules, cache)) for each in marks]
-        keys |= {key for _, key, _ in flawed if key}
-        found = _in_all(connection, [(first, path) for first, _, path in flawed if path])
+    asked = [(rule.reason, rule.condition) for rule in rules]
+    key = key_of(code(), "flaws", asked, [(each.first, each.key) for each in marks])
+    if not cache.holds(key):
+        made, keys = _find(marks, rules, cache)
+        with cache.making() as making:
+            (making / key).mkdir()
+            pq.write_table(pa.table(dict(made)), making / key / "found.parquet")
+            write_json(making / key / KEYS, {"keys": sorted(keys)})
+            cache.put(key, making / key, {"found": len(made["place"]), KEYS: 0})
+    table = pq.ParquetFile(cache.file(key, "found")).read()
+    found = {name: table[name].to_numpy() for name in table.column_names}
+    keys = {key, *json.loads(cache.file(key, KEYS).read_text(encoding="utf-8"))["keys"]}
     reasons = np.array([*(rule.reason for rule in rules), None], dtype=object)
     num_rows = {rule.reason: sum(each.totals.get(rule.reason, 0) for each in marks) for rule in rules}
     for rule in rules:
@@ -84,6 +92,20 @@ def find_flaws(files: Sequence[Path], rules: Sequence[Rule], cache: PartitionCac
     num_differing = int((is_repeated & found["differs"]).sum())
     where = (found["place"], found["row"], reasons[found["rule"]])
     return Flaws(*where, found["repetition"], found["num_users"], num_rows, num_differing, frozenset(keys))
+
+
+def _find(
+    marks: Sequence[Marks], rules: Sequence[Rule], cache: PartitionCache
+) -> tuple[Mapping[str, np.ndarray], set[str]]:
+    """The flawed rows of all batches together, in order, and the keys of the cache that they come from."""
+    twins = repeated([each.names for each in marks])
+    crowded = apart([each.requests for each in marks], 0)
+    keys = {each.key for each in marks}
+    with connect() as connection:
+        keys |= _several_users(connection, marks, crowded, cache)
+        flawed = [(each.first, *_flawed(connection, each, twins, crowded, rules, cache)) for each in marks]
+        keys |= {key for _, key, _ in flawed if key}
+        return _in_all(connection, [(first, path) for first, _, path in flawed if path]), keys
 
 
 def _several_users(

@@ -2,16 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from contracts.known_hashes import hash_of
+from features.tables.cache import PartitionCache
 
-def known_pages(results: Path, docs: Path, maker: str) -> dict[Path, Path]:
+
+def known_pages(results: Iterable[Path], docs: Path, maker: str) -> dict[Path, Path]:
     """Results whose page is among the last ones -> that page. maker: what a page has that need not be made again."""
-    pages = {
-        result: docs / "validations" / result.relative_to(results).with_suffix(".html")
-        for result in results.rglob("*.json")
-    }
+    pages = {result: docs / "validations" / result.with_suffix(".html") for result in results}
     return {
         result: page
         for result, page in pages.items()
@@ -36,3 +36,18 @@ def put(site: Path, docs: Path, kept: Sequence[Path]) -> None:
         os.replace(docs, old)
     os.replace(new, docs)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def stands(docs: Path, key: str, cache: PartitionCache) -> bool:
+    """Whether a site is, file by file, what `note` noted under this key."""
+    return cache.noted(key) == _files(docs)
+
+
+def note(docs: Path, key: str, cache: PartitionCache) -> None:
+    """Note what a site is. key: of everything that it depends on."""
+    cache.note(key, _files(docs))
+
+
+def _files(docs: Path) -> dict[str, str]:
+    """Every file of a site -> the hash of its bytes."""
+    return {path.relative_to(docs).as_posix(): hash_of(path) for path in docs.rglob("*") if path.is_file()}

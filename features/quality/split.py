@@ -25,12 +25,10 @@ from contracts.publish import write_json
 from contracts.schema import INTERACTIONS, QUARANTINE
 from features.engine.engine import Engine
 from features.quality.code import code
-from features.quality.expectations import COLUMNS, Judgement, at_hand
+from features.quality.expectations import Judgement, at_hand
 from features.quality.flaws import Flaws
-from features.quality.suite import Expected
+from features.quality.suite import COLUMNS, Expected
 from features.tables.cache import PartitionCache, key_of
-from features.tables.connection import connect
-from features.terms.convention import CLICKED
 from features.terms.params import ValidateParams
 from features.terms.rules import Rule
 
@@ -45,6 +43,7 @@ class Judging:
     """The settings by which every batch is judged."""
 
     cache: Path
+    provenance: Path  # the folder with file and line of each row, one Parquet file per partition
     rules: Sequence[Rule]
     validate: ValidateParams
     suite: Sequence[Expected]
@@ -77,11 +76,8 @@ class Judged:
     cache: PartitionCache
     engine: Engine
 
-    def split(self, provenance: Path, staging: Path) -> tuple[dict[str, Any], set[str]]:
-        """Write valid rows by partition and the quarantine; returns the counts, and the keys of the cache.
-
-        provenance: the folder with file and line of each row, one Parquet file per partition.
-        """
+    def split(self, staging: Path) -> tuple[dict[str, Any], set[str]]:
+        """Write valid rows by partition and the quarantine; returns the counts, and the keys of the cache."""
         hashes, num_rows = self._read()
         keys = self._judge(hashes, num_rows)
         split = self._split(hashes)
@@ -90,7 +86,7 @@ class Judged:
             target = staging / "validated_interactions" / file.name
             bad, partitions[file.stem] = self._take(split.get(place), file, num_rows[place], target)
             if bad is not None:
-                held_back.append(_with_places(bad, provenance / file.name, num_rows[place], self._bad_rows(place)))
+                held_back.append(bad)
             rows_in += num_rows[place]
         quarantine = pa.concat_tables(held_back)
         write(quarantine, QUARANTINE, staging / "quarantine" / "quarantine.parquet")
@@ -102,7 +98,6 @@ class Judged:
             "quarantined_by_reason": reasons,
             "partitions": partitions,
         }
-        counts |= _count(sorted((staging / "validated_interactions").iterdir()))
         return counts, {*keys, *split.values()}
 
     def _read(self) -> tuple[list[str], list[int]]:
@@ -129,12 +124,12 @@ class Judged:
     def _split(self, hashes: Sequence[str]) -> dict[int, str]:
         """Split the partitions that lose rows, in the cache; returns place -> key."""
         split = {
-            place: self._batch(key_of(code(), hashes[place], self._digest([place])), [place])
+            place: self._batch(key_of(code(), hashes[place], self._digest([place]), self._places(place)), [place])
             for place in range(len(self.files))
             if _leaves(self.flaws, place).any()
         }
         missing = [each for each in split.values() if not self.cache.holds(each.key)]
-        made = self.engine.map(partial(split_partition, self.judging.cache), missing, "splitting")
+        made = self.engine.map(partial(split_partition, self.judging), missing, "splitting")
         self.cache.came(made, (each.key for each in missing))
         return {place: each.key for place, each in split.items()}
 
@@ -149,9 +144,8 @@ class Judged:
             self.cache.copy_out(key, "valid", target)
         return pq.read_table(self.cache.file(key, "bad")), num_valid
 
-    def _bad_rows(self, place: int) -> npt.NDArray[np.int64]:
-        here = self.flaws.of(place)
-        return self.flaws.row[here][_is_bad(self.flaws, here)]
+    def _places(self, place: int) -> str:
+        return hash_of(self.judging.provenance / self.files[place].name)
 
     def _digest(self, places: Sequence[int]) -> str:
         """A hash of the flaws of these partitions."""
@@ -169,8 +163,8 @@ def judge_batch(judging: Judging, batch: Batch) -> str:
     wanted = [name for name in ("event_id", *COLUMNS) if name in INTERACTIONS.names]
     both = zip(batch.files, batch.places, strict=True)
     tables = [batch.flaws.judged(pq.read_table(file, columns=wanted), place) for file, place in both]
-    with at_hand(judging.rules, judging.validate, judging.suite) as judgement:
-        found = judgement.find(pa.concat_tables(tables), batch.name)
+    with at_hand(judging.rules, judging.validate, judging.suite) as judge:
+        found = judge.find(pa.concat_tables(tables), batch.name)
     cache = PartitionCache(judging.cache)
     with cache.making() as making:
         (making / batch.key).mkdir()
@@ -179,7 +173,7 @@ def judge_batch(judging: Judging, batch: Batch) -> str:
     return batch.key
 
 
-def split_partition(cache: Path, batch: Batch) -> str:
+def split_partition(judging: Judging, batch: Batch) -> str:
     """Split one partition into valid and bad rows and put both into the cache; returns the key."""
     (file,), (place,), flaws = batch.files, batch.places, batch.flaws
     here = flaws.of(place)
@@ -188,8 +182,10 @@ def split_partition(cache: Path, batch: Batch) -> str:
     keep = np.ones(len(table), dtype=bool)
     keep[flaws.row[here][_leaves(flaws, place)]] = False
     reason = pa.array(flaws.reason[here][is_bad], pa.string())
-    bad = table.take(pa.array(flaws.row[here][is_bad])).append_column(QUARANTINE.field("reason"), reason)
-    valid, entries = table.filter(pa.array(keep)), PartitionCache(cache)
+    rows = flaws.row[here][is_bad]
+    bad = table.take(pa.array(rows)).append_column(QUARANTINE.field("reason"), reason)
+    bad = _with_places(bad, judging.provenance / file.name, len(table), rows)
+    valid, entries = table.filter(pa.array(keep)), PartitionCache(judging.cache)
     with entries.making() as making:
         folder = making / batch.key
         folder.mkdir()
@@ -234,20 +230,6 @@ def _with_places(bad: pa.Table, provenance: Path, num_rows: int, rows: npt.NDArr
     for name in ("file", "line"):
         bad = bad.append_column(QUARANTINE.field(name), places[name].cast(QUARANTINE.field(name).type))
     return bad
-
-
-def _count(valid: Sequence[Path]) -> dict[str, int]:
-    """Counts of the valid rows, by DuckDB."""
-    names = ("rows_valid", "num_clicks", "num_users", "num_items")
-    found = [(0, 0, 0, 0)]
-    if valid:
-        with connect() as connection:
-            found = connection.sql(f"""
-                SELECT count(*), count(*) FILTER (label >= {CLICKED}), count(DISTINCT user_id), count(DISTINCT item_id)
-                FROM read_parquet({[str(path) for path in valid]})
-            """).fetchall()
-    counts = dict(zip(names, found[0], strict=True))
-    return counts | {"num_unclicked": counts["rows_valid"] - counts["num_clicks"]}
 
 
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:

@@ -12,10 +12,13 @@ from ruamel.yaml.error import YAMLError
 
 from contracts.errors import InputError
 from contracts.section import Section
+from features.terms.rules import REPETITION, SEVERAL_USERS
 
 FILE = Path(__file__).with_name("expectations.yaml")
 NAME = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 GROUP = re.compile(r"[A-Za-z0-9_]+")
+COLUMNS = ("user_id", "item_id", "occurred_at", "label", "position", "role", REPETITION, SEVERAL_USERS)
+"""Of a row, those that are judged."""
 CRITICAL, WARNING = "critical", "warning"
 
 

@@ -24,7 +24,7 @@ from features.sources.pieces import Piece
 from features.sources.settled import Settled
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import at_hand, connect
-from features.tables.duck import row_groups
+from features.tables.row_groups import row_groups
 
 log = logging.getLogger("leitmotif")
 

@@ -33,6 +33,7 @@ from features.tables.cache import PartitionCache
 from features.tables.histories import HistoryWriter
 from features.tables.ledger import assemble
 from features.tables.partitions import check_times, partitions_of
+from features.tables.row_groups import row_groups
 from features.terms.convention import CLICKED, micros
 from features.terms.params import EngineParams, HistoryParams, RequestParams
 
@@ -151,7 +152,7 @@ def _make_histories(
     writer = HistoryWriter(staging / "user_histories")
     fates: Counter[str] = Counter()
     num_sessions, moved, newest = 0, [], log_end
-    with duck.row_groups(staging / "sessions" / "sessions.parquet", schema.SESSIONS) as append_sessions:
+    with row_groups(staging / "sessions" / "sessions.parquet", schema.SESSIONS) as append_sessions:
         numbers = range(len(users.starts) - 1)
         for number, part in zip(numbers, engine.map(make, numbers, "histories of ranges of users"), strict=True):
             writer.append(users.range_folder(number))

@@ -14,16 +14,20 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish
 from contracts.stage import ATTEMPTS, Report, main
 from features.engine.engine import HERE, Engine, running
+from features.pages.data_docs import code as made_by
 from features.pages.data_docs import make_readable, maker
+from features.quality import site
+from features.quality.code import code
 from features.quality.docs_note import held_back
 from features.quality.expectations import Judgement
-from features.quality.figures import count_figures
+from features.quality.figures import Figures, count_figures
 from features.quality.flaws import Flaws, find_flaws
 from features.quality.outcomes import by_group, of_rules
 from features.quality.profile import profile_partitions
 from features.quality.record import refusal_of, write_profile
 from features.quality.split import Judged, Judging
 from features.quality.suite import CRITICAL, read_suite
+from features.quality.verdicts import Verdicts
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import opened
 from features.terms.params import CLICKS_ALONE, EngineParams, ExpectationParams, ValidateParams
@@ -65,11 +69,15 @@ def _run(
     checks, suite = rules(validate), read_suite(expectations.limits)
     flaws = find_flaws(files, checks, cache)
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
-    with publish(data, *OUTS) as staging, Judgement(checks, validate, suite) as judgement:
-        basis = key_of([str(each) for each in (validate, suite)])
-        judging = Judging(cache.folder, checks, validate, suite)
+    basis = key_of([str(each) for each in (validate, suite)])
+    verdicts = Verdicts(cache, basis)
+    with publish(data, *OUTS) as staging, Judgement(checks, validate, suite, verdicts) as judgement:
+        judging = Judging(cache.folder, data / "provenance", checks, validate, suite)
         judged = Judged(files, flaws, judgement, judging, basis, cache, engine)
-        report, keys = judged.split(data / "provenance", staging)
+        report, keys = judged.split(staging)
+        valid = sorted((staging / "validated_interactions").glob("*.parquet"))
+        figures = count_figures(valid, cache, engine) if valid else None
+        report |= _totals(figures)
         assert judgement.unexpected == flaws.num_rows_by_rule, (judgement.unexpected, flaws.num_rows_by_rule)
         judgement.conclude(report)
         report |= {
@@ -78,8 +86,6 @@ def _run(
             "failed_expectations": judgement.failed,
         }
         report["summary"] = summarise(report)
-        valid = sorted((staging / "validated_interactions").glob("*.parquet"))
-        figures = count_figures(valid, cache, engine) if valid else None
         profile = profile_partitions(figures, valid, data / "items", _counts(files, flaws), expectations.trailing)
         outcomes = [*of_rules(checks, flaws.num_rows_by_rule, report), *judgement.judge_partitions(profile)]
         report["expectations"] = by_group(outcomes)
@@ -92,10 +98,9 @@ def _run(
             make_readable(root / ATTEMPTS / "validate" / "data_docs", held_back(report), is_refused=True)
             _show(data, staging, str(error), root / ATTEMPTS / "validate" / PAGE)
             raise
-        judgement.publish(docs, maker())
-        make_readable(docs, held_back(report))
+        site_key = _publish(judgement, docs, held_back(report), basis, cache)
         log.info("%s See %s", held_back(report), docs / "index.html")
-        cache.keep_only({*flaws.keys, *keys, *(figures.keys if figures else ())})
+        cache.keep_only({*flaws.keys, *keys, *(figures.keys if figures else ()), *verdicts.keys, site_key})
     return report
 
 
@@ -116,6 +121,24 @@ def summarise(report: Mapping[str, Any]) -> str:
             else ""
         )
     )
+
+
+def _totals(figures: Figures | None) -> dict[str, int]:
+    """Counts of the valid rows."""
+    names = ("rows_valid", "num_clicks", "num_users", "num_items")
+    totals = {name: figures.totals[name] if figures else 0 for name in names}
+    return totals | {"num_unclicked": totals["rows_valid"] - totals["num_clicks"]}
+
+
+def _publish(judgement: Judgement, docs: Path, sentence: str, basis: str, cache: PartitionCache) -> str:
+    """Data Docs of this judgement, unless they stand there already; returns their key in the cache."""
+    of = [sorted(judgement.results), list(judgement.sums.items()), sentence]
+    key = key_of(code(), "docs", maker(), made_by(), basis, of)
+    if not site.stands(docs, key, cache):
+        judgement.publish(docs, maker())
+        make_readable(docs, sentence)
+        site.note(docs, key, cache)
+    return key
 
 
 def _counts(files: Sequence[Path], flaws: Flaws) -> dict[str, tuple[int, int, int]]:

@@ -13,15 +13,17 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from contracts.files import hash_file, locked
 from contracts.known_hashes import hash_of, note_hash
-from contracts.publish import room_for
+from contracts.publish import room_for, write_json
 
 ENTRY = "entry.json"
 KEPT = ".kept.json"
 """The keys that the last run which was not refused left."""
 LOCK = ".lock"
+NOTE = "note.json"
 MAKING = ".making-"
 SCRATCH = ".scratch-"
 
@@ -142,6 +144,18 @@ class PartitionCache:
         """Remove an entry that no later run needs."""
         shutil.rmtree(self._folder / key, ignore_errors=True)
         self._used.discard(key)
+
+    def noted(self, key: str) -> dict[str, Any] | None:
+        """The JSON object that `note` put under a key; None if there is none, or it is damaged."""
+        return json.loads(self.file(key, NOTE).read_text(encoding="utf-8")) if self.holds(key) else None
+
+    def note(self, key: str, value: Mapping[str, Any]) -> None:
+        """Put an entry that is one JSON object; an earlier one under the same key is replaced."""
+        with self.making() as making:
+            (making / key).mkdir()
+            write_json(making / key / NOTE, value)
+            shutil.rmtree(self._folder / key, ignore_errors=True)
+            self.put(key, making / key, {NOTE: 0})
 
     def came(self, keys: Iterable[str], expected: Iterable[str]) -> None:
         """Wait for the entries that tasks put. If one fails, those of the expected that others had put are kept, also

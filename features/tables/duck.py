@@ -2,7 +2,7 @@
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,9 +14,7 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from features.tables.connection import memory_mb, num_threads
-
-ROW_GROUP = 1 << 20
-
+from features.tables.row_groups import ROW_GROUP, row_groups
 
 _opened: ContextVar[Backend | None] = ContextVar("opened", default=None)
 
@@ -108,24 +106,6 @@ def read_arrow(path: Path) -> pa.Table:
     """A file in Arrow's format, mapped into memory: nothing is read until it is touched."""
     with pa.memory_map(str(path)) as handle:
         return pa.ipc.open_file(handle).read_all()
-
-
-@contextmanager
-def row_groups(path: Path, schema: pa.Schema, size: int = ROW_GROUP) -> Iterator[Callable[[pa.Table], None]]:
-    """Append tables to one Parquet file with row groups of equal size, whatever the sizes of the tables."""
-    held = schema.empty_table()
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-
-        def append(piece: pa.Table) -> None:
-            nonlocal held
-            held = pa.concat_tables([held, piece.cast(schema)])
-            while len(held) >= size:
-                writer.write_table(held.slice(0, size).combine_chunks(), row_group_size=size)
-                held = held.slice(size)
-
-        yield append
-        if len(held):
-            writer.write_table(held.combine_chunks(), row_group_size=ROW_GROUP)
 
 
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:

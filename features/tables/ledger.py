@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from contracts.schema import LEDGER
 
@@ -40,10 +40,10 @@ def assemble(data: Path, fates: Mapping[str, int]) -> pa.Table:
 
 
 def _num_rows(folder: Path) -> int:
-    return ds.dataset(folder, format="parquet").count_rows()
+    return sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
 
 
 def _by_reason(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.glob("*.parquet") if path.name != ITEM_ROWS)
-    reasons = ds.dataset(files, format="parquet").to_table(columns=["reason"])["reason"]
+    reasons = pa.concat_tables([pq.ParquetFile(file).read(columns=["reason"]) for file in files])["reason"]
     return {entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()}

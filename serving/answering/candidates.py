@@ -5,12 +5,13 @@ are added. Shapes: N items of the vocabulary, D width, T themes, E events of the
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.answering.offers import Offers
+from serving.answering.replies import Source
 from serving.bundle.index import ItemIndex, best
 from serving.params import RetrievalParams
 
@@ -18,7 +19,6 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
 Bool = npt.NDArray[np.bool_]
-Source = Literal["theme", "popular", "new"]
 
 POOLED = -1
 """The theme of a user's only interest if the model has no themes."""

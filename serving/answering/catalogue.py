@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from contracts.errors import shorten
 from serving.answering.predictor import Predictor
 from serving.answering.refusal import MAX_NAME, Refusal
+from serving.answering.replies import CatalogueItem, ItemsReply, SimilarItem, SimilarReply
 from serving.answering.requests import Id, Message, check_id, too_large
 
 MAX_ITEMS = 1000
@@ -25,45 +26,11 @@ class ItemsRequest(Message):
     ids: Annotated[list[Id], BeforeValidator(_split), Field(min_length=1)]
 
 
-class CatalogueItem(Message):
-    """What is known of an item."""
-
-    item_id: str
-    title: str | None
-    categories: list[str]
-    theme: int | None  # its main theme now; null if the model knows nothing of the item, or has no themes
-    theme_name: str | None
-    known: bool  # whether the item is in the model's vocabulary
-
-
-class ItemsReply(Message):
-    """One entry per id, in the order of the request."""
-
-    items: list[CatalogueItem]
-
-
 class SimilarRequest(Message):
     """The items on offer that are nearest to one item."""
 
     item_id: Id
     k: Annotated[int, Field(ge=1)] = 20
-
-
-class SimilarItem(Message):
-    """One neighbour."""
-
-    item_id: str
-    similarity: float  # the cosine of the two items' vectors in the model, in [-1, 1]
-    theme: int | None
-    theme_name: str | None
-    title: str | None
-
-
-class SimilarReply(Message):
-    """Nearest first."""
-
-    item_id: str
-    items: list[SimilarItem]
 
 
 def look_up(predictor: Predictor, request: ItemsRequest) -> ItemsReply:

@@ -7,16 +7,16 @@ from pydantic import Field
 
 from features.encoding.asked import NO_CONTEXT, Context
 from serving.answering import candidates
-from serving.answering.candidates import Interest, Source
+from serving.answering.candidates import Interest
 from serving.answering.offers import Offers
 from serving.answering.predictor import Answer, Predictor
+from serving.answering.replies import RecommendedItem, RecommendReply
 from serving.answering.requests import (
     BYTES_OF_A_CHARACTER,
     MAX_SUPPOSED,
     Beside,
     Id,
     Message,
-    RankedItem,
     RankReply,
     RankRequest,
     RequestContext,
@@ -50,18 +50,6 @@ class RecommendRequest(Message):
     preview: Annotated[bool, Field(strict=True)] = False  # true: nobody is shown the answer, so it is not recorded
     suppose: Supposed = Field(default_factory=list)  # items to treat as just clicked, oldest first; never recorded
     model: Beside | None = None  # as in /rank
-
-
-class RecommendedItem(RankedItem):
-    """One item of the answer."""
-
-    source: Source  # why it was a candidate: near the events of a current theme, popular now, or new
-
-
-class RecommendReply(RankReply):
-    """As in /rank. cold_start_items: only those among the items answered."""
-
-    items: list[RecommendedItem]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class Moment(NamedTuple):

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from serving.answering.predictor import Predictor
-from serving.answering.requests import Id, Message, Moment, ThemeShare, Time, check_id, to_iso, to_microseconds
+from serving.answering.replies import ActiveTheme, EventView, SessionView, ThemesReply, UsersReply
+from serving.answering.requests import Id, Message, ThemeShare, Time, check_id, to_iso, to_microseconds
 from serving.bundle.reading import read_codes
 from serving.bundle.scorer import NO_EVENTS, Events
 
@@ -32,58 +33,11 @@ class ThemesRequest(Message):
     at: Time | None = None
 
 
-class SessionView(Message):
-    """One session. share: of its events that have its theme, in [0, 1]."""
-
-    started_at: Moment
-    ended_at: Moment  # the time of its newest event
-    num_events: int
-    theme: int | None  # null if none of its events belongs to a theme
-    name: str | None
-    share: float
-    hopped: bool  # true: its theme differs from that of the last earlier session that has one
-    returned: bool  # true: hopped to a theme that an earlier session had
-
-
-class ActiveTheme(Message):
-    """The theme of the newest session that has one. since: when the unbroken run of sessions with it began."""
-
-    theme: int
-    name: str
-    since: Moment
-
-
-class EventView(Message):
-    """One event and the theme to which it was routed."""
-
-    item_id: str
-    occurred_at: Moment
-    theme: int | None
-
-
-class ThemesReply(Message):
-    """The stored history by sessions, oldest first."""
-
-    user_id: str
-    at: Moment
-    cold_start_user: bool  # no event of the user was known: all that follows is empty
-    current: list[ThemeShare]  # as in /rank's `themes`
-    active: ActiveTheme | None
-    sessions: list[SessionView]
-    events: list[EventView]  # the newest 200
-
-
 class UsersRequest(Message):
     """List users whose id begins with a prefix."""
 
     prefix: str = ""
     limit: Annotated[int, Field(ge=1, le=MAX_USERS)] = 20
-
-
-class UsersReply(Message):
-    """Ids of users: first those of the loaded log, in the online store's order, then those known from live events."""
-
-    users: list[str]
 
 
 def user_themes(predictor: Predictor, request: ThemesRequest) -> ThemesReply:

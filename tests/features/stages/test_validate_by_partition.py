@@ -41,8 +41,9 @@ def test_only_late_rows_are_judged_again(tmp_path: Path, monkeypatch: pytest.Mon
     ingest_table(here / "data" / "table", folder)
     judged(here)
     first = entries(here)
-    # marks, a judgement and figures a day; the rows of the repetitions and of the bad one, and their days split
-    assert len(first) == 3 + 3 + 3 + 2 + 2
+    # marks, a judgement and figures a day; the rows of the repetitions and of the bad one, and their days split; the
+    # verdicts on the partitions and on the log, and what its Data Docs are
+    assert len(first) == 3 + 3 + 3 + 2 + 2 + 3
     write(folder / "late.csv", [*LATE, *clean(90)[:1]])
     ingest_table(here / "data" / "table", folder)
     report, outs = judged(here)
