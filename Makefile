@@ -23,6 +23,8 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export BENTOML_HOME := $(CURDIR)/.bentoml
 # where histories and live events are kept online: sqlite, redis (on this machine), host:port of a Redis or several of a Redis Cluster
 export LEITMOTIF_ONLINE := $(ONLINE)
+# without kept bytecode each of the two processes of `make test` rewrites the assertions of 200 files at every call (8 CPU s)
+unexport PYTHONDONTWRITEBYTECODE
 # idle OpenMP threads sleep: spinning ones made a training step 7x slower where cores are shared
 export OMP_WAIT_POLICY := PASSIVE
 # the tools below report their use to their makers unless told not to

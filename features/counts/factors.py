@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import ibis.expr.types as ir
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import sparse
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from contracts.errors import InputError
 from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
@@ -95,7 +95,7 @@ def user_codes(directions: Floats, earlier_rows: Int64, earlier: Codes, width: i
     made = np.zeros((len(directions), width))
     own = directions[:, 1 : width + 1]
     made[:, : own.shape[1]] = own
-    with threadpool_limits(1):
+    with _libraries().limit(limits=1):
         left, _, right = np.linalg.svd(made[earlier_rows].T @ earlier.astype(np.float64))
         turned = made @ (left @ right)
     return _of_one_length(turned, width)
@@ -110,12 +110,19 @@ def leading(users: Int64, items: Int64, rank: int) -> Floats:
     sketch = np.random.default_rng(0).standard_normal(
         (shape[0], width)
     )  # drawn for users, so that renaming items changes nothing
-    with threadpool_limits(1):  # equal bytes on any number of cores, and on a busy machine 10x faster
+    with _libraries().limit(limits=1):  # equal bytes on any number of cores, and on a busy machine 10x faster
         for _ in range(POWER_STEPS):
             basis, _ = np.linalg.qr(matrix.T @ sketch)
             sketch = matrix @ basis
         left, values, _ = np.linalg.svd(sketch, full_matrices=False)
     return left * values
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """NumPy's linear algebra, whose threads are limited. It is found by reading all that the process has mapped, which
+    takes 4 ms and more: once, not twice a period."""
+    return ThreadpoolController()
 
 
 def _of_one_length(vectors: Floats, width: int) -> npt.NDArray[np.int8]:

@@ -56,6 +56,8 @@ class Judge:
         self._reasons = {*(rule.reason for rule in rules), REPEATED}
         self._folder = Path(tempfile.mkdtemp(prefix="leitmotif-gx-"))
         self._context = gx.get_context(mode="file", project_root_dir=self._folder)
+        # GX parses this file, comments and all, at each of 125 looks at its settings; where there is none it has none
+        (self._folder / "gx" / "uncommitted" / "config_variables.yml").unlink()
         self._context.variables.progress_bars = {"globally": False}
         self._validate, self._log = validate, self._context.data_sources.add_pandas("log")
         self._by_row = self._definition("interactions", _row_expectations(rules))

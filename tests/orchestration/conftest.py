@@ -1,12 +1,14 @@
 """A small repository with git, DVC and three stages that use the real runner: what orchestration is tried on."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,12 +55,15 @@ class Toy:
         self.root = root
 
     def dvc(self, *arguments: str) -> str:
-        """Run a dvc command; its output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments], cwd=self.root, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        """A dvc command in the process of the tests, which has imported DVC, its stages in their own; its output. What
+        dvc is as a program is what `orchestration.attempt` starts, and what tests/doors type."""
+        from dvc.cli import main
+
+        said = io.StringIO()
+        with chdir(self.root), redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings(action="ignore"):
+            status = main(list(arguments))
+        assert status == 0, said.getvalue()
+        return said.getvalue()
 
     def python(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a module of this project in the toy repository."""
