@@ -286,12 +286,12 @@ class Leitmotif:
             try:
                 return work(predictor, request)
             except StaleStoreError as error:
-                log.warning("%s", error)
+                why = str(error)
             finally:
                 self.admission.learn(request, time.monotonic() - began, time.thread_time() - computed)
         try:
             # without a deadline, so that opening the load completes
-            predictor = self.succession.reopen(predictor, lambda: self.predictor, self.take)
+            predictor = self.succession.reopen(predictor, why, lambda: self.predictor, self.take)
         except InputError:
             if without is None:
                 raise

@@ -1,4 +1,7 @@
-"""Many partitions -> at most MOST_POINTS groups of neighbours: counts are added, rates averaged by rows."""
+"""Many partitions -> at most MOST_POINTS groups of neighbours: counts are added, rates averaged by rows.
+
+Of LARGEST the largest is taken: the users of two days are not those of both together.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -74,7 +74,10 @@ def by_partition(partitions: Sequence[Report], expectations: Sequence[Report]) -
     flat = "; ".join(f"{escape(each[0])}: {_flat(rows, each[2])}" for each in _CHARTS if _flat(rows, each[2]))
     many = len(rows) < len(partitions)
     lead = (
-        f"Each point stands for {-(-len(partitions) // len(rows))} partitions. " if many else ""
+        f"Each point stands for {-(-len(partitions) // len(rows))} partitions: counts of rows are added, rates "
+        "averaged; of users, items, silence, freshness and the busiest user it is the largest. "
+        if many
+        else ""
     ) + "Limits are dashed; values beyond a limit are ringed, at most five per expectation."
     return section(
         "By partition",

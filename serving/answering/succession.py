@@ -49,17 +49,19 @@ class Succession:
         Thread(target=self._watch, args=(current, take), name="succession", daemon=True).start()
 
     def reopen(
-        self, outdated: Predictor, current: Callable[[], Predictor], take: Callable[[Predictor], None]
+        self, outdated: Predictor, why: str, current: Callable[[], Predictor], take: Callable[[Predictor], None]
     ) -> Predictor:
         """Open the newest load and take a predictor over it, unless another thread has replaced the outdated one.
 
-        Returns the predictor in use. Raises InputError if none can be opened, for REOPEN_S without trying again.
+        why: what the outdated one's store said, for the log. Returns the predictor in use. Raises InputError if none
+        can be opened, for REOPEN_S without trying again.
         """
         with self._turn:
             if current() is not outdated:
                 return current()
             if time.monotonic() < self._reopen_at:
                 raise InputError(self._why)
+            log.warning("%s", why)
             self._seen_beside = _marks_of(outdated.bundle.manifest.source)
             try:
                 take(open_served(outdated))

@@ -125,14 +125,16 @@ def test_a_bundle_that_is_promoted_while_a_newer_load_is_opened_stays_in_use(
         in_use.append(predictor)
 
     with ThreadPoolExecutor(2) as pool:
-        reopening = pool.submit(found.reopen, first, lambda: in_use[-1], take_late)
+        reopening = pool.submit(found.reopen, first, "outdated", lambda: in_use[-1], take_late)
         assert opened.wait(60)
         exchange(other, bundle)
         pool.submit(found.follow, lambda: in_use[-1], in_use.append).result()
         assert reopening.result().bundle.version == first.bundle.version
     old, new = first.bundle.version, read_manifest(bundle).model_version
     assert [each.bundle.version for each in in_use] == [old, old, new]
-    assert found.reopen(first, lambda: in_use[-1], in_use.append) is in_use[2], "another thread has replaced it"
+    assert found.reopen(first, "outdated", lambda: in_use[-1], in_use.append) is in_use[2], (
+        "another thread has replaced it"
+    )
     for each in in_use:
         each.store.tail.close()
 
@@ -148,12 +150,12 @@ def test_a_load_that_cannot_be_opened_is_not_tried_at_every_request(
     in_use = [first]
     monkeypatch.setenv("LEITMOTIF_STATE", str(tmp_path / "nothing" / "feast"))
     with pytest.raises(InputError, match="holds no loaded snapshot") as said:
-        found.reopen(first, lambda: in_use[-1], in_use.append)
+        found.reopen(first, "outdated", lambda: in_use[-1], in_use.append)
     monkeypatch.delenv("LEITMOTIF_STATE")
     with pytest.raises(InputError) as again:
-        found.reopen(first, lambda: in_use[-1], in_use.append)
+        found.reopen(first, "outdated", lambda: in_use[-1], in_use.append)
     assert str(again.value) == str(said.value)
     monkeypatch.setattr(found, "_reopen_at", 0.0)
-    assert found.reopen(first, lambda: in_use[-1], in_use.append) is in_use[1]
+    assert found.reopen(first, "outdated", lambda: in_use[-1], in_use.append) is in_use[1]
     for each in in_use:
         each.store.tail.close()

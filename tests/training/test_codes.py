@@ -48,6 +48,15 @@ def test_requests_score_alike_together_and_one_by_one(model, make_history, make_
         torch.testing.assert_close(alone, together[own], rtol=0, atol=1e-12)
 
 
+def test_unknown_items_of_a_request_keep_codes_of_their_own(model, make_history, make_candidates, codes):
+    """The ids of this model are blanked, so that items without a number in its vocabulary score like those with one."""
+    history, candidates = make_history(LENGTHS), make_candidates(4, 3)
+    unknown = torch.where(history.mask_UL, UNKNOWN_INDEX, 0)
+    nobody = candidates._replace(item_index_B=torch.full_like(candidates.item_index_B, UNKNOWN_INDEX))
+    scored = model(history._replace(item_index_UL=unknown), nobody, codes)
+    torch.testing.assert_close(scored, model(history, candidates, codes), rtol=0, atol=1e-12)
+
+
 def test_zero_codes_equal_no_codes_and_different_codes_give_different_themes(
     model, make_history, make_candidates, codes
 ):
