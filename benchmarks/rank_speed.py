@@ -3,7 +3,8 @@
 `python -m benchmarks.rank_speed`: both servers are started on free ports, one worker each, over a copy of this
 machine's live events. Requests have 100 candidates, and users the longest histories of the store; cases take turns in
 blocks, so that a busy machine slows all alike. Besides wall time each case has the CPU time of the process that
-answers, which other programs disturb less. Then 16 clients ask as fast as they are answered, and then twice as many.
+answers, which other programs disturb less. Then 16 clients ask as fast as they are answered, and then twice as many:
+those who are refused wait a little, or ask again at once.
 Writes benchmarks/results/rank_speed.json.
 """
 
@@ -45,6 +46,8 @@ BLOCK = 20
 """Requests of one case before the next has its turn."""
 WARM_UP = 60
 CLIENTS = 16
+WAIT_S = 0.05
+"""How long a refused client waits, if it waits: less than `retry-after` tells it to."""
 PAUSE_MS = 30.0
 IDLE_S = 2.0
 CANDIDATES = 100
@@ -119,7 +122,7 @@ def main() -> None:
             port = client.base_url.port or 80
             report = alone(predictor, bodies, (port, worker), (plain_port, plain_process))
             report["loads"] = loads(port, [worker], bodies, options.seconds)
-            report["plain_loads"] = loads(plain_port, [plain_process], bodies, options.seconds, (CLIENTS,))
+            report["plain_loads"] = loads(plain_port, [plain_process], bodies, options.seconds, ((CLIENTS, WAIT_S),))
         if options.workers > 1:
             with server(**own, LEITMOTIF_WORKERS=str(options.workers)) as client:
                 port = client.base_url.port or 80
@@ -249,21 +252,25 @@ def loads(
     workers: Sequence[psutil.Process],
     bodies: Sequence[bytes],
     seconds: float,
-    clients: Sequence[int] = (1, CLIENTS, 2 * CLIENTS),
+    clients: Sequence[tuple[int, float]] = ((1, 0.0), (CLIENTS, WAIT_S), (2 * CLIENTS, WAIT_S), (2 * CLIENTS, 0.0)),
 ) -> list[dict[str, Any]]:
-    """Answers per second, and per CPU second of the workers, by number of clients that each ask again at once."""
+    """Answers per second, and per CPU second of the workers, of clients that ask again at once.
+
+    clients: number, and seconds that a refused one waits.
+    """
     rows = []
-    for number in clients:
+    for number, wait_s in clients:
         before, began = sum(map(spent_s, workers)), time.perf_counter()
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(number))
-            asking = [pool.submit(ask_on, port, bodies, seed, began + seconds) for seed in range(number)]
+            asking = [pool.submit(ask_on, port, bodies, seed, began + seconds, wait_s) for seed in range(number)]
             done = sum((each.result() for each in asking), Counter[int]())
         took, used = time.perf_counter() - began, sum(map(spent_s, workers)) - before
         answered = done[200]
         rows.append(
             {
                 "clients": number,
+                "refused_wait_s": wait_s,
                 "answers_per_s": round(answered / took, 1),
                 "answers_per_cpu_s": round(answered / max(used, 1e-9), 1),
                 "workers_cpu_share": round(used / took, 2),
@@ -273,8 +280,8 @@ def loads(
     return rows
 
 
-def ask_on(port: int, bodies: Sequence[bytes], seed: int, until: float) -> Counter[int]:
-    """One client: statuses of its requests until a time. A refused one waits a little, as clients are told to."""
+def ask_on(port: int, bodies: Sequence[bytes], seed: int, until: float, wait_s: float) -> Counter[int]:
+    """One client: statuses of its requests until a time. wait_s: after a refusal."""
     connection, done = Connection(port, "POST /rank"), Counter[int]()
     offset = seed * len(bodies) // (2 * CLIENTS)
     pause = threading.Event()
@@ -283,8 +290,8 @@ def ask_on(port: int, bodies: Sequence[bytes], seed: int, until: float) -> Count
             break
         status, _ = connection.ask(body)
         done[status] += 1
-        if status == 429:
-            pause.wait(0.05)
+        if status == 429 and wait_s:
+            pause.wait(wait_s)
     connection.close()
     return done
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import bentoml
 import torch
+from bentoml import get_current_service  # bentoml looks it up anew at each access, which takes 50 us
 from bentoml.exceptions import ServiceUnavailable
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -36,6 +37,7 @@ from serving.answering.succession import Succession
 from serving.http import figures, items, page, users
 from serving.http.admission import Admission
 from serving.http.answered import answered
+from serving.http.crowd import Crowd
 from serving.http.form import InTime
 from serving.http.gate import READ, Door, Gate
 from serving.http.given import Given, came_at, once_given
@@ -94,12 +96,12 @@ def of_gate(message: type[BaseModel]) -> type[bentoml.IODescriptor]:
 
 def limits() -> ServeParams:
     """The limits of the served bundle."""
-    return bentoml.get_current_service().predictor.limits
+    return get_current_service().predictor.limits
 
 
 def door() -> Door:
     """The checks that a request must pass."""
-    service = bentoml.get_current_service()
+    service = get_current_service()
     return Door(
         service.predictor.limits, service.hosts, service.tokens, service.rate, service.guesses, service.admission
     )
@@ -107,13 +109,13 @@ def door() -> Door:
 
 async def info(_: HttpRequest) -> JSONResponse:
     """GET /info: the served model and snapshot, and the limits."""
-    return JSONResponse(bentoml.get_current_service().predictor.info())
+    return JSONResponse(get_current_service().predictor.info())
 
 
 async def docs(_: HttpRequest) -> JSONResponse:
     """GET /docs.json: the API as OpenAPI."""
     of = limits()
-    beside = tuple(bentoml.get_current_service().predictor.beside)
+    beside = tuple(get_current_service().predictor.beside)
     bounds = Bounds(of.max_candidates, of.max_events, of.max_id_length, of.retrieval.num_candidates, beside)
     return JSONResponse(document(API_VERSION, bounds, bool(door().tokens.known)))
 
@@ -302,15 +304,21 @@ class Leitmotif:
 
 async def answer(message: Message) -> Any:
     """The worker's answer to a message."""
-    return await bentoml.get_current_service().answer(message)
+    return await get_current_service().answer(message)
+
+
+def admission() -> Admission:
+    """What this worker has in progress."""
+    return get_current_service().admission
 
 
 def traces() -> Traces | None:
     """The traces of this worker."""
-    return bentoml.get_current_service().traces
+    return get_current_service().traces
 
 
 Leitmotif.add_asgi_middleware(Watched, traces=traces)  # pyright: ignore[reportArgumentType]
+Leitmotif.add_asgi_middleware(Crowd, admission=admission)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(InTime, limit_s=TIMEOUT_S)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(Given)  # pyright: ignore[reportArgumentType]
 Leitmotif.add_asgi_middleware(

@@ -212,6 +212,8 @@ def newest(values: npt.NDArray[Any], ends: Int64, length: int) -> npt.NDArray[An
     """
     values = np.asarray(values) if len(values) else np.zeros(1, values.dtype)
     firsts = ends - length
+    if len(ends) == 1 and firsts[0] >= 0:
+        return values[None, firsts[0] : ends[0]]
     if len(values) < length:
         return values[np.minimum(np.maximum(firsts[:, None] + np.arange(length), 0), len(values) - 1)]
     made = np.lib.stride_tricks.sliding_window_view(values, length)[np.maximum(firsts, 0)]

@@ -50,17 +50,20 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tails: dict[Path, SqliteTail] = {}
+        self._tails: dict[tuple[Path | None, str], SqliteTail] = {}  # by the settings of their path
         self._own = threading.local()  # the connection with which this thread writes
 
     def tail(self, config: RepoConfig) -> SqliteTail:
         """The live events that this store reads."""
         settings = config.online_store
         assert isinstance(settings, LeitmotifSqliteOnlineStoreConfig)
-        path = Path(settings.tail_path)
-        if config.repo_path and not path.is_absolute():
-            path = config.repo_path / path
-        return self._tails.get(path) or self._tails.setdefault(path, SqliteTail(path))
+        place = config.repo_path, settings.tail_path
+        if (tail := self._tails.get(place)) is None:
+            path = Path(settings.tail_path)
+            if config.repo_path and not path.is_absolute():
+                path = config.repo_path / path
+            tail = self._tails.setdefault(place, SqliteTail(path))
+        return tail
 
     def append(self, config: RepoConfig, table: FeatureView, events: Sequence[LiveEvent]) -> list[Fate]:
         """Append live events, which the next read of the view includes. See LiveTail.append."""

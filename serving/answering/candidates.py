@@ -4,7 +4,8 @@ Each current theme queries the index with the mean vector of its newest events; 
 are added. Shapes: N items of the vocabulary, D width, T themes, E events of the user.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from serving.answering.offers import Offers
 from serving.answering.replies import Source
-from serving.bundle.index import ItemIndex, best
+from serving.bundle.index import ItemIndex, best, best_of
 from serving.params import RetrievalParams
 
 Int64 = npt.NDArray[np.int64]
@@ -64,35 +65,50 @@ def find(
     """
     taken: dict[int, Source] = {}
     num, free_N = params.num_candidates, among_N.copy()
-    for source, score_N, allowed_N, wanted in _searches(params, index, offers, found):
-        rows = best(score_N, free_N & allowed_N, min(wanted, num - len(taken)))  # shares are rounded, some upwards
-        taken |= dict.fromkeys(rows.tolist(), source)
+    for search in _searches(params, index, offers, found):
+        rows = np.flatnonzero(free_N if search.among_N is None else free_N & search.among_N)
+        wanted = min(search.wanted, num - len(taken))  # shares are rounded, some upwards
+        rows = best_of(search.score_of(rows), rows, wanted)
+        taken |= dict.fromkeys(rows.tolist(), search.source)
         free_N[rows] = False
     if (num_open := num - len(taken)) > 0:
         taken |= dict.fromkeys(best(offers.clicks_N, free_N, num_open).tolist(), "popular")
     return taken
 
 
+class _Search(NamedTuple):
+    """One pass over the catalogue."""
+
+    source: Source
+    score_of: Callable[[Int64], Floats]  # of rows, which are all that qualify and are free
+    among_N: Bool | None  # items that qualify; None: all
+    wanted: int
+
+
 def _searches(
     params: RetrievalParams, index: ItemIndex, offers: Offers, found: Sequence[Interest]
-) -> Iterator[tuple[Source, Floats, Bool, int]]:
-    """(source, score of each item, items that qualify, number wanted) of each search that wants any."""
+) -> Iterator[_Search]:
+    """The searches that want any item."""
     num = params.num_candidates
     of_new, of_popular = params.new_share * num, params.popular_share * num
     of_theme = num - of_new - of_popular
-    everything_N = np.ones(len(index.row_of), bool)
     for interest in found:
-        if interest.query_D is not None and (wanted := round(interest.share * of_theme)):
-            closeness_N = index.vector_ND @ interest.query_D
-            yield "theme", closeness_N + params.theme_weight * _belonging(offers, interest), everything_N, wanted
+        if (query_D := interest.query_D) is not None and (wanted := round(interest.share * of_theme)):
+            close_N = index.vector_ND @ query_D + params.theme_weight * _belonging(offers, interest)
+            yield _Search("theme", close_N.take, None, wanted)
+    clicked_N = offers.clicks_N > 0
     for interest in found:
         belonging_N = _belonging(offers, interest)
         if wanted := round(interest.share * of_popular):
-            yield "popular", belonging_N * np.log1p(offers.clicks_N), offers.clicks_N > 0, wanted
+            yield _Search("popular", partial(_popularity, belonging_N, offers.clicks_N), clicked_N, wanted)
         if wanted := round(interest.share * of_new):
-            yield "new", belonging_N, offers.new_N, wanted
+            yield _Search("new", belonging_N.take, offers.new_N, wanted)
     if not found and (wanted := round(of_new)):  # an unknown user: `find` adds popular items
-        yield "new", offers.born_N.astype(np.float64), offers.new_N, wanted
+        yield _Search("new", offers.born_N.astype(np.float64).take, offers.new_N, wanted)
+
+
+def _popularity(belonging_N: Floats, clicks_N: Int64, rows: Int64) -> Floats:
+    return belonging_N[rows] * np.log1p(clicks_N[rows])
 
 
 def _belonging(offers: Offers, interest: Interest) -> Floats:

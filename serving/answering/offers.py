@@ -37,6 +37,7 @@ class Offers(NamedTuple):
     born_N: Int64  # us, when the item was published or first seen in the log, the earlier; END_OF_TIME: neither yet
     new_N: Bool  # born in the last retrieval.new_s
     routing_NT: Float32  # uses the item's readers if the model was trained to; T is 0 for a model without themes
+    """By theme in memory, since a search reads one theme of all items."""
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Offering:
     bundle: Bundle
     store: OnlineStore
     _kept: dict[int, Offers] = field(default_factory=dict)
+    _keys_N: Int64 | None = None
+    _routing_NT: Float32 | None = None
     _lock: Lock = field(default_factory=Lock)
 
     def at(self, at: int) -> Offers:
@@ -63,7 +66,7 @@ class Offering:
 
     def _read(self, at: int) -> Offers:
         index, spec, params = self.bundle.index, self.bundle.scorer.spec, self.bundle.manifest.limits.retrieval
-        table, keys = self.store.counters.item_counters, self.store.item_keys(index.item_ids)
+        table, keys = self.store.counters.item_counters, self._item_keys()
         shows_lag, clicks_lag = micros(spec.shows_lag_s), micros(spec.clicks_lag_s)
         _, clicks_N = table.window(keys, at, clicks_lag, micros(params.popular_s))
         first_N = table.first_seen(keys)
@@ -80,9 +83,22 @@ class Offering:
             routing_NT=self._routing(keys, at),
         )
 
+    def _item_keys(self) -> Int64:
+        """[N] keys of the catalogue. Only items without one are looked up again: a live event may give them one."""
+        item_ids = self.bundle.index.item_ids
+        if self._keys_N is None:
+            self._keys_N = self.store.item_keys(item_ids)
+        elif len(rows := np.flatnonzero(self._keys_N < 0)):
+            self._keys_N[rows] = self.store.item_keys([item_ids[row] for row in rows.tolist()])
+        return self._keys_N
+
     def _routing(self, keys: Int64, at: int) -> Float32:
-        scorer, index = self.bundle.scorer, self.bundle.index
-        return scorer.themes(index.index_N, item_codes(scorer.spec, self.store.counters, keys, at))
+        """As Offers.routing_NT; computed once if the model reads no co-click codes, for then it never changes."""
+        if self._routing_NT is None or self.bundle.scorer.reads_codes:
+            scorer, index = self.bundle.scorer, self.bundle.index
+            codes = item_codes(scorer.spec, self.store.counters, keys, at)
+            self._routing_NT = np.asfortranarray(scorer.themes(index.index_N, codes))
+        return self._routing_NT
 
 
 def _is_shown(params: RetrievalParams, last_N: Int64, at: int) -> Bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Annotated, Any, Literal, LiteralString, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError, WithJsonSchema
@@ -67,12 +68,18 @@ class Message(BaseModel):
     def unvalidated(cls, **values: Any) -> Self:
         """A message of trusted values, one for every field: model_construct without its loop over the fields, for
         objects of which an answer holds hundreds."""
-        message = cls.__new__(cls)
-        object.__setattr__(message, "__dict__", values)
-        object.__setattr__(message, "__pydantic_fields_set__", set(values))
-        object.__setattr__(message, "__pydantic_extra__", None)
-        object.__setattr__(message, "__pydantic_private__", None)
+        message, put = cls.__new__(cls), object.__setattr__
+        put(message, "__dict__", values)
+        put(message, "__pydantic_fields_set__", _fields(cls))
+        put(message, "__pydantic_extra__", None)
+        put(message, "__pydantic_private__", None)
         return message
+
+
+@cache
+def _fields(message: type[Message]) -> set[str]:
+    """All fields; one set for all objects of a type, which pydantic copies where it changes it."""
+    return set(message.model_fields)
 
 
 class RequestContext(Message):

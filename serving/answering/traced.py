@@ -35,7 +35,8 @@ class Traced(NamedTuple):
     tables: tuple[Tensor, ...]
 
     def __call__(self, *given: Tensor) -> Any:
-        return self.half(*self.tables, *given)
+        with torch.inference_mode():  # a tenth faster than no_grad, which exported programs need (programmed.py)
+            return self.half(*self.tables, *given)
 
 
 def trace(scorer: Scorer) -> Programs | None:

@@ -40,6 +40,8 @@ TOLERANCE = 1e-4
 """Largest difference from the weights and from golden similarities, since CPUs differ in the order of additions."""
 NUM_GOLDEN, NUM_NEIGHBOURS = 32, 10
 NORM_FLOOR = 1e-12
+BLOCK = 256
+"""Rows of which only the greatest score is compared first: passing over a million scores, not sorting them."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,23 @@ class ItemIndex:
 def best(score_N: npt.NDArray[np.number], among_N: Bool, num: int) -> Int64:
     """At most num rows in the mask with the largest scores, largest first, equal ones in order of rows."""
     rows = np.flatnonzero(among_N)
+    return best_of(score_N[rows], rows, num)
+
+
+def best_of(score_M: npt.NDArray[np.number], rows: Int64, num: int) -> Int64:
+    """As best, of given rows in their order. score_M: the score of each."""
+    if 0 < num * BLOCK < len(rows):  # num blocks have a row of at least this score, so lesser rows are not among them
+        whole = len(rows) // BLOCK * BLOCK
+        kept = score_M >= _nth_largest(score_M[:whole].reshape(-1, BLOCK).max(axis=1), num)
+        score_M, rows = score_M[kept], rows[kept]
     if 0 < num < len(rows):
-        least = np.partition(score_N[rows], len(rows) - num)[len(rows) - num]
-        rows = rows[score_N[rows] >= least]
-    return rows[np.argsort(-score_N[rows], kind="stable")][:num]
+        kept = score_M >= _nth_largest(score_M, num)
+        score_M, rows = score_M[kept], rows[kept]
+    return rows[np.argsort(-score_M, kind="stable")][:num]
+
+
+def _nth_largest(values: npt.NDArray[np.number], num: int) -> np.number:
+    return np.partition(values, len(values) - num)[len(values) - num]
 
 
 def write_index(folder: Path, scorer: Scorer, profiles: pa.Table | None) -> ItemIndex:

@@ -42,10 +42,15 @@ class Admission:
         self.num_units = 0.0
         self._lock = Lock()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether max_requests are in progress."""
+        return self.num_requests >= self.max_requests
+
     def check_number(self) -> None:
-        """Raise Refusal if max_requests are in progress. Called before the body is parsed."""
-        if self.num_requests >= self.max_requests:
-            raise Refusal(429, f"{self.num_requests} requests are in progress, the most at once. Try again later.")
+        """Raise Refusal if there is no place. Called before the body is parsed."""
+        if self.is_full:
+            raise full(self.max_requests)
 
     @contextmanager
     def admitted(self, message: Message) -> Iterator[None]:
@@ -77,6 +82,11 @@ class Admission:
         figure = min(took_s, CROWDED * computed_s) / weigh(message, self.num_recommended)
         with self._lock:
             self.unit_s += LEARNT * (figure - self.unit_s)
+
+
+def full(max_requests: int) -> Refusal:
+    """What a request is told for which there is no place."""
+    return Refusal(429, f"{max_requests} requests are in progress, the most at once. Try again later.")
 
 
 def weigh(message: Message, num_recommended: int) -> float:

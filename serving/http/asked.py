@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import bentoml
+from bentoml import get_current_service
 from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -19,7 +19,7 @@ Asked = TypeVar("Asked", bound=Message)
 
 async def computed(http: HttpRequest, message: type[Asked], work: Callable[[Predictor, Asked], Message]) -> Response:
     """The answer to a GET, computed in the worker's one computing thread."""
-    service = bentoml.get_current_service()
+    service = get_current_service()
     try:
         asked = read_query(http, message)
         with service.admission.admitted(asked):

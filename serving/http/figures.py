@@ -3,7 +3,7 @@
 import os
 
 import anyio.to_thread
-import bentoml
+from bentoml import get_current_service
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,7 +15,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 async def get_metrics(_: Request) -> Response:
     """The metrics in Prometheus' text format."""
-    service = bentoml.get_current_service()
+    service = get_current_service()
 
     def updated() -> bytes:
         service.remembering.show(service.predictor)

@@ -61,11 +61,16 @@ class InTime:
 
 async def refuse(send: Send, refusal: Refusal, more: Sequence[Header] = (), is_whole: bool = True) -> None:
     """Send a refusal. is_whole: whether the body ends here."""
+    headers, body = prepared(refusal)
+    await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers, *more]})
+    await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
+
+
+def prepared(refusal: Refusal) -> tuple[list[Header], bytes]:
+    """Headers and body of a refusal."""
     body = refusal.body()
     own = [(name.encode(), value.encode()) for name, value in refusal.headers().items()]
-    length = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": [*length, *own, *more]})
-    await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
+    return [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode()), *own], body
 
 
 def in_one_form(scope: Scope, send: Send, ways: str) -> Send:

@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from contracts.errors import InputError
@@ -97,6 +98,7 @@ def level_of(scope: Mapping[str, Any]) -> str:
     return "write" if scope["path"].rstrip("/") in WRITTEN else "read"
 
 
+@lru_cache(maxsize=16)  # asked at each request, about the address that the service listens on
 def is_near(host: str) -> bool:
     """Whether only this machine can reach an address. A name that is no address is a socket, which is local."""
     try:

@@ -56,10 +56,11 @@ class Watched:
         took_s = time.perf_counter() - request.began
         metrics.counted_request(request.route, status).inc()
         if status >= 400:
-            metrics.REFUSED.labels(request.cause or CODES.get(status, "left")).inc()
+            metrics.counted_refusal(request.cause or CODES.get(status, "left")).inc()
         if request.route in UNWATCHED:
             return
-        metrics.timed_request(request.route).observe(took_s)
+        if status != 429:  # the time of a refusal is that of its turn (crowd.py), which is no latency
+            metrics.timed_request(request.route).observe(took_s)
         log_request(request, scope["method"], status, took_s)
         if (traces := self._traces()) is not None:
             traces.tell(scope, request, status, took_s)

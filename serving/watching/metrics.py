@@ -77,6 +77,12 @@ def counted_request(route: str, status: int) -> prometheus.Counter:
 
 
 @lru_cache(maxsize=64)
+def counted_refusal(cause: str) -> prometheus.Counter:
+    """The counter of a cause, cached."""
+    return REFUSED.labels(cause)
+
+
+@lru_cache(maxsize=64)
 def timed_request(route: str) -> prometheus.Histogram:
     """The histogram of a route, cached."""
     return REQUEST_SECONDS.labels(route)

@@ -42,6 +42,14 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert len(rows) == 6
 
 
+def test_catalogue_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--sizes", "200", "9000", "--queries", "2", "--result", str(tmp_path / "told.json"))
+    report = json.loads(run(monkeypatch, capsys, "catalogue_size", *small))
+    assert [row["items"] for row in report["sizes"]] == [200, 9000]
+    assert all(row["find_ms"] > 0 and row["read_each_minute_ms"] > 0 for row in report["sizes"])
+    assert json.loads((tmp_path / "told.json").read_text()) == report
+
+
 @pytest.mark.slow
 def test_offline_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--impressions", "200", "--rows", "300", "--users", "20", "--snapshots", "3", "--length", "5")

@@ -53,16 +53,19 @@ def test_a_connection_is_kept_and_opened_again_after_a_pause(port: int, monkeypa
 
 
 def test_a_load_counts_answers_and_refusals(port: int) -> None:
-    (row,) = loads(port, [psutil.Process()], BODIES, 0.3, clients=(2,))
-    assert row["clients"] == 2
-    assert set(row["statuses"]) == {"200", "429"}
-    assert row["answers_per_s"] > 0 < row["answers_per_cpu_s"]
+    patient, impatient = loads(port, [psutil.Process()], BODIES, 0.3, clients=((2, 0.2), (2, 0.0)))
+    assert [row["refused_wait_s"] for row in (patient, impatient)] == [0.2, 0.0]
+    for row in (patient, impatient):
+        assert row["clients"] == 2
+        assert set(row["statuses"]) == {"200", "429"}
+        assert row["answers_per_s"] > 0 < row["answers_per_cpu_s"]
+    assert patient["statuses"]["429"] < impatient["statuses"]["429"]
 
 
 def test_figures_of_times() -> None:
     told = summarise([1.0, 2.0, 3.0, 100.0])
     assert (told["p50_ms"], told["max_ms"], told["over_30_ms"]) == (2.5, 100.0, 1)
-    began, before = time.process_time(), spent_s(psutil.Process())
+    before, began = spent_s(psutil.Process()), time.process_time()
     while time.process_time() - began < 0.05:
         pass
     assert spent_s(psutil.Process()) - before >= 0.05

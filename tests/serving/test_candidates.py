@@ -6,7 +6,7 @@ import pytest
 
 from serving.answering.candidates import POOLED, Interest, find, interests
 from serving.answering.offers import Offers
-from serving.bundle.index import COLUMNS, ItemIndex, best
+from serving.bundle.index import BLOCK, COLUMNS, ItemIndex, best
 from serving.params import RetrievalParams
 from tests.serving.limits import RETRIEVAL
 
@@ -127,6 +127,16 @@ def test_best_is_a_stable_sort_cut_short(rng: np.random.Generator) -> None:
     wanted = [row for row in np.argsort(-score, kind="stable").tolist() if among[row]]
     for num in (0, 1, 7, 150, 200):
         assert best(score, among, num).tolist() == wanted[:num]
+
+
+@pytest.mark.parametrize("num_scores", [3, 5_000, 1_000_000])
+def test_best_of_a_large_catalogue_is_the_same(rng: np.random.Generator, num_scores: int) -> None:
+    num = 20 * BLOCK + 7
+    score, among = rng.integers(0, num_scores, num).astype(np.float32), rng.random(num) < 0.9
+    score[-1], among[-1] = num_scores, True  # the last rows are of no whole block
+    wanted = [row for row in np.argsort(-score, kind="stable").tolist() if among[row]]
+    for few in (0, 1, 7, 19, 40):
+        assert best(score, among, few).tolist() == wanted[:few]
 
 
 @pytest.mark.parametrize(
