@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from contracts.errors import InputError
 from features.encoding.counters import Counters
 from features.feast_store import online_rows
-from features.feast_store.config import config
+from features.feast_store.config import NEVER_READ, config
 from features.feast_store.entity_keys import entity_key
 from features.feast_store.kept_before import StaleStoreError
 from features.live.clock import Clock, wall_us
@@ -106,7 +106,7 @@ class OnlineStore:
         absorbed_seq = absorbed_upto(stamp, engine())
         tail = open_tail(tail_of, absorbed_seq if own else 0)
         bucket_us = micros(stamp["settings"]["statistics"]["bucket_s"])
-        feast = FeatureStore(config=config(state, "file", tail_of))
+        feast = FeatureStore(config=config(state, NEVER_READ, tail_of))
         store = cls(
             feast=feast,
             history_view=feast.get_feature_view("user_history"),
