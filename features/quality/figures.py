@@ -69,6 +69,7 @@ class Figures:
     of: pa.Table  # one row per partition; place: of its file among all files
     items: Sequence[tuple[Path, int]]  # per batch: file of (place in the batch, item_id, num), place of its first file
     totals: Mapping[str, int]  # of the whole log
+    key: str  # of everything here
     keys: frozenset[str]  # of the entries in the cache
 
 
@@ -101,7 +102,7 @@ def count_figures(valid: Sequence[Path], cache: PartitionCache, engine: Engine) 
         totals = {"rows_valid": pc.sum(of["rows_valid"]).as_py(), "num_clicks": pc.sum(of["clicks"]).as_py()}
         totals |= {f"num_{name}": _num_distinct(name, [cache.file(key, name) for key in keys]) for name in TABLES[1:]}
         cache.note(total, totals)
-    return Figures(of, items, totals, frozenset([*keys, total]))
+    return Figures(of, items, totals, total, frozenset([*keys, total]))
 
 
 def _num_distinct(table: str, files: Sequence[Path]) -> int:

@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from contracts.known_hashes import hash_of
+from features.quality.code import code
 from features.quality.figures import Figures
+from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import connect
 from features.tables.partitions import Partition
 
@@ -23,6 +26,7 @@ Float = npt.NDArray[np.float64]
 NO_CATEGORY = "(none)"
 Counts = tuple[int, int, int]
 """Of a partition: rows in, quarantined, repeated."""
+KEPT = "profile.arrow"
 PROFILE = pa.schema(
     [
         pa.field("partition", pa.string(), nullable=False),
@@ -70,6 +74,28 @@ _MIX = f"""
 
 
 def profile_partitions(
+    figures: Figures | None,
+    valid: Sequence[Path],
+    items: Path,
+    counts: Mapping[str, Counts],
+    trailing: int,
+    cache: PartitionCache,
+) -> tuple[pa.Table, str]:
+    """As `profiled`, unless it is known; and its key in the cache."""
+    catalogue = [hash_of(file) for file in sorted(items.glob("*.parquet"))]
+    of = [path.stem for path in valid], list(counts.items())
+    key = key_of(code(), "profile", figures.key if figures else "", catalogue, of, trailing)
+    if not cache.holds(key):
+        with cache.making() as making:
+            (making / key).mkdir()
+            with pa.ipc.new_file(str(making / key / KEPT), PROFILE) as file:
+                file.write_table(profiled(figures, valid, items, counts, trailing))
+            cache.put(key, making / key, {KEPT: len(counts)})
+    with pa.OSFile(str(cache.file(key, KEPT))) as file:
+        return pa.ipc.open_file(file).read_all(), key
+
+
+def profiled(
     figures: Figures | None, valid: Sequence[Path], items: Path, counts: Mapping[str, Counts], trailing: int
 ) -> pa.Table:
     """Figures of every partition (PROFILE).

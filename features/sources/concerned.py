@@ -19,7 +19,7 @@ from features.sources.pieces import Piece
 from features.tables.cache import PartitionCache, key_of
 from features.tables.runs import Keys, are_in, held
 
-TABLES = ("rows.arrow", "changed.json")
+TABLES = ("rows.arrow", "changed.json", "requests.npy")
 ROWS = EVENTS.append(pa.field("request_key", pa.uint64()))
 
 
@@ -29,6 +29,7 @@ class Concerned:
 
     changed: Mapping[str, str]  # partition -> a hash of which of its rows they are
     rows: Path | None  # None: there are none
+    requests: Keys  # of these rows, in order, each once
     key: str  # in the cache; empty if they are not cached
 
     def batches(self) -> Iterator[tuple[pa.RecordBatch, Keys]]:
@@ -45,31 +46,37 @@ def concerned(piece: Piece, wide: Keys, shared: Keys, basis: object, cache: Part
     """The piece's rows of these requests and items. basis: what else they depend on. scratch: for an uncached piece."""
     wide, shared = held(piece.requests, wide), held(piece.items, shared)
     if not len(wide) and not len(shared):
-        return Concerned({}, None, "")
+        return recalled("", cache)
     if not piece.key:
         folder = scratch / f"concerned-{piece.folder.name}"
         folder.mkdir()
         _make(piece, wide, shared, folder)
-        return Concerned(json.loads((folder / TABLES[1]).read_text()), folder / TABLES[0], "")
+        return _read(folder, "")
     digest = hashlib.sha256(wide.tobytes() + b"|" + shared.tobytes()).hexdigest()
     key = key_of(basis, "concerned", piece.key, digest)
     if not cache.holds(key):
         with cache.making() as making:
             (making / key).mkdir()
             num = _make(piece, wide, shared, making / key)
-            cache.put(key, making / key, dict(zip(TABLES, (num, 0), strict=True)))
+            cache.put(key, making / key, dict(zip(TABLES, (num, 0, 0), strict=True)))
     return recalled(key, cache)
 
 
 def recalled(key: str, cache: PartitionCache) -> Concerned:
     """What the cache has under a key; none under an empty one."""
     if not key:
-        return Concerned({}, None, "")
-    return Concerned(json.loads(cache.file(key, TABLES[1]).read_text()), cache.file(key, TABLES[0]), key)
+        return Concerned({}, None, np.zeros(0, np.uint64), "")
+    return _read(cache.folder / key, key)
+
+
+def _read(folder: Path, key: str) -> Concerned:
+    rows, changed, requests = (folder / name for name in TABLES)
+    return Concerned(json.loads(changed.read_text(encoding="utf-8")), rows, np.load(requests), key)
 
 
 def _make(piece: Piece, wide: Keys, shared: Keys, folder: Path) -> int:
     which: dict[str, list[str]] = {}
+    requests = [np.zeros(0, np.uint64)]
     num = 0
     with pa.ipc.new_file(str(folder / TABLES[0]), ROWS, options=pa.ipc.IpcWriteOptions(compression="lz4")) as file:
         for partition, events, request_key, item_key in piece.with_keys():
@@ -80,7 +87,9 @@ def _make(piece: Piece, wide: Keys, shared: Keys, folder: Path) -> int:
                 rows = pa.Table.from_batches([events]).append_column(ROWS.field("request_key"), pa.array(request_key))
                 file.write_table(rows.filter(pa.array(mine)).cast(ROWS).combine_chunks())
                 num += int(mine.sum())
+                requests.append(np.unique(request_key[mine]))
     # which batch a digest is of counts too: between the digests stand as many separators as there are batches
     changed = {name: hashlib.sha256("|".join(all_).encode()).hexdigest() for name, all_ in which.items() if any(all_)}
     write_json(folder / TABLES[1], changed)
+    np.save(folder / TABLES[2], np.unique(np.concatenate(requests)))
     return num

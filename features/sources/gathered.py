@@ -15,7 +15,7 @@ from features.sealed.forgotten import Forgotten
 from features.sources.about import as_items, merged
 from features.sources.arrivals import read_files
 from features.sources.ebnerd import read_ebnerd
-from features.sources.joined import join_repeats
+from features.sources.joined import join_repeats, say
 from features.sources.live import Live, without_logged
 from features.sources.log import Log
 from features.sources.movielens import read_movielens
@@ -93,6 +93,7 @@ def requests_of(events: pa.Table, source: SourceParams) -> tuple[pa.Table, pa.Ta
     """(events with one row per item of a request, REJECTED rows, number of requests that got a new impression_id)."""
     renamed, late, num_renamed = split_reused(events, source.shown_s, source.join_s)
     joined, repeats = join_repeats(renamed, source.join_s)
+    say(num_renamed, len(repeats))
     return joined, pa.concat_tables([late, repeats]), num_renamed
 
 

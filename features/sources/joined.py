@@ -66,6 +66,14 @@ REJECTED_ROWS = f"""
 """
 
 
+def say(num_renamed: int, num_repeats: int) -> None:
+    """Log how many requests got a new impression_id (reused.py), and how many rows repeat an item of their request."""
+    if num_renamed:
+        log.warning("%s requests reuse an impression_id of their user; each got a new one", f"{num_renamed:,}")
+    if num_repeats:
+        log.warning("%s rows repeat an item of their request", f"{num_repeats:,}")
+
+
 def join_repeats(events: pa.Table, join_s: float) -> tuple[pa.Table, pa.Table]:
     """Join the rows of one item in one user's request into one event; the other rows are rejected (REJECTED).
 
@@ -87,6 +95,4 @@ def join_repeats(events: pa.Table, join_s: float) -> tuple[pa.Table, pa.Table]:
         connection.execute(JUDGED, {"apart_us": round(join_s * 1_000_000)})
         kept = connection.sql(KEPT_ROWS).to_arrow_table().select(EVENTS.names).cast(EVENTS)
         rejected = connection.sql(REJECTED_ROWS).to_arrow_table().cast(REJECTED)
-    if len(rejected):
-        log.warning("%s rows repeat an item of their request", f"{len(rejected):,}")
     return pa.concat_tables([events.filter(pa.array(~is_shared)), kept]), rejected

@@ -7,7 +7,6 @@ newest request before it.
 # pyright: reportAttributeAccessIssue=false
 
 import json
-import logging
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,6 @@ from features.sources.joined import APART
 from features.sources.log import EVENTS
 from features.tables.connection import connect
 from features.terms.convention import CLICKED
-
-log = logging.getLogger("leitmotif")
 
 WIDE = f"""
     CREATE TEMP TABLE wide AS SELECT hash(impression_id, user_id) AS key FROM events
@@ -80,8 +77,6 @@ def split_reused(events: pa.Table, shown_s: float, join_s: float) -> tuple[pa.Ta
     begins[row[moved]] = found["begins_at"][moved]
     names = _names(events["impression_id"], begins)
     num = len(pc.unique(names.filter(pa.array(begins != 0))))
-    if num:
-        log.warning("%s requests reuse an impression_id of their user; each got a new one", f"{num:,}")
     late = np.zeros(len(events), bool)
     late[row[is_late]] = True
     place = events.column_names.index("impression_id")

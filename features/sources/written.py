@@ -5,7 +5,6 @@ if it is large.
 """
 # pyright: reportAttributeAccessIssue=false
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from contracts.schema import INTERACTIONS, PROVENANCE
 from features.engine.engine import Engine
 from features.sources.arrivals import code
 from features.sources.log import EVENTS
+from features.sources.order import MOST_IN_MEMORY, ORDER, digest_of, in_order
 from features.sources.pieces import Piece
 from features.sources.settled import Settled
 from features.tables.cache import PartitionCache, key_of
@@ -29,13 +27,9 @@ from features.tables.row_groups import row_groups
 log = logging.getLogger("leitmotif")
 
 ROW_GROUP = 1 << 18
-MOST_IN_MEMORY = 1_000_000
-"""A partition with more rows is sorted on disk."""
 LEAST_KEPT = 5_000
 """A partition with fewer rows is not cached: sorting it takes less time than a lookup."""
 TABLES = ("interactions", "provenance")
-ORDER = ("occurred_at", "event_id", *(name for name in EVENTS.names[1:] if name != "occurred_at"))
-"""Rows with equal times and event_ids are ordered by all other columns."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +43,13 @@ class Pieces:
     @property
     def partitions(self) -> list[str]:
         """In order of time."""
-        return sorted(set().union(*(piece.partitions for piece in (*self.logged, self.settled.rewritten, self.live))))
+        return sorted(set().union(*(piece.partitions for piece in (*self.logged, *self._added()))))
 
     def rows(self, partition: str) -> Iterator[pa.Table]:
         """EVENTS of a partition, in no particular order."""
         for piece in self._of(partition):
             yield from self.settled.of(piece, partition)
-        for piece in (self.settled.rewritten, self.live):
+        for piece in self._added():
             yield from (pa.Table.from_batches([batch]) for batch in piece.events(partition))
 
     def key(self, partition: str) -> str:
@@ -67,11 +61,21 @@ class Pieces:
         of = self._of(partition)
         if not of or not all(piece.key for piece in of) or sum(each.num_of(partition) for each in of) < LEAST_KEPT:
             return ""
-        added = [pa.Table.from_batches([b]) for p in (self.settled.rewritten, self.live) for b in p.events(partition)]
-        if sum(map(len, added)) > MOST_IN_MEMORY:
+        if sum(piece.num_of(partition) for piece in self._added()) > MOST_IN_MEMORY:
             return ""
-        others = (self.settled.changed(of, partition), _digest(pa.concat_tables([EVENTS.empty_table(), *added])))
+        rewritten = [each for each in self.settled.rewritten if partition in each.piece.partitions]
+        added = sorted(each.digests[partition] for each in rewritten)
+        if not all(added):
+            return ""
+        live = pa.concat_tables(
+            [EVENTS.empty_table(), *(pa.Table.from_batches([batch]) for batch in self.live.events(partition))]
+        )
+        others = (self.settled.changed(of, partition), added, digest_of(live))
         return key_of(code(), partition, [piece.key for piece in of], others)
+
+    def _added(self) -> list[Piece]:
+        """Rows that are in no piece of the log as they are."""
+        return [*(each.piece for each in self.settled.rewritten), self.live]
 
     def _of(self, partition: str) -> list[Piece]:
         return [piece for piece in self.logged if partition in piece.partitions]
@@ -135,27 +139,7 @@ def _in_order(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
         if num > MOST_IN_MEMORY:
             yield from _sorted_on_disk(tables, rows)
             return
-    yield _sorted(pa.concat_tables(tables or [EVENTS.empty_table()]))
-
-
-def _digest(events: pa.Table) -> str:
-    """A hash of rows that does not depend on their order: of the sorted rows as Parquet."""
-    digest = hashlib.sha256()
-    if len(events):
-        with pa.BufferOutputStream() as out:
-            pq.write_table(_sorted(events).combine_chunks(), out, compression="none", use_dictionary=False)
-            digest.update(out.getvalue())
-    return digest.hexdigest()
-
-
-def _sorted(events: pa.Table) -> pa.Table:
-    order = pc.sort_indices(events.select(ORDER[:2]), sort_keys=[(name, "ascending") for name in ORDER[:2]])
-    events = events.take(order)
-    at, names = (events[name].combine_chunks() for name in ORDER[:2])
-    tied = pc.and_(pc.equal(at[1:], at[:-1]), pc.equal(names[1:], names[:-1]))
-    if pc.any(tied).as_py():
-        return events.sort_by([(name, "ascending") for name in ORDER])
-    return events
+    yield in_order(pa.concat_tables(tables or [EVENTS.empty_table()]))
 
 
 def _sorted_on_disk(first: list[pa.Table], rest: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -2,6 +2,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
+from contracts.known_hashes import hash_of
 from contracts.publish import publish, room_for, write_json
 from contracts.schema import CONTEXTS, ITEMS, REJECTED
 from contracts.stage import Report, main
@@ -21,13 +23,14 @@ from features.sealed.known_logs import check_files, check_list, known_path, read
 from features.sealed.log_id import identity_of, refuse_other
 from features.sealed.owner import noted_in
 from features.sources.about import as_items, facts_of_items
+from features.sources.arrivals import code
 from features.sources.gathered import Gathered, beside, gather, piece_of
 from features.sources.live import Live, read_live
 from features.sources.pieces import Piece
 from features.sources.settled import settle
 from features.sources.tombstones import REASON
 from features.sources.written import ROW_GROUP, Pieces, write_partitions
-from features.tables.cache import PartitionCache
+from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import connect, opened
 from features.tables.ledger import ITEM_ROWS, ROWS
 from features.terms.convention import CLICKED
@@ -97,7 +100,7 @@ def _make(
             _write(table, table.schema, staging / "truth" / f"{name}.parquet")
         write_json(staging / "absorbed" / ABSORBED, newest_seq)
         write_json(staging / "absorbed" / WHICH, {"id": source.id, "log": identity_of(source)})
-        counted = _count(staging / "interactions")
+        counted, key = _count(staging / "interactions", cache)
     num_renamed += read.num_renamed + settled.num_renamed
     totals = {
         "rows_read": counted["rows_written"] + len(rejected),
@@ -110,12 +113,23 @@ def _make(
         "requests_named_apart": num_renamed,
         "rows_sampled": read.num_sampled,
     }
-    return {**counted, **totals, **read.notes}, keys
+    return {**counted, **totals, **read.notes}, {*keys, key}
 
 
-def _count(interactions: Path) -> dict[str, Any]:
-    """Counts of all partitions, by DuckDB."""
-    files = sorted(str(path) for path in interactions.iterdir())
+def _count(interactions: Path, cache: PartitionCache) -> tuple[dict[str, Any], str]:
+    """Counts of all partitions, by DuckDB unless they are known, and their key in the cache."""
+    files = sorted(interactions.iterdir())
+    key = key_of(code(), "count", [hash_of(file) for file in files])
+    if (counts := cache.noted(key)) is None:
+        cache.note(key, counts := _counted([str(file) for file in files]))
+    if counts["num_clicks"] + counts.pop("num_unlabelled") == counts["rows_written"]:
+        log.warning(
+            "Every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
+        )
+    return counts | {"num_partitions": len(files)}, key
+
+
+def _counted(files: Sequence[str]) -> dict[str, Any]:
     is_click = f"coalesce(label >= {CLICKED} AND NOT isnan(label), false)"
     with connect() as connection:
         (found,) = connection.sql(f"""
@@ -124,11 +138,7 @@ def _count(interactions: Path) -> dict[str, Any]:
             FROM read_parquet({files})
         """).fetchall()
     rows, clicks, users, first, last, unlabelled = found
-    if clicks + unlabelled == rows:
-        log.warning(
-            "Every row is a click: nothing can be learnt without rows that were shown and not clicked. %s", CLICKS_ALONE
-        )
-    counts = {"rows_written": rows, "num_clicks": clicks, "num_users": users, "num_partitions": len(files)}
+    counts = {"rows_written": rows, "num_clicks": clicks, "num_users": users, "num_unlabelled": unlabelled}
     return counts | {"first_event_at": _iso(first), "last_event_at": _iso(last)}
 
 

@@ -86,7 +86,8 @@ def _run(
             "failed_expectations": judgement.failed,
         }
         report["summary"] = summarise(report)
-        profile = profile_partitions(figures, valid, data / "items", _counts(files, flaws), expectations.trailing)
+        counts = _counts(files, flaws)
+        profile, profile_key = profile_partitions(figures, valid, data / "items", counts, expectations.trailing, cache)
         outcomes = [*of_rules(checks, flaws.num_rows_by_rule, report), *judgement.judge_partitions(profile)]
         report["expectations"] = by_group(outcomes)
         write_profile(staging / "profile", profile, outcomes)
@@ -100,7 +101,7 @@ def _run(
             raise
         site_key = _publish(judgement, docs, held_back(report), basis, cache)
         log.info("%s See %s", held_back(report), docs / "index.html")
-        cache.keep_only({*flaws.keys, *keys, *(figures.keys if figures else ()), *verdicts.keys, site_key})
+        cache.keep_only({*flaws.keys, *keys, *(figures.keys if figures else ()), *verdicts.keys, profile_key, site_key})
     return report
 
 
