@@ -111,23 +111,22 @@ def _honour_list(state: Path) -> None:
 
 
 @contextlib.contextmanager
-def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
+def offline_store(state: Path, spill: Path, engine: EngineParams = HERE) -> Iterator["FeatureStore"]:
     """Feast over a state folder, to materialize and for point-in-time joins.
 
     Feast reads through Ibis' default backend, which is set to a DuckDB in UTC that spills into the folder `spill`.
+    engine: what joins. Spark writes Parquet parts into `spill`, which its executors must see; they stay there.
     """
-    import ibis
     from feast import FeatureStore
 
     from features.feast_store.config import config
-    from features.tables.duck import duckdb
+    from features.tables.duck import as_default
 
-    with duckdb(spill) as connection:
-        ibis.set_backend(connection)
-        try:
-            yield FeatureStore(config=config(state, offline="features.feast_store.offline.LeitmotifOfflineStore"))
-        finally:
-            ibis.options.default_backend = None
+    offline: dict[str, Any] = {"type": "features.feast_store.offline.LeitmotifOfflineStore"}
+    if engine.name != HERE.name:
+        offline |= {"engine": engine.model_dump(mode="json"), "parts": str(spill)}
+    with as_default(spill):
+        yield FeatureStore(config=config(state, offline=offline))
 
 
 def _read_snapshot(snapshot: Path) -> dict[str, Any]:

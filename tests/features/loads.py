@@ -1,4 +1,4 @@
-"""Loads of several snapshots one after another into a Redis, here or on Spark, and what it holds after each.
+"""Loads into a Redis and point-in-time joins, here or on Spark: what the store holds after each, what was joined.
 
 As a program: `python -m tests.features.loads <folder>`, with the file that `start_on_spark` wrote there.
 """
@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 import redis
 
+from features.feast_store import as_of_units
 from features.live.open_tail import ENGINE_VARIABLE
+from features.live.places import state_of
 from features.online import view_load
-from features.online.load import load
+from features.online.load import load, offline_store
 from features.terms.params import EngineParams
 from tests.clones import ROOT
 from tests.features.spark_cluster import environment
 
-ASKED, SAID, HELD = "asked.pickle", "said.txt", "held.pickle"
+ASKED, SAID, DONE = "asked.pickle", "said.txt", "done.pickle"
 LIMIT_S = 900
 Held = dict[bytes, dict[bytes, bytes]]
 
@@ -37,9 +41,11 @@ class Loads:
     anew: Sequence[Path]
     ports: Sequence[tuple[int, int]]  # of each Redis, with its database
     rows_at_once: int
+    state: Path
 
-    def run(self, state: Path, engine: EngineParams) -> list[Held]:
+    def run(self, engine: EngineParams) -> list[Held]:
         """What the store holds after each."""
+        state = self.state
         view_load.ROWS_AT_ONCE = self.rows_at_once
         held = []
         for snapshot in self.snapshots:
@@ -48,6 +54,25 @@ class Loads:
             assert load(self.data, state, snapshot, engine=engine)
             held.append(held_by(self.ports, state.parent.name))
         return held
+
+
+@dataclass(frozen=True)
+class Joins:
+    """Frames to join with the features of a loaded state. folder: where Spark writes its parts."""
+
+    data: Path
+    frame: pd.DataFrame
+    features: Sequence[str | list[str]]  # a feature service, or names of features
+    folder: Path
+    rows_at_once: int
+
+    def run(self, engine: EngineParams) -> list[pa.Table]:
+        """The result for each of the features."""
+        as_of_units.ROWS_AT_ONCE = self.rows_at_once
+        with offline_store(state_of(self.data), self.folder, engine) as store:
+            asked: Any = [store.get_feature_service(each) if isinstance(each, str) else each for each in self.features]
+            given = {"entity_df": self.frame, "full_feature_names": True}
+            return [store.get_historical_features(features=each, **given).to_arrow() for each in asked]
 
 
 def held_by(ports: Sequence[tuple[int, int]], source: str) -> Held:
@@ -61,11 +86,11 @@ def held_by(ports: Sequence[tuple[int, int]], source: str) -> Held:
 
 
 def start_on_spark(
-    root: Path, loads: Loads, state: Path, engine: EngineParams, online: str
+    root: Path, works: Sequence[Loads | Joins], engine: EngineParams, online: str
 ) -> "subprocess.Popen[bytes]":
-    """Load on Spark in a separate process, which logs to SAID."""
+    """Run them on Spark in a separate process, which logs to SAID."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / ASKED).write_bytes(pickle.dumps((loads, state, engine)))
+    (root / ASKED).write_bytes(pickle.dumps((works, engine)))
     with (root / SAID).open("wb") as log:
         command = [sys.executable, "-m", "tests.features.loads", str(root)]
         told = environment({ENGINE_VARIABLE: online})
@@ -73,7 +98,7 @@ def start_on_spark(
 
 
 def finish(process: "subprocess.Popen[bytes]", root: Path) -> tuple[str, Any]:
-    """Wait for the process; returns its log, and what the store held after each load."""
+    """Wait for the process; returns its log, and the results of each work."""
     try:
         code = process.wait(LIMIT_S)
     finally:
@@ -81,16 +106,16 @@ def finish(process: "subprocess.Popen[bytes]", root: Path) -> tuple[str, Any]:
         process.wait()
     text = (root / SAID).read_text()
     assert code == 0, text[-6000:]
-    return text, pickle.loads((root / HELD).read_bytes())
+    return text, pickle.loads((root / DONE).read_bytes())
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger("py4j").setLevel(logging.WARNING)
     root = Path(sys.argv[1])
-    loads, state, engine = pickle.loads((root / ASKED).read_bytes())
+    works, engine = pickle.loads((root / ASKED).read_bytes())
     assert os.environ[ENGINE_VARIABLE]
-    (root / HELD).write_bytes(pickle.dumps(loads.run(state, engine)))
+    (root / DONE).write_bytes(pickle.dumps([work.run(engine) for work in works]))
 
 
 if __name__ == "__main__":

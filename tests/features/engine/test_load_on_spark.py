@@ -1,7 +1,6 @@
-"""Spark loads a Redis and a Redis Cluster as this process does, also if who writes is killed in the middle."""
+"""Spark loads a Redis and a Redis Cluster as this process does, also if who writes is killed in the middle; and joins."""
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -12,11 +11,16 @@ import psutil
 import pytest
 
 from features.engine.engine import HERE
+from features.feast_store.cut import ARRAYS, SESSIONS
+from features.online.load import load
+from features.tables.event_counts import USER_EVENTS, write_event_counts
+from features.tables.histories import UserHistories
 from features.terms.params import EngineParams
-from tests.features.loads import HELD, SAID, Held, Loads, finish, held_by, start_on_spark
+from tests.features.loads import DONE, SAID, Held, Joins, Loads, finish, held_by, start_on_spark
 from tests.features.online.test_load import Source
 from tests.features.redis_cluster import Cluster
 from tests.features.redis_server import RedisServer
+from tests.features.retrieved import candidates
 from tests.features.small_log import random_log
 from tests.features.spark_cluster import SparkCluster, spark_home
 
@@ -50,7 +54,17 @@ def wait_for_rows(num: int, held: Callable[[], Held], said: Path, is_running: Ca
         time.sleep(0.05)
 
 
-def test_three_loads_on_spark_of_which_a_worker_is_killed_hold_what_they_hold_here(
+def joins(root: Path, folder: Path) -> Joins:
+    """Every candidate of a log, which is loaded: all counts, and the arrays of histories."""
+    source = Source(root, random_log(3, num_requests=150), "asof")
+    source.take_up(source.rows)
+    write_event_counts(UserHistories.open(source.data / "user_histories"), source.snapshot / USER_EVENTS)
+    load(source.data, source.state)
+    arrays = [f"user_history:{name}" for name in (*ARRAYS, SESSIONS)]
+    return Joins(source.data, candidates(source.data)[1], ["training", arrays], folder, rows_at_once=100)
+
+
+def test_loads_and_joins_on_spark_of_which_a_worker_is_killed_are_those_of_this_process(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state is lost before the third. The worker that is killed is a Python process; Spark tries its task again."""
@@ -58,10 +72,15 @@ def test_three_loads_on_spark_of_which_a_worker_is_killed_hold_what_they_hold_he
     source, made = snapshots(tmp_path, num_users=600)
     places = {"here": (redis_server.port, 4), "spark": (redis_server.port, 5)}
     online = {name: f"127.0.0.1:{port},db={number}" for name, (port, number) in places.items()}
-    runs = {name: Loads(source.data, made, made[2:], [place], ROWS_AT_ONCE) for name, place in places.items()}
+    runs = {
+        name: Loads(source.data, made, made[2:], [place], ROWS_AT_ONCE, state_in(tmp_path / name))
+        for name, place in places.items()
+    }
+    monkeypatch.setenv("LEITMOTIF_ONLINE", online["here"])
     root = tmp_path / "spark"
+    joined = joins(tmp_path / "joined", root / "parts")
     engine = EngineParams(name="spark", master="local[2,3]", options={})
-    process = start_on_spark(root, runs["spark"], state_in(root), engine, online["spark"])
+    process = start_on_spark(root, [runs["spark"], joined], engine, online["spark"])
     try:
         wait_for_rows(90, lambda: held_by([places["spark"]], "table"), root / SAID, lambda: process.poll() is None)
         daemons = [each for each in psutil.Process(process.pid).children(True) if "pyspark.daemon" in each.cmdline()]
@@ -69,9 +88,11 @@ def test_three_loads_on_spark_of_which_a_worker_is_killed_hold_what_they_hold_he
         worker.kill()
         assert len(held_by([places["spark"]], "table")) < 500
     finally:
-        said, held = finish(process, root)
-    monkeypatch.setenv("LEITMOTIF_ONLINE", online["here"])
-    assert held == runs["here"].run(state_in(tmp_path / "here"), HERE)
+        said, (held, tables) = finish(process, root)
+    assert held == runs["here"].run(HERE)
+    assert [table.equals(expected) for table, expected in zip(tables, joined.run(HERE), strict=True)] == [True, True]
+    assert [len(table) for table in tables] == [450, 450]
+    assert sorted(len(list(folder.glob("*.parquet"))) for folder in joined.folder.iterdir()) == [5, 5]
     assert "Python worker exited unexpectedly" in said
     for view in ("user_history", "user_state", "item_profile"):
         assert said.count(f"loading {view}: ") == 3
@@ -85,21 +106,21 @@ def test_a_load_into_a_redis_cluster_by_a_spark_cluster_that_loses_a_worker_hold
 ) -> None:
     source, made = snapshots(tmp_path, num_users=3_000, num=2)
     nodes = [(node.port, 0) for node in redis_cluster.primaries()]
-    loads = Loads(source.data, made, (), nodes, ROWS_AT_ONCE)
+    loads = Loads(source.data, made, (), nodes, ROWS_AT_ONCE, state_in(tmp_path / "spark"))
     with SparkCluster(tmp_path / "cluster") as cluster:
         engine = EngineParams(name="spark", master=cluster.address, options={})
         root = tmp_path / "spark"
-        process = start_on_spark(root, loads, state_in(root), engine, redis_cluster.address)
+        process = start_on_spark(root, [loads], engine, redis_cluster.address)
         try:
             wait_for_rows(600, lambda: held_by(nodes, "table"), root / SAID, lambda: process.poll() is None)
-            assert not (root / HELD).exists()
+            assert not (root / DONE).exists()
             cluster.kill_worker(0)
         finally:
-            said, held = finish(process, root)
+            said, (held,) = finish(process, root)
     assert "Lost executor" in said
     place = (redis_server.port, 3)
     monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{place[0]},db={place[1]}")
-    expected = Loads(source.data, made, (), [place], ROWS_AT_ONCE).run(state_in(tmp_path / "here"), HERE)
+    expected = Loads(source.data, made, (), [place], ROWS_AT_ONCE, state_in(tmp_path / "here")).run(HERE)
     assert held == expected
     assert len(held[1]) > 2_500
 
@@ -116,11 +137,11 @@ def test_a_driver_that_is_killed_leaves_a_load_that_is_repeated_under_its_number
     monkeypatch.setenv("LEITMOTIF_ONLINE", online)
     root = tmp_path / "spark"
     state = state_in(root)
-    one = Loads(source.data, made[:1], (), [place], ROWS_AT_ONCE)
-    first = one.run(state, HERE)[0]
+    one, two, three = (Loads(source.data, [each], (), [place], ROWS_AT_ONCE, state) for each in made)
+    first = one.run(HERE)[0]
     mark = b"leitmotif_table:mark"
     engine = EngineParams(name="spark", master="local[2]", options={})
-    process = start_on_spark(root, Loads(source.data, made[1:2], (), [place], ROWS_AT_ONCE), state, engine, online)
+    process = start_on_spark(root, [two], engine, online)
 
     def differing() -> Held:
         now = held_by([place], "table")
@@ -130,11 +151,10 @@ def test_a_driver_that_is_killed_leaves_a_load_that_is_repeated_under_its_number
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert held_by([place], "table")[mark][b"snapshot"] == b""
-    (held,) = Loads(source.data, made[2:], (), [place], ROWS_AT_ONCE).run(state, HERE)
+    (held,) = three.run(HERE)
     assert held[mark][b"loads"] == b"2"
     time.sleep(2)  # what is left of the killed one would have written by now
     assert held_by([place], "table") == held
-    shutil.rmtree(state.parent)
     assert_read_alike(source, made[2], held, redis_server, monkeypatch, tmp_path)
 
 
@@ -144,7 +164,7 @@ def assert_read_alike(
     """The same values as a load into an empty store, beside what is kept of the load before."""
     place = (server.port, 1)
     monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{place[0]},db={place[1]}")
-    (anew,) = Loads(source.data, [snapshot], (), [place], ROWS_AT_ONCE).run(state_in(root / "anew"), HERE)
+    (anew,) = Loads(source.data, [snapshot], (), [place], ROWS_AT_ONCE, state_in(root / "anew")).run(HERE)
     ours = (b"_load:", b"_before:")
 
     def values(rows: Held) -> Held:
