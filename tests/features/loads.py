@@ -6,7 +6,6 @@ As a program: `python -m tests.features.loads <folder>`, with the file that `sta
 import logging
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,45 +33,40 @@ Held = dict[bytes, dict[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Loads:
-    """Snapshots to load in turn. anew: those before which the state folder is lost."""
+    """Snapshots to load in turn."""
 
     data: Path
     snapshots: Sequence[Path]
-    anew: Sequence[Path]
     ports: Sequence[tuple[int, int]]  # of each Redis, with its database
     rows_at_once: int
     state: Path
 
     def run(self, engine: EngineParams) -> list[Held]:
         """What the store holds after each."""
-        state = self.state
         view_load.ROWS_AT_ONCE = self.rows_at_once
         held = []
         for snapshot in self.snapshots:
-            if snapshot in self.anew:
-                shutil.rmtree(state.parent)
-            assert load(self.data, state, snapshot, engine=engine)
-            held.append(held_by(self.ports, state.parent.name))
+            assert load(self.data, self.state, snapshot, engine=engine)
+            held.append(held_by(self.ports, self.state.parent.name))
         return held
 
 
 @dataclass(frozen=True)
 class Joins:
-    """Frames to join with the features of a loaded state. folder: where Spark writes its parts."""
+    """A frame to join with features of a loaded state. folder: where Spark writes its parts."""
 
     data: Path
     frame: pd.DataFrame
-    features: Sequence[str | list[str]]  # a feature service, or names of features
+    features: list[str]
     folder: Path
     rows_at_once: int
 
-    def run(self, engine: EngineParams) -> list[pa.Table]:
-        """The result for each of the features."""
+    def run(self, engine: EngineParams) -> pa.Table:
+        """The rows of the frame with the features."""
         as_of_units.ROWS_AT_ONCE = self.rows_at_once
         with offline_store(state_of(self.data), self.folder, engine) as store:
-            asked: Any = [store.get_feature_service(each) if isinstance(each, str) else each for each in self.features]
-            given = {"entity_df": self.frame, "full_feature_names": True}
-            return [store.get_historical_features(features=each, **given).to_arrow() for each in asked]
+            given: Any = {"entity_df": self.frame, "features": self.features, "full_feature_names": True}
+            return store.get_historical_features(**given).to_arrow()
 
 
 def held_by(ports: Sequence[tuple[int, int]], source: str) -> Held:
