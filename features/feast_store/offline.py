@@ -81,17 +81,11 @@ class LeitmotifOfflineStore(DuckDBOfflineStore):
         entities = _entity_table(entity_df, time)
         asked = [_ask(view, feature_refs, full_feature_names) for view in feature_views]
         _check_columns(entities, asked)
-        store: Any = config.offline_store
-        if store.parts is None and store.engine.name != HERE.name:
-            raise InputError(
-                f"offline_store.engine is {store.engine.name}, but offline_store.parts names no folder for the files "
-                "that its units write. Name one that this process and all executors see."
-            )
-        times = entities[time].drop_null()
+        store, times = _settings(config), entities[time].drop_null()
         given = time, tuple(asked), str(config.repo_path), filter_by_created_timestamp
         kind, retrieve = AsOfRetrievalJob, partial(retrieve_as_of, entities, *given)
         if store.parts is not None:
-            kind, retrieve = PartsRetrievalJob, partial(_join_by_units, entities, given, store)
+            kind, retrieve = PartsRetrievalJob, partial(_join_by_units, entities, given, Path(store.parts), store.engine)
         return kind(
             retrieve,
             on_demand_feature_views=on_demand,
@@ -162,11 +156,20 @@ class PartsRetrievalJob(AsOfRetrievalJob):
         return [str(part) for part in self.parts()]
 
 
+def _settings(config: RepoConfig) -> LeitmotifOfflineStoreConfig:
+    store: Any = config.offline_store
+    if store.parts is None and store.engine.name != HERE.name:
+        raise InputError(
+            f"offline_store.engine is {store.engine.name}, but offline_store.parts names no folder for the files that its "
+            "units write. Name one that this process and all executors see."
+        )
+    return store
+
+
 def _join_by_units(
-    entities: pa.Table, given: tuple[str, tuple[AskedView, ...], str, bool], store: LeitmotifOfflineStoreConfig
+    entities: pa.Table, given: tuple[str, tuple[AskedView, ...], str, bool], parts: Path, engine: EngineParams
 ) -> list[Path]:
-    assert store.parts is not None
-    return Retrieval(new_folder(Path(store.parts)), *given).join(entities, store.engine)
+    return Retrieval(new_folder(parts), *given).join(entities, engine)
 
 
 def _entity_table(entity_df: pd.DataFrame, time: str) -> pa.Table:
