@@ -126,7 +126,8 @@ def _read_facts(source: DataSource, keys: Sequence[str], features: Sequence[str]
 
 def _of_asked(facts: ir.Table, keys: Sequence[pa.ChunkedArray], at: Int64) -> ir.Table:
     """The facts that have the keys' values and are not later than every row."""
-    facts = facts.filter(facts["at"] <= int(at.max(initial=BEFORE_TIME)))
+    newest: Any = int(at.max(initial=BEFORE_TIME))
+    facts = facts.filter(facts["at"] <= newest)
     for number, column in enumerate(keys):
         name = f"key_{number}"
         kind = facts.select(name).schema().to_pyarrow().field(name).type

@@ -85,7 +85,7 @@ class LeitmotifOfflineStore(DuckDBOfflineStore):
         given = time, tuple(asked), str(config.repo_path), filter_by_created_timestamp
         kind, retrieve = AsOfRetrievalJob, partial(retrieve_as_of, entities, *given)
         if store.parts is not None:
-            kind, retrieve = PartsRetrievalJob, partial(_join_by_units, entities, given, Path(store.parts), store.engine)
+            kind, retrieve = PartsRetrievalJob, partial(_by_units, entities, given, Path(store.parts), store.engine)
         return kind(
             retrieve,
             on_demand_feature_views=on_demand,
@@ -160,13 +160,13 @@ def _settings(config: RepoConfig) -> LeitmotifOfflineStoreConfig:
     store: Any = config.offline_store
     if store.parts is None and store.engine.name != HERE.name:
         raise InputError(
-            f"offline_store.engine is {store.engine.name}, but offline_store.parts names no folder for the files that its "
-            "units write. Name one that this process and all executors see."
+            f"offline_store.engine is {store.engine.name}, but offline_store.parts names no folder for the files that "
+            "its units write. Name one that this process and all executors see."
         )
     return store
 
 
-def _join_by_units(
+def _by_units(
     entities: pa.Table, given: tuple[str, tuple[AskedView, ...], str, bool], parts: Path, engine: EngineParams
 ) -> list[Path]:
     return Retrieval(new_folder(parts), *given).join(entities, engine)

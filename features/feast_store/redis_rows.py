@@ -171,8 +171,8 @@ def _check_writer(feast: FeatureStore) -> None:
 def _superseded(feast: FeatureStore) -> InputError:
     return InputError(
         f"The {_servers(feast).address.where} does not have the mark of this load: another load has begun, this is "
-        "another server than the load began on (127.0.0.1 is each machine's own), or it lost the mark in a failover. No "
-        "more is written. `make load` loads again."
+        "another server than the load began on (127.0.0.1 is each machine's own), or it lost the mark in a failover. "
+        "No more is written. `make load` loads again."
     )
 
 
