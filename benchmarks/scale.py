@@ -94,7 +94,7 @@ def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
             write_log(data, num_rows, NUM_DAYS, max(2, num_rows // ROWS_A_USER), NUM_ITEMS)
             for stage in options.stages:
                 command = [sys.executable, "-m", "benchmarks.scale", "--master", options.master]
-                cost = _watched([*command, "--once", engine, stage, str(data)])
+                cost = watched([*command, "--once", engine, stage, str(data)])
                 found.append({"rows": num_rows, "engine": engine, "stage": stage, **cost})
             outs[engine] = [digest(data / out) for out in OUTS]
     if len(set(map(tuple, outs.values()))) > 1:
@@ -124,7 +124,7 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def _watched(command: list[str]) -> dict[str, Any]:
+def watched(command: list[str]) -> dict[str, Any]:
     """Run a command; returns the time and memory of it and its descendants, sampled every SAMPLE_S."""
     began, ticks, peak = time.perf_counter(), dict[int, int](), 0
     child = subprocess.Popen(command, cwd=ROOT)

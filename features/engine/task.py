@@ -14,7 +14,7 @@ from typing import Any
 
 from contracts.errors import CheckFailed, InputError
 
-LIBRARIES = ("duckdb", "ibis-framework", "numpy", "pyarrow")
+LIBRARIES = ("duckdb", "feast", "ibis-framework", "numpy", "pyarrow")
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,7 +1,8 @@
 """An entity frame and feature views -> each row's features as of its time: Feast's DuckDB store with ASOF joins.
 
 It returns what Feast's own store returns, every row once and in the frame's order. Views may have these tags, which
-apply to point-in-time joins only; times are exact to the microsecond:
+apply to point-in-time joins only; times are exact to the microsecond. With the setting `parts` units join ranges of
+rows, in this process or as tasks of Spark (as_of_units.py).
 
     lag_s: "60"       the view is read as of 60 s before event_timestamp
     strict: "true"    rows exactly at that time are excluded
@@ -9,26 +10,19 @@ apply to point-in-time joins only; times are exact to the microsecond:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ibis
-import ibis.expr.datatypes as dt
-import ibis.expr.types as ir
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.duckdb import (
     DuckDBOfflineStore,
     DuckDBOfflineStoreConfig,
-    _read_data_source,
     _write_data_source,
 )
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
@@ -41,20 +35,21 @@ from pydantic import StrictStr
 
 from contracts.errors import InputError
 from contracts.schema import TIME
-from features.feast_store.as_of_join import NO_FACT, UNKNOWN_KEY, AsOfJoin, number_keys, take
-from features.feast_store.cut import cut_histories
+from features.engine.engine import HERE
+from features.feast_store.as_of_rows import AskedView, retrieve_as_of
+from features.feast_store.as_of_units import Retrieval, new_folder, read_parts
 from features.terms.convention import micros
-
-Int64 = npt.NDArray[np.int64]
-
-BEFORE_TIME = np.iinfo(np.int64).min
-"""Replaces a null time: no fact is before it."""
+from features.terms.params import EngineParams
 
 
 class LeitmotifOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """The same settings in feature_store.yaml as for `duckdb`."""
+    """The settings of `duckdb` in feature_store.yaml, and who joins."""
 
     type: StrictStr = "features.feast_store.offline.LeitmotifOfflineStore"
+    parts: StrictStr | None = None
+    """A folder: units join ranges of rows, and write Parquet files into a folder of each retrieval's own in it."""
+    engine: EngineParams = HERE
+    """What runs the units, as in params.yaml. Executors of Spark must see the folder."""
 
 
 class LeitmotifOfflineStore(DuckDBOfflineStore):
@@ -86,10 +81,13 @@ class LeitmotifOfflineStore(DuckDBOfflineStore):
         entities = _entity_table(entity_df, time)
         asked = [_ask(view, feature_refs, full_feature_names) for view in feature_views]
         _check_columns(entities, asked)
-        store: Any = config.offline_store
-        times = entities[time].drop_null()
-        return AsOfRetrievalJob(
-            lambda: retrieve_as_of(entities, time, asked, str(config.repo_path), filter_by_created_timestamp),
+        store, times = _settings(config), entities[time].drop_null()
+        given = time, tuple(asked), str(config.repo_path), filter_by_created_timestamp
+        kind, retrieve = AsOfRetrievalJob, partial(retrieve_as_of, entities, *given)
+        if store.parts is not None:
+            kind, retrieve = PartsRetrievalJob, partial(_by_units, entities, given, Path(store.parts), store.engine)
+        return kind(
+            retrieve,
             on_demand_feature_views=on_demand,
             full_feature_names=full_feature_names,
             metadata=RetrievalMetadata(
@@ -108,7 +106,7 @@ class LeitmotifOfflineStore(DuckDBOfflineStore):
 class AsOfRetrievalJob(IbisRetrievalJob):
     """Feast's job over a table that is computed lazily, once."""
 
-    def __init__(self, retrieve: Callable[[], pa.Table], **of_feast: Any) -> None:
+    def __init__(self, retrieve: Callable[[], Any], **of_feast: Any) -> None:
         super().__init__(table=None, **of_feast)
         self._retrieve = cache(retrieve)
 
@@ -129,124 +127,49 @@ class AsOfRetrievalJob(IbisRetrievalJob):
         return super().to_remote_storage()
 
 
-@dataclass(frozen=True)
-class AskedView:
-    """The requested part of one view."""
+class PartsRetrievalJob(AsOfRetrievalJob):
+    """Feast's job over Parquet files that an engine's units write, once. Only to_arrow and to_df hold all rows."""
 
-    view: FeatureView
-    keys: dict[str, str]  # the view's join key -> the entity frame's column
-    features: list[str]  # names in the view
-    names: list[str]  # names in the result
-    back_us: int  # the view is read as of event_timestamp minus this
+    def parts(self) -> list[Path]:
+        """The files, in the order of the entity frame's rows. Without features on demand."""
+        return self._retrieve()
 
-    @property
-    def source(self) -> DataSource:
-        """The source of the view's rows. Raises InputError if it has none."""
-        if self.view.batch_source is None:
-            raise InputError(f"Feature view {self.view.name} has no batch source: it cannot be joined as of a time.")
-        return self.view.batch_source
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return read_parts(self.parts())
 
-    @property
-    def is_sequence(self) -> bool:
-        """Whether the view's arrays are cut from stored histories."""
-        return self.view.tags.get("sequence") == "true"
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return read_parts(self.parts()).to_pandas()
 
-    def facts_id(self) -> tuple[Any, ...]:
-        """Equal for views that read the same rows by the same keys."""
-        return self.source.to_proto().SerializeToString(deterministic=True), tuple(self.keys.items())
+    def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the result as Feast's own job does, from the files."""
+        self.table = ibis.read_parquet([str(part) for part in self.parts()])
+        IbisRetrievalJob.persist(self, storage, allow_overwrite, timeout)
 
+    def supports_remote_storage_export(self) -> bool:
+        """Always."""
+        return True
 
-def retrieve_as_of(
-    entities: pa.Table, time: str, asked: Sequence[AskedView], repo_path: str, by_arrival: bool
-) -> pa.Table:
-    """The entity table, in its order, with a column added for each requested feature.
-
-    by_arrival: a row is also unknown before its created timestamp, if the source has one.
-    """
-    at = entities[time].cast(pa.int64()).fill_null(BEFORE_TIME).to_numpy()
-    columns: dict[str, pa.ChunkedArray] = {}
-    groups: dict[tuple[Any, ...], list[AskedView]] = {}
-    for each in asked:
-        if each.is_sequence:
-            columns |= _cut(entities, at, each)
-        else:
-            groups.setdefault(each.facts_id(), []).append(each)
-    for views in groups.values():
-        columns |= _join(entities, at, views, repo_path, by_arrival)
-    for each in asked:
-        for name in each.names:
-            entities = entities.append_column(name, columns[name])
-    return entities
+    def to_remote_storage(self) -> list[str]:
+        """The paths of the files. Raises InputError for features on demand, which are not in them."""
+        if names := [view.name for view in self.on_demand_feature_views]:
+            raise InputError(f"{', '.join(names)}: features on demand are computed by to_arrow and to_df alone.")
+        return [str(part) for part in self.parts()]
 
 
-def _join(
-    entities: pa.Table, at: Int64, views: Sequence[AskedView], repo_path: str, by_arrival: bool
-) -> dict[str, pa.ChunkedArray]:
-    """The columns of views that read the same rows by the same keys, which are read and sorted once."""
-    first, source = views[0], views[0].source
-    features = sorted({name for each in views for name in each.features})
-    table = _read_facts(source, [*first.keys], features, repo_path)
-    facts, backend = table.to_pyarrow(), cast(Any, ibis.get_backend(table))
-    keys, asking = number_keys(
-        [facts[f"key_{number}"] for number in range(len(first.keys))], [entities[name] for name in first.keys.values()]
-    )
-    fact_at = facts["at"].to_numpy()
-    created = facts["created"] if source.created_timestamp_column else None
-    join = AsOfJoin(backend.con, keys, fact_at, created, by_arrival and created is not None)
-    join.ask(np.where(at == BEFORE_TIME, UNKNOWN_KEY, asking), at)
-    columns: dict[str, pa.ChunkedArray] = {}
-    for each in views:
-        chosen = join.newest(each.back_us)
-        if each.view.ttl and len(fact_at):
-            expired = fact_at[chosen] + micros(each.view.ttl.total_seconds()) < at - each.back_us
-            chosen = np.where(expired, NO_FACT, chosen)
-        columns |= zip(each.names, take(facts, [f"feature_{name}" for name in each.features], chosen), strict=True)
-    join.close()
-    return columns
-
-
-def _read_facts(source: DataSource, keys: Sequence[str], features: Sequence[str], repo_path: str) -> ir.Table:
-    """Columns key_0, key_1, ..., at, created (both us) and the features, of all rows with a time."""
-    table = _read_data_source(source, repo_path)
-    for old, new in source.field_mapping.items():
-        if old in table.columns:
-            table = table.rename({new: old})
-    columns: dict[str, ir.Value] = {f"key_{number}": table[key] for number, key in enumerate(keys)}
-    columns |= {f"feature_{name}": table[name] for name in features}
-    columns["at"] = _micros_of(table[source.timestamp_field])
-    if source.created_timestamp_column:
-        columns["created"] = _micros_of(table[source.created_timestamp_column])
-    return table.select(**columns).filter(ibis._["at"].notnull())
-
-
-@ibis.udf.scalar.builtin(signature=((dt.Timestamp(timezone="UTC"),), dt.int64))
-def epoch_us(at) -> int:  # type: ignore[empty-body]
-    """DuckDB's built-in function."""
-
-
-def _micros_of(column: ir.Value) -> ir.Value:
-    """Microseconds; a time without a zone is read as UTC."""
-    utc: Any = dt.Timestamp(timezone="UTC")
-    return epoch_us(column.cast(utc))
-
-
-def _cut(entities: pa.Table, at: Int64, asked: AskedView) -> dict[str, pa.ChunkedArray]:
-    tags, name = asked.view.tags, asked.view.name
-    if missing := [tag for tag in ("histories", "max_length") if tag not in tags]:
+def _settings(config: RepoConfig) -> LeitmotifOfflineStoreConfig:
+    store: Any = config.offline_store
+    if store.parts is None and store.engine.name != HERE.name:
         raise InputError(
-            f"{name} is tagged as a sequence but lacks the tag {missing[0]}. `make load` applies the definitions."
+            f"offline_store.engine is {store.engine.name}, but offline_store.parts names no folder for the files that "
+            "its units write. Name one that this process and all executors see."
         )
-    folder = Path(tags["histories"])
-    if not folder.is_dir():
-        raise InputError(
-            f"{name} is cut from {folder}, which does not exist. `make run` makes it, `make pull` fetches it."
-        )
-    (user,) = asked.keys.values()
-    before = np.where(
-        at == BEFORE_TIME, BEFORE_TIME, at - asked.back_us + 1
-    )  # inclusive: strictly before the next microsecond
-    found = cut_histories(folder, entities[user], before, int(tags["max_length"]), asked.features)
-    return {named: found[feature] for feature, named in zip(asked.features, asked.names, strict=True)}
+    return store
+
+
+def _by_units(
+    entities: pa.Table, given: tuple[str, tuple[AskedView, ...], str, bool], parts: Path, engine: EngineParams
+) -> list[Path]:
+    return Retrieval(new_folder(parts), *given).join(entities, engine)
 
 
 def _entity_table(entity_df: pd.DataFrame, time: str) -> pa.Table:

@@ -29,11 +29,23 @@ ELEMENTS_AT_ONCE = 1 << 19
 
 def write(feast: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
     """Write rows, replacing those of the same ids, as Feast's materialization engine does."""
-    kinds = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     provider = feast._get_provider()
-    for piece in _pieces(rows):
-        data = _convert_arrow_to_proto(piece, view, kinds)
+    for data in _converted(view, rows):
         provider.online_write_batch(feast.config, view, data, progress=None)
+
+
+def overwrite(feast: FeatureStore, view: FeatureView, rows: pa.Table, stored: Sequence[str]) -> None:
+    """Write rows, also over newer ones, which our stores otherwise keep. Done twice, it ends the same.
+
+    stored: those of their ids that the store has. In a file, which nobody reads yet, these are removed first. The rows
+    of a server are read meanwhile, so each is replaced by one command.
+    """
+    if is_file(feast):
+        remove(feast, view, stored)
+        write(feast, view, rows)
+        return
+    for data in _converted(view, rows):
+        redis_rows().overwrite(feast, view, data)
 
 
 def restamp(feast: FeatureStore, view: FeatureView, ids: Sequence[str], at: Sequence[int]) -> None:
@@ -52,17 +64,6 @@ def remove(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
         return
     keys = [(key,) for key in _keys(view, ids)]
     _execute(feast, f"DELETE FROM {_quoted(feast, view)} WHERE entity_key = ?", keys)
-
-
-def allow_older_overwrite(feast: FeatureStore, view: FeatureView, ids: Sequence[str]) -> None:
-    """Allow the next write to replace rows by older ones, which our stores otherwise ignore.
-
-    In a file that nobody reads yet the rows are removed. A server's rows are read meanwhile, so they are stamped 0.
-    """
-    if is_file(feast):
-        remove(feast, view, ids)
-    else:
-        restamp(feast, view, ids, [0] * len(ids))
 
 
 def stored_ids(feast: FeatureStore, view: FeatureView) -> pa.Array:
@@ -121,6 +122,17 @@ def mark(feast: FeatureStore, snapshot_id: str) -> None:
         redis_rows().mark(feast, snapshot_id)
 
 
+def writer(feast: FeatureStore) -> str | None:
+    """The token of the load that `mark` has begun in a Redis; None for a file."""
+    return None if is_file(feast) else redis_rows().store_of(feast).writer
+
+
+def write_for(feast: FeatureStore, writer: str | None) -> None:
+    """From now on this `feast` writes rows for the load with that token, which another process has begun."""
+    if writer is not None:
+        redis_rows().store_of(feast).writer = writer
+
+
 def is_of(feast: FeatureStore, snapshot_id: str) -> bool:
     """Whether the rows belong to a snapshot. Always true for a file, which its stamp describes."""
     return is_file(feast) or redis_rows().marked(feast)[0] == snapshot_id
@@ -172,6 +184,12 @@ def _keys(view: FeatureView, ids: Sequence[str]) -> list[bytes]:
 
 def _key(join_keys: list[str], name: str) -> bytes:
     return serialize_entity_key(entity_key(join_keys, name), KEY_VERSION)
+
+
+def _converted(view: FeatureView, rows: pa.Table) -> Iterator[list[Any]]:
+    kinds = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+    for piece in _pieces(rows):
+        yield _convert_arrow_to_proto(piece, view, kinds)
 
 
 def _pieces(rows: pa.Table) -> Iterator[pa.RecordBatch]:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from contracts.errors import InputError
 from features.feast_store.kept_before import WRITE, as_of, fields_of, is_kept
-from features.feast_store.redis_order import newest_of_each, order, order_of, timestamp
+from features.feast_store.redis_order import fields_of_row, newest_of_each, order, order_of, timestamp
 from features.feast_store.redis_rows import LOADS, mark_of
 from features.feast_store.sequence_view import Row, SequenceView, Written, user_ids
 from features.live.redis import RedisTail
@@ -64,6 +64,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
         self._servers: Servers | None = None
         self._tails: dict[tuple[str, str], RedisTail] = {}
         self.writes_to: dict[str, str] | None = None  # during a load: the primaries, as returned by Servers.run_ids
+        self.writer: str | None = None  # during a load: its token in the mark (redis_rows.py)
         self.load: int | None = None  # the load as of which views tagged kept_before are read; None: the newest
 
     def tail(self, config: RepoConfig) -> RedisTail:
@@ -226,10 +227,8 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
             waiting = {key: row for key, row in waiting.items() if order(row[2]) >= order_of(stored[key])}
             commands = []
             for key, row in waiting.items():
-                fields: list[Any] = [stamp, timestamp(row[2]).SerializeToString()]
-                for feature, value in row[1].items():
-                    fields += [_mmh3(f"{name}:{feature}"), value.SerializeToString()]
-                commands.append((key, ("EVALSHA", sha(REPLACE), 1, key, stamp, stored[key] or b"", *fields)))
+                told = stamp, stored[key] or b"", *fields_of_row(name, row)
+                commands.append((key, ("EVALSHA", sha(REPLACE), 1, key, *told)))
             done = servers.pipelined(commands, REPLACE)
             if seconds_to_live:
                 servers.pipelined([(key, ("EXPIRE", key, seconds_to_live)) for key in waiting])

@@ -1,10 +1,10 @@
-"""Rows that Feast writes -> the newest of each Redis key; and the order of rows by their timestamps."""
+"""Rows that Feast writes -> the newest of each Redis key, and its fields; the order of rows by their timestamps."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from feast import RepoConfig
-from feast.infra.online_stores.helpers import _redis_key
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,6 +20,14 @@ def newest_of_each(config: RepoConfig, rows: Sequence[Written]) -> dict[bytes, W
         if key not in newest or order(row[2]) >= order(newest[key][2]):
             newest[key] = row
     return newest
+
+
+def fields_of_row(name: str, row: Written) -> list[Any]:
+    """Fields of a row and their values, in turns, as Feast stores them. name: the view's, versioned by Feast."""
+    fields: list[Any] = [f"_ts:{name}", timestamp(row[2]).SerializeToString()]
+    for feature, value in row[1].items():
+        fields += [_mmh3(f"{name}:{feature}"), value.SerializeToString()]
+    return fields
 
 
 def timestamp(at: Any) -> Timestamp:

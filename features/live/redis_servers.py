@@ -92,9 +92,13 @@ class Servers:
         nodes = sorted(client.get_primaries(), key=lambda node: str(node.name))
         return [client.get_redis_connection(node) for node in nodes]
 
+    def look_again(self) -> None:
+        """Read the map of slots again before its next use: others may have met a failover that this has not."""
+        self._is_stale = self.address.is_cluster
+
     def copies(self, key: Key) -> list[Redis]:
         """The server that has a key and, in a cluster, its current replicas."""
-        self._is_stale = self.address.is_cluster
+        self.look_again()
         client = self.client
         if not isinstance(client, RedisCluster):
             return [client]

@@ -5,21 +5,29 @@ and nulls included.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 DIGEST_BYTES = 16
+UNKNOWN = bytes(DIGEST_BYTES)
+"""The digest of a row whose features are not known; no other row has it."""
+ROWS_AT_ONCE = 65_536
+"""Rows of a row group, so that a range of ids is found without reading the others."""
 SCHEMA = pa.schema([("id", pa.string()), ("digest", pa.binary(DIGEST_BYTES)), ("at", pa.int64())])
 
 
@@ -43,26 +51,44 @@ class ViewRows:
         return cls(SCHEMA.empty_table())
 
     @classmethod
-    def read(cls, path: Path) -> "ViewRows":
-        """Read what `write` wrote."""
-        return cls(pq.read_table(path, schema=SCHEMA))
+    def unknown(cls, ids: pa.Array) -> "ViewRows":
+        """Rows of which only the ids are known, in their order."""
+        digests = pa.repeat(pa.scalar(UNKNOWN, pa.binary(DIGEST_BYTES)), len(ids))
+        table = pa.table([ids, digests, pa.repeat(pa.scalar(0, pa.int64()), len(ids))], schema=SCHEMA)
+        return cls(table.sort_by("id"))
 
-    def write(self, path: Path) -> None:
-        """Write a Parquet file."""
-        pq.write_table(self.table, path, use_dictionary=False, compression="none")
+    @classmethod
+    def read(cls, path: Path, first: str | None = None, end: str | None = None) -> "ViewRows":
+        """Read what `rows_file` wrote. first, end: only ids from first on, and before end; None: no bound."""
+        bounds = [ds.field("id") >= first] if first is not None else []
+        bounds += [ds.field("id") < end] if end is not None else []
+        return cls(pq.read_table(path, schema=SCHEMA, filters=reduce(and_, bounds) if bounds else None))
+
+
+@contextmanager
+def rows_file(path: Path) -> Iterator[Callable[[ViewRows], None]]:
+    """Open a Parquet file to which rows are appended; they come in order of their ids."""
+    with pq.ParquetWriter(path, SCHEMA, use_dictionary=False, compression="none") as writer:
+        yield lambda rows: writer.write_table(rows.table, row_group_size=ROWS_AT_ONCE)
+
+
+class Changes(NamedTuple):
+    """Masks over rows of a snapshot."""
+
+    written: Bool  # new or changed
+    replaced: Bool  # those of them that the previous load has
+    restamped: Bool  # with the same features but another time
 
 
 class Difference:
-    """Compares a snapshot, given in pieces, with the rows of the previous load."""
+    """Compares rows of a snapshot, given in pieces, with those of the previous load that have ids in the same range."""
 
     def __init__(self, before: ViewRows) -> None:
         self._before = before.table.combine_chunks()
         self._seen = np.zeros(len(self._before), bool)
-        self._pieces: list[pa.Table] = []
 
-    def changed(self, rows: ViewRows) -> tuple[Bool, Bool]:
-        """Masks [rows] of (new or changed rows, rows whose features are the same but whose time changed)."""
-        self._pieces.append(rows.table)
+    def compare(self, rows: ViewRows) -> Changes:
+        """What is to be done with each row."""
         place = pc.call_function("index_in", [rows.table["id"]], pc.SetLookupOptions(value_set=self._before["id"]))
         place = place.fill_null(-1).to_numpy().astype(np.int64)
         known = place >= 0
@@ -70,22 +96,11 @@ class Difference:
         same, timely = known.copy(), known.copy()
         same[known] = _equal(rows.table["digest"], self._before["digest"], known, place)
         timely[known] = _equal(rows.table["at"], self._before["at"], known, place)
-        return ~same, same & ~timely
+        return Changes(written=~same, replaced=known & ~same, restamped=same & ~timely)
 
     def gone(self) -> list[str]:
-        """Ids of the previous load that are in no piece."""
+        """Ids of the previous load that no compared piece has."""
         return self._before["id"].filter(pa.array(~self._seen)).to_pylist()
-
-    def rows(self) -> ViewRows:
-        """The rows of all pieces. Raises ValueError if an id occurs twice."""
-        table = pa.concat_tables(self._pieces or [SCHEMA.empty_table()])
-        distinct = pc.call_function("count_distinct", [table["id"]]).as_py()
-        if distinct != len(table):
-            raise ValueError(
-                f"The snapshot has {len(table):,} rows for {distinct:,} ids; a view has one row per id. `make run` "
-                "makes the snapshot again."
-            )
-        return ViewRows(table)
 
 
 def _equal(new: pa.ChunkedArray, before: pa.ChunkedArray, known: Bool, place: Int64) -> Bool:

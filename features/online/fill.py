@@ -8,27 +8,30 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from google.protobuf.message import Message
 
-from contracts.errors import InputError
 from features.encoding.as_of import AsOfCounter
 from features.encoding.counter_layers import extended
 from features.encoding.counters import COCLICKS, ITEMS, Counters, from_parquet
-from features.live.open_tail import engine
+from features.engine.engine import Engine, InProcess
+from features.live.open_tail import engine as online_engine
 from features.live.places import DEFINED, ENGINE
 from features.online import item_state
-from features.online.changes import Difference, ViewRows
+from features.online.changes import ViewRows, rows_file
+from features.online.view_load import WRITTEN, ViewLoad, load_groups
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -40,7 +43,6 @@ COUNTED = "counted"
 OF_ITEMS = (ITEMS, COCLICKS)
 VIEWS = {"user_history": "user_id", "user_state": "user_id", "item_profile": "item_id"}
 """Each online view, loaded from the snapshot's file of that name, and its column of ids."""
-EVENT_TIME = "event_timestamp"
 LONG_AGO = datetime(1900, 1, 1, tzinfo=UTC)
 ONLINE = "online.db"
 
@@ -61,7 +63,7 @@ class Counted(NamedTuple):
 
 
 Written = Callable[[str, pa.Array | pa.ChunkedArray], None]
-"""Called with a view's name and the ids of rows that were written, once per row group."""
+"""Called with a view's name and the ids of rows that were written, once per unit (view_load.py)."""
 
 
 def fill(
@@ -70,10 +72,13 @@ def fill(
     data: Path,
     snapshot: Path,
     stamp: dict[str, Any],
+    engine: Engine,
     counted: Counted | None = None,
     written: Written | None = None,
 ) -> dict[str, Any]:
     """Write registry.db, online.db, the counters of items and their ids. Returns the stamp's DEFINED section.
+
+    engine: what writes rows of a Redis; into a file this process does.
 
     previous: the loaded state whose files may be reused; None: everything is built from scratch. Its files are never
         written to: unchanged ones are hard-linked into the new folder, others copied first.
@@ -81,7 +86,8 @@ def fill(
     files = _count(folder, previous, data, snapshot, stamp, counted)
     with _feast(folder, previous, data, snapshot, stamp) as (feast, defined, comparable):
         for name in VIEWS:
-            _load_view(feast, folder, name, previous if comparable else None, snapshot, written)
+            comparing = previous if comparable else None
+            _load_view(feast, folder, name, comparing, snapshot, written, engine)
     return {**defined, COUNTED: files}
 
 
@@ -177,7 +183,7 @@ def _hashes(wanted: list[Any]) -> dict[str, str]:
     columns = [[view.name, *view.entities, *(f"{field.name} {field.dtype}" for field in view.schema)] for view in views]
     said = {"all": b"".join(hashlib.sha256(spec).digest() for spec in specs), "online": json.dumps(columns).encode()}
     hashes = {name: hashlib.sha256(feast.__version__.encode() + text).hexdigest() for name, text in said.items()}
-    return {**hashes, ENGINE: engine()}
+    return {**hashes, ENGINE: online_engine()}
 
 
 def _timeless(message: Any) -> Any:
@@ -192,47 +198,55 @@ def _timeless(message: Any) -> Any:
 
 
 def _load_view(
-    feast: "FeatureStore", folder: Path, name: str, previous: LoadedState | None, snapshot: Path, tell: Written | None
+    feast: "FeatureStore",
+    folder: Path,
+    name: str,
+    previous: LoadedState | None,
+    snapshot: Path,
+    tell: Written | None,
+    engine: Engine,
 ) -> None:
     """Write the changes of one view's rows since the previous load, and record its rows in the folder."""
     from features.feast_store import online_rows
 
-    rows_file = f"{name}.rows.parquet"
-    view, key = feast.get_feature_view(name), VIEWS[name]
-    difference = Difference(ViewRows.read(previous.folder / rows_file) if previous is not None else ViewRows.none())
-    # A server may hold rows of an unknown load. They are served meanwhile, so they are removed last.
-    unknown = pa.array([], pa.string())
-    if previous is None and not online_rows.is_file(feast):
-        unknown = online_rows.stored_ids(feast, view)
-    num_written = 0
-    for piece in _row_groups(snapshot / f"{name}.parquet"):
-        written, restamped = difference.changed(ViewRows.of(piece, key, EVENT_TIME))
-        changed = piece.filter(pa.array(written))
-        if previous is not None:
-            online_rows.allow_older_overwrite(feast, view, changed[key].to_pylist())
-        elif len(unknown):
-            there = pc.call_function("is_in", [changed[key]], pc.SetLookupOptions(value_set=unknown))
-            online_rows.allow_older_overwrite(feast, view, changed[key].filter(there).to_pylist())
-        online_rows.write(feast, view, changed)
-        late = piece.select([key, EVENT_TIME]).filter(pa.array(restamped))
-        online_rows.restamp(feast, view, late[key].to_pylist(), late[EVENT_TIME].cast(pa.int64()).to_pylist())
-        num_written += int(written.sum())
-        if tell is not None:
-            tell(name, changed[key])
-    rows = difference.rows()
-    gone = [*difference.gone(), *_new(unknown.to_pylist(), rows.table["id"].to_pylist())]
-    online_rows.remove(feast, view, gone)
-    rows.write(folder / rows_file)
-    counts = [f"{count:,}" for count in (num_written, len(rows.table), len(gone))]
+    path = snapshot / f"{name}.parquet"
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as scratch:
+        parts = Path(scratch)
+        before = _before(feast, name, previous, parts)
+        load = ViewLoad(pickle.dumps(feast.config), name, VIEWS[name], path, before, parts, online_rows.writer(feast))
+        units = load.units()
+        # a file has one writer, and for one unit no engine need be started
+        runner = InProcess() if online_rows.is_file(feast) or len(units) == 1 else engine
+        num_rows = num_written = num_removed = 0
+        with rows_file(folder / rows_of(name)) as append:
+            for done in runner.map(partial(load_groups, load), units, f"loading {name}"):
+                rows = pq.read_table(done.part)
+                if tell is not None:
+                    tell(name, rows["id"].filter(rows[WRITTEN]))
+                append(ViewRows(rows.drop_columns([WRITTEN])))
+                num_rows, num_written = num_rows + done.num_rows, num_written + done.num_written
+                num_removed += done.num_removed
+    counts = [f"{count:,}" for count in (num_written, num_rows, num_removed)]
     log.info("loading Feast: %s %s of %s rows written, %s removed", name, *counts)
 
 
-def _row_groups(path: Path) -> Iterator[pa.Table]:
-    try:
-        with pq.ParquetFile(path) as parquet:
-            for number in range(parquet.num_row_groups):
-                yield parquet.read_row_group(number)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}. `make run` makes it again, `make pull` fetches it."
-        ) from error
+def _before(feast: "FeatureStore", name: str, previous: LoadedState | None, scratch: Path) -> Path | None:
+    """A file of the rows that the store has of a view; None if it has none.
+
+    A server may hold rows of a load that is not known here, such as one that was killed: all of its ids are listed.
+    """
+    from features.feast_store import online_rows
+
+    if previous is not None:
+        return previous.folder / rows_of(name)
+    if online_rows.is_file(feast):
+        return None
+    listed = scratch / "listed.parquet"
+    with rows_file(listed) as append:
+        append(ViewRows.unknown(online_rows.stored_ids(feast, feast.get_feature_view(name))))
+    return listed
+
+
+def rows_of(view: str) -> str:
+    """The file of a state folder that records a view's rows."""
+    return f"{view}.rows.parquet"

@@ -22,10 +22,13 @@ from contracts.files import hash_file
 from contracts.known_hashes import hash_of, remembering
 from contracts.params import load_params
 from contracts.publish import write_json
-from features.live.open_tail import engine, forgotten_of, open_tail, redis_address
+from features.engine.engine import HERE, running
+from features.live.open_tail import engine as online_engine
+from features.live.open_tail import forgotten_of, open_tail, redis_address
 from features.live.places import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
 from features.online.fill import ONLINE, Counted, LoadedState, Written, fill
 from features.online.snapshot import COUNTERS
+from features.terms.params import EngineParams
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -54,12 +57,14 @@ def load(
     snapshot: Path | None = None,
     counted: Counted | None = None,
     written: Written | None = None,
+    engine: EngineParams = HERE,
 ) -> bool:
     """Load Feast from the snapshot of data/<source>, unless it is loaded already. Returns whether it loaded.
 
     state: becomes a symbolic link to a new folder beside it, replaced atomically at the end.
     snapshot: the folder feature_snapshot; None for the published one.
     counted: the counters of data, if they are built already. written: called with the rows that were written.
+    engine: what writes rows of a Redis; into a file this process does.
     One process loads at a time; others wait, and then find the snapshot loaded.
     """
     snapshot = snapshot or data / "feature_snapshot"
@@ -75,7 +80,8 @@ def load(
             _check_files(data, snapshot, stamp)
         building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
         try:
-            defined = fill(building, previous, data, snapshot, stamp, counted, written)
+            with running(engine, building) as runner:
+                defined = fill(building, previous, data, snapshot, stamp, runner, counted, written)
             stored = _stored(building, previous.stamp[STORED] if previous is not None else {})
             write_json(building / STAMP, stamp | {STORED: stored, DEFINED: defined})
             _point(state, building)
@@ -105,23 +111,22 @@ def _honour_list(state: Path) -> None:
 
 
 @contextlib.contextmanager
-def offline_store(state: Path, spill: Path) -> Iterator["FeatureStore"]:
+def offline_store(state: Path, spill: Path, engine: EngineParams = HERE) -> Iterator["FeatureStore"]:
     """Feast over a state folder, to materialize and for point-in-time joins.
 
     Feast reads through Ibis' default backend, which is set to a DuckDB in UTC that spills into the folder `spill`.
+    engine: what joins. Spark writes Parquet parts into `spill`, which its executors must see; they stay there.
     """
-    import ibis
     from feast import FeatureStore
 
     from features.feast_store.config import config
-    from features.tables.duck import duckdb
+    from features.tables.duck import as_default
 
-    with duckdb(spill) as connection:
-        ibis.set_backend(connection)
-        try:
-            yield FeatureStore(config=config(state, offline="features.feast_store.offline.LeitmotifOfflineStore"))
-        finally:
-            ibis.options.default_backend = None
+    offline: dict[str, Any] = {"type": "features.feast_store.offline.LeitmotifOfflineStore"}
+    if engine.name != HERE.name:
+        offline |= {"engine": engine.model_dump(mode="json"), "parts": str(spill)}
+    with as_default(spill):
+        yield FeatureStore(config=config(state, offline=offline))
 
 
 def _read_snapshot(snapshot: Path) -> dict[str, Any]:
@@ -183,8 +188,8 @@ def _previous(state: Path) -> LoadedState | None:
             return None
         if DEFINED not in stamp or not is_current(stamp):  # loaded by another version
             return None
-        if loaded_into(stamp) != engine():
-            log.info("%s was loaded into another online store than %s: loading everything", state, engine())
+        if loaded_into(stamp) != online_engine():
+            log.info("%s was loaded into another online store than %s: loading everything", state, online_engine())
             return None
         if _is_undamaged(state, stamp) and _has_rows(state, stamp):
             return LoadedState(state.resolve(), stamp)
@@ -256,9 +261,10 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     try:
-        data = Path("data") / load_params()["source"].id
+        params = load_params()
+        data = Path("data") / params["source"].id
         with remembering():
-            done = load(data, state_of(data))
+            done = load(data, state_of(data), engine=params["engine"])
     except InputError as error:
         log.error("load failed: %s", error)
         sys.exit(error.exit_code)

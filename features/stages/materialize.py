@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encoding.encode import FeatureSpec
+from features.engine.engine import HERE
 from features.live.places import state_of
 from features.online.fill import Counted
 from features.online.freshness import measure
@@ -34,7 +35,14 @@ from features.online.snapshot import write_snapshot
 from features.online.store import OnlineStore
 from features.tables.event_counts import USER_EVENTS, write_event_counts
 from features.tables.histories import UserHistories
-from features.terms.params import HistoryParams, LabelParams, MaterializeParams, StatisticsParams, ValidateParams
+from features.terms.params import (
+    EngineParams,
+    HistoryParams,
+    LabelParams,
+    MaterializeParams,
+    StatisticsParams,
+    ValidateParams,
+)
 
 log = logging.getLogger("leitmotif")
 
@@ -50,8 +58,12 @@ def run(
     materialize: MaterializeParams,
     validate: ValidateParams,
     labels: LabelParams,
+    engine: EngineParams = HERE,
 ) -> Report:
-    """Differences are only counted and named here; the stage `package` refuses a snapshot with any."""
+    """Differences are only counted and named here; the stage `package` refuses a snapshot with any.
+
+    engine: loads a Redis; all else is done in this process.
+    """
     with publish(data, "feature_snapshot") as staging:
         snapshot = staging / "feature_snapshot"
         histories = UserHistories.open(data / "user_histories")
@@ -63,7 +75,7 @@ def run(
         write_event_counts(histories, snapshot / USER_EVENTS)
         back = ReadBack(materialize.num_read_back, stamp["snapshot_id"])
         counted = Counted(offline.counters, offline.item_ids, offline.histories.user_ids.to_pylist())
-        load(data, state_of(data), snapshot, counted, back.tell)
+        load(data, state_of(data), snapshot, counted, back.tell, engine)
         spec = parity_spec(history, statistics)
         parts, left_out, views = _prove(data, snapshot, stamp, spec, materialize, offline, back)
         parity = {

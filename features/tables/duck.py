@@ -45,6 +45,18 @@ def duckdb(spill: Path) -> Iterator[Backend]:
 
 
 @contextmanager
+def as_default(spill: Path) -> Iterator[Backend]:
+    """As `duckdb`, and Ibis' default backend within the block, through which Feast reads."""
+    with duckdb(spill) as connection:
+        before = ibis.options.default_backend
+        ibis.set_backend(connection)
+        try:
+            yield connection
+        finally:
+            ibis.options.default_backend = before
+
+
+@contextmanager
 def at_hand(spill: Path) -> Iterator[Backend]:
     """The connection of the `duckdb` block that this runs in, as to open one takes longer than most queries of a small
     file; in a task of its own process a new one."""

@@ -79,6 +79,14 @@ def test_online_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert all(300 < row["bytes_a_live_event"] < 2_000 for row in report["rows"])
 
 
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_redis_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On Spark: tests/features/engine."""
+    small = ("--users", "40", "--events", "20", "--items", "50", "--engines", "duckdb", "--reports", str(tmp_path))
+    ((engine, rows, *_),) = rows_of(run(monkeypatch, capsys, "redis_load", *small))
+    assert (engine, rows) == ("duckdb", "80")
+
+
 def test_live_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--rows", "2000", "4000", "--users", "50", "--items", "60", "--calls", "3")
     report = json.loads(run(monkeypatch, capsys, "live_memory", *small))["rows"]

@@ -95,13 +95,13 @@ class Repository:
         self.made.append(made)
         return made
 
-    def store(self, kind: str) -> FeatureStore:
+    def store(self, kind: str, **offline: Any) -> FeatureStore:
         config = RepoConfig(
             project="tried",
             provider="local",
             registry={"path": str(self.folder / f"{kind}.db"), "cache_ttl_seconds": 0},
             online_store={"type": "sqlite", "path": str(self.folder / f"{kind}-online.db")},
-            offline_store={"type": kind},
+            offline_store={"type": kind} | offline,
             entity_key_serialization_version=3,
         )
         store = FeatureStore(config=config)

@@ -25,7 +25,7 @@ from features.encoding.counters import NAMES
 from features.encoding.user_counts import NO_COUNTS
 from features.feast_store import online_rows
 from features.live.places import LAYOUT, read_stamp, state_of
-from features.online.changes import Difference, ViewRows
+from features.online.changes import ViewRows
 from features.online.fill import VIEWS
 from features.online.load import load
 from features.online.snapshot import COUNTERS, ITEM_PROFILE, write_snapshot
@@ -277,7 +277,7 @@ def test_a_full_load_into_redis_removes_no_row_while_others_read(
     monkeypatch.setenv("LEITMOTIF_ONLINE", f"127.0.0.1:{redis_server.port},db=12")
     source.take_up([*rows, row("leaves", "i03", 6000, role="history")])
     load(source.data, source.state)
-    serving, seen, write = OnlineStore.open(source.state), [], online_rows.write
+    serving, seen, write = OnlineStore.open(source.state), [], online_rows.overwrite
 
     def look_and_write(*arguments: Any) -> None:
         seen.append(serving.history("u1"))
@@ -285,7 +285,7 @@ def test_a_full_load_into_redis_removes_no_row_while_others_read(
 
     shutil.rmtree(source.state.parent)
     source.take_up(rows)
-    monkeypatch.setattr(online_rows, "write", look_and_write)
+    monkeypatch.setattr(online_rows, "overwrite", look_and_write)
     load(source.data, source.state)
     assert None not in seen
     assert (serving.history("leaves"), serving.history("u1") is None) == (None, False)
@@ -428,9 +428,9 @@ def test_a_row_s_digest_does_not_depend_on_its_neighbours() -> None:
         assert piece == whole[first : first + length]
 
 
-def test_an_id_that_comes_twice_is_refused() -> None:
-    table = random_rows(USER_HISTORY_SNAPSHOT, "user_id", ["u", "u"], np.random.default_rng(0))
-    difference = Difference(ViewRows.none())
-    difference.changed(ViewRows.of(table, "user_id", "event_timestamp"))
-    with pytest.raises(ValueError, match="2 rows for 1 ids"):
-        difference.rows()
+@pytest.mark.parametrize("users", [["u", "u"], ["v", "u"]])
+def test_a_snapshot_whose_ids_are_not_sorted_or_come_twice_is_refused(tmp_path: Path, users: list[str]) -> None:
+    source = Source(tmp_path, random_log(0, num_requests=20))
+    source.write(np.random.default_rng(0), users, [f"i{number:02}" for number in range(12)])
+    with pytest.raises(InputError, match=rf"not sorted by distinct user_id: '{users[0]}' comes before 'u'. `make run`"):
+        load(source.data, source.state)
