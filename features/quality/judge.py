@@ -4,18 +4,13 @@ Importing and opening GX takes seconds, so only `at_hand` of expectations.py imp
 really judged.
 """
 
-import gc
 import operator
-import os
 import re
 import shutil
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -23,6 +18,7 @@ import pyarrow as pa
 
 from contracts.errors import InputError
 from features.quality.expectations import HELD_BACK, REPEATING
+from features.quality.library import great_expectations
 from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, for_tally
 from features.quality.site import known_pages, put
 from features.quality.suite import COLUMNS, Expected
@@ -42,8 +38,6 @@ COMPARED = {
 RESULTS = "gx/uncommitted/validations"
 """Where Great Expectations stores its results, from which it builds Data Docs."""
 SITE = "gx/uncommitted/data_docs/local_site"
-NOT_NEEDED = ("pyspark", "sqlalchemy", "boto3")
-"""Engines and stores that Great Expectations imports where they are installed: a third of its start. Pandas judges."""
 Found = dict[str, Any]
 """What was found: outcomes, and GX's results (path -> text), as JSON."""
 
@@ -52,7 +46,7 @@ class Judge:
     """A Great Expectations context for the length of a `with` block."""
 
     def __init__(self, rules: Sequence[Rule], validate: ValidateParams, suite: Sequence[Expected] = ()) -> None:
-        gx = _great_expectations()
+        gx = great_expectations()
         self._reasons = {*(rule.reason for rule in rules), REPEATED}
         self._folder = Path(tempfile.mkdtemp(prefix="leitmotif-gx-"))
         self._context = gx.get_context(mode="file", project_root_dir=self._folder)
@@ -139,7 +133,7 @@ class Judge:
 
     def _checkpoint(self, definition: Any, frame: pd.DataFrame, name: str, index: str) -> list[Any]:
         """Run one definition as a Checkpoint, which identifies unexpected rows by the column `index`."""
-        gx = _great_expectations()
+        gx = great_expectations()
         shown = {
             "result_format": "SUMMARY",
             "unexpected_index_column_names": [index],
@@ -151,7 +145,7 @@ class Judge:
         return [result for each in ran.run_results.values() for result in each.results]
 
     def _definition(self, name: str, expectations: list[Any]) -> Any:
-        gx = _great_expectations()
+        gx = great_expectations()
         suite = self._context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
         batches = self._log.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
         definition = gx.ValidationDefinition(name=name, data=batches, suite=suite)
@@ -159,7 +153,7 @@ class Judge:
 
     def _run(self, definition: Any, frame: pd.DataFrame, name: str) -> dict[str, Any]:
         """Reason -> result of each expectation."""
-        run_id = _great_expectations().RunIdentifier(run_name=name)
+        run_id = great_expectations().RunIdentifier(run_name=name)
         outcomes = {}
         for outcome in definition.run(batch_parameters={"dataframe": frame}, run_id=run_id).results:
             config = outcome.expectation_config
@@ -177,43 +171,6 @@ class Judge:
 
 def _failed(outcomes: Mapping[str, Any]) -> list[str]:
     return [why for why, each in outcomes.items() if not each.success]
-
-
-def _great_expectations() -> ModuleType:
-    """Import Great Expectations late: analytics must be switched off before, and it imports deprecated modules."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with warnings.catch_warnings(), _without(NOT_NEEDED), _uncollected():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import great_expectations
-        import great_expectations.execution_engine.pandas_execution_engine as engine
-        import great_expectations.expectations
-
-    engine.HASH_THRESHOLD = 0  # of frames above this size GX takes no fingerprint: unused, and a third of the time
-    return great_expectations
-
-
-@contextmanager
-def _without(names: Sequence[str]) -> Iterator[None]:
-    """Within the block these modules, unless something has imported them, count as not installed."""
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python's own mark for it
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Within the block no garbage is collected: of half a million objects of modules, none is garbage."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _raised(result: Any) -> str | None:
@@ -285,7 +242,7 @@ def _place(expected: Expected) -> str:
 
 
 def _expect(expectation: str, reason: str, notes: str | None = None, **arguments: Any) -> Any:
-    kind = getattr(_great_expectations().expectations, expectation)
+    kind = getattr(great_expectations().expectations, expectation)
     return kind(meta={"reason": reason}, notes=notes or f"Otherwise: {reason}.", **arguments)
 
 

@@ -48,7 +48,7 @@ def repeated(paths: Sequence[Path]) -> Keys:
     """The keys that more than one row of all files has, in order."""
     found = [np.zeros(0, np.uint64)]
     for runs in _shares(paths):
-        keys = np.sort(np.concatenate([run[0] for run in runs]))
+        keys = np.sort(np.concatenate([run[0] for run in runs]), kind="stable")  # which merges runs that are in order
         again = keys[1:][keys[1:] == keys[:-1]]
         found.append(again[np.r_[True, again[1:] != again[:-1]]] if len(again) else again)
     return np.concatenate(found)

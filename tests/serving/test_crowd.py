@@ -26,10 +26,13 @@ async def told(crowd: Crowd, path: str = "/rank", method: str = "POST") -> list[
     """What is sent to a caller whose body never comes."""
     sent: list[dict[str, Any]] = []
 
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await crowd({"type": "http", "method": method, "path": path, "headers": []}, asyncio.Event().wait, send)
+    await crowd({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
     return sent
 
 

@@ -155,12 +155,12 @@ def test_a_new_file_and_late_rows_change_only_their_partitions(tmp_path: Path, m
         write(folder / f"{day}.csv", clean(90, day=day))
     ingest_table(data, folder)
     first = entries(data)
-    assert len(first) == 3 + 9 + 1  # a piece a file, a file a day, and what they are beside each other
+    assert len(first) == 3 + 9 + 2  # a piece a file, a file a day, what they are beside each other, and the counts
     write(folder / "late.csv", ["u1,i1,2024-01-02T23:00:00Z,1"])
     ingest_table(data, folder)
     second = entries(data)
     assert len(first.items() & second.items()) == 3 + 8
-    assert len(second) == 4 + 9 + 1
+    assert len(second) == 4 + 9 + 2
     (folder / "late.csv").unlink()
     ingest_table(data, folder)
     assert entries(data).keys() == first.keys()

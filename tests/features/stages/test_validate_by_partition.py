@@ -42,8 +42,8 @@ def test_only_late_rows_are_judged_again(tmp_path: Path, monkeypatch: pytest.Mon
     judged(here)
     first = entries(here)
     # marks, a judgement and figures a day; the rows of the repetitions and of the bad one, and their days split; the
-    # verdicts on the partitions and on the log, and what its Data Docs are
-    assert len(first) == 3 + 3 + 3 + 2 + 2 + 3
+    # flaws, counts and figures of the whole log, verdicts on it and its partitions, and what its Data Docs are
+    assert len(first) == 3 + 3 + 3 + 2 + 2 + 3 + 3
     write(folder / "late.csv", [*LATE, *clean(90)[:1]])
     ingest_table(here / "data" / "table", folder)
     report, outs = judged(here)
