@@ -41,12 +41,11 @@ def _without(names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Within the block no garbage is collected: of half a million objects of modules none is, and none will be."""
+    """Within the block no garbage is collected: of half a million objects of modules, none is garbage."""
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was:
             gc.enable()
