@@ -210,7 +210,7 @@ Measured ({stages["hardware"]}, `{stages["command"]}`):
 {markdown(measured)}
 
 The peak is of the smaller and the larger size ({" and ".join(in_words(each) for each in sizes)} rows). The intercept is
-no start-up time, which is 3 and 8 s for ingest and validate ([quality.md](quality.md)): the cost is not quite a line.
+no start-up time (2 s more if validate judges anything, [quality.md](quality.md)): the cost is not quite a line.
 
 ![CPU hours by events: lines through the measured points, and another run's as crosses](capacity.svg)
 
