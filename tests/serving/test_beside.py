@@ -193,6 +193,14 @@ def test_a_new_champion_brings_the_old_one_along_as_the_previous(
     taken.store.tail.close()
 
 
+def package_another(home: Path, tmp_path: Path) -> None:
+    """Replace the newest bundle by one with other weights, as `package` does."""
+    newest = home / "data" / SOURCE / "bundle"
+    other = rewritten(newest, tmp_path / "other", reversed_head)
+    shutil.rmtree(newest)
+    shutil.move(other, newest)
+
+
 def test_a_newly_packaged_bundle_becomes_the_newest_of_a_running_service(
     reigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,9 +209,7 @@ def test_a_newly_packaged_bundle_becomes_the_newest_of_a_running_service(
     found, served = Succession(), open_served()
     found.watch(lambda: served, lambda _: None)
     assert found.look_beside(served) is None
-    other = rewritten(home / "data" / SOURCE / "bundle", tmp_path / "other", reversed_head)
-    shutil.rmtree(home / "data" / SOURCE / "bundle")
-    shutil.move(other, home / "data" / SOURCE / "bundle")
+    package_another(home, tmp_path)
     assert found.look() is None, "the champion did not change"
     taken = found.look_beside(served)
     assert taken is not None
@@ -221,9 +227,7 @@ def test_a_bundle_that_is_packaged_while_a_service_starts_becomes_its_newest(
     home = copied(reigned, tmp_path)
     monkeypatch.chdir(home)
     found, served = Succession(), open_served()
-    other = rewritten(home / "data" / SOURCE / "bundle", tmp_path / "other", reversed_head)
-    shutil.rmtree(home / "data" / SOURCE / "bundle")
-    shutil.move(other, home / "data" / SOURCE / "bundle")
+    package_another(home, tmp_path)
     taken: list[Predictor] = []
     found.watch(lambda: (taken or [served])[-1], taken.append)
     for _ in range(200):
