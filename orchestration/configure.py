@@ -8,6 +8,7 @@ while a stage runs: the change waits, says for which process, and gives up after
 import difflib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ SAME_AS = "source.same_as"
 COLUMNS = "source.columns."
 FREE = ("engine.options",)
 """Keys whose value is a mapping with names of another program's: the value is one, and `key.name=value` adds to it."""
+LIMITS = "expectations.limits."
+EXPECTATIONS = Path("features/quality/expectations.yaml")
+"""Where a limit's name is used, as $name; one that is used there may be added."""
 WAIT_S = 60.0
 """How long a change waits for running processes."""
 
@@ -127,10 +131,10 @@ def _plan(changes: Mapping[str, Any], path: Path) -> _Plan:
     if PATH in wanted:
         wanted[PATH] = os.path.expanduser(str(wanted[PATH]))  # DVC takes ~ for a folder's name
     wanted = {**_identity(known, wanted), **wanted}
-    unknown = [_unknown(key, known) for key in wanted if key not in known]
+    unknown = [_unknown(key, known) for key in wanted if key not in known and not _is_new_limit(key, path.parent)]
     if unknown:
         raise InputError(f"{path}: " + "; ".join(unknown) + ".")
-    made = [Change(key, known[key], value) for key, value in wanted.items() if known[key] != value]
+    made = [Change(key, known.get(key), value) for key, value in wanted.items() if known.get(key) != value]
     for change in made:
         _put(document, change.key, change.new)
     text = _dump(document)
@@ -234,6 +238,14 @@ def _read(path: Path) -> dict[str, Any]:
     return flatten(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
 
 
+def _is_new_limit(key: str, root: Path) -> bool:
+    """Whether a steward's expectation already asks for this limit of params.yaml."""
+    name, file = key.removeprefix(LIMITS), root / EXPECTATIONS
+    return (
+        key.startswith(LIMITS) and file.is_file() and name in re.findall(r"\$(\w+)", file.read_text(encoding="utf-8"))
+    )
+
+
 def _unknown(key: str, known: Mapping[str, Any]) -> str:
     below = [name for name in known if name.startswith(f"{key}.")]
     if below:
@@ -242,14 +254,23 @@ def _unknown(key: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(key, known, n=1) or [
         names[name] for name in difflib.get_close_matches(key.rpartition(".")[2], names, n=1)
     ]
-    return f"{key}: no such parameter" + (f" (did you mean {close[0]!r}?)" if close else "")
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    first = (
+        f"; a new limit is first used as ${key.removeprefix(LIMITS)} in {EXPECTATIONS}"
+        if key.startswith(LIMITS)
+        else ""
+    )
+    return f"{key}: no such parameter{guess}{first}"
 
 
 def _put(document: Any, key: str, value: Any) -> None:
     *parents, name = key.split(".")
     for parent in parents:
         document = document[parent]
-    document[name] = value
+    if name in document:
+        document[name] = value
+    else:
+        document.insert(len(document) - 1, name, value)  # what follows the last one, as an empty line, belongs to it
 
 
 def _plain(value: Any) -> Any:

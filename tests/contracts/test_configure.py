@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from contracts.errors import InputError
 from contracts.params import load_params, read_by
-from orchestration.configure import configure, flatten, parse_assignments
+from orchestration.configure import EXPECTATIONS, configure, flatten, parse_assignments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +46,24 @@ def test_the_same_value_leaves_the_file_untouched(params: Path) -> None:
 def test_nested_and_dotted_changes_mean_the_same(params: Path) -> None:
     configure({"model": {"num_themes": 8, "hidden": [32]}}, params)
     assert configure({"model.num_themes": 8, "model.hidden": [32]}, params) == []
+
+
+def test_a_limit_that_an_expectation_uses_is_added(params: Path) -> None:
+    expectations = params.parent / EXPECTATIONS
+    expectations.parent.mkdir(parents=True)
+    expectations.write_text("volume: [{with: {column: rows_in, min_value: $min_rows}}]\n")
+    (change,) = configure({"expectations.limits.min_rows": 12}, params)
+    assert str(change) == "expectations.limits.min_rows: null -> 12"
+    limits = load_params(params)["expectations"].limits
+    assert (limits["min_rows"], limits["max_position"]) == (12, 10000)
+    assert "    min_rows: 12\n    max_gap_share: 0.25\n\nhistory:" in params.read_text(encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"a new limit is first used as \$min_row in features/quality/expectations\.yaml"
+    ):
+        configure({"expectations.limits.min_row": 12}, params)
+    with pytest.raises(InputError, match="valid number"):
+        configure({"expectations.limits.min_rows": "many"}, params)
+    assert load_params(params)["expectations"].limits == limits
 
 
 @pytest.mark.parametrize(
