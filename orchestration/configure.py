@@ -38,6 +38,7 @@ FREE = ("engine.options",)
 LIMITS = "expectations.limits."
 EXPECTATIONS = Path("features/quality/expectations.yaml")
 """Where a limit's name is used, as $name; one that is used there may be added."""
+NULLS = ("", "null", "~")
 WAIT_S = 60.0
 """How long a change waits for running processes."""
 
@@ -75,7 +76,9 @@ def parse_assignments(arguments: list[str]) -> dict[str, Any]:
         key, equals, text = argument.partition("=")
         if not equals:
             raise InputError(f"{argument!r} is not key=value. Write for example model.num_themes=8.")
-        changes[key.strip()] = _parse(text)
+        value = _parse(text)
+        is_column = key.strip().startswith(COLUMNS) and value is not None  # column 0 of a table is called "0"
+        changes[key.strip()] = text if is_column and not isinstance(value, str) else value
     return changes
 
 
@@ -287,6 +290,8 @@ def _parse(text: str) -> Any:
         return text
     if isinstance(value, str) and text.strip()[:1] not in ("'", '"'):
         return text  # "slot #" is a name, not a name and a comment
+    if value is None and text.strip().lower() not in NULLS:
+        return text  # and so is "#slot"
     if isinstance(value, Mapping) and not text.lstrip().startswith("{"):
         return text  # a column may well be called "time: ms"
     return value if isinstance(value, bool | int | float | str | list | dict | None) else text

@@ -230,5 +230,6 @@ def _execute(feast: FeatureStore, statement: str, values: Sequence[tuple[Any, ..
 
 
 def _select(feast: FeatureStore, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path_of(feast))) as database:
-        return database.execute(statement, values).fetchall()
+    """By the connection that Feast has open: the file of an open store is removed once a newer load has replaced it."""
+    store: Any = feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
+    return store._get_conn(feast.config).execute(statement, values).fetchall()

@@ -43,7 +43,7 @@ class Intake:
     labels: str  # history.labels
     max_id_length: int
     secret: bytes = field(repr=False)
-    keep_from: int | None = None  # us, older events are in no history (history.retention_s); None: no limit
+    keep_from: int | None = None  # us, what counts from earlier is in no history (history.retention_s); None: no limit
 
     def takes(self, column: str, ids: Sequence[str]) -> list[bool]:
         """Whether each id would pass the rules of its column, `user_id` or `item_id`."""
@@ -127,15 +127,17 @@ class Intake:
             occurred_at=at,
             label=posted.label,
             role=ROLE_IMPRESSION,
-            in_history=self._extends_history(posted.label, at),
+            in_history=self._extends_history(posted.label, max(at, now)),
             impression_id=posted.impression_id,
             position=posted.position,
             session_id=posted.session_id,
             known_at=now,
         )
 
-    def _extends_history(self, label: float, at: int) -> bool:
-        return (self.keep_from is None or at >= self.keep_from) and (self.labels == "all" or label >= CLICKED)
+    def _extends_history(self, label: float, counts_from: int) -> bool:
+        """As features/history decides of the log's rows, which are as old as what they count from."""
+        is_kept = self.keep_from is None or counts_from >= self.keep_from
+        return is_kept and (self.labels == "all" or label >= CLICKED)
 
 
 def refuse_names_of_others(events: Sequence[LiveEvent], held: Sequence[LiveEvent | None]) -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from contracts.errors import InputError
 from features.live.tail import LiveTail
 from features.sealed.event import REDIS, SQLITE
+from features.sealed.files import UNREADABLE, engine_of, footer_seq, sealed_files
 from features.sealed.forgotten import Forgotten, read_forgotten
 from features.sealed.known_logs import shared
+from features.tables.partitions import Partition
 
 if TYPE_CHECKING:
     from features.live.redis_address import RedisAddress
@@ -67,10 +69,23 @@ def live_path(state: Path) -> Path:
 
 def forgotten_of(state: Path) -> Forgotten:
     """The list live/<source>/forgotten.txt; empty for a temporary state, which is not in .state/."""
-    folder = state.absolute().parent
-    if folder.parent.name != ".state":
-        return frozenset()
-    return read_forgotten(shared(folder.parent.parent / "live" / folder.name))
+    folder = _sealed_of(state)
+    return frozenset() if folder is None else read_forgotten(folder)
+
+
+def given_seq(state: Path, engine: str) -> int:
+    """A seq that no sealed event of an engine exceeds: new events get greater ones, else absorb would pass over them.
+
+    It is read from the footer of the engine's newest file; if that is damaged, it is the end of the file's day.
+    """
+    folder = _sealed_of(state)
+    files = [] if folder is None else [path for path in sealed_files(folder) if engine_of(path) == engine]
+    if not files:
+        return 0
+    try:
+        return footer_seq(files[-1])
+    except (*UNREADABLE, LookupError, ValueError):
+        return Partition(files[-1].name.partition(".")[0]).last_us
 
 
 def place_of(state: Path) -> str:
@@ -82,13 +97,15 @@ def place_of(state: Path) -> str:
 def open_tail(state: Path, acknowledged: int = 0) -> LiveTail:
     """The tail of a state folder. It applies the list of forgotten users.
 
-    acknowledged: the newest seq that is known to have been acknowledged; later ones are larger, even if the store was
-    lost. Raises InputError, at the first use, if the store does not answer or the list cannot be read.
+    acknowledged: the newest seq that is known to have been acknowledged; later ones are larger than it and than all
+    sealed ones, even if the store was lost. Raises InputError, at the first use, if the store does not answer or the
+    list cannot be read.
     """
     if address := redis_address():
         from features.live.redis import RedisTail
 
-        return RedisTail(address, prefix_of(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
+        given = max(acknowledged, given_seq(state, REDIS))
+        return RedisTail(address, prefix_of(state), listed=lambda: forgotten_of(state), acknowledged=given)
     return open_sqlite(state, acknowledged)
 
 
@@ -96,7 +113,8 @@ def open_sqlite(state: Path, acknowledged: int = 0) -> LiveTail:
     """The tail of the SQLite file, whichever engine is chosen."""
     from features.live.sqlite import SqliteTail
 
-    return SqliteTail(live_path(state), listed=lambda: forgotten_of(state), acknowledged=acknowledged)
+    given = max(acknowledged, given_seq(state, SQLITE))
+    return SqliteTail(live_path(state), listed=lambda: forgotten_of(state), acknowledged=given)
 
 
 def claim(tail: LiveTail, state: Path, log: str) -> str:
@@ -107,3 +125,9 @@ def claim(tail: LiveTail, state: Path, log: str) -> str:
 def prefix_of(state: Path) -> str:
     """The prefix of all of a source's keys in Redis."""
     return f"{PROJECT}:{source_of(state)}"
+
+
+def _sealed_of(state: Path) -> Path | None:
+    """The folder live/<source>; None for a temporary state."""
+    folder = state.absolute().parent
+    return shared(folder.parent.parent / "live" / folder.name) if folder.parent.name == ".state" else None

@@ -2,7 +2,7 @@
 
 import fcntl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +57,17 @@ def sealed_seq(folder: Path, engine: str) -> int:
 def _sealed_seq(path: Path, known: Mapping[str, str]) -> int:
     if path.name in known:
         try:
-            told = pq.read_metadata(path).metadata if hash_of(path) == known[path.name] else {}
+            with suppress(KeyError):  # sealed by a version that did not record it
+                if hash_of(path) == known[path.name]:
+                    return footer_seq(path)
         except UNREADABLE as error:
             raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
-        if NEWEST_SEQ in (told or {}):
-            return int(told[NEWEST_SEQ])
     return newest_seq([read_sealed(path)])
+
+
+def footer_seq(path: Path) -> int:
+    """The newest seq that a sealed file's footer records. Raises one of UNREADABLE, or KeyError if it records none."""
+    return int((pq.read_metadata(path).metadata or {})[NEWEST_SEQ])
 
 
 def read_sealed(path: Path) -> pa.Table:

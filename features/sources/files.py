@@ -24,7 +24,8 @@ DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|", "double_co
 """source.format -> the delimiter of fields."""
 PACKED = (".gz", ".zst", ".bz2", ".xz")
 PACKERS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
-"""The first bytes of compressed files."""
+PACKERS |= {b"\x50\x2a\x4d\x18": "zstd"}
+"""The first bytes of compressed files; the last of zstd files that pzstd writes."""
 MAX_NAMED = 10
 READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError, pa.ArrowException)
 """What readers raise for a file of another format, a truncated file or one that cannot be opened."""

@@ -38,8 +38,8 @@ def read_live(folder: Path, forgotten: Forgotten) -> Live:
     """Read all of live/<source>. Every row becomes an event or is rejected. Raises InputError for a damaged file.
 
     Rows with the same event_id (a show and its outcome, in any of the files) become one event: the row acknowledged
-    first, a show before an outcome, with the largest label. The label counts as known when the first row that states
-    it was. An outcome without a show is an event of its own.
+    first, a show before an outcome, with the largest label, and the session of the first row that states it. The label
+    counts as known when that row was. An outcome without a show is an event of its own.
     """
     files = sealed_files(folder)
     tables = [read_sealed(path) for path in files]
@@ -101,6 +101,9 @@ def _join(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     events = events.set_column(events.column_names.index("label"), "label", pa.array(labels, pa.float32()))
     events = events.append_column("arrived_at", events["known_at"])
     has_label = own & (rows["label"].to_numpy() == labels[np.cumsum(first) - 1])
+    states_it = np.minimum.reduceat(np.where(has_label, np.arange(len(rows)), len(rows)), starts)
+    sessions = rows["session_id"].take(pa.array(states_it))  # as online
+    events = events.set_column(events.column_names.index("session_id"), "session_id", sessions)
     known = _first_known(rows["known_at"], has_label, starts).cast(TIME)
     events = events.set_column(events.column_names.index("known_at"), "known_at", known)
     return events.select(EVENTS.names).cast(EVENTS), _joined(rows, np.flatnonzero(~first), own)

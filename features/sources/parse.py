@@ -99,7 +99,8 @@ def _num_without_zone(kind: pa.DataType, unit: str) -> str:
 
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in a type that the query supports. Raises InputError for float ids too large to be exact."""
+    """The column in a type that the query supports. Raises InputError for float ids, or times in less than 64 bits, that
+    are too large to be exact."""
     if isinstance(column.type, pa.BaseExtensionType) or kinds.is_fixed_size_binary(column.type):
         column = _in_digits(column)
     if kinds.is_timestamp(column.type) or kinds.is_date(column.type):
@@ -113,16 +114,17 @@ def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         ) from error
     if name in KEYS and kinds.is_decimal(column.type):
         return pc.replace_substring_regex(column.cast(pa.string()), WHOLE, "")
-    if name in KEYS and kinds.is_floating(column.type):
+    is_coarse = name in TIMES and kinds.is_floating(stored) and stored.bit_width < 64  # steps of 128 s in 2024
+    if is_coarse or (name in KEYS and kinds.is_floating(column.type)):
         limit = EXACT_BELOW[stored.bit_width]
         size = pc.abs(column.filter(pc.is_finite(column)))
         largest = pc.max(size).as_py()
         if largest is not None and largest >= limit:
             num_larger = pc.sum(pc.greater_equal(size, float(limit))).as_py()
             raise InputError(
-                f"source.columns.{name}: the column holds {stored}, and {num_larger:,} of {len(column):,} ids are "
-                f"at or beyond {limit:,} (such as {largest!r}), where this type is not exact and two ids can be equal. "
-                "Write the ids as text or whole numbers."
+                f"source.columns.{name}: the column holds {stored}, and {num_larger:,} of {len(column):,} values are "
+                f"at or beyond {limit:,} (such as {largest!r}), where this type is not exact and two of them can be "
+                "equal. Write them as text or whole numbers."
             )
     return column
 

@@ -95,11 +95,15 @@ def _decide(found: dict[str, Any], rules: PromoteParams, models: tuple[str, ...]
 
 
 def _fallen(name: str, row: Mapping[str, Any], rules: PromoteParams) -> str:
-    """A text if the candidate is significantly below the champion and by more than is tolerated; else empty."""
+    """A text if the candidate is significantly below the champion and by more than is tolerated; else empty.
+
+    A slice with too few requests or users is not judged, as the whole is not: the interval of one user is a point.
+    """
     key = f"candidate_minus_champion_{METRIC}"
     gain, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
     limit = _tolerance(rules)[name]
-    if gain is None or high is None or row["requests_ranked"] < rules.min_requests or gain >= -limit or high >= 0:
+    is_judged = row["requests_ranked"] >= rules.min_requests and row["users_ranked"] >= MIN_USERS
+    if gain is None or high is None or not is_judged or gain >= -limit or high >= 0:
         return ""
     return f"in {name} by {-gain:.4f} ({low:+.4f} to {high:+.4f}; promote.tolerance.{name} is {limit:g})"
 

@@ -211,6 +211,16 @@ def test_assignments_are_yaml_values_and_odd_words_stay_words() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["0", "1e3", "true", "#slot", "&slot", "[slot]", "{slot}", "- slot", "2024-01-01"])
+def test_a_column_may_have_any_name(name: str) -> None:
+    assert parse_assignments([f"source.columns.position={name}"]) == {"source.columns.position": name}
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "~", "NULL"])
+def test_a_column_that_a_table_lacks_is_null(nothing: str) -> None:
+    assert parse_assignments([f"source.columns.position={nothing}"]) == {"source.columns.position": None}
+
+
 def test_settings_of_another_program_are_one_value_to_which_names_are_added(params: Path) -> None:
     before = params.read_text()
     configure(parse_assignments(["engine.options={spark.executor.memory: 1g}"]), params)

@@ -100,7 +100,7 @@ def test_one_that_is_hardly_another_is_not_shown_to_be_better(
 def test_a_better_one_that_falls_behind_in_a_slice_is_refused_by_its_name(params: dict[str, Any]) -> None:
     """It puts the click first in nine of ten requests and last in the tenth, where the champion flips coins."""
     number = 600
-    found = of_two_candidates(np.arange(number) % 30, np.arange(number))
+    found = of_two_candidates(np.arange(number) % 31, np.arange(number))
     tenth = found.request_of_row % 10 == 0
     clicked, coins = found.label.astype(float), np.random.default_rng(1).random(2 * number)
     scores = {"candidate": np.where(tenth, -clicked, clicked), "champion": coins}

@@ -116,7 +116,7 @@ def test_a_slice_is_measured_on_its_rows_alone():
     score = np.array([0.9, 0.1, 0.2, 0.8])
     masks = {"first": np.array([True, True, False, False]), "none": np.zeros(4, bool)}
     slices = measure_slices({"mos": Scored(score, score)}, found, masks, [], 20, seed=1)
-    sizes = {"requests": 1, "requests_ranked": 1, "impressions": 2}
+    sizes = {"requests": 1, "requests_ranked": 1, "users_ranked": 1, "impressions": 2}
     interval = {"mos_iauc_low": 1.0, "mos_iauc_high": 1.0}
     assert slices["first"] == sizes | {"mos_auc": 1.0, "mos_iauc": 1.0} | interval
     assert slices["none"]["requests"] == 0

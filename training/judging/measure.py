@@ -138,13 +138,14 @@ def measure_slices(
     request, slices = requests.request_of_row, {}
     for name, mask in masks.items():
         row: dict[str, float] = {"requests": len(np.unique(request[mask])), "impressions": int(mask.sum())}
-        row["requests_ranked"] = 0
+        row |= {"requests_ranked": 0, "users_ranked": 0}
         within: dict[str, Ratio] = {}
         for model, values in scored.items():
             rows = order[model][mask[order[model]]]  # already in order of score: cheap to sort again
             groups = grouped_auc(values.score[rows], requests.label[rows], request[rows])
             within[model] = _per_user(groups.auc, user_of_request[groups.group], weights_RU.shape[1])
             row["requests_ranked"] = len(groups.auc)
+            row["users_ranked"] = len(np.unique(user_of_request[groups.group]))
             row[f"{model}_auc"] = pooled_auc(values.score[rows], requests.label[rows])
             row |= with_interval(f"{model}_iauc", within[model].value, within[model].drawn(weights_RU))
         for first, other in pairs:

@@ -363,12 +363,16 @@ def test_an_opened_store_reads_on_while_a_newer_one_is_loaded_over_it(tmp_path: 
     source.change("user_history", {"u0": {"item_ids": ["old"]}})
     load(source.data, source.state)
     opened = OnlineStore.open(source.state)
+    users, items, folder = list(opened.user_ids("u")), opened.profiles(["i00"]), source.state.resolve()
     source.change("user_history", {"u0": {"item_ids": ["new"]}})
     load(source.data, source.state)
+    assert not folder.exists()  # what is open is read on
     old, new = opened.history("u0"), OnlineStore.open(source.state).history("u0")
     assert old is not None
     assert new is not None
     assert (old.item_ids, new.item_ids) == (["old"], ["new"])
+    assert list(opened.user_ids("u")) == users != []
+    assert opened.profiles(["i00"]) == items != [None]
 
 
 @pytest.mark.parametrize("after", ["online.db", "registry.db", "user_history.rows.parquet"])

@@ -90,6 +90,15 @@ def test_an_outcome_that_was_sealed_before_its_show_joins_it_all_the_same(tmp_pa
     assert [(row["event_id"], row["label"], row["position"]) for row in events] == [("a", 1.0, 2)]
 
 
+def test_an_event_has_the_session_that_its_click_stated_as_its_history_had_online(tmp_path: Path) -> None:
+    of_thief = event(8, event_id="a", revision=1, user_id="thief", session_id="t")
+    seal(tmp_path / "2026-11-24.parquet", show(5, "a"), show(6, "b", session_id="own"), show(7, "c", session_id="own"))
+    clicks = event(9, event_id="a", revision=1, session_id="s"), event(10, event_id="b", revision=1, session_id="s")
+    seal(tmp_path / "2026-11-25.parquet", of_thief, *clicks)
+    events = read_live(tmp_path, frozenset()).events.to_pylist()
+    assert {row["event_id"]: row["session_id"] for row in events} == {"a": "s", "b": "s", "c": "own"}
+
+
 def test_a_row_of_another_user_says_nothing_of_an_event(tmp_path: Path) -> None:
     seal(tmp_path / "2026-11-24.parquet", show(5, "a", user_id="hers"), event(6, event_id="a", user_id="thief"))
     live = read_live(tmp_path, frozenset())

@@ -5,6 +5,7 @@ import gzip
 import logging
 import lzma
 import os
+import struct
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -41,6 +42,12 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest(folder / "data" / "interactions")
 
 
+def as_pzstd(data: bytes) -> bytes:
+    """As pzstd writes it: each piece is a frame, with a frame of its length before it that holds nothing."""
+    pieces = [pa.compress(part, codec="zstd", asbytes=True) for part in (data[:99], data[99:])]
+    return b"".join(b"\x50\x2a\x4d\x18" + struct.pack("<II", 4, len(piece)) + piece for piece in pieces)
+
+
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|", "::", "\x01"])
 @pytest.mark.parametrize("name", ["log.inter", "log.dat", "log.txt", "log.csv"])
 def test_the_delimiter_is_detected_from_the_header(tmp_path: Path, expected: str, name: str, delimiter: str) -> None:
@@ -55,6 +62,7 @@ def test_the_delimiter_is_detected_from_the_header(tmp_path: Path, expected: str
         ("log.csv.gz", bytes),
         ("log.csv", lambda data: pa.compress(data, codec="zstd", asbytes=True)),
         ("log.csv.zst", lambda data: pa.compress(data, codec="zstd", asbytes=True)),
+        ("log.csv.zst", lambda data: as_pzstd(data)),
         ("log.csv", bz2.compress),
         ("log.csv.xz", lzma.compress),
         ("log.tsv", gzip.compress),

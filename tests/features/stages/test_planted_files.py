@@ -47,7 +47,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a quote that is never closed": (open_quote, r"more\.csv line 11: a quote is opened and never closed .* Close it"),
     "an unknown delimiter": (other_delimiter, r"source\.columns\.user_id: more\.csv has no column 'user'\. It has: "),
     "a renamed column": (renamed, r"more\.csv has no column 'user'\. It has: user_id, item.* Did you mean 'user_id'\?"),
-    "float ids too large": (of_floats, r"120 of 120 ids .* two ids can be equal\. Write the ids as text"),
+    "float ids too large": (of_floats, r"120 of 120 values .* two of them can be equal\. Write them as text"),
 }
 
 

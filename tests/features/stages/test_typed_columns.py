@@ -28,7 +28,16 @@ def test_float_ids_too_large_to_be_exact_are_refused(tmp_path: Path, kind: pa.Da
     assert [row["item_id"] for row in read(tmp_path / "sound" / "interactions")] == [str(exact), None]
     for bad in (-2.0 * exact, exact + 1.0, exact + 2.0):  # the last two are one number, where it is stored
         path = parquet(tmp_path / "log.parquet", item=pa.array([1.0, bad], kind))
-        assert f"source.columns.item_id: the column holds {kind}, and 1 of 2 ids" in refusal(tmp_path, path)
+        assert f"source.columns.item_id: the column holds {kind}, and 1 of 2 values" in refusal(tmp_path, path)
+
+
+def test_times_in_floats_of_32_bits_are_refused_and_in_64_bits_read(tmp_path: Path) -> None:
+    seconds = [1_706_720_400.0, 1_706_720_401.0]
+    ingest_table(tmp_path / "sound", parquet(tmp_path / "sound.parquet", at=pa.array(seconds)), time_unit="s")
+    assert [row["occurred_at"].second for row in read(tmp_path / "sound" / "interactions")] == [0, 1]
+    path = parquet(tmp_path / "log.parquet", at=pa.array(seconds, pa.float32()))
+    said = refusal(tmp_path, path, time_unit="s")
+    assert "source.columns.occurred_at: the column holds float, and 2 of 2 values are at or beyond 16,777,216" in said
 
 
 def test_half_floats_and_decimals_without_a_fraction_are_ids(tmp_path: Path) -> None:
