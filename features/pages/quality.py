@@ -65,7 +65,7 @@ def write_quality(
 def judged(report: Report) -> tuple[str, str]:
     """(state, one sentence that says why)."""
     if report["refused"]:
-        return BAD, f"Blocked: {report['refused']}"
+        return BAD, report["refused"]
     failed = [each for each in report["expectations"] if not each["passed"] and each["of"] != RULE]
     if failed:
         first = failed[0]

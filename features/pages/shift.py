@@ -89,7 +89,7 @@ def _returns(report: Report) -> str:
         "Share of days with the same theme again",
         "of the user's later active days; band: 95 % interval over users",
     )
-    drawn = figure(shift_charts.svg(shift_charts.returns(rows), title, note), title, note, numbers)
+    drawn = figure(shift_charts.svg(shift_charts.returns(rows), title, note), title, note, numbers, is_wide=True)
     lead = (
         f"Of the sessions that turn, {percent(report['return_rate'])} go to a theme that the user has had before "
         f"(shuffled: {percent(report['shuffled']['return_rate'])}). {_fading(rows)}"
@@ -153,7 +153,7 @@ def _matrix(report: Report) -> str:
         "Sessions from theme to theme",
     )
     title, note = "From theme to theme", "share of the sessions that follow a session of the theme on the left"
-    drawn = figure(shift_charts.svg(shift_charts.matrix(rows), title, note), title, note, numbers)
+    drawn = figure(shift_charts.svg(shift_charts.matrix(rows), title, note), title, note, numbers, is_wide=True)
     return section("Which themes follow one another", drawn)
 
 
@@ -195,7 +195,7 @@ def _models(models: Sequence[Report] | None, foreign: str | None) -> str:
     )
     what, note = "AUC by requests since the shift", "0: the first request in the new theme or session"
     named = [{**row, "model": _named(row["model"])} for row in models]
-    drawn = figure(shift_charts.svg(shift_charts.models(named), what, note), what, note)
+    drawn = figure(shift_charts.svg(shift_charts.models(named), what, note), what, note, is_wide=True)
     more = f"<p>{escape(foreign)}</p>" if foreign else ""
     lead = "A model that follows a shift is as good at 0 as later. AUC: 0.5 is chance, 1 a perfect order."
     return section(title, drawn, numbers, more, lead=lead)
@@ -243,7 +243,7 @@ def _method(report: Report) -> str:
         f"<p>The verdict: {escape(report['rules']['verdict'])}. What to do: {escape(report['rules']['advice'])}.</p>"
     )
     lengths = table(
-        ("", "median", "95 of 100 below", "largest"),
+        ("figure", "median", "95 of 100 below", "largest"),
         [
             ("events per session", *_spread(report["events_per_session"])),
             ("sessions per user", *_spread(report["sessions_per_user"])),
@@ -258,7 +258,7 @@ def _method(report: Report) -> str:
     by_theme = table(("theme", "sessions"), largest_first, (1,), "Sessions by theme")
     return section(
         "Method and counts",
-        table(("", "this log", "shuffled"), rows, (1, 2), "Rates beside shuffled events"),
+        table(("rate", "this log", "shuffled"), rows, (1, 2), "Rates beside shuffled events"),
         text,
         lengths,
         details("Sessions by theme", by_theme),

@@ -13,6 +13,7 @@ from features.shifts.verdict import SHIFTS, WEAK, advice
 from features.stages import histories
 from features.stages.audit import run
 from features.terms.params import AuditParams
+from tests.features import pages_browser
 from tests.features.small_log import Row, history, request, row, write_log
 
 HOUR = 3600
@@ -125,3 +126,14 @@ def test_long_histories_are_advised_only_where_returns_are_as_many_as_by_chance(
     assert advice(SHIFTS, told) == []
     told["return_rate"] = 0.3
     assert advice(SHIFTS, told)[0].startswith("Offer new themes: 70 % of turns")
+
+
+def test_the_page_is_read_by_everybody_on_a_phone_too(tmp_path: Path) -> None:
+    """Charts that would be too small scroll in their own box."""
+    sessions = ["aab", "bb", "aa", "aa", "cb"] * 30
+    written = audited(tmp_path / "data" / "log", log("u", *sessions) + log("v", *sessions), CATEGORIES)
+    rows = [{"model": name, "since_shift": n, "auc": 0.7} for name in ("mos", "din") for n in (0, 1)]
+    write_shift(tmp_path / "models.html", written, rows)
+    for browser in pages_browser.launched():
+        text = pages_browser.check(browser, tmp_path / "models.html")
+        assert "From theme to theme" in text
