@@ -556,6 +556,36 @@ def test_a_service_that_stops_is_seen_where_one_reads_and_asked_again_with_the_s
     assert all("net::ERR_FAILED" in each for each in stopped.complaints)
 
 
+def test_the_longest_titles_cut_nothing_off_and_widen_nothing(
+    browser: Browser, server: httpx.Client, hopper: str
+) -> None:
+    long = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnungsentwurf " * 3
+
+    def named(route: Route) -> None:
+        told = route.fetch().json()
+        for item in told["items"]:
+            item["title"] = long
+        route.fulfill(json=told)
+
+    for width in (1280, 390):
+        for seen in tab(browser, server, viewport={"width": width, "height": 900}):
+            seen.page.route("**/items?*", named)
+            page = seen.open(hopper)
+            assert page.locator(".pick").first.get_attribute("title") == long
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+
+
+def test_who_was_here_once_did_not_turn(kept: Opened, keeping: httpx.Client, hopper: str) -> None:
+    items = keeping.post("/recommend", json={"user_id": hopper, "k": 1, "preview": True}).json()["items"]
+    event = {"user_id": "was here once", "item_id": items[0]["item_id"]}
+    assert keeping.post("/events", json={"events": [event]}).status_code == 200
+    page = kept.open("was here once")
+    expect(page.locator("#now-since")).to_have_text(
+        re.compile("^Their sessions began with .*; 1 click known in 1 session.$")
+    )
+    assert page.locator(".dates span").all_inner_texts()[0] != "now"
+
+
 def test_a_log_of_another_time_has_its_own_now_and_years_are_told(opened: Opened, hopper: str) -> None:
     """The simulated log ended in 2024."""
 
