@@ -556,9 +556,7 @@ def test_a_service_that_stops_is_seen_where_one_reads_and_asked_again_with_the_s
     assert all("net::ERR_FAILED" in each for each in stopped.complaints)
 
 
-def test_the_longest_titles_cut_nothing_off_and_widen_nothing(
-    browser: Browser, server: httpx.Client, hopper: str
-) -> None:
+def test_the_longest_titles_widen_nothing(browser: Browser, server: httpx.Client, hopper: str) -> None:
     long = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnungsentwurf " * 3
 
     def named(route: Route) -> None:
