@@ -29,9 +29,9 @@ INTERACTIONS = pa.schema(
         pa.field("occurred_at", TIME),  # when, in UTC
         pa.field("label", pa.float32()),  # 1 clicked, 0 shown but not clicked
         pa.field("impression_id", pa.string()),  # one request; null where the log has none
-        pa.field("position", pa.int32()),
-        pa.field("session_id", pa.string()),
-        _required("role", pa.string()),
+        pa.field("position", pa.int32()),  # its place in the list that was shown; null where the log has none
+        pa.field("session_id", pa.string()),  # the log's own name of the visit; null where it has none
+        _required("role", pa.string()),  # impression: may be trained on; history: only extends a history
         pa.field("known_at", TIME),  # when its click became known; null: the log does not say
         pa.field("arrived_at", TIME),  # when the row itself became known; null: at its own time
     ]
@@ -40,10 +40,10 @@ INTERACTIONS = pa.schema(
 
 ITEMS = pa.schema(
     [
-        _required("item_id", pa.string()),
-        pa.field("title", pa.string()),
-        _required("categories", pa.list_(pa.string())),
-        pa.field("published_at", TIME),
+        _required("item_id", pa.string()),  # the catalogue's own id
+        pa.field("title", pa.string()),  # null where the log has none
+        _required("categories", pa.list_(pa.string())),  # of the catalogue; empty where it has none
+        pa.field("published_at", TIME),  # null where the log does not say
         pa.field("embedding", pa.list_(pa.float32())),  # dense, of one length; null where an item has none
     ]
 )
@@ -51,9 +51,9 @@ ITEMS = pa.schema(
 
 CONTEXTS = pa.schema(
     [
-        _required("impression_id", pa.string()),
+        _required("impression_id", pa.string()),  # the request
         pa.field("device", pa.string()),  # the log's own name of a kind of device
-        pa.field("is_subscriber", pa.bool_()),
+        pa.field("is_subscriber", pa.bool_()),  # whether the user had a subscription then; null: not recorded
         pa.field("reading_item_id", pa.string()),  # the item on whose page the request was made; null on a front page
     ]
 )
@@ -61,10 +61,10 @@ CONTEXTS = pa.schema(
 
 REJECTED = pa.schema(
     [
-        _required("file", pa.string()),
+        _required("file", pa.string()),  # that it was read from
         _required("line", pa.int64()),  # from 1, header included; the row's number in Parquet; 0 without a file
-        _required("reason", pa.string()),
-        _required("raw", pa.string()),
+        _required("reason", pa.string()),  # why it is no event of its own
+        _required("raw", pa.string()),  # its text as it stands in the file
     ]
 )
 """rejected/rejected.parquet: rows that are no event of their own: not parsed, joined to
@@ -72,14 +72,30 @@ another row, or of a forgotten user. rejected/items.parquet: those of a file of 
 which are no events and no part of the ledger. Both sorted by (file, line, reason)."""
 
 PROVENANCE = pa.schema(
-    [_required("event_id", pa.string()), _required("file", pa.string()), _required("line", pa.int64())]
+    [
+        _required("event_id", pa.string()),  # unique name of the row
+        _required("file", pa.string()),  # that it was read from
+        _required("line", pa.int64()),  # from 1, header included
+    ]
 )
 """provenance/<partition>.parquet: the source file and line of each event, in the row order of interactions/."""
 
-QUARANTINE = pa.schema([*INTERACTIONS, _required("reason", pa.string()), *list(PROVENANCE)[1:]])
+QUARANTINE = pa.schema(
+    [
+        *INTERACTIONS,
+        _required("reason", pa.string()),  # the first rule that it breaks
+        *list(PROVENANCE)[1:],
+    ]
+)
 """quarantine/quarantine.parquet: rows refused by validate, with the first reason that applies, source file and line."""
 
-LEDGER = pa.schema([_required("stage", pa.string()), _required("what", pa.string()), _required("rows", pa.int64())])
+LEDGER = pa.schema(
+    [
+        _required("stage", pa.string()),  # that decided
+        _required("what", pa.string()),  # the fate: why a row was left out, or what it is used for
+        _required("rows", pa.int64()),  # how many rows have it
+    ]
+)
 """ledger/ledger.parquet: every row read, once: its fate by stage and reason."""
 
 LIVE = pa.schema(
@@ -103,10 +119,10 @@ acknowledgement, sorted by seq."""
 IMPRESSIONS = pa.schema(
     [
         _required("request_index", pa.int32()),  # dense, in order of (occurred_at, user_id, impression_id)
-        _required("user_index", pa.int32()),
-        _required("item_index", pa.int32()),
+        _required("user_index", pa.int32()),  # of user_histories/users.parquet
+        _required("item_index", pa.int32()),  # of user_histories/vocabulary.parquet
         _required("occurred_at", TIME),  # the request's time t
-        _required("label", pa.float32()),
+        _required("label", pa.float32()),  # 1 clicked, 0 shown but not clicked
         _required("end_offset", pa.int32()),  # events of this user strictly before t - history.lag_s
     ]
 )
@@ -126,11 +142,11 @@ REQUESTS = pa.schema(
 
 SESSIONS = pa.schema(
     [
-        _required("user_index", pa.int32()),
-        _required("session", pa.int32()),
-        _required("started_at", TIME),
-        _required("ended_at", TIME),
-        _required("num_events", pa.int32()),
+        _required("user_index", pa.int32()),  # of user_histories/users.parquet
+        _required("session", pa.int32()),  # number among the user's sessions, from 0
+        _required("started_at", TIME),  # of its first event
+        _required("ended_at", TIME),  # of its last event
+        _required("num_events", pa.int32()),  # of the history
     ]
 )
 """sessions/sessions.parquet, one row per session of the history, sorted by (user_index, session)."""
@@ -154,9 +170,13 @@ def counters(*keys: str) -> pa.Schema:
     To read as of t - lag, take the last row strictly before that time. <table>/<partition>.parquet: a row lies in the
     partition of its own occurred_at and counts from the log's start; each file is sorted by (keys, occurred_at).
     """
-    fields = [_required(key, pa.string()) for key in keys]
     return pa.schema(
-        [*fields, _required("occurred_at", TIME), _required("shows", pa.int64()), _required("clicks", pa.int64())]
+        [
+            *(_required(key, pa.string()) for key in keys),
+            _required("occurred_at", TIME),  # when something happened; the counts include it
+            _required("shows", pa.int64()),  # since the log's start
+            _required("clicks", pa.int64()),  # since the log's start
+        ]
     )
 
 
@@ -166,7 +186,11 @@ USER_COUNTERS = counters("user_id")
 USER_ITEM_COUNTERS = counters("user_id", "item_id")
 
 COCLICK_CLICKS = pa.schema(
-    [_required("item_id", pa.string()), _required("occurred_at", TIME), _required("user_id", pa.string())]
+    [
+        _required("item_id", pa.string()),  # what was clicked
+        _required("occurred_at", TIME),  # when, in UTC
+        _required("user_id", pa.string()),  # who
+    ]
 )
 """coclicks/clicks.parquet: every click of role impression; history_clicks.parquet: the others. Sorted by all."""
 
@@ -180,11 +204,11 @@ def coclick_factors(rank: int, width: int) -> pa.Schema:
 
 USER_HISTORY_SNAPSHOT = pa.schema(
     [
-        _required("user_id", pa.string()),
+        _required("user_id", pa.string()),  # who
         _required("event_timestamp", TIME),  # the newest event
         _required("item_ids", pa.list_(pa.string())),  # oldest first, at most history.max_length
-        _required("occurred_at", pa.list_(pa.int64())),  # microseconds
-        _required("labels", pa.list_(pa.float32())),
+        _required("occurred_at", pa.list_(pa.int64())),  # microseconds since 1970
+        _required("labels", pa.list_(pa.float32())),  # 1 clicked, 0 shown but not clicked
         _required("sessions", pa.list_(pa.int64())),  # from 0 at the first of these events
         _required("event_keys", pa.list_(pa.int64())),  # convention.key_of_text of each event_id
         _required("session_keys", pa.list_(pa.int64())),  # of the source's session_id; 0 where it has none

@@ -1,6 +1,6 @@
 """A stage's report -> Dagster's asset checks, which evaluate the figures that stages measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,11 +95,18 @@ def group_checks(root: Path) -> list[Check]:
             JUDGED,
             f"expectations_{group}",
             True,  # a critical failure ends the stage before; what is left to say is a warning
-            f"What is expected of the log: {group}.",
+            _expected(group, [each["why"] for each in written.get(group, ()) if "why" in each]),
             partial(_group_holds, group),
         )
         for group in dict.fromkeys([*RULES_OF, *written])
     ]
+
+
+def _expected(group: str, sentences: Sequence[str]) -> str:
+    """What a group asks of the log, in the words of the expectations themselves."""
+    expected = f"Expected: {'; '.join(sentences)}." if sentences else ""
+    held_back = f"Rows that break a rule on {group} are held back and counted here." if group in RULES_OF else ""
+    return " ".join(filter(None, [expected, held_back]))
 
 
 def _group_holds(group: str, report: Report) -> Verdict:
@@ -108,8 +115,8 @@ def _group_holds(group: str, report: Report) -> Verdict:
         return Verdict(False, "not judged: validate has not run since this group was written", warns=True)
     failed = told["critical"] + told["warning"]
     held = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(told["held_back"].items()))
-    said = f"{told['num'] - failed} of {told['num']} hold, {told['critical']} critical and {told['warning']} warnings"
-    said += f"; rows that break a rule: {held or 'none'}"
+    fails = f"; failed: {told['critical']} critical, {told['warning']} with a warning" if failed else ""
+    said = f"{told['num'] - failed} of {told['num']} hold{fails}; rows that break a rule: {held or 'none'}"
     counts = {"expectations": told["num"], "critical": told["critical"], "warnings": told["warning"]}
     counts["rows that break a rule"] = sum(told["held_back"].values())
     return Verdict(not failed, ". ".join([said, *(told["failed"] or [])]), not told["critical"], counts)

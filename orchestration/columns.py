@@ -34,7 +34,8 @@ TABLES: Mapping[str, Table] = {
     "feature_snapshot": Table("USER_HISTORY_SNAPSHOT", "user_history.parquet"),
 }
 """Output -> its table. An output of several tables shows the one that it is named after; the others are not rows."""
-_TABLE = re.compile(r"^(\w+) = pa\.schema\(")
+_TABLE = re.compile(r"^(?:(\w+) = pa\.schema|def (counters))\(")
+_COUNTERS = re.compile(r"^(\w+) = counters\(")
 _FROM = re.compile(r"\*(?:list\()?([A-Z_]+)")
 _COLUMN = re.compile(r'^\s+\w*(?:_required|pa\.field)\("(\w+)".*?\),?(?:\s+# (.+))?$')
 
@@ -82,9 +83,15 @@ def _notes() -> Mapping[tuple[str, str], str]:
     table = ""
     for line in Path(schema.__file__).read_text(encoding="utf-8").splitlines():
         if begun := _TABLE.match(line):
-            table = begun[1]
-            for other in _FROM.findall(line):
-                notes |= {(table, column): note for (name, column), note in notes.items() if name == other}
+            table = begun[1] or begun[2]
+        elif counted := _COUNTERS.match(line):
+            notes |= _copied(notes, "INTERACTIONS", counted[1]) | _copied(notes, "counters", counted[1])
         elif (column := _COLUMN.match(line)) and column[2]:
             notes[table, column[1]] = column[2]
+        for other in _FROM.findall(line):
+            notes |= _copied(notes, other, table)
     return notes
+
+
+def _copied(notes: Mapping[tuple[str, str], str], source: str, target: str) -> dict[tuple[str, str], str]:
+    return {(target, column): note for (table, column), note in notes.items() if table == source}

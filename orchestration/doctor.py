@@ -79,9 +79,8 @@ def examine(root: Path) -> Iterator[Finding]:
             f"port {port} free ({command})",
             f"Something listens there: give {command} another PORT or end it.",
         )
-    yield Finding(
-        False, shutil.which("nvidia-smi") is not None, "an NVIDIA GPU", "None seen: training and serving use the CPU."
-    )
+    gpu = shutil.which("nvidia-smi") is not None
+    yield Finding(False, gpu, "an NVIDIA GPU" if gpu else "no NVIDIA GPU", "Training and serving use the CPU.")
     git = (root / ".git").exists()
     yield Finding(
         True,

@@ -12,6 +12,7 @@ import dagster as dg
 import psutil
 from dagster import DagsterRun, DagsterRunStatus, RunsFilter
 
+from contracts.arguments import none_taken
 from orchestration.attempt import restore
 
 _GOING_ON = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
@@ -64,4 +65,5 @@ def _lives(pid: int, seen_at: float) -> bool:
 
 
 if __name__ == "__main__":
+    none_taken("make ui")
     main()

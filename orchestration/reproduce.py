@@ -60,6 +60,7 @@ def main() -> None:
         if is_url(url := arguments.changes.get(PATH)):
             arguments.changes[PATH], came = fetch(url)
             print(came, flush=True)
+        _look(arguments.changes.get(PATH))
         for change in configure(arguments.changes, say=_warn) if arguments.changes else []:
             print(f"params.yaml  {change}", flush=True)
     except InputError as error:
@@ -83,6 +84,12 @@ def main() -> None:
             _warn(f"{stands} this attempt left is in attempts/{reason.stage}/.")
         _exit(reason.exit_code)
     print(_summary(read_graph(root), attempt, time.perf_counter() - began))
+
+
+def _look(path: object) -> None:
+    """Refuse a log that is not there before params.yaml names it: what ran so far would otherwise no longer run."""
+    if isinstance(path, str) and not Path(path).expanduser().exists():
+        raise InputError(f"{PATH}: {path} does not exist. Say where the log lies: make run SOURCE=... DATA=<path>.")
 
 
 def _parse() -> argparse.Namespace:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contracts.arguments import none_taken
 from contracts.errors import InputError
 from serving.bundle.manifest import read_manifest
 from serving.locations import find_bundle
@@ -78,4 +79,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    none_taken("make bento")
     main()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from contracts.arguments import none_taken
 from contracts.errors import InputError
 from contracts.known_hashes import remembering
 from contracts.params import load_params
@@ -107,9 +108,6 @@ def _table(events: Sealing) -> pa.Table:
 
 def main() -> None:
     """Seal the live events of the source that params.yaml names; exit 2 if that is impossible."""
-    if len(sys.argv) > 1:
-        print(f"{__doc__}\nRun it by `make absorb`; it takes no arguments.")
-        sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     try:
         source = load_params()["source"]
         data, log = Path("data") / source.id, identity_of(source)
@@ -135,4 +133,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    none_taken("make absorb")
     main()

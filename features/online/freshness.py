@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from contracts.arguments import none_taken
 from contracts.errors import CheckFailed, InputError
 from contracts.params import load_params
 from contracts.views import incomplete, stale
@@ -131,7 +132,9 @@ def table(views: dict[str, dict[str, Any]]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def watch(data: Path, limits: MaterializeParams, max_live_rows: int | None = None) -> str:
@@ -174,4 +177,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    none_taken("make freshness")
     main()

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from contracts.arguments import none_taken
 from contracts.errors import InputError
 from contracts.files import hash_file
 from contracts.known_hashes import hash_of, remembering
@@ -273,4 +274,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    none_taken("make load")
     main()

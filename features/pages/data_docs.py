@@ -171,7 +171,7 @@ def _write_index(docs: Path, pages: Sequence[Result], sentence: str, is_refused:
     facts = [("results", number(len(pages))), ("with a failure", number(len(failed)))]
     rows = [
         (
-            _link(each.path, each.batch.replace("_", " ")),
+            _link(each.path, _named(each.batch)),
             SUITES.get(each.suite, each.suite),
             number(each.num),
             number(each.num - each.held),
@@ -193,6 +193,12 @@ def _write_index(docs: Path, pages: Sequence[Result], sentence: str, is_refused:
         section("Suites", table(("suite", "of"), suites, (), "One line per suite")),
     ]
     write_page(docs / "index.html", "Data Docs", body, "Pages of results: Great Expectations. Times are UTC.")
+
+
+def _named(batch: str) -> str:
+    """A batch as text: thousands separated, one date where it is of one."""
+    text = re.sub(r"\b\d{5,}\b", lambda found: f"{int(found[0]):,}", batch.replace("_", " "))
+    return re.sub(r"^(\S+) to \1$", r"\1", text)
 
 
 def _link(path: str, name: str) -> Html:

@@ -54,12 +54,14 @@ def section(title: str, *parts: str, lead: str = "") -> str:
     return f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{said}{"".join(parts)}</section>'
 
 
-def figure(svg: str, title: str, note: str, numbers: str = "") -> str:
-    """A chart with its title, note and numbers, which unfold."""
+def figure(svg: str, title: str, note: str, numbers: str = "", *, is_wide: bool = False) -> str:
+    """A chart with its title, note and numbers, which unfold. is_wide: on a phone it scrolls, or could not be read."""
     more = details("Numbers", numbers, title) if numbers else ""
+    box = f'class="chart broad" tabindex="0" role="region" aria-label="Chart: {escape(title)}"'
+    box = box if is_wide else 'class="chart"'
     return (
         f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>"
-        f'<div class="chart">{svg}</div>{more}</figure>'
+        f"<div {box}>{svg}</div>{more}</figure>"
     )
 
 

@@ -1,9 +1,11 @@
 """Figures of every partition -> a section of the quality page with one small chart per figure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from features.pages import charts
+from features.pages.columns import legend
 from features.pages.document import details, escape, figure, section, table
 from features.pages.grouping import grouped
 
@@ -11,6 +13,7 @@ Report = Mapping[str, Any]
 MOST_ROWS = 200
 """Number of newest partitions in a table."""
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _B, _O = charts.BLUE, charts.ORANGE
 _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]], str, str]] = (
     (
@@ -133,8 +136,15 @@ def _all(partitions: Sequence[Report]) -> str:
     columns = [column for column in rows[0] if any(row[column] is not None for row in rows)]
     dropped = len(partitions) - len(rows)
     said = f"<p>The newest {len(rows)}; the {dropped} before them are in quality.json.</p>" if dropped else ""
-    inner = table(columns, [[row[c] for c in columns] for row in rows], range(1, len(columns)), "Every figure")
-    return details("Every figure of every partition", said + inner)
+    cells = [[_shown(row[column]) for column in columns] for row in rows]
+    inner = table(columns, cells, range(1, len(columns)), "Every figure")
+    return details("Every figure of every partition", said + inner + legend(tuple(columns)))
+
+
+def _shown(value: Any) -> Any:
+    """A time without its fraction: 2024-01-31 23:59:58."""
+    is_time = isinstance(value, str) and _TIME.match(value)
+    return value[:19].replace("T", " ") if is_time else value
 
 
 def _is_number(text: str) -> bool:

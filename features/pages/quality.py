@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from features.pages.changes import since
+from features.pages.columns import limit_of
 from features.pages.document import (
     BAD,
     GOOD,
@@ -63,25 +64,18 @@ def write_quality(
 
 def judged(report: Report) -> tuple[str, str]:
     """(state, one sentence that says why)."""
-    used = _used(report)
-    lost = report["rows_read"] - used
-    failed = [each for each in report["expectations"] if not each["passed"] and each["of"] != RULE]
-    joined = sum(line["rows"] for line in report["ledger"] if line["what"] in (JOINED, OUTCOME_JOINED))
-    counted = (
-        f"{used:,} of {count(report['rows_read'], 'row')} read ({percent(used / report['rows_read'])}) are valid"
-        + (f"; {joined:,} joined another row of the same item and request" if joined else "")
-        + f"; {lost - joined:,} ({percent((lost - joined) / report['rows_read'])}) are not used"
-        + (f", most often: {largest['what']} ({largest['rows']:,})" if (largest := _largest(report)) else "")
-    )
     if report["refused"]:
-        return BAD, f"Blocked: {report['refused']}"
+        return BAD, report["refused"]
+    failed = [each for each in report["expectations"] if not each["passed"] and each["of"] != RULE]
     if failed:
         first = failed[0]
+        judged_of = f" in {first['num_unexpected']:,} of {first['num_judged']:,} {first['of']}"
         return WARNS, (
-            f"{counted}. {count(len(failed), 'expectation')} of {_num_expectations(report)} failed; the first: "
-            f"{first['why']} ({count(first['num_unexpected'], 'exception')})."
+            f"{_counted(report)}. {len(failed)} of {_num_expectations(report)} expectations "
+            f"{'does not hold: ' if len(failed) == 1 else 'do not hold, the first of them: '}“{first['why']}” "
+            f"fails{judged_of if first['num_judged'] else ''}."
         )
-    return GOOD, f"{counted}. All {_num_expectations(report)} expectations hold."
+    return GOOD, f"{_counted(report)}. All {_num_expectations(report)} expectations hold."
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -97,6 +91,21 @@ def summary(report: Report) -> dict[str, Any]:
 
 def _title(report: Report) -> str:
     return "refused by validate: later stages do not run" if report["refused"] else "from rows read to rows used"
+
+
+def _counted(report: Report) -> str:
+    """How many of the rows read are valid, and where most of the others went."""
+    read, used = report["rows_read"], _used(report)
+    if used == read:
+        return f"All {count(read, 'row')} read are valid"
+    joined = sum(line["rows"] for line in report["ledger"] if line["what"] in (JOINED, OUTCOME_JOINED))
+    lost = read - used - joined
+    return (
+        f"{used:,} of {count(read, 'row')} read ({percent(used / read)}) are valid"
+        + (f"; {joined:,} joined another row of the same item and request" if joined else "")
+        + (f"; {lost:,} ({percent(lost / read)}) are not used" if lost else "")
+        + (f", most often: {largest['what']} ({largest['rows']:,})" if (largest := _largest(report)) else "")
+    )
 
 
 def _num_expectations(report: Report) -> int:
@@ -144,7 +153,7 @@ def _failures(report: Report) -> str:
             _tag(each),
             each["group"],
             each["why"],
-            f"{each['column']} {each['limit']}",
+            limit_of(each["column"], each["limit"]),
             f"{each['num_unexpected']:,} of {each['num_judged']:,} {each['of']}",
             "; ".join(f"{one['where']}: {number(one['value'])}" for one in each["examples"]),
         )
@@ -204,7 +213,7 @@ def _expectations(report: Report) -> str:
             each["group"],
             each["why"],
             each["of"],
-            f"{each['column']} {each['limit']}",
+            each["column"] if each["of"] == RULE else f"{each['column']} {each['limit']}",
             each["num_judged"],
             each["num_unexpected"],
         )

@@ -27,6 +27,7 @@ MARKS = {
     "none": "No session structure",
     "not judged": "Not judged",
 }
+MODELS = {"mos": "MoS", "din": "DIN", "logistic": "logistic regression"}
 STEADY = 0.8
 """Themes do not fade if their rate at the longest lag is at least this share of that at the shortest."""
 MADE_OF = {
@@ -54,17 +55,18 @@ def write_shift(path: Path, report: Report, models: Sequence[Report] | None, for
         ("between sessions", _duration(report["gap_s"]["median"]) + " (median)"),
     ]
     head = verdict(
-        "Do interests shift from session to session?",
+        f"Do interests shift from session to session{', and which model follows' if models else ''}?",
         f"Interest shifts of {report['log']}",
         good,
-        report["sentence"],
+        " ".join(filter(None, [report["sentence"], _best_after_a_shift(models or ())])),
         facts,
         MARKS[report["state"]],
     )
-    parts = [head]
+    parts = [head, _models(models, foreign)] if models else [head]
     if report["themes"]:
         parts += [strips(report), _returns(report), _off_theme(report), _matrix(report), _who(report)]
-    parts += [_models(models, foreign), _advice(report), _method(report)]
+    parts += [] if models else [_models(models, foreign)]
+    parts += [_advice(report), _method(report)]
     foot = "Letters stand for users and say nothing of their ids. Times are UTC. The numbers: shift_audit/audit.json."
     return write_page(path, f"Interest shifts of {report['log']}", parts, foot)
 
@@ -75,8 +77,11 @@ def _returns(report: Report) -> str:
         said = "<p>Too few users come back on later days for a curve.</p>"
         return section("How a theme comes back", said)
     numbers = table(
-        ("days later", "rate", "low", "high", "shuffled", "cases"),
-        [[row.get(name) for name in ("lag_days", "rate", "low", "high", "shuffled", "cases")] for row in rows],
+        ("days later", "the same theme", "interval from", "to", "shuffled", "cases"),
+        [
+            (row["lag_days"], *(percent(row.get(name)) for name in ("rate", "low", "high", "shuffled")), row["cases"])
+            for row in rows
+        ],
         range(6),
         "Return of themes",
     )
@@ -84,7 +89,7 @@ def _returns(report: Report) -> str:
         "Share of days with the same theme again",
         "of the user's later active days; band: 95 % interval over users",
     )
-    drawn = figure(shift_charts.svg(shift_charts.returns(rows), title, note), title, note, numbers)
+    drawn = figure(shift_charts.svg(shift_charts.returns(rows), title, note), title, note, numbers, is_wide=True)
     lead = (
         f"Of the sessions that turn, {percent(report['return_rate'])} go to a theme that the user has had before "
         f"(shuffled: {percent(report['shuffled']['return_rate'])}). {_fading(rows)}"
@@ -96,8 +101,8 @@ def _fading(rows: Sequence[Report]) -> str:
     """The curve in a sentence: by its slope, since its height is below the shuffled one, which spreads each theme."""
     first, last = rows[0], rows[-1]
     said = "Themes do not fade" if last["rate"] >= STEADY * first["rate"] else "Themes fade"
-    soon, late = (f"{percent(row['rate'])} {count(row['lag_days'], 'day')} later" for row in (first, last))
-    return f"{said}: a theme of one day is there again in {soon}, and in {late}, if the user is active then."
+    soon, late = (f"{percent(row['rate'])} of cases {count(row['lag_days'], 'day')} later" for row in (first, last))
+    return f"{said}: a theme of one day is there again in {soon} and in {late}, if the user is active then."
 
 
 def _off_theme(report: Report) -> str:
@@ -148,7 +153,7 @@ def _matrix(report: Report) -> str:
         "Sessions from theme to theme",
     )
     title, note = "From theme to theme", "share of the sessions that follow a session of the theme on the left"
-    drawn = figure(shift_charts.svg(shift_charts.matrix(rows), title, note), title, note, numbers)
+    drawn = figure(shift_charts.svg(shift_charts.matrix(rows), title, note), title, note, numbers, is_wide=True)
     return section("Which themes follow one another", drawn)
 
 
@@ -173,8 +178,9 @@ def _models(models: Sequence[Report] | None, foreign: str | None) -> str:
     title = "How models fare after a shift"
     if not models:
         said = (
-            "<p>No model of this log has been evaluated. <code>make run</code> trains ours; a file of another "
-            "recommender’s scores is judged beside them: <code>make audit SCORES=scores.csv</code>.</p>"
+            "<p>This page is about the log alone. <code>make run</code> trains and judges models, and then "
+            "<code>shift_models.html</code> lies beside this page; a file of another recommender’s scores is judged "
+            "beside ours: <code>make audit SCORES=scores.csv</code>.</p>"
         )
         return section(title, said)
     names = list(dict.fromkeys(row["model"] for row in models))
@@ -183,14 +189,35 @@ def _models(models: Sequence[Report] | None, foreign: str | None) -> str:
     label = [f"{step}+" if step == steps[-1] else str(step) for step in steps]
     numbers = table(
         ("model", *label),
-        [(name, *(found.get((name, step)) for step in steps)) for name in names],
+        [(_named(name), *(_auc(found.get((name, step))) for step in steps)) for name in names],
         range(1, len(steps) + 1),
         "AUC by requests since the shift",
     )
     what, note = "AUC by requests since the shift", "0: the first request in the new theme or session"
-    drawn = figure(shift_charts.svg(shift_charts.models(models), what, note), what, note)
+    named = [{**row, "model": _named(row["model"])} for row in models]
+    drawn = figure(shift_charts.svg(shift_charts.models(named), what, note), what, note, is_wide=True)
     more = f"<p>{escape(foreign)}</p>" if foreign else ""
-    return section(title, drawn, numbers, more, lead="A model that follows a shift is as good at 0 as later.")
+    lead = "A model that follows a shift is as good at 0 as later. AUC: 0.5 is chance, 1 a perfect order."
+    return section(title, drawn, numbers, more, lead=lead)
+
+
+def _best_after_a_shift(models: Sequence[Report]) -> str:
+    """The two models with the best order in the first request after a shift, in a sentence."""
+    first = sorted(
+        (row for row in models if int(row["since_shift"]) == 0 and row["auc"] is not None), key=lambda row: -row["auc"]
+    )
+    if len(first) < 2:
+        return ""
+    best, next_ = ((_named(row["model"]), _auc(row["auc"])) for row in first[:2])
+    return f"Right after a shift {best[0]} orders best (AUC {best[1]}), then {next_[0]} ({next_[1]})."
+
+
+def _named(model: str) -> str:
+    return MODELS.get(model, model)
+
+
+def _auc(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
 
 
 def _advice(report: Report) -> str:
@@ -216,7 +243,7 @@ def _method(report: Report) -> str:
         f"<p>The verdict: {escape(report['rules']['verdict'])}. What to do: {escape(report['rules']['advice'])}.</p>"
     )
     lengths = table(
-        ("", "median", "95 of 100 below", "largest"),
+        ("figure", "median", "95 of 100 below", "largest"),
         [
             ("events per session", *_spread(report["events_per_session"])),
             ("sessions per user", *_spread(report["sessions_per_user"])),
@@ -231,7 +258,7 @@ def _method(report: Report) -> str:
     by_theme = table(("theme", "sessions"), largest_first, (1,), "Sessions by theme")
     return section(
         "Method and counts",
-        table(("", "this log", "shuffled"), rows, (1, 2), "Rates beside shuffled events"),
+        table(("rate", "this log", "shuffled"), rows, (1, 2), "Rates beside shuffled events"),
         text,
         lengths,
         details("Sessions by theme", by_theme),

@@ -23,6 +23,7 @@ TONES = (
 )
 DARK = (0, 4, 6)
 OTHER = "#8b95a3"
+_BOX = '<div class="strip broad" tabindex="0" role="region" aria-label="Chart: sessions of a dozen users">'
 
 
 def strips(report: Report) -> str:
@@ -41,7 +42,7 @@ def strips(report: Report) -> str:
         "Each block is a session, oldest on the left, wider with more events. Users are sorted by the share of their "
         "sessions that turn to another theme, which is shown beside the name."
     )
-    return section("A dozen users", f'<ul class="legend">{keys}</ul><div class="strip">{rows}</div>', lead=lead)
+    return section("A dozen users", f'<ul class="legend">{keys}</ul>{_BOX}{rows}</div>', lead=lead)
 
 
 def _widths(each: Report) -> list[float]:

@@ -9,7 +9,7 @@ def held_back(report: Mapping[str, Any]) -> str:
     num, failed = report["num_expectations"], report["failed_expectations"] or []
     reasons = "; ".join(f"{reason}: {rows:,}" for reason, rows in sorted(report["quarantined_by_reason"].items()))
     return (
-        f"{num - len(failed)} of {num} expectations hold within their limits"
+        f"{num - len(failed)} of {num} expectations of the log as a whole hold within their limits"
         + (f" (not: {', '.join(failed)})" if failed else "")
         + f"; of {report['rows_in']:,} rows {report['rows_quarantined']:,} are held back in quarantine"
         + (f" ({reasons})" if reasons else "")

@@ -8,8 +8,9 @@ CLEAR, FAINT = 0.1, 0.03
 """Stability above chance from which the session structure is clear, and below which there is none."""
 SHIFTS, NONE, WEAK, NOT_JUDGED = "shifts", "none", "weak", "not judged"
 RULES = (
-    f"clear: within a session the next event keeps its theme more often than shuffled by {CLEAR:.0%} or more; none: by "
-    f"less than {FAINT:.0%}; not judged: fewer than {MIN_PAIRS} pairs of consecutive sessions, or no themes"
+    f"clear: within a session the next event keeps its theme more often than shuffled by {100 * CLEAR:.0f} points or "
+    f"more; none: by less than {100 * FAINT:.0f} points; not judged: fewer than {MIN_PAIRS} pairs of consecutive "
+    "sessions, or no themes"
 )
 
 
@@ -25,7 +26,7 @@ def judge(told: Mapping[str, Any]) -> tuple[str, str]:
                 else ""
             )
         )
-    beside = f"{within:.0%} of cases (with the same events shuffled within each user: {chance:.0%})"
+    beside = f"{_percent(within)} of cases (with the same events shuffled within each user: {_percent(chance)})"
     if within - chance < FAINT:
         return NONE, f"No session structure: within a session the next event keeps its theme in {beside}, as by chance."
     kind = SHIFTS if within - chance >= CLEAR else WEAK
@@ -36,9 +37,9 @@ def judge(told: Mapping[str, Any]) -> tuple[str, str]:
     )
     came = told["return_rate"]
     return kind, (
-        f"{how}: the next event keeps its theme in {beside}; {told['hop_rate']:.0%} of sessions turn to another theme "
-        f"(shuffled: {told['shuffled']['hop_rate']:.0%})"
-        + (f", {came:.0%} of these turns to one that the person had been in before." if came is not None else ".")
+        f"{how}: the next event keeps its theme in {beside}; {_percent(told['hop_rate'])} of sessions turn to another "
+        f"theme (shuffled: {_percent(told['shuffled']['hop_rate'])})"
+        + (f", {_percent(came)} of these turns to one that the person had been in before." if came is not None else ".")
     )
 
 
@@ -52,19 +53,19 @@ def advice(state: str, told: Mapping[str, Any]) -> list[str]:
     far = next((each for each in told["off_theme"] if each["share"] is not None and each["share"] >= 0.5), None)
     if state == SHIFTS and far:
         sentences.append(
-            f"Try routing by theme: within a session the theme holds, but {far['share']:.0%} of a person's last "
+            f"Try routing by theme: within a session the theme holds, but {_percent(far['share'])} of a person's last "
             f"{far['window']} events are of another theme than the next click. Whether it pays on this log is measured "
             "by training both models: the page shift_models.html."
         )
     came, by_chance = told["return_rate"], told["shuffled"]["return_rate"]
-    beside = "" if by_chance is None else f" (shuffled: {by_chance:.0%})"
+    beside = "" if by_chance is None else f" (shuffled: {_percent(by_chance)})"
     if came is not None and came >= 0.5 and (by_chance is None or came >= by_chance):
         sentences.append(
-            f"Keep long histories: {came:.0%} of turns go back to a theme of earlier sessions{beside}, not to a new "
-            "one."
+            f"Keep long histories: {_percent(came)} of turns go back to a theme of earlier sessions{beside}, not to a "
+            "new one."
         )
     elif came is not None and came < 0.5:
-        sentences.append(f"Offer new themes: {1 - came:.0%} of turns go to one that the person had not been in.")
+        sentences.append(f"Offer new themes: {_percent(1 - came)} of turns go to one that the person had not been in.")
     if (told["hop_rate"] or 0) >= 0.5:
         sentences.append(
             "React to the first clicks of a session: half of the sessions have at most "
@@ -78,3 +79,7 @@ ADVICE = (
     "long histories where at least half of the turns are returns and no fewer than shuffled; new themes "
     "where less than half are; first clicks where at least half of the sessions are turns"
 )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

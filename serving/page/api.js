@@ -1,5 +1,7 @@
 // What the service is asked, in one place: a question -> its answer and how long it took. A refusal is thrown.
 
+import { waiting } from "./waiting.js";
+
 const TOKEN = "leitmotif.token";
 
 export class Refused extends Error {
@@ -40,7 +42,7 @@ async function ask(path, body, isAgain = false) {
   const began = performance.now();
   let answer;
   try {
-    answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
+    answer = await waiting(fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers }));
   } catch {
     throw new Refused(0, "no_service", "The service does not answer. `make serve` starts it.");
   }

@@ -47,7 +47,8 @@ export function beside({ onChosen, onPick, onLight, onQuiet, titleOf, kindsOf })
     gauge(find("own-gauge"), items, watched, steps);
     gauge(find("other-gauge"), other.items, watched, othersOf(steps, watched));
     list.draw(other.items.map((item) => versus(item, reply.items)), canMove);
-    find("common").textContent = inCommon(items, other.items);
+    const key = `▲▼: how many ranks above or below its place with ${find("own-model").textContent}.`;
+    find("common").replaceChildren(inCommon(items, other.items), make("span", {}, key));
     threads();
   }
 

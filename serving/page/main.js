@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { beside } from "./beside.js";
+import { chips } from "./chips.js";
 import { find, isCalm, make } from "./dom.js";
 import { finder } from "./finder.js";
 import { FIRST, gauge, shareOf } from "./gauge.js";
@@ -11,7 +12,7 @@ import { lanesOf, score } from "./score.js";
 import { lastTurn, shown } from "./stops.js";
 import { table } from "./table.js";
 import { mark, order, spoken } from "./themes.js";
-import { count, moment, span } from "./words.js";
+import { count, moment } from "./words.js";
 
 const NUM_ASKED = 100; // so that an item of another theme is at hand; the first NUM_SHOWN are the list
 const NUM_SHOWN = 20;
@@ -25,6 +26,7 @@ const given = (name) => new URLSearchParams(location.search).get(name);
 const state = { user: null, at: null, atShort: "", past: null, clicks: [], steps: [], watched: null, reply: null, mode: "suppose", model: given("beside") };
 const catalogue = new Map();
 let most = 0; // what the service recommends at once, of NUM_ASKED at most
+let about = null; // what the service serves, as /info says
 let isThemed = true; // whether the served model knows themes
 let turn = 0; // of what is asked: an answer that comes after a newer question is not shown
 let playing = 0;
@@ -47,8 +49,10 @@ async function told(work, otherwise = null) {
     return value;
   } catch (error) {
     if (!(error instanceof api.Refused)) throw error;
-    find("token").hidden = ![401, 403].includes(error.status);
-    find("trouble").textContent = error.message;
+    const isBarred = [401, 403].includes(error.status);
+    find("token").hidden = !isBarred;
+    find("again").hidden = isBarred;
+    find("trouble-text").textContent = error.message;
     find("trouble").hidden = false;
     return otherwise;
   }
@@ -62,6 +66,15 @@ async function open(user) {
   await told(async () => {
     if (await loadPast()) await rank({ isNew: true });
   });
+}
+
+// After a failure: the same user, moment and clicks.
+async function again() {
+  if (!state.user) return begin();
+  await told(async () => {
+    if (await loadPast()) await rank({ isNew: !state.reply, isSeen: false, label: state.clicks.length ? `click ${state.clicks.length}` : "before" });
+  });
+  find("items").querySelector(".pick")?.focus();
 }
 
 const keepAddress = () =>
@@ -98,11 +111,11 @@ const supposed = () => (state.mode === "suppose" || state.at !== null ? state.cl
 
 async function numAsked() {
   if (most) return most;
-  const info = (await api.info()).value;
-  isThemed = info.theme_names.length > 0;
-  state.model = side.offer(info, state.model);
+  about = (await api.info()).value;
+  isThemed = about.theme_names.length > 0;
+  state.model = side.offer(about, state.model);
   keepAddress();
-  return (most = Math.min(NUM_ASKED, info.limits.retrieval.num_candidates));
+  return (most = Math.min(NUM_ASKED, about.limits.retrieval.num_candidates));
 }
 
 // Of another model, on the same clicks: its items by the served model's themes, so that both lists are told alike.
@@ -148,7 +161,7 @@ async function rank({ isNew = false, isSeen = true, what = "", label = "" }) {
   state.watched ??= current ? { theme: current.theme, name: current.name } : { theme: null, name: null };
   note(items, other, label || (isNew ? "before" : ""));
   show(items, other, !isNew && isSeen);
-  chips(value, took);
+  chips({ reply: value, took, about, isTried: supposed().length > 0, isPast: state.at !== null });
   say(before, value, other, what);
   if (!items.length) return; // there is nothing to give reasons for
   const reasons = (await api.explain({ ...request, at: value.at }, items.map(({ item_id }) => item_id))).value.items;
@@ -174,16 +187,6 @@ function show(items, other, canMove) {
   find("as").textContent = state.at ? `for ${state.user} as of ${moment(state.at)} UTC, ${state.atShort}` : `for ${state.user}, now`;
   find("back").hidden = state.at === null;
   drawTries();
-}
-
-function chips(reply, took) {
-  const newest = reply.history.newest_event_at;
-  const told = [
-    ["answered in", `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`],
-    ["newest event", supposed().length ? "a tried click" : newest ? `${span(newest, reply.at)} old` : "none"],
-    ["model", reply.model_version],
-  ];
-  find("chips").replaceChildren(...told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
 function say(before, after, other, what) {
@@ -230,8 +233,8 @@ function drawTries() {
   });
   const again = (theme) => find("tries").querySelector(`[data-theme="${theme}"]`)?.focus();
   const buttons = [...best.values()].slice(0, MOST_TRIES).sort((one, other) => one.theme - other.theme).map((item) =>
-    make("button", { type: "button", kind: "try", "data-theme": item.theme, onclick: () => pick(item).then(() => again(item.theme)) },
-      mark(item.theme), make("span", { kind: "name" }, item.theme_name), make("span", { kind: "at" }, `${titleOf(item.item_id)}, rank ${item.rank}`)));
+    make("button", { type: "button", kind: "try", title: `${item.theme_name}: ${titleOf(item.item_id)}`, "data-theme": item.theme, onclick: () => pick(item).then(() => again(item.theme)) },
+      mark(item.theme), make("span", { kind: "name" }, item.theme_name), make("span", { kind: "at" }, `rank ${item.rank}, ${titleOf(item.item_id)}`)));
   const words = state.mode === "keep" && state.at === null ? "Count anew" : `Undo ${count(state.clicks.length, "click")}`;
   const undo = state.clicks.length ? [make("button", { type: "button", id: "undo", onclick: forget }, words)] : [];
   find("tries").replaceChildren(make("h2", {}, "Click the best of a theme"), ...buttons, ...undo);
@@ -292,6 +295,7 @@ async function begin() {
 }
 
 find("another").addEventListener("click", someoneElse);
+find("again").addEventListener("click", again);
 find("replay").addEventListener("click", () => told(replay));
 find("back").addEventListener("click", () => { stopPlaying(); timeline.stopAt(timeline.stops().length - 1, true); find("as-of").focus(); });
 find("token").addEventListener("submit", (event) => { event.preventDefault(); api.keepToken(find("secret").value); find("token").hidden = true; begin(); });

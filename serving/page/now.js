@@ -17,7 +17,7 @@ export function now({ user, past, reply, at, clicks, mode }) {
   find("now-title").replaceChildren(...(current ? [mark(current.theme, "large"), current.name] : [reply.cold_start_user ? "no theme yet" : "no theme"]));
   find("now-since").textContent = told(past, reply, at, isTried ? clicks.length : 0);
   find("shares").replaceChildren(...reply.themes.map(({ theme, name, share }) =>
-    make("div", { kind: "share" }, mark(theme), make("span", { kind: "name" }, name),
+    make("div", { kind: "share" }, mark(theme), make("span", { kind: "name", title: name }, name),
       make("span", { kind: "long", "aria-hidden": "true" }, make("i", { kind: tone(theme), place: { width: percent(share).replace(" ", "") } })),
       make("b", {}, percent(share)))));
 }
@@ -29,7 +29,7 @@ function told(past, reply, at, numTried) {
   const { active, sessions } = past;
   if (at || !active || !sessions.length) return `${known}.`;
   const turns = sessions.findLast(({ hopped }) => hopped);
-  const how = turns?.returned ? "came back to" : "turned to";
+  const how = turns?.returned ? "came back to" : turns ? "turned to" : "began with";
   const since = `Their sessions ${how} ${active.name} ${span(active.since, reply.at)} ago`;
   return `${since}; ${known} in ${count(sessions.length, "session")}.`;
 }

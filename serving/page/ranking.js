@@ -58,7 +58,7 @@ export function ranking(list, { onPick, onLight, onQuiet, titleOf, kindsOf, by =
     row.querySelector(".rank").replaceChildren(String(rank), ...step(rank, rankBefore, isMoved));
     row.querySelector(".mark").replaceWith(mark(item.theme));
     const button = row.querySelector(".pick");
-    button.textContent = titleOf(item.item_id);
+    button.textContent = button.title = titleOf(item.item_id); // a long one is cut off
     button.setAttribute("aria-label", [`Click ${titleOf(item.item_id)}`, `rank ${rank}`, spoken(item.theme, item.theme_name), by()].filter(Boolean).join(", "));
     row.querySelector(".kinds").textContent = kindsOf(item.item_id) || (item.known ? "" : "not known to the model");
     row.querySelector(".how").replaceChildren(

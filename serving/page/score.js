@@ -4,8 +4,9 @@ import { drawing, make } from "./dom.js";
 import { shown, stops } from "./stops.js";
 import { letter, mark, spoken, tone } from "./themes.js";
 import { micros } from "./times.js";
-import { count, day, moment, percent } from "./words.js";
+import { count, day, moment, month, percent, year } from "./words.js";
 
+const MANY_LANES = 12;
 const SIGNS = { returned: "↩", hopped: "◆" };
 
 export function score(root, onStop) {
@@ -25,6 +26,7 @@ export function score(root, onStop) {
     field.addEventListener("click", (event) => stopAt(nearest(fraction(field, event) * now.num), true));
     const labels = lanes.map(({ theme, name }) =>
       make("span", { kind: "lane", title: name }, mark(theme), make("span", { kind: "name" }, name ?? "no theme")));
+    root.classList.toggle("is-dense", lanes.length > MANY_LANES);
     root.replaceChildren(make("div", { kind: "lanes" }, labels), make("div", { kind: "stage" }, field, dates(), slider()));
     put();
   }
@@ -51,11 +53,13 @@ export function score(root, onStop) {
   const within = (x) => `${(100 * x) / now.num}%`;
 
   function dates() {
-    const days = now.sessions.map(({ started_at }) => day(started_at));
+    const [first, newest] = [now.sessions[0], now.sessions.at(-1)];
+    const named = first && year(first.started_at) !== year(newest.started_at) ? month : day;
+    const days = now.sessions.map(({ started_at }) => named(started_at));
     const least = Math.ceil(now.sessions.length / 8);
     let last = -least;
     const labels = days.map((text, at) => {
-      if (text === days[at - 1] || at - last < least || at > now.sessions.length - 2) return null;
+      if (text === days[at - 1] || at - last < least || at > Math.max(now.sessions.length - 2, 0)) return null;
       last = at;
       return make("span", { place: { left: within(at) } }, text);
     });

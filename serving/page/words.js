@@ -17,8 +17,12 @@ export const ago = (from, to) => ((when(to) - when(from)) / SECOND < 1 ? "just n
 
 export const day = (iso) => when(iso).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 
+export const month = (iso) => when(iso).toLocaleDateString("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
+
+export const year = (iso) => when(iso).getUTCFullYear();
+
 export const moment = (iso) =>
-  `${day(iso)} ${when(iso).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", timeZone: "UTC" })}`;
+  `${day(iso)} ${year(iso)} ${when(iso).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", timeZone: "UTC" })}`;
 
 export const percent = (share) => `${Math.round(100 * share)} %`;
 

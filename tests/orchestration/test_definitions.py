@@ -130,12 +130,13 @@ def test_every_table_of_the_contracts_has_its_columns_and_comments(
         assert (out.key in TABLES) == (columns is not None), out.key
         if out.key in TABLES:
             assert [each.name for each in columns.columns] == getattr(schema, TABLES[out.key].schema).names
+            assert all(each.description for each in columns.columns), out.key
     columns = column_schema("quarantine")
     assert columns is not None
     label = next(each for each in columns.columns if each.name == "label")
     assert (label.type, label.description) == ("float", "1 clicked, 0 shown but not clicked")
     assert columns.columns[0].constraints.nullable is False
-    assert {column.description for column in columns.columns if column.name == "session_id"} == {None}
+    assert columns.columns[-1].description == "from 1, header included"  # of provenance
 
 
 def test_rows_are_counted_of_every_file_of_a_table(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from orchestration.checks import CHECKS, EXPECTATIONS, JUDGED, Check, checks_of, judge
 from orchestration.figures import LARGEST, figures, table
 from orchestration.plots import BLUE, GROUND, ORANGE
+from tests.clones import ROOT
 
 
 def _check(name: str, out: str) -> Check:
@@ -79,6 +80,15 @@ def test_a_group_of_expectations_says_its_counts_and_what_failed(tmp_path: Path)
     assert "too many clicks" in verdict.description
     assert verdict.figures == {"expectations": 4, "critical": 0, "warnings": 1, "rows that break a rule": 7}
     assert not judge(check, {"expectations": {"bots": {**told, "critical": 1}}}).warns
+
+
+def test_a_group_of_expectations_says_what_it_expects() -> None:
+    said = {check.name: check.description for check in checks_of(ROOT, JUDGED)}
+    assert said["expectations_users"] == (
+        "Expected: nobody does more within a minute than a person can; no user makes up a large part of a partition."
+    )
+    assert said["expectations_values"] == "Rows that break a rule on values are held back and counted here."
+    assert all(said.values())
 
 
 def test_rows_that_do_not_add_up_fail() -> None:

@@ -93,7 +93,12 @@ def test_make_run_takes_a_path_as_it_is_typed(tmp_path: Path, data: str) -> None
 
 def test_bad_arguments_change_nothing(toy: Toy) -> None:
     before = (toy.root / "params.yaml").read_bytes()
-    for words, status in ((["--source", "movie"], 2), (["audit.min=3"], 2), (["nosuchstage"], 1)):
+    for words, status in (
+        (["--source", "movie"], 2),
+        (["--data", "no/such.csv"], 2),
+        (["audit.min=3"], 2),
+        (["nosuchstage"], 1),
+    ):
         done = toy.python("orchestration.reproduce", *words)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr

@@ -298,7 +298,7 @@ def test_everything_goes_by_keyboard_and_the_focus_is_never_lost(opened: Opened,
                 "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
             )
         )
-    assert met[:9] == ["skip", "user", "another", "INPUT", "replay", "as-of", "SUMMARY", "beside", "pick"]
+    assert met[:10] == ["skip", "SUMMARY", "user", "another", "INPUT", "replay", "as-of", "SUMMARY", "beside", "pick"]
     first = opened.items()[0]
     page.locator(".pick").first.focus()
     page.keyboard.press("Enter")
@@ -468,7 +468,8 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
         assert seen.violations() == []
         page.locator(f'.try[data-theme="{other_theme(server, hopper)}"]').click()
         seen.says("clicked")
-        page.locator("summary").click()
+        for summary in page.locator("summary").all():
+            summary.click()
         page.locator(".pick").first.focus()
         assert seen.violations() == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -520,6 +521,84 @@ def test_a_past_that_comes_late_is_not_shown_as_somebody_else_s(
     page.wait_for_load_state("networkidle")
     expect(page.locator("#as")).to_have_text(f"for {other}, now")
     expect(page.locator(".field")).to_have_attribute("aria-label", re.compile(f"of {other}, oldest first"))
+
+
+def test_a_service_that_takes_long_is_waited_for_in_words(opened: Opened, hopper: str) -> None:
+    page, held = opened.open(hopper), list[Route]()
+    expect(page.locator("#waiting")).to_be_empty()
+    page.route("**/recommend", lambda route: held.append(route))
+    page.locator(".pick").last.click()
+    expect(page.locator("#waiting")).to_have_text("Waiting for the service …")
+    expect(page.locator("#waiting")).to_be_in_viewport()
+    held[0].continue_()
+    opened.says("clicked, not kept")
+    expect(page.locator("#waiting")).to_be_empty()
+
+
+def test_a_service_that_stops_is_seen_where_one_reads_and_asked_again_with_the_same_clicks(
+    browser: Browser, server: httpx.Client, hopper: str
+) -> None:
+    stopped = Opened(browser, str(server.base_url).rstrip("/"))
+    page = stopped.open(hopper)
+    page.route("**/recommend", lambda route: route.abort())
+    item = stopped.items()[-1]
+    page.locator(".pick").last.click()
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    expect(page.get_by_role("alert")).to_be_in_viewport()
+    page.unroute("**/recommend")
+    with page.expect_response("**/recommend") as told:
+        page.get_by_role("button", name="Try again").click()
+    assert json.loads(told.value.request.post_data or "")["suppose"] == [item]
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.locator("#undo")).to_have_text("Undo 1 click")
+    stopped.settle()
+    stopped.context.close()
+    assert all("net::ERR_FAILED" in each for each in stopped.complaints)
+
+
+def test_the_longest_titles_widen_nothing(browser: Browser, server: httpx.Client, hopper: str) -> None:
+    long = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnungsentwurf " * 3
+
+    def named(route: Route) -> None:
+        told = route.fetch().json()
+        for item in told["items"]:
+            item["title"] = long
+        route.fulfill(json=told)
+
+    for width in (1280, 390):
+        for seen in tab(browser, server, viewport={"width": width, "height": 900}):
+            seen.page.route("**/items?*", named)
+            page = seen.open(hopper)
+            assert page.locator(".pick").first.get_attribute("title") == long
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+
+
+def test_who_was_here_once_did_not_turn(kept: Opened, keeping: httpx.Client, hopper: str) -> None:
+    items = keeping.post("/recommend", json={"user_id": hopper, "k": 1, "preview": True}).json()["items"]
+    event = {"user_id": "was here once", "item_id": items[0]["item_id"]}
+    assert keeping.post("/events", json={"events": [event]}).status_code == 200
+    page = kept.open("was here once")
+    expect(page.locator("#now-since")).to_have_text(
+        re.compile("^Their sessions began with .*; 1 click known in 1 session.$")
+    )
+    assert page.locator(".dates span").all_inner_texts()[0] != "now"
+
+
+def test_a_log_of_another_time_has_its_own_now_and_years_are_told(opened: Opened, hopper: str) -> None:
+    """The simulated log ended in 2024."""
+
+    def earlier(route: Route) -> None:
+        told = route.fetch().json()
+        for place, session in enumerate(told["sessions"]):
+            session["started_at"] = f"{2001 + place}{session['started_at'][4:]}"
+        route.fulfill(json=told)
+
+    page = opened.open(hopper)
+    assert re.search(r"now in simulator\n\d+ \w+ 2024 \d\d:\d\d UTC", page.locator("#chips").inner_text())
+    assert re.fullmatch(r"\d+ Jan", page.locator(".dates span").first.inner_text())
+    page.route("**/themes", earlier)
+    opened.open(hopper)
+    assert page.locator(".dates span").first.inner_text() == "Jan 2001"
 
 
 def test_a_refusal_is_said_in_the_services_words(browser: Browser, server: httpx.Client) -> None:

@@ -1,5 +1,6 @@
 """A point of the quality page that stands for several partitions says what it is of each figure."""
 
+from features.pages.columns import MEANINGS
 from features.pages.grouping import MOST_POINTS, grouped
 from features.pages.partitions import by_partition
 from features.quality.profile import PROFILE
@@ -24,3 +25,13 @@ def test_rows_are_added_and_users_are_the_largest_of_a_partition() -> None:
 
 def test_a_point_for_one_partition_needs_no_words() -> None:
     assert "Each point stands" not in by_partition(days(MOST_POINTS), [])
+
+
+def test_every_figure_of_a_partition_says_what_it_means() -> None:
+    assert list(MEANINGS) == PROFILE.names
+
+
+def test_a_time_is_shown_to_the_second() -> None:
+    page = by_partition([days(1)[0] | {"last_at": "2024-01-31T23:59:58.123456+00:00"}], [])
+    assert ">2024-01-31 23:59:58<" in page
+    assert ".123456" not in page

@@ -13,6 +13,7 @@ from features.shifts.verdict import SHIFTS, WEAK, advice
 from features.stages import histories
 from features.stages.audit import run
 from features.terms.params import AuditParams
+from tests.features import pages_browser
 from tests.features.small_log import Row, history, request, row, write_log
 
 HOUR = 3600
@@ -65,6 +66,17 @@ def test_the_page_says_the_same_of_the_written_audit_as_of_the_measured_one(tmp_
     assert words.index("news 4") < words.index("sport 3")
 
 
+def test_with_models_the_page_begins_with_the_one_that_follows_a_shift_best(tmp_path: Path) -> None:
+    written = audited(tmp_path / "data" / "log", log("u", "aab", "bb") + log("v", "aa", "bbb"), CATEGORIES)
+    aucs = {"din": (0.7, 0.75), "mos": (0.725, 0.8), "logistic": (0.69, None)}
+    rows = [{"model": name, "since_shift": n, "auc": auc} for name, both in aucs.items() for n, auc in enumerate(both)]
+    write_shift(tmp_path / "models.html", written, rows)
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (tmp_path / "models.html").read_text()))
+    assert "Right after a shift MoS orders best (AUC 0.725), then DIN (0.700)." in words
+    assert words.index("How models fare after a shift") < words.index("A dozen users")
+    assert "MoS 0.725 0.800 logistic regression 0.690 –" in words
+
+
 def test_small_sessions_and_items_without_a_category_are_not_judged(tmp_path: Path) -> None:
     rows = log("u", "aa", "b", "nn", "aa") + log("v", "aa")
     found = audited(tmp_path, rows, CATEGORIES)
@@ -95,7 +107,7 @@ def test_routing_by_theme_is_advised_only_where_sessions_hold_a_theme_and_most_o
     told |= {"hop_rate": None, "shuffled": {"return_rate": None}}
     (said,) = advice(SHIFTS, told)
     assert said.startswith(
-        "Try routing by theme: within a session the theme holds, but 60% of a person's last 50 events"
+        "Try routing by theme: within a session the theme holds, but 60 % of a person's last 50 events"
     )
     assert advice(WEAK, told) == []
     told["off_theme"] = [{"window": 50, "share": 0.4}, {"window": 200, "share": None}]
@@ -107,9 +119,21 @@ def test_long_histories_are_advised_only_where_returns_are_as_many_as_by_chance(
     (said,) = advice(SHIFTS, told)
     assert (
         said
-        == "Keep long histories: 84% of turns go back to a theme of earlier sessions (shuffled: 80%), not to a new one."
+        == "Keep long histories: 84 % of turns go back to a theme of earlier sessions (shuffled: 80 %), not to a new "
+        "one."
     )
     told["shuffled"]["return_rate"] = 0.86
     assert advice(SHIFTS, told) == []
     told["return_rate"] = 0.3
-    assert advice(SHIFTS, told)[0].startswith("Offer new themes: 70% of turns")
+    assert advice(SHIFTS, told)[0].startswith("Offer new themes: 70 % of turns")
+
+
+def test_the_page_is_read_by_everybody_on_a_phone_too(tmp_path: Path) -> None:
+    """Charts that would be too small scroll in their own box."""
+    sessions = ["aab", "bb", "aa", "aa", "cb"] * 30
+    written = audited(tmp_path / "data" / "log", log("u", *sessions) + log("v", *sessions), CATEGORIES)
+    rows = [{"model": name, "since_shift": n, "auc": 0.7} for name in ("mos", "din") for n in (0, 1)]
+    write_shift(tmp_path / "models.html", written, rows)
+    for browser in pages_browser.launched():
+        text = pages_browser.check(browser, tmp_path / "models.html")
+        assert "From theme to theme" in text

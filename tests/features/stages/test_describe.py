@@ -97,6 +97,18 @@ def test_a_row_that_joined_its_show_is_not_counted_as_lost() -> None:
     assert "2 (2.0 %) are not used, most often: duplicated (2)." in sentence
 
 
+def test_the_first_sentence_of_a_clean_log_is_that_all_is_well_and_of_another_what_does_not_hold() -> None:
+    holds = {"of": "partitions", "passed": True, "why": "few rows repeat another", "num_unexpected": 0, "num_judged": 9}
+    ledger = [{"stage": "histories", "what": "in a request", "rows": 1234}]
+    report = {"ledger": ledger, "rows_read": 1234, "expectations": [holds, holds], "refused": None}
+    assert judged(report) == (GOOD, "All 1,234 rows read are valid. All 2 expectations hold.")
+    report["expectations"] = [holds, holds | {"passed": False, "num_unexpected": 1}]
+    assert judged(report)[1] == (
+        "All 1,234 rows read are valid. 1 of 2 expectations does not hold: “few rows repeat another” fails in 1 of 9 "
+        "partitions."
+    )
+
+
 def test_data_docs_are_read_without_a_network(dirty: Path, browser: Browser) -> None:
     docs = dirty / ".state" / "table" / "data_docs"
     text = pages_browser.check(browser, docs / "index.html")
