@@ -257,13 +257,9 @@ def _unknown(key: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(key, known, n=1) or [
         names[name] for name in difflib.get_close_matches(key.rpartition(".")[2], names, n=1)
     ]
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    first = (
-        f"; a new limit is first used as ${key.removeprefix(LIMITS)} in {EXPECTATIONS}"
-        if key.startswith(LIMITS)
-        else ""
-    )
-    return f"{key}: no such parameter{guess}{first}"
+    said = f"{key}: no such parameter" + (f" (did you mean {close[0]!r}?)" if close else "")
+    is_limit = key.startswith(LIMITS)
+    return said + (f"; a new limit is first used as ${key.removeprefix(LIMITS)} in {EXPECTATIONS}" if is_limit else "")
 
 
 def _put(document: Any, key: str, value: Any) -> None:
