@@ -35,7 +35,7 @@ def check_stamp(spec: FeatureSpec, store: OnlineStore, state: Path, snapshot: Pa
                 f"The online store in {state} was loaded from snapshot {store.snapshot_id[:12]}, but {snapshot} holds "
                 f"snapshot {wanted[:12]}. `make load` brings the store up to date."
             )
-    stored = _read(state / STAMP, "settings", "Remove the folder and run `make load` to fill it again.")
+    stored = store.settings
     differ = other_histories(spec, stored)
     if stored.get("max_length", 0) < spec.num_events_read:
         differ.append(f"max_length {stored.get('max_length')} (trained: {spec.num_events_read})")

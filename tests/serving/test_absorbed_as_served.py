@@ -66,15 +66,15 @@ def live(store: OnlineStore, limits: Any, sessions: list[str | None]) -> None:
     for number in range(150):
         now, user = store.clock.now(), str(random.choice(USERS))
         if number % 3 == 0:
-            told = show(intake, user, random.permutation(ITEMS)[:4].tolist(), now, NO_CONTEXT)
+            told = show(intake, user, [*map(str, random.permutation(ITEMS)[:4])], now, NO_CONTEXT)
             assert told is not None
             keep(store, told)
             shown.append((user, told.impression_id))
             continue
         event: dict[str, Any] = {"user_id": user, "item_id": str(random.choice(ITEMS))}
-        event |= {"label": float(random.choice([1, 1, 0])), "session_id": random.choice(sessions)}
+        event |= {"label": float(random.choice([1, 1, 0])), "session_id": sessions[int(random.integers(len(sessions)))]}
         if random.random() < 0.5:
-            user, name = shown[random.integers(len(shown))]
+            user, name = shown[int(random.integers(len(shown)))]
             event |= {"user_id": user, "impression_id": name}
         elif random.random() < 0.6:
             seconds = int(random.choice([-2 * 86_400, -3600, -5, 299]))
@@ -110,7 +110,7 @@ def test_a_ranking_reads_the_same_before_and_after_live_events_are_absorbed(data
     root = data.parents[1]
     sections = load_params(root / "params.yaml")
     # of a log of all labels a show of ours has no session online, and after the run that of its click
-    sessions = [None, "s1", "s2"] if sections["history"].labels == "clicked" else [None]
+    sessions: list[str | None] = [None, "s1", "s2"] if sections["history"].labels == "clicked" else [None]
     with opened(data) as store:
         live(store, sections["serve"], sessions)
         newest = store.log_end

@@ -10,6 +10,9 @@ import httpx
 import pytest
 
 from contracts.errors import InputError
+from contracts.publish import write_json
+from features.live.places import state_of
+from features.online.load import load
 from serving.answering.beside import VARIABLE, open_served
 from serving.answering.predictor import Predictor
 from serving.answering.recommend import RecommendRequest, recommend
@@ -218,6 +221,25 @@ def test_a_newly_packaged_bundle_becomes_the_newest_of_a_running_service(
     assert taken.bundle is served.bundle
     assert taken.beside["previous"] is served.beside["previous"]
     assert found.look_beside(taken) is None
+    served.store.tail.close()
+
+
+def test_the_newest_bundle_is_loaded_also_if_a_newer_load_than_the_served_one_came_with_it(
+    reigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `make run` with new data: the service keeps the load that it has open."""
+    home = copied(reigned, tmp_path)
+    monkeypatch.chdir(home)
+    found, served = Succession(), open_served()
+    data = home / "data" / SOURCE
+    snapshot = data / "feature_snapshot" / "snapshot.json"
+    write_json(snapshot, json.loads(snapshot.read_text()) | {"snapshot_id": "newer"})
+    assert load(data, state_of(data))
+    package_another(home, tmp_path)
+    taken = found.look_beside(served)
+    assert taken is not None
+    assert taken.beside["newest"].bundle.version == read_manifest(data / "bundle").model_version
+    assert taken.beside["newest"].store is served.store
     served.store.tail.close()
 
 
