@@ -571,6 +571,8 @@ def test_the_longest_titles_widen_nothing(browser: Browser, server: httpx.Client
             page = seen.open(hopper)
             assert page.locator(".pick").first.get_attribute("title") == long
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+            tall = page.locator(".pick").first.evaluate("pick => pick.clientHeight > 40")
+            assert tall == (width == 390)  # there it has three lines, or nobody would know which item it is
 
 
 def test_who_was_here_once_did_not_turn(kept: Opened, keeping: httpx.Client, hopper: str) -> None:
