@@ -35,9 +35,10 @@ OWN, PAIRS = "user_counters", "user_item_counters"
 USERS_AT_ONCE = 4096
 USERS_OF_UNIT = 16 * USERS_AT_ONCE
 """Users whose places in the pieces are looked up together."""
-ROWS_AT_ONCE = 2_000_000
-"""Rows of a table in memory at a time: of a piece that is made, and of users that are read; or one partition or user
-with more."""
+ROWS_OF_PIECE = 2_000_000
+"""Rows of a piece, or those of one partition with more."""
+ROWS_AT_ONCE = 500_000
+"""Rows in memory of users who are read, or those of one user with more."""
 USERS, ROWS, BLOCKS = "users.arrow", "rows.arrow", "blocks.npy"
 
 
@@ -90,10 +91,12 @@ class UserCounters:
         """All items, mapped into memory."""
         return read_arrow(self.folder / MAPPED_ITEMS)["item_id"]
 
-    def batches(self, first: int, last: int) -> Iterator[Iterator[tuple[tuple[int, int], Counters]]]:
+    def batches(
+        self, first: int, last: int, before_us: int | None = None
+    ) -> Iterator[Iterator[tuple[tuple[int, int], Counters]]]:
         """Each block of users [first, last) in turn, as ranges of a few users with their counters.
 
-        first begins a block, and last ends one.
+        first begins a block, and last ends one. before_us: only rows strictly before this time (us); None: all.
         """
         assert first % USERS_AT_ONCE == 0, first
         assert last % USERS_AT_ONCE == 0 or last == self.num_users, last
@@ -101,7 +104,7 @@ class UserCounters:
             read = self._read(start, min(start + USERS_OF_UNIT, last))
             for block in range(start, read.last, USERS_AT_ONCE):
                 few = read.few_at_once(block, min(block + USERS_AT_ONCE, last))
-                yield ((users, read.counters(*users)) for users in few)
+                yield ((users, read.counters(*users, before_us)) for users in few)
 
     def _read(self, first: int, last: int) -> "UsersRead":
         """Where the rows of the users of some blocks are."""
@@ -133,12 +136,15 @@ class _Slices:
     def of(cls, piece: Path, user: Int64, listed: pa.Table) -> "_Slices":
         return cls(piece, user, listed["start"].to_numpy(), listed["end"].to_numpy())
 
-    def rows(self, first: int, last: int) -> list[Int64]:
-        """Key, time, shows and clicks of the rows of users [first, last)."""
+    def rows(self, first: int, last: int, before_us: int | None) -> list[Int64]:
+        """Key, time, shows and clicks of the rows of users [first, last), if they are before a time."""
         here = slice(*np.searchsorted(self.user, [first, last]))
         num = self.end[here] - self.start[here]
         at = np.repeat(self.start[here] - (np.cumsum(num) - num), num) + np.arange(num.sum())
         rows, key = read_arrow(self.piece / ROWS), np.repeat(self.user[here], num)
+        if before_us is not None:
+            early = rows["occurred_at"].to_numpy()[at] < before_us
+            at, key = at[early], key[early]
         if "item" in rows.column_names:
             key = key * PAIR_RADIX + rows["item"].to_numpy()[at]
         return [key, *(rows[name].to_numpy()[at] for name in ("occurred_at", "shows", "clicks"))]
@@ -164,13 +170,13 @@ class UsersRead:
             yield first, end
             first = end
 
-    def counters(self, first: int, last: int) -> Counters:
-        """user_counters and user_item_counters of users [first, last) alone."""
-        own, pairs = (self._table(table, first, last) for table in (OWN, PAIRS))
+    def counters(self, first: int, last: int, before_us: int | None = None) -> Counters:
+        """user_counters and user_item_counters of users [first, last) alone, of the rows before a time."""
+        own, pairs = (self._table(table, first, last, before_us) for table in (OWN, PAIRS))
         return Counters(NOTHING, own, pairs)
 
-    def _table(self, table: str, first: int, last: int) -> AsOfCounter:
-        found = [each.rows(first, last) for each in self.slices if each.piece.name.startswith(f"{table}-")]
+    def _table(self, table: str, first: int, last: int, before_us: int | None) -> AsOfCounter:
+        found = [each.rows(first, last, before_us) for each in self.slices if each.piece.name.startswith(f"{table}-")]
         nothing = [np.zeros(0, np.int64)] * 4
         return AsOfCounter.from_rows(*(np.concatenate(each) for each in zip(nothing, *found, strict=True)))
 
@@ -241,10 +247,10 @@ def _listed(piece: Path, first: int, last: int) -> pa.Table:
 
 
 def _neighbours(files: list[Path]) -> Iterator[tuple[Path, ...]]:
-    """Files in turn, of at most ROWS_AT_ONCE rows together, or one with more."""
+    """Files in turn, of at most ROWS_OF_PIECE rows together, or one with more."""
     upto = np.cumsum([0, *(pq.read_metadata(path).num_rows for path in files)])
     starts = [0] if files else []
     for place in range(len(files)):
-        if upto[place + 1] - upto[starts[-1]] > ROWS_AT_ONCE and place > starts[-1]:
+        if upto[place + 1] - upto[starts[-1]] > ROWS_OF_PIECE and place > starts[-1]:
             starts.append(place)
     yield from (tuple(files[start:end]) for start, end in pairwise([*starts, len(files)]))

@@ -9,6 +9,7 @@ from contracts.schema import TIME
 from features.encoding.counters import Counters
 from features.encoding.user_counts import rows_of_users
 from features.online.counters_by_user import USERS_AT_ONCE, UserCounters
+from features.terms.convention import counted_at
 
 USER_STATE = pa.schema(
     [
@@ -28,20 +29,19 @@ def user_state_rows(
         yield from _batch([_rows(counters, item_ids, user_ids, first, first + USERS_AT_ONCE)])
 
 
-def user_state_of(counted: UserCounters, first: int, last: int) -> Iterator[pa.Table]:
-    """The same batches of users [first, last), of which first begins a batch, with the counters of a few in memory."""
+def user_state_of(counted: UserCounters, first: int, last: int, before_us: int | None = None) -> Iterator[pa.Table]:
+    """The same batches of users [first, last), of which first begins a batch, with the counters of a few in memory.
+
+    before_us: of rows strictly before this time (us); None: of all.
+    """
     item_ids, user_ids = counted.item_ids().to_pylist(), counted.user_ids()
-    for few in counted.batches(first, last):
+    for few in counted.batches(first, last, before_us):
         yield from _batch(_rows(counters, item_ids, user_ids, *users) for users, counters in few)
 
 
 def user_state_before(counted: UserCounters, at_us: int, bucket_us: int) -> Iterator[pa.Table]:
-    """The batches of all users as of a time (Counters.before)."""
-    item_ids, user_ids = counted.item_ids().to_pylist(), counted.user_ids()
-    for few in counted.batches(0, counted.num_users):
-        yield from _batch(
-            _rows(counters.before(at_us, bucket_us), item_ids, user_ids, *users) for users, counters in few
-        )
+    """The batches of all users as of a time, of the rows that Counters.before keeps."""
+    yield from user_state_of(counted, 0, counted.num_users, counted_at(at_us - 1, bucket_us) + 1)
 
 
 def _batch(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -39,7 +39,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_counts, "EVENTS_AT_ONCE", 30)
     for module in (counters_by_user, snapshot_parts):
         monkeypatch.setattr(module, "USERS_OF_UNIT", 6)
-    monkeypatch.setattr(counters_by_user, "ROWS_AT_ONCE", 50)
+    for name in ("ROWS_AT_ONCE", "ROWS_OF_PIECE"):
+        monkeypatch.setattr(counters_by_user, name, 50)
     monkeypatch.setattr(snapshot_parts, "ROWS_OF_UNIT", 60)
 
 
