@@ -83,7 +83,7 @@ class Snapshots:
 
     def run(self, engine: EngineParams) -> list[dict[str, str]]:
         """A hash of each file, of each time."""
-        snapshot_parts.ROWS_OF_UNIT, counters_by_user.ROWS_OF_PIECE = 1, 40_000
+        snapshot_parts.ROWS_OF_UNIT, counters_by_user.ROWS_OF_PIECE = 1, 30_000
         histories, found = UserHistories.open(self.data / "user_histories"), []
         for number in range(self.number):
             made = self.folder / f"made{number}"

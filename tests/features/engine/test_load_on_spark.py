@@ -136,22 +136,22 @@ def test_a_snapshot_on_spark_of_which_workers_are_killed_has_the_bytes_of_this_p
     """Units of one row group each: 4,096 users, or a million events."""
     spark_home()
     data = tmp_path / "data" / "table"
-    write_days(data, num_rows=90_000, num_days=6, num_users=10_000, num_items=300)
+    write_days(data, num_rows=60_000, num_days=6, num_users=10_000, num_items=300)
     write_json(data / "absorbed" / "absorbed.json", {})
     histories.run(data, request(), history())
     statistics_stage.run(data, statistics())
     root = tmp_path / "spark"
     engine = EngineParams(name="spark", master="local[2,8]", options={})
-    process = start_on_spark(root, [Snapshots(data, root / "made", 3)], engine, "sqlite")
+    process = start_on_spark(root, [Snapshots(data, root / "made", 2)], engine, "sqlite")
     try:
         kill_at_work(process.pid, root / SAID)
     finally:
         said, (found,) = finish(process, root)
     (expected,) = Snapshots(data, tmp_path / "here", 1).run(HERE)
-    assert found == [expected] * 3
+    assert found == [expected] * 2
     assert len(expected) == 5
-    assert said.count("snapshot of ranges of users: 7 tasks on Spark") == 3
-    assert said.count("counters by user: 6 tasks on Spark") == 3
+    assert said.count("counters by user: 3 tasks on Spark") == 2
+    assert said.count("snapshot of ranges of users: 5 tasks on Spark") == 2
 
 
 @pytest.mark.slow
