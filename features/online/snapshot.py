@@ -18,6 +18,7 @@ from contracts.publish import write_json
 from contracts.schema import TIME
 from features.engine.engine import Engine, InProcess
 from features.live.places import LAYOUT, LOG
+from features.online.counter_pieces import split_by_user
 from features.online.counters_by_user import UserCounters
 from features.online.snapshot_parts import USER_HISTORY, USER_STATES, Parts, write_parts
 from features.sealed.event import ENGINES
@@ -58,7 +59,7 @@ def write_snapshot(
     """
     engine = engine or InProcess()
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=folder, ignore_cleanup_errors=True) as scratch:
-        counters = counters or UserCounters.split(engine, data, histories, Path(scratch, "counters"))
+        counters = counters or split_by_user(engine, data, histories, Path(scratch, "counters"))
         parts = Parts(data / "user_histories", counters, max_length, Path(scratch))
         num_users = write_parts(engine, parts, histories, folder)[USER_HISTORY]
     newest = histories.log_end_us

@@ -19,6 +19,7 @@ from contracts.stage import Report, main
 from features.encoding.encode import FeatureSpec
 from features.engine.engine import HERE, running
 from features.live.places import state_of
+from features.online.counter_pieces import split_by_user
 from features.online.counters_by_user import UserCounters
 from features.online.fill import Counted
 from features.online.freshness import measure
@@ -71,7 +72,7 @@ def run(
         told = {name: section.model_dump(mode="json") for name, section in sections.items()}
         settings = history.model_dump(mode="json") | told | {DELAY: labels.delay_s}
         with running(engine, staging) as runner:
-            of_users = UserCounters.split(runner, data, histories, staging / "counters")
+            of_users = split_by_user(runner, data, histories, staging / "counters")
             stamp = write_snapshot(data, histories, history.max_length, settings, snapshot, runner, of_users)
         offline = OfflineLog.open(data)
         back = ReadBack(materialize.num_read_back, stamp["snapshot_id"])

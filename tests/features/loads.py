@@ -22,7 +22,7 @@ from features.engine.engine import running
 from features.feast_store import as_of_units
 from features.live.open_tail import ENGINE_VARIABLE
 from features.live.places import state_of
-from features.online import counters_by_user, snapshot_parts, view_load
+from features.online import counter_pieces, snapshot_parts, view_load
 from features.online.load import load, offline_store
 from features.online.snapshot import write_snapshot
 from features.tables.histories import UserHistories
@@ -83,7 +83,7 @@ class Snapshots:
 
     def run(self, engine: EngineParams) -> list[dict[str, str]]:
         """A hash of each file, of each time."""
-        snapshot_parts.ROWS_OF_UNIT, counters_by_user.ROWS_OF_PIECE = 1, 30_000
+        snapshot_parts.ROWS_OF_UNIT, counter_pieces.ROWS_OF_PIECE = 1, 30_000
         histories, found = UserHistories.open(self.data / "user_histories"), []
         for number in range(self.number):
             made = self.folder / f"made{number}"

@@ -16,8 +16,8 @@ from contracts.schema import USER_HISTORY_SNAPSHOT, counters
 from features.encoding.as_of import AsOfCounter
 from features.encoding.counters import Counters
 from features.engine.engine import InProcess
-from features.online import counters_by_user, snapshot_parts, user_history, user_state
-from features.online.counters_by_user import UserCounters
+from features.online import counter_pieces, counters_by_user, snapshot_parts, user_history, user_state
+from features.online.counter_pieces import split_by_user
 from features.online.snapshot import write_snapshot
 from features.online.user_history import user_history_rows
 from features.online.user_state import USER_STATE, user_state_before, user_state_rows
@@ -33,14 +33,14 @@ TABLES = ("item_counters", "user_counters", "user_item_counters")
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row groups of three users, or 40 events; units of about 60 rows; pieces and reads of about 50."""
-    for module in (counters_by_user, snapshot_parts, user_state, user_history):
+    for module in (counter_pieces, counters_by_user, snapshot_parts, user_state, user_history):
         monkeypatch.setattr(module, "USERS_AT_ONCE", 3)
     monkeypatch.setattr(user_history, "EVENTS_AT_ONCE", 40)
     monkeypatch.setattr(event_counts, "EVENTS_AT_ONCE", 30)
     for module in (counters_by_user, snapshot_parts):
         monkeypatch.setattr(module, "USERS_OF_UNIT", 6)
-    for name in ("ROWS_AT_ONCE", "ROWS_OF_PIECE"):
-        monkeypatch.setattr(counters_by_user, name, 50)
+    monkeypatch.setattr(counters_by_user, "ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(counter_pieces, "ROWS_OF_PIECE", 50)
     monkeypatch.setattr(snapshot_parts, "ROWS_OF_UNIT", 60)
 
 
@@ -133,7 +133,7 @@ def test_pieces_hold_neighbouring_partitions_and_the_ids_are_mapped(tmp_path: Pa
     data = tmp_path / "data" / "table"
     histories = build(data, random_log(6, num_users=9, num_requests=80))
     by_day(data)
-    split = UserCounters.split(InProcess(), data, histories, tmp_path / "pieces")
+    split = split_by_user(InProcess(), data, histories, tmp_path / "pieces")
     assert len(split.pieces) > 6
     assert split.pieces == tuple(sorted(split.pieces, key=lambda name: (name.startswith("user_item"), name)))
     num = sum(pq.read_metadata(path).num_rows for name in TABLES[1:] for path in (data / name).iterdir())
@@ -147,7 +147,7 @@ def test_states_as_of_a_time_are_those_of_the_tables_before_it(tmp_path: Path) -
     data = tmp_path / "data" / "table"
     histories = build(data, random_log(7, num_users=11, num_requests=120))
     by_day(data)
-    split = UserCounters.split(InProcess(), data, histories, tmp_path / "pieces")
+    split = split_by_user(InProcess(), data, histories, tmp_path / "pieces")
     items, users = histories.vocabulary["item_id"], histories.user_ids
     for at in (START_US, START_US + 2_000_000_000, START_US + 10**10):
         known = Counters.from_folder(data, items, users).before(at)
