@@ -91,7 +91,7 @@ def test_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """On Spark: tests/features/engine."""
     small = ("--rows", "3000", "--engines", "duckdb", "--folder", str(tmp_path), "--reports", str(tmp_path))
     ((rows, engine, *_),) = rows_of(run(monkeypatch, capsys, "snapshot", *small))
-    assert (rows, engine) == ("3000", "duckdb")
+    assert (rows, engine) == ("3,000", "duckdb")
 
 
 def test_live_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
