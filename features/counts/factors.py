@@ -29,7 +29,7 @@ from threadpoolctl import ThreadpoolController
 from contracts.errors import InputError
 from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
 from features.engine.engine import Engine
-from features.tables import duck
+from features.tables.arrow_file import read_arrow, store_arrow
 from features.terms.convention import CLICKED, code_width, micros
 
 log = logging.getLogger("leitmotif")
@@ -164,7 +164,7 @@ def factorise(periods: Periods, start: int) -> Path:
 
     U: users with a click before the period's start, in ascending order.
     """
-    pairs = duck.read_arrow(periods.pairs)
+    pairs = read_arrow(periods.pairs)
     before = pairs["at"].to_numpy() < start
     users, items = (np.unique(pairs[name].to_numpy()[before], return_inverse=True)[1] for name in ("user", "item"))
     directions = leading(users, items, periods.rank)
@@ -186,7 +186,7 @@ def _factors(engine: Engine, pairs: pa.Table, starts: Int64, rank: int, scratch:
     ids = {name: pc.unique(pairs[name]).sort() for name in ("user_id", "item_id")}
     users, items = (pc.index_in(pairs[name], value_set=each).to_numpy().astype(np.int64) for name, each in ids.items())
     periods = Periods(scratch / "pairs.arrow", rank, scratch)
-    duck.store_arrow(pa.table({"at": at, "user": users, "item": items}), periods.pairs)
+    store_arrow(pa.table({"at": at, "user": users, "item": items}), periods.pairs)
     starts = starts[starts > at.min()] if len(at) else starts[:0]
     width, said_at = code_width(rank), time.monotonic()
     earlier, codes = np.zeros(0, np.int64), np.zeros((0, width), np.int8)  # users, ascending, and their codes

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from features.engine.engine import running
 from features.feast_store.as_of_rows import AskedView, retrieve_as_of
 from features.tables import duck
+from features.tables.arrow_file import read_arrow, store_arrow
 from features.terms.params import EngineParams
 
 ROWS_AT_ONCE = 250_000
@@ -45,7 +46,7 @@ class Retrieval:
 
     def join(self, entities: pa.Table, engine: EngineParams) -> list[Path]:
         """The parts, in the order of the rows; at least one."""
-        duck.store_arrow(entities, self.folder / ENTITIES)
+        store_arrow(entities, self.folder / ENTITIES)
         firsts = range(0, max(len(entities), 1), ROWS_AT_ONCE)
         units = [Rows(first, min(first + ROWS_AT_ONCE, len(entities))) for first in firsts]
         with running(engine, self.folder) as runner:
@@ -56,7 +57,7 @@ class Retrieval:
 
 def join_rows(retrieval: Retrieval, rows: Rows) -> Path:
     """Write the part of a range of rows, under its name by rename."""
-    entities = duck.read_arrow(retrieval.folder / ENTITIES).slice(rows.first, rows.last - rows.first)
+    entities = read_arrow(retrieval.folder / ENTITIES).slice(rows.first, rows.last - rows.first)
     part = retrieval.folder / f"{rows.first:012}.parquet"
     with tempfile.TemporaryDirectory(prefix=".joining-", dir=retrieval.folder) as scratch:
         with duck.as_default(Path(scratch)):

@@ -29,6 +29,7 @@ from contracts.known_hashes import hash_of
 from features.engine.engine import Engine
 from features.history import queries as history_queries
 from features.tables import duck
+from features.tables.arrow_file import read_arrow
 from features.tables.cache import PartitionCache, key_of
 from features.tables.partitions import Partition
 from features.terms import convention, known
@@ -51,7 +52,7 @@ class HistoryPiece:
 
     def table(self, name: str) -> pa.Table:
         """rows, requests, by_user or asked, mapped into memory: nothing is read until it is touched."""
-        return duck.read_arrow(self.files[f"{name}.arrow"])
+        return read_arrow(self.files[f"{name}.arrow"])
 
 
 def pieces_of(engine: Engine, kept: PartitionCache, files: Mapping[Partition, Path]) -> list[HistoryPiece]:

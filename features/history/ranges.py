@@ -16,7 +16,7 @@ from features.history.blocks import end_offsets
 from features.history.queries import HISTORY_ONLY, IN_REQUEST
 from features.history.request_rows import END_OFFSETS, Moved, find_blocks
 from features.history.users import UserLog, UserRows
-from features.tables import duck
+from features.tables.arrow_file import store_arrow
 from features.tables.cache import rename_first
 from features.tables.histories import write_part
 from features.terms.convention import CLICKED, micros
@@ -70,7 +70,7 @@ def _fill(ranges: Ranges, number: int, folder: Path) -> RangeMade:
     events = _arrays(rows, kept, user, ranges.history)
     write_part(folder, lengths, events)
     sessions = _sessions(user, events)
-    duck.store_arrow(sessions, folder / SESSIONS)
+    store_arrow(sessions, folder / SESSIONS)
     asked, moved = _ask(ranges, number, rows, events["occurred_at"], np.r_[0, np.cumsum(lengths)], folder)
     fates = _fates(asked, event, np.isin(np.arange(len(event)), kept.row))
     log.info("histories of %s of %s users", f"{rows.last + 1:,}", f"{len(ranges.users.num_rows):,}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from features.history.blocks import block_starts, end_offsets
 from features.history.queries import MAY_BE_IN_BLOCK, NO_POSITION
 from features.history.users import NamedRequests, UserLog, UserRows
-from features.tables import duck
+from features.tables.arrow_file import read_arrow, store_arrow
 from features.terms.convention import micros
 from features.terms.params import RequestParams
 from features.terms.slices import positions
@@ -65,12 +65,12 @@ class Blocks:
     def write(self, folder: Path) -> None:
         """Store the blocks of a range in its folder."""
         for name in ("requests", "rows"):
-            duck.store_arrow(getattr(self, name), folder / f"block-{name}.arrow")
+            store_arrow(getattr(self, name), folder / f"block-{name}.arrow")
 
     @classmethod
     def read(cls, folder: Path) -> "Blocks":
         """Memory-map what `write` stored."""
-        return cls(*(duck.read_arrow(folder / f"block-{name}.arrow") for name in ("requests", "rows")))
+        return cls(*(read_arrow(folder / f"block-{name}.arrow") for name in ("requests", "rows")))
 
 
 def find_blocks(

@@ -20,6 +20,7 @@ from ibis.backends.duckdb import Backend
 from contracts.errors import InputError
 from features.history.pieces import HistoryPiece
 from features.tables import duck
+from features.tables.arrow_file import read_arrow
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -160,9 +161,7 @@ class UserLog:
 
     def _of_piece(self, table: str, place: int) -> pa.Table:
         offsets = self._id_offsets[table]
-        return duck.read_arrow(self.scratch / f"{table}.arrow").slice(
-            offsets[place], offsets[place + 1] - offsets[place]
-        )
+        return read_arrow(self.scratch / f"{table}.arrow").slice(offsets[place], offsets[place + 1] - offsets[place])
 
     @cached_property
     def _id_offsets(self) -> dict[str, Int64]:

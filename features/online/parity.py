@@ -1,6 +1,5 @@
 """An online store, loaded or replayed, and the offline tables -> how many values differ between the two."""
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,22 +12,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
-from features.encoding.asked import Asked, Context, recent_clicks, recent_of_histories
+from features.encoding.asked import Asked, recent_clicks, recent_of_histories
 from features.encoding.counters import Counters
 from features.encoding.encode import EncodedHistory, FeatureSpec, encode_histories, encode_one
 from features.encoding.item_codes import item_codes
 from features.encoding.scalars import scalars_of_one
+from features.online.offline_log import LoggedRequest, OfflineLog
 from features.online.replay import Replay
 from features.online.rows import ItemProfile, UserHistory, UserRead
 from features.online.store import OnlineStore
 from features.tables.histories import UserHistories
 from features.terms.convention import RECENT, micros
 
-logger = logging.getLogger("leitmotif")
-
 USERS_AT_ONCE = 256
 NUM_NAMED = 5
-SAID_EVERY = 2_000
 NO_HISTORY = UserHistory([], np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
@@ -100,7 +97,7 @@ def compare_requests(
     spec: FeatureSpec,
     max_length: int,
     num_requests: int,
-    log: "OfflineLog | None" = None,
+    log: OfflineLog | None = None,
 ) -> tuple[Parity, int]:
     """Encode the same requests from the offline arrays and from a loaded store, and compare the tensors bit by bit.
 
@@ -111,12 +108,14 @@ def compare_requests(
     total = np.diff(log.histories.offsets)[log.user]
     inside = np.maximum(log.end - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
     comparison = Parity()
-    for request in log.requests(_spread(np.flatnonzero(inside), num_requests)):
-        _compare(comparison, spec, log, store, request, store.read(log.user_id(request)))
+    chosen = _spread(np.flatnonzero(inside), num_requests)
+    counters = log.counters_of(chosen)
+    for request in log.requests(chosen):
+        _compare(comparison, spec, log, counters, store, request, store.read(log.user_id(request)))
     return comparison, int((~inside).sum())
 
 
-def replay_from(data: Path, share: float, log: "OfflineLog | None" = None) -> int:
+def replay_from(data: Path, share: float, log: OfflineLog | None = None) -> int:
     """The time (us) at which the latest `share` of the log's requests begins."""
     at = (log or OfflineLog.open(data)).at
     return int(np.sort(at)[min(int((1 - share) * len(at)), len(at) - 1)])
@@ -128,7 +127,7 @@ def replay_requests(
     spec: FeatureSpec,
     from_us: int,
     num_requests: int,
-    log: "OfflineLog | None" = None,
+    log: OfflineLog | None = None,
 ) -> tuple[Parity, int]:
     """Like compare_requests, with a store that is fed live events up to each request's time.
 
@@ -136,7 +135,9 @@ def replay_requests(
     the newest max_length events are not known yet at its time, so that the store lacks older ones.
     """
     log, comparison, left_out = log or OfflineLog.open(data), Parity(), 0
-    for request in log.requests(_spread(np.flatnonzero(log.at >= from_us), num_requests)):
+    chosen = _spread(np.flatnonzero(log.at >= from_us), num_requests)
+    counters = log.counters_of(chosen)
+    for request in log.requests(chosen):
         replay.upto(request.at)
         online = replay.store.read(log.user_id(request))
         history = online.history or NO_HISTORY
@@ -145,19 +146,23 @@ def replay_requests(
         if full and known < min(request.end_offset, spec.num_events_read):
             left_out += 1
         else:
-            _compare(comparison, spec, log, replay.store, request, online)
+            _compare(comparison, spec, log, counters, replay.store, request, online)
     return comparison, left_out
 
 
 def _compare(
     comparison: Parity,
     spec: FeatureSpec,
-    log: "OfflineLog",
+    log: OfflineLog,
+    offline_counters: Counters,
     store: OnlineStore,
-    request: "_Request",
+    request: LoggedRequest,
     online: UserRead,
 ) -> None:
-    """Compare the history tensors and candidate scalars of one request. online: what the store reads of its user."""
+    """Compare the history tensors and candidate scalars of one request.
+
+    offline_counters: the log's, of the request's user too. online: what the store reads of its user.
+    """
     user_id, history = log.user_id(request), online.history or NO_HISTORY
     indices = np.array([log.index_of.get(item_id, UNKNOWN_INDEX) for item_id in history.item_ids], np.int32)
     events = (indices, history.occurred_at, history.label, history.session)
@@ -168,7 +173,7 @@ def _compare(
     names = [log.item_ids[position] for position in candidates]
     user_key, counters = store.counters_of(user_id, online.counted)
     asked = _asked_offline(spec, log.histories, request), _asked_online(spec, store, user_key, history, request)
-    offline = scalars_of_one(spec, log.counters, candidates, asked[0])
+    offline = scalars_of_one(spec, offline_counters, candidates, asked[0])
     served = scalars_of_one(spec, counters, store.item_keys(names), asked[1])
     pairs |= dict(zip(spec.scalars, zip(offline.T, served.T, strict=True), strict=True))
     comparison.compare(f"{user_id} at {request.at} us", pairs)
@@ -179,76 +184,14 @@ def _spread(eligible: npt.NDArray[np.intp], number: int) -> npt.NDArray[np.int64
     return eligible[np.unique(np.linspace(0, len(eligible) - 1, min(number, len(eligible))).astype(np.int64))]
 
 
-@dataclass(frozen=True)
-class _Request:
-    user_index: int
-    at: int
-    end_offset: int
-    item_index: npt.NDArray[np.int32]
-    context: Context
-
-
-@dataclass(frozen=True)
-class OfflineLog:
-    """The tables that training reads, by request_index. Opening it builds all counters, so do it once."""
-
-    histories: UserHistories
-    counters: Counters
-    item_ids: list[str]
-    index_of: dict[str, int]
-    first: npt.NDArray[np.int64]  # [R + 1] where each request's rows begin
-    user: npt.NDArray[np.int32]
-    at: npt.NDArray[np.int64]  # us, ascending
-    end: npt.NDArray[np.int32]  # end_offset
-    item_index: npt.NDArray[np.int32]  # of rows
-    contexts: pa.Table
-
-    @classmethod
-    def open(cls, data: Path) -> "OfflineLog":
-        histories = UserHistories.open(data / "user_histories")
-        table = pq.read_table(data / "impressions" / "impressions.parquet")
-        index = table["request_index"].to_numpy()
-        first = np.flatnonzero(np.r_[True, index[1:] != index[:-1]])
-        item_ids = histories.vocabulary["item_id"].to_pylist()
-        return cls(
-            histories=histories,
-            counters=Counters.from_folder(data, histories.vocabulary["item_id"], histories.user_ids),
-            item_ids=item_ids,
-            index_of={item_id: position + FIRST_INDEX for position, item_id in enumerate(item_ids)},
-            first=np.r_[first, len(index)],
-            user=table["user_index"].to_numpy()[first],
-            at=pc.cast(table["occurred_at"], pa.int64()).to_numpy()[first],
-            end=table["end_offset"].to_numpy()[first],
-            item_index=table["item_index"].to_numpy(),
-            contexts=pq.read_table(data / "impressions" / "requests.parquet", columns=list(Context._fields)),
-        )
-
-    def user_id(self, request: _Request) -> str:
-        """The user of a request."""
-        return self.histories.user_ids[request.user_index].as_py()
-
-    def requests(self, chosen: npt.NDArray[np.int64]) -> Iterator[_Request]:
-        """Yields the requests at the chosen positions, and logs the progress."""
-        for number, row in enumerate(chosen.tolist()):
-            if number and number % SAID_EVERY == 0:
-                logger.info("%s of %s requests compared", f"{number:,}", f"{len(chosen):,}")
-            yield _Request(
-                user_index=int(self.user[row]),
-                at=int(self.at[row]),
-                end_offset=int(self.end[row]),
-                item_index=self.item_index[self.first[row] : self.first[row + 1]],
-                context=Context(**self.contexts.slice(row, 1).to_pylist()[0]),
-            )
-
-
-def _offline(spec: FeatureSpec, histories: UserHistories, request: _Request) -> EncodedHistory:
+def _offline(spec: FeatureSpec, histories: UserHistories, request: LoggedRequest) -> EncodedHistory:
     """Encoded as in training: from the flat arrays, up to the stored end_offset."""
     start = histories.offsets[request.user_index]
     flat = (histories.item_index, histories.occurred_at, histories.label, histories.session)
     return encode_histories(spec, *flat, starts=[start], ends=[start + request.end_offset], at=[request.at])
 
 
-def _asked_offline(spec: FeatureSpec, histories: UserHistories, request: _Request) -> Asked:
+def _asked_offline(spec: FeatureSpec, histories: UserHistories, request: LoggedRequest) -> Asked:
     """The scalars' inputs as in training: from the flat arrays before end_offset, with keys of the vocabulary."""
     recent = recent_of_histories(_offline(replace(spec, history_length=RECENT), histories, request))[0]
     key = pc.index(histories.vocabulary["item_id"], request.context.reading_item_id).as_py()
@@ -256,7 +199,7 @@ def _asked_offline(spec: FeatureSpec, histories: UserHistories, request: _Reques
 
 
 def _asked_online(
-    spec: FeatureSpec, store: OnlineStore, user_key: int, online: UserHistory, request: _Request
+    spec: FeatureSpec, store: OnlineStore, user_key: int, online: UserHistory, request: LoggedRequest
 ) -> Asked:
     """The scalars' inputs as in the service: from the store before the request's time, with the store's keys."""
     end = int(np.searchsorted(online.occurred_at, request.at - micros(spec.history_lag_s), side="left"))
@@ -271,7 +214,7 @@ def _encoded_pairs(offline: EncodedHistory, online: EncodedHistory) -> dict[str,
 
 
 def _coded_pairs(
-    spec: FeatureSpec, log: "OfflineLog", store: OnlineStore, request: _Request, encoded: EncodedHistory
+    spec: FeatureSpec, log: OfflineLog, store: OnlineStore, request: LoggedRequest, encoded: EncodedHistory
 ) -> dict[str, tuple[Any, Any]]:
     """Codes of history and candidates, each side with its own keys. encoded: the history encoded offline."""
     pairs = {}

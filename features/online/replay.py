@@ -27,9 +27,10 @@ from features.feast_store.config import config
 from features.feast_store.repository import read_settings, sequence_definitions
 from features.live.places import LAYOUT, STAMP
 from features.online import item_state
-from features.online.snapshot import user_history_rows
+from features.online.counters_by_user import UserCounters
 from features.online.store import OnlineStore
-from features.online.user_state import user_state_rows
+from features.online.user_history import user_history_rows
+from features.online.user_state import user_state_before, user_state_rows
 from features.sealed.event import EVENT, OUTCOME, LiveEvent
 from features.tables.histories import UserHistories
 from features.terms.convention import CLICKED, counted_at, micros
@@ -82,12 +83,18 @@ class Replay:
 
 @contextmanager
 def replaying(
-    data: Path, snapshot: Mapping[str, Any], from_us: int, folder: Path, counters: Counters | None = None
+    data: Path,
+    snapshot: Mapping[str, Any],
+    from_us: int,
+    folder: Path,
+    counters: Counters | None = None,
+    of_users: UserCounters | None = None,
 ) -> Iterator[Replay]:
     """A replay of data/<source> that is loaded with everything before from_us (or before its counter bucket).
 
     snapshot: content of snapshot.json. folder: for the temporary store; removed at the end.
     counters: of data, with the keys of user_histories, if they are built already.
+    of_users: those of users, if they are not among these: they are read some users at a time.
     """
     folder.mkdir(parents=True)
     state = folder / "feast"
@@ -95,7 +102,7 @@ def replaying(
     from_us = counted_at(from_us, bucket_us) - bucket_us  # a bucket is loaded or fed as a whole
     try:
         histories = UserHistories.open(data / "user_histories")
-        _load(state, data, histories, snapshot, from_us, bucket_us, counters)
+        _load(state, data, histories, snapshot, from_us, bucket_us, counters, of_users)
         store = OnlineStore.open(state)
         try:
             yield Replay(store, _feed(data, from_us, snapshot), snapshot["max_length"])
@@ -113,6 +120,7 @@ def _load(
     from_us: int,
     bucket_us: int,
     counters: Counters | None,
+    of_users: UserCounters | None,
 ) -> None:
     """Make a state folder like features.online.load does, of what was known at from_us."""
     state.mkdir()
@@ -123,11 +131,12 @@ def _load(
     feast = FeatureStore(config=config(state, offline="file"))
     history, _ = read_settings(data / "feature_snapshot", snapshot)
     feast.apply(sequence_definitions(data, data / "feature_snapshot", history))
-    of_users = {
+    states = user_state_before(of_users, from_us, bucket_us) if of_users else user_state_rows(known, item_ids, users)
+    views = {
         "user_history": user_history_rows(histories, history.max_length, before_us=from_us),
-        "user_state": user_state_rows(known, item_ids, users),
+        "user_state": states,
     }
-    for name, tables in of_users.items():
+    for name, tables in views.items():
         for rows in tables:
             online_rows.write(feast, feast.get_feature_view(name), rows)
     online_rows.mark(feast, REPLAY)

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -16,13 +15,14 @@ import pyarrow.parquet as pq
 from contracts.errors import InputError
 from contracts.known_hashes import hash_of, note_hash
 from contracts.publish import write_json
-from contracts.schema import FIRST_INDEX, TIME, USER_HISTORY_SNAPSHOT
-from features.encoding.counters import KEYS, NOTHING, Counters, from_parquet
+from contracts.schema import TIME
+from features.engine.engine import Engine, InProcess
 from features.live.places import LAYOUT, LOG
-from features.online.user_state import USER_STATE, user_state_rows
+from features.online.counter_pieces import split_by_user
+from features.online.counters_by_user import UserCounters
+from features.online.snapshot_parts import USER_HISTORY, USER_STATES, Parts, write_parts
 from features.sealed.event import ENGINES
-from features.tables.histories import UserHistories, from_first
-from features.terms.slices import ends_before
+from features.tables.histories import UserHistories
 
 ITEM_PROFILE = pa.schema(
     [
@@ -36,8 +36,6 @@ ITEM_PROFILE = pa.schema(
 )
 """item_profile.parquet, sorted by item_id."""
 COUNTERS = ("item_counters", "user_counters", "user_item_counters", "coclicks")
-USERS_AT_ONCE = 4096
-EVENTS_AT_ONCE = 2_000_000
 
 
 def write_snapshot(
@@ -46,25 +44,32 @@ def write_snapshot(
     max_length: int,
     settings: dict[str, Any],
     folder: Path,
-    counters: Counters | None = None,
+    engine: Engine | None = None,
+    counters: UserCounters | None = None,
 ) -> dict:
-    """Write user_history, user_state, item_profile (.parquet) and snapshot.json; returns the content of snapshot.json.
+    """Write user_history, user_state, user_events, item_profile (.parquet) and snapshot.json; returns the content of
+    snapshot.json.
 
-    max_length: number of newest events kept of each user. settings: parameters of the histories and, in `statistics`,
-    of the counters' reads; part of the snapshot's identity.
-    counters: of data, with the keys of user_histories, if they are built already.
+    histories: those of data. max_length: number of newest events kept of each user. settings: parameters of the
+    histories and, in `statistics`, of the counters' reads; part of the snapshot's identity.
+    engine: what writes the files by user; None: this process. Both write the same bytes.
+    counters: of the users of data, if they are split already.
     snapshot.json has keep_from_us too: no history has events before it; null without history.retention_s.
     The snapshot's id is a hash of everything that a store is loaded from, the counters included.
     """
-    num_users = _write_user_history(histories, max_length, folder / "user_history.parquet")
-    _write_user_state(counters or _of_users(data, histories), histories, folder / "user_state.parquet")
+    engine = engine or InProcess()
+    with tempfile.TemporaryDirectory(prefix=".parts-", dir=folder, ignore_cleanup_errors=True) as scratch:
+        counters = counters or split_by_user(engine, data, histories, Path(scratch, "counters"))
+        parts = Parts(data / "user_histories", counters, max_length, Path(scratch))
+        num_users = write_parts(engine, parts, histories, folder)[USER_HISTORY]
     newest = histories.log_end_us
     num_items = _write_item_profile(data, newest, folder / "item_profile.parquet")
-    files = {name: folder / name for name in ("user_history.parquet", "user_state.parquet", "item_profile.parquet")}
+    files = {name: folder / name for name in (USER_HISTORY, USER_STATES, "item_profile.parquet")}
+    loaded = tuple(files)
     files |= {f"{name}/{path.name}": path for name in COUNTERS for path in sorted((data / name).glob("*.parquet"))}
     hashes = {name: hash_of(path) for name, path in files.items()}
-    for path in folder.glob("*.parquet"):
-        note_hash(path, hashes[path.name])
+    for name in loaded:
+        note_hash(folder / name, hashes[name])
     content = {
         "layout": LAYOUT,
         "log_end": datetime.fromtimestamp((newest + 1) / 1e6, UTC).isoformat(timespec="microseconds"),
@@ -96,70 +101,6 @@ def log_of(data: Path) -> str | None:
     """The identity of the log that data/<source> was read from; None if an older version of ingest wrote none."""
     path = data / "absorbed" / "log.json"
     return json.loads(path.read_text(encoding="utf-8"))[LOG] if path.exists() else None
-
-
-def _write_user_history(histories: UserHistories, max_length: int, path: Path) -> int:
-    """Write the histories of users who have events. Returns the number of users."""
-    num_users = 0
-    with pq.ParquetWriter(path, USER_HISTORY_SNAPSHOT, compression="zstd") as writer:
-        for rows in user_history_rows(histories, max_length):
-            writer.write_table(rows)
-            num_users += len(rows)
-    return num_users
-
-
-def user_history_rows(histories: UserHistories, max_length: int, before_us: int | None = None) -> Iterator[pa.Table]:
-    """Batches of USER_HISTORY_SNAPSHOT rows: the newest max_length events of every user who has any.
-
-    before_us: only events strictly before this time (us); None: all.
-    """
-    item_ids = histories.vocabulary["item_id"].combine_chunks()
-    for first, last in _users_at_once(histories.offsets):
-        starts, ends = histories.offsets[first:last], histories.offsets[first + 1 : last + 1]
-        if before_us is not None:
-            ends = ends_before(histories.occurred_at, starts, ends, np.full(len(ends), before_us))
-        lengths = ends - starts
-        users = np.flatnonzero(lengths)
-        kept = np.minimum(lengths, max_length)[users]
-        bounds = np.r_[0, np.cumsum(kept)]
-        rows = np.arange(bounds[-1]) + np.repeat(ends[users] - bounds[1:], kept)
-        columns = {
-            "item_ids": item_ids.take(pa.array(histories.item_index[rows] - FIRST_INDEX)),
-            "occurred_at": pa.array(histories.occurred_at[rows]),
-            "labels": pa.array(histories.label[rows]),
-            "sessions": pa.array(from_first(histories.session[rows], bounds)),
-            "event_keys": pa.array(histories.event_key[rows]),
-            "session_keys": pa.array(histories.session_key[rows]),
-        }
-        lists = [pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), column) for column in columns.values()]
-        newest = pa.array(histories.occurred_at[ends[users] - 1]).cast(TIME)
-        names = histories.user_ids.take(pa.array(first + users)).combine_chunks()
-        yield pa.table([names, newest, *lists], schema=USER_HISTORY_SNAPSHOT)
-
-
-def _of_users(data: Path, histories: UserHistories) -> Counters:
-    """Only the counters of users."""
-    ids = {"item_id": histories.vocabulary["item_id"], "user_id": histories.user_ids}
-    names = ("user_counters", "user_item_counters")
-    own, pairs = (from_parquet(data / name, {key: ids[key] for key in KEYS[name]}) for name in names)
-    return Counters(NOTHING, own, pairs)
-
-
-def _write_user_state(counters: Counters, histories: UserHistories, path: Path) -> None:
-    item_ids = histories.vocabulary["item_id"].to_pylist()
-    with pq.ParquetWriter(path, USER_STATE, compression="zstd") as writer:
-        for rows in user_state_rows(counters, item_ids, histories.user_ids):
-            writer.write_table(rows)
-
-
-def _users_at_once(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Batches [first, last) of at most USERS_AT_ONCE users and EVENTS_AT_ONCE events, or of one user with more."""
-    first = 0
-    while first < len(offsets) - 1:
-        full = int(np.searchsorted(offsets, offsets[first] + EVENTS_AT_ONCE, side="right")) - 1
-        last = min(first + USERS_AT_ONCE, len(offsets) - 1, max(full, first + 1))
-        yield first, last
-        first = last
 
 
 def _write_item_profile(data: Path, newest: int, path: Path) -> int:

@@ -29,6 +29,7 @@ from features.history.request_rows import Moved
 from features.history.request_writer import write_requests
 from features.history.users import UserLog, of_pieces
 from features.tables import duck
+from features.tables.arrow_file import read_arrow
 from features.tables.cache import PartitionCache
 from features.tables.histories import HistoryWriter
 from features.tables.ledger import assemble
@@ -156,7 +157,7 @@ def _make_histories(
         numbers = range(len(users.starts) - 1)
         for number, part in zip(numbers, engine.map(make, numbers, "histories of ranges of users"), strict=True):
             writer.append(users.range_folder(number))
-            append_sessions(duck.read_arrow(users.range_folder(number) / SESSIONS))
+            append_sessions(read_arrow(users.range_folder(number) / SESSIONS))
             num_sessions += part.num_sessions
             moved.append(part.moved)
             fates.update(part.fates)

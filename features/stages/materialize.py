@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encoding.encode import FeatureSpec
-from features.engine.engine import HERE
+from features.engine.engine import HERE, running
 from features.live.places import state_of
+from features.online.counter_pieces import split_by_user
+from features.online.counters_by_user import UserCounters
 from features.online.fill import Counted
 from features.online.freshness import measure
 from features.online.load import load
+from features.online.offline_log import OfflineLog
 from features.online.parity import (
-    OfflineLog,
     Parity,
     compare_requests,
     compare_snapshot,
@@ -33,7 +35,6 @@ from features.online.parity import (
 from features.online.replay import DELAY, replaying
 from features.online.snapshot import write_snapshot
 from features.online.store import OnlineStore
-from features.tables.event_counts import USER_EVENTS, write_event_counts
 from features.tables.histories import UserHistories
 from features.terms.params import (
     EngineParams,
@@ -62,7 +63,7 @@ def run(
 ) -> Report:
     """Differences are only counted and named here; the stage `package` refuses a snapshot with any.
 
-    engine: loads a Redis; all else is done in this process.
+    engine: writes what the snapshot has of users, and loads a Redis; the proof runs in this process.
     """
     with publish(data, "feature_snapshot") as staging:
         snapshot = staging / "feature_snapshot"
@@ -70,14 +71,15 @@ def run(
         sections = {"statistics": statistics, "validate": validate}  # live events are judged as the log was
         told = {name: section.model_dump(mode="json") for name, section in sections.items()}
         settings = history.model_dump(mode="json") | told | {DELAY: labels.delay_s}
+        with running(engine, staging) as runner:
+            of_users = split_by_user(runner, data, histories, staging / "counters")
+            stamp = write_snapshot(data, histories, history.max_length, settings, snapshot, runner, of_users)
         offline = OfflineLog.open(data)
-        stamp = write_snapshot(data, histories, history.max_length, settings, snapshot, offline.counters)
-        write_event_counts(histories, snapshot / USER_EVENTS)
         back = ReadBack(materialize.num_read_back, stamp["snapshot_id"])
         counted = Counted(offline.counters, offline.item_ids, offline.histories.user_ids.to_pylist())
         load(data, state_of(data), snapshot, counted, back.tell, engine)
         spec = parity_spec(history, statistics)
-        parts, left_out, views = _prove(data, snapshot, stamp, spec, materialize, offline, back)
+        parts, left_out, views = _prove(data, snapshot, stamp, spec, materialize, offline, of_users, back)
         parity = {
             "checked": sum(part.checked for part in parts.values()),
             "mismatches": sum(part.mismatches for part in parts.values()),
@@ -130,6 +132,7 @@ def _prove(
     spec: FeatureSpec,
     materialize: MaterializeParams,
     offline: OfflineLog,
+    of_users: UserCounters,
     back: ReadBack,
 ) -> tuple[dict[str, Parity], int, dict[str, dict[str, Any]]]:
     """Read the loaded store back, and replay the latest requests as live traffic; both are compared with offline.
@@ -149,7 +152,8 @@ def _prove(
         views = measure(store, data, materialize)
         store.tail.close()
         from_us = replay_from(data, materialize.replay_share, offline)
-        with replaying(data, stamp, from_us, folder / folder.name.strip("."), offline.counters) as replay:
+        fed = folder / folder.name.strip(".")
+        with replaying(data, stamp, from_us, fed, offline.counters, of_users) as replay:
             replayed, more = replay_requests(replay, data, spec, from_us, number, offline)
             log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
     finally:

@@ -108,18 +108,6 @@ def write_arrow(connection: Backend, table: ir.Table, path: Path) -> int:
     return num_rows
 
 
-def store_arrow(table: pa.Table, path: Path) -> None:
-    """Write a table to a file in Arrow's format."""
-    with pa.ipc.new_file(str(path), table.schema) as writer:
-        writer.write_table(table)
-
-
-def read_arrow(path: Path) -> pa.Table:
-    """A file in Arrow's format, mapped into memory: nothing is read until it is touched."""
-    with pa.memory_map(str(path)) as handle:
-        return pa.ipc.open_file(handle).read_all()
-
-
 def write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
     """Write a table that is already sorted."""
     pq.write_table(table.select(schema.names).cast(schema).combine_chunks(), path, compression="zstd")

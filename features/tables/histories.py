@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.publish import write_json
+from features.tables.arrow_file import read_arrow, store_arrow
 
 ARRAYS: dict[str, type[np.generic]] = {
     "item_index": np.int32,
@@ -24,6 +25,8 @@ ARRAYS: dict[str, type[np.generic]] = {
 RETENTION = "retention.json"
 """log_end_us: the newest time in valid rows. keep_from_us: earlier events were dropped; null: none were."""
 LENGTHS = "lengths.npy"
+MAPPED_USERS, MAPPED_ITEMS = "users.arrow", "vocabulary.arrow"
+"""What `store_ids` writes: user_ids and the vocabulary."""
 COPIED = 1 << 22
 HEADER = 128
 """Bytes before the data of a flat .npy file: numpy leaves room for any length."""
@@ -46,16 +49,26 @@ class UserHistories:
     keep_from_us: int | None  # earlier events were dropped (history.retention_s); None: none were
 
     @classmethod
-    def open(cls, folder: Path) -> "UserHistories":
-        """Map the arrays of data/<source>/user_histories into memory; nothing is read until it is touched."""
+    def open(cls, folder: Path, ids: Path | None = None) -> "UserHistories":
+        """Map the arrays of data/<source>/user_histories into memory; nothing is read until it is touched.
+
+        ids: the folder of `store_ids`, from which the ids and offsets are mapped too; None: those are read.
+        """
         arrays: dict[str, Any] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        users = pq.read_table(folder / "users.parquet") if ids is None else read_arrow(ids / MAPPED_USERS)
+        items = pq.read_table(folder / "vocabulary.parquet") if ids is None else read_arrow(ids / MAPPED_ITEMS)
         return cls(
             **arrays,
-            offsets=np.load(folder / "offsets.npy"),
-            user_ids=pq.read_table(folder / "users.parquet")["user_id"],
-            vocabulary=pq.read_table(folder / "vocabulary.parquet"),
+            offsets=np.load(folder / "offsets.npy", mmap_mode=None if ids is None else "r"),
+            user_ids=users["user_id"],
+            vocabulary=items,
             **json.loads((folder / RETENTION).read_text(encoding="utf-8")),
         )
+
+    def store_ids(self, folder: Path) -> None:
+        """Write the ids where those who need few of them map them into memory: `open` of the same histories."""
+        store_arrow(pa.table({"user_id": self.user_ids}), folder / MAPPED_USERS)
+        store_arrow(self.vocabulary, folder / MAPPED_ITEMS)
 
 
 def from_first(session: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

@@ -87,6 +87,13 @@ def test_redis_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert (engine, rows) == ("duckdb", "80")
 
 
+def test_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On Spark: tests/features/engine."""
+    small = ("--rows", "3000", "--engines", "duckdb", "--folder", str(tmp_path), "--reports", str(tmp_path))
+    ((rows, engine, *_),) = rows_of(run(monkeypatch, capsys, "snapshot", *small))
+    assert (rows, engine) == ("3,000", "duckdb")
+
+
 def test_live_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--rows", "2000", "4000", "--users", "50", "--items", "60", "--calls", "3")
     report = json.loads(run(monkeypatch, capsys, "live_memory", *small))["rows"]

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.stages import audit, histories, ingest, statistics, validate
+from features.stages import audit, histories, ingest, materialize, statistics, validate
 from features.terms.params import EngineParams
 from tests.clones import ROOT
 from tests.features.raw_logs import digest
 from tests.features.spark_cluster import environment
 
 STAGES = {"ingest": ingest, "validate": validate, "histories": histories, "statistics": statistics, "audit": audit}
+STAGES["materialize"] = materialize
 ASKED, SAID = "asked.pickle", "said.txt"
 LIMIT_S = 1800
 
@@ -34,7 +35,7 @@ class Work:
 
     name: str  # of the log; its folder is <root>/<name>/data/<name>
     sections: Mapping[str, Any]
-    stages: tuple[str, ...] = ("ingest", "validate", "histories", "statistics", "audit")
+    stages: tuple[str, ...] = ("ingest", "validate", "histories", "statistics", "audit", "materialize")
     range_rows: int = histories.RANGE_ROWS
     chunk_rows: int = statistics.ROWS_AT_ONCE
 

@@ -1,4 +1,4 @@
-"""Loads into a Redis and point-in-time joins, here or on Spark: what the store holds after each, what was joined.
+"""Snapshots, loads into a Redis and point-in-time joins, here or on Spark: what was written, held and joined.
 
 As a program: `python -m tests.features.loads <folder>`, with the file that `start_on_spark` wrote there.
 """
@@ -17,11 +17,15 @@ import pandas as pd
 import pyarrow as pa
 import redis
 
+from contracts.files import hash_file
+from features.engine.engine import running
 from features.feast_store import as_of_units
 from features.live.open_tail import ENGINE_VARIABLE
 from features.live.places import state_of
-from features.online import view_load
+from features.online import counter_pieces, snapshot_parts, view_load
 from features.online.load import load, offline_store
+from features.online.snapshot import write_snapshot
+from features.tables.histories import UserHistories
 from features.terms.params import EngineParams
 from tests.clones import ROOT
 from tests.features.spark_cluster import environment
@@ -69,6 +73,27 @@ class Joins:
             return store.get_historical_features(**given).to_arrow()
 
 
+@dataclass(frozen=True)
+class Snapshots:
+    """A log of which the snapshot is written, several times over."""
+
+    data: Path
+    folder: Path
+    number: int
+
+    def run(self, engine: EngineParams) -> list[dict[str, str]]:
+        """A hash of each file, of each time."""
+        snapshot_parts.ROWS_OF_UNIT, counter_pieces.ROWS_OF_PIECE = 1, 30_000
+        histories, found = UserHistories.open(self.data / "user_histories"), []
+        for number in range(self.number):
+            made = self.folder / f"made{number}"
+            made.mkdir(parents=True)
+            with running(engine, made) as runner:
+                write_snapshot(self.data, histories, 50, {}, made, runner)
+            found.append({path.name: hash_file(path) for path in sorted(made.iterdir())})
+        return found
+
+
 def held_by(ports: Sequence[tuple[int, int]], source: str) -> Held:
     """Every row of Feast's, field by field, and the mark."""
     held: Held = {}
@@ -80,7 +105,7 @@ def held_by(ports: Sequence[tuple[int, int]], source: str) -> Held:
 
 
 def start_on_spark(
-    root: Path, works: Sequence[Loads | Joins], engine: EngineParams, online: str
+    root: Path, works: Sequence[Loads | Joins | Snapshots], engine: EngineParams, online: str
 ) -> "subprocess.Popen[bytes]":
     """Run them on Spark in a separate process, which logs to SAID."""
     root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Spark loads a Redis and a Redis Cluster as this process does, also if a writer is killed in the middle; and joins."""
+"""Spark writes snapshots, loads a Redis and a Redis Cluster, and joins as this process does, also if one is killed."""
 
 import contextlib
 import os
@@ -11,18 +11,22 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.scale import write_log as write_days
+from contracts.publish import write_json
 from features.engine.engine import HERE
 from features.feast_store.cut import ARRAYS, SESSIONS
 from features.online.load import load
+from features.stages import histories
+from features.stages import statistics as statistics_stage
 from features.tables.event_counts import USER_EVENTS, write_event_counts
 from features.tables.histories import UserHistories
 from features.terms.params import EngineParams
-from tests.features.loads import DONE, SAID, Held, Joins, Loads, finish, held_by, start_on_spark
+from tests.features.loads import DONE, SAID, Held, Joins, Loads, Snapshots, finish, held_by, start_on_spark
 from tests.features.online.test_load import Source
 from tests.features.redis_cluster import Cluster
 from tests.features.redis_server import RedisServer
 from tests.features.retrieved import candidates
-from tests.features.small_log import random_log
+from tests.features.small_log import history, random_log, request, statistics
 from tests.features.spark_cluster import SparkCluster, spark_home
 
 pytestmark = pytest.mark.xdist_group("spark")
@@ -126,6 +130,28 @@ def test_loads_and_joins_on_spark_of_which_a_worker_is_killed_are_those_of_this_
         assert said.count(f"loading {view}: ") == 2
     rows = [row for key, row in held[1].items() if b"user_id" in key]
     assert sum(b"_before:user_state" in row for row in rows) > 100
+
+
+def test_a_snapshot_on_spark_of_which_workers_are_killed_has_the_bytes_of_this_process(tmp_path: Path) -> None:
+    """Units of one row group each: 4,096 users, or a million events."""
+    spark_home()
+    data = tmp_path / "data" / "table"
+    write_days(data, num_rows=60_000, num_days=6, num_users=10_000, num_items=300)
+    write_json(data / "absorbed" / "absorbed.json", {})
+    histories.run(data, request(), history())
+    statistics_stage.run(data, statistics())
+    root = tmp_path / "spark"
+    engine = EngineParams(name="spark", master="local[2,8]", options={})
+    process = start_on_spark(root, [Snapshots(data, root / "made", 2)], engine, "sqlite")
+    try:
+        kill_at_work(process.pid, root / SAID)
+    finally:
+        said, (found,) = finish(process, root)
+    (expected,) = Snapshots(data, tmp_path / "here", 1).run(HERE)
+    assert found == [expected] * 2
+    assert len(expected) == 5
+    assert said.count("counters by user: 3 tasks on Spark") == 2
+    assert said.count("snapshot of ranges of users: 5 tasks on Spark") == 2
 
 
 @pytest.mark.slow

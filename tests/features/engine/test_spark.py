@@ -16,7 +16,7 @@ from tests.clones import ROOT, real_data
 from tests.features.engine_run import SAID, Work, finish, outs_of, start_on_spark
 from tests.features.planted import clean, write
 from tests.features.raw_logs import COLUMNS, SMALL, expectations, limits, source
-from tests.features.small_log import history, request, statistics
+from tests.features.small_log import history, labels, materialize, request, statistics
 from tests.features.spark_cluster import SparkCluster, spark_home
 
 pytestmark = pytest.mark.xdist_group("spark")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("spark")
 LOCAL = EngineParams(name="spark", master="local[2]", options={})
 SMALLER = {"request": request(), "history": history(), "expectations": expectations(), "seed": 1}
 SMALLER |= {"statistics": statistics(coclick_rank=8, coclick_period_s=86_400)}
-SMALLER |= {"audit": load_params(ROOT / "params.yaml")["audit"]}
+SMALLER |= {"audit": load_params(ROOT / "params.yaml")["audit"], "materialize": materialize(), "labels": labels()}
 NUM_DAYS, NUM_ROWS, NUM_USERS, NUM_ITEMS = 24, 192_000, 2_000, 300
 RANGE_ROWS = 20_000
 FIRST_PIECES = 4
@@ -43,7 +43,7 @@ def same_on_both(root: Path, works: list[Work]) -> str:
         here, spark = (outs_of(work.data(root / engine)) for engine in ("here", "spark"))
         assert spark == here, work.name
         assert reports[work.name] == expected[work.name]
-        assert {"user_histories", "coclicks", "shift_audit"} <= here.keys()
+        assert {"user_histories", "coclicks", "shift_audit", "feature_snapshot"} <= here.keys()
     return said
 
 
@@ -79,6 +79,8 @@ def test_a_table_and_the_simulator_are_the_same_bytes_on_both_engines(tmp_path: 
     assert "counting partitions: 3 tasks on Spark" in said
     assert "factors of periods: " in said
     assert "shuffling events: 3 tasks on Spark" in said
+    assert "counters by user: 2 tasks on Spark" in said
+    assert "snapshot of ranges of users: 3 tasks on Spark" in said
 
 
 @pytest.mark.slow

@@ -227,15 +227,18 @@ def test_a_context_that_differs_online_is_found_and_named(told: Path) -> None:
     assert found <= {"item_is_read", "coclick_read"}
 
 
-def test_the_counters_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counters_of_items_are_built_once_and_those_of_all_users_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And not five times: for the load, twice for each comparison, and for the temporary store of the replay."""
     folder, built = tmp_path / "data" / "table", []
     build(folder, random_log(2, num_requests=40))
-    whole = Counters.from_folder
-    monkeypatch.setattr(Counters, "from_folder", lambda *given: built.append(1) or whole(*given))
+    for name in ("from_folder", "of_items"):
+        build_all = getattr(Counters, name)
+        monkeypatch.setattr(Counters, name, lambda *given, to=build_all, of=name: built.append(of) or to(*given))
     report = run(folder, history(lag_s=5, max_length=20), statistics(), PARITY, validate(), labels())
     assert report["parity"]["mismatches"] == 0
-    assert len(built) == 1
+    assert built == ["of_items"]
 
 
 def test_written_rows_are_read_back_with_a_sample_of_the_others(tmp_path: Path) -> None:
