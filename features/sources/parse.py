@@ -99,8 +99,10 @@ def _num_without_zone(kind: pa.DataType, unit: str) -> str:
 
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in a type that the query supports. Raises InputError for float ids, or times in less than 64 bits, that
-    are too large to be exact."""
+    """The column in a type that the query supports.
+
+    Raises InputError for float ids, or times in less than 64 bits, that are too large to be exact.
+    """
     if isinstance(column.type, pa.BaseExtensionType) or kinds.is_fixed_size_binary(column.type):
         column = _in_digits(column)
     if kinds.is_timestamp(column.type) or kinds.is_date(column.type):
