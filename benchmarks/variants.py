@@ -1,7 +1,7 @@
 """Names of the comparison -> models: backbones alone and wrapped, peers, controls, and ablated mixtures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,8 +76,14 @@ LENGTHS = {
     for length in (50, 500, 1000)
     for name, what in (("din", "DIN"), ("mos", "MoS"))
 }
+CORE = {"din": BACKBONES["din"], "mos_din": MIXTURES["mos_din"], "mos_din_whole": CONTAINING["mos_din_whole"]}
+FALLING = {
+    f"{name}_falling": replace(variant, what=f"{variant.what}; the rate falls", train={"schedule": "linear"})
+    for name, variant in (CORE | {"oracle": CONTROLS["oracle"]}).items()
+}
 GROUPS = {
-    "core": {"din": BACKBONES["din"], "mos_din": MIXTURES["mos_din"], "mos_din_whole": CONTAINING["mos_din_whole"]},
+    "core": CORE,
+    "falling": FALLING,
     "backbones": BACKBONES | MIXTURES,
     "containing": CONTAINING,
     "mixtures": OTHER_MIXTURES,
