@@ -37,7 +37,7 @@ def test_every_variant_is_a_model_of_its_own_params(params: ModelParams, name: s
     theme_N = np.arange(SHAPE.num_items) % params.num_themes
     model = make(variant, params.model_copy(update=dict(variant.changes)), SHAPE, theme_N)
     assert model.params == params.model_copy(update=dict(variant.changes))
-    assert set(variant.train) <= {"mutual_information", "router_steps"}
+    assert set(variant.train) <= {"mutual_information", "router_steps", "schedule"}
 
 
 def test_given_themes_are_what_the_mixture_routes_by(params: ModelParams) -> None:
