@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 
 from contracts.views import incomplete, stale
+from orchestration.configure import EXPECTATIONS
 
 Report = Mapping[str, Any]
 
@@ -74,7 +75,6 @@ def _verdict_passed(report: Report) -> Verdict:
     return Verdict(bool(verdict["passed"]), ". ".join(each.rstrip(".") for each in told))
 
 
-EXPECTATIONS = Path("features/quality/expectations.yaml")
 JUDGED = "validated_interactions"
 """The output whose stage judges the expectations."""
 RULES_OF = ("nulls", "ids", "time", "values", "requests", "duplicates")

@@ -243,10 +243,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is_new_limit(key: str, root: Path) -> bool:
     """Whether a steward's expectation already asks for this limit of params.yaml."""
-    name, file = key.removeprefix(LIMITS), root / EXPECTATIONS
-    return (
-        key.startswith(LIMITS) and file.is_file() and name in re.findall(r"\$(\w+)", file.read_text(encoding="utf-8"))
-    )
+    file = root / EXPECTATIONS
+    if not key.startswith(LIMITS) or not file.is_file():
+        return False
+    try:
+        used = str(YAML(typ="safe").load(file.read_text(encoding="utf-8")))  # without the comments
+    except YAMLError as error:
+        raise InputError(
+            f"{EXPECTATIONS} cannot be read: {error}. `git diff {EXPECTATIONS}` shows what changed."
+        ) from error
+    return key.removeprefix(LIMITS) in re.findall(r"\$(\w+)", used)
 
 
 def _unknown(key: str, known: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ def test_nested_and_dotted_changes_mean_the_same(params: Path) -> None:
 def test_a_limit_that_an_expectation_uses_is_added(params: Path) -> None:
     expectations = params.parent / EXPECTATIONS
     expectations.parent.mkdir(parents=True)
-    expectations.write_text("volume: [{with: {column: rows_in, min_value: $min_rows}}]\n")
+    expectations.write_text("# $name\nvolume: [{with: {column: rows_in, min_value: $min_rows}}]\n")
     (change,) = configure({"expectations.limits.min_rows": 12}, params)
     assert str(change) == "expectations.limits.min_rows: null -> 12"
     limits = load_params(params)["expectations"].limits
@@ -61,6 +61,8 @@ def test_a_limit_that_an_expectation_uses_is_added(params: Path) -> None:
         InputError, match=r"a new limit is first used as \$min_row in features/quality/expectations\.yaml"
     ):
         configure({"expectations.limits.min_row": 12}, params)
+    with pytest.raises(InputError, match="a new limit is first used"):
+        configure({"expectations.limits.name": 12}, params)  # which a comment names
     with pytest.raises(InputError, match="valid number"):
         configure({"expectations.limits.min_rows": "many"}, params)
     assert load_params(params)["expectations"].limits == limits

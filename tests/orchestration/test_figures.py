@@ -6,7 +6,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from orchestration.checks import CHECKS, EXPECTATIONS, JUDGED, Check, checks_of, judge
+from orchestration.checks import CHECKS, JUDGED, Check, checks_of, judge
+from orchestration.configure import EXPECTATIONS
 from orchestration.figures import LARGEST, figures, table
 from orchestration.plots import BLUE, GROUND, ORANGE
 from tests.clones import ROOT
