@@ -72,6 +72,37 @@ def test_no_pairs_give_zero_and_a_finite_gradient():
     assert torch.isfinite(routing.grad).all()
 
 
+def written_out(routing, history):
+    """L_MI pair by pair, as autograd differentiates it."""
+    item, session, mask = history.item_index_UL, history.session_UL, history.mask_UL
+    joint = torch.zeros(routing.shape[-1], routing.shape[-1], dtype=routing.dtype)
+    for user in range(len(item)):
+        for distance in (1, 3):
+            for early in range(item.shape[1] - distance):
+                pair = [early, early + distance]
+                is_counted = mask[user, pair].all() and session[user, pair].unique().numel() == 1
+                if is_counted and item[user, pair].unique().numel() == 2:
+                    first, second = routing[user, pair]
+                    joint = joint + first.outer(second) + second.outer(first)
+    joint = joint / joint.sum()
+    marginal = joint.sum(1)
+    return -(joint * torch.log((joint + 1e-9) / (marginal.outer(marginal) + 1e-9))).sum()
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 9])
+def test_the_information_and_its_gradient_are_those_of_the_formula(length):
+    generator = torch.Generator().manual_seed(length)
+    routing = torch.rand(3, length, 4, generator=generator, dtype=torch.float64).softmax(-1).requires_grad_()
+    sessions = torch.randint(0, 2, (3, length), generator=generator).sort(1).values
+    items, mask = torch.randint(0, 5, (3, length), generator=generator), torch.ones(3, length, dtype=torch.bool)
+    mask[0, 0] = False
+    history = history_of(items, sessions, mask)
+    (found, expected) = mutual_information_loss(routing, history), written_out(routing, history)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(each, routing)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
 def test_a_session_mean_is_the_mean_over_its_own_events_only():
     code = torch.tensor([[[9.0], [1.0], [3.0], [10.0], [4.0]]])
     session = torch.tensor([[0, 0, 0, 1, 2]])

@@ -105,6 +105,25 @@ def test_a_random_router_is_not_trained(make_model, make_history, make_candidate
     assert all(parameter.grad is None for parameter in model.router.parameters())
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_event_adapted_to_its_theme_when_read_is_the_event_adapted_before(
+    make_model, make_history, make_candidates, number
+):
+    model, history, candidates = make_model(num_candidate_themes=number), make_history(LENGTHS), make_candidates(4, 3)
+    with torch.no_grad():
+        model.adapter_scale.normal_()
+        model.adapter_shift.normal_()
+    found = []
+    for reads_tokens in (True, False):
+        model.theme_backbone.reads_tokens = reads_tokens
+        model.zero_grad()
+        logits = scores(model, history, candidates)
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(each.grad for each in model.parameters() if each.grad is not None)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
 def test_permuting_the_themes_changes_nothing(make_model, make_history, make_candidates):
     model, history, candidates = make_model(), make_history(LENGTHS), make_candidates(4, 3)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.model.backbones.choose import make_backbone
-from training.model.backbones.din import DinAttention
+from training.model.backbones.din import DinAttention, _Logits
 from training.model.build import ALONE
 from training.model.packing import pack
 
@@ -121,3 +121,40 @@ def test_din_attention_equals_the_formula_written_out(sequence):
                 inner = attend.query(query[b]) + attend.key(x[b, j]) + attend.product(query[b] * x[b, j])
                 total += torch.sigmoid(attend.out(torch.nn.functional.leaky_relu(inner))) * weight[b, j] * x[b, j]
         torch.testing.assert_close(found[b], total / mask[b].sum().double().sqrt(), rtol=0, atol=1e-12)
+
+
+def written_out(attend, query, own, x, key, product, out):
+    """DinAttention's logits without their bias, as autograd differentiates them."""
+    inner = own.unsqueeze(1) + x @ key.T + (query.unsqueeze(1) * x) @ product.T
+    return torch.nn.functional.leaky_relu(inner) @ out
+
+
+def test_the_gradient_of_din_attention_is_that_of_its_formula(sequence):
+    query, x, _, _ = sequence
+    attend = DinAttention(8, 16).double()
+    inputs = (query, attend.query(query), x, attend.key.weight, attend.product.weight, attend.out.weight[0])
+    inputs = [each.detach().clone().requires_grad_() for each in inputs]
+    slope = torch.randn(3, 10, dtype=torch.float64)
+    found = torch.autograd.grad(_Logits.apply(*inputs), inputs, slope)
+    expected = torch.autograd.grad(written_out(attend, *inputs), inputs, slope)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_a_second_backward_through_din_attention_is_refused(sequence):
+    query, x, _, mask = sequence
+    read = DinAttention(8, 16).double().read(query, x, None, mask).sum()
+    read.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        read.backward()
+
+
+def test_din_attention_in_mixed_precision_has_the_gradient_of_full_precision(sequence):
+    query, x, _, mask = sequence
+    attend, gradients = DinAttention(8, 16), []
+    for mixed in (False, True):
+        attend.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            attend.read(query.float(), x.float(), None, mask).sum().backward()
+        gradients.append(attend.key.weight.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=0.1, atol=0.05)

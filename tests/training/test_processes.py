@@ -56,7 +56,7 @@ def test_two_processes_end_with_the_weights_of_one_that_is_given_both_shares(tmp
     """67 requests in shares that differ: in the last step one process has none, or fewer than the other."""
     sections = small_sections()
     params = changed(
-        sections["train"], max_requests=67, epochs=1, min_history=0, router_steps=0, learning_rate=1e-3,
+        sections["train"], max_requests=67, epochs=1, min_history=0, router_steps=0, learning_rate=2e-4,
         loss="both", accelerator="cpu", gradient_clip=1.0,
     )  # fmt: skip
     data = make_log(tmp_path / "data" / "simulator", sections)

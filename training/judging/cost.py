@@ -102,8 +102,8 @@ def _read(backbone: str, queries: int, events: int, width: int) -> int:
     compared = _linear(queries, width, hidden) + 2 * queries * events * hidden
     match backbone:
         case "din":
-            layer = _linear(queries, width, width * hidden) + _linear(queries, width, hidden)
-            return layer + _linear(queries * events, width, hidden) + _linear(queries * events, hidden, 1) + took
+            own = _linear(queries, width, hidden)
+            return own + _linear(queries * events, width, hidden) + _linear(queries * events, hidden, 1) + took
         case "twin":
             inner, found = _inner(hidden), min(twin.NUM_FOUND, events)
             return 2 * _linear(queries, width, inner) + 2 * queries * (events + found) * inner

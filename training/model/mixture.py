@@ -28,7 +28,7 @@ OWN = ("theme", "short", "query * theme", "query * short", "match")
 class MixtureState(NamedTuple):
     """The user side of a request, shared by all its candidates."""
 
-    event_ULE: Float[Tensor, "users length event"]  # for the theme expert, each event adapted to its theme
+    event_ULE: Float[Tensor, "users length event"]  # for the theme expert; adapted when read if that reads tokens
     weight_UL: Float[Tensor, "users length"]  # routing probability of an event's theme
     position_UTC: Int[Tensor, "users themes capacity"]  # subsequences: positions in [0, U * L)
     mask_UTC: Bool[Tensor, "users themes capacity"]
@@ -124,9 +124,7 @@ class MixtureOfSequence(Ranker):
         num_users, length = mask_UL.shape
         placed_UL = mask_UL & (weight_UL > 0)  # items with nothing known have no theme
 
-        adapter_ULF = functional.embedding(theme_UL, torch.cat([self.adapter_scale, self.adapter_shift], dim=1))
-        scale_ULD, shift_ULD = adapter_ULF.chunk(2, dim=-1)
-        adapted_ULD = torch.addcmul(shift_ULD, token_ULD, scale_ULD)
+        adapted_ULD = token_ULD if self.theme_backbone.reads_tokens else self._adapt(token_ULD, theme_UL)
         packed = pack(theme_UL, placed_UL, self.params.num_themes, min(self.params.theme_capacity, length))
         first_U = torch.arange(num_users, device=mask_UL.device) * length
         newest = slice(-self.params.short_length, None)
@@ -183,9 +181,15 @@ class MixtureOfSequence(Ranker):
         mask_QC = state.mask_UTC.flatten(0, 1).index_select(0, chosen_Q)
         event_QCE = state.event_ULE.flatten(0, 1).index_select(0, position_R).unflatten(0, (-1, capacity))
         weight_QC = state.weight_UL.flatten().index_select(0, position_R).unflatten(0, (-1, capacity))
+        if self.theme_backbone.reads_tokens:
+            event_QCE = self._adapt(event_QCE, theme_BK.flatten().unsqueeze(1))
         query_QD = query_BD if num_chosen == 1 else query_BD.repeat_interleave(num_chosen, dim=0)
         read_QD = self.theme_backbone.read(query_QD, event_QCE, weight_QC, mask_QC)
         return (read_QD.unflatten(0, (-1, num_chosen)) * weight_BK.unsqueeze(-1)).sum(1)
+
+    def _adapt(self, token: Tensor, theme: Tensor) -> Tensor:
+        """Tokens as the experts of their themes read them: scaled and shifted by rows of the adapter."""
+        return torch.addcmul(self.adapter_shift[theme], token, self.adapter_scale[theme])
 
     def _global_events(self, token_ULD: Tensor, context_UL: Tensor, mask_UL: Tensor) -> Tensor:
         if self.params.global_expert == "backbone":

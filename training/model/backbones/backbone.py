@@ -17,6 +17,9 @@ MASKED_LOGIT = -1e9
 class Backbone(nn.Module, ABC):
     """`events` runs once per request, `read` once per candidate."""
 
+    reads_tokens = False
+    """Whether `events` gives back the tokens, so that a caller may change the events that `read` takes."""
+
     @abstractmethod
     def events(
         self,
