@@ -18,6 +18,7 @@ from serving.packing.settings import OF_INDEX, Deployment
 PYTHON_VERSION = "3.11"
 BACKEND_VARIABLE = "UV_TORCH_BACKEND"
 """Tells uv, which installs the image's packages, where to find torch's build for a CPU or a CUDA version."""
+SILENT = {"BENTOML_DO_NOT_TRACK": "true", "FEAST_USAGE": "False"}
 INSTALLER = "uv==0.13.9"
 """Installs the packages and is none of them; without a version BentoML's Dockerfile takes the newest."""
 HEALTH = (
@@ -50,9 +51,10 @@ def serving_image() -> ServingImage:
     return ServingImage(distro="debian", python_version=PYTHON_VERSION, lock_python_packages=False)
 
 
-def backend(torch: str) -> list[dict[str, str]]:
-    """The variable of the Dockerfile for a build of torch; none for that of the package index."""
-    return [] if torch == OF_INDEX else [{"name": BACKEND_VARIABLE, "value": torch}]
+def variables(torch: str) -> list[dict[str, str]]:
+    """The image's environment: nothing is reported to the tools' makers, and where a torch not of the index is found."""
+    told = SILENT if torch == OF_INDEX else {**SILENT, BACKEND_VARIABLE: torch}
+    return [{"name": name, "value": value} for name, value in told.items()]
 
 
 def health_check() -> str:

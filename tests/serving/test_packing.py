@@ -92,10 +92,18 @@ def test_an_image_of_wheels_needs_no_compiler_and_system_packages_are_added(
 
 
 def test_the_torch_of_the_index_is_asked_for_by_no_variable() -> None:
-    from serving.packing.image import BACKEND_VARIABLE, backend
+    from serving.packing.image import BACKEND_VARIABLE, variables
 
-    assert backend("index") == []
-    assert backend("cu130") == [{"name": BACKEND_VARIABLE, "value": "cu130"}]
+    for torch, asked in (("index", []), ("cu130", [{"name": BACKEND_VARIABLE, "value": "cu130"}])):
+        assert [each for each in variables(torch) if each["name"] == BACKEND_VARIABLE] == asked
+
+
+def test_an_image_reports_nothing_to_the_makers_of_its_tools() -> None:
+    from serving.packing.image import SILENT, variables
+
+    exported = dict(re.findall(r"^export (\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert SILENT.items() <= exported.items()
+    assert {each["name"]: each["value"] for each in variables("cpu")}.items() >= SILENT.items()
 
 
 def test_the_health_check_of_the_image_tells_a_service_from_none(server: httpx.Client, dockerfile: list[str]) -> None:
