@@ -52,7 +52,7 @@ def serving_image() -> ServingImage:
 
 
 def variables(torch: str) -> list[dict[str, str]]:
-    """The image's environment: nothing is reported to the tools' makers, and where a torch not of the index is found."""
+    """The image's environment: nothing is reported to the tools' makers; where a torch not of the index is found."""
     told = SILENT if torch == OF_INDEX else {**SILENT, BACKEND_VARIABLE: torch}
     return [{"name": name, "value": value} for name, value in told.items()]
 
