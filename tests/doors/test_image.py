@@ -13,7 +13,6 @@ import httpx
 import pytest
 import yaml
 
-from serving.packing.image import health_check
 from serving.packing.locked import locked
 from tests.clones import ROOT, run
 from tests.doors.conftest import free_port
@@ -23,6 +22,7 @@ CHOSEN = "LEITMOTIF_IMAGE_CHECK"
 pytestmark = [
     pytest.mark.xdist_group("door-image"),
     pytest.mark.skipif(not os.environ.get(CHOSEN), reason="root, minutes and 4 GB of disk: `make image-check` runs it"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's words about what it imports
 ]
 
 READ, WRITE = "token-of-the-check-reads", "token-of-the-check-writes"
@@ -111,6 +111,8 @@ def workers(name: str) -> set[int]:
 
 
 def test_the_image_holds_the_locked_packages_and_no_compiler_and_runs_as_nobody_of_consequence(image: str) -> None:
+    from serving.packing.image import health_check
+
     (inspected,) = json.loads(podman("image", "inspect", image))
     assert inspected["Config"]["User"] == "bentoml"
     assert (
