@@ -115,16 +115,15 @@ def test_the_image_holds_the_locked_packages_and_no_compiler_and_runs_as_nobody_
 
     (inspected,) = json.loads(podman("image", "inspect", image))
     assert inspected["Config"]["User"] == "bentoml"
-    assert (
-        json.dumps(inspected["HealthCheck" if "HealthCheck" in inspected else "Healthcheck"]["Test"][1:])
-        in health_check()
-    )
+    assert json.dumps(inspected["HealthCheck"]["Test"][1:]) in health_check()
     assert inspected["Size"] < MOST_BYTES
     script = "uv pip freeze -q; echo; id -u; ls src; command -v gcc git make || true"
-    said, _, rest = podman("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", script).partition(
-        "\n\n"
-    )
-    assert {line.partition("+")[0] for line in said.splitlines()} == set(locked(ROOT))
+    told = podman("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", script)
+    packages, _, rest = told.partition("\n\n")
+    held = {line.partition("+")[0] for line in packages.splitlines()}
+    assert not set(locked(ROOT)) - held
+    more = {each.partition("==")[0] for each in held - set(locked(ROOT))}
+    assert more <= {"async-timeout"}  # which redis needs before Python 3.11.3, Debian 12's
     assert rest.split() == ["1034", "bentofile.yaml", "contracts", "features", "serving", "training"]
 
 

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from contracts.errors import InputError
 from serving.bundle.manifest import read_manifest
 from serving.bundle.programs import DESCRIPTION
-from serving.packing.locked import ROOT, locked
+from serving.packing.locked import NOT_FROZEN, ROOT, locked
 from serving.packing.settings import Deployment
 from tests.clones import ROOT as REPOSITORY
 
@@ -45,9 +45,10 @@ def test_every_package_of_the_image_is_locked_and_none_is_of_training() -> None:
     assert not pinned.keys() & set(LEFT_OUT)
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     lock = {canonicalize_name(name): rest for name, _, rest in (line.partition("==") for line in lines)}
-    assert {name: lock[name] for name in pinned if name != "setuptools"} == {
-        name: version for name, version in pinned.items() if name != "setuptools"
+    assert {name: lock[name] for name in pinned if name not in NOT_FROZEN} == {
+        name: version for name, version in pinned.items() if name not in NOT_FROZEN
     }
+    assert pinned.keys() >= set(NOT_FROZEN)
 
 
 def test_a_lock_that_lacks_what_a_package_needs_is_named(tmp_path: Path) -> None:
