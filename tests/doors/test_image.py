@@ -115,7 +115,7 @@ def test_the_image_holds_the_locked_packages_and_no_compiler_and_runs_as_nobody_
 
     (inspected,) = json.loads(podman("image", "inspect", image))
     assert inspected["Config"]["User"] == "bentoml"
-    assert json.dumps(inspected["HealthCheck"]["Test"][1:]) in health_check()
+    assert json.dumps(inspected["Healthcheck"]["Test"][1:]) in health_check()
     assert inspected["Size"] < MOST_BYTES
     script = "uv pip freeze -q; echo; id -u; ls src; command -v gcc git make || true"
     told = podman("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", script)
