@@ -204,6 +204,10 @@ test-fast: ## for an edit loop, under two minutes: lint and types beside the tes
 quick: $(READY)
 	@pytest -n 1 -m "not slow" $(QUICK) $(ARGS)
 
+.PHONY: image-check
+image-check: $(READY) ## build the image with buildah and run it with podman as deploy/ does (root, minutes; docs/deployment.md)
+	@LEITMOTIF_IMAGE_CHECK=1 pytest -n 0 -vv -rs tests/doors/test_image.py $(ARGS)
+
 .PHONY: clean
 clean: ## remove mutable state (.state, attempts) unless something runs; data, cache and models stay
 	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m contracts.running

@@ -1,8 +1,8 @@
 """`make bento`: `bentoml build` with a tag of model version and git revision.
 
 bentofile.yaml, serving/service.py and serving/packing define what is built and with which packages. The Bento contains
-its bundle; the online state is mounted at run time, at LEITMOTIF_STATE. `bentoml containerize <tag>` makes the image
-and needs a Docker engine, which this program does not.
+its bundle; the online state is mounted at run time, at LEITMOTIF_STATE. `bentoml containerize <tag>` makes the image,
+for which it needs Docker or buildah; this program needs neither.
 """
 
 import os
@@ -72,7 +72,7 @@ def main() -> None:
         print(f"No Bento: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
     print(f"Built {tag} from {bundle}. Serve it:\n  LEITMOTIF_STATE=<folder of the online store> bentoml serve {tag}")
-    print(f"As an image, where a Docker engine runs:\n  bentoml containerize {tag}")
+    print(f"As an image, by Docker (by buildah: --backend buildah --opt format=docker):\n  bentoml containerize {tag}")
     print("It listens on loopback only, also in a container, unless BENTOML_HOST is set; others need tokens:")
     print("  docker run --env BENTOML_HOST=0.0.0.0 --env LEITMOTIF_TOKENS_READ=... --env LEITMOTIF_TOKENS_WRITE=...")
     print("deploy/ has the configuration, docs/deployment.md the instructions.")

@@ -4,6 +4,9 @@ LEITMOTIF_BUNDLE and LEITMOTIF_STATE take precedence. A Bento references its own
 """
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +46,20 @@ def find_bundle() -> Path:
 def is_bento() -> bool:
     """Whether this code runs from a Bento."""
     return (BENTO / "bento.yaml").is_file()
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """A Bento's code on sys.path: BentoML 1.4.39 takes it off before `on_deployment`, where more of it is imported."""
+    code = str(Path(__file__).resolve().parents[1])
+    if code in sys.path:
+        yield
+        return
+    sys.path.insert(0, code)
+    try:
+        yield
+    finally:
+        sys.path.remove(code)
 
 
 @cache

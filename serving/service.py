@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import sys
 import time
 from collections import Counter
@@ -48,8 +49,8 @@ from serving.http.rate import Rate, user_events
 from serving.http.readiness import Readiness
 from serving.http.tokens import Tokens, refuse_to_listen
 from serving.http.watched import Watched
-from serving.locations import where_commands_run
-from serving.packing.image import BACKEND_VARIABLE, serving_image
+from serving.locations import importable, where_commands_run
+from serving.packing.image import serving_image, variables
 from serving.packing.model import bundle_model
 from serving.packing.settings import Deployment
 from serving.params import ServeParams
@@ -127,7 +128,7 @@ ROUTES = [*page.ROUTES, Route("/info", info), Route("/docs.json", docs), *users.
 @bentoml.asgi_app(Starlette(routes=ROUTES), path="/")
 @bentoml.service(
     image=serving_image(),
-    envs=[{"name": BACKEND_VARIABLE, "value": DEPLOYED.torch}],
+    envs=variables(DEPLOYED.torch),  # pyright: ignore[reportArgumentType]
     workers=DEPLOYED.workers,
     resources=DEPLOYED.resources(),  # pyright: ignore[reportArgumentType]
     traffic={"timeout": TIMEOUT_S + 1, "concurrency": MAX_IN_FLIGHT},  # InTime answers earlier, in our form of error
@@ -155,10 +156,17 @@ class Leitmotif:
             refuse_to_listen(listening_host(), Tokens.read())
             Rate.read()
             user_events()
-            open_served()
+            with importable():
+                open_served()
         except InputError as error:
             print(f"Not serving: {error}{where_commands_run()}", file=sys.stderr)
             sys.exit(error.exit_code)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def restart_workers_that_die() -> None:
+        """In an image BentoML 1.4.39 would restart none, since one might fail for ever; a start is checked above."""
+        os.environ.pop("BENTOML_CONTAINERIZED", None)
 
     def __init__(self) -> None:
         self.succession = Succession()

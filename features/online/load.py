@@ -80,6 +80,8 @@ def load(
         if counted is None:
             _check_files(data, snapshot, stamp)
         building = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{os.getpid()}-", dir=state.parent))
+        # mkdtemp lets only this user in; a container's user reads the state as it reads the folder around it
+        building.chmod(state.parent.stat().st_mode)
         try:
             with running(engine, building) as runner:
                 defined = fill(building, previous, data, snapshot, stamp, runner, counted, written)

@@ -3,6 +3,7 @@
 Appended events are durable when `append` returns, and visible to the next read in every process.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,10 @@ class OnlineStore:
             return cls._read_state(state, stamp_of(state), tail_of or state)
         except InputError:
             raise
+        except PermissionError as error:
+            raise InputError(
+                f"The online store cannot be read: {error}. `chmod -R a+rX` lets user {os.geteuid()} read it."
+            ) from error
         except DAMAGE as error:
             raise InputError(
                 f"The online store in {state} cannot be read: {type(error).__name__}: {error}. "

@@ -10,10 +10,10 @@ from packaging.utils import canonicalize_name
 from contracts.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_FROZEN = "setuptools"
-"""Left out by `pip freeze` and so by the lock; the installed version is used."""
+NOT_FROZEN = ("setuptools", "nvidia-ml-py")
+"""Left out by `pip freeze`, or with torch's packages, and so by the lock; the installed version is used."""
 OF_TORCH = ("nvidia-", "cuda-", "triton")
-"""Packages for GPUs that torch pins itself."""
+"""Packages for GPUs that torch pins itself; nvidia-ml-py, of BentoML, is none."""
 
 
 def locked(root: Path) -> list[str]:
@@ -21,7 +21,7 @@ def locked(root: Path) -> list[str]:
 
     Raises InputError if the lock lacks one.
     """
-    pinned = _pinned(root / "requirements.lock") | {NOT_FROZEN: importlib.metadata.version(NOT_FROZEN)}
+    pinned = _pinned(root / "requirements.lock") | {name: importlib.metadata.version(name) for name in NOT_FROZEN}
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     waiting = [Requirement(each) for each in [*project["dependencies"], *project["optional-dependencies"]["serve"]]]
     done: set[tuple[str, frozenset[str]]] = set()
@@ -29,7 +29,7 @@ def locked(root: Path) -> list[str]:
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)
-        if (name, frozenset(wanted.extras)) in done or name.startswith(OF_TORCH):
+        if (name, frozenset(wanted.extras)) in done or (name.startswith(OF_TORCH) and name not in NOT_FROZEN):
             continue
         done.add((name, frozenset(wanted.extras)))
         names.add(name)

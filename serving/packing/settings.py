@@ -13,7 +13,8 @@ from contracts.errors import InputError
 WORKERS, GPU, TORCH = "LEITMOTIF_WORKERS", "LEITMOTIF_GPU", "LEITMOTIF_TORCH"
 IN_FLIGHT = "LEITMOTIF_IN_FLIGHT"
 MAX_WORKERS, MAX_IN_FLIGHT = 64, 512
-A_TORCH = re.compile(r"cpu|auto|cu[0-9]{3}")
+OF_INDEX = "index"
+A_TORCH = re.compile(rf"cpu|auto|cu[0-9]{{3}}|{OF_INDEX}")
 
 
 class Deployment(NamedTuple):
@@ -24,7 +25,7 @@ class Deployment(NamedTuple):
     gpu: int = 0
     """Number of GPUs of all workers together, 0 or 1."""
     torch: str = "cpu"
-    """Build of torch in the image: cpu, a CUDA version such as cu130 (13.0), or auto, as fits the build machine."""
+    """Build of torch in the image: cpu, a CUDA version such as cu130, auto (as fits the build machine), or index."""
     in_flight: int = 16
     """Number of requests in progress at once in a worker: one computes, the others wait; more are refused."""
     fault: str = ""
@@ -40,7 +41,7 @@ class Deployment(NamedTuple):
             in_flight = _number(variables.get(IN_FLIGHT) or "16", IN_FLIGHT, 1, MAX_IN_FLIGHT)
             torch = variables.get(TORCH) or "cpu"
             if not A_TORCH.fullmatch(torch):
-                raise InputError(f"{TORCH} is {torch!r}. Set it to cpu, auto, or a version of CUDA such as cu130.")
+                raise InputError(f"{TORCH} is {torch!r}. Set it to cpu, auto, index, or a CUDA version: cu130.")
         except InputError as error:
             return cls(fault=str(error))
         return cls(workers, gpu, torch, in_flight)

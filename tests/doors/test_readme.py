@@ -20,7 +20,7 @@ RUN_ELSEWHERE = {
     "make serve ONLINE=": "needs a Redis that keeps every write; tests/features/online starts one",
     "make load ONLINE=": "needs a Redis of a deployment; tests/features/online loads into one that it starts",
     "feast materialize-incremental": "tests/features/feast_store/test_feast_repo.py runs it, without typeguard",
-    "bentoml containerize": "needs a Docker engine; tests/serving/test_packing.py reads the Dockerfile",
+    "bentoml containerize": "minutes and an image builder; `make image-check` runs it",
     "dvc repro validate": "what a backfill in Dagster runs: tests/doors/test_ui.py starts one from the page",
     "make spark": "430 MB; tests/features/engine runs on what it installs",
     "python -m benchmarks.scale": "minutes; tests/features/engine is the small form",

@@ -5,12 +5,14 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.clones import run
 from tests.doors.conftest import Started, free_port, started, typed
 
 pytestmark = pytest.mark.xdist_group("door-serve")
@@ -115,9 +117,16 @@ def test_a_bento_names_the_commit_and_its_bundle_and_holds_code_alone(house: Pat
     assert f"git_revision: {commit.strip()}" in (source.parent / "bento.yaml").read_text()
 
 
+WITHOUT_OURS = "import sys\nsys.meta_path[:] = [each for each in sys.meta_path if '__editable__' not in str(each)]\n"
+"""Python's sitecustomize.py: as in an image, where `pip install -e` has not made our code importable from anywhere."""
+
+
 def test_a_bento_serves_from_an_empty_folder_as_the_repository_does(
     house: Path, service: int, tag: str, tmp_path: Path
 ) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_OURS)
+    found = run(tmp_path, sys.executable, "-c", "import training", check=False, PYTHONPATH=str(tmp_path))
+    assert "No module named 'training'" in found.stderr
     port = free_port()
     given = {"BENTOML_HOME": str(house / ".bentoml"), "LEITMOTIF_STATE": str(house / ".state/simulator/feast")}
     with started(tmp_path, f"bentoml serve {shlex.quote(tag)}", "--port", str(port), **given) as program:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("serving")
 DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs" / "deployment.md"
 PYTHON = [path for room in ("serving", "features") for path in (ROOT / room).rglob("*.py")]
-OF_OTHERS = ("BENTOML_HOST", "BENTOML_PORT", "GF_", "GRAFANA_PASSWORD")
+OF_OTHERS = ("BENTOML_HOST", "BENTOML_PORT", "BENTOML_HOME", "GF_", "GRAFANA_PASSWORD")
 OF_DEPLOY = ("LEITMOTIF_IMAGE", "LEITMOTIF_SOURCE", "LEITMOTIF_REPOSITORY")
 """Of deploy/compose.yaml alone: whoever types `docker compose up` sets them."""
 
@@ -165,6 +165,31 @@ def test_the_pods_run_as_nobody_within_limits_and_everything_named_is_there() ->
     assert state.startswith(container["volumeMounts"][0]["mountPath"] + "/.state/")
     host = told["ConfigMap", "leitmotif"]["data"]["LEITMOTIF_ONLINE"].partition(":")[0]
     assert ("Service", host) in told
+
+
+def test_the_service_writes_nowhere_but_in_tmp_and_the_state_is_taken_in_by_a_pod_of_its_own() -> None:
+    told = documents()
+    spec = told["Deployment", "leitmotif"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    writable = [each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")]
+    homes = [told["ConfigMap", "leitmotif"]["data"]["BENTOML_HOME"]]
+    for name in ("compose.yaml", "compose-cluster.yaml"):
+        service = yaml.safe_load((DEPLOY / name).read_text())["services"]["leitmotif"]
+        assert service["read_only"]
+        assert all(volume.endswith(":ro") for volume in service["volumes"]), name
+        assert service["tmpfs"] == [
+            "/tmp:exec"
+        ]  # without it no library of an exported model could be loaded from there
+        homes.append(service["environment"]["BENTOML_HOME"])
+    assert writable == ["/tmp"]
+    assert all(home.startswith("/tmp/") for home in homes)
+    pod = yaml.safe_load((DEPLOY / "kubernetes-state.yaml").read_text())["spec"]
+    assert pod["securityContext"] == spec["securityContext"]
+    assert pod["containers"][0]["image"] == container["image"]
+    (mounted,), (volume,) = pod["containers"][0]["volumeMounts"], pod["volumes"]
+    assert mounted.items() < next(each for each in container["volumeMounts"] if each["name"] == "online").items()
+    assert volume in spec["volumes"]
 
 
 def test_the_compose_file_names_versions_and_files_that_exist() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from packaging.utils import canonicalize_name
 from contracts.errors import InputError
 from serving.bundle.manifest import read_manifest
 from serving.bundle.programs import DESCRIPTION
-from serving.packing.locked import ROOT, locked
+from serving.packing.locked import NOT_FROZEN, ROOT, locked
 from serving.packing.settings import Deployment
 from tests.clones import ROOT as REPOSITORY
 
@@ -44,9 +45,10 @@ def test_every_package_of_the_image_is_locked_and_none_is_of_training() -> None:
     assert not pinned.keys() & set(LEFT_OUT)
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     lock = {canonicalize_name(name): rest for name, _, rest in (line.partition("==") for line in lines)}
-    assert {name: lock[name] for name in pinned if name != "setuptools"} == {
-        name: version for name, version in pinned.items() if name != "setuptools"
+    assert {name: lock[name] for name in pinned if name not in NOT_FROZEN} == {
+        name: version for name, version in pinned.items() if name not in NOT_FROZEN
     }
+    assert pinned.keys() >= set(NOT_FROZEN)
 
 
 def test_a_lock_that_lacks_what_a_package_needs_is_named(tmp_path: Path) -> None:
@@ -63,14 +65,46 @@ def test_the_image_runs_as_nobody_of_consequence_from_a_named_python(dockerfile:
     assert dockerfile.index(users[0]) > max(n for n, line in enumerate(dockerfile) if line.startswith(("RUN", "COPY")))
     assert [line.split()[1] for line in dockerfile if line.startswith("FROM ")] == ["python:3.11-slim"]
     assert not [line for line in dockerfile if ":latest" in line]
-    assert sum("apt-get update" in line for line in dockerfile) == 1
 
 
 def test_the_image_installs_the_lock_alone_and_copies_no_folder_of_data(dockerfile: list[str]) -> None:
-    installs = [line for line in dockerfile if "pip install" in line]
-    assert all("requirements.txt" in line or line.endswith("pip install uv") for line in installs)
+    first, unless_there, all_others = [line for line in dockerfile if "pip install" in line]
+    assert re.fullmatch(r"RUN pip install --no-cache-dir uv==[\d.]+", first)
+    assert unless_there == "RUN command -v uv >/dev/null || pip install uv"
+    assert "requirements.txt" in all_others
     copied = [line.split()[-2] for line in dockerfile if line.startswith("COPY ")]
     assert copied == ["./env/docker", "./env/python", "."]  # `.` is the Bento: the door's test says what it holds
+
+
+def test_an_image_of_wheels_needs_no_compiler_and_system_packages_are_added(
+    dockerfile: list[str], tmp_path: Path
+) -> None:
+    from serving.packing.image import serving_image
+
+    assert not [line for line in dockerfile if "apt-get" in line]
+    image = serving_image()
+    image.system_packages("libsnappy1v5")
+    frozen = image.freeze(tmp_path, [])
+    assert frozen.python_requirements.startswith("--only-binary :all:\n")
+    ours, update, added = frozen.commands
+    assert ours.startswith("pip install --no-cache-dir uv==")
+    assert "apt-get update" in update
+    assert added.endswith("libsnappy1v5")
+
+
+def test_the_torch_of_the_index_is_asked_for_by_no_variable() -> None:
+    from serving.packing.image import BACKEND_VARIABLE, variables
+
+    for torch, asked in (("index", []), ("cu130", [{"name": BACKEND_VARIABLE, "value": "cu130"}])):
+        assert [each for each in variables(torch) if each["name"] == BACKEND_VARIABLE] == asked
+
+
+def test_an_image_reports_nothing_to_the_makers_of_its_tools() -> None:
+    from serving.packing.image import SILENT, variables
+
+    exported = dict(re.findall(r"^export (\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert SILENT.items() <= exported.items()
+    assert {each["name"]: each["value"] for each in variables("cpu")}.items() >= SILENT.items()
 
 
 def test_the_health_check_of_the_image_tells_a_service_from_none(server: httpx.Client, dockerfile: list[str]) -> None:

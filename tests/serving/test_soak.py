@@ -70,7 +70,7 @@ def test_a_worker_killed_under_load_is_restarted_and_every_acknowledged_event_is
                 if answer.status_code == 200:
                     acknowledged.add(name)
 
-    with serving(house, LEITMOTIF_WORKERS="2") as server:
+    with serving(house, LEITMOTIF_WORKERS="2", BENTOML_CONTAINERIZED="true") as server:  # as in an image
         before = workers_of(server)
         assert len(before) == 2
         for _ in range(8):  # a connection each, perhaps to another worker

@@ -6,6 +6,9 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -34,6 +37,7 @@ from features.online.user_state import USER_STATE
 from features.stages.histories import run as run_histories
 from features.stages.statistics import run as run_statistics
 from features.tables.histories import UserHistories
+from tests.clones import ROOT
 from tests.features.loaders import loading
 from tests.features.redis_server import RedisServer
 from tests.features.small_log import (
@@ -355,6 +359,34 @@ def test_counters_of_a_run_that_came_to_no_snapshot_are_not_loaded(tmp_path: Pat
     day = source.data / "user_counters" / "2024-01.parquet"
     shutil.copy(day, day.with_name("2031-01.parquet"))
     assert_not_loaded(source)
+
+
+def test_a_loaded_state_is_as_readable_as_the_folder_around_it(tmp_path: Path) -> None:
+    source = Source(tmp_path, random_log(3, num_requests=20))
+    source.write(np.random.default_rng(3), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
+    source.state.parent.mkdir(parents=True)
+    for mode in (0o755, 0o750):  # an image's user is another one
+        source.state.parent.chmod(mode)
+        source.change("user_history", {"u0": {"item_ids": [f"{mode}"]}})
+        load(source.data, source.state)
+        assert stat.S_IMODE(source.state.resolve().stat().st_mode) == mode
+
+
+def test_a_state_that_its_reader_may_not_read_says_what_lets_it(tmp_path: Path) -> None:
+    source = Source(tmp_path, random_log(3, num_requests=20))
+    source.write(np.random.default_rng(3), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
+    load(source.data, source.state)
+    source.state.resolve().chmod(0)
+    script = (
+        "import os, sys; from pathlib import Path; from features.online.store import OnlineStore\n"
+        "if os.geteuid() == 0: os.setgroups([]); os.setgid(1034); os.setuid(1034)\n"
+        "OnlineStore.open(Path(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", script, str(source.state)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stderr
+    source.state.resolve().chmod(0o700)
+    assert "Permission denied" in told
+    assert f"`chmod -R a+rX` lets user {os.geteuid() or 1034} read it" in told
 
 
 def test_an_opened_store_reads_on_while_a_newer_one_is_loaded_over_it(tmp_path: Path) -> None:
