@@ -10,6 +10,7 @@ import dagster as dg
 from dagster import AssetKey
 
 from orchestration.checks import Check, checks_of, judge
+from orchestration.crowned import record_champion
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph
 from orchestration.internals import (
@@ -35,6 +36,7 @@ def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None
     for made in read_made(graph):
         if made.stage.name != but:
             told += _record_stage(instance, graph, made, mended)
+    told += record_champion(instance, graph)
     return told + [f"{ASSET.to_user_string()} {name}" for name in record_partitions(instance, graph)]
 
 

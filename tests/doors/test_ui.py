@@ -234,7 +234,7 @@ def test_a_run_whose_process_is_killed_keeps_no_other_from_running(dagster: Dags
     dagster.program.until(lambda: _worker(dagster), 120)
     os.kill(_worker(dagster), signal.SIGKILL)
     dagster.ends(killed, "FAILURE")
-    dagster.ends(dagster.launch("everything", None, "shift_audit", "shift_page"))
+    dagster.ends(dagster.launch("absorb"))
 
 
 def _worker(dagster: Dagster) -> int:
