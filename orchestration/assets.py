@@ -105,7 +105,7 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
     def run_stage(context: dg.AssetExecutionContext) -> Iterator[Any]:
         with plain_words(stage.name, RETRIES - context.retry_number):
             graph = _configure(context, root, given(context.op_execution_context.op_config))
-            record(context.instance, graph, but=stage.name)
+            record(context.instance, graph, but=[stage.name])
             attempt = _repro(context, root, stage.name)
             if attempt.reason:
                 raise failure(stage.name, attempt, root)

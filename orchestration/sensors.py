@@ -15,7 +15,7 @@ from orchestration.crowned import crowned
 from orchestration.dvc_lock import LockBusy
 from orchestration.graph import read_graph
 from orchestration.internals import AssetJob
-from orchestration.record import current, failed, record
+from orchestration.record import at_work, current, failed, record
 from orchestration.versions import observe, read_made
 
 INTERVAL_S = 15
@@ -42,7 +42,7 @@ def build_sensor(root: Path) -> dg.SensorDefinition:
             cursor = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
             if cursor == context.cursor:
                 return dg.SkipReason("nothing new in dvc.lock, params.yaml or the code")
-            told = record(context.instance, graph)
+            told = record(context.instance, graph, but=at_work(context.instance))
         except LockBusy as error:
             return dg.SkipReason(f"{error}; the next tick looks again")
         context.update_cursor(cursor)

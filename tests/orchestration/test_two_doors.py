@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
 HOLD_REPOSITORY = """
 import time, zc.lockfile
 from pathlib import Path
+from typing import Any
 lock = zc.lockfile.LockFile(".dvc/tmp/lock")
 print("held", flush=True)
 while not Path("../waited_for").exists():
@@ -39,6 +41,7 @@ while not Path("../waited_for").exists():
 HOLD_PATH = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from dvc.fs import localfs
 from dvc.rwlock import rwlock
 read = [str(Path("data/simulator/totals").resolve())]
@@ -286,3 +289,25 @@ def test_a_failed_run_says_what_became_of_the_last_good_output(made_toy: Toy, do
         shutil.rmtree(made_toy.root / folder, ignore_errors=True)
     assert told().startswith("could not be restored: it is not in DVC's cache; `dvc pull count`")
     assert not (made_toy.root / "data/simulator/totals").exists()
+
+
+def test_a_tick_while_a_run_finishes_a_stage_tells_nothing_twice(
+    made_toy: Toy, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC notes a stage a second before its run does: by then a failed check would be told of twice."""
+    door.tick()
+    results = assets._results
+
+    def ticked(*arguments: Any) -> Iterator[Any]:
+        door.tick()
+        yield from results(*arguments)
+
+    monkeypatch.setattr(assets, "_results", ticked)
+    made_toy.set(serve__clock="now")
+    assert not door.materialize("metrics").success  # by its check
+    page, check = dg.AssetKey("metrics"), dg.AssetCheckKey(dg.AssetKey("metrics"), "model_is_good_enough")
+    assert len(door.instance.fetch_materializations(page, limit=9).records) == 2
+    history = door.instance.event_log_storage.get_asset_check_execution_history(check, limit=9)
+    assert len(history) == 2
+    door.cursor = None
+    assert door.tick() == "Dagster knew it all"
