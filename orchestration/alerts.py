@@ -4,7 +4,7 @@ The message is one JSON object, {text, what, name, reason, run_id, severity, at}
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,9 @@ def _read_cursor(cursor: str | None) -> dict[str, Sent]:
 def _of_run(instance: dg.DagsterInstance, run_id: str) -> Mapping[str, Any]:
     run = instance.get_run_by_id(run_id)
     name = run.job_name if run else "a deleted job"
-    steps = [entry.dagster_event for entry in instance.all_logs(run_id, dg.DagsterEventType.STEP_FAILURE)]
-    ended = [entry.dagster_event for entry in instance.all_logs(run_id, dg.DagsterEventType.RUN_FAILURE)]
-    reasons = [_reason(event) for event in steps if event] or [event.message for event in ended if event]
-    reason = shorten("; ".join(filter(None, reasons)) or "it failed", SAID)
+    events = [entry.dagster_event for entry in instance.all_logs(run_id) if entry.dagster_event]
+    reasons = [_reason(event) for event in events if event.is_step_failure] or _outside(events)
+    reason = shorten("; ".join(reasons) or "it failed", SAID)
     return {
         "text": f"leitmotif: the run of {name} failed. {reason}",
         "what": "run",
@@ -112,6 +111,18 @@ def _of_check(key: dg.AssetCheckKey, evaluation: dg.AssetCheckEvaluation) -> Map
         "run_id": None,
         "severity": evaluation.severity.value,
     }
+
+
+def _outside(events: Sequence[dg.DagsterEvent]) -> list[str]:
+    """Why a run failed in which no step did: what its engine said last, as that its process was killed."""
+    last: list[str] = []
+    for event in events:
+        if event.is_engine_event:
+            error = event.engine_event_data.error
+            last = [" ".join(filter(None, [event.message, error and error.message.strip()]))]
+        elif event.event_type == dg.DagsterEventType.RUN_FAILURE:
+            return last or [event.message or ""]
+    return last
 
 
 def _reason(event: dg.DagsterEvent) -> str:

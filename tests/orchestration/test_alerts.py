@@ -174,6 +174,17 @@ def test_runs_that_failed_before_the_sensor_began_are_not_told(made_toy: Toy, do
     assert not inbox.got
 
 
+def test_a_run_in_which_no_step_failed_says_what_its_engine_said(toy: Toy, door: Alerted, inbox: Inbox) -> None:
+    toy.set(alerts__webhook=inbox.address)
+    door.of_runs()
+    run = door.instance.create_run_for_job(door.definitions.resolve_job_def("everything"))
+    door.instance.report_engine_event("Its process was terminated by signal 9 (SIGKILL).", run)
+    door.instance.report_run_failed(run)
+    door.of_runs()
+    (message,) = inbox.got
+    assert message["reason"] == "Its process was terminated by signal 9 (SIGKILL)."
+
+
 def test_the_cursor_of_an_earlier_version_is_gone_on_with(made_toy: Toy, door: Alerted, inbox: Inbox) -> None:
     """The sensor was a `run_failure_sensor`, whose cursor names the last run that it has seen."""
     made_toy.set(audit__min_session_events=13, alerts__webhook=inbox.address)
