@@ -12,6 +12,8 @@ from orchestration.internals import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERS
 
 BUNDLE = "bundle"
 CHAMPION = dg.AssetKey("champion")
+CROWNING = "crown_champion"
+"""The step that promotes and reports the champion itself."""
 MANIFEST, HASH, SHORT = "bundle.json", "bundle_hash", 12
 """Where a bundle's version stands: so many characters of its hash (serving/bundle/manifest.py)."""
 REPORTS = {"promotion.json": "candidate", "rollback.json": "champion"}

@@ -8,7 +8,7 @@ import dagster as dg
 
 from orchestration.assets import POOL
 from orchestration.commands import build_job, run_command
-from orchestration.crowned import BUNDLE, CHAMPION
+from orchestration.crowned import BUNDLE, CHAMPION, CROWNING
 from orchestration.figures import figures, read_report
 from orchestration.graph import Stage, read_graph
 from orchestration.labels import owners_of
@@ -48,7 +48,7 @@ def build_champion(root: Path, stage: Stage, command: Sequence[str] = PROMOTE) -
     """The champion as an asset after the bundle; stage: the one that makes the bundle."""
 
     @dg.multi_asset(
-        name="crown_champion",
+        name=CROWNING,
         description="Runs `make promote`.",
         specs=[
             dg.AssetSpec(

@@ -10,7 +10,7 @@ import dagster as dg
 from dagster import AssetKey
 
 from orchestration.checks import Check, checks_of, judge
-from orchestration.crowned import record_champion
+from orchestration.crowned import CROWNING, record_champion
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph
 from orchestration.internals import (
@@ -29,14 +29,14 @@ from orchestration.versions import Made, observe, read_made
 def record(instance: dg.DagsterInstance, graph: Graph, *, but: Collection[str] = ()) -> list[str]:
     """Report everything to Dagster that it does not know yet; returns the reported keys. Raises LockBusy.
 
-    but: stages to skip, because their asset bodies report their outputs themselves.
+    but: steps to skip, because their asset bodies report their outputs themselves.
     """
     told = record_observations(instance, graph)
     mended = failed(instance, graph) & current(graph)
     for made in read_made(graph):
         if made.stage.name not in but:
             told += _record_stage(instance, graph, made, mended)
-    told += record_champion(instance, graph)
+    told += [] if CROWNING in but else record_champion(instance, graph)
     return told + [f"{ASSET.to_user_string()} {name}" for name in record_partitions(instance, graph)]
 
 
