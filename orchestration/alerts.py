@@ -1,133 +1,58 @@
 """A failed run or a failed check -> one message to the address or the command that params.yaml names (alerts).
 
-The message is one JSON object, {text, what, name, reason, run_id, severity, at}; `text` is what Slack, Mattermost and
-others show of it.
+The message is one JSON object, {text, what, name, reason, run_id, severity, at}.
 """
 
-import errno
-import http.client
 import json
-import os
-import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from contracts.errors import shorten
-from contracts.params import PARAMS, load_params
+from contracts.params import PARAMS
+from orchestration.channels import SAID
 from orchestration.internals import failed_checks
+from orchestration.outbox import Sent, deliver
 
-SAID = 2000
-"""Limit, in characters, of a reason."""
-PATIENCE_S = 20
 INTERVAL_S = 30
-WEBHOOK, COMMAND = "alerts.webhook", "alerts.command"
-NOBODY = "alerts.webhook and alerts.command of params.yaml name nobody"
-
-
-def send(root: Path, message: Mapping[str, Any]) -> list[str]:
-    """Send to all channels of params.yaml; returns those that got it. After trying all, raises if one failed."""
-    told, faults = tell(root, message, named(root))
-    if faults:
-        raise RuntimeError("; ".join([*faults.values(), *(f"{channel} was told" for channel in told)]))
-    return told
-
-
-def named(root: Path) -> list[str]:
-    """The channels that params.yaml names."""
-    alerts = load_params(root / PARAMS)["alerts"]
-    return [channel for channel, to in ((WEBHOOK, alerts.webhook), (COMMAND, alerts.command)) if to]
-
-
-def tell(root: Path, message: Mapping[str, Any], channels: Collection[str]) -> tuple[list[str], dict[str, str]]:
-    """Try each channel separately: (channels that got it, reasons of the others without secrets)."""
-    alerts = load_params(root / PARAMS)["alerts"]
-    text = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **message}, ensure_ascii=False)
-    faults = {}
-    if WEBHOOK in channels:
-        faults[WEBHOOK] = _post(alerts.webhook, text)
-    if COMMAND in channels:
-        faults[COMMAND] = _run(alerts.command, text, root)
-    return [each for each, why in faults.items() if not why], {each: why for each, why in faults.items() if why}
-
-
-def _post(address: str, text: str) -> str | None:
-    """Why the webhook failed. Errors of urllib are not quoted: they contain the address, which may be secret."""
-    try:
-        request = urllib.request.Request(
-            os.path.expandvars(address), text.encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=PATIENCE_S):
-            return None
-    except urllib.error.HTTPError as error:
-        return f"{WEBHOOK} answered {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"{WEBHOOK} could not be reached: {_kind(error)}"
-
-
-def _run(command: Sequence[str], text: str, root: Path) -> str | None:
-    """Why the command failed. Its output is not quoted if it may contain the value of a variable."""
-    words = [os.path.expandvars(word) for word in command]
-    try:
-        done = subprocess.run(
-            words,
-            input=text.encode(),
-            cwd=root,
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{COMMAND} did not end within {PATIENCE_S} s"
-    except (OSError, ValueError) as error:
-        return f"{COMMAND} could not be started: {_kind(error)}"
-    if not done.returncode:
-        return None
-    said = "what it said may hold the value of a variable and is left out"
-    if words == list(command):
-        said = shorten(done.stderr.decode(errors="replace").strip(), SAID)
-    return f"{COMMAND} ended with {done.returncode}: {said}"
-
-
-def _kind(error: Exception) -> str:
-    """The kind of the error, in words that contain nothing of the request."""
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    number = getattr(reason, "errno", None)
-    if isinstance(number, int) and number in errno.errorcode:
-        return os.strerror(number)
-    return "is it an address with its scheme?" if isinstance(reason, ValueError) else type(reason).__name__
+MOST_RUNS = 100
+"""How many failed runs one tick looks at."""
 
 
 def build_run_alert(root: Path) -> dg.SensorDefinition:
-    """The sensor that reports failed runs; on by default, silent without channels in params.yaml."""
+    """The sensor that reports failed runs; on by default, silent without channels in params.yaml.
 
-    @dg.run_failure_sensor(
+    Not a `run_failure_sensor`: what that cannot send is lost.
+    """
+
+    @dg.sensor(
         name="alert_failed_run",
-        description=f"Tells of every failed run ({PARAMS}, alerts); silent where that names nobody.",
+        description=f"Tells once of every failed run ({PARAMS}, alerts); silent where that names nobody.",
         minimum_interval_seconds=INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def alert_failed_run(context: dg.RunFailureSensorContext) -> dg.SkipReason:
-        run, steps = context.dagster_run, context.get_step_failure_events()
-        reasons = [_reason(event) for event in steps] or [context.failure_event.message or "it failed"]
-        reason = shorten("; ".join(reasons), SAID)
-        told = send(
-            root,
-            {
-                "text": f"leitmotif: the run of {run.job_name} failed. {reason}",
-                "what": "run",
-                "name": run.job_name,
-                "reason": reason,
-                "run_id": run.run_id,
-                "severity": "ERROR",
-            },
-        )
-        return dg.SkipReason(f"told {', '.join(told)}" if told else NOBODY)
+    def alert_failed_run(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        instance, kept = context.instance, json.loads(context.cursor) if context.cursor else {}
+        after = kept.get("after", kept.get("record_id"))  # record_id: in cursors of earlier versions
+        if after is None:
+            newest = instance.fetch_run_status_changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
+            context.update_cursor(json.dumps({"after": newest[0].storage_id if newest else -1, "unsent": {}}))
+            return dg.SkipReason("runs that fail from now on are told of")
+        records = instance.fetch_run_status_changes(
+            dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=after),
+            limit=MOST_RUNS,
+            ascending=True,
+        ).records
+        known = {run_id: Sent.read(each) for run_id, each in kept.get("unsent", {}).items()}
+        failed = dict.fromkeys([*known, *(record.run_id for record in records)])
+        told, said = deliver(root, {run_id: (run_id, partial(_of_run, instance, run_id)) for run_id in failed}, known)
+        unsent = {run_id: each.written() for run_id, each in told.items() if each.left}
+        after = max([after, *(record.storage_id for record in records)])
+        context.update_cursor(json.dumps({"after": after, "unsent": unsent}))
+        return dg.SkipReason(said or "no run has failed since")
 
     return alert_failed_run
 
@@ -142,38 +67,41 @@ def build_check_alert(root: Path, checks: list[dg.AssetCheckKey]) -> dg.SensorDe
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def alert_failed_check(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        known, channels = _read_cursor(context.cursor), named(root)
-        kept, told, faults = dict(known), set[str](), dict[str, str]()
-        for key, (event, evaluation) in failed_checks(context.instance, checks).items():
-            name = key.to_user_string()
-            before, *left = known.get(name, [""])
-            to = [each for each in (left if before == event else channels) if each in channels]
-            if before == event and not to:
-                continue
-            got, missed = tell(root, _of_check(key, evaluation), to)
-            if got or not missed:
-                kept[name] = [event, *missed]
-                told.add(f"{name}: {'told' if got else NOBODY}")
-            faults |= {f"{name}, {channel}": why for channel, why in missed.items()}
-        failures = "; ".join(sorted(set(faults.values())))
-        if faults and kept == known:
-            raise RuntimeError(failures)
-        context.update_cursor(json.dumps(kept))  # Dagster keeps no cursor of a tick that raises: the next one does
-        return dg.SkipReason("; ".join(filter(None, (*sorted(told), failures))) or "no check has failed since")
+        found = failed_checks(context.instance, checks)
+        wanted = {key.to_user_string(): (event, partial(_of_check, key, one)) for key, (event, one) in found.items()}
+        kept, said = deliver(root, wanted, _read_cursor(context.cursor))
+        context.update_cursor(json.dumps({name: each.written() for name, each in kept.items()}))
+        return dg.SkipReason(said or "no check has failed since")
 
     return alert_failed_check
 
 
-def _read_cursor(cursor: str | None) -> dict[str, list[str]]:
-    """Check -> its last reported failure, and the channels that have not got it yet.
+def _read_cursor(cursor: str | None) -> dict[str, Sent]:
+    """Check -> what is known of its last failure.
 
-    The cursor of earlier versions was a number without that information: then current failures are reported again.
+    The cursor of the earliest version was a number without that information: then current failures are reported again.
     """
     known = json.loads(cursor) if cursor else {}
-    return known if isinstance(known, dict) else {}
+    return {name: Sent.read(each) for name, each in known.items()} if isinstance(known, dict) else {}
 
 
-def _of_check(key: dg.AssetCheckKey, evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
+def _of_run(instance: dg.DagsterInstance, run_id: str) -> Mapping[str, Any]:
+    run = instance.get_run_by_id(run_id)
+    name = run.job_name if run else "a deleted job"
+    events = [entry.dagster_event for entry in instance.all_logs(run_id) if entry.dagster_event]
+    reasons = [_reason(event) for event in events if event.is_step_failure] or _outside(events)
+    reason = shorten("; ".join(reasons) or "it failed", SAID)
+    return {
+        "text": f"leitmotif: the run of {name} failed. {reason}",
+        "what": "run",
+        "name": name,
+        "reason": reason,
+        "run_id": run_id,
+        "severity": "ERROR",
+    }
+
+
+def _of_check(key: dg.AssetCheckKey, evaluation: dg.AssetCheckEvaluation) -> Mapping[str, Any]:
     name, reason = key.to_user_string(), shorten(evaluation.description or "it failed", SAID)
     return {
         "text": f"leitmotif: the check {name} failed ({evaluation.severity.value}). {reason}",
@@ -183,6 +111,18 @@ def _of_check(key: dg.AssetCheckKey, evaluation: dg.AssetCheckEvaluation) -> dic
         "run_id": None,
         "severity": evaluation.severity.value,
     }
+
+
+def _outside(events: Sequence[dg.DagsterEvent]) -> list[str]:
+    """Why a run failed in which no step did: what its engine said last, as that its process was killed."""
+    last: list[str] = []
+    for event in events:
+        if event.is_engine_event:
+            error = event.engine_event_data.error
+            last = [" ".join(filter(None, [event.message, error and error.message.strip()]))]
+        elif event.event_type == dg.DagsterEventType.RUN_FAILURE:
+            return last or [event.message or ""]
+    return last
 
 
 def _reason(event: dg.DagsterEvent) -> str:

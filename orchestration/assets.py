@@ -105,7 +105,7 @@ def _stage_assets(root: Path, stage: Stage) -> dg.AssetsDefinition:
     def run_stage(context: dg.AssetExecutionContext) -> Iterator[Any]:
         with plain_words(stage.name, RETRIES - context.retry_number):
             graph = _configure(context, root, given(context.op_execution_context.op_config))
-            record(context.instance, graph, but=stage.name)
+            record(context.instance, graph, but=[stage.name])
             attempt = _repro(context, root, stage.name)
             if attempt.reason:
                 raise failure(stage.name, attempt, root)
@@ -184,7 +184,11 @@ def _results(instance: dg.DagsterInstance, graph: Graph, stage: str, checks: lis
 def failure(stage: str, attempt: Attempt, root: Path) -> dg.Failure:
     """A failed attempt in Dagster's words."""
     assert attempt.reason is not None
-    stands = f"stands; `dvc checkout {stage}` restored it" if attempt.restored else "there is none yet"
+    stands = {
+        True: f"stands; `dvc checkout {stage}` restored it",
+        False: f"could not be restored: it is not in DVC's cache; `dvc pull {stage}` fetches it from the remote",
+        None: "there is none yet" if attempt.reason.stage else "stands: nothing was begun",
+    }[attempt.restored]
     return dg.Failure(
         f"{stage}: {attempt.reason.message}",
         metadata={

@@ -51,7 +51,9 @@ class Attempt:
     fates: dict[str, str] = field(default_factory=dict)  # stage -> ran | unchanged | from cache
     current: str | None = None  # the stage at work, whose outs DVC has not noted yet
     reason: Reason | None = None
-    restored: bool = False  # the failed stage's last good outs are back
+    restored: bool | None = (
+        None  # whether the failed stage's last good outs are back; None: it had none, or none failed
+    )
 
 
 def repro(
@@ -131,15 +133,16 @@ def _follow(attempt: Attempt, line: str) -> None:
         attempt.current = None
 
 
-def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool:
-    """Restore the last good outputs of a stage; whether there were any."""
+def restore(root: Path, stage: str | None, say: Callable[[str], None]) -> bool | None:
+    """Restore the last good outputs of a stage; whether that worked, None if there are none."""
     if stage is None or not _was_made(root, stage):
-        return False
+        return None
     said: list[str] = []
-    if run_group([*DVC, "checkout", "--force", stage], cwd=root, say=said.append):
-        say(f"The last good output of {stage} could not be restored: {' '.join(said)} Try: dvc checkout {stage}")
+    status = run_group([*DVC, "checkout", "--force", stage], cwd=root, say=said.append)
+    if status:
+        say(f"The last good output of {stage} could not be restored: {' '.join(said)} Try: dvc pull {stage}")
     _restore_report(root, stage)
-    return True
+    return not status
 
 
 def _restore_report(root: Path, stage: str) -> None:

@@ -5,14 +5,20 @@ from pathlib import Path
 
 import dagster as dg
 
+from contracts.errors import InputError
+from contracts.running import waited
 from orchestration.assets import POOL
+from orchestration.attempt import WAIT_S
 from orchestration.group import run_group
 
 
 def run_command(
     context: dg.OpExecutionContext | dg.AssetExecutionContext, name: str, command: Sequence[str], root: Path
 ) -> None:
-    """Run a command in root. It exits 0 done, 2 bad input, 3 refused, and its last line says why."""
+    """Run a command in root. It exits 0 done, 2 bad input, 3 refused, and its last line says why.
+
+    It begins when no other process works there, as the stages do: by itself, for a person, it waits a minute only.
+    """
     last = "it ended without a word"
 
     def say(line: str) -> None:
@@ -21,6 +27,10 @@ def run_command(
             last = line
             context.log.info(line)
 
+    try:
+        waited(root, WAIT_S, context.log.info, f"{name} begins")
+    except InputError as error:
+        raise dg.Failure(f"{name}: {error}") from error
     if status := run_group(command, cwd=root, say=say):
         raise dg.Failure(f"{name}: {last}", metadata={"exit_code": status})
 

@@ -9,12 +9,13 @@ from orchestration.absorb import build_absorb
 from orchestration.alerts import build_check_alert, build_run_alert
 from orchestration.assets import build_assets
 from orchestration.checks import checks_of
+from orchestration.crowned import BUNDLE, CHAMPION
 from orchestration.drift import NAME, build_drift_check
 from orchestration.graph import Graph, read_graph
 from orchestration.internals import AssetJob
 from orchestration.partition_asset import build_partition_asset
 from orchestration.partitions import PROFILE
-from orchestration.promotion import BUNDLE, CHAMPION, build_champion, build_promote, build_rollback
+from orchestration.promotion import build_champion, build_promote, build_rollback
 from orchestration.sensors import build_new_files, build_out_of_date, build_sensor
 
 

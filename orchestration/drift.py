@@ -8,9 +8,10 @@ from pathlib import Path
 import dagster as dg
 
 from orchestration.assets import POOL
+from orchestration.crowned import CHAMPION
 from orchestration.figures import page_link, read_report
 from orchestration.group import run_group
-from orchestration.promotion import CHAMPION, reports_of
+from orchestration.promotion import reports_of
 
 NAME = "served_looks_like_the_test"
 DRIFT = (sys.executable, "-m", "serving.drift")

@@ -47,7 +47,10 @@ def read_report(root: Path, path: str | None) -> Mapping[str, Any]:
 def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
     """What is shown of an output: place, rows, bytes, seconds, its page; of a stage's first output the figures too."""
     path = root / next(table.path for table in made.stage.outs if table.key == out)
+    is_first = out == made.stage.outs[0].key
+    told = figures(read_report(root, made.stage.report), made.stage.name) if is_first else {}
     shown: dict[str, dg.MetadataValue] = {
+        **told,  # first: a report names its page too, as a text that leads nowhere
         "path": dg.MetadataValue.path(str(path)),
         "dagster/uri": dg.MetadataValue.text(path.absolute().as_uri()),
         "size_bytes": dg.MetadataValue.int(made.sizes[out]),
@@ -60,8 +63,6 @@ def metadata(root: Path, made: Made, out: str) -> dict[str, dg.MetadataValue]:
         shown["report"] = dg.MetadataValue.path(str(root / report))
         if out in PAGES:  # there, or soon: a later stage may draw it
             shown["page"] = page_link(root, (root / report).with_name(PAGES[out]))
-    if out == made.stage.outs[0].key:
-        shown |= figures(read_report(root, made.stage.report), made.stage.name)
     return shown
 
 
@@ -145,6 +146,6 @@ def _cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return "; ".join(map(_cell, value))
     if isinstance(value, float):
-        return f"{value:,.4f}".rstrip("0").rstrip(".")
+        return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:,.4f}".rstrip("0").rstrip(".")
     text = f"{value:,}" if type(value) is int else str(value)
     return text.replace("|", "\\|").replace("\n", " ")

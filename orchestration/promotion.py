@@ -8,16 +8,16 @@ import dagster as dg
 
 from orchestration.assets import POOL
 from orchestration.commands import build_job, run_command
+from orchestration.crowned import BUNDLE, CHAMPION, CROWNING
 from orchestration.figures import figures, read_report
 from orchestration.graph import Stage, read_graph
 from orchestration.labels import owners_of
 
 PROMOTE = (sys.executable, "-m", "serving.promote")
 ROLLBACK = (sys.executable, "-m", "serving.rollback")
-BUNDLE = "bundle"
-CHAMPION = dg.AssetKey("champion")
 ABOUT = """The bundle that `make serve` serves. To materialize it compares the newest bundle with it on the newest
-requests; the better one is champion from then on. Not to promote is no failure: the reason is in `reason`."""
+requests; the better one is champion from then on. Not to promote is no failure: the reason is in `reason`. What
+`make promote` and `make rollback` crown is shown within 15 s."""
 
 
 def build_promote(root: Path, command: Sequence[str] = PROMOTE) -> dg.JobDefinition:
@@ -48,7 +48,7 @@ def build_champion(root: Path, stage: Stage, command: Sequence[str] = PROMOTE) -
     """The champion as an asset after the bundle; stage: the one that makes the bundle."""
 
     @dg.multi_asset(
-        name="crown_champion",
+        name=CROWNING,
         description="Runs `make promote`.",
         specs=[
             dg.AssetSpec(

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster import AssetKey
 
 from orchestration.checks import Check, checks_of, judge
+from orchestration.crowned import CROWNING, record_champion
 from orchestration.figures import metadata, read_report
 from orchestration.graph import Graph
 from orchestration.internals import (
@@ -25,17 +26,25 @@ from orchestration.partitions import ASSET, record_partitions
 from orchestration.versions import Made, observe, read_made
 
 
-def record(instance: dg.DagsterInstance, graph: Graph, *, but: str | None = None) -> list[str]:
+def record(instance: dg.DagsterInstance, graph: Graph, *, but: Collection[str] = ()) -> list[str]:
     """Report everything to Dagster that it does not know yet; returns the reported keys. Raises LockBusy.
 
-    but: a stage to skip, because its asset body reports its outputs itself.
+    but: steps to skip, because their asset bodies report their outputs themselves.
     """
     told = record_observations(instance, graph)
     mended = failed(instance, graph) & current(graph)
     for made in read_made(graph):
-        if made.stage.name != but:
+        if made.stage.name not in but:
             told += _record_stage(instance, graph, made, mended)
+    told += [] if CROWNING in but else record_champion(instance, graph)
     return told + [f"{ASSET.to_user_string()} {name}" for name in record_partitions(instance, graph)]
+
+
+def at_work(instance: dg.DagsterInstance) -> set[str]:
+    """The steps that Dagster's runs are at: stages whose outputs DVC may have noted, and their runs not yet."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    steps = [step for run in runs for step in instance.get_run_step_stats(run.run_id)]
+    return {step.step_key for step in steps if step.start_time and not step.end_time}
 
 
 def failed(instance: dg.DagsterInstance, graph: Graph) -> set[str]:

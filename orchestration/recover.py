@@ -1,11 +1,12 @@
-"""Cancel runs whose worker is gone: after a hard kill they would hold the only slot of Dagster's pool.
+"""Clear up after runs whose worker was killed: they would hold the only slot of Dagster's pool, and no run would begin.
 
-`make ui` runs this first. The last good outs of the stage that was cut off are restored. A run whose worker still
-lives, in another `dagster dev`, is left alone.
+`make ui` runs this first. Runs without a worker are cancelled, the slots of ended runs are freed, and the last good
+outs of a stage that was cut off are restored. A run whose worker still lives, in another `dagster dev`, is left alone.
 """
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -16,28 +17,40 @@ from contracts.arguments import none_taken
 from orchestration.attempt import restore
 
 _GOING_ON = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 
 
 def main() -> None:
-    """Cancel dead runs of the instance in DAGSTER_HOME and name them."""
+    """Clear up in the instance in DAGSTER_HOME, and name the runs."""
     if not os.environ.get("DAGSTER_HOME"):
         print("DAGSTER_HOME is not set, so there is no instance to look at. `make ui` sets it.", file=sys.stderr)
         sys.exit(2)
     with dg.DagsterInstance.get() as instance:
-        for run_id, stages in cancel_dead_runs(instance).items():
-            print(f"Run {run_id} had lost its worker and is cancelled; materialize its assets again.")
+        for run_id, stages in clear_dead_runs(instance).items():
+            print(f"Run {run_id} had lost its worker, and has ended; materialize its assets again.")
             for stage in stages:
                 restore(Path.cwd(), stage, print)
 
 
-def cancel_dead_runs(instance: dg.DagsterInstance) -> dict[str, list[str]]:
-    """Mark every run that nobody works on as cancelled, free its pool places; run id -> stages that were cut off."""
+def clear_dead_runs(instance: dg.DagsterInstance) -> dict[str, list[str]]:
+    """Cancel every run that nobody works on, free the pool places of what has ended; run id -> stages cut off."""
     dead = [run for run in instance.get_runs(RunsFilter(statuses=_GOING_ON)) if not _has_worker(instance, run)]
     for run in dead:
         instance.report_run_canceled(run, message="Its worker process is gone (a hard kill or a restart).")
-        if instance.event_log_storage.supports_global_concurrency_limits:
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return {run.run_id: _cut_off(instance, run) for run in dead}
+    left = _holding(instance)
+    for run in left:
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return {run.run_id: _cut_off(instance, run) for run in {run.run_id: run for run in [*dead, *left]}.values()}
+
+
+def _holding(instance: dg.DagsterInstance) -> Sequence[DagsterRun]:
+    """Runs that hold a place in the pool although they have ended: Dagster fails a run whose worker it sees die (of
+    memory, say), and frees nothing."""
+    storage = instance.event_log_storage
+    holders = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
+    if not holders:  # to Dagster no ids are all
+        return []
+    return instance.get_runs(RunsFilter(run_ids=sorted(holders), statuses=_ENDED))
 
 
 def _cut_off(instance: dg.DagsterInstance, run: DagsterRun) -> list[str]:

@@ -6,14 +6,16 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from contracts.params import PARAMS, read_params
+from orchestration.crowned import crowned
 from orchestration.dvc_lock import LockBusy
 from orchestration.graph import read_graph
 from orchestration.internals import AssetJob
-from orchestration.record import current, failed, record
+from orchestration.record import at_work, current, failed, record
 from orchestration.versions import observe, read_made
 
 INTERVAL_S = 15
@@ -28,19 +30,19 @@ def build_sensor(root: Path) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="dvc_lock",
-        description="Reports what `dvc repro` made, and observes params.yaml and the stages' modules.",
+        description="Reports what `dvc repro` made and which bundle is champion, and observes params.yaml and modules.",
         minimum_interval_seconds=INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def dvc_lock(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         try:
             graph = read_graph(root)
-            known = [observe(graph), [[made.cmd, made.versions, made.inputs] for made in read_made(graph)]]
-            known.append(sorted(failed(context.instance, graph)))
-            cursor = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+            known: list[Any] = [observe(graph), [[made.cmd, made.versions, made.inputs] for made in read_made(graph)]]
+            known += [sorted(failed(context.instance, graph)), crowned(graph)]
+            cursor = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
             if cursor == context.cursor:
                 return dg.SkipReason("nothing new in dvc.lock, params.yaml or the code")
-            told = record(context.instance, graph)
+            told = record(context.instance, graph, but=at_work(context.instance))
         except LockBusy as error:
             return dg.SkipReason(f"{error}; the next tick looks again")
         context.update_cursor(cursor)

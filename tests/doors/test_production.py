@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.clones import ROOT
-from tests.doors.conftest import free_port, started
+from tests.doors.conftest import free_port, started, typed
 from tests.doors.test_ui import Dagster
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("door-ui")]
@@ -74,6 +74,7 @@ def test_the_same_code_location_runs_over_postgres_with_a_daemon(house: Path, po
         "DAGSTER_DISABLE_TELEMETRY": "yes",
     }
     port = free_port()
+    typed(house, "python -m orchestration.recover", **environment)
     with (
         started(house, f"dagster-webserver -p {port}", **environment) as web,
         started(house, "dagster-daemon run", **environment) as daemon,
@@ -96,4 +97,4 @@ def test_but_for_its_storage_it_is_set_as_make_ui_sets_it() -> None:
         for path in ("orchestration/dagster.yaml", "deploy/dagster/dagster.yaml")
     )
     assert {key: there[key] for key in here} == here
-    assert set(there) - set(here) == {"storage", "run_monitoring"}
+    assert set(there) - set(here) == {"storage"}

@@ -227,6 +227,22 @@ def test_live_events_are_sealed_there(dagster: Dagster) -> None:
     dagster.ends(dagster.launch("absorb"))
 
 
+def test_a_run_whose_process_is_killed_keeps_no_other_from_running(dagster: Dagster) -> None:
+    """As the kernel does where memory runs out. Dagster fails such a run, but leaves its place in the pool taken."""
+    config = {"ops": {"audit": {"config": {"audit": {"num_draws": 3000}}}}}
+    killed = dagster.launch("everything", config, "shift_audit", "shift_page")
+    dagster.program.until(lambda: _worker(dagster), 120)
+    os.kill(_worker(dagster), signal.SIGKILL)
+    dagster.ends(killed, "FAILURE")
+    dagster.ends(dagster.launch("absorb"))
+
+
+def _worker(dagster: Dagster) -> int:
+    """The process of the run: the parent of the `dvc repro` of its stage; 0 while there is none."""
+    stages = [pid for pid, said in dagster.program.family().items() if "-m dvc repro" in said]
+    return int(Path(f"/proc/{stages[0]}/stat").read_text().rpartition(")")[2].split()[1]) if stages else 0
+
+
 def test_a_second_one_on_the_port_is_one_line(dagster: Dagster, house: Path) -> None:
     port = dagster.url.rpartition(":")[2]
     refused = typed(house, "make ui", f"PORT={port}", check=False)

@@ -3,19 +3,24 @@
 import json
 import re
 import shutil
+import socket
 import sys
 import threading
-import traceback
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from orchestration import alerts
-from orchestration.alerts import NOBODY, build_check_alert, send
+from orchestration import channels, outbox
+from orchestration.alerts import build_check_alert
+from orchestration.channels import COMMAND, NOBODY, WEBHOOK, tell
+from orchestration.outbox import deliver
 from tests.orchestration.conftest import Seen, Toy, environment
 from tests.orchestration.test_doors import Door
 
@@ -32,6 +37,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
+        self.slow_s = 0.0
         inbox = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,6 +45,7 @@ class Inbox:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 assert self.headers["Content-Type"] == "application/json"
                 inbox.got.append(json.loads(body) | {"path": self.path})
+                time.sleep(inbox.slow_s)
                 self.send_response(500 if self.path == "/broken" else 200)
                 self.end_headers()
 
@@ -62,24 +69,24 @@ def inbox() -> Iterator[Inbox]:
 class Alerted(Door):
     """The door with its sensors that tell."""
 
-    checked: str | None = None
+    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+        super().__init__(root, instance)
+        self.cursors: dict[str, str | None] = {}
 
-    def _sensor(self, name: str) -> Any:
-        return next(each for each in self.definitions.sensors or [] if each.name == name)
+    def _ticks(self, name: str) -> str:
+        sensor: Any = next(each for each in self.definitions.sensors or [] if each.name == name)
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursors.get(name))
+        said = sensor(context)
+        self.cursors[name] = context.cursor  # as Dagster: where a tick raises, it keeps none
+        return str(said.skip_message)
 
     def of_checks(self) -> str:
         """The message of one tick of the sensor on checks."""
-        context = dg.build_sensor_context(instance=self.instance, cursor=self.checked)
-        said = self._sensor("alert_failed_check")(context)
-        self.checked = context.cursor
-        return str(said.skip_message)
+        return self._ticks("alert_failed_check")
 
-    def of_run(self, run: dg.ExecuteInProcessResult) -> str:
-        """What the sensor on runs says of a failed one."""
-        context = dg.build_run_status_sensor_context(
-            "alert_failed_run", run.get_run_failure_event(), self.instance, run.dagster_run
-        ).for_run_failure()
-        return str(self._sensor("alert_failed_run")(context).skip_message)
+    def of_runs(self) -> str:
+        """The message of one tick of the sensor on runs."""
+        return self._ticks("alert_failed_run")
 
 
 @pytest.fixture
@@ -113,8 +120,10 @@ def test_a_failed_run_is_reported_with_its_reason_to_both_recipients(
     kept = tmp_path / "kept.jsonl"
     made_toy.set(audit__min_session_events=13)
     made_toy.set(alerts__webhook=f"{inbox.address}/hook", alerts__command=[sys.executable, "-c", KEEP, str(kept)])
+    assert "from now on" in door.of_runs()
     failed = door.materialize("totals")
-    assert door.of_run(failed) == "told alerts.webhook, alerts.command"
+    assert door.of_runs() == f"{failed.run_id}: told alerts.webhook, alerts.command"
+    assert door.of_runs() == "no run has failed since"
     (message,) = inbox.got
     assert message["path"] == "/hook"
     assert "min_session_events is 13, the limit is 12" in message["reason"]
@@ -141,14 +150,108 @@ def test_without_recipients_nothing_is_sent_and_the_sensor_says_so(refused: Aler
     assert refused.of_checks() == f"metrics:model_is_good_enough: {NOBODY}"
 
 
-def test_a_message_that_does_not_arrive_is_an_error_of_the_sensor_and_is_sent_again(
-    toy: Toy, refused: Alerted, inbox: Inbox
+def test_a_failed_run_is_told_when_the_webhook_works_again(
+    made_toy: Toy, door: Alerted, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A `run_failure_sensor` of Dagster's moves on: what it could not send is never sent."""
+    monkeypatch.setattr(outbox, "AGAIN_S", 0.0)
+    door.of_runs()
+    made_toy.set(audit__min_session_events=13, alerts__webhook=f"{inbox.address}/broken")
+    failed = door.materialize("totals")
+    assert door.of_runs() == f"{failed.run_id}: alerts.webhook answered 500"
+    made_toy.set(alerts__webhook=f"{inbox.address}/mended")
+    assert door.of_runs() == f"{failed.run_id}: told alerts.webhook"
+    assert door.of_runs() == "no run has failed since"
+    assert [each["path"] for each in inbox.got] == ["/broken", "/mended"]
+    assert inbox.got[0]["reason"] == inbox.got[1]["reason"]
+
+
+def test_runs_that_failed_before_the_sensor_began_are_not_told(made_toy: Toy, door: Alerted, inbox: Inbox) -> None:
+    made_toy.set(audit__min_session_events=13, alerts__webhook=inbox.address)
+    assert not door.materialize("totals").success
+    door.of_runs()
+    assert door.of_runs() == "no run has failed since"
+    assert not inbox.got
+
+
+def test_a_run_in_which_no_step_failed_says_what_its_engine_said(toy: Toy, door: Alerted, inbox: Inbox) -> None:
+    toy.set(alerts__webhook=inbox.address)
+    door.of_runs()
+    run = door.instance.create_run_for_job(door.definitions.resolve_job_def("everything"))
+    door.instance.report_engine_event("Its process was terminated by signal 9 (SIGKILL).", run)
+    door.instance.report_run_failed(run)
+    door.of_runs()
+    (message,) = inbox.got
+    assert message["reason"] == "Its process was terminated by signal 9 (SIGKILL)."
+
+
+def test_the_cursor_of_an_earlier_version_is_gone_on_with(made_toy: Toy, door: Alerted, inbox: Inbox) -> None:
+    """The sensor was a `run_failure_sensor`, whose cursor names the last run that it has seen."""
+    made_toy.set(audit__min_session_events=13, alerts__webhook=inbox.address)
+    failed = door.materialize("totals")
+    door.cursors["alert_failed_run"] = '{"__class__": "RunStatusSensorCursor", "record_id": 0}'
+    assert door.of_runs() == f"{failed.run_id}: told alerts.webhook"
+
+
+def test_a_message_that_does_not_arrive_is_sent_again_and_is_an_error_of_the_sensor_until_then(
+    toy: Toy, refused: Alerted, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "AGAIN_S", 0.5)
     toy.set(alerts__webhook=f"{inbox.address}/broken")
-    with pytest.raises(Exception, match="500"):
+    assert refused.of_checks() == "metrics:model_is_good_enough: alerts.webhook answered 500"
+    with pytest.raises(Exception, match="500; it is tried again"):
         refused.of_checks()
     toy.set(alerts__webhook=f"{inbox.address}/mended")
-    assert "told" in refused.of_checks()
+    time.sleep(0.5)
+    assert refused.of_checks() == "metrics:model_is_good_enough: told alerts.webhook"
+    assert len(inbox.got) == 2
+
+
+def test_attempts_become_rare(toy: Toy, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.set(alerts__webhook=f"{inbox.address}/broken")
+    now, known = 0.0, {}
+    monkeypatch.setattr(outbox, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
+    for second in range(0, 86_400, 30):
+        now = float(second)
+        with suppress(RuntimeError):
+            known, _ = deliver(toy.root, {"run": ("1", dict)}, known)
+    assert len(inbox.got) == 30  # after 0, 30, 90, ... 3,810 s, and then every hour
+
+
+def test_a_tick_ends_in_time_however_many_checks_fail_and_however_slow_the_channels_are(
+    toy: Toy, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster gives up on a tick after a minute and keeps no cursor of it: all would be told again, for ever."""
+    assert outbox.TICK_S + 2 * channels.PATIENCE_S < 60
+    monkeypatch.setattr(outbox, "TICK_S", 0.5)
+    toy.set(alerts__webhook=inbox.address)
+    inbox.slow_s = 0.3
+    wanted = {str(number): ("1", lambda: {"text": "x"}) for number in range(5)}
+    began, known, said = time.monotonic(), {}, ""
+    known, said = deliver(toy.root, wanted, known)
+    assert time.monotonic() - began < 1.4
+    assert "4: not sent yet" in said
+    for _ in range(3):
+        known, said = deliver(toy.root, wanted, known)
+    assert not said
+    assert len(inbox.got) == 5
+
+
+def test_a_name_that_nobody_looks_up_takes_no_longer_than_a_channel_may(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(*_: object, **__: object) -> None:
+        time.sleep(2)
+        raise OSError
+
+    monkeypatch.setattr(channels, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    toy.set(alerts__webhook="http://hooks.example/T0")
+    began = time.monotonic()
+    assert tell(toy.root, {"text": "x"}, [WEBHOOK])[1] == {
+        WEBHOOK: "alerts.webhook could not be reached: it did not answer within 0.2 s"
+    }
+    assert time.monotonic() - began < 1.5
 
 
 def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(
@@ -186,15 +289,17 @@ def test_two_checks_of_one_run_are_both_told_though_a_tick_falls_between(
         assert [each["name"] for each in inbox.got] == [first.to_user_string(), second.to_user_string()]
 
 
-def test_a_broken_channel_alone_is_tried_again(toy: Toy, refused: Alerted, inbox: Inbox, tmp_path: Path) -> None:
+def test_a_broken_channel_alone_is_tried_again(
+    toy: Toy, refused: Alerted, inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "AGAIN_S", 0.0)
     kept = tmp_path / "kept.jsonl"
     toy.set(alerts__webhook=inbox.address, alerts__command=["false"])
-    assert refused.of_checks() == "metrics:model_is_good_enough: told; alerts.command ended with 1: "
-    for _ in range(2):  # the cursor is kept by now
-        with pytest.raises(RuntimeError, match=r"alerts\.command ended with 1"):
-            refused.of_checks()
+    told = "metrics:model_is_good_enough: told alerts.webhook; alerts.command ended with 1: "
+    assert refused.of_checks() == told
+    assert refused.of_checks() == told.replace("told alerts.webhook; ", "")
     toy.set(alerts__command=[sys.executable, "-c", KEEP, str(kept)])
-    assert refused.of_checks() == "metrics:model_is_good_enough: told"
+    assert refused.of_checks() == "metrics:model_is_good_enough: told alerts.command"
     assert refused.of_checks() == "no check has failed since"
     assert len(inbox.got) == len(kept.read_text().splitlines()) == 1
 
@@ -208,11 +313,10 @@ def test_no_error_holds_the_value_of_a_variable(
     toy: Toy, monkeypatch: pytest.MonkeyPatch, value: str, command: list[str]
 ) -> None:
     monkeypatch.setenv("HOOK", value)
-    monkeypatch.setattr(alerts, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(channels, "PATIENCE_S", 0.2)
     toy.set(alerts__webhook="$HOOK", alerts__command=command)
-    with pytest.raises(RuntimeError) as raised:
-        send(toy.root, {"text": "x"})
-    said = "".join(traceback.format_exception(raised.value))
+    _, faults = tell(toy.root, {"text": "x"}, [WEBHOOK, COMMAND])
+    said = "; ".join(faults.values())
     assert "s3cr3t" not in said
     assert "T0" not in said
     assert "alerts.webhook could not be reached" in said
@@ -224,14 +328,14 @@ def test_a_secret_of_the_address_may_stand_in_the_environment(
 ) -> None:
     monkeypatch.setenv("HOOK", "s3cret")
     toy.set(alerts__webhook=f"{inbox.address}/$HOOK")
-    assert send(toy.root, {"text": "é"}) == ["alerts.webhook"]
+    assert tell(toy.root, {"text": "é"}, [WEBHOOK]) == ([WEBHOOK], {})
     assert (inbox.got[0]["path"], inbox.got[0]["text"]) == ("/s3cret", "é")
 
 
 def test_a_command_that_fails_says_why(toy: Toy) -> None:
     toy.set(alerts__command=[sys.executable, "-c", "import sys; sys.exit('no such channel')"])
-    with pytest.raises(RuntimeError, match="ended with 1: no such channel"):
-        send(toy.root, {"text": "x"})
+    _, faults = tell(toy.root, {"text": "x"}, [COMMAND])
+    assert faults == {COMMAND: "alerts.command ended with 1: no such channel"}
 
 
 def test_alerts_make_no_stage_stale(made_toy: Toy, door: Alerted) -> None:

@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import dagster as dg
 import pytest
 
 from orchestration.checks import CHECKS, JUDGED, Check, checks_of, judge
 from orchestration.configure import EXPECTATIONS
-from orchestration.figures import LARGEST, figures, table
+from orchestration.figures import LARGEST, SERVED_AT, figures, metadata, table
+from orchestration.graph import Out, Stage
 from orchestration.plots import BLUE, GROUND, ORANGE
+from orchestration.versions import Made
 from tests.clones import ROOT
 
 
@@ -36,6 +39,24 @@ def test_an_object_of_objects_is_a_table() -> None:
         "| mos | 0.7123 | 3 |",
         "| din |  |  |",
     ]
+
+
+def test_a_small_number_is_not_shown_as_nothing() -> None:
+    text = table({"late": {"value": 0.00004, "limit": 1e-05, "none": 0.0, "below": -0.0002, "share": 0.001}})
+    assert text.splitlines()[2] == "| late | 4e-05 | 1e-05 | 0 | -0.0002 | 0.001 |"
+
+
+def test_the_page_of_an_output_is_a_link_though_its_report_names_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SERVED_AT, "http://127.0.0.1:3002")
+    out = Out("quality", "data/shop/quality", "")
+    stage = Stage("describe", "", "exec python -m x", (), (), (), (out,), "reports/shop/describe.json")
+    (tmp_path / "reports/shop").mkdir(parents=True)
+    (tmp_path / "reports/shop/describe.json").write_text('{"page": "reports/shop/quality.html", "rows_read": 3}')
+    shown = metadata(tmp_path, Made(stage, stage.cmd, {"quality": "1"}, {"quality": 7}, {}), "quality")
+    assert shown["page"] == dg.MetadataValue.url("http://127.0.0.1:3002/shop/quality.html")
+    assert (shown["rows_read"].value, shown["size_bytes"].value) == (3, 7)
 
 
 def test_a_large_table_is_left_in_the_report() -> None:

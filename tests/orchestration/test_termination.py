@@ -1,6 +1,7 @@
 """A run that is ended in the middle of a stage leaves no process and the last outs, and the next run succeeds."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
 
-from orchestration.recover import cancel_dead_runs
-from tests.orchestration.conftest import Toy
+from orchestration.recover import clear_dead_runs
+from tests.orchestration.conftest import ROOT, Toy
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 
@@ -32,7 +33,7 @@ with dg.DagsterInstance.get() as instance:
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     home = tmp_path / "dagster"
     home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    shutil.copy(ROOT / "orchestration/dagster.yaml", home)
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     with dg.DagsterInstance.get() as instance:
         yield instance
@@ -123,7 +124,7 @@ def test_a_killed_dagster_run_leaves_no_process_and_is_cancelled_at_the_next_sta
     made_toy: Toy, instance: dg.DagsterInstance
 ) -> None:
     process = _start_slow_stage(made_toy, "-c", RUN_IN_DAGSTER)
-    assert cancel_dead_runs(instance) == {}
+    assert clear_dead_runs(instance) == {}
     process.kill()
     process.communicate(timeout=180)
     assert _settles(made_toy.root)
@@ -135,4 +136,22 @@ def test_a_killed_dagster_run_leaves_no_process_and_is_cancelled_at_the_next_sta
     again = instance.get_run_by_id(run.run_id)
     assert again is not None
     assert again.status == DagsterRunStatus.CANCELED
+    _is_whole_and_runs_again(made_toy)
+
+
+def test_a_run_that_dagster_saw_die_gives_its_place_in_the_pool_back_at_the_next_start(
+    made_toy: Toy, instance: dg.DagsterInstance
+) -> None:
+    """Dagster's code server fails a run whose worker was killed, of memory say, and leaves its place taken."""
+    process = _start_slow_stage(made_toy, "-c", RUN_IN_DAGSTER)
+    process.kill()
+    process.communicate(timeout=180)
+    (run,) = instance.get_runs()
+    instance.report_run_failed(run)
+    assert instance.event_log_storage.get_concurrency_run_ids() == {run.run_id}
+    started = made_toy.python("orchestration.recover")
+    assert run.run_id in started.stdout, started.stderr
+    assert instance.event_log_storage.get_concurrency_run_ids() == set()
+    assert made_toy.read("totals/total.txt") == "8"
+    assert clear_dead_runs(instance) == {}
     _is_whole_and_runs_again(made_toy)

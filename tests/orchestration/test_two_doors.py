@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -16,6 +18,7 @@ from dagster._core.definitions.asset_health.asset_materialization_health import 
 from dagster._core.loader import LoadingContextForTest
 
 from orchestration import assets, dvc_lock
+from orchestration.absorb import build_absorb
 from orchestration.definitions import build_definitions
 from tests.orchestration.conftest import Toy
 from tests.orchestration.test_doors import Door
@@ -29,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(  # Dagster's words about itself
 HOLD_REPOSITORY = """
 import time, zc.lockfile
 from pathlib import Path
+from typing import Any
 lock = zc.lockfile.LockFile(".dvc/tmp/lock")
 print("held", flush=True)
 while not Path("../waited_for").exists():
@@ -37,6 +41,7 @@ while not Path("../waited_for").exists():
 HOLD_PATH = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from dvc.fs import localfs
 from dvc.rwlock import rwlock
 read = [str(Path("data/simulator/totals").resolve())]
@@ -121,6 +126,15 @@ def test_an_asset_waits_for_another_dvc_command_and_says_for_whom(made_toy: Toy,
     assert run.success
     assert f"(process {pid}) {WAITING}" in said(door, run)
     assert made_toy.read("totals/total.txt") == "10"
+
+
+def test_a_command_waits_as_long_as_a_stage_does(made_toy: Toy, door: Door) -> None:
+    """By themselves `make promote` and `make absorb` wait a minute, and a nightly run would fail beside a person's."""
+    job = build_absorb(made_toy.root, (sys.executable, "-c", "print('sealed')"))
+    with held(made_toy.root, HOLD_PATH, lambda: said_so_far(door)) as pid:
+        run = job.execute_in_process(instance=door.instance, raise_on_error=False)
+    assert run.success
+    assert f"(process {pid}) to end; then absorb begins." in said(door, run)
 
 
 def test_make_run_waits_too(made_toy: Toy, tmp_path: Path) -> None:
@@ -255,3 +269,45 @@ def test_no_two_things_of_dagster_have_one_name() -> None:
     names += {op.name for job in jobs for op in job.graph.node_defs}
     names += [each.name for each in [*repository.schedule_defs, *repository.sensor_defs]]
     assert len(names) == len(set(names)), sorted(names)
+
+
+def test_a_failed_run_says_what_became_of_the_last_good_output(made_toy: Toy, door: Door) -> None:
+    def told() -> str:
+        run = door.materialize("totals")
+        (failed,) = [event.step_failure_data for event in run.all_events if event.is_step_failure]
+        assert failed.user_failure_data is not None
+        return str(failed.user_failure_data.metadata["last good output"].value)
+
+    made_toy.set(audit__min_session_events=13)
+    assert told() == "stands; `dvc checkout count` restored it"
+    assert made_toy.read("totals/total.txt") == "8"
+    before = (made_toy.root / "dvc.lock").read_text()
+    (made_toy.root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    assert told() == "there is none yet"
+    (made_toy.root / "dvc.lock").write_text(before)  # as in a clone that nobody has pulled into
+    for folder in (".dvc/cache", "data/simulator/totals"):
+        shutil.rmtree(made_toy.root / folder, ignore_errors=True)
+    assert told().startswith("could not be restored: it is not in DVC's cache; `dvc pull count`")
+    assert not (made_toy.root / "data/simulator/totals").exists()
+
+
+def test_a_tick_while_a_run_finishes_a_stage_tells_nothing_twice(
+    made_toy: Toy, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC notes a stage a second before its run does: by then a failed check would be told of twice."""
+    door.tick()
+    results = assets._results
+
+    def ticked(*arguments: Any) -> Iterator[Any]:
+        door.tick()
+        yield from results(*arguments)
+
+    monkeypatch.setattr(assets, "_results", ticked)
+    made_toy.set(serve__clock="now")
+    assert not door.materialize("metrics").success  # by its check
+    page, check = dg.AssetKey("metrics"), dg.AssetCheckKey(dg.AssetKey("metrics"), "model_is_good_enough")
+    assert len(door.instance.fetch_materializations(page, limit=9).records) == 2
+    history = door.instance.event_log_storage.get_asset_check_execution_history(check, limit=9)
+    assert len(history) == 2
+    door.cursor = None
+    assert door.tick() == "Dagster knew it all"
