@@ -72,8 +72,7 @@ class Machine:
     def power_off(self) -> None:
         """Without its cable first, so that no connection is closed."""
         self.unplug()
-        self.holder.kill()
-        self.holder.wait()
+        _end(self.holder)
 
     @contextmanager
     def here(self) -> Iterator[None]:
@@ -93,7 +92,7 @@ class Machines:
     def __init__(self, house: Path, number: int, folder: Path) -> None:
         if (why := missing()) is not None:
             pytest.skip(why)
-        self._house, self._number, self._folder = house, number, folder
+        self._house, self._number, self.folder = house, number, folder
         self._stack = ExitStack()
         self.all: list[Machine] = []
 
@@ -116,7 +115,7 @@ class Machines:
 
     def _machine(self, number: int, switch: int) -> Machine:
         name, address, port = f"machine{number}", f"{NETWORK}.{number}", f"port{number}"
-        hosts = self._folder / f"hosts{number}"
+        hosts = self.folder / f"hosts{number}"
         hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")  # as Debian and Ubuntu install it
         holder, pid = self._hold(name, ISOLATED, _furnished(name, self._house, hosts))
         self._stack.callback(_end, holder)
@@ -130,12 +129,12 @@ class Machines:
     def _hold(self, name: str, spaces: Sequence[str], script: str) -> tuple["subprocess.Popen[bytes]", int]:
         """A process in namespaces of its own, that waits for the end of this one; and its pid."""
         command = ["unshare", *spaces, "sh", "-ec", f"{script}\necho ready\nread forever"]
-        with (self._folder / f"{name}.setup").open("wb") as said:
+        with (self.folder / f"{name}.setup").open("wb") as said:
             holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
         assert holder.stdout is not None
         if holder.stdout.readline() != b"ready\n":
             _end(holder)
-            pytest.fail(f"{name} did not come up: {(self._folder / f'{name}.setup').read_text()}")
+            pytest.fail(f"{name} did not come up: {(self.folder / f'{name}.setup').read_text()}")
         children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
         return holder, int(children[0]) if "--fork" in spaces else holder.pid
 
@@ -173,12 +172,14 @@ def _in_network(pid: int, script: str) -> None:
 
 
 def _end(holder: "subprocess.Popen[bytes]") -> None:
-    """unshare kills the first process of the machine with itself."""
+    """Its first process waits for the end of its input; with it all others of the machine are killed."""
     for pipe in (holder.stdin, holder.stdout):
         if pipe is not None:
             pipe.close()
-    holder.kill()
-    holder.wait()
+    try:
+        holder.wait(LIMIT_S)
+    finally:
+        holder.kill()
 
 
 def _check(code: int) -> None:
