@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -42,24 +42,27 @@ class Machine:
     pid: int
     switch: int  # pid in the network that the bridge is in
     port: str  # the bridge's end of its cable
+    programs: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def command(self, *words: str) -> list[str]:
         """Words that run a command there, in the repository's folder."""
-        return ["nsenter", "--target", str(self.pid), *ENTERED, "env", f"--chdir={ROOT}", *words]
+        return ["nsenter", "--target", str(self.pid), *ENTERED, "env", "-i", f"--chdir={ROOT}", *_login(), *words]
 
-    def run(self, *words: str, env: dict[str, str] | None = None, check: bool = True) -> str:
+    def run(self, *words: str, check: bool = True) -> str:
         """Its output."""
         done = subprocess.run(
-            self.command(*words), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S
+            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S
         )
         assert not (check and done.returncode), f"{words} on {self.name}: {done.stdout}"
         return done.stdout
 
-    def start(self, said: Path, *words: str, env: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
-        """Start a program. said: a file for its output. To kill it is to kill nsenter: see `kill`."""
+    def start(self, said: Path, *words: str) -> "subprocess.Popen[bytes]":
+        """Start a program. said: a file for its output. It ends with the machine: to kill it here kills nsenter."""
         said.parent.mkdir(parents=True, exist_ok=True)
         with said.open("ab") as log:
-            return subprocess.Popen(self.command(*words), env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            program = subprocess.Popen(self.command(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.programs.append(program)
+        return program
 
     def unplug(self) -> None:
         """Pull its cable: nobody is told, packets are lost."""
@@ -72,7 +75,13 @@ class Machine:
     def power_off(self) -> None:
         """Without its cable first, so that no connection is closed."""
         self.unplug()
+        self.end()
+
+    def end(self) -> None:
+        """Kill all of its processes."""
         _end(self.holder)
+        for program in self.programs:
+            program.wait(LIMIT_S)
 
     @contextmanager
     def here(self) -> Iterator[None]:
@@ -102,6 +111,7 @@ class Machines:
             self._stack.callback(_end, switch)
             for number in range(1, self._number + 1):
                 self.all.append(self._machine(number, pid))
+                self._stack.callback(self.all[-1].end)
         except BaseException:
             self._stack.close()
             raise
@@ -162,6 +172,13 @@ def _furnished(name: str, house: Path, hosts: Path) -> str:
         lines += [f"mkdir -p {_quoted(target)}", f"mount -c --bind /proc/self/fd/{number} {_quoted(target)}"]
     lines += [f"exec {number}<&-" for number, _ in enumerate(seen, 3)]
     return "\n".join(lines)
+
+
+def _login() -> list[str]:
+    """The variables of a person who has logged in there and activated the virtual environment; none of the tests'."""
+    kept = {name: os.environ[name] for name in ("PATH", "JAVA_HOME", "LANG") if name in os.environ}
+    kept |= {"PATH": f"{Path(sys.prefix) / 'bin'}:{kept['PATH']}", "HOME": "/root", "DVC_NO_ANALYTICS": "1"}
+    return [f"{name}={value}" for name, value in kept.items()]
 
 
 def _in_network(pid: int, script: str) -> None:

@@ -33,10 +33,8 @@ def start(node: Machine, number: int, root: Path, first: Machine):
     """One torchrun, as docs/operations.md says it."""
     told = ("--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(number), "--master-addr", first.address)
     program = ("torchrun", *told, "--master-port", "29500", "-m", "training.train")
-    path = f"PATH={ROOT / '.venv' / 'bin'}:/usr/local/bin:/usr/bin:/bin"
     here = f"--chdir={ROOT / root.relative_to(root.parents[1])}"
-    limits = (f"LEITMOTIF_LOST_S={LOST_S:g}", "OMP_NUM_THREADS=1", "DVC_NO_ANALYTICS=1")
-    return node.start(root / "log", "env", here, path, *limits, *program)
+    return node.start(root / "log", "env", here, f"LEITMOTIF_LOST_S={LOST_S:g}", "OMP_NUM_THREADS=1", *program)
 
 
 def said_by(roots) -> str:
