@@ -40,11 +40,13 @@ REDIS = 6379
 class Asked:
     """A program of the tests on a machine, and its folder, which it shares."""
 
-    def __init__(self, machine: Machine, module: Any, folder: Path, works: Sequence[Any], engine: EngineParams) -> None:
+    def __init__(
+        self, machine: Machine, module: Any, folder: Path, works: Sequence[Any], engine: EngineParams, online: str = ""
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / module.ASKED).write_bytes(pickle.dumps((works, engine)))
         self.folder, self._module = folder, module
-        variables = (f"LEITMOTIF_ONLINE={machine.address}:{REDIS}",) if module is loads else ()
+        variables = (f"LEITMOTIF_ONLINE={online}",) if online else ()
         words = ("env", *variables, PYTHON, "-m", module.__name__, str(guest(folder)))
         self._process = machine.start(folder / module.SAID, *words)
 
@@ -59,9 +61,13 @@ class Asked:
             assert self._process.poll() is None, self.said[-4000:]
             time.sleep(0.01)
 
+    def ended(self) -> int:
+        """Its exit status, once it has ended."""
+        return self._process.wait(LIMIT_S)
+
     def finish(self) -> str:
         """Its output, once it has ended well."""
-        assert self._process.wait(LIMIT_S) == 0, self.said[-6000:]
+        assert self.ended() == 0, self.said[-6000:]
         return self.said
 
 
@@ -129,8 +135,8 @@ def test_a_load_into_redis_by_machines_of_which_one_loses_its_power_holds_what_o
         state = guest(root / name / ".state" / "table" / "feast")
         return Loads(guest(made_of.data), [guest(each) for each in made], [(REDIS, number)], ROWS_AT_ONCE, state)
 
-    engine = start_spark(three, tmp_path)
-    asked = Asked(three[0], loads, root / "spark", [load("spark", 0)], engine)
+    engine, online = start_spark(three, tmp_path), f"{three[0].address}:{REDIS}"
+    asked = Asked(three[0], loads, root / "spark", [load("spark", 0)], engine, online)
 
     def is_part_loaded() -> bool:
         with three[0].here():
@@ -143,7 +149,7 @@ def test_a_load_into_redis_by_machines_of_which_one_loses_its_power_holds_what_o
     held: Held = pickle.loads((asked.folder / loads.DONE).read_bytes())[0]
     with three[0].here():
         loads.redis.Redis(port=REDIS).flushall()
-    here = Asked(three[0], loads, root / "here", [load("here", 0)], HERE)
+    here = Asked(three[0], loads, root / "here", [load("here", 0)], HERE, online)
     here.finish()
     assert held == pickle.loads((here.folder / loads.DONE).read_bytes())[0]
     assert len(held[1]) > 2_500
