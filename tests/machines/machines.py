@@ -120,6 +120,9 @@ class Machines:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
+    def __iter__(self) -> Iterator[Machine]:
+        return iter(self.all)
+
     def __getitem__(self, number: int) -> Machine:
         return self.all[number]
 

@@ -20,15 +20,15 @@ class Spread:
 
     def __init__(self, machines: Machines, folder: Path) -> None:
         self._machines = machines
-        for machine in machines.all:
+        for machine in machines:
             for port in PORTS:
                 machine.run("mkdir", "-p", f"/var/tmp/{port}")
                 machine.start(
                     folder / f"{machine.name}-{port}", "redis-server", "deploy/redis-cluster.conf", "--port", str(port),
                     "--dir", f"/var/tmp/{port}", "--requirepass", PASSWORD, "--masterauth", PASSWORD,
                 )  # fmt: skip
-        nodes = [f"{machine.address}:{port}" for port in PORTS for machine in machines.all]
-        until(lambda: all(self.ask(m, port, "PING") for m in machines.all for port in PORTS))
+        nodes = [f"{machine.address}:{port}" for port in PORTS for machine in machines]
+        until(lambda: all(self.ask(m, port, "PING") for m in machines for port in PORTS))
         made = ("redis-cli", "-a", PASSWORD, "--cluster", "create", *nodes, "--cluster-replicas", "1", "--cluster-yes")
         machines[0].run(*made)
         self.address = f"{','.join(nodes[:3])},password={PASSWORD}"
@@ -41,8 +41,8 @@ class Spread:
 
     def is_whole(self) -> bool:
         """Every primary has a replica that follows it, and each node knows."""
-        states = [self.ask(m, port, "CLUSTER INFO")["cluster_state"] for m in self._machines.all for port in PORTS]
-        roles = [self.ask(m, port, "ROLE") for m in self._machines.all for port in PORTS]
+        states = [self.ask(m, port, "CLUSTER INFO")["cluster_state"] for m in self._machines for port in PORTS]
+        roles = [self.ask(m, port, "ROLE") for m in self._machines for port in PORTS]
         followed = [len(role[2]) for role in roles if role[0] == b"master"]
         return set(states) == {"ok"} and followed == [1, 1, 1]
 
@@ -51,13 +51,13 @@ class Spread:
         slot = self.ask(self._machines[asked], PORTS[0], "CLUSTER", "KEYSLOT", key)
         for first, last, (host, *_), *_ in self.ask(self._machines[asked], PORTS[0], "CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return [machine.address for machine in self._machines.all].index(host.decode())
+                return [machine.address for machine in self._machines].index(host.decode())
         raise AssertionError(f"nobody has slot {slot}")
 
     def rows(self, source: str) -> Rows:
         """Every row of Feast's on all primaries, field by field."""
         held: dict[bytes, Mapping[bytes, bytes]] = {}
-        for machine in self._machines.all:
+        for machine in self._machines:
             for port in PORTS:
                 if self.ask(machine, port, "ROLE")[0] == b"master":
                     with machine.here(), redis.Redis(port=port, password=PASSWORD) as client:

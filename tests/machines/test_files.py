@@ -106,7 +106,7 @@ def is_alive(pid: int) -> bool:
 def test_two_processes_of_one_number_on_two_machines_replace_a_file_each_by_a_whole_one(machines, shared: Path) -> None:
     folder = shared / "files"
     folder.mkdir()
-    both = [writing(machine, folder, "go") for machine in machines(2).all]
+    both = [writing(machine, folder, "go") for machine in machines(2)]
     deadline = time.monotonic() + 60
     while len(list(folder.glob("go.*"))) < len(both):
         assert time.monotonic() < deadline, [path.read_text() for path in folder.glob("*.said")]

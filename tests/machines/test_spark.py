@@ -126,7 +126,7 @@ def test_a_load_into_redis_by_machines_of_which_one_loses_its_power_holds_what_o
     machines, shared: Path, tmp_path: Path
 ) -> None:
     root = shared / "load"
-    made_of, made = snapshots(root, num_users=3_000, num=2)
+    made_of, made = snapshots(root, num_users=3_000, num=1)
     three = machines(3)
     redis = ("redis-server", "--port", str(REDIS), "--bind", "*", "--protected-mode", "no", "--save", "")
     three[0].start(tmp_path / "redis", *redis)
@@ -152,4 +152,4 @@ def test_a_load_into_redis_by_machines_of_which_one_loses_its_power_holds_what_o
     here = Asked(three[0], loads, root / "here", [load("here", 0)], HERE, online)
     here.finish()
     assert held == pickle.loads((here.folder / loads.DONE).read_bytes())[0]
-    assert len(held[1]) > 2_500
+    assert len(held) > 2_500

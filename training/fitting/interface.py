@@ -28,8 +28,8 @@ def choose_interface() -> None:
         return
     if ip_address(ours).is_loopback and not _is_loopback(named):
         raise InputError(
-            f"--master-addr {named} is {ours} on {socket.gethostname()} (see /etc/hosts), where no other machine finds "
-            "it. Give node 0's address in the network that all nodes share, or name that network's interface: "
+            f"--master-addr {named} leads to {ours} on {socket.gethostname()} (see /etc/hosts), where no other machine "
+            "finds it. Give node 0's address in the network that all nodes share, or name that network's interface: "
             f"{CHOSEN}=eth0."
         )
     if (name := _interface_of(ours)) is not None:
