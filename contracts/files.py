@@ -69,8 +69,12 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a lock file, created if missing. Waits for other holders; a killed process loses its lock."""
+    """Hold a lock file, created if missing. Waits for other holders; a killed process loses its lock.
+
+    Opened to read and to write: NFS locks no file to share that cannot be read, and none to hold alone that cannot be
+    written, such as a folder (flock(2)).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    with path.open("a+") as handle:
         fcntl.flock(handle, how)
         yield
