@@ -20,12 +20,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def machines(shared: Path, tmp_path: Path) -> Iterator[Callable[[int], Machines]]:
-    """Starts so many machines; they are gone at the end of the test."""
+def machines(shared: Path, tmp_path: Path) -> Iterator[Callable[..., Machines]]:
+    """Starts so many machines, that share the clone or another house; they are gone at the end of the test."""
     started: list[Machines] = []
 
-    def start(number: int) -> Machines:
-        started.append(Machines(shared, number, tmp_path).__enter__())
+    def start(number: int, house: Path = shared) -> Machines:
+        started.append(Machines(house, number, tmp_path).__enter__())
         return started[-1]
 
     yield start

@@ -3,7 +3,7 @@
 import pickle
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.features import loads
 from tests.features.engine.test_load_on_spark import ROWS_AT_ONCE, snapshots
 from tests.features.live_tails import event
 from tests.features.loads import Loads
-from tests.machines.machines import Machine, Machines
+from tests.machines.machines import Machine
 from tests.machines.redis_machines import Spread, rows_of, until
 from tests.machines.test_spark import PYTHON, Asked, guest
 from tests.prepared import copied, prepared
@@ -29,6 +29,7 @@ from tests.prepared import copied, prepared
 pytestmark = [pytest.mark.xdist_group("machines"), pytest.mark.slow]
 
 CUT_OFF_S = 20.0
+CLICK = {"events": [{"user_id": "u00001", "item_id": "i00001", "event_id": "click"}]}
 ALONE = 6379
 
 
@@ -81,61 +82,66 @@ def served(machine: Machine, address: str, said: Path) -> Iterator[httpx.Client]
         yield client
 
 
+def cut_off(there: Machine, client: httpx.Client, rank: Callable[[], dict], writers: list[Writer]) -> None:
+    """Pull the cable of the machine that has the live events' primary, and put it back. writers: elsewhere, and there."""
+    length = rank()["length"]
+    there.unplug()
+    began = time.monotonic()
+    until(lambda: rank()["store_away"])
+    assert client.post("/events", json=CLICK).status_code == 503
+    until(lambda: not rank()["store_away"])
+    until(lambda: client.post("/events", json=CLICK).status_code == 200)
+    took = time.monotonic() - began
+    assert took < CUT_OFF_S, f"the others took over after {took:.1f} s"
+    assert rank()["length"] == length + 1
+    until(lambda: writers[0].has_some_since(began + took))
+    time.sleep(max(0.0, began + CUT_OFF_S - time.monotonic()))
+    out = max(writers[1].acknowledged.values())
+    assert out < began + 1, "without a replica's confirmation nothing is acknowledged"
+    there.plug()
+    healed = time.monotonic()
+    until(lambda: all(each.has_some_since(healed) for each in writers))
+
+
 def test_a_machine_cut_off_loses_nothing_acknowledged_and_acknowledges_nothing_that_is_lost(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    machines, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     house = copied(prepared(tmp_path_factory), tmp_path / "house")
     for name in ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg"):  # the machines see the real one instead
         (house / ".venv" / name).unlink(missing_ok=True)
-    with Machines(house, 3, tmp_path) as machines:
-        spread = Spread(machines, tmp_path)
-        machines[0].run("env", f"LEITMOTIF_ONLINE={spread.address}", PYTHON, "-m", "features.online.load")
-        prefix = prefix_of(state_of(house / "data" / "simulator"))
-        cut = spread.place_of(f"{{{prefix}}}:log")
-        here, there = machines[(cut + 1) % 3], machines[cut]
-        ask = {"user_id": "u00001", "candidates": ["i00001", "i00002", "i00003"], "preview": True}
-        click = {"events": [{"user_id": "u00001", "item_id": "i00001", "event_id": "click"}]}
-        with served(here, spread.address, tmp_path / "served") as client:
+    three = machines(3, house)
+    spread = Spread(three, tmp_path)
+    three[0].run("env", f"LEITMOTIF_ONLINE={spread.address}", PYTHON, "-m", "features.online.load")
+    prefix = prefix_of(state_of(house / "data" / "simulator"))
+    cut = spread.place_of(f"{{{prefix}}}:log")
+    here, there = three[(cut + 1) % 3], three[cut]
+    ask = {"user_id": "u00001", "candidates": ["i00001", "i00002", "i00003"], "preview": True}
+    with served(here, spread.address, tmp_path / "served") as client:
 
-            def rank() -> dict:
-                answer = client.post("/rank", json=ask)
-                assert answer.status_code == 200, answer.text
-                return answer.json()["history"]
+        def rank() -> dict:
+            answer = client.post("/rank", json=ask)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["history"]
 
-            before = rank()
-            assert (before["known"], before["store_away"]) == (True, False)
-            writers = [Writer(each, spread.address, prefix, name) for each, name in ((here, "in"), (there, "out"))]
-            try:
-                until(lambda: all(len(each.acknowledged) > 20 for each in writers))
-                there.unplug()
-                began = time.monotonic()
-                until(lambda: rank()["store_away"])
-                assert client.post("/events", json=click).status_code == 503
-                until(lambda: not rank()["store_away"])
-                until(lambda: client.post("/events", json=click).status_code == 200)
-                took = time.monotonic() - began
-                assert took < CUT_OFF_S, f"the others took over after {took:.1f} s"
-                assert rank()["length"] == before["length"] + 1
-                until(lambda: writers[0].has_some_since(began + took))
-                time.sleep(max(0.0, began + CUT_OFF_S - time.monotonic()))
-                out = max(writers[1].acknowledged.values())
-                assert out < began + 1, "without a replica's confirmation nothing is acknowledged"
-                there.plug()
-                healed = time.monotonic()
-                until(lambda: all(each.has_some_since(healed) for each in writers))
-                until(spread.is_whole)
-            finally:
-                for each in writers:
-                    each.end()
-            with here.here():
-                tail = RedisTail(spread.address, prefix)
-                stored = [each.event_id for _, each in tail.since(0)]
-                tail.close()
-            assert len(stored) == len(set(stored))
-            assert {*writers[0].acknowledged, *writers[1].acknowledged, "click"} <= set(stored)
-            assert client.post("/events", json=click).json()["events"][0]["fate"] == "repeated"
-            assert client.get("/readyz").status_code == 200
-            assert spread.place_of(f"{{{prefix}}}:log") != cut
+        before = rank()
+        assert (before["known"], before["store_away"]) == (True, False)
+        writers = [Writer(each, spread.address, prefix, name) for each, name in ((here, "in"), (there, "out"))]
+        try:
+            until(lambda: all(len(each.acknowledged) > 20 for each in writers))
+            cut_off(there, client, rank, writers)
+            until(spread.is_whole)
+        finally:
+            for each in writers:
+                each.end()
+        with here.here():
+            tail = RedisTail(spread.address, prefix)
+            stored = [each.event_id for _, each in tail.since(0)]
+            tail.close()
+        assert len(stored) == len(set(stored))
+        assert {*writers[0].acknowledged, *writers[1].acknowledged, "click"} <= set(stored)
+        assert client.post("/events", json=CLICK).json()["events"][0]["fate"] == "repeated"
+        assert client.get("/readyz").status_code == 200
+        assert spread.place_of(f"{{{prefix}}}:log") != cut
 
 
 def test_a_load_during_which_a_machine_is_cut_off_fails_and_the_next_one_is_whole(
