@@ -83,7 +83,7 @@ def served(machine: Machine, address: str, said: Path) -> Iterator[httpx.Client]
 
 
 def cut_off(there: Machine, client: httpx.Client, rank: Callable[[], dict], writers: list[Writer]) -> None:
-    """Pull the cable of the machine that has the live events' primary, and put it back. writers: elsewhere, and there."""
+    """Pull the cable of the machine that has the live events' primary, and put it back. writers: elsewhere, there."""
     length = rank()["length"]
     there.unplug()
     began = time.monotonic()
