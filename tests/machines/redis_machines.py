@@ -65,7 +65,7 @@ class Spread:
         return held
 
 
-def rows_of(client: "redis.Redis[Any]", source: str) -> Rows:
+def rows_of(client: redis.Redis, source: str) -> Rows:
     """Those that one server has; the mark is not among them."""
     keys = [key for key in client.scan_iter(b"*leitmotif_%s*" % source.encode()) if not key.endswith(b":mark")]
     return {key: dict(client.hgetall(key)) for key in keys}  # type: ignore[arg-type]
