@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a failed write: full disk, quota, file size limit."""
@@ -27,6 +28,12 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def beside(path: Path) -> Path:
+    """A hidden path beside `path` that nobody else uses: not by process id, which machines and containers have in
+    common."""
+    return path.with_name(f".{path.name}.{uuid4().hex}")
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`. When the block ends, what was written there replaces `path`, durably.
@@ -34,7 +41,7 @@ def written(path: Path) -> Iterator[Path]:
     If the block raises, `path` is unchanged and the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -62,8 +69,12 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a lock file, created if missing. Waits for other holders; a killed process loses its lock."""
+    """Hold a lock file, created if missing. Waits for other holders; a killed process loses its lock.
+
+    Opened to read and to write: NFS locks no file to share that cannot be read, and none to hold alone that cannot be
+    written, such as a folder (flock(2)).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    with path.open("a+") as handle:
         fcntl.flock(handle, how)
         yield

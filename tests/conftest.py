@@ -28,6 +28,7 @@ LONGEST = (
     "quality",
     "serving",
     "redis",
+    "machines",
     "ebnerd_models",
     "door-ui",
     "door-commands",

@@ -27,6 +27,7 @@ from scipy import sparse
 from threadpoolctl import ThreadpoolController
 
 from contracts.errors import InputError
+from contracts.files import beside
 from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
 from features.engine.engine import Engine
 from features.tables.arrow_file import read_arrow, store_arrow
@@ -173,8 +174,9 @@ def factorise(periods: Periods, start: int) -> Path:
         "factors": _of_one_length(directions[:, : periods.rank], periods.rank),
     }
     path = periods.folder / f"{start}.npz"
-    making = path.with_name(f".{start}-{os.getpid()}.npz")
-    np.savez(making, **made)
+    making = beside(path)
+    with making.open("wb") as file:  # by its name numpy would write another, with a suffix
+        np.savez(file, **made)
     os.replace(making, path)
     return path
 

@@ -210,7 +210,7 @@ def _load_view(
     from features.feast_store import online_rows
 
     path = snapshot / f"{name}.parquet"
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder, ignore_cleanup_errors=True) as scratch:
         parts = Path(scratch)
         before = _before(feast, name, previous, parts)
         load = ViewLoad(pickle.dumps(feast.config), name, VIEWS[name], path, before, parts, online_rows.writer(feast))

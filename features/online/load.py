@@ -23,6 +23,7 @@ from contracts.files import hash_file
 from contracts.known_hashes import hash_of, remembering
 from contracts.params import load_params
 from contracts.publish import write_json
+from contracts.running import LOCKS, take
 from features.engine.engine import HERE, running
 from features.live.open_tail import engine as online_engine
 from features.live.open_tail import forgotten_of, open_tail, redis_address
@@ -168,19 +169,21 @@ def _check_files(data: Path, snapshot: Path, stamp: dict[str, Any]) -> None:
             raise InputError(f"{path} differs from the file that the snapshot in {snapshot} was made from. {AGAIN}")
 
 
+def lock_of(folder: Path) -> Path:
+    """The lock of a folder .state/<source>, beside the other locks of .state."""
+    return folder.parent / LOCKS.name / f"load-{folder.name}.lock"
+
+
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; it is released even if the process is killed."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    """Hold the lock of .state/<source>: of a file, as NFS locks no folder. A killed process loses it."""
+    path = lock_of(folder)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as handle:
+        if not take(handle.fileno()):
             log.info("another process loads into %s: waiting for it", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _previous(state: Path) -> LoadedState | None:

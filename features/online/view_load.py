@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
+from contracts.files import beside
 from features.online.changes import Difference, ViewRows
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _check_order(load: ViewLoad, ids: pa.ChunkedArray, last: str | None, end: st
 
 def _put(rows: pa.Table, path: Path) -> Path:
     """Write a part under its name by rename; another attempt writes the same bytes."""
-    making = path.with_name(f".{path.name}.{os.getpid()}")
+    making = beside(path)
     pq.write_table(rows, making, use_dictionary=False, compression="none")
     os.replace(making, path)
     return path

@@ -1,5 +1,6 @@
 """A running command is distinguished from files of a dead process, even if its process id was reused."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InputError
-from contracts.running import LOCKS, RWLOCK, alone, begun, reader_of, running, written_by
+from contracts.files import locked
+from contracts.running import LOCKS, RWLOCK, alone, begun, held, reader_of, running, written_by
+from tests.locks import modes_of_locks
 
 ROOT = Path(__file__).resolve().parents[2]
 DVC = ("/somewhere/bin/dvc", "repro")
@@ -161,3 +164,12 @@ def test_clean_refuses_while_something_runs_and_never_takes_a_lock_away(tmp_path
     assert not (tmp_path / ".state/simulator").exists()
     assert not (tmp_path / "attempts").exists()
     assert lock.exists()
+
+
+@pytest.mark.parametrize("how", [fcntl.LOCK_EX, fcntl.LOCK_SH])
+def test_every_lock_is_of_a_file_that_may_be_read_and_written_as_nfs_asks(tmp_path: Path, how: int) -> None:
+    path = tmp_path / "lock"
+    with locked(path, how):
+        assert modes_of_locks(path) == [os.O_RDWR]
+    with held(path, 0, print, "it begins"):
+        assert modes_of_locks(path) == [os.O_RDWR]

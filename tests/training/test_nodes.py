@@ -161,6 +161,14 @@ def _logs(roots):
     return "\n".join((root / "log").read_text() for root in roots)
 
 
+def test_a_patience_that_is_no_number_of_seconds_is_refused(monkeypatch, sections):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for text in ("soon", "0", "1.5"):
+        monkeypatch.setenv("LEITMOTIF_LOST_S", text)
+        with pytest.raises(InputError, match=f"LEITMOTIF_LOST_S is '{text}'"), joined(sections["train"]):
+            pass
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_every_request_is_in_one_share_with_all_others_of_its_user(seed, world):

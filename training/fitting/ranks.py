@@ -15,14 +15,16 @@ import torch
 import torch.distributed
 
 from contracts.errors import CheckFailed, InputError
+from training.fitting.interface import CHOSEN, choose_interface
 from training.fitting.trainer import num_processes
 from training.model.params import TrainParams
 from training.model.processes import gathered
 
 T = TypeVar("T")
 
-WAIT = timedelta(minutes=10)
-"""How long a process waits for another that is connected but does not respond; an ended one is noticed at once."""
+PATIENCE, DEFAULT_S = "LEITMOTIF_LOST_S", 600
+"""Environment variable: how many seconds a process waits for another that does not answer, be it that it hangs or that
+the network is down. An ended one is noticed at once. The outputs do not depend on it, so it is no param."""
 NAMED = 3
 
 
@@ -82,10 +84,7 @@ def joined(train: TrainParams) -> Iterator[Ranks]:
         return
     try:
         if not torch.distributed.is_initialized():
-            with_gpu = train.accelerator != "cpu" and torch.cuda.is_available()
-            if with_gpu:
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo", timeout=WAIT)
+            _meet(train, rank, world)
         yield Ranks(rank, world)
         torch.distributed.destroy_process_group()
     except (InputError, CheckFailed, MemoryError, torch.OutOfMemoryError):
@@ -98,6 +97,35 @@ def joined(train: TrainParams) -> Iterator[Ranks]:
             f"({_first_line(error)}). Start all {world} again: they resume from the last checkpoint "
             "(train.checkpoint_s). The log of the lost process says why it ended, unless it was killed."
         ) from error
+
+
+def _meet(train: TrainParams, rank: int, world: int) -> None:
+    """Connect with all other processes. Raises InputError if this one cannot."""
+    patience = timedelta(seconds=_patience_s())
+    with_gpu = train.accelerator != "cpu" and torch.cuda.is_available()
+    if with_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    choose_interface()
+    try:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo", timeout=patience)
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise InputError(
+            f"Process {rank} of {world} cannot connect to all others ({_first_line(error)}). Each node must reach each "
+            f"other one on any port, through the interface {os.environ.get(CHOSEN, 'of its own name')} ({CHOSEN} sets "
+            "another), and all must be started within "
+            f"{patience.total_seconds():g} s ({PATIENCE})."
+        ) from error
+
+
+def _patience_s() -> int:
+    text = os.environ.get(PATIENCE, "").strip() or str(DEFAULT_S)
+    if not text.isdecimal() or not int(text):
+        raise InputError(
+            f"{PATIENCE} is {text!r}, not a whole number of seconds of at least 1. Correct it or unset it."
+        )
+    return int(text)
 
 
 def _check_world(train: TrainParams, world: int) -> None:
@@ -116,7 +144,10 @@ def _check_world(train: TrainParams, world: int) -> None:
         )
 
 
-SIGNS_OF_LOSS: Sequence[str] = ("gloo", "connection closed", "connection reset", "broken pipe", "socket", "timed out")
+SIGNS_OF_LOSS: Sequence[str] = (
+    *("gloo", "connection closed", "connection reset", "broken pipe", "socket", "timed out"),
+    *("pair closure", "no route to host", "unreachable"),  # of a network that is down
+)
 
 
 def _is_loss(error: RuntimeError) -> bool:

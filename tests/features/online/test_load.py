@@ -30,7 +30,7 @@ from features.feast_store import online_rows
 from features.live.places import LAYOUT, read_stamp, state_of
 from features.online.changes import ViewRows
 from features.online.fill import VIEWS
-from features.online.load import load
+from features.online.load import load, lock_of
 from features.online.snapshot import COUNTERS, ITEM_PROFILE, write_snapshot
 from features.online.store import OnlineStore
 from features.online.user_state import USER_STATE
@@ -52,6 +52,7 @@ from tests.features.small_log import (
     statistics,
     write_log,
 )
+from tests.locks import modes_of_locks
 
 pytestmark = pytest.mark.xdist_group("feast")
 
@@ -428,11 +429,24 @@ def test_a_kill_in_the_middle_of_a_load_over_another_leaves_that_one(tmp_path: P
     assert len([left for left in source.state.parent.iterdir() if left.name.startswith(".feast-")]) == 1
 
 
+def test_a_load_locks_a_file_that_it_may_read_and_write_as_nfs_asks(tmp_path: Path) -> None:
+    source = Source(tmp_path, random_log(6, num_requests=20))
+    source.write(np.random.default_rng(6), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
+    modes: list[list[int]] = []
+    assert load(
+        source.data, source.state, written=lambda *_: modes.append(modes_of_locks(lock_of(source.state.parent)))
+    )
+    assert modes
+    assert all(each == [os.O_RDWR] for each in modes)
+
+
 def test_one_of_several_loaders_loads_and_the_others_wait(tmp_path: Path) -> None:
     source = Source(tmp_path, random_log(6, num_requests=20))
     source.write(np.random.default_rng(6), ["u0", "u1"], [f"i{number:02}" for number in range(12)])
     source.state.parent.mkdir(parents=True)
-    lock = os.open(source.state.parent, os.O_RDONLY)
+    path = lock_of(source.state.parent)
+    path.parent.mkdir()
+    lock = os.open(path, os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     files = [tmp_path / f"said {number}" for number in range(3)]
     loaders = [loading(source.data, said) for said in files]
