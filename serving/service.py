@@ -194,7 +194,8 @@ class Leitmotif:
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Write out pending spans and lines of the request log."""
+        """Follow no other bundle; write out pending spans and lines of the request log."""
+        self.succession.end()
         for each in (self.traces, self.request_log):
             if each is not None:
                 each.close()

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import RLock, Thread
+from threading import Event, RLock, Thread
 
 from contracts.errors import InputError
 from serving.answering.beside import beside_paths, open_beside, open_served
@@ -43,10 +43,15 @@ class Succession:
         self._again_at = self._reopen_at = 0.0
         self._why = ""  # no other load is opened before _reopen_at
         self._turn = RLock()  # held while a predictor is opened and until it is in use
+        self._ended = Event()
 
     def watch(self, current: Callable[[], Predictor], take: Callable[[Predictor], None]) -> None:
-        """Poll until the process ends. current: the predictor in use; take: replaces it."""
+        """Poll until `end` or the end of the process. current: the predictor in use; take: replaces it."""
         Thread(target=self._watch, args=(current, take), name="succession", daemon=True).start()
+
+    def end(self) -> None:
+        """Open no other bundle: the worker shuts down."""
+        self._ended.set()
 
     def reopen(
         self, outdated: Predictor, why: str, current: Callable[[], Predictor], take: Callable[[Predictor], None]
@@ -116,8 +121,7 @@ class Succession:
         metrics.LATEST["bundle_refused"].set(bool(self.refused))
 
     def _watch(self, current: Callable[[], Predictor], take: Callable[[Predictor], None]) -> None:
-        while True:
-            time.sleep(LOOK_S)
+        while not self._ended.wait(LOOK_S):
             try:
                 self.follow(current, take)
             except Exception:  # the worker keeps serving the bundle it has

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,7 +211,6 @@ def test_a_newly_packaged_bundle_becomes_the_newest_of_a_running_service(
     home = copied(reigned, tmp_path)
     monkeypatch.chdir(home)
     found, served = Succession(), open_served()
-    found.watch(lambda: served, lambda _: None)
     assert found.look_beside(served) is None
     package_another(home, tmp_path)
     assert found.look() is None, "the champion did not change"
@@ -252,10 +252,14 @@ def test_a_bundle_that_is_packaged_while_a_service_starts_becomes_its_newest(
     package_another(home, tmp_path)
     taken: list[Predictor] = []
     found.watch(lambda: (taken or [served])[-1], taken.append)
+    (watcher,) = [each for each in threading.enumerate() if each.name == "succession"]
     for _ in range(200):
         if taken:
             break
         time.sleep(0.1)
+    found.end()
+    watcher.join(60)
+    assert not watcher.is_alive(), "it would open bundles beside later tests, and silence their warnings"
     wanted = read_manifest(home / "data" / SOURCE / "bundle").model_version
     assert [each.beside["newest"].bundle.version for each in taken] == [wanted]
     served.store.tail.close()
