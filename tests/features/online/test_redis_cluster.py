@@ -143,7 +143,6 @@ class Reader(threading.Thread):
         try:
             self.store.refresh()
         except StaleStoreError:
-            self.opened += 1
             self.open_again()
         except InputError:
             self.refused += 1
@@ -151,6 +150,7 @@ class Reader(threading.Thread):
     def open_again(self) -> None:
         try:
             self.store = OnlineStore.open(self.state)
+            self.opened += 1  # not if that was refused, as while the others still vote: it is tried again
         except InputError:
             self.refused += 1
 
@@ -184,8 +184,7 @@ def test_every_acknowledged_event_of_eight_writers_is_stored_once_even_if_primar
     kept = [each for _, each in tail.since(0, limit=100_000)]
     assert sorted(acknowledged) == sorted(each.event_id for each in sent)
     assert sorted(kept, key=lambda each: each.event_id) == sorted(sent, key=lambda each: each.event_id)
-    assert reader.store.live.num_events == len(sent)
-    assert reader.opened >= num_failovers  # on a slow machine nodes are taken for dead, and replaced, by themselves
+    assert (reader.store.live.num_events, reader.opened) == (len(sent), num_failovers)
     assert reader.refused
     users = [f"u{number}" for number in range(NUM_USERS)]
     histories = tail.histories(users, len(sent))
