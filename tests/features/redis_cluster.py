@@ -115,13 +115,16 @@ class Cluster:
         return len(primaries) == NUM_PRIMARIES and all(len(role[2]) == 1 for role in primaries)
 
     def primary_of(self, key: str | bytes) -> RedisServer:
-        """The node that has a key now, as those that live say."""
+        """The node that has a key now, as those that live say; waited for while they still vote."""
+        owners: list[RedisServer] = []
+        wait_until(lambda: bool(owners.extend(self._owners(key)) or owners))
+        return owners[0]
+
+    def _owners(self, key: str | bytes) -> list[RedisServer]:
         node = next(node for node in self._nodes if node.process is not None)
         slot = node.command("CLUSTER", "KEYSLOT", key)
-        for first, last, (_, port, *_), *_ in node.command("CLUSTER", "SLOTS"):
-            if first <= slot <= last:
-                return next(node for node in self._nodes if node.port == port)
-        raise AssertionError(f"nobody has slot {slot}")
+        ports = [port for first, last, (_, port, *_), *_ in node.command("CLUSTER", "SLOTS") if first <= slot <= last]
+        return [node for node in self._nodes if node.port in ports]
 
     def replica_of(self, primary: RedisServer) -> RedisServer:
         """The one that follows a primary."""
