@@ -7,7 +7,6 @@ read from benchmarks/results/slopes.json and online_memory.json, which `python -
 """
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,32 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.capacity_chart import Curve, draw
+from benchmarks.capacity_lines import Slope, in_words, read, slope_of
 from benchmarks.table import markdown
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 ON_SPARK = ("ingest", "validate", "histories", "statistics")
 """Stages whose units of work Spark distributes over nodes (docs/spark.md); the others run on one node."""
 DAY_S = 86_400
-
-
-@dataclass(frozen=True)
-class Slope:
-    """A line through two measured points."""
-
-    fixed: float
-    a_row: float
-
-    @classmethod
-    def through(cls, points: Sequence[tuple[float, float]]) -> "Slope":
-        """points: (rows, cost); the line goes through the smallest and the largest. A negative fixed part becomes 0."""
-        (few, low), (many, high) = min(points), max(points)
-        a_row = (high - low) / (many - few)
-        return cls(max(0.0, low - a_row * few), a_row)
-
-    def at(self, rows: float) -> float:
-        """The cost of a number of rows."""
-        return self.fixed + self.a_row * rows
 
 
 @dataclass(frozen=True)
@@ -60,16 +39,6 @@ class Plan:
         float  # the share of it that data may take; rewriting the append-only file, copies and fragments take the rest
     )
     replicas: float  # of each primary
-
-
-def read(name: str) -> dict[str, Any]:
-    """The figures that a benchmark wrote."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def slope_of(stages: Sequence[Mapping[str, Any]], stage: str, figure: str) -> Slope:
-    """The line of a stage's cost over rows. figure: cpu_s or bytes."""
-    return Slope.through([(each["rows"], each[figure]) for each in stages if each["stage"] == stage])
 
 
 def batch(plan: Plan, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -97,9 +66,38 @@ def batch(plan: Plan, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return rows
 
 
-def in_words(events: float) -> str:
-    """2.5e9 -> 2.5 billion."""
-    return f"{events / 1e9:,g} billion" if events >= 1e9 else f"{events / 1e6:,g} million"
+def exchanged(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A table of what a cluster's network carries for the stages that benchmarks.scale measured on Spark."""
+    found, on_spark = [], [each for each in rows if each["engine"] == "spark"]
+    for stage in dict.fromkeys(each["stage"] for each in on_spark):
+        own = [each for each in on_spark if each["stage"] == stage]
+        lines = {
+            f"{whose} {did}, bytes a row": Slope.through(
+                [(each["rows"], each[f"{who}_{way}_mb"] * 1e6) for each in own]
+            )
+            for who, whose in (("unit", "units"), ("driver", "the driver"))
+            for did, way in (("read", "read"), ("wrote", "written"))
+        }
+        found.append(
+            {"stage": stage, "Spark shuffled, bytes": f"{sum(each['shuffle_mb'] for each in own) * 1e6:,.0f}"}
+            | {name: f"{line.a_row:,.0f}" for name, line in lines.items()}
+            | {
+                f"{in_words(n)} rows, GB": f"{sum(line.at(n) for line in lines.values()) / 1e9:,.0f}"
+                for n in plan.events
+            }
+        )
+    return found
+
+
+def on_spark(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many times DuckDB's CPU the stages took on Spark, from least to most, at each size."""
+    cpu_s = {(each["rows"], each["stage"], each["engine"]): each["cpu_s"] for each in rows}
+    ratios: dict[int, list[float]] = {}
+    for (num, stage, engine), spent in cpu_s.items():
+        if engine == "spark":
+            ratios.setdefault(num, []).append(spent / cpu_s[num, stage, "duckdb"])
+    said = (f"{min(each):.1f} to {max(each):.1f} times at {in_words(num)} rows" for num, each in ratios.items())
+    return " and ".join(said)
 
 
 def arrivals() -> dict[str, Any]:
@@ -181,7 +179,7 @@ def _primaries(plan: Plan, users_gb: float, live_gb: float) -> str:
 
 def page(plan: Plan) -> str:
     """The page as Markdown."""
-    slopes, memory = read("slopes"), read("online_memory")
+    slopes, memory, scaled = read("slopes"), read("online_memory"), read("scale_10m")
     stages, reads, tables = (slopes[name] for name in ("stages", "reads", "tables"))
     sizes = sorted({each["rows"] for each in stages["rows"]})
     measured = [
@@ -225,10 +223,18 @@ On a whole log with empty caches and nodes of {plan.cores} cores that are all bu
 {markdown(batch(plan, stages["rows"]))}
 
 [Spark](spark.md) distributes {", ".join(ON_SPARK)} over nodes. Starting tasks and their Python processes costs extra
-CPU there: validate, histories and statistics took 1.5 to 4 times the CPU at 1 to 10 million rows, less for larger
-units; ingest was not measured. It is not included here. A part of each stage stays on the driver. Not in the table: the
+CPU there: validate, histories and statistics took the CPU of one process
+{on_spark(scaled["rows"])};
+ingest was not measured. It is not included here. A part of each stage stays on the driver. Not in the table: the
 pages, materialize, which writes and loads what the online part below holds, and the stages of the model. Later runs
 process only what is new: [what a new day costs](quality.md).
+
+**Network.** Spark shuffles nothing (its own count): units and the driver read and write files of the shared folder, and
+a cluster's network carries those. By read and write calls, so that what machines keep in memory is among it, and files
+that histories map into memory are not
+(`{scaled["command"]}`):
+
+{markdown(exchanged(plan, scaled["rows"]))}
 
 The cost of training does not grow with the log, because `train.max_requests` limits it. A row of an embedding table of
 width {tables["rows"][0]["width"]} takes {tables["rows"][0]["bytes_a_row"]:,.0f} bytes with dense steps and

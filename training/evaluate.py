@@ -23,12 +23,10 @@ from contracts.errors import CheckFailed, InputError
 from contracts.publish import publish, write_json
 from contracts.schema import FIRST_INDEX, UNKNOWN_INDEX
 from contracts.stage import Report, main
-from features.encoding.counters import Counters
 from features.encoding.encode import FeatureSpec
 from features.encoding.item_codes import item_codes
 from features.terms.convention import is_click
 from features.terms.params import LabelParams, SplitParams
-from training.judging.baselines import logistic, popularity
 from training.judging.collapse import collapse_warnings, theme_use
 from training.judging.cost import cost_of, cpu_ms
 from training.judging.measure import (
@@ -43,24 +41,31 @@ from training.judging.measure import (
 from training.judging.off_policy import off_policy
 from training.judging.profile import profile
 from training.judging.scoring import score_requests
+from training.judging.simple import score_baselines, score_simple
 from training.judging.slices import NO_THEME, cold_users, requests_since_shift, slice_masks, true_item_themes
 from training.judging.standing import CANDIDATE, choose, standing, warnings
 from training.judging.tables import plain, write_metrics, write_predictions
-from training.judging.trees import is_installed, trees
 from training.judging.verdict import judge
-from training.metrics import fit_logistic, normalised_mutual_information, sigmoid
+from training.metrics import normalised_mutual_information, sigmoid
 from training.model.build import GRAPH_MODELS, Model, load_model
 from training.model.params import EvaluateParams, ModelParams
 from training.model.shape import ModelShape
-from training.requests.batches import RequestDataset, make_dataset, read_scalars
+from training.requests.batches import RequestDataset, make_dataset
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
-from training.requests.reader import Cuts, Events, Requests, cut_times, iso, load_events, load_requests, log_end
+from training.requests.reader import (
+    Events,
+    Requests,
+    cut_times,
+    iso,
+    load_bare_requests,
+    load_events,
+    log_end,
+    with_candidates,
+)
 
 log = logging.getLogger("leitmotif")
 
 PROFILE = "profile.json"
-SIMPLE_REQUESTS = 20_000
-"""The logistic regression and the trees are fitted on this many of the latest requests of the train part."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ def score_all(
     """Score the test part with every model and baseline."""
     spec = FeatureSpec.from_json(description["feature_spec"])
     events = load_events(data)
-    requests = load_requests(data, events)
+    requests = load_bare_requests(data, events)
     cuts = cut_times(split, labels, requests.at, log_end(requests, events))
     if vocabulary.num_items != (known := description["shape"]["num_items"]):
         raise InputError(
@@ -203,7 +208,7 @@ def score_all(
             f"The weights were chosen on requests up to {iso(description['chosen_before_us'])}, but split.test is "
             f"{iso(cuts.test_at)}: the test would not be new to them. Run train again (`dvc repro`)."
         )
-    test = cuts.part(requests, "test")
+    test, validation = (with_candidates(data, cuts.part(requests, name)) for name in ("test", "validation"))
     in_test = cuts.holds(requests, "test")
     counters = load_counters(data, vocabulary)
     dataset = make_dataset(spec, events, test, counters)
@@ -212,8 +217,8 @@ def score_all(
     for name, values in logits.items():
         require_scores(name, values)
     scored = {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
-    scored |= score_baselines(test, cuts.part(requests, "validation"), counters, spec, evaluate)
-    scored |= score_simple(cuts, requests, events, counters, spec, dataset.scalars, description["num_threads"])
+    scored |= score_baselines(test, validation, counters, spec, evaluate)
+    scored |= score_simple(data, cuts, requests, events, counters, spec, dataset.scalars, description["num_threads"])
     return Tested(
         events=events,
         requests=test,
@@ -225,29 +230,6 @@ def score_all(
         scored=scored,
         code_NF=item_codes(spec, counters, np.arange(vocabulary.num_items) - FIRST_INDEX, cuts.log_end),
     )
-
-
-def score_simple(
-    cuts: Cuts,
-    requests: Requests,
-    events: Events,
-    counters: Counters,
-    spec: FeatureSpec,
-    test: npt.NDArray[np.float32],
-    num_threads: int,
-) -> dict[str, Scored]:
-    """Models of the scalars alone, fitted on the latest train requests: a logistic regression, and trees if LightGBM
-    is installed. test: the scalars of the test rows."""
-    latest = cuts.part(requests, "train")
-    latest = latest.take(np.arange(max(0, len(latest) - SIMPLE_REQUESTS), len(latest)))
-    fitted_on = read_scalars(spec, events, latest, counters), latest.label
-    logits = {"logistic": logistic(*fitted_on, test)}
-    if is_installed():
-        watched = cuts.part(requests, "validation")
-        watched = watched.take(np.arange(min(len(watched), SIMPLE_REQUESTS // 4)))
-        by_trees = trees(fitted_on, (read_scalars(spec, events, watched, counters), watched.label), test, num_threads)
-        logits |= {} if by_trees is None else {"trees": by_trees}
-    return {name: Scored(values, sigmoid(values)) for name, values in logits.items()}
 
 
 def costs(tested: Tested, description: dict[str, Any]) -> dict[str, Any]:
@@ -268,20 +250,6 @@ def require_scores(name: str, logits: npt.NDArray[np.floating]) -> None:
             "it cannot be measured. Its weights are damaged: run train again (`dvc repro -f train`); if that does not "
             "help, lower train.learning_rate."
         )
-
-
-def score_baselines(
-    test: Requests, validation: Requests, counters: Counters, spec: FeatureSpec, evaluate: EvaluateParams
-) -> dict[str, Scored]:
-    """Popularity, and chance (one score for all: AUC .5). Probabilities: a logistic fit on the validation part."""
-    window = evaluate.popularity_window_s
-    before, now = (popularity(part, counters, spec.clicks_lag_s, window) for part in (validation, test))
-    intercept, slope = fit_logistic(np.log1p(before), validation.label)
-    base, _ = fit_logistic(np.zeros(len(before)), validation.label)
-    return {
-        "popularity": Scored(now, sigmoid(intercept + slope * np.log1p(now))),
-        "random": Scored(np.zeros(len(now)), np.full(len(now), sigmoid(np.array(base)))),
-    }
 
 
 def theme_recovery(data: Path, vocabulary: Vocabulary, model: Model) -> float:

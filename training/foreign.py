@@ -22,7 +22,7 @@ from contracts.params import load_params
 from contracts.publish import write_json
 from training.judging.slices import after_shift_at, requests_since_shift
 from training.metrics import grouped_auc
-from training.requests.reader import load_events, load_requests
+from training.requests.reader import load_bare_requests, load_events
 
 PAGE = "shift_foreign.html"  # beside our own page, which stays as it is
 COLUMNS = ("impression_id", "item_id", "score")
@@ -74,7 +74,7 @@ def judge(data: Path, scores: pa.Table, name: str, session_gap_s: float) -> dict
     if not predicted.exists():
         raise InputError(f"{predicted} does not exist: evaluate writes the test requests there. Run `make run`.")
     ours = pq.read_table(predicted)
-    requests = load_requests(data, load_events(data))
+    requests = load_bare_requests(data, load_events(data))
     since = requests_since_shift(data, requests, session_gap_s)
     matched = ours.append_column("score", _scores_of(data, ours, scores))
     judged = matched.filter(pc.is_valid(matched["score"]))

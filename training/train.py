@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from contracts.errors import CheckFailed, InputError
+from contracts.errors import CheckFailed
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encoding.encode import FeatureSpec
-from features.terms.convention import is_click
 from features.terms.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
 from training.fitting.calibrate import calibrate
 from training.fitting.checkpoint import inputs_of, open_state
@@ -36,8 +35,18 @@ from training.model.shape import ModelShape
 from training.requests.batches import RequestDataset, make_dataset
 from training.requests.catalogue import ItemTables, Vocabulary, count_items, fit_tables, load_counters, load_vocabulary
 from training.requests.moments import Moments
-from training.requests.reader import Cuts, Requests, cut_times, iso, load_events, load_requests, log_end
-from training.requests.sample import Sample, sample_train, sample_validation
+from training.requests.reader import (
+    BareRequests,
+    Cuts,
+    Requests,
+    cut_times,
+    iso,
+    load_bare_requests,
+    load_events,
+    log_end,
+    with_candidates,
+)
+from training.requests.sample import Sample, require_both_labels, sample_train, sample_validation
 from training.requests.sampler import share_out
 
 log = logging.getLogger("leitmotif")
@@ -54,7 +63,7 @@ class Prepared:
     spec: FeatureSpec
     cuts: Cuts
     num_label_unknown: int  # requests of the train and validation parts that were left out
-    sample: Sample
+    sample: Sample[BareRequests] | Sample[Requests]  # of all processes
     train: RequestDataset
     validation: RequestDataset
     tables: ItemTables
@@ -162,23 +171,24 @@ def prepare(
 ) -> Prepared:
     """Read, split by time, sample and count; no request at or after split.test is used.
 
-    folder: for the scalar features while training runs; None: in memory. ranks: each process reads histories and counts
-    of the users of its share alone, and all of the validation part's.
+    folder: for the scalar features while training runs; None: in memory. ranks: each process keeps the candidates, and
+    reads the histories, of the users of its share alone, and all of the validation part's.
     """
     files = [folder / f"{part}_scalars.npy" if folder else None for part in ("train", "validation")]
     events = load_events(data)
-    requests = load_requests(data, events)
+    requests = load_bare_requests(data, events)
     cuts = cut_times(split, labels, requests.at, log_end(requests, events))
     sample = sample_train(cuts.part(requests, "train"), train, seed)
-    _check_labels(sample.requests)
+    shares = share_out(sample.requests.user_index, ranks.world)
+    mine = with_candidates(data, sample.requests.take(shares[ranks.rank]))
+    require_both_labels(mine)
     vocabulary = load_vocabulary(data)
     counters = load_counters(data, vocabulary)
-    shares = share_out(sample.requests.user_index, ranks.world)
-    mine = sample.requests if ranks.world == 1 else sample.requests.take(shares[ranks.rank])
     largest = None if ranks.world == 1 else max(len(each) for each in shares)
     counted = gathered(count_items(mine, events, spec.history_length, vocabulary.num_items))
     tables = fit_tables(vocabulary, np.sum(counted, axis=0), train.min_item_events, train.min_category_events)
-    validation = sample_validation(cuts.part(requests, "validation"), sample.min_history, train, seed)
+    of_validation = sample_validation(cuts.part(requests, "validation"), sample.min_history, train, seed)
+    validation = with_candidates(data, of_validation)
     log.info(
         "train on %s requests before %s, validate on %s", f"{len(sample.requests):,}", iso(cuts.validation_at),
         f"{len(validation):,}",
@@ -230,16 +240,6 @@ def fit_one(
     return model, record, best
 
 
-def _check_labels(requests: Requests) -> None:
-    clicks, rows = int(is_click(requests.label).sum()), len(requests.label)
-    if clicks in (0, rows):
-        what = "no clicks" if clicks == 0 else "nothing but clicks"
-        raise InputError(
-            f"The {rows:,} candidates of the {len(requests):,} requests to train on hold {what}: training needs "
-            "both clicks and non-clicks. Map a label column in source.columns, or check source.label_threshold."
-        )
-
-
 def _report(prepared: Prepared, fitted: dict[str, Fitted]) -> dict[str, Any]:
     model, record, best = fitted["mos"]
     report = {
@@ -250,7 +250,7 @@ def _report(prepared: Prepared, fitted: dict[str, Fitted]) -> dict[str, Any]:
         "num_steps": record[-1].step,
         "num_validations": len(record),
         "num_requests": len(prepared.sample.requests),
-        "num_impressions": len(prepared.sample.requests.label),
+        "num_impressions": prepared.sample.requests.num_rows,
         "num_validation_requests": len(prepared.validation),
         "num_requests_label_unknown": prepared.num_label_unknown,
         "min_history": prepared.sample.min_history,

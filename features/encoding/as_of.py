@@ -94,9 +94,11 @@ class AsOfCounter:
         cls, keys: Int64, times: Int64, shows: npt.NDArray[np.integer], clicks: npt.NDArray[np.integer]
     ) -> "AsOfCounter":
         """Build from rows in any order; counts are cumulative already and (key, time) is unique."""
-        distinct_keys, key_ranks = np.unique(keys, return_inverse=True)
+        distinct_keys, packed = np.unique(keys, return_inverse=True)
         distinct_times, time_ranks = np.unique(times, return_inverse=True)
-        packed = key_ranks.astype(np.int64) * (len(distinct_times) + 1) + time_ranks
+        packed *= len(distinct_times) + 1  # in place: a log's counters are much of a stage's memory
+        packed += time_ranks
+        del time_ranks
         order = np.argsort(packed, kind="stable")
         return cls(
             keys=distinct_keys.astype(np.int64),

@@ -3,7 +3,7 @@
 A key is an int64: the rank of an item in the vocabulary (item_index - FIRST_INDEX), a user_index, or pair_key of both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ ITEMS = "item_counters"
 COCLICKS = "coclicks"
 
 
+ROWS_AT_ONCE = 1 << 20
+"""Rows of a table whose ids are in memory at a time."""
 NOTHING = AsOfCounter.from_rows(*np.zeros((4, 0), np.int64))
 """A table without a row."""
 
@@ -104,24 +106,50 @@ def from_parquet(folder: Path | Sequence[Path], ids: Mapping[str, Sequence[str] 
     folder: folder of the partitions, or a list of them. ids: key column -> ids, whose positions are the keys; two key
         columns give a pair_key.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    from contracts.schema import counters
-
     files = folder if isinstance(folder, Path) else [str(path) for path in folder]
-    table = ds.dataset(files, format="parquet").to_table() if files else counters(*ids).empty_table()
-    keys = np.zeros(table.num_rows, np.int64)
+    if not files:
+        return NOTHING
+    dataset, first = ds.dataset(files, format="parquet"), 0
+    keys, occurred_at, shows, clicks = np.empty((4, dataset.count_rows()), np.int64)
+    for rows in _some_at_once(dataset, [*ids, "occurred_at", "shows", "clicks"]):
+        here = slice(first, first := first + len(rows))
+        keys[here] = _keys_of(rows, ids, folder)
+        occurred_at[here] = rows["occurred_at"].cast("int64").to_numpy()
+        shows[here], clicks[here] = rows["shows"].to_numpy(), rows["clicks"].to_numpy()
+    return AsOfCounter.from_rows(keys, occurred_at, shows, clicks)
+
+
+def _some_at_once(dataset: Any, columns: list[str]) -> Iterator[Any]:
+    """The rows as tables of ROWS_AT_ONCE or somewhat more: the ids of keys are looked up once for each."""
+    import pyarrow as pa
+
+    held, num_rows = [], 0
+    for batch in dataset.scanner(columns, batch_readahead=1, fragment_readahead=1).to_batches():
+        held.append(batch)
+        num_rows += len(batch)
+        if num_rows >= ROWS_AT_ONCE:
+            yield pa.Table.from_batches(held)
+            held, num_rows = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _keys_of(rows: Any, ids: Mapping[str, Sequence[str] | Any], folder: Path | Sequence[Path]) -> Int64:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = np.zeros(len(rows), np.int64)
     for column, known in ids.items():
         value_set = known if isinstance(known, pa.Array | pa.ChunkedArray) else pa.array(known, pa.string())
-        position = pc.call_function("index_in", [table[column]], pc.SetLookupOptions(value_set=value_set))
-        position = position.fill_null(-1).to_numpy().astype(np.int64)
+        position = pc.call_function("index_in", [rows[column]], pc.SetLookupOptions(value_set=value_set))
+        position = position.fill_null(-1).to_numpy()
         if (position < 0).any():
-            bad = table[column][int(np.argmax(position < 0))].as_py()
+            bad = rows[column][int(np.argmax(position < 0))].as_py()
             raise ValueError(
                 f"{folder}: {column} {bad!r} is not in the vocabulary. Run histories and statistics again."
             )
-        keys = keys * PAIR_RADIX + position  # of one column, the position itself
-    occurred_at = pc.cast(table["occurred_at"], pa.int64()).to_numpy()
-    return AsOfCounter.from_rows(keys, occurred_at, table["shows"].to_numpy(), table["clicks"].to_numpy())
+        keys *= PAIR_RADIX
+        keys += position  # of one column, the position itself
+    return keys

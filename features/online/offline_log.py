@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from contracts.schema import FIRST_INDEX
 from features.encoding.asked import Context
 from features.encoding.counters import KEYS, Counters, from_parquet
+from features.encoding.stored_requests import NAMES, ROWS, StoredRequests, ranges, read_rows
 from features.tables.histories import UserHistories
 
 log = logging.getLogger("leitmotif")
@@ -36,26 +36,21 @@ class LoggedRequest:
 
 @dataclass(frozen=True)
 class OfflineLog:
-    """The tables that training reads, by request_index. Opening it builds counters of items, so do it once."""
+    """The tables that training reads, by request_index. Opening it builds counters of items, so do it once.
+
+    Of all requests only what chooses among them is held; candidates and contexts are read of chosen ones.
+    """
 
     histories: UserHistories
     data: Path
     counters: Counters  # of items, with co-clicks
     item_ids: list[str]
     index_of: dict[str, int]
-    first: npt.NDArray[np.int64]  # [R + 1] where each request's rows begin
-    user: npt.NDArray[np.int32]
-    at: npt.NDArray[np.int64]  # us, ascending
-    end: npt.NDArray[np.int32]  # end_offset
-    item_index: npt.NDArray[np.int32]  # of rows
-    contexts: pa.Table
+    stored: StoredRequests  # `at` ascends
 
     @classmethod
     def open(cls, data: Path) -> "OfflineLog":
         histories = UserHistories.open(data / "user_histories")
-        table = pq.read_table(data / "impressions" / "impressions.parquet")
-        index = table["request_index"].to_numpy()
-        first = np.flatnonzero(np.r_[True, index[1:] != index[:-1]])
         item_ids = histories.vocabulary["item_id"].to_pylist()
         return cls(
             histories=histories,
@@ -63,17 +58,12 @@ class OfflineLog:
             counters=Counters.of_items(data, histories.vocabulary["item_id"], histories.user_ids),
             item_ids=item_ids,
             index_of={item_id: position + FIRST_INDEX for position, item_id in enumerate(item_ids)},
-            first=np.r_[first, len(index)],
-            user=table["user_index"].to_numpy()[first],
-            at=pc.cast(table["occurred_at"], pa.int64()).to_numpy()[first],
-            end=table["end_offset"].to_numpy()[first],
-            item_index=table["item_index"].to_numpy(),
-            contexts=pq.read_table(data / "impressions" / "requests.parquet", columns=list(Context._fields)),
+            stored=StoredRequests.read(data),
         )
 
     def counters_of(self, chosen: npt.NDArray[np.int64]) -> Counters:
         """The counters of items and of the users of the requests at these positions, by training's own reader."""
-        users = self.histories.user_ids.take(pa.array(np.unique(self.user[chosen])))
+        users = self.histories.user_ids.take(pa.array(np.unique(self.stored.user_index[chosen])))
         ids = {"item_id": self.histories.vocabulary["item_id"], "user_id": self.histories.user_ids}
         with tempfile.TemporaryDirectory() as scratch:
             own, pairs = (
@@ -87,16 +77,19 @@ class OfflineLog:
         return self.histories.user_ids[request.user_index].as_py()
 
     def requests(self, chosen: npt.NDArray[np.int64]) -> Iterator[LoggedRequest]:
-        """Yields the requests at the chosen positions, and logs the progress."""
+        """Yields the requests at the chosen positions, which ascend, and logs the progress."""
+        rows, starts = ranges(self.stored.row_starts[chosen], self.stored.row_starts[chosen + 1])
+        item_index = read_rows(self.data / ROWS, ["item_index"], rows)["item_index"].to_numpy()
+        contexts = read_rows(self.data / NAMES, list(Context._fields), chosen).to_pylist()
         for number, row in enumerate(chosen.tolist()):
             if number and number % SAID_EVERY == 0:
                 log.info("%s of %s requests compared", f"{number:,}", f"{len(chosen):,}")
             yield LoggedRequest(
-                user_index=int(self.user[row]),
-                at=int(self.at[row]),
-                end_offset=int(self.end[row]),
-                item_index=self.item_index[self.first[row] : self.first[row + 1]],
-                context=Context(**self.contexts.slice(row, 1).to_pylist()[0]),
+                user_index=int(self.stored.user_index[row]),
+                at=int(self.stored.at[row]),
+                end_offset=int(self.stored.end_offset[row]),
+                item_index=item_index[starts[number] : starts[number + 1]],
+                context=Context(**contexts[number]),
             )
 
 

@@ -105,8 +105,8 @@ def compare_requests(
     the store keeps, are skipped; their number is returned too. log: of data, if it is open already.
     """
     log = log or OfflineLog.open(data)
-    total = np.diff(log.histories.offsets)[log.user]
-    inside = np.maximum(log.end - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
+    total = np.diff(log.histories.offsets)[log.stored.user_index]
+    inside = np.maximum(log.stored.end_offset - spec.num_events_read, 0) >= np.maximum(total - max_length, 0)
     comparison = Parity()
     chosen = _spread(np.flatnonzero(inside), num_requests)
     counters = log.counters_of(chosen)
@@ -117,7 +117,7 @@ def compare_requests(
 
 def replay_from(data: Path, share: float, log: OfflineLog | None = None) -> int:
     """The time (us) at which the latest `share` of the log's requests begins."""
-    at = (log or OfflineLog.open(data)).at
+    at = (log or OfflineLog.open(data)).stored.at
     return int(np.sort(at)[min(int((1 - share) * len(at)), len(at) - 1)])
 
 
@@ -135,7 +135,7 @@ def replay_requests(
     the newest max_length events are not known yet at its time, so that the store lacks older ones.
     """
     log, comparison, left_out = log or OfflineLog.open(data), Parity(), 0
-    chosen = _spread(np.flatnonzero(log.at >= from_us), num_requests)
+    chosen = _spread(np.flatnonzero(log.stored.at >= from_us), num_requests)
     counters = log.counters_of(chosen)
     for request in log.requests(chosen):
         replay.upto(request.at)

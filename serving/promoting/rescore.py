@@ -28,7 +28,16 @@ from training.judging.slices import Mask, cold_users, requests_since_shift, slic
 from training.metrics import sigmoid
 from training.requests.batches import Batch, RequestDataset, read_scalars
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
-from training.requests.reader import Cuts, Events, Requests, iso, load_events, load_requests, log_end
+from training.requests.reader import (
+    Cuts,
+    Events,
+    Requests,
+    iso,
+    load_bare_requests,
+    load_events,
+    log_end,
+    with_candidates,
+)
 
 SNAPSHOT = Path("feature_snapshot/snapshot.json")
 ANYWAY = "`make promote ARGS=--force` promotes the newest without a comparison"
@@ -98,7 +107,7 @@ def load_newest(data: Path, sides: Sequence[Fitted], labels: LabelParams, max_re
             raise InputError(f"{data / name} does not exist, so nothing can be compared. `make run` makes it.")
     settings = read_json(data / SNAPSHOT)["settings"]
     vocabulary, events = load_vocabulary(data), load_events(data)
-    every = load_requests(data, events)
+    every = load_bare_requests(data, events)
     since = max(side.chosen_before_us for side in sides)
     end = log_end(every, events)
     cuts = Cuts(train_at=0, validation_at=0, test_at=since, log_end=end, delay=micros(labels.delay_s))
@@ -109,7 +118,8 @@ def load_newest(data: Path, sides: Sequence[Fitted], labels: LabelParams, max_re
             f"ends {iso(end)}); `make run` with newer data adds some"
         )
     shifts = requests_since_shift(data, every, sides[0].scorer.spec.session_gap_s)[newest]
-    return Newest(data, vocabulary, events, every.take(newest), shifts, load_counters(data, vocabulary), settings)
+    chosen = with_candidates(data, every.take(newest))
+    return Newest(data, vocabulary, events, chosen, shifts, load_counters(data, vocabulary), settings)
 
 
 def score(side: Fitted, newest: Newest, what: str) -> Scored:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import capacity
-from benchmarks.capacity import Plan, Slope, batch, online
+from benchmarks.capacity import Plan, Slope, batch, exchanged, on_spark, online
 
 ROOT = Path(__file__).parents[2]
 NODES = "nodes for 2 hours, without Spark's own cost"
@@ -45,6 +45,30 @@ def test_the_number_of_nodes_follows_from_core_hours_and_the_stage_on_one_node()
     assert (row["events"], row["hours on one node"], row[NODES], row["outputs, GB"]) == ("1 billion", "10.0", "9", "8")
     (row,) = batch(PLAN, [*stages[:6], *points("audit", 20)])
     assert row[NODES] == "what runs on one node takes longer"
+
+
+def test_what_the_network_carries_is_what_units_and_the_driver_read_and_wrote() -> None:
+    def point(engine: str, rows: int, **moved: float) -> dict:
+        rest = {"engine": engine, "stage": "histories", "rows": rows, "shuffle_mb": 0.0}
+        return rest | {f"{name}_mb": value for name, value in moved.items()}
+
+    rows = [  # 10, 5, 3 and 2 bytes a row, and 1 MB that is read whatever the rows: 20 GB and .001 GB for 1e9
+        point("spark", n * 1_000_000, unit_read=10 * n + 1, unit_written=5 * n, driver_read=3 * n, driver_written=2 * n)
+        for n in (1, 10)
+    ]
+    (row,) = exchanged(PLAN, [*rows, {"engine": "duckdb", "stage": "histories", "rows": 1}])
+    assert list(row.values()) == ["histories", "0", "10", "5", "3", "2", "20"]
+
+
+def test_the_cost_of_spark_is_the_ratio_of_the_same_stage_at_the_same_size() -> None:
+    rows = [
+        {"rows": rows, "stage": stage, "engine": engine, "cpu_s": cpu}
+        for rows, stage, engine, cpu in (
+            (10, "a", "duckdb", 2.0), (10, "b", "duckdb", 5.0), (10, "a", "spark", 6.0), (10, "b", "spark", 5.0),
+            (2e6, "a", "duckdb", 4.0), (2e6, "a", "spark", 10.0),
+        )
+    ]  # fmt: skip
+    assert on_spark(rows) == "1.0 to 3.0 times at 1e-05 million rows and 2.5 to 2.5 times at 2 million rows"
 
 
 def test_what_serving_needs_is_the_need_of_one_user_times_the_number_of_users() -> None:

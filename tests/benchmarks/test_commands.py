@@ -94,6 +94,12 @@ def test_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert (rows, engine) == ("3,000", "duckdb")
 
 
+def test_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--rows", "3000", "--folder", str(tmp_path), "--reports", str(tmp_path))
+    rows = rows_of(run(monkeypatch, capsys, "readers", *small))
+    assert [row[1] for row in rows] == ["600", "600", "600", "600"]
+
+
 def test_live_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--rows", "2000", "4000", "--users", "50", "--items", "60", "--calls", "3")
     report = json.loads(run(monkeypatch, capsys, "live_memory", *small))["rows"]

@@ -23,7 +23,6 @@ RUN_ELSEWHERE = {
     "bentoml containerize": "minutes and an image builder; `make image-check` runs it",
     "dvc repro validate": "what a backfill in Dagster runs: tests/doors/test_ui.py starts one from the page",
     "make spark": "430 MB; tests/features/engine runs on what it installs",
-    "python -m benchmarks.scale": "minutes; tests/features/engine is the small form",
     "python -m benchmarks.worker_memory": "minutes; tests/features/online/test_state_by_key.py is the small form",
     "python -m benchmarks.slopes": "minutes; tests/benchmarks/test_capacity.py reads what it wrote",
     "python -m benchmarks.arrivals": "minutes; tests/features/stages/test_ingest_by_file.py is the small form",

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from contracts.schema import UNKNOWN_INDEX
 from features.encoding.encode import micros
-from training.requests.reader import Events, Requests
+from training.requests.reader import BareRequests, Events, Requests
 
 Mask = npt.NDArray[np.bool_]
 
@@ -68,7 +68,7 @@ def after_shift_at(since_shift: npt.NDArray[np.int64]) -> dict[int, Mask]:
     return {since: since_shift == since for since in range(last)} | {last: since_shift >= last}
 
 
-def requests_since_shift(data: Path, requests: Requests, session_gap_s: float) -> npt.NDArray[np.int64]:
+def requests_since_shift(data: Path, requests: Requests | BareRequests, session_gap_s: float) -> npt.NDArray[np.int64]:
     """[R] number of the user's requests between the last shift and this one.
 
     A shift is a change of the simulator's true theme if data/truth holds both requests; otherwise (real logs, live
@@ -113,7 +113,7 @@ def _name(low: int, high: int | None) -> str:
     return f"history_{low}" if high == low + 1 else f"history_{low}_{high - 1}"
 
 
-def _true_themes(data: Path, requests: Requests) -> npt.NDArray[np.int64]:
+def _true_themes(data: Path, requests: Requests | BareRequests) -> npt.NDArray[np.int64]:
     """[R] the simulator's theme of each request; NO_THEME if the truth lacks it."""
     path = data / "truth" / "requests.parquet"
     if not path.exists():

@@ -6,16 +6,16 @@ Everything is an array; histories are memory-mapped.
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
 from contracts.schema import FIRST_INDEX, PADDING_INDEX, UNKNOWN_INDEX
+from features.encoding.stored_requests import NAMES, ROWS, StoredRequests, ranges, read_rows
 from features.terms.convention import micros
 from features.terms.params import LabelParams, SplitParams
 
@@ -60,6 +60,11 @@ class Requests:
         return self.ends - self.starts
 
     @property
+    def num_rows(self) -> int:
+        """Number of candidates."""
+        return len(self.label)
+
+    @property
     def request_of_row(self) -> Ints:
         """[N] the position of each row's request."""
         return np.repeat(np.arange(len(self)), np.diff(self.row_starts))
@@ -85,6 +90,41 @@ class Requests:
 
 
 @dataclass(frozen=True)
+class BareRequests:
+    """R requests in order of time without their candidates and contexts: enough to choose some of them."""
+
+    request_index: Ints  # [R]
+    user_index: Ints  # [R]
+    at: npt.NDArray[np.int64]  # [R] us
+    starts: Ints  # [R] as Requests has them
+    ends: Ints  # [R]
+    known_at: Ints  # [R]
+    first_row: Ints  # [R] its candidates are rows [first_row, end_row) of impressions.parquet
+    end_row: Ints  # [R]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def num_events(self) -> Ints:
+        """[R] events of history."""
+        return self.ends - self.starts
+
+    @property
+    def num_rows(self) -> int:
+        """Number of candidates."""
+        return int((self.end_row - self.first_row).sum())
+
+    def take(self, chosen: npt.ArrayLike) -> "BareRequests":
+        """As Requests.take."""
+        places = np.arange(len(self))[np.asarray(chosen)]
+        return BareRequests(**{name: values[places] for name, values in vars(self).items()})
+
+
+AnyRequests = TypeVar("AnyRequests", Requests, BareRequests)
+
+
+@dataclass(frozen=True)
 class Cuts:
     """Start times of train, validation and test, the log's end, and the delay of labels. All in us."""
 
@@ -94,16 +134,16 @@ class Cuts:
     log_end: int
     delay: int
 
-    def part(self, requests: Requests, name: str) -> Requests:
+    def part(self, requests: AnyRequests, name: str) -> AnyRequests:
         """The requests of train, validation or test whose labels were known at the end of that part."""
         return requests.take(self.holds(requests, name))
 
-    def holds(self, requests: Requests, name: str) -> npt.NDArray[np.bool_]:
+    def holds(self, requests: Requests | BareRequests, name: str) -> npt.NDArray[np.bool_]:
         """[R] whether a request is in that part and its labels were known at the end of it."""
         within, known = self._place(requests, name)
         return within & known
 
-    def num_label_unknown(self, requests: Requests, *names: str) -> int:
+    def num_label_unknown(self, requests: Requests | BareRequests, *names: str) -> int:
         """Number of requests left out of these parts because a click became, or could become, known after the end.
 
         The log may say when a click became known (Requests.known_at); otherwise labels.delay_s after the request.
@@ -111,7 +151,9 @@ class Cuts:
         places = (self._place(requests, name) for name in names)
         return sum(int((within & ~known).sum()) for within, known in places)
 
-    def _place(self, requests: Requests, name: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    def _place(
+        self, requests: Requests | BareRequests, name: str
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         first, end = {
             "train": (self.train_at, self.validation_at),
             "validation": (self.validation_at, self.test_at),
@@ -131,44 +173,68 @@ def load_events(data: Path) -> Events:
 
 def load_requests(data: Path, events: Events) -> Requests:
     """Read data/impressions; every request's history ends at its end_offset."""
-    table = pq.read_table(data / "impressions" / "impressions.parquet")
-    columns = {name: table[name].to_numpy() for name in ("request_index", "user_index", "item_index", "label")}
-    at = pc.cast(table["occurred_at"], pa.int64()).to_numpy()
-    request_index = columns["request_index"]
-    first = np.flatnonzero(np.diff(request_index, prepend=-1))
-    order = np.argsort(at[first], kind="stable")  # by (time, request_index)
-    user = columns["user_index"][first]
-    starts = np.asarray(events.offsets)[user]
-    requests = Requests(
-        request_index=request_index[first],
-        user_index=user,
-        at=at[first],
+    return with_candidates(data, load_bare_requests(data, events))
+
+
+def load_bare_requests(data: Path, events: Events) -> BareRequests:
+    """Read of data/impressions what `with_candidates` needs to read some of the requests."""
+    stored = StoredRequests.read(data)
+    known = pq.read_table(data / NAMES, columns=["known_at"])["known_at"]  # request_index is dense: the row number
+    starts = np.asarray(events.offsets)[stored.user_index]
+    requests = BareRequests(
+        request_index=stored.request_index,
+        user_index=stored.user_index,
+        at=stored.at,
         starts=starts,
-        ends=starts + table["end_offset"].to_numpy()[first],
-        row_starts=np.append(first, len(request_index)),
-        item_index=columns["item_index"],
-        label=columns["label"],
-        **_read_contexts(data, request_index[first]),
+        ends=starts + stored.end_offset,
+        known_at=pc.fill_null(known.cast("int64"), 0).to_numpy()[stored.request_index],
+        first_row=stored.row_starts[:-1],
+        end_row=stored.row_starts[1:],
     )
-    return requests if (order[1:] > order[:-1]).all() else requests.take(order)
+    order = np.argsort(requests.at, kind="stable")  # by (time, request_index)
+    return requests if _ascends(order) else requests.take(order)
+
+
+def with_candidates(data: Path, bare: BareRequests) -> Requests:
+    """Read the candidates and contexts of these requests; of the others' nothing is kept."""
+    order = np.argsort(bare.first_row, kind="stable")  # as they are in the file
+    stored = bare if _ascends(order) else bare.take(order)
+    rows, row_starts = ranges(stored.first_row, stored.end_row)
+    candidates = read_rows(data / ROWS, ["item_index", "label"], rows)
+    requests = Requests(
+        request_index=stored.request_index,
+        user_index=stored.user_index,
+        at=stored.at,
+        starts=stored.starts,
+        ends=stored.ends,
+        row_starts=row_starts,
+        item_index=candidates["item_index"].to_numpy(),
+        label=candidates["label"].to_numpy(),
+        known_at=stored.known_at,
+        **_read_contexts(data, stored.request_index),
+    )
+    return requests if stored is bare else requests.take(np.argsort(order))
+
+
+def _ascends(order: Ints) -> bool:
+    return bool((order[1:] > order[:-1]).all())
 
 
 def _read_contexts(data: Path, request_index: Ints) -> dict[str, npt.NDArray[Any]]:
-    table = pq.read_table(data / "impressions" / "requests.parquet")  # request_index is dense: the row number
+    """Of requests in ascending order."""
+    table = read_rows(data / NAMES, ["reading_item_id", "is_subscriber", "device"], request_index)
     read = table["reading_item_id"]
     known = pq.read_table(data / "user_histories" / "vocabulary.parquet", columns=["item_id"])["item_id"]
     place = pc.call_function("index_in", [read], pc.SetLookupOptions(value_set=known, skip_nulls=True))
     place = pc.fill_null(place, UNKNOWN_INDEX - FIRST_INDEX).to_numpy() + FIRST_INDEX
-    reading = np.where(read.is_null().to_numpy(), PADDING_INDEX, place)
     return {
-        "known_at": pc.fill_null(table["known_at"].cast(pa.int64()), 0).to_numpy()[request_index],
-        "reading": reading[request_index],
-        "is_subscriber": pc.fill_null(table["is_subscriber"], False).to_numpy(zero_copy_only=False)[request_index],
-        "device": pc.fill_null(table["device"], "").to_numpy(zero_copy_only=False).astype(np.str_)[request_index],
+        "reading": np.where(read.is_null().to_numpy(), PADDING_INDEX, place),
+        "is_subscriber": pc.fill_null(table["is_subscriber"], False).to_numpy(zero_copy_only=False),
+        "device": pc.fill_null(table["device"], "").to_numpy(zero_copy_only=False).astype(np.str_),
     }
 
 
-def log_end(requests: Requests, events: Events) -> int:
+def log_end(requests: Requests | BareRequests, events: Events) -> int:
     """The log's end: 1 us after its newest request or event.
 
     Events count too, since an event without a request also shows that the log was still being written.
@@ -209,9 +275,7 @@ def iso(at_us: int) -> str:
 
 def rows_of(row_starts: Ints, chosen: Ints) -> tuple[Ints, Ints]:
     """Positions of all rows of the chosen requests, in order, and the start of each request's rows among them."""
-    first, sizes = row_starts[chosen], row_starts[chosen + 1] - row_starts[chosen]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return np.arange(starts[-1]) + np.repeat(first - starts[:-1], sizes), starts
+    return ranges(row_starts[chosen], row_starts[chosen + 1])
 
 
 def _cut_time(cut: float | datetime, at: npt.NDArray[np.int64]) -> int:

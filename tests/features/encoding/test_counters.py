@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.schema import USER_ITEM_COUNTERS, counters
+from contracts.schema import TIME, USER_ITEM_COUNTERS, counters
+from features.encoding import counters as counting
 from features.encoding.as_of import END_OF_TIME, AsOfCounter
-from features.encoding.counters import Counters, from_parquet
+from features.encoding.counters import PAIR_RADIX, Counters, from_parquet
 from tests.features.small_log import build, random_log, statistics
 
 events = st.lists(st.tuples(st.integers(0, 4), st.integers(-5, 20), st.booleans()), max_size=30)
@@ -147,6 +148,35 @@ def test_a_log_counted_without_co_clicks_has_none(tables: Path, tmp_path: Path) 
 def test_an_id_outside_the_vocabulary_is_named(tables: Path) -> None:
     with pytest.raises(ValueError, match="'b' is not in the vocabulary"):
         from_parquet(tables / "item_counters", {"item_id": ["a"]})
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1 << 20])
+def test_a_table_is_the_same_read_some_rows_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    stored = build(tmp_path, random_log(4))
+    folder, ids = tmp_path / "user_item_counters", {"user_id": stored.user_ids, "item_id": stored.vocabulary["item_id"]}
+    rows = pq.read_table(folder).to_pylist()
+    keys = [
+        ids["user_id"].index(row["user_id"]).as_py() * PAIR_RADIX + ids["item_id"].index(row["item_id"]).as_py()
+        for row in rows
+    ]
+    at = pa.array([row["occurred_at"] for row in rows], TIME).cast(pa.int64()).to_numpy()
+    counts = (np.array([row[name] for row in rows]) for name in ("shows", "clicks"))
+    expected = AsOfCounter.from_rows(np.array(keys), at, *counts)
+    for path in folder.iterdir():
+        pq.write_table(pq.read_table(path), path, row_group_size=3)
+    monkeypatch.setattr(counting, "ROWS_AT_ONCE", at_once)
+    found = from_parquet(folder, ids)
+    assert len(rows) > 30
+    for name, values in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), values)
+        assert getattr(found, name).dtype == values.dtype
+
+
+def test_a_folder_without_counters_is_no_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(pa.ArrowInvalid, match=r"No match"):
+        from_parquet(tmp_path, {"item_id": ["a"]})
 
 
 def test_an_empty_table_reads_zero() -> None:
