@@ -41,6 +41,8 @@ log = logging.getLogger("leitmotif")
 
 JUDGED_ON = 512
 """Number of requests on which the router's starts are compared."""
+FALLS_FROM = 80_000
+"""With train.schedule: auto, the learning rate falls from so many training requests on (docs/benchmarks.md)."""
 RECEIVED = "received.ckpt"
 """The first process's checkpoint, in the folder of another."""
 
@@ -99,8 +101,9 @@ def _fit(
     checkpoint = ranks.file_from_first(resume_point(name, folder) if ranks.is_first else None, folder / RECEIVED)
     if checkpoint is None:
         pretrain_router(name, model, data, train)
-    num_steps = train.epochs * data.steps_an_epoch(world)
-    module = ClickTraining(name, model, train, num_steps)
+    steps = data.steps_an_epoch(world)
+    num_steps = train.epochs * steps
+    module = ClickTraining(name, model, with_schedule(train, steps * world * train.batch_requests), num_steps)
     callbacks = [Progress(name, "clicks", num_steps), ResumePoint(folder, train.checkpoint_s), FittedFile(folder)]
     if len(data.validation):
         callbacks.append(best_weights(folder))
@@ -111,6 +114,13 @@ def _fit(
     record = ranks.from_first(read_fitted(folder) if ranks.is_first else None)
     assert record is not None, f"{folder} was written at the end of the training"
     return record
+
+
+def with_schedule(train: TrainParams, num_requests: int) -> TrainParams:
+    """The params with auto decided, by the training requests of all processes, each rounded up to whole batches."""
+    if train.schedule != "auto":
+        return train
+    return train.model_copy(update={"schedule": "linear" if num_requests >= FALLS_FROM else "constant"})
 
 
 def pretrain_router(name: str, model: Model, data: RequestData, train: TrainParams) -> None:
