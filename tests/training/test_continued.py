@@ -12,6 +12,7 @@ from training import train
 from training.fitting.continued import check_start, order
 from training.fitting.fit import with_schedule
 from training.judging.scoring import score_requests
+from training.model.build import build
 from training.model.mixture import feature_places
 
 BACKBONE = {"global_expert": "backbone"}
@@ -107,12 +108,14 @@ def test_the_order_is_the_graph_s_own_unless_one_starts_from_another(sections):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "requests", "decided"),
+    ("schedule", "name", "requests", "decided"),
     [
-        ("auto", 79_999, "constant"), ("auto", 80_000, "linear"), ("constant", 80_000, "constant"),
-        ("linear", 10, "linear"),
+        ("auto", "mos", 79_999, "constant"), ("auto", "mos", 80_000, "linear"), ("auto", "din", 80_000, "constant"),
+        ("constant", "mos", 80_000, "constant"), ("linear", "din", 10, "linear"),
     ],
 )  # fmt: skip
-def test_auto_lets_the_rate_fall_where_there_is_much_to_learn_from(sections, schedule, requests, decided):
-    given = changed(sections["train"], schedule=schedule)
-    assert with_schedule(given, requests).schedule == decided
+def test_auto_lets_the_rate_of_themes_fall_where_there_is_much_to_learn_from(
+    prepared, sections, schedule, name, requests, decided
+):
+    given, model = changed(sections["train"], schedule=schedule), build(name, sections["model"], prepared.shape)
+    assert with_schedule(given, model, requests).schedule == decided
