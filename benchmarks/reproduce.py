@@ -31,6 +31,7 @@ from contracts.params import load_params
 from contracts.schema import FIRST_INDEX
 from features.encoding.counters import Counters
 from training.evaluate import plain
+from training.fitting.continued import fit_from
 from training.fitting.fit import fit
 from training.judging.cost import flops_of_request
 from training.judging.measure import bootstrap_iauc, with_interval
@@ -43,7 +44,7 @@ from training.model.params import ModelParams, TrainParams
 from training.requests.batches import RequestDataset, make_dataset
 from training.requests.catalogue import Vocabulary, load_counters, load_vocabulary
 from training.requests.reader import Events, Requests, load_events, load_requests
-from training.train import SCALE_FLOOR, Prepared, feature_spec, num_parameters, prepare
+from training.train import SCALE_FLOOR, Prepared, feature_spec, fit_one, num_parameters, prepare
 
 log = logging.getLogger("leitmotif")
 
@@ -112,7 +113,7 @@ class Fit:
 
     def params(self, bench: Bench) -> tuple[ModelParams, TrainParams]:
         """What it is fitted with."""
-        train = {**self.variant.train, "max_requests": self.size}
+        train = {"start": "random", **self.variant.train, "max_requests": self.size}
         sections = bench.sections
         return sections["model"].model_copy(update=dict(self.variant.changes)), sections["train"].model_copy(
             update=train
@@ -183,8 +184,12 @@ def _fit(bench: Bench, one: Fit) -> Arrays:
     mean, scale = prepared.train.standardisation()
     scale[scale < SCALE_FLOOR] = 1.0
     fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, mean, scale)
-    began = time.process_time()
-    record, best = fit(one.name, model, prepared.train, prepared.validation, train, one.seed)
+    began, given = time.process_time(), (prepared.train, prepared.validation, train, one.seed)
+    if train.start == "backbone":
+        assert isinstance(model, MixtureOfSequence)
+        record, best = fit_from(fit_one(BAR, params, prepared, train, one.seed), model, *given)
+    else:
+        record, best = fit(one.name, model, *given)
     seconds = time.process_time() - began
     test = RequestDataset(spec, bench.events, bench.requests, bench.test.scalars, bench.test.counters)
     log.info("%s: step %d of %d, %.0f CPU s", one.title, record[best - 1].step, record[-1].step, seconds)

@@ -81,8 +81,14 @@ FALLING = {
     f"{name}_falling": replace(variant, what=f"{variant.what}; the rate falls", train={"schedule": "linear"})
     for name, variant in (CORE | {"oracle": CONTROLS["oracle"]}).items()
 }
+STARTED = {
+    "mos_din_started": replace(
+        CONTAINING["mos_din_whole"], what="MoS over din, starts as the trained din", train={"start": "backbone"}
+    )
+}
 GROUPS = {
     "core": CORE,
+    "started": STARTED,
     "falling": FALLING,
     "backbones": BACKBONES | MIXTURES,
     "containing": CONTAINING,

@@ -24,11 +24,13 @@ from features.encoding.encode import FeatureSpec
 from features.terms.params import HistoryParams, LabelParams, SplitParams, StatisticsParams
 from training.fitting.calibrate import calibrate
 from training.fitting.checkpoint import inputs_of, open_state
+from training.fitting.continued import BASELINE, check_start, fit_from, order
 from training.fitting.fit import Places, fit
 from training.fitting.memory import keep_freed_memory
 from training.fitting.ranks import ALONE, Ranks, joined
 from training.fitting.record import Measured, write_record
 from training.model.build import GRAPH_MODELS, Model, build, describe, fit_buffers, save_weights
+from training.model.mixture import MixtureOfSequence
 from training.model.params import ModelParams, TrainParams
 from training.model.processes import gathered
 from training.model.shape import ModelShape
@@ -87,12 +89,16 @@ def run(
     with joined(train) as ranks:
         places = open_places(data, ranks, **sections)
         spec = feature_spec(history, model, statistics)
+        check_start(model, train)
         prepared = prepare(data, spec, split, labels, train, seed, places.checkpoints, ranks)
         keep_freed_memory(largest_tensor(prepared.train, model, train))
-        fitted = {name: fit_one(name, model, prepared, train, seed, places, ranks) for name in GRAPH_MODELS}
+        fitted: dict[str, Fitted] = {}
+        for name in order(GRAPH_MODELS, train):
+            fitted[name] = fit_one(name, model, prepared, train, seed, places, ranks, fitted.get(BASELINE))
     if not ranks.is_first:
         shutil.rmtree(places.checkpoints, ignore_errors=True)
         return {}
+    fitted = {name: fitted[name] for name in GRAPH_MODELS}
     return _finish(data, model, train, spec, prepared, fitted, places)
 
 
@@ -227,8 +233,12 @@ def fit_one(
     seed: int,
     places: Places | None = None,
     ranks: Ranks = ALONE,
+    baseline: Fitted | None = None,
 ) -> Fitted:
-    """A fitted model with its best weights, the training record, and the number of the best row."""
+    """A fitted model with its best weights, the training record, and the number of the best row.
+
+    baseline: the trained backbone, from which MoS starts if train.start says so.
+    """
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
     moments = reduce(Moments.merged, gathered(prepared.train.moments()))
@@ -236,7 +246,12 @@ def fit_one(
     mean, scale = moments.standardisation()
     scale[scale < SCALE_FLOOR] = 1.0
     fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, mean, scale)
-    record, best = fit(name, model, prepared.train, prepared.validation, train, seed, places, ranks)
+    given = (prepared.train, prepared.validation, train, seed, places, ranks)
+    if train.start == "backbone" and isinstance(model, MixtureOfSequence):
+        assert baseline is not None, "continued.order trains it before"
+        record, best = fit_from(baseline, model, *given)
+    else:
+        record, best = fit(name, model, *given)
     return model, record, best
 
 

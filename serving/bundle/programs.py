@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ DESCRIPTION = "exported.json"
 TABLES = "tables.safetensors"
 """What a service reads of the catalogue beside the programs, which hold it too."""
 CPU_INFO = Path("/proc/cpuinfo")
+MAPPED = Path("/proc/self/maps")
+UNPACKED = "aotinductor_"
+"""How the names of the temporary folders begin."""
 
 Half = Callable[..., Any]
 
@@ -69,7 +73,28 @@ def are_programs_of(folder: Path, bundle_hash: str) -> bool:
 
 def load_half(path: Path, *, compiled: bool) -> Half:
     """Load a half as a function of tensors."""
-    return torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
+    if not compiled:
+        return torch.export.load(path).module()
+    before = _unpacked()
+    half = torch._inductor.aoti_load_package(str(path))
+    for folder in _unpacked() - before:
+        shutil.rmtree(folder, ignore_errors=True)
+    return half
+
+
+def _unpacked() -> set[Path]:
+    """The temporary folders whose machine code for CPUs this process has mapped.
+
+    torch 2.13.0 unpacks a package there and leaves it when the process ends, some 2 MB a half each time; what is mapped
+    does not need its file. A package for a GPU is not among them if it reads further files later.
+    """
+    try:
+        lines = MAPPED.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return set()
+    libraries = [Path(line.split(maxsplit=5)[-1]) for line in lines if UNPACKED in line]
+    folders = {each for path in libraries for each in path.parents if each.name.startswith(UNPACKED)}
+    return {folder for folder in folders if not any(folder.rglob("*.cubin"))}
 
 
 def processor() -> str:

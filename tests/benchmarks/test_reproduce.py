@@ -37,7 +37,7 @@ def test_every_variant_is_a_model_of_its_own_params(params: ModelParams, name: s
     theme_N = np.arange(SHAPE.num_items) % params.num_themes
     model = make(variant, params.model_copy(update=dict(variant.changes)), SHAPE, theme_N)
     assert model.params == params.model_copy(update=dict(variant.changes))
-    assert set(variant.train) <= {"mutual_information", "router_steps", "schedule"}
+    assert set(variant.train) <= {"mutual_information", "router_steps", "schedule", "start"}
 
 
 def test_given_themes_are_what_the_mixture_routes_by(params: ModelParams) -> None:
@@ -60,10 +60,11 @@ def test_the_command_writes_paired_rows_and_fits_nothing_twice(
 ) -> None:
     small = sections["train"].model_copy(update={"router_steps": 5, "epochs": 1, "validations_per_epoch": 1})
     monkeypatch.setattr(reproduce, "load_params", lambda: sections | {"train": small})
-    monkeypatch.setattr(reproduce, "GROUPS", {"core": GROUPS["core"], "ablations": {"no_theme": ABLATIONS["no_theme"]}})
+    groups = {name: GROUPS[name] for name in ("core", "started")} | {"ablations": {"no_theme": ABLATIONS["no_theme"]}}
+    monkeypatch.setattr(reproduce, "GROUPS", groups)
     kept = tmp_path / "kept"
     asked = ["reproduce", "--data", str(data), "--out", str(tmp_path), "--keep-in", str(kept), "--seeds", "2"]
-    asked += ["--groups", "core", "ablations", "--sizes", "100", "--max-test", "300", "--processes", "2"]
+    asked += ["--groups", *groups, "--sizes", "100", "--max-test", "300", "--processes", "2"]
     monkeypatch.setattr(sys, "argv", [*asked, "--limit-s", "0"])
     with pytest.raises(SystemExit):
         reproduce.main()
@@ -71,10 +72,10 @@ def test_the_command_writes_paired_rows_and_fits_nothing_twice(
     monkeypatch.setattr(sys, "argv", asked)
     reproduce.main()
     made = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.npz")}
-    assert len(made) == 8
+    assert len(made) == 10
     told = json.loads((tmp_path / "reproduce_simulator.json").read_text())
     rows = {row["model"]: row for row in told["rows"]}
-    assert set(rows) == {"din", "mos_din", "mos_din_whole", "no_theme"}
+    assert set(rows) == {"din", "mos_din", "mos_din_whole", "mos_din_started", "no_theme"}
     assert rows["din"]["iauc_minus_din"] == 0.0
     mos = rows["mos_din"]
     assert mos["iauc_minus_din"] == pytest.approx(mos["iauc"] - rows["din"]["iauc"])

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,23 @@ def test_without_a_compiler_machine_code_is_refused_and_the_last_programs_stand(
     with pytest.raises(InputError, match=r"no C\+\+ compiler .*Install one, or leave it out"):
         export(predictor.bundle, exported, compiled=True)
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_machine_code_that_is_loaded_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch unpacks it into a temporary folder, and leaves that when a process ends: a disk of memory would fill."""
+    layer, given = torch.nn.Linear(4, 4), torch.arange(12.0).view(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about itself
+        program = torch.export.export(layer, (given,))
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "layer.pt2"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    half = load_half(Path(package), compiled=True)
+    assert not list((tmp_path / "temporary").iterdir())
+    torch.testing.assert_close(half(given), layer(given))
+    kept = torch._inductor.aoti_load_package(package)
+    assert list((tmp_path / "temporary").iterdir()), f"{kept} needs no files any more: load_half may let torch do it"
 
 
 @pytest.mark.slow

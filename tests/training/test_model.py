@@ -271,6 +271,25 @@ def test_a_mixture_with_its_backbone_as_global_expert_starts_as_the_backbone(
     )
 
 
+@pytest.mark.parametrize("backbone", ALONE)
+def test_a_mixture_that_takes_over_a_trained_backbone_scores_as_that(
+    make_model, make_history, make_candidates, backbone
+):
+    """Whatever its own weights were; and its experts read with what the backbone learnt."""
+    mixture, alone = make_model(backbone=backbone, global_expert="backbone"), make_model(backbone)
+    with torch.no_grad():
+        mixture.head.layers[0].weight.normal_()
+    history, candidates = make_history(LENGTHS), make_candidates(4, 3)
+    before = scores(mixture, history, candidates)
+    mixture.start_as(alone)
+    expected = scores(alone, history, candidates)
+    assert (before - expected).abs().max() > 0.01
+    torch.testing.assert_close(scores(mixture, history, candidates), expected, rtol=0, atol=1e-12)
+    for part in (mixture.theme_backbone, mixture.short_backbone, mixture.global_backbone):
+        for name, value in alone.backbone.state_dict().items():
+            assert torch.equal(part.state_dict()[name], value)
+
+
 @pytest.mark.parametrize("name", ["mos", "din"])
 def test_a_batch_s_own_items_score_as_the_whole_catalogue_does(make_model, make_history, make_candidates, name):
     """More items than the batch holds: they are renumbered, and nothing else changes."""

@@ -22,6 +22,7 @@ TRAIN = TrainParams(
     loss="pointwise",
     learning_rate=0.005,
     schedule="constant",
+    start="random",
     mutual_information=0.3,
     router_steps=0,
     router_starts=1,

@@ -131,7 +131,7 @@ def test_an_online_difference_fails_the_verdict_even_if_nothing_else_is_judged()
     [
         (0.7675, 0.7715, "best", "din", "DIN is served: its iAUC on the validation part was 0.7715 (MoS 0.7675)."),
         (0.7715, 0.7675, "best", "mos", "MoS is served: its iAUC on the validation part was 0.7715 (DIN 0.7675)."),
-        (0.7, 0.7, "best", "mos", "0.7000 (DIN 0.7000)"),
+        (0.7, 0.7, "best", "din", "0.7000 (MoS 0.7000) and it costs less."),
         (0.6, 0.7, "candidate", "mos", "because evaluate.serve is candidate"),
         (None, None, "best", "mos", "nothing to choose by"),
     ],

@@ -41,6 +41,8 @@ log = logging.getLogger("leitmotif")
 
 JUDGED_ON = 512
 """Number of requests on which the router's starts are compared."""
+FALLS_FROM = 80_000
+"""With train.schedule: auto, the learning rate of MoS falls from so many training requests on (docs/benchmarks.md)."""
 RECEIVED = "received.ckpt"
 """The first process's checkpoint, in the folder of another."""
 
@@ -99,8 +101,9 @@ def _fit(
     checkpoint = ranks.file_from_first(resume_point(name, folder) if ranks.is_first else None, folder / RECEIVED)
     if checkpoint is None:
         pretrain_router(name, model, data, train)
-    num_steps = train.epochs * data.steps_an_epoch(world)
-    module = ClickTraining(name, model, train, num_steps)
+    steps = data.steps_an_epoch(world)
+    num_steps = train.epochs * steps
+    module = ClickTraining(name, model, with_schedule(train, model, steps * world * train.batch_requests), num_steps)
     callbacks = [Progress(name, "clicks", num_steps), ResumePoint(folder, train.checkpoint_s), FittedFile(folder)]
     if len(data.validation):
         callbacks.append(best_weights(folder))
@@ -111,6 +114,17 @@ def _fit(
     record = ranks.from_first(read_fitted(folder) if ranks.is_first else None)
     assert record is not None, f"{folder} was written at the end of the training"
     return record
+
+
+def with_schedule(train: TrainParams, model: Model, num_requests: int) -> TrainParams:
+    """The params with auto decided: the rate falls for a model with themes, from FALLS_FROM requests on.
+
+    num_requests: of all processes, each rounded up to whole batches. A backbone alone learns best at a constant rate.
+    """
+    if train.schedule != "auto":
+        return train
+    falls = model.has_router and num_requests >= FALLS_FROM
+    return train.model_copy(update={"schedule": "linear" if falls else "constant"})
 
 
 def pretrain_router(name: str, model: Model, data: RequestData, train: TrainParams) -> None:

@@ -35,7 +35,8 @@ Figures = Mapping[str, float]
 def choose(validation: Mapping[str, Mapping[str, float | None]], serve: str) -> tuple[str, str]:
     """The model to serve, and a sentence that says why. The choice does not use the test part.
 
-    validation: iAUC of the fitted models on the validation part, None where undefined; a tie goes to CANDIDATE.
+    validation: iAUC of the fitted models on the validation part, None where undefined. Of equals the one without
+    themes is taken, since it costs less: MoS that gained nothing over its start (train.start) is the baseline itself.
     serve: evaluate.serve.
     """
     figures = {name: figures["iauc"] for name, figures in validation.items()}
@@ -46,9 +47,10 @@ def choose(validation: Mapping[str, Mapping[str, float | None]], serve: str) -> 
         return CANDIDATE, (
             f"{name_of(CANDIDATE)} is served: no validation request could be ranked, so there was nothing to choose by."
         )
-    best = max(measured, key=lambda name: (measured[name], name == CANDIDATE))
+    best = max(measured, key=lambda name: (measured[name], name != CANDIDATE))
     others = ", ".join(f"{name_of(name)} {value:.4f}" for name, value in measured.items() if name != best)
-    return best, f"{name_of(best)} is served: its iAUC on the validation part was {measured[best]:.4f} ({others})."
+    equal = " and it costs less" if list(measured.values()).count(measured[best]) > 1 else ""
+    return best, f"{name_of(best)} is served: its iAUC on the validation part was {measured[best]:.4f} ({others}){equal}."
 
 
 def standing(

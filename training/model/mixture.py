@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.model.alone import BackboneAlone
 from training.model.backbones.choose import make_backbone
 from training.model.batch import Candidates, Codes, History
 from training.model.information import mutual_information_loss
@@ -77,6 +78,24 @@ class MixtureOfSequence(Ranker):
             self.head.start_blind([place for part in OWN for place in feature_places(params)[part]])
         self.gate = nn.Embedding(shape.num_age_buckets, 1)
         nn.init.zeros_(self.gate.weight)
+
+    def start_as(self, backbone: BackboneAlone) -> None:
+        """Take over the weights of a trained backbone, so that the logits are its own.
+
+        The experts read with what it learnt, and what BackboneAlone lacks counts for nothing until it is learnt.
+        Only with global_expert: backbone.
+        """
+        taken = {name.replace("backbone.", "global_backbone.", 1): each for name, each in backbone.state_dict().items()}
+        first, places = taken.pop("head.layers.0.weight"), feature_places(self.params)
+        shared = [place for part, own in places.items() if part not in OWN for place in own]
+        with torch.no_grad():
+            weight = self.head.layers[0].weight
+            weight.zero_()  # type: ignore[operator]
+            weight[:, shared] = first[:, : len(shared)]  # type: ignore[index]
+            weight[:, places["match"].stop :] = first[:, len(shared) :]  # type: ignore[index]
+        self.load_state_dict(taken, strict=False)
+        for each in (self.theme_backbone, self.short_backbone):
+            each.load_state_dict(backbone.backbone.state_dict())
 
     def learn(
         self, history: History, candidates: Candidates, codes: Codes | None = None

@@ -43,7 +43,8 @@ class TrainParams(Section):
     min_history: NonNegativeInt  # requests with fewer events of history are not trained on
     batch_requests: PositiveInt
     learning_rate: PositiveFloat
-    schedule: Literal["constant", "linear"]  # of the learning rate; linear: decays to 0 over all epochs
+    schedule: Literal["auto", "constant", "linear"]  # of the learning rate; linear: decays to 0 over all epochs
+    start: Literal["random", "backbone"]  # of MoS; backbone: the weights of the trained DIN
     loss: Literal["pointwise", "listwise", "both"]  # per click, within its request, or the sum of both
     mutual_information: NonNegativeFloat  # weight of L_MI
     router_steps: NonNegativeInt  # L_MI-only steps before the first epoch
