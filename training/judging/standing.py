@@ -50,7 +50,8 @@ def choose(validation: Mapping[str, Mapping[str, float | None]], serve: str) -> 
     best = max(measured, key=lambda name: (measured[name], name != CANDIDATE))
     others = ", ".join(f"{name_of(name)} {value:.4f}" for name, value in measured.items() if name != best)
     equal = " and it costs less" if list(measured.values()).count(measured[best]) > 1 else ""
-    return best, f"{name_of(best)} is served: its iAUC on the validation part was {measured[best]:.4f} ({others}){equal}."
+    figure = f"{measured[best]:.4f} ({others})"
+    return best, f"{name_of(best)} is served: its iAUC on the validation part was {figure}{equal}."
 
 
 def standing(
