@@ -66,6 +66,21 @@ def test_a_new_file_that_is_whole_starts_one_run_and_no_second_one(made_toy: Toy
     assert watched.tick() == "a run"
 
 
+def test_a_file_whose_time_is_of_tomorrow_does_not_hold_the_others_up(made_toy: Toy, door: Door) -> None:
+    """From a machine whose clock is ahead, or unpacked in another time zone."""
+    log = made_toy.root.parent / "log"
+    log.mkdir()
+    write(log / "1.csv", "a", age_s=500)
+    made_toy.set(source__path=str(log))
+    watched = Watched(Door(made_toy.root, door.instance))
+    watched.tick()
+    write(log / "2.csv", "b", age_s=-86_400)
+    assert watched.tick() == "a run"
+    assert watched.tick() == f"- no new file in {log}"
+    write(log / "3.csv", "c", age_s=1)
+    assert watched.tick() == f"- {log} is being written to"
+
+
 def test_switched_on_before_the_first_run_it_runs(toy: Toy, door: Door) -> None:
     log = toy.root.parent / "log"
     log.mkdir()
