@@ -19,11 +19,14 @@ from serving.bundle.manifest import Manifest, read_manifest
 from serving.locations import champion_path, newest_path
 from serving.params import PromoteParams
 from serving.promoting.compare import METRIC, Comparison, compare
-from serving.promoting.places import crown, other_format, version_of, withdrawn_of
+from serving.promoting.places import crown, damage_of, other_format, version_of, withdrawn_of
 from serving.promoting.rescore import ANYWAY
 
 WAIT_S = 60.0
 """How long to wait for a running stage, run or DVC command, since the compared files must not change meanwhile."""
+
+RESTORE = "`dvc checkout --force {home}.dvc` restores it"
+"""From DVC's cache; `dvc pull --force` where the cache lacks it."""
 
 log = logging.getLogger("leitmotif")
 
@@ -109,6 +112,8 @@ def _refused_unseen(new: dict[str, Any], old: dict[str, Any], champion: Path) ->
     """Why the two are not compared; None if they are."""
     if why := other_format(champion):
         return f"the champion is not compared: {why}; {ANYWAY}"
+    if why := damage_of(champion):
+        return f"the champion is damaged and not compared: {why} {RESTORE.format(home=champion.parent)}; {ANYWAY}"
     if new["model_version"] == old["model_version"]:
         return "the newest bundle is the champion already"
     if new["model_version"] in withdrawn_of(champion.parent):
@@ -144,8 +149,10 @@ def _rescored(found: Comparison | None, side: str) -> dict[str, Any]:
 
 
 def _champion(bundle: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """The champion's side of the report; only its version if this code cannot read its format."""
-    return dict.fromkeys(new) | {"model_version": version_of(bundle)} if other_format(bundle) else _side(bundle)
+    """The champion's side of the report; only its version if it is damaged or of another format."""
+    if damage_of(bundle) or other_format(bundle):
+        return dict.fromkeys(new) | {"model_version": version_of(bundle)}
+    return _side(bundle)
 
 
 def _side(bundle: Path) -> dict[str, Any]:

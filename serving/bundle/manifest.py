@@ -16,7 +16,7 @@ from serving.params import ServeParams
 MANIFEST = "bundle.json"
 FORMAT = 2
 """2: includes the index for retrieval."""
-AGAIN = "`make run` packages it again; `make pull` fetches it again; `make promote` replaces a champion."
+AGAIN = "`make run` packages it again; `make pull` fetches it; `make promote ARGS=--force` replaces a champion."
 SHORT = 12  # characters of the hash in a model's version
 
 
