@@ -79,6 +79,11 @@ def build_new_files(root: Path, job: AssetJob) -> dg.SensorDefinition:
         context.update_cursor(cursor)
         if first and _is_read(root):
             return dg.SkipReason(f"the pipeline has read the {len(seen):,} files of {path}")
+        waiting = context.instance.get_runs(
+            dg.RunsFilter(job_name=job.name, statuses=[dg.DagsterRunStatus.QUEUED]), limit=1
+        )
+        if waiting:
+            return dg.SkipReason(f"run {waiting[0].run_id} waits for its turn and will read the new files of {path}")
         # no run key: with one, a folder that is again as it once was would never run again
         return dg.RunRequest(tags={"new files": str(path)})
 
