@@ -15,7 +15,7 @@ from contracts.publish import write_json
 from contracts.running import begun
 from features.terms.params import LabelParams
 from serving.bundle.loaded import METRICS, model_of, read_json, reading
-from serving.bundle.manifest import Manifest, read_manifest
+from serving.bundle.manifest import AGAIN, Manifest, read_manifest
 from serving.locations import champion_path, newest_path
 from serving.params import PromoteParams
 from serving.promoting.compare import METRIC, Comparison, compare
@@ -24,9 +24,6 @@ from serving.promoting.rescore import ANYWAY
 
 WAIT_S = 60.0
 """How long to wait for a running stage, run or DVC command, since the compared files must not change meanwhile."""
-
-RESTORE = "`dvc checkout --force {home}.dvc` restores it"
-"""From DVC's cache; `dvc pull --force` where the cache lacks it."""
 
 log = logging.getLogger("leitmotif")
 
@@ -113,7 +110,8 @@ def _refused_unseen(new: dict[str, Any], old: dict[str, Any], champion: Path) ->
     if why := other_format(champion):
         return f"the champion is not compared: {why}; {ANYWAY}"
     if why := damage_of(champion):
-        return f"the champion is damaged and not compared: {why} {RESTORE.format(home=champion.parent)}; {ANYWAY}"
+        restore = f"`dvc checkout --force {champion.parent}.dvc` restores it"
+        return f"the champion is damaged and not compared: {why.removesuffix(AGAIN).rstrip('. ')}; {restore}; {ANYWAY}"
     if new["model_version"] == old["model_version"]:
         return "the newest bundle is the champion already"
     if new["model_version"] in withdrawn_of(champion.parent):
