@@ -1,7 +1,7 @@
 """Partitions of a log -> where the log ends, if a few rows come long after all others: a wrong year, a broken clock.
 
 The newest row is the log's end, from which the service's clock runs and retention counts: a single row of 2099 would
-make every history decades old and empty the catalogue of what is on offer.
+make every history decades old, every trailing count zero and, with serve.retrieval.idle_s, take every item off offer.
 """
 
 import logging
