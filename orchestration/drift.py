@@ -21,7 +21,7 @@ REQUEST_LOG = "LEITMOTIF_REQUEST_LOG"
 MOST_FIGURES = 5
 ABOUT = f"""The features and scores of what was asked lately are read again and compared with the test requests of the
 model (`make drift`). It reads the folder that `{REQUEST_LOG}` names where `make ui` was started, or the one that `log`
-in its config names."""
+in its config names. Where nothing can be judged, that is a warning: nobody is watching."""
 
 
 def build_drift_check(root: Path, command: Sequence[str] = DRIFT) -> dg.AssetChecksDefinition:
@@ -38,7 +38,8 @@ def build_drift_check(root: Path, command: Sequence[str] = DRIFT) -> dg.AssetChe
         folder = context.op_execution_context.op_config.get("log") or os.environ.get(REQUEST_LOG)
         if not folder:
             return dg.AssetCheckResult(
-                passed=True,
+                passed=False,
+                severity=dg.AssetCheckSeverity.WARN,
                 description=f"Not judged: no request log is kept. Serve, and start `make ui`, with {REQUEST_LOG}.",
                 metadata={"judged": False},
             )
@@ -49,12 +50,13 @@ def build_drift_check(root: Path, command: Sequence[str] = DRIFT) -> dg.AssetChe
         reports = reports_of(root)
         told = read_report(root, f"{reports}/drift.json")
         figures = sorted(told["figures"], key=lambda each: -each["psi"])[:MOST_FIGURES]
+        judged = bool(told["state"])
         return dg.AssetCheckResult(
-            passed=status == 0,
+            passed=judged and status == 0,
             severity=dg.AssetCheckSeverity.WARN,
-            description=told["sentence"],
+            description=told["sentence"] if judged else f"Not judged: {told['sentence']}",
             metadata={
-                "judged": bool(told["state"]),
+                "judged": judged,
                 "num_requests": told["num_requests"],
                 "page": page_link(root, root / reports / "drift.html"),
                 **{f"psi {each['name']}": each["psi"] for each in figures},

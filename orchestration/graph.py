@@ -57,6 +57,16 @@ class Graph:
         """The stage of that name. Raises KeyError where there is none."""
         return {stage.name: stage for stage in self.stages}[name]
 
+    def up_to(self, name: str) -> tuple[Stage, ...]:
+        """The stages that `dvc repro <name>` runs, upstream first: that one, and all that its inputs come from."""
+        wanted: set[str] = set()
+        found: list[Stage] = []
+        for stage in reversed(self.stages):
+            if stage.name == name or any(out.path in wanted for out in stage.outs):
+                found.append(stage)
+                wanted |= {out.path for out in stage.inputs}
+        return tuple(reversed(found))
+
     @property
     def outs(self) -> tuple[Out, ...]:
         """Every out, upstream first."""

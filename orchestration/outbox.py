@@ -17,6 +17,8 @@ TICK_S = 15.0
 """A tick begins no message after so long: with two channels of channels.PATIENCE_S it ends within a minute."""
 AGAIN_S, SELDOM_S = 30.0, 3600.0
 """The time between two attempts: the first, doubled each time, and the longest."""
+MOST_DOUBLED = 16
+"""Doubled so often, any time between attempts is the longest; after 1,024 hourly attempts it would be no number."""
 
 Message = Mapping[str, Any]
 
@@ -60,7 +62,7 @@ def deliver(
             kept[name] = before
             continue
         got, missed = tell(root, message(), [each for each in before.left if each in channels])
-        wait_s = min(AGAIN_S * 2**before.tries, SELDOM_S)
+        wait_s = min(AGAIN_S * 2 ** min(before.tries, MOST_DOUBLED), SELDOM_S)
         kept[name] = Sent(event, missed, before.tries + 1, now + wait_s) if missed else Sent(event)
         told = f"told {', '.join(got)}" if got else "" if missed else NOBODY
         said.append(f"{name}: {'; '.join(filter(None, [told, *missed.values()]))}")

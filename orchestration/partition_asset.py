@@ -10,7 +10,7 @@ from orchestration.assets import POOL, RETRIES, failure, plain_words
 from orchestration.attempt import repro
 from orchestration.graph import Stage, read_graph
 from orchestration.labels import kinds_of, owners_of
-from orchestration.partitions import ASSET, PARTITIONS, PROFILE, materialization, read_failures, read_rows
+from orchestration.partitions import ASSET, JUDGING, PARTITIONS, PROFILE, materialization, read_failures, read_rows
 from orchestration.record import record
 
 ABOUT = """What validate found of each day, month or year of the log: rows, click rate, failed expectations, beside the
@@ -31,7 +31,7 @@ def build_partition_asset(root: Path, stage: Stage) -> dg.AssetsDefinition:
     """The asset for the repository at root; stage: the one that makes PROFILE."""
 
     @dg.multi_asset(
-        name="judge_partitions",
+        name=JUDGING,
         description=f"Runs `dvc repro {stage.name}` and reports the chosen partitions.",
         specs=[
             dg.AssetSpec(

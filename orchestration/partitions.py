@@ -23,6 +23,8 @@ from orchestration.versions import read_made
 PROFILE = "profile"
 """The output of validate that holds the figures of every partition, and what became of every expectation."""
 ASSET = dg.AssetKey("partition_quality")
+JUDGING = "judge_partitions"
+"""The step that runs `dvc repro` of the stage that makes PROFILE, and of what that stage reads."""
 PARTITIONS = dg.DynamicPartitionsDefinition(name="log_partitions")
 COUNTS = ("rows_in", "rows_quarantined", "rows_duplicated", "clicks", "users", "items", "requests")
 BESIDE = ("rows_of_trailing", "click_rate_of_trailing", "category_distance", "new_item_share", "longest_gap_s")

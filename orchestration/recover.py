@@ -15,6 +15,8 @@ from dagster import DagsterRun, DagsterRunStatus, RunsFilter
 
 from contracts.arguments import none_taken
 from orchestration.attempt import restore
+from orchestration.graph import read_graph
+from orchestration.partitions import JUDGING, PROFILE
 
 _GOING_ON = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 _ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
@@ -26,14 +28,14 @@ def main() -> None:
         print("DAGSTER_HOME is not set, so there is no instance to look at. `make ui` sets it.", file=sys.stderr)
         sys.exit(2)
     with dg.DagsterInstance.get() as instance:
-        for run_id, stages in clear_dead_runs(instance).items():
+        for run_id, steps in clear_dead_runs(instance).items():
             print(f"Run {run_id} had lost its worker, and has ended; materialize its assets again.")
-            for stage in stages:
+            for stage in stages_of(Path.cwd(), steps):
                 restore(Path.cwd(), stage, print)
 
 
 def clear_dead_runs(instance: dg.DagsterInstance) -> dict[str, list[str]]:
-    """Cancel every run that nobody works on, free the pool places of what has ended; run id -> stages cut off."""
+    """Cancel every run that nobody works on, free the pool places of what has ended; run id -> steps cut off."""
     dead = [run for run in instance.get_runs(RunsFilter(statuses=_GOING_ON)) if not _has_worker(instance, run)]
     for run in dead:
         instance.report_run_canceled(run, message="Its worker process is gone (a hard kill or a restart).")
@@ -41,6 +43,15 @@ def clear_dead_runs(instance: dg.DagsterInstance) -> dict[str, list[str]]:
     for run in left:
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return {run.run_id: _cut_off(instance, run) for run in {run.run_id: run for run in [*dead, *left]}.values()}
+
+
+def stages_of(root: Path, steps: Sequence[str]) -> list[str]:
+    """The stages that these steps may have been at, upstream first. A step is called after its stage, but for the one
+    that judges partitions, which runs several. Steps that run no stage stand for none."""
+    graph = read_graph(root)
+    judged = next((stage.name for stage in graph.stages if any(out.key == PROFILE for out in stage.outs)), "")
+    wanted = {*steps, *(stage.name for stage in graph.up_to(judged) if JUDGING in steps)}
+    return [stage.name for stage in graph.stages if stage.name in wanted]
 
 
 def _holding(instance: dg.DagsterInstance) -> Sequence[DagsterRun]:

@@ -69,7 +69,8 @@ def build_new_files(root: Path, job: AssetJob) -> dg.SensorDefinition:
         seen = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
         if not seen:
             return dg.SkipReason(f"there is no file in {path}")
-        if time.time() - max(written for *_, written in seen) / 1e9 < SETTLED_S:
+        now = time.time()  # a file of tomorrow came from a machine whose clock is ahead, and may have come long ago
+        if any(abs(now - written / 1e9) < SETTLED_S for *_, written in seen):
             return dg.SkipReason(f"{path} is being written to")
         cursor = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
         if cursor == context.cursor:
@@ -78,6 +79,11 @@ def build_new_files(root: Path, job: AssetJob) -> dg.SensorDefinition:
         context.update_cursor(cursor)
         if first and _is_read(root):
             return dg.SkipReason(f"the pipeline has read the {len(seen):,} files of {path}")
+        waiting = context.instance.get_runs(
+            dg.RunsFilter(job_name=job.name, statuses=[dg.DagsterRunStatus.QUEUED]), limit=1
+        )
+        if waiting:
+            return dg.SkipReason(f"run {waiting[0].run_id} waits for its turn and will read the new files of {path}")
         # no run key: with one, a folder that is again as it once was would never run again
         return dg.RunRequest(tags={"new files": str(path)})
 

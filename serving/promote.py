@@ -15,11 +15,11 @@ from contracts.publish import write_json
 from contracts.running import begun
 from features.terms.params import LabelParams
 from serving.bundle.loaded import METRICS, model_of, read_json, reading
-from serving.bundle.manifest import Manifest, read_manifest
+from serving.bundle.manifest import AGAIN, Manifest, read_manifest
 from serving.locations import champion_path, newest_path
 from serving.params import PromoteParams
 from serving.promoting.compare import METRIC, Comparison, compare
-from serving.promoting.places import crown, other_format, version_of, withdrawn_of
+from serving.promoting.places import crown, damage_of, other_format, version_of, withdrawn_of
 from serving.promoting.rescore import ANYWAY
 
 WAIT_S = 60.0
@@ -109,6 +109,9 @@ def _refused_unseen(new: dict[str, Any], old: dict[str, Any], champion: Path) ->
     """Why the two are not compared; None if they are."""
     if why := other_format(champion):
         return f"the champion is not compared: {why}; {ANYWAY}"
+    if why := damage_of(champion):
+        restore = f"`dvc checkout --force {champion.parent}.dvc` restores it"
+        return f"the champion is damaged and not compared: {why.removesuffix(AGAIN).rstrip('. ')}; {restore}; {ANYWAY}"
     if new["model_version"] == old["model_version"]:
         return "the newest bundle is the champion already"
     if new["model_version"] in withdrawn_of(champion.parent):
@@ -144,8 +147,10 @@ def _rescored(found: Comparison | None, side: str) -> dict[str, Any]:
 
 
 def _champion(bundle: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """The champion's side of the report; only its version if this code cannot read its format."""
-    return dict.fromkeys(new) | {"model_version": version_of(bundle)} if other_format(bundle) else _side(bundle)
+    """The champion's side of the report; only its version if it is damaged or of another format."""
+    if damage_of(bundle) or other_format(bundle):
+        return dict.fromkeys(new) | {"model_version": version_of(bundle)}
+    return _side(bundle)
 
 
 def _side(bundle: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,7 @@ def _check_importable(function: Callable[[Any], Any]) -> None:
 def _start(params: EngineParams) -> Any:
     """Start a session. Raises InputError that says what is missing."""
     remote = os.environ.get(REMOTE, "").strip()
+    _check_options(params.options)
     try:
         builder: Any = importlib.import_module("pyspark.sql").SparkSession.builder  # an extra: pyright may lack it
     except ImportError:
@@ -142,10 +143,21 @@ def _start(params: EngineParams) -> Any:
             if not remote or name.startswith("spark.sql."):
                 builder = builder.config(name, value)
         session = builder.getOrCreate()
+        session.conf.get("spark.sql.session.timeZone")  # Spark reads the values of its settings only when it is asked
         log.info("Spark %s at %s in %.1f s", session.version, where, time.perf_counter() - began)
     except Exception as error:
-        raise InputError(_unreachable(where, _message(error))) from error
+        raise InputError(_not_started(where, params.options, _message(error))) from error
     return session
+
+
+def _check_options(options: Mapping[str, str]) -> None:
+    """Refuse names that Spark ignores, and the one that would override engine.master."""
+    for name in options:
+        if not name.startswith("spark.") or name == "spark.master":
+            better = "it is engine.master" if name == "spark.master" else "their names begin with `spark.`"
+            raise InputError(
+                f"engine.options: {name!r} is no setting of Spark that is given here: {better}. Correct params.yaml."
+            )
 
 
 def _check_answers(master: str) -> None:
@@ -174,6 +186,15 @@ def _unreachable(where: str, why: str) -> str:
     )
 
 
+def _not_started(where: str, options: Mapping[str, str], why: str) -> str:
+    given = ", ".join(f"{name}: {value}" for name, value in options.items())
+    return (
+        f"engine: Spark at {where} did not start ({why}). "
+        + (f"Check engine.options ({given}) first. " if given else "")
+        + f"Start it if it is away, correct engine.master or {REMOTE}, or set engine.name=duckdb."
+    )
+
+
 def _check_java() -> None:
     home = os.environ.get("JAVA_HOME")
     if not (home and Path(home, "bin", "java").is_file()) and shutil.which("java") is None:
@@ -195,5 +216,7 @@ def _explained(error: Exception) -> Exception:
 
 
 def _message(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return shorten(text, MAX_MESSAGE)
+    """What the JVM names as the cause, without its stack; else the error's own words."""
+    *_, cause = re.split(r"Caused by: ", str(error))
+    text = " ".join(re.split(r"\n\s+at |\nJVM stacktrace", cause)[0].split())
+    return shorten(text or type(error).__name__, MAX_MESSAGE)

@@ -110,8 +110,20 @@ def check_columns(file: DataFile, mapping: Mapping[str, str], names: Sequence[st
             is_row = all(re.fullmatch(r"[\d.:\-]*", name) for name in names)
             header = " Its first line looks like data: add a header line, e.g. user,item,time." if is_row else ""
             raise InputError(
-                f"source.columns.{ours}: {file.name} has no column {theirs!r}. It has: {there}.{guess}{header}"
+                f"source.columns.{ours}: {file.name} has no column {theirs!r}. It has: {there}."
+                f"{_in_folder(file, theirs) or guess}{header}"
             )
+
+
+def _in_folder(file: DataFile, name: str) -> str:
+    """A text if a folder's name has the value of this column, as Hive's partitions do; else empty."""
+    parts = [part for part in file.name.split("/")[:-1] if part.startswith(f"{name}=")]
+    if not parts:
+        return ""
+    return (
+        f" The folder's name says {parts[0]}; names of folders are not read. Write the column into the files: "
+        "in DuckDB, COPY (SELECT * FROM read_parquet('log/**/*.parquet', hive_partitioning = true)) TO 'whole.parquet'."
+    )
 
 
 def _of_text(

@@ -26,12 +26,13 @@ from features.quality.outcomes import by_group, of_rules
 from features.quality.profile import profile_partitions
 from features.quality.record import refusal_of, write_profile
 from features.quality.split import Judged, Judging
+from features.quality.stragglers import end_before_stragglers
 from features.quality.suite import CRITICAL, read_suite
 from features.quality.verdicts import Verdicts
 from features.tables.cache import PartitionCache, key_of
 from features.tables.connection import opened
 from features.terms.params import CLICKS_ALONE, EngineParams, ExpectationParams, ValidateParams
-from features.terms.rules import SHARED, rules
+from features.terms.rules import SHARED, not_after, rules
 
 log = logging.getLogger("leitmotif")
 
@@ -67,9 +68,11 @@ def _run(
     docs = root / ".state" / data.name / "data_docs"
     files = _partitions(data / "interactions")
     checks, suite = rules(validate), read_suite(expectations.limits)
+    if end := end_before_stragglers(files, validate.max_silence_s):
+        checks.append(not_after(end))
     flaws = find_flaws(files, checks, cache)
     log.info("%s rows are held back or have a twin", f"{len(flaws.row):,}")
-    basis = key_of([str(each) for each in (validate, suite)])
+    basis = key_of([str(each) for each in (validate, suite, end)])
     verdicts = Verdicts(cache, basis)
     with publish(data, *OUTS) as staging, Judgement(checks, validate, suite, verdicts) as judgement:
         judging = Judging(cache.folder, data / "provenance", checks, validate, suite)

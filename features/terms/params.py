@@ -141,6 +141,7 @@ class ValidateParams(Section):
 
     earliest: Moment
     latest: Moment
+    max_silence_s: Duration | None  # few rows that come longer than this after all others are held back; null: none are
     max_id_length: PositiveInt
     max_quarantined_share: Share
     max_duplicated_share: Share

@@ -66,6 +66,17 @@ def rules(validate: ValidateParams) -> list[Rule]:
     ]
 
 
+def not_after(end: datetime) -> Rule:
+    """The rule for a log in which a few rows come long after all others, which end before `end`."""
+    return Rule(
+        "occurred_at long after all other rows",
+        f"coalesce(occurred_at > TIMESTAMPTZ '{end.isoformat()}', false)",
+        "ExpectColumnValuesToBeBetween",
+        {"column": "occurred_at", "max_value": end},
+        lambda at: at is not None and at > end,
+    )
+
+
 def _present(column: str) -> Rule:
     return Rule(
         f"{column} missing",

@@ -30,7 +30,8 @@ CONFLICT = "conflict"
 
 def intake_of(store: OnlineStore) -> Intake:
     """Validates live events by the rules of the log that the store was loaded from."""
-    validate = ValidateParams.model_validate(store.settings["validate"])
+    stored = {"max_silence_s": None} | store.settings["validate"]  # of the whole log; stores of older versions lack it
+    validate = ValidateParams.model_validate(stored)
     secret = store.tail.secret()
     return Intake(rules(validate), store.settings["labels"], validate.max_id_length, secret, store.keep_from)
 

@@ -16,7 +16,8 @@ from serving.params import ServeParams
 MANIFEST = "bundle.json"
 FORMAT = 2
 """2: includes the index for retrieval."""
-AGAIN = "`make run` packages it again; `make pull` fetches it again; `make promote` replaces a champion."
+AGAIN = "`make run` packages the newest again; `dvc checkout --force champions/<id>.dvc` restores a champion."
+"""`make pull` restores what is not there: of a file that was changed it says that everything is up to date."""
 SHORT = 12  # characters of the hash in a model's version
 
 

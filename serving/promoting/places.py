@@ -24,12 +24,13 @@ from serving.bundle.manifest import FORMAT, MANIFEST, SHORT, read_manifest
 from serving.locations import FORMER
 
 BUNDLE, WITHDRAWN = "bundle", "withdrawn.json"
+UNREADABLE = "unreadable"
 RENAME_EXCHANGE = 2
 AT_CWD = -100
 
 
 def crown(home: Path, candidate: Path, num_former: int) -> None:
-    """Make a bundle the champion; the current champion becomes the latest former one."""
+    """Make a bundle the champion; the current champion becomes the latest former one, unless it is damaged."""
     version = read_manifest(candidate).model_version
     withdrawn = [each for each in withdrawn_of(home) if each != version]
     with _changing(home) as made:
@@ -58,7 +59,7 @@ def restore(home: Path) -> tuple[str, str]:
     with _changing(home) as made:
         shutil.rmtree(made / BUNDLE)
         os.replace(made / FORMER / former[0].name, made / BUNDLE)
-        write_json(made / WITHDRAWN, {"withdrawn": sorted({*withdrawn_of(home), gone})})
+        write_json(made / WITHDRAWN, {"withdrawn": sorted({*withdrawn_of(home), gone} - {UNREADABLE})})
     return version, gone
 
 
@@ -74,17 +75,31 @@ def withdrawn_of(home: Path) -> list[str]:
 
 
 def other_format(bundle: Path) -> str | None:
-    """A text about the format of a bundle that this code cannot read; None if it can."""
-    format_ = read_json(bundle / MANIFEST).get("format") if (bundle / MANIFEST).exists() else FORMAT
+    """A text about the format of a bundle that this code cannot read; None if it can, or the manifest is damaged."""
+    try:
+        format_ = read_json(bundle / MANIFEST).get("format", FORMAT)
+    except InputError:
+        return None
     return None if format_ == FORMAT else f"{bundle} has bundle format {format_}; this code reads {FORMAT}"
 
 
-def version_of(bundle: Path) -> str:
-    """The model version of a bundle of any format. Raises InputError if it is damaged."""
+def damage_of(bundle: Path) -> str | None:
+    """A text about what is wrong with a bundle of this code's format; None if it is as it was packaged."""
     if other_format(bundle) is None:
-        return read_manifest(bundle).model_version
-    with reading(bundle / MANIFEST):
-        return str(read_json(bundle / MANIFEST)["bundle_hash"])[:SHORT]
+        try:
+            read_manifest(bundle)
+        except InputError as error:
+            return str(error)
+    return None
+
+
+def version_of(bundle: Path) -> str:
+    """The model version that a bundle names, of any format, also if it is damaged; UNREADABLE if it names none."""
+    try:
+        with reading(bundle / MANIFEST):
+            return str(read_json(bundle / MANIFEST)["bundle_hash"])[:SHORT]
+    except InputError:
+        return UNREADABLE
 
 
 @contextmanager
@@ -121,6 +136,9 @@ def exchange(one: Path, two: Path) -> None:
 
 
 def _retire(made: Path) -> None:
+    if damage_of(made / BUNDLE):  # no rollback could use it, and it would be in the way of those before it
+        shutil.rmtree(made / BUNDLE)
+        return
     numbers = [_number(path) for path in former_of(made)]
     version = version_of(made / BUNDLE)
     (made / FORMER).mkdir(exist_ok=True)

@@ -55,6 +55,7 @@ def limits(**changes: Any) -> ValidateParams:
     values = {
         "earliest": "1990-01-01T00:00:00Z",
         "latest": "2100-01-01T00:00:00Z",
+        "max_silence_s": None,
         "max_id_length": 20,
         "max_quarantined_share": 1.0,
         "max_duplicated_share": 1.0,

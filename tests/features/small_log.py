@@ -56,7 +56,7 @@ def validate(**changes: Any) -> ValidateParams:
     shares = {"max_quarantined_share": 1, "max_duplicated_share": 1}
     least = {"min_users": 1, "min_items": 1, "min_clicks": 1, "min_unclicked": 0}
     times = {"earliest": datetime(1990, 1, 1, tzinfo=UTC), "latest": datetime(2100, 1, 1, tzinfo=UTC)}
-    return ValidateParams(**times | shares | least | {"max_id_length": 64} | changes)
+    return ValidateParams(**times | shares | least | {"max_id_length": 64, "max_silence_s": None} | changes)
 
 
 def labels(delay_s: float = 0) -> LabelParams:

@@ -79,7 +79,7 @@ class Toy:
 
     @contextmanager
     def held(self, *command: str) -> "Iterator[subprocess.Popen[str]]":
-        """Start a command and have `count` stand still in its middle until the block ends."""
+        """Start a command and have `count`, or `judge`, stand still in its middle until the block ends."""
         (self.root / "hold").touch()
         process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=self.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

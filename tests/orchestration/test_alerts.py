@@ -20,7 +20,7 @@ import pytest
 from orchestration import channels, outbox
 from orchestration.alerts import build_check_alert
 from orchestration.channels import COMMAND, NOBODY, WEBHOOK, tell
-from orchestration.outbox import deliver
+from orchestration.outbox import Sent, deliver
 from tests.orchestration.conftest import Seen, Toy, environment
 from tests.orchestration.test_doors import Door
 
@@ -216,6 +216,15 @@ def test_attempts_become_rare(toy: Toy, inbox: Inbox, monkeypatch: pytest.Monkey
         with suppress(RuntimeError):
             known, _ = deliver(toy.root, {"run": ("1", dict)}, known)
     assert len(inbox.got) == 30  # after 0, 30, 90, ... 3,810 s, and then every hour
+
+
+def test_a_channel_that_is_away_for_months_holds_up_no_other_message(toy: Toy, inbox: Inbox) -> None:
+    """1,024 hourly attempts are six weeks."""
+    toy.set(alerts__webhook=f"{inbox.address}/broken")
+    known, said = deliver(toy.root, {"run": ("1", dict)}, {"run": Sent("1", {WEBHOOK: "it answered 500"}, tries=5_000)})
+    assert said == "run: alerts.webhook answered 500"
+    assert known["run"].tries == 5_001
+    assert 3_500 < known["run"].again_at - time.time() <= 3_600
 
 
 def test_a_tick_ends_in_time_however_many_checks_fail_and_however_slow_the_channels_are(

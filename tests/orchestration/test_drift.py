@@ -14,15 +14,18 @@ from tests.orchestration.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dagster's words about itself
 
-DRIFTED = """
+LOOKED = """
 import json, sys
 from pathlib import Path
-figures = [{"name": f"figure{number}", "psi": number / 10} for number in range(8)]
-told = {"figures": figures, "sentence": f"No: {sys.argv[1]} has shifted.", "state": "warns", "num_requests": 400}
+figures = [{{"name": f"figure{{number}}", "psi": number / 10}} for number in range(8)]
+told = {{"figures": figures, "sentence": f"{sentence}", "state": "{state}", "num_requests": {num}}}
 Path("reports/simulator").mkdir(parents=True)
 Path("reports/simulator/drift.json").write_text(json.dumps(told))
-sys.exit(3)
+sys.exit({status})
 """
+DRIFTED = LOOKED.format(sentence="No: {sys.argv[1]} has shifted.", state="warns", num=400, status=3)
+STEADY = LOOKED.format(sentence="Yes: 8 of 8 figures are steady, none has shifted.", state="good", num=400, status=0)
+FEW = LOOKED.format(sentence="12 rankings are too few to judge: 100 are needed.", state="", num=12, status=0)
 
 
 def looked(root: Path, command: tuple[str, ...] | None = None, log: str | None = None) -> dg.ExecuteInProcessResult:
@@ -63,9 +66,24 @@ def test_without_a_request_log_drift_is_not_judged_and_the_error_says_what_to_do
 ) -> None:
     monkeypatch.delenv(REQUEST_LOG, raising=False)
     (found,) = looked(repository).get_asset_check_evaluations()
-    assert found.passed
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
     assert found.metadata["judged"].value is False
     assert REQUEST_LOG in (found.description or "")
+
+
+def test_too_few_rankings_are_a_warning_that_says_so_and_no_green_check(repository: Path) -> None:
+    (found,) = looked(repository, (sys.executable, "-c", FEW), "asked").get_asset_check_evaluations()
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    assert found.metadata["judged"].value is False
+    assert found.description == "Not judged: 12 rankings are too few to judge: 100 are needed."
+
+
+def test_steady_traffic_passes(repository: Path) -> None:
+    (found,) = looked(repository, (sys.executable, "-c", STEADY), "asked").get_asset_check_evaluations()
+    assert found.passed
+    assert found.metadata["judged"].value is True
 
 
 def test_a_shift_is_a_warning_with_the_figures_and_the_page(repository: Path) -> None:

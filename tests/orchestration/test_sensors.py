@@ -6,6 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.test_utils import create_run_for_test
 
 from orchestration.sensors import SETTLED_S
 from tests.orchestration.conftest import Toy
@@ -64,6 +66,44 @@ def test_a_new_file_that_is_whole_starts_one_run_and_no_second_one(made_toy: Toy
     assert watched.tick() == "a run"
     write(log / "1.csv", "a", age_s=500)
     assert watched.tick() == "a run"
+
+
+def test_a_file_whose_time_is_of_tomorrow_does_not_hold_the_others_up(made_toy: Toy, door: Door) -> None:
+    """From a machine whose clock is ahead, or unpacked in another time zone."""
+    log = made_toy.root.parent / "log"
+    log.mkdir()
+    write(log / "1.csv", "a", age_s=500)
+    made_toy.set(source__path=str(log))
+    watched = Watched(Door(made_toy.root, door.instance))
+    watched.tick()
+    write(log / "2.csv", "b", age_s=-86_400)
+    assert watched.tick() == "a run"
+    assert watched.tick() == f"- no new file in {log}"
+    write(log / "3.csv", "c", age_s=1)
+    assert watched.tick() == f"- {log} is being written to"
+
+
+def test_a_run_that_waits_for_its_turn_reads_what_came_meanwhile_and_no_second_one_is_started(
+    made_toy: Toy, door: Door
+) -> None:
+    log = made_toy.root.parent / "log"
+    log.mkdir()
+    write(log / "1.csv", "a", age_s=500)
+    made_toy.set(source__path=str(log))
+    watched = Watched(Door(made_toy.root, door.instance))
+    watched.tick()
+    begun = create_run_for_test(door.instance, job_name="everything", status=dg.DagsterRunStatus.STARTED)
+    write(log / "2.csv", "b")
+    assert watched.tick() == "a run"  # the one at work may have read the files already
+    origin = RemoteJobOrigin(
+        RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__"), "everything"
+    )
+    status = dg.DagsterRunStatus.QUEUED
+    queued = create_run_for_test(door.instance, job_name="everything", status=status, remote_job_origin=origin)
+    write(log / "3.csv", "c")
+    assert watched.tick() == f"- run {queued.run_id} waits for its turn and will read the new files of {log}"
+    assert watched.tick() == f"- no new file in {log}"
+    assert begun.run_id != queued.run_id
 
 
 def test_switched_on_before_the_first_run_it_runs(toy: Toy, door: Door) -> None:

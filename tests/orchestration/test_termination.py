@@ -13,8 +13,10 @@ import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
 
+from orchestration.partitions import PARTITIONS
 from orchestration.recover import clear_dead_runs
 from tests.orchestration.conftest import ROOT, Toy
+from tests.orchestration.test_partitions import DAYS, JUDGE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 
@@ -26,6 +28,17 @@ from orchestration.definitions import build_definitions
 job = build_definitions(Path.cwd()).resolve_job_def("everything")
 with dg.DagsterInstance.get() as instance:
     job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("totals")])
+"""
+
+JUDGE_IN_DAGSTER = f"""
+from pathlib import Path
+import dagster as dg
+from orchestration.definitions import build_definitions
+from orchestration.partitions import ASSET
+job = build_definitions(Path.cwd()).resolve_implicit_global_asset_job_def()
+tags = {{"dagster/asset_partition_range_start": {DAYS[0]!r}, "dagster/asset_partition_range_end": {DAYS[1]!r}}}
+with dg.DagsterInstance.get() as instance:
+    job.execute_in_process(instance=instance, asset_selection=[ASSET], tags=tags)
 """
 
 
@@ -155,3 +168,32 @@ def test_a_run_that_dagster_saw_die_gives_its_place_in_the_pool_back_at_the_next
     assert made_toy.read("totals/total.txt") == "8"
     assert clear_dead_runs(instance) == {}
     _is_whole_and_runs_again(made_toy)
+
+
+def test_a_stage_cut_off_while_partitions_are_judged_has_its_last_outputs_at_the_next_start(
+    made_toy: Toy, instance: dg.DagsterInstance
+) -> None:
+    """That step is not called after a stage, and runs more than one: here ingest's `make` first, which ended."""
+    toy = made_toy
+    with (toy.root / "dvc.yaml").open("a") as file:
+        file.write(JUDGE)
+    toy.dvc("repro", "judge")
+    before = (toy.root / "data/simulator/profile/partitions.parquet").read_bytes()
+    instance.add_dynamic_partitions(str(PARTITIONS.name), DAYS)
+    toy.set(seed=5)
+    (toy.root / "hold").touch()
+    process = subprocess.Popen([sys.executable, "-c", JUDGE_IN_DAGSTER], cwd=toy.root, stdout=subprocess.PIPE)
+    while not (toy.root / "held").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=180)
+    (toy.root / "hold").unlink()
+    assert _settles(toy.root)
+    assert not (toy.root / "data/simulator/profile").exists()
+    started = toy.python("orchestration.recover")
+    assert "had lost its worker" in started.stdout, started.stderr
+    assert (toy.root / "data/simulator/profile/partitions.parquet").read_bytes() == before
+    assert toy.read("interactions/numbers.txt").split() == list("012345")
+    toy.dvc("repro", "judge")
+    assert toy.runs[-1] == "judge"

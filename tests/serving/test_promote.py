@@ -331,6 +331,31 @@ def test_a_former_champion_that_was_damaged_does_not_come_back(repository: Path,
     assert version(home / "bundle") == version(good)
 
 
+@pytest.mark.parametrize("name", [GOLDEN, MANIFEST])
+def test_a_damaged_champion_gives_way_by_force_and_by_a_rollback_and_is_not_kept(
+    repository: Path, good: Path, worse: Path, params: dict[str, Any], name: str
+) -> None:
+    """Also one whose manifest an older version wrote, which this one cannot read."""
+    labels, rules = params["labels"], params["promote"]
+    home = repository / "champions" / "simulator"
+    shutil.copytree(worse, home / "bundle", copy_function=shutil.copyfile)
+    shutil.copytree(worse, home / "former" / f"0001-{version(worse)}", copy_function=shutil.copyfile)
+    with (home / "bundle" / name).open("a") as file:
+        file.write(" }")
+    refused = promote("simulator", labels, rules)
+    assert not refused["promoted"]
+    assert "the champion is damaged and not compared: champions/simulator/bundle" in refused["reason"]
+    assert (
+        "`dvc checkout --force champions/simulator.dvc` restores it; `make promote ARGS=--force`" in refused["reason"]
+    )
+    assert rollback("simulator")["champion"] == version(worse)
+    with (home / "bundle" / name).open("a") as file:
+        file.write(" }")
+    assert promote("simulator", labels, rules, force=True)["forced"]
+    assert version(home / "bundle") == version(good)
+    assert former_of(home) == []
+
+
 def test_a_reader_finds_one_champion_or_the_other_at_every_moment(tmp_path: Path) -> None:
     import threading
 

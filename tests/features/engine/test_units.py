@@ -181,6 +181,48 @@ def test_a_master_that_does_not_answer_is_named(tmp_path: Path) -> None:
     assert "engine.name=duckdb" in said
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyspark")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"executor.memory": "2g"}, "engine.options: 'executor.memory' is no setting of Spark"),
+        ({"spark.master": "local[2]"}, "it is engine.master"),
+    ],
+)
+def test_options_that_spark_would_ignore_are_named(tmp_path: Path, options: dict[str, str], said: str) -> None:
+    spark_home()
+    engine = spark("local[1]").model_copy(update={"options": options})
+    assert said in refusal(engine, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyspark")
+@pytest.mark.parametrize("options", [{"spark.executor.memory": "lots"}, {"spark.sql.shuffle.partitions": "many"}])
+def test_an_option_of_a_wrong_value_is_not_called_a_spark_that_cannot_be_reached(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    """In a process of its own: the JVM of a session that did not start stays."""
+    spark_home()
+    engine = spark("local[1]").model_copy(update={"options": options})
+    asked = f"""
+import sys
+from pathlib import Path
+from contracts.errors import InputError
+from features.engine.engine import running
+from features.tables.cache import key_of
+from features.terms.params import EngineParams
+try:
+    with running(EngineParams.model_validate_json({engine.model_dump_json()!r}), Path({str(tmp_path)!r})) as engine:
+        list(engine.map(key_of, ["a"], "a try"))
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    ((name, value),) = options.items()
+    assert "Spark at local[1] did not start" in done.stdout
+    assert f"Check engine.options ({name}: {value}) first" in done.stdout
+    assert "cannot be reached" not in done.stdout
+
+
 def test_the_duckdb_engine_does_not_import_pyspark() -> None:
     asked = "import sys, features.stages.histories, features.stages.validate; print('pyspark' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)

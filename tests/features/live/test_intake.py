@@ -24,6 +24,7 @@ from tests.features.judged_rows import flaws_of
 PARAMS = ValidateParams(
     earliest=datetime(1990, 1, 1, tzinfo=UTC),
     latest=datetime(2100, 1, 1, tzinfo=UTC),
+    max_silence_s=None,
     max_id_length=8,
     max_quarantined_share=1,
     max_duplicated_share=1,

@@ -151,6 +151,17 @@ def test_a_missing_column_is_named_with_those_that_exist_and_a_guess(tmp_path: P
     )
 
 
+def test_a_column_that_only_a_folders_name_has_is_said_to_be_there(tmp_path: Path) -> None:
+    """Hive's partitions, as Spark writes them."""
+    folder = tmp_path / "log" / "at=2024-01-01"
+    folder.mkdir(parents=True)
+    (folder / "part-0.csv").write_text("user,item,click\nu,i,1\n")
+    said = refusal(tmp_path, tmp_path / "log")
+    assert "at=2024-01-01/part-0.csv has no column 'at'. It has: user, item, click." in said
+    assert "The folder's name says at=2024-01-01; names of folders are not read." in said
+    assert "hive_partitioning" in said
+
+
 def test_an_unmapped_column_says_how_to_map_it(tmp_path: Path) -> None:
     said = refusal(tmp_path, write(tmp_path / "log.csv", HEADER), {"user_id": "user", "item_id": "item"})
     assert "occurred_at not mapped" in said

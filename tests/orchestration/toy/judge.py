@@ -1,6 +1,10 @@
-"""interactions in, figures of as many days out; a day of more than audit.min_session_events rows fails."""
+"""interactions in, figures of as many days out; a day of more than audit.min_session_events rows fails.
+
+A file `hold` holds it in its middle.
+"""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -34,6 +38,9 @@ def run(data: Path, audit: AuditParams) -> Report:
         "examples": [{"where": row["partition"], "value": row["rows_in"]} for row in failed[:SHOWN]],
     }
     with publish(data, "profile") as staging:
+        while Path("hold").exists():
+            Path("held").touch()
+            time.sleep(0.02)
         pq.write_table(pa.Table.from_pylist(rows, schema=PROFILE), staging / "profile" / "partitions.parquet")
         (staging / "profile" / "expectations.json").write_text(json.dumps({"expectations": [outcome]}))
     return {"days": len(rows)}

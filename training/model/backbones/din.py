@@ -51,7 +51,8 @@ class DinAttention(Backbone):
 
 def _is_trained_eagerly(value: Tensor) -> bool:
     """Whether `_Logits` may be used: it takes no mixed precision, and compilers make a backward of their own."""
-    return torch.is_grad_enabled() and value.dtype != torch.bfloat16 and not torch.compiler.is_compiling()
+    is_whole = value.dtype in (torch.float32, torch.float64)
+    return is_whole and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _logits(
