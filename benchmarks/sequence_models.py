@@ -97,8 +97,8 @@ def open_bench(source: Log, track: Track, data: Path, model: ModelParams, train:
 def sequence_model(bench: Bench, name: str, seeds: list[int]) -> Contender:
     """One of VARIANTS, once a seed."""
     variant, label = VARIANTS[name], bench.track.validation.label
-    model = bench.model.model_copy(update=dict(variant.changes))
-    train = bench.train.model_copy(update={"loss": variant.loss, **variant.fitted})
+    model = bench.model.model_copy(update={"global_expert": "mean", **variant.changes})
+    train = bench.train.model_copy(update={"start": "random", "loss": variant.loss, **variant.fitted})
     made = []
     for seed in seeds:
         made_from = {

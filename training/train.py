@@ -237,8 +237,11 @@ def fit_one(
 ) -> Fitted:
     """A fitted model with its best weights, the training record, and the number of the best row.
 
-    baseline: the trained backbone, from which MoS starts if train.start says so.
+    baseline: the trained backbone, from which MoS starts if train.start says so; None: it is trained before.
     """
+    start = None
+    if train.start == "backbone" and name == "mos":
+        start = baseline or fit_one(BASELINE, params, prepared, train, seed, places, ranks)
     torch.manual_seed(seed)
     model = build(name, params, prepared.shape)
     moments = reduce(Moments.merged, gathered(prepared.train.moments()))
@@ -247,9 +250,8 @@ def fit_one(
     scale[scale < SCALE_FLOOR] = 1.0
     fit_buffers(model, prepared.tables.row_of_item, prepared.tables.item_categories, mean, scale)
     given = (prepared.train, prepared.validation, train, seed, places, ranks)
-    if train.start == "backbone" and isinstance(model, MixtureOfSequence):
-        assert baseline is not None, "continued.order trains it before"
-        record, best = fit_from(baseline, model, *given)
+    if start is not None and isinstance(model, MixtureOfSequence):
+        record, best = fit_from(start, model, *given)
     else:
         record, best = fit(name, model, *given)
     return model, record, best

@@ -20,8 +20,8 @@ TABLES = "tables.safetensors"
 """What a service reads of the catalogue beside the programs, which hold it too."""
 CPU_INFO = Path("/proc/cpuinfo")
 MAPPED = Path("/proc/self/maps")
-UNPACKED = "aotinductor_"
-"""How the names of the temporary folders begin."""
+UNPACKED = "aotinductor_??????/*/data/aotinductor/model/*.so"
+"""Where torch unpacks machine code, in the folder for temporary files. The first part is removed: no other may match."""
 
 Half = Callable[..., Any]
 
@@ -92,8 +92,8 @@ def _unpacked() -> set[Path]:
         lines = MAPPED.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return set()
-    libraries = [Path(line.split(maxsplit=5)[-1]) for line in lines if UNPACKED in line]
-    folders = {each for path in libraries for each in path.parents if each.name.startswith(UNPACKED)}
+    libraries = [Path(line.split(maxsplit=5)[-1]) for line in lines if ".so" in line]
+    folders = {path.parents[4] for path in libraries if path.match(UNPACKED)}
     return {folder for folder in folders if not any(folder.rglob("*.cubin"))}
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from contracts.errors import InputError
 from tests.training.small_run import changed, contents, make_log, run_train, small_sections
@@ -66,6 +67,16 @@ def test_a_mixture_that_gains_is_kept_and_is_above_its_baseline(prepared, sectio
     assert np.abs(logits(model, prepared.validation) - logits(early[0], prepared.validation)).max() > 1e-3
     first = model.head.layers[0].get_parameter("weight")
     assert first[:, list(feature_places(sections["model"])["theme"])].abs().max() > 0
+
+
+def test_a_mixture_without_a_baseline_trains_one_before(prepared, sections):
+    once = changed(sections["train"], epochs=1)
+    of_it = train.fit_one("din", sections["model"], prepared, once, 1)
+    given, alone = (
+        train.fit_one("mos", sections["model"], prepared, once, 1, baseline=each)[0].state_dict()
+        for each in (of_it, None)
+    )
+    assert all(torch.equal(value, alone[name]) for name, value in given.items())
 
 
 def test_the_stage_trains_the_baseline_first_and_a_killed_one_ends_with_the_same_bytes(
