@@ -21,7 +21,7 @@ TABLES = "tables.safetensors"
 CPU_INFO = Path("/proc/cpuinfo")
 MAPPED = Path("/proc/self/maps")
 UNPACKED = "aotinductor_??????/*/data/aotinductor/model/*.so"
-"""Where torch unpacks machine code, in the folder for temporary files. The first part is removed: no other may match."""
+"""Where torch unpacks machine code among temporary files. The first part is removed, so nothing else may match."""
 
 Half = Callable[..., Any]
 
