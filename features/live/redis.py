@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from contracts.errors import InputError
 from features.live.deadline import left_s
 from features.live.redis_address import RedisAddress
-from features.live.redis_durable import check_durable, history_of, is_forbidden, refusal
+from features.live.redis_durable import check_durable, history_of, refusal
 from features.live.redis_members import arguments_of, events_of
+from features.live.redis_rewrite import rewrite
 from features.live.redis_scripts import APPEND, BEHIND, FORGET, PRUNE, sha
 from features.live.redis_servers import WAIT_S, Servers
 from features.live.tail import Listed, Marks, nobody
@@ -149,7 +150,7 @@ class RedisTail:
         """The server is asked to rewrite its append-only file, in the background, without these users."""
         pairs = [value for user_id in user_ids for value in (user_id, hash_of(user_id))]
         self._run(FORGET, self._keys_of(user_ids), *pairs)
-        self._ask(self._rewrite)
+        self._ask(lambda: rewrite(self._servers, self._prefix))
 
     def forget_hashes(self, digests: Iterable[str]) -> int:
         """Drops their events again after recording them, since one may have been appended in between."""
@@ -189,21 +190,6 @@ class RedisTail:
     def _client(self) -> Redis:
         """The server that currently has the keys."""
         return self._servers.of(self._prefix)
-
-    def _rewrite(self) -> None:
-        """Rewrite the append-only file; in a cluster also those of the connected replicas.
-
-        A replica that is disconnected and resumes later keeps its old file until that is rewritten.
-        """
-        for server in self._servers.copies(self._prefix):
-            try:
-                server.bgrewriteaof()
-            except ResponseError as error:  # another is under way and one will follow it, or it is not ours to order
-                if "in progress" not in str(error) and not is_forbidden(error):
-                    raise
-            except RedisError:
-                if server is self._client:
-                    raise
 
     def _key(self, name: str) -> str:
         return self._prefix + name

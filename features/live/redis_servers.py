@@ -39,7 +39,7 @@ ELSEWHERE = (*NOT_DONE, AskError, ClusterDownError, RedisConnectionError, RedisT
 """Errors after which the map of slots is read again."""
 SHARE = 0.7
 """Share of the timeout for which a replica is waited for, so that the server still answers in time."""
-REPLICATED_S, POLL_S = 10.0, 0.02
+REPLICATED_S, LISTED_S, POLL_S = 10.0, 3.0, 0.02
 log = logging.getLogger("leitmotif")
 
 
@@ -97,13 +97,22 @@ class Servers:
         self._is_stale = self.address.is_cluster
 
     def copies(self, key: Key) -> list[Redis]:
-        """The server that has a key and, in a cluster, its current replicas."""
-        self.look_again()
-        client = self.client
-        if not isinstance(client, RedisCluster):
-            return [client]
-        nodes = client.nodes_manager.slots_cache.get(client.keyslot(key), [])
-        return [client.get_redis_connection(node) for node in nodes]
+        """The server that has a key and, in a cluster, its connected replicas.
+
+        Nodes list a replica that is back only after some heartbeats, so the map is read until it has as many as the
+        primary is connected to, for LISTED_S at most.
+        """
+        until = time.monotonic() + LISTED_S
+        while True:
+            self.look_again()
+            client = self.client
+            if not isinstance(client, RedisCluster):
+                return [client]
+            nodes = client.nodes_manager.slots_cache.get(client.keyslot(key), [])
+            connected = cast(Any, self.of(key).execute_command("ROLE"))[2]
+            if len(nodes) > len(connected) or time.monotonic() > until:
+                return [client.get_redis_connection(node) for node in nodes]
+            time.sleep(LISTED_S / 20)
 
     def by_server(self, keys: Sequence[Key]) -> list[tuple[Redis, list[int]]]:
         """(server, positions of its keys) for each server."""

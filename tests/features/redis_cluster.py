@@ -108,11 +108,14 @@ class Cluster:
         wait_until(self._is_whole)
 
     def _is_whole(self) -> bool:
+        """Primaries count a replica that still loads its copy as connected: it must say so itself, and have no delay."""
         if any(node.cluster_info()["cluster_state"] != "ok" for node in self._nodes):
             return False
         roles = [node.command("ROLE") for node in self._nodes]
         primaries = [role for role in roles if role[0] == b"master"]
-        return len(primaries) == NUM_PRIMARIES and all(len(role[2]) == 1 for role in primaries)
+        are_followed = len(primaries) == NUM_PRIMARIES and all(len(role[2]) == 1 for role in primaries)
+        are_connected = all(role[3] == b"connected" for role in roles if role[0] == b"slave")
+        return are_followed and are_connected and all(int(role[2][0][2]) >= role[1] for role in primaries)
 
     def primary_of(self, key: str | bytes) -> RedisServer:
         """The node that has a key now, as those that live say; waited for while they still vote."""

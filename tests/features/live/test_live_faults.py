@@ -1,6 +1,7 @@
 """What goes wrong with the engines of live events, done to real ones: a bounded error that says what to do."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import shutil
@@ -286,6 +287,39 @@ def test_forgotten_users_leave_no_bytes_in_the_file(path: Path) -> None:
     for each in path.parent.iterdir():
         assert b"reader-of-secrets" not in each.read_bytes()
         assert b"film" not in each.read_bytes()
+    tail.close()
+
+
+def test_users_forgotten_while_redis_rewrites_its_file_leave_no_bytes_either(server: RedisServer) -> None:
+    tail = RedisTail(server.address, "p")
+    tail.append([event("a", user="reader-of-secrets")])
+    server.command("CONFIG", "SET", "rdb-key-save-delay", 100_000)  # microseconds a key
+    server.command("BGREWRITEAOF")
+    tail.forget(["reader-of-secrets"])
+    server.command("CONFIG", "SET", "rdb-key-save-delay", 0)
+
+    def holds() -> bool:
+        return any(b"reader-of-secrets" in path.read_bytes() for path in server.folder.rglob("*.aof"))
+
+    deadline = time.monotonic() + 20
+    while holds():
+        assert time.monotonic() < deadline, "the rewrite that was under way was the last one"
+        time.sleep(0.02)
+    tail.close()
+
+
+def test_a_rewrite_that_does_not_end_is_told_with_the_command_for_later(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("features.live.redis_rewrite.WAITED_S", 0.2)
+    tail = RedisTail(server.address, "p")
+    tail.append([event("a", user="reader-of-secrets")])
+    server.command("CONFIG", "SET", "rdb-key-save-delay", 1_000_000)
+    server.command("BGREWRITEAOF")
+    with caplog.at_level(logging.WARNING, logger="leitmotif"):
+        tail.forget(["reader-of-secrets"])
+    (said,) = [each.getMessage() for each in caplog.records]
+    assert f"redis-cli -p {server.port} BGREWRITEAOF" in said
     tail.close()
 
 
