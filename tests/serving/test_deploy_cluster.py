@@ -15,7 +15,7 @@ from features.live.redis_address import RedisAddress
 from features.sealed.event import Fate
 from tests.features.live_tails import event
 from tests.features.redis_cluster import CONFIGURED, OPTIONS, wait_until
-from tests.features.redis_server import RedisServer, free_port
+from tests.features.redis_server import RedisServer, free_ports
 from tests.serving.test_deploy import DEPLOY, documents
 
 pytestmark = pytest.mark.xdist_group("redis")
@@ -98,10 +98,11 @@ def test_the_command_that_compose_forms_the_cluster_with_forms_one_of_nodes_with
     addresses = [told[f"redis-{number}"]["networks"]["cluster"]["ipv4_address"] for number in range(6)]
     guarded = [PASSWORD if word == "$REDIS_PASSWORD" else word for word in told["redis-0"]["command"][4:]]
     with ExitStack() as stack:
-        servers = []
+        servers, ports = [], free_ports(12)
         for number in range(6):
             server = RedisServer(tmp_path / f"node{number}")
-            server.options = (*OPTIONS, "--cluster-port", str(free_port()), *guarded)
+            server.port = ports.pop()
+            server.options = (*OPTIONS, "--cluster-port", str(ports.pop()), *guarded)
             server.login = {"password": PASSWORD}
             servers.append(stack.enter_context(server))
         *shell, script = told["form"]["command"]
