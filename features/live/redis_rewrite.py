@@ -2,11 +2,11 @@
 
 import logging
 import time
-from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from features.live.deadline import left_s
 from features.live.redis_durable import is_forbidden
 from features.live.redis_servers import POLL_S, Servers, name_of
 
@@ -22,19 +22,22 @@ def rewrite(servers: Servers, key: str) -> None:
     """Order a rewrite, in the background, of a key's server and, in a cluster, of its connected replicas.
 
     A rewrite that is under way began with the data of before, and Redis refuses to plan another: it is waited for, for
-    WAITED_S at most, and then logged. A server that forbids the command rewrites when its owner says. A replica that
-    is disconnected and resumes later keeps its old file until that is rewritten.
+    WAITED_S or what is left of a request, and then logged. A server that forbids the command rewrites when its owner
+    says. A replica that is disconnected and resumes later keeps its old file until that is rewritten.
     """
-    until = time.monotonic() + WAITED_S
+    wait_s = left_s(WAITED_S)
+    until = time.monotonic() + wait_s
     for server in servers.copies(key):
         try:
             while not _is_ordered(server):
                 if time.monotonic() > until:
-                    port = cast(Any, server).connection_pool.connection_kwargs["port"]
-                    log.warning(UNDER_WAY, name_of(server), WAITED_S, port)
+                    name = name_of(server)
+                    log.warning(UNDER_WAY, name, wait_s, name.rpartition(":")[2])
                     break
                 time.sleep(POLL_S)
-        except RedisError:
+        except ResponseError:
+            raise
+        except RedisError:  # a replica that is away
             if server is servers.of(key):
                 raise
 

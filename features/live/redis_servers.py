@@ -100,9 +100,9 @@ class Servers:
         """The server that has a key and, in a cluster, its connected replicas.
 
         Nodes list a replica that is back only after some heartbeats, so the map is read until it has as many as the
-        primary is connected to, for LISTED_S at most.
+        primary is connected to, for LISTED_S or what is left of a request.
         """
-        until = time.monotonic() + LISTED_S
+        until = time.monotonic() + left_s(LISTED_S)
         while True:
             self.look_again()
             client = self.client

@@ -323,6 +323,18 @@ def test_a_rewrite_that_does_not_end_is_told_with_the_command_for_later(
     tail.close()
 
 
+def test_a_request_does_not_wait_for_a_rewrite_longer_than_it_lives(server: RedisServer) -> None:
+    tail = RedisTail(server.address, "p")
+    tail.append([event("a", user="reader-of-secrets")])
+    server.command("CONFIG", "SET", "rdb-key-save-delay", 1_000_000)
+    server.command("BGREWRITEAOF")
+    started = time.monotonic()
+    with due(started + 0.3), contextlib.suppress(InputError):
+        tail.forget(["reader-of-secrets"])
+    assert time.monotonic() - started < 2
+    tail.close()
+
+
 def test_redis_that_is_down_is_an_error_that_says_how_to_start_it(server: RedisServer) -> None:
     server.kill()
     tail = RedisTail(server.address, "p")
