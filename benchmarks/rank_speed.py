@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -31,15 +30,13 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.serving import server, wait_until_ready
+from benchmarks.serving import copied_live, server, wait_until_ready
 from benchmarks.soak import workers_of
 from benchmarks.table import command, hardware
 from contracts.publish import write_json
-from features.live.open_tail import ENGINE_VARIABLE, LIVE_VARIABLE, live_path
+from features.live.open_tail import ENGINE_VARIABLE, LIVE_VARIABLE
 from serving.answering.predictor import Predictor, open_here
 from serving.answering.requests import RankRequest
-from serving.bundle.manifest import read_manifest
-from serving.locations import find_bundle, find_state
 
 RESULT = Path(__file__).parent / "results" / "rank_speed.json"
 BLOCK = 20
@@ -158,14 +155,6 @@ def drawn(predictor: Predictor, users: Sequence[str]) -> Iterator[bytes]:
     for user in itertools.cycle(users):
         candidates = [items[row] for row in draw.choice(len(items), size, replace=False)]
         yield json.dumps({"user_id": user, "candidates": candidates, "preview": True}).encode()
-
-
-def copied_live(folder: Path) -> Path:
-    """A copy of this machine's live events, for servers that must not change them."""
-    source, live = live_path(find_state(read_manifest(find_bundle()).source)), folder / "live.db"
-    for name in source.parent.glob(f"{source.name}*"):
-        shutil.copyfile(name, live.with_name(live.name + name.name.removeprefix(source.name)))
-    return live
 
 
 @contextmanager

@@ -8,12 +8,14 @@ import argparse
 import json
 import os
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,9 +23,12 @@ import httpx
 import numpy as np
 import torch
 
+from features.live.open_tail import live_path
 from serving.answering.predictor import Predictor, open_here
 from serving.answering.requests import RankRequest
+from serving.bundle.manifest import read_manifest
 from serving.bundle.scorer import NO_EVENTS
+from serving.locations import find_bundle, find_state
 from training.model.batch import Candidates, History, to_candidates, to_history
 
 START_LIMIT_S = 400
@@ -116,6 +121,18 @@ def summarise(times: list[float]) -> dict[str, float]:
     """Percentiles, in ms."""
     names = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "max_ms": 100}
     return {name: round(float(np.percentile(times, q)), 3) for name, q in names.items()}
+
+
+def copied_live(folder: Path) -> Path:
+    """A copy of this machine's live events, for servers that must not change them.
+
+    By SQLite: a process that opens the file by itself loses its locks on it when it closes that, and the next one to
+    end then takes the WAL away.
+    """
+    source, live = live_path(find_state(read_manifest(find_bundle()).source)), folder / "live.db"
+    with closing(sqlite3.connect(source)) as held, closing(sqlite3.connect(live)) as made:
+        held.backup(made)
+    return live
 
 
 @contextmanager

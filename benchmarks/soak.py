@@ -9,7 +9,6 @@ a 5xx or memory grew by more than GROWTH from the second quarter to the last.
 import argparse
 import json
 import random
-import shutil
 import statistics
 import sys
 import threading
@@ -26,11 +25,9 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.serving import server
-from features.live.open_tail import ENGINE_VARIABLE, LIVE_VARIABLE, live_path
+from benchmarks.serving import copied_live, server
+from features.live.open_tail import ENGINE_VARIABLE, LIVE_VARIABLE
 from serving.answering.predictor import open_here
-from serving.bundle.manifest import read_manifest
-from serving.locations import find_bundle, find_state
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 16
@@ -90,11 +87,11 @@ def main() -> None:
     items = sorted(predictor.bundle.scorer.index_of)
     predictor.store.tail.close()
     with TemporaryDirectory(prefix="soak-") as folder:
-        live = Path(folder) / "live.db"
-        source = live_path(find_state(read_manifest(find_bundle()).source))
-        for name in source.parent.glob(f"{source.name}*"):
-            shutil.copyfile(name, live.with_name(live.name + name.name.removeprefix(source.name)))
-        own = {LIVE_VARIABLE: str(live), ENGINE_VARIABLE: "sqlite", "LEITMOTIF_WORKERS": str(options.workers)}
+        own = {
+            LIVE_VARIABLE: str(copied_live(Path(folder))),
+            ENGINE_VARIABLE: "sqlite",
+            "LEITMOTIF_WORKERS": str(options.workers),
+        }
         with server(**own) as client:
             ask = asking(users, items)
             peak = saturation(client.base_url, ask, 20)
