@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from contracts.errors import InputError
-from contracts.params import load_params
+from contracts.params import PARAMS, load_params
 
 BUNDLE_VARIABLE = "LEITMOTIF_BUNDLE"
 STATE_VARIABLE = "LEITMOTIF_STATE"
@@ -32,7 +32,7 @@ def find_bundle() -> Path:
         return Path(path)
     if is_bento():
         return packed_bundle()
-    source = load_params()["source"].id
+    source = _source()
     champion, newest = champion_path(source), newest_path(source)
     for path in (champion, newest):
         if path.exists():
@@ -41,6 +41,21 @@ def find_bundle() -> Path:
         f"There is no bundle to serve for source {source!r}: neither {champion} nor {newest} exists. "
         f"`make run` makes one, `make pull` fetches one; {BUNDLE_VARIABLE} names another place."
     )
+
+
+def _source() -> str:
+    """`source.id` of params.yaml, parsed again when the file has changed: workers look for their bundle all the time,
+    and parsing holds the interpreter for some 13 ms, in which no request is answered."""
+    try:
+        file = PARAMS.stat()
+    except OSError:
+        return load_params()["source"].id  # raises the InputError that says so
+    return _source_of((file.st_dev, file.st_ino, file.st_mtime_ns, file.st_size))
+
+
+@lru_cache(1)
+def _source_of(_: tuple[int, ...]) -> str:
+    return load_params()["source"].id
 
 
 def is_bento() -> bool:
