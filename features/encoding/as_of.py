@@ -115,6 +115,11 @@ class AsOfCounter:
         rows = self.keys[key[kept]], self.times[time[kept]], self.shows[kept], self.clicks[kept]
         return AsOfCounter.from_rows(*rows)
 
+    def has(self, key: int) -> bool:
+        """Whether a key has a row."""
+        place = int(np.searchsorted(self.keys, key, side="left"))
+        return place < len(self.keys) and int(self.keys[place]) == key
+
     def find(self, keys: npt.ArrayLike, at_us: npt.ArrayLike) -> "FoundRows":
         """The newest row of each key strictly before its time; keys and at_us broadcast against each other."""
         keys, at_us = np.asarray(keys, np.int64), np.asarray(at_us, np.int64)

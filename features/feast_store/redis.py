@@ -7,6 +7,7 @@ It uses these private names of Feast 0.67: `RedisOnlineStore._get_client`, `_par
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from feast import FeatureView, RepoConfig
@@ -22,6 +23,7 @@ from features.feast_store.kept_before import WRITE, as_of, fields_of, is_kept
 from features.feast_store.redis_order import fields_of_row, newest_of_each, order, order_of, timestamp
 from features.feast_store.redis_rows import LOADS, mark_of
 from features.feast_store.sequence_view import Row, SequenceView, Written, user_ids
+from features.feast_store.unread import Unread
 from features.live.redis import RedisTail
 from features.live.redis_address import RedisAddress
 from features.live.redis_durable import START
@@ -107,7 +109,7 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
 
     def online_read_together(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]], entity_keys: list[EntityKey]
-    ) -> list[list[Row]]:
+    ) -> list[list[Unread]]:
         """The rows of several views of one entity, each with its requested features: the tail, then one base read."""
         live: list[list[LiveEvent] | None] | None = None
         asked = [(view, SequenceView.of(view), list(names)) for view, names in wanted]
@@ -127,13 +129,24 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
             values = [row[first : first + len(own)] for row in found]
             first += len(own)
             if is_kept(view):
-                tables.append([(None, _kept(view, row, self.load)) for row in values])
+                tables.append([Unread((row, self.load), partial(_kept, view, row, self.load)) for row in values])
                 continue
-            rows = [self._get_features_for_entity(row, _versioned_fv_name(view, config), read) for row in values]
-            if sequence is not None:
-                rows = [sequence.unite(row, events, names) for row, events in zip(rows, live or [], strict=True)]
-            tables.append(rows)
+            parsed = partial(self._parsed, sequence, _versioned_fv_name(view, config), read, names)
+            own_live = live if sequence is not None and live is not None else [[] for _ in values]
+            tables.append([Unread(pair, partial(parsed, *pair)) for pair in zip(values, own_live, strict=True)])
         return tables
+
+    def _parsed(
+        self,
+        sequence: SequenceView | None,
+        name: str,
+        read: list[str],
+        names: Sequence[str],
+        stored: Sequence[bytes | None],
+        live: list[LiveEvent] | None,
+    ) -> dict[str, Value] | None:
+        row = self._get_features_for_entity(stored, name, read)
+        return (row if sequence is None else sequence.unite(row, live, names))[1]
 
     async def online_read_async(
         self,

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import to_naive_utc
 
 from contracts.errors import InputError
-from features.feast_store.sequence_view import Row, SequenceView, Written, newest_of, user_ids
+from features.feast_store.sequence_view import ENCODE, Row, SequenceView, Written, newest_of, user_ids
+from features.feast_store.unread import Unread
 from features.live.sqlite import SqliteTail
 from features.sealed.event import Fate, LiveEvent
 
@@ -88,7 +90,7 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
 
     def online_read_together(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]], entity_keys: list[EntityKey]
-    ) -> list[list[Row]]:
+    ) -> list[list[Unread]]:
         """The rows of several views of one entity, each with its requested features, without their times.
 
         Feast's own read fetches and parses all features of a view; those of a sequence that are not asked for are only
@@ -98,25 +100,25 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
 
     def _read_requested(
         self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKey], names: Sequence[str]
-    ) -> list[Row]:
+    ) -> list[Unread]:
         live: list[list[LiveEvent] | None] = [[] for _ in entity_keys]
         if (sequence := SequenceView.of(view)) is not None:
             live = self.tail(config).histories(user_ids(sequence, entity_keys), sequence.max_length)
-            if any(live):
-                with self._saying_why(config):
-                    rows = super().online_read(config, view, entity_keys)
-                return [sequence.unite(row, events, names) for row, events in zip(rows, live, strict=True)]
+        asked = list(ENCODE) if any(live) else names
         version = config.entity_key_serialization_version
         keys = [serialize_entity_key(key, entity_key_serialization_version=version) for key in entity_keys]
         query = (
             f"SELECT entity_key, feature_name, value FROM {_quote_id(self._table(config, view))} "
-            f"WHERE entity_key IN ({','.join('?' * len(keys))}) AND feature_name IN ({','.join('?' * len(names))})"
+            f"WHERE entity_key IN ({','.join('?' * len(keys))}) AND feature_name IN ({','.join('?' * len(asked))})"
         )
-        found: dict[bytes, dict[str, Value]] = {}
+        found: dict[bytes, dict[str, bytes]] = {}
         with self._saying_why(config):
-            for key, name, value in self._get_conn(config).execute(query, (*keys, *names)):
-                found.setdefault(key, {})[name] = Value.FromString(value)
-        return [(None, None if gone is None else found.get(key)) for key, gone in zip(keys, live, strict=True)]
+            for key, name, value in self._get_conn(config).execute(query, (*keys, *asked)):
+                found.setdefault(key, {})[name] = value
+        return [
+            Unread((stored, events), partial(_parsed, sequence, stored, events, names))
+            for stored, events in zip(map(found.get, keys), live, strict=True)
+        ]
 
     @contextmanager
     def _saying_why(self, config: RepoConfig) -> Iterator[None]:
@@ -196,6 +198,16 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
             if key not in newest or _is_as_new(at, row, *newest[key]):
                 newest[key], kept[key] = (at, row[1]), row
         return list(kept.values())
+
+
+def _parsed(
+    sequence: SequenceView | None,
+    stored: dict[str, bytes] | None,
+    live: list[LiveEvent] | None,
+    names: Sequence[str],
+) -> dict[str, Value] | None:
+    values = None if stored is None else {name: Value.FromString(value) for name, value in stored.items()}
+    return values if sequence is None else sequence.unite((None, values), live, names)[1]
 
 
 def _is_as_new(at: int, row: Written, stored_at: int, stored: bytes | dict[str, Value]) -> bool:

@@ -137,10 +137,11 @@ class LiveCounters:
         own: user_counters and user_item_counters of the user's row in the online store, under user_key.
         """
         now = self.now
-        summed = [
-            each if user_key == UNNAMED else SummedCounts([each, *_parts(live)])
-            for each, live in zip(own, (now.user_counters, now.user_item_counters), strict=True)
-        ]
+        if user_key == UNNAMED:
+            return replace(now, user_counters=own[0], user_item_counters=own[1])
+        live = zip(_parts(now.user_counters), _parts(now.user_item_counters), strict=True)
+        of_user = [parts for parts in live if parts[0].has(user_key)]  # each search takes 30 us
+        summed = [SummedCounts(parts) for parts in zip(own, *of_user, strict=True)]
         return replace(now, user_counters=summed[0], user_item_counters=summed[1])
 
     def add(self, events: Sequence[LiveEvent]) -> None:
@@ -245,9 +246,8 @@ class LiveCounters:
 
 
 def _parts(table: AsOfCounts) -> Sequence[AsOfCounter]:
-    """The parts that have rows."""
     parts = table.parts if isinstance(table, SummedCounts) else [table]
-    return [part for part in parts if isinstance(part, AsOfCounter) and len(part.packed)]
+    return [part for part in parts if isinstance(part, AsOfCounter)]
 
 
 def _clicks(rows: _Rows, chosen: npt.NDArray[np.bool_]) -> Clicks:

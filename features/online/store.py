@@ -6,6 +6,7 @@ Appended events are durable when `append` returns, and visible to the next read 
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,11 +26,13 @@ from features.feast_store import online_rows
 from features.feast_store.config import NEVER_READ, config
 from features.feast_store.entity_keys import entity_key
 from features.feast_store.kept_before import StaleStoreError
+from features.feast_store.unread import Unread
 from features.live.clock import Clock, wall_us
 from features.live.open_tail import engine, open_tail, redis_address
 from features.live.places import absorbed_upto
 from features.live.tail import LiveTail, Marks
 from features.online import item_state
+from features.online.kept import Kept
 from features.online.kept_counts import KeptCounts
 from features.online.live_counters import LiveCounters
 from features.online.opening import check_owner, in_seconds, stamp_of, warn_of_loss
@@ -82,6 +85,7 @@ class OnlineStore:
     progress: _Progress
     clock: Clock  # the wall clock, until follow_log
     kept: KeptCounts = field(default_factory=KeptCounts, compare=False)
+    kept_histories: Kept[UserHistory | None] = field(default_factory=Kept, compare=False)
 
     @classmethod
     def open(cls, state: Path, tail_of: Path | None = None) -> "OnlineStore":
@@ -216,16 +220,21 @@ class OnlineStore:
         online_rows.drop(self.feast)
 
     def read(self, user_id: str) -> UserRead:
-        """A user's history and counts, in one read."""
-        (values,), (counted,) = self._read_users([user_id], [(self.history_view, HISTORY), (self.state_view, STATE)])
-        history = to_history(values)
+        """A user's history and counts, in one read. What was read of a user before is not parsed again."""
+        wanted = [(self.history_view, HISTORY), (self.state_view, STATE)]
+        with _saying_why():
+            (own,), (counted,) = self._read_users([user_id], wanted)
+            history = self.kept_histories.made(user_id, own.found, lambda: to_history(own.parse()))
+            read = UserRead(history, to_counted(counted.parse()))
         if history is None:  # unknown, or forgotten: then nothing may be kept
             self.kept.drop(user_id)
-        return UserRead(history, to_counted(counted))
+            self.kept_histories.drop(user_id)
+        return read
 
     def counted(self, user_ids: Sequence[str]) -> list[bytes]:
         """Users' counts in the log, packed by encoding/user_counts.py; empty without a row."""
-        return [to_counted(values) for values in self._read_users(user_ids, [(self.state_view, STATE)])[0]]
+        with _saying_why():
+            return [to_counted(row.parse()) for row in self._read_users(user_ids, [(self.state_view, STATE)])[0]]
 
     def counters_of(self, user_id: str, counted: bytes) -> tuple[int, Counters]:
         """(the user's key, counters of items and of that user), live events included. counted: the user's row."""
@@ -241,23 +250,17 @@ class OnlineStore:
 
     def histories(self, user_ids: Sequence[str]) -> list[UserHistory | None]:
         """Like `history` for several users, in one read."""
-        return [to_history(values) for values in self._read_users(user_ids, [(self.history_view, HISTORY)])[0]]
+        with _saying_why():
+            return [to_history(row.parse()) for row in self._read_users(user_ids, [(self.history_view, HISTORY)])[0]]
 
     def _read_users(
         self, user_ids: Sequence[str], wanted: Sequence[tuple[FeatureView, Sequence[str]]]
-    ) -> list[list[dict[str, Value] | None]]:
-        """For each view, the features of each user. Raises InputError if the store does not answer."""
+    ) -> list[list[Unread]]:
+        """For each view, the row of each user. Raises InputError if the store does not answer."""
         keys = [entity_key(["user_id"], name) for name in user_ids]
         # get_online_features adds metadata, timestamps and a copy of each value, which doubles the time of a read.
         store: Any = self.feast._get_provider().online_store  # pyright: ignore[reportAttributeAccessIssue]
-        try:
-            found = store.online_read_together(self.feast.config, wanted, keys)
-        except InputError:
-            raise
-        except DAMAGE as error:
-            said = f"The histories in the online store cannot be read: {type(error).__name__}: {error}."
-            raise InputError(f"{said} {AGAIN}") from error
-        return [[values for _, values in rows] for rows in found]
+        return store.online_read_together(self.feast.config, wanted, keys)
 
     def user_ids(self, prefix: str) -> Iterator[str]:
         """Users whose id starts with the prefix: those of the log in the store's order, then those of live events."""
@@ -292,3 +295,14 @@ class OnlineStore:
         names = list(response.metadata.feature_names.val)
         wanted = [feature.split(":")[1] for feature in features]
         return [list(response.results[names.index(name)].values) for name in wanted]
+
+
+@contextmanager
+def _saying_why() -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGE as error:
+        said = f"The histories in the online store cannot be read: {type(error).__name__}: {error}."
+        raise InputError(f"{said} {AGAIN}") from error

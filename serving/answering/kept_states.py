@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from features.encoding.encode import AGE_UNIT_US, NUM_AGE_BUCKETS, age_bucket, micros
+from features.online.kept import MAX_USERS
 from serving.bundle.scorer import Events, Scorer
 
-MAX_USERS = 256
-"""Number of states that are kept, some 25 kB each with a history of 200 events and a width of 16."""
 FOREVER = np.iinfo(np.int64).max
 
 
