@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def to_history(values: Mapping[str, Value] | None) -> UserHistory | None:
     if not values or not all(name in values for name in HISTORY) or not values["item_ids"].HasField("string_list_val"):
         return None
     return UserHistory(
-        item_ids=list(values["item_ids"].string_list_val.val),
+        item_ids=list(map(intern, values["item_ids"].string_list_val.val)),  # of many users that are kept: each id once
         occurred_at=np.array(values["occurred_at"].int64_list_val.val, np.int64),
         label=np.array(values["labels"].float_list_val.val, np.float32),
         session=np.array(values["sessions"].int64_list_val.val, np.int64),
