@@ -3,8 +3,8 @@
 `python -m benchmarks.rank_speed`: both servers are started on free ports, one worker each, over a copy of this
 machine's live events. Requests have 100 candidates, and users the longest histories of the store; cases take turns in
 blocks, so that a busy machine slows all alike. Besides wall time each case has the CPU time of the process that
-answers, which other programs disturb less. Then 16 clients ask as fast as they are answered, and then twice as many:
-those who are refused wait a little, or ask again at once.
+answers, which other programs disturb less. Then 16 clients ask as fast as they are answered, and twice as many: those
+who are refused wait a little, or ask again at once. These loads take turns too, also of a service of more workers.
 Writes benchmarks/results/rank_speed.json.
 """
 
@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -49,7 +50,42 @@ PAUSE_MS = 30.0
 IDLE_S = 2.0
 CANDIDATES = 100
 
+CLIENTS_OF_LOADS = ((1, 0.0), (CLIENTS, WAIT_S), (2 * CLIENTS, WAIT_S), (2 * CLIENTS, 0.0))
+"""(clients, seconds that a refused one waits) of each load."""
+TURNS = 5
+
 Ask = Callable[[bytes], object]
+
+
+class Served(NamedTuple):
+    """A server: its port, and the processes that answer."""
+
+    port: int
+    processes: Sequence[psutil.Process]
+
+    def spent_s(self) -> float:
+        """CPU seconds of these processes until now."""
+        return sum(map(spent_s, self.processes))
+
+
+@dataclass
+class Load:
+    """What became of the requests of some clients."""
+
+    done: Counter[int] = field(default_factory=Counter)
+    took_s: float = 0.0
+    used_s: float = 0.0
+
+    def row(self, clients: int, wait_s: float) -> dict[str, Any]:
+        """Answers per second, and per CPU second of the processes that answer."""
+        return {
+            "clients": clients,
+            "refused_wait_s": wait_s,
+            "answers_per_s": round(self.done[200] / self.took_s, 1),
+            "answers_per_cpu_s": round(self.done[200] / max(self.used_s, 1e-9), 1),
+            "workers_cpu_share": round(self.used_s / self.took_s, 2),
+            "statuses": {str(status): count for status, count in sorted(self.done.items())},
+        }
 
 
 class Connection:
@@ -114,16 +150,19 @@ def main() -> None:
     bodies = list(itertools.islice(drawn(predictor, list(users)), options.requests))
     with TemporaryDirectory(prefix="rank-speed-") as folder:
         own = {LIVE_VARIABLE: str(copied_live(Path(folder))), ENGINE_VARIABLE: "sqlite"}
-        with server(**own, LEITMOTIF_WORKERS="1") as client, plain(own) as (plain_port, plain_process):
-            (worker,) = workers_of(client)
-            port = client.base_url.port or 80
-            report = alone(predictor, bodies, (port, worker), (plain_port, plain_process))
-            report["loads"] = loads(port, [worker], bodies, options.seconds)
-            report["plain_loads"] = loads(plain_port, [plain_process], bodies, options.seconds, ((CLIENTS, WAIT_S),))
-        if options.workers > 1:
-            with server(**own, LEITMOTIF_WORKERS=str(options.workers)) as client:
-                port = client.base_url.port or 80
-                report[f"loads_of_{options.workers}_workers"] = loads(port, workers_of(client), bodies, options.seconds)
+        with (
+            server(**own, LEITMOTIF_WORKERS="1") as client,
+            plain(own) as (plain_port, plain_process),
+            server(**own, LEITMOTIF_WORKERS=str(max(options.workers, 1))) as more,
+        ):
+            ours = Served(client.base_url.port or 80, workers_of(client))
+            theirs = Served(plain_port, [plain_process])
+            report = alone(predictor, bodies, ours, theirs)
+            asked = {"loads": (ours, CLIENTS_OF_LOADS), "plain_loads": (theirs, CLIENTS_OF_LOADS[1:2])}
+            if options.workers > 1:
+                many = Served(more.base_url.port or 80, workers_of(more))
+                asked[f"loads_of_{options.workers}_workers"] = many, CLIENTS_OF_LOADS
+            report |= loads(asked, bodies, options.seconds)
     report["setting"] = {
         "command": command(),
         "at": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -174,11 +213,9 @@ def plain(environment: dict[str, str]) -> Iterator[tuple[int, psutil.Process]]:
         process.wait(120)
 
 
-def alone(
-    predictor: Predictor, bodies: Sequence[bytes], ours: tuple[int, psutil.Process], theirs: tuple[int, psutil.Process]
-) -> dict[str, Any]:
+def alone(predictor: Predictor, bodies: Sequence[bytes], ours: Served, theirs: Served) -> dict[str, Any]:
     """Latency of each case, one request at a time, and the ratios that are asked of the service."""
-    (port, worker), (plain_port, process), own = ours, theirs, psutil.Process()
+    (port, (worker,)), (plain_port, (process,)), own = ours, theirs, psutil.Process()
 
     def in_process(body: bytes) -> None:
         predictor.rank(RankRequest.model_validate_json(body))
@@ -237,36 +274,30 @@ def beside(report: dict[str, Any], name: str, other: str) -> dict[str, float]:
 
 
 def loads(
-    port: int,
-    workers: Sequence[psutil.Process],
-    bodies: Sequence[bytes],
-    seconds: float,
-    clients: Sequence[tuple[int, float]] = ((1, 0.0), (CLIENTS, WAIT_S), (2 * CLIENTS, WAIT_S), (2 * CLIENTS, 0.0)),
-) -> list[dict[str, Any]]:
-    """Answers per second, and per CPU second of the workers, of clients that ask again at once.
+    asked: Mapping[str, tuple[Served, Sequence[tuple[int, float]]]], bodies: Sequence[bytes], seconds: float
+) -> dict[str, list[dict[str, Any]]]:
+    """Of each server, the loads of several numbers of clients that ask again at once, in turns of all of them.
 
-    clients: number, and seconds that a refused one waits.
+    seconds: of each load, all turns together.
     """
-    rows = []
-    for number, wait_s in clients:
-        before, began = sum(map(spent_s, workers)), time.perf_counter()
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(number))
-            asking = [pool.submit(ask_on, port, bodies, seed, began + seconds, wait_s) for seed in range(number)]
-            done = sum((each.result() for each in asking), Counter[int]())
-        took, used = time.perf_counter() - began, sum(map(spent_s, workers)) - before
-        answered = done[200]
-        rows.append(
-            {
-                "clients": number,
-                "refused_wait_s": wait_s,
-                "answers_per_s": round(answered / took, 1),
-                "answers_per_cpu_s": round(answered / max(used, 1e-9), 1),
-                "workers_cpu_share": round(used / took, 2),
-                "statuses": {str(status): count for status, count in sorted(done.items())},
-            }
-        )
-    return rows
+    told = {name: [Load() for _ in clients] for name, (_, clients) in asked.items()}
+    for _ in range(TURNS):
+        for name, (served, clients) in asked.items():
+            for load, (number, wait_s) in zip(told[name], clients, strict=True):
+                _burden(load, served, number, wait_s, bodies, seconds / TURNS)
+    return {
+        name: [load.row(*each) for load, each in zip(told[name], clients, strict=True)]
+        for name, (_, clients) in asked.items()
+    }
+
+
+def _burden(load: Load, served: Served, number: int, wait_s: float, bodies: Sequence[bytes], seconds: float) -> None:
+    before, began = served.spent_s(), time.perf_counter()
+    with ThreadPoolExecutor(number) as pool:
+        asking = [pool.submit(ask_on, served.port, bodies, seed, began + seconds, wait_s) for seed in range(number)]
+        load.done += sum((each.result() for each in asking), Counter[int]())
+    load.took_s += time.perf_counter() - began
+    load.used_s += served.spent_s() - before
 
 
 def ask_on(port: int, bodies: Sequence[bytes], seed: int, until: float, wait_s: float) -> Counter[int]:

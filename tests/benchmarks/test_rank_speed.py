@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmarks import rank_speed
-from benchmarks.rank_speed import Connection, loads, spent_s, summarise
+from benchmarks.rank_speed import Connection, Served, loads, spent_s, summarise
 
 BODIES = [json.dumps({"number": number}).encode() for number in range(4)]
 
@@ -53,7 +53,10 @@ def test_a_connection_is_kept_and_opened_again_after_a_pause(port: int, monkeypa
 
 
 def test_a_load_counts_answers_and_refusals(port: int) -> None:
-    patient, impatient = loads(port, [psutil.Process()], BODIES, 0.3, clients=((2, 0.2), (2, 0.0)))
+    served = Served(port, [psutil.Process()])
+    told = loads({"both": (served, ((2, 0.2), (2, 0.0))), "one": (served, ((1, 0.0),))}, BODIES, 1.0)
+    patient, impatient = told["both"]
+    assert [row["clients"] for row in told["one"]] == [1]
     assert [row["refused_wait_s"] for row in (patient, impatient)] == [0.2, 0.0]
     for row in (patient, impatient):
         assert row["clients"] == 2
