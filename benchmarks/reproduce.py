@@ -2,6 +2,7 @@
 
     python -m benchmarks.reproduce                                        # the core rows at the size of params.yaml
     python -m benchmarks.reproduce --groups backbones mixtures controls ablations --sizes 20000 80000 --seeds 5
+    python -m benchmarks.reproduce --models din mos_din mos_500 --sizes 80000      # some rows of any groups, by name
 
 Every fit is cached in .cache/reproduce by its inputs, so that a stopped run can be resumed. --processes fits run at a
 time, first seeds first; after --limit-s no fit begins, and rows use the seeds that are finished. Writes
@@ -51,6 +52,7 @@ log = logging.getLogger("leitmotif")
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CODE = ("training/**/*.py", "features/encoding/*.py", "benchmarks/variants.py", "benchmarks/fixed_routing.py")
+NAMED = {name: each for group in GROUPS.values() for name, each in group.items()}
 BAR = "din"
 
 
@@ -278,6 +280,7 @@ def main() -> None:
         prog="benchmarks.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=["core"], help="which rows")
+    parser.add_argument("--models", nargs="+", choices=list(NAMED), metavar="NAME", help="rows by name, not by group")
     parser.add_argument("--sizes", nargs="+", type=int, help="training requests; default train.max_requests")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-test", type=int, help="so many test requests at most; default all")
@@ -296,10 +299,11 @@ def main() -> None:
     options.keep_in.mkdir(parents=True, exist_ok=True)
     try:
         bench = open_bench(data, sections, options.max_test)
-        wanted = {name: each for group in options.groups for name, each in GROUPS[group].items()}
+        of_groups = (name for group in options.groups for name in GROUPS[group])
+        wanted = {name: NAMED[name] for name in options.models or of_groups}
         if bench.true_theme_N is None:
             wanted = {name: each for name, each in wanted.items() if not each.needs_truth}
-        wanted = {BAR: GROUPS["core"][BAR], **wanted}  # fitted whether asked for or not
+        wanted = {BAR: NAMED[BAR], **wanted}  # fitted whether asked for or not
         sizes = options.sizes or [sections["train"].max_requests]
         fits = [Fit(name, each, size, seed) for seed in seeds for size in sizes for name, each in wanted.items()]
         fit_all(bench, fits, options.keep_in, options.processes, options.limit_s)

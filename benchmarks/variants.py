@@ -76,6 +76,19 @@ LENGTHS = {
     for length in (50, 500, 1000)
     for name, what in (("din", "DIN"), ("mos", "MoS"))
 }
+LONG = {
+    "mos_500_two_themes": Variant(
+        "MoS, the newest 500 events, two themes a candidate", changes={"history_length": 500, "num_candidate_themes": 2}
+    ),
+    "mos_500_capacity_100": Variant(
+        "MoS, the newest 500 events, 100 a theme", changes={"history_length": 500, "theme_capacity": 100}
+    ),
+    "mos_500_whole": Variant(
+        "MoS over din, which reads the whole history of 500 events too",
+        changes={"history_length": 500, **_wrapped("din", "backbone")},
+    ),
+}
+"""Variants of a mixture with a long history, in which a theme that comes back after long is found."""
 CORE = {"din": BACKBONES["din"], "mos_din": MIXTURES["mos_din"], "mos_din_whole": CONTAINING["mos_din_whole"]}
 FALLING = {
     f"{name}_falling": replace(variant, what=f"{variant.what}; the rate falls", train={"schedule": "linear"})
@@ -96,6 +109,7 @@ GROUPS = {
     "controls": CONTROLS,
     "ablations": ABLATIONS,
     "lengths": LENGTHS,
+    "long": LONG,
 }
 
 

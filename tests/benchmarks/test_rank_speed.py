@@ -19,6 +19,7 @@ class Echo(BaseHTTPRequestHandler):
     """Answers with the body; refuses the number 3."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
