@@ -11,6 +11,7 @@ from training.model.batch import Candidates, History
 from training.model.build import ALONE, MODELS, PEERS, build, load_model, save_weights
 from training.model.build import describe as describe_model
 from training.model.mixture import OWN, feature_places
+from training.model.router import softmax_of_rows
 
 ROUTINGS = [
     {"router": router, "route": route, "num_candidate_themes": number}
@@ -298,3 +299,15 @@ def test_a_batch_s_own_items_score_as_the_whole_catalogue_does(make_model, make_
     num_items = len(model.catalogue.row_of_N)
     assert num_items > small.item_index_UL.numel() + 2
     torch.testing.assert_close(model(small, candidates), scores(model, small, candidates), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 777])
+def test_an_item_s_routing_does_not_depend_on_how_many_are_routed_with_it(num_rows: int) -> None:
+    """To the bit: tables of a batch's items are those of the catalogue."""
+    torch.manual_seed(num_rows)
+    logit_NT = 4 * torch.randn(1000, 12)
+    whole = softmax_of_rows(logit_NT)
+    for first in (0, 3, 1000 - num_rows):
+        rows = slice(first, first + num_rows)
+        assert torch.equal(softmax_of_rows(logit_NT[rows]), whole[rows])
+    torch.testing.assert_close(whole, torch.softmax(logit_NT, -1), rtol=0, atol=1e-6)

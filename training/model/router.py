@@ -6,6 +6,7 @@ Shapes: U users, L history length, T themes, R router width, F code width. A `*`
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from contracts.schema import UNKNOWN_INDEX
 from training.model.batch import History
@@ -13,6 +14,8 @@ from training.model.embeddings import ItemEmbedding, ItemRows
 
 ROUTER_STD = 0.2
 CODE_STD = 0.5  # of the map of codes: codes are shorter than 1, and should weigh as much as a row
+ROWS_OF_BLOCK = 64
+"""A multiple of the numbers in a register of any processor."""
 NORM_FLOOR = 1e-4  # keeps the direction of a zero vector, and its gradient, finite
 
 
@@ -75,7 +78,8 @@ class Router(nn.Module):
     def assign(self, code: Float[Tensor, "*shape router"]) -> Float[Tensor, "*shape themes"]:
         """Routing by codes; rows sum to 1, or are 0 where the code is 0."""
         cosine = direction(code) @ direction(self.prototype_TR).T
-        return torch.softmax(cosine / self.temperature, dim=-1) * (code != 0).any(-1, keepdim=True)
+        softmax = softmax_of_rows if cosine.dim() == 2 else softmax_of_last
+        return softmax(cosine / self.temperature) * (code != 0).any(-1, keepdim=True)
 
     def history(
         self,
@@ -94,6 +98,22 @@ class Router(nn.Module):
             return self.assign(session_ULR)
         share = torch.sigmoid(self.blend)
         return self.assign(share * session_ULR + (1 - share) * code_ULR)
+
+
+def softmax_of_rows(logit_NT: Float[Tensor, "items themes"]) -> Float[Tensor, "items themes"]:
+    """Softmax of each row, for many rows of few columns.
+
+    Over the other axis PyTorch computes many rows at a time, which takes a tenth of the time on a CPU. There rows that
+    fill no whole block are computed by other instructions, so they are padded: a row's result is the same to the bit,
+    however many there are.
+    """
+    padding = -len(logit_NT) % ROWS_OF_BLOCK
+    return torch.softmax(functional.pad(logit_NT.T, (0, padding)), dim=0)[:, : len(logit_NT)].T.contiguous()
+
+
+def softmax_of_last(logit: Float[Tensor, "*shape themes"]) -> Float[Tensor, "*shape themes"]:
+    """Softmax of the last dimension, of any number of them: what `torch.export` takes with a dynamic size."""
+    return torch.softmax(logit, dim=-1)
 
 
 def direction(vector: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
