@@ -44,7 +44,8 @@ def test_an_array_that_is_written_in_part(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SAVE, str(tmp_path / "a.npy")], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("True None ") and "requested and" in done.stdout, done.stdout
+    assert done.stdout.startswith("True None "), done.stdout
+    assert "requested and" in done.stdout
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

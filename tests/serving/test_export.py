@@ -86,7 +86,7 @@ def test_what_is_not_machine_code_of_this_bundle_here_is_not_loaded(
     assert "cannot be read" in said()
 
 
-FAILS = '#!/bin/sh\n[ "$1" = --version ] && echo "g++ 1.0" && exit\necho "fatal error: omp.h: no such file" >&2\nexit 1\n'
+FAILS = '#!/bin/sh\n[ "$1" = --version ] && echo "g++ 1.0" && exit\necho "fatal: omp.h: no such file" >&2\nexit 1\n'
 
 
 @pytest.mark.parametrize(
