@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,17 @@ from uuid import uuid4
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a failed write: full disk, quota, file size limit."""
+SQLITE_FULL = 13
+NUMPY_WROTE_LESS = r"\d+ requested and \d+ written"
+"""What numpy says, without an error number, when a file takes only some of an array."""
 
 
 def is_full(error: Exception) -> bool:
     """Whether an error of any library was caused by a full disk."""
-    number = getattr(error, "errno", None)
-    return number in FULL or any(os.strerror(each) in str(error) for each in FULL)
+    if getattr(error, "errno", None) in FULL or getattr(error, "sqlite_errorcode", None) == SQLITE_FULL:
+        return True
+    said = str(error)
+    return any(os.strerror(each) in said for each in FULL) or re.fullmatch(NUMPY_WROTE_LESS, said) is not None
 
 
 def hash_file(path: Path) -> str:

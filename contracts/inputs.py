@@ -11,6 +11,7 @@ if that time was too recent to tell two writes apart.
 """
 
 import fnmatch
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -44,6 +45,13 @@ class File:
     digest: str
 
 
+class Read(TypedDict):
+    """What shows of a dep without reading it."""
+
+    size: int  # bytes of all files, as DVC counts them
+    files: str  # a digest of their names, sizes and times of change
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a stage reads according to dvc.yaml, with its state at one moment."""
@@ -52,6 +60,16 @@ class Inputs:
     deps: tuple[str, ...]
     files: Mapping[str, File]  # all files of the deps
     outs: tuple[str, ...]  # the stage's outputs
+
+    def read(self, root: Path = Path()) -> dict[str, Read]:
+        """Of each dep without modules, such as a log: what the stage read."""
+        places = {path: file.place for path, file in self.files.items()}
+        within = {dep: [path.as_posix() for path in _files([dep], root)] for dep in self.deps}
+        return {
+            dep: _read({path: places[path] for path in paths if path in places})
+            for dep, paths in within.items()
+            if not any(path.endswith(".py") for path in paths)
+        }
 
 
 def note_inputs(stage: str, raw: Mapping[str, Any], sections: Sequence[str], root: Path = Path()) -> Inputs:
@@ -87,6 +105,11 @@ def changes(inputs: Inputs, root: Path = Path()) -> list[str]:
     return found
 
 
+def read_now(dep: str, root: Path = Path()) -> Read:
+    """What a stage would read of a dep that began now."""
+    return _read({path.as_posix(): _place(root / path) for path in _files([dep], root)})
+
+
 def said(stage: str, found: Sequence[str]) -> str:
     """The message of a stage whose inputs changed while it ran."""
     return (
@@ -98,6 +121,13 @@ def said(stage: str, found: Sequence[str]) -> str:
 def fill(text: str, values: Mapping[str, Any]) -> str:
     """dvc.yaml's ${section.name} replaced by values, as DVC does it."""
     return re.sub(r"\$\{\s*([^}\s]+)\s*\}", lambda match: str(_look_up(values, match[1])), text)
+
+
+def _read(places: Mapping[str, Place]) -> Read:
+    seen = sorted((path, *place[1:]) for path, place in places.items())  # a checkout gives files other inodes
+    return Read(
+        size=sum(place[1] for place in places.values()), files=hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+    )
 
 
 def _definition(stage: str, root: Path) -> Mapping[str, Any]:

@@ -83,7 +83,7 @@ def _attempt(stage: str, run: Callable[..., Report], log: logging.Logger) -> int
             report = run(**_arguments(run, sections))
             _check_unchanged(stage, inputs, data)
             elapsed = time.perf_counter() - began
-            _write_reports(Path("reports") / source, stage, report, elapsed)
+            _write_reports(Path("reports") / source, stage, report, elapsed, inputs)
         log.info("%s done in %.1f s", stage, elapsed)
         return 0
     except StageBusyError as error:  # attempts/ belongs to the other run
@@ -153,11 +153,12 @@ def _check_unchanged(stage: str, inputs: Inputs, data: Path) -> None:
     raise InputError(f"{said(stage, found)} What it made is in {ATTEMPTS / stage / 'made'}.")
 
 
-def _write_reports(folder: Path, stage: str, report: Report, elapsed: float) -> None:
+def _write_reports(folder: Path, stage: str, report: Report, elapsed: float, inputs: Inputs) -> None:
     written = write_report(folder / f"{stage}.json", report)
     write_figures(folder / "figures" / f"{stage}.json", stage, report)
     # of: digest of the report that this timing belongs to; a report from the cache has another timing
-    write_json(folder / f"{stage}.timing.json", {"wall_s": round(elapsed, 3), "of": written})
+    timing = {"wall_s": round(elapsed, 3), "of": written, "read": inputs.read()}
+    write_json(folder / f"{stage}.timing.json", timing)
 
 
 def _tell(log: logging.Logger, stage: str, source: str | None, code: int, message: str) -> None:

@@ -8,15 +8,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from contracts.errors import InputError
 from contracts.params import load_params
 from contracts.running import begun, running, waited
 from contracts.stage import REASON
+from orchestration.dvc_lock import LockBusy
 from orchestration.graph import read_graph
 from orchestration.group import run_group, undisturbed
 from orchestration.stale import clear_stale
+from orchestration.unrecorded import unrecorded
 from orchestration.versions import read_made
 
 DVC = (sys.executable, "-m", "dvc")
@@ -76,15 +79,18 @@ def repro(
     try:
         with begun(root, "a run of the pipeline", wait_s, tell or say):
             arguments = [*(["--single-item"] if single else []), *(["--force"] if force else []), *stages]
-            return _repro(root, arguments, say, env or {}, lambda: waited(root, wait_s, tell or say, "the run goes on"))
+            again = [] if force else _again(root, stages if single else (), say)
+            commands = [*again, arguments]
+            return _repro(root, commands, say, env or {}, lambda: waited(root, wait_s, tell or say, "the run goes on"))
     except InputError as error:
         return Attempt(reason=Reason(None, str(error), error.exit_code))
 
 
 def _repro(
-    root: Path, arguments: list[str], say: Callable[[str], None], env: Mapping[str, str], wait: Callable[[], None]
+    root: Path, commands: list[list[str]], say: Callable[[str], None], env: Mapping[str, str], wait: Callable[[], None]
 ) -> Attempt:
-    attempt, said = Attempt(), []
+    """commands: the arguments of each `dvc repro`, run in turn until one fails."""
+    attempt, said, status = Attempt(), [], 0
 
     def listen(line: str) -> None:
         said.append(line)
@@ -94,10 +100,11 @@ def _repro(
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "reason.json"
         try:
-            status = _patient(
-                lambda: run_group([*DVC, "repro", *arguments], cwd=root, say=listen, env={**env, REASON: str(told)}),
-                root, said, wait,
-            )  # fmt: skip
+            for own in commands:
+                command, given = [*DVC, "repro", *own], {**env, REASON: str(told)}
+                run = partial(run_group, command, cwd=root, say=listen, env=given)
+                if status := _patient(run, root, said, wait):
+                    break
         except BaseException:
             with undisturbed():
                 restore(root, attempt.current, say)
@@ -107,6 +114,21 @@ def _repro(
             attempt.reason = _explain(root, attempt, said, status, told)
             attempt.restored = restore(root, attempt.reason.stage, say)
     return attempt
+
+
+def _again(root: Path, among: Sequence[str], say: Callable[[str], None]) -> list[list[str]]:
+    """Arguments of `dvc repro` for stages that DVC takes for unchanged though they have not read all of their input.
+
+    among: only these stages; none means all.
+    """
+    try:
+        found = unrecorded(read_graph(root))
+    except (InputError, LockBusy):  # `dvc repro` says so
+        return []
+    wanted = {stage: deps for stage, deps in found.items() if not among or stage in among}
+    for stage, deps in wanted.items():
+        say(f"{', '.join(deps)} changed when {stage} had read it, and DVC recorded it as read: {stage} runs again.")
+    return [["--single-item", "--force", stage] for stage in wanted]
 
 
 def _patient(run: Callable[[], int], root: Path, said: list[str], wait: Callable[[], None]) -> int:

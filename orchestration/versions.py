@@ -52,6 +52,15 @@ def read_made(graph: Graph) -> list[Made]:
     return [made for stage in graph.stages if (made := _made(stage, lock.get(stage.name)))]
 
 
+def read_sizes(graph: Graph) -> dict[str, dict[str, int]]:
+    """Stage -> dep -> bytes, as dvc.lock says; a dep that was not there is left out. Raises LockBusy."""
+    lock = _read_yaml(graph.root / "dvc.lock").get("stages", {})
+    return {
+        stage.name: {dep["path"]: dep["size"] for dep in lock.get(stage.name, {}).get("deps", []) if "size" in dep}
+        for stage in graph.stages
+    }
+
+
 def observe(graph: Graph) -> dict[str, str]:
     """The present version of every params section and every stage's code. Raises LockBusy."""
     values = _read_yaml(graph.root / "params.yaml")

@@ -28,7 +28,7 @@ from serving.bundle.programs import DESCRIPTION, TABLES, Half, Programs, load_ha
 from serving.bundle.scorer import Scorer
 from serving.locations import find_bundle, find_programs
 from training.model.batch import History, to_candidates, to_history
-from training.model.exported import compile_half, export_halves
+from training.model.exported import check_compiler, compile_half, export_halves
 from training.model.shape import ModelShape
 
 log = logging.getLogger("leitmotif")
@@ -36,10 +36,8 @@ log = logging.getLogger("leitmotif")
 
 def export(bundle: Bundle, out: Path, compiled: bool) -> dict[str, Any]:
     """Write the programs and exported.json into `out`, atomically. Returns the content of exported.json."""
-    if compiled and shutil.which("g++") is None and shutil.which("clang++") is None:
-        raise InputError(
-            "There is no C++ compiler (g++ or clang++), which --compile needs. Install one, or leave it out."
-        )
+    if compiled:
+        check_compiler()
     described = json.loads((bundle.path / MODEL).read_text(encoding="utf-8"))
     programs = export_halves(bundle.scorer.model, ModelShape(**described["shape"]))
     out.parent.mkdir(parents=True, exist_ok=True)

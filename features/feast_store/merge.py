@@ -1,5 +1,6 @@
 """A user's stored history and live events -> one history, with each event once and cut to the newest. numpy only."""
 
+import marshal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,12 @@ def live_events(events: Sequence[LiveEvent]) -> KeyedEvents:
         np.array([key_of_text(event.event_id) for event in events], np.int64),
         np.array([NO_SESSION if e.session_id is None else key_of_text(e.session_id) for e in events], np.int64),
     )
+
+
+def packed(events: Sequence[LiveEvent] | None) -> bytes | None:
+    """All that live_events reads of them, in a ninth of their memory: other events have other bytes. None for None."""
+    read = [(e.event_id, e.item_id, e.counts_from, e.label, e.session_id) for e in events or ()]
+    return None if events is None else marshal.dumps(read, 2)  # 2: without references, so by value alone
 
 
 def merge(base: NewestEvents | None, live: KeyedEvents, rule: SessionRule, max_length: int) -> NewestEvents | None:

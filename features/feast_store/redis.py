@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from contracts.errors import InputError
 from features.feast_store.kept_before import WRITE, as_of, fields_of, is_kept
+from features.feast_store.merge import packed
 from features.feast_store.redis_order import fields_of_row, newest_of_each, order, order_of, timestamp
 from features.feast_store.redis_rows import LOADS, mark_of
 from features.feast_store.sequence_view import Row, SequenceView, Written, user_ids
@@ -133,7 +134,8 @@ class LeitmotifRedisOnlineStore(RedisOnlineStore):
                 continue
             parsed = partial(self._parsed, sequence, _versioned_fv_name(view, config), read, names)
             own_live = live if sequence is not None and live is not None else [[] for _ in values]
-            tables.append([Unread(pair, partial(parsed, *pair)) for pair in zip(values, own_live, strict=True)])
+            pairs = zip(values, own_live, strict=True)
+            tables.append([Unread((row, packed(events)), partial(parsed, row, events)) for row, events in pairs])
         return tables
 
     def _parsed(

@@ -27,6 +27,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import to_naive_utc
 
 from contracts.errors import InputError
+from features.feast_store.merge import packed
 from features.feast_store.sequence_view import ENCODE, Row, SequenceView, Written, newest_of, user_ids
 from features.feast_store.unread import Unread
 from features.live.sqlite import SqliteTail
@@ -116,7 +117,7 @@ class LeitmotifSqliteOnlineStore(SqliteOnlineStore):
             for key, name, value in self._get_conn(config).execute(query, (*keys, *asked)):
                 found.setdefault(key, {})[name] = value
         return [
-            Unread((stored, events), partial(_parsed, sequence, stored, events, names))
+            Unread((stored, packed(events)), partial(_parsed, sequence, stored, events, names))
             for stored, events in zip(map(found.get, keys), live, strict=True)
         ]
 

@@ -8,7 +8,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 @dataclass(frozen=True)
 class Unread:
-    """found: the stored bytes, and the live events that belong to them; equal ones have equal features.
+    """found: the stored bytes, and the live events that belong to them, packed; equal ones have equal features.
 
     parse: the features, live events merged in; None if there is no row, or its user is forgotten.
     """

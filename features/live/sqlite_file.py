@@ -155,8 +155,8 @@ class SqliteFile:
 
     def _check_whole(self, opened: Opened) -> None:
         """Refuse a WAL that was unlinked or a file that was truncated, in which SQLite would go on writing."""
-        size = os.stat(self.path).st_size
-        with self._losing:
+        with self._losing:  # from the look on: another thread may see the file grow meanwhile
+            size = os.stat(self.path).st_size
             was, self._size = self._size, max(self._size, size)
         if (wal := _file(self._wal)) != opened.wal:
             if wal is None:  # no other WAL exists yet, so ours can still be written to the file

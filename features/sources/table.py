@@ -24,6 +24,8 @@ log = logging.getLogger("leitmotif")
 REQUIRED = ("user_id", "item_id", "occurred_at")
 WHOLE_ID = r"^-?\d+\.0+$"
 FRACTION = r"^-?\d+\.\d*[1-9]\d*$"
+FEW = 100
+"""If one id in so many has a fraction, it is probably a mistake."""
 
 
 def read_table(source: SourceParams, forgotten: Forgotten = frozenset()) -> Log:
@@ -127,6 +129,14 @@ def whole_columns(counts: Sequence[WholeCounts]) -> dict[str, int]:
         if num and not fractions:
             found[name] = num
             log.info("%s values of %s are whole numbers with decimals: 17850.0 is read as 17850", f"{num:,}", name)
+        elif fractions * FEW < num:  # not a column of versions such as 1.5
+            log.warning(
+                "%s values of %s are whole numbers with decimals, beside %s with a fraction, so all stay as they are: "
+                "7.0 and 7 are two ids. If those few are mistakes, correct them and run again",
+                f"{num:,}",
+                name,
+                f"{fractions:,}",
+            )
     return found
 
 

@@ -85,7 +85,8 @@ def _decide(found: dict[str, Any], rules: PromoteParams, models: tuple[str, ...]
     of = found["requests"]
     words = [
         f"Both were scored on the {of['num_requests']:,} newest requests that neither was trained or chosen on, "
-        f"{of['from']} to {of['to']}; {of['num_requests_ranked']:,} of {of['num_users_ranked']:,} users can be ranked.",
+        f"{of['from']} to {of['to']}; {of['num_requests_ranked']:,} of them can be ranked, of "
+        f"{of['num_users_ranked']:,} users.",
         f"The newest ({models[0]}) is {word} the champion ({models[1]}) within a request: {gain:+.4f} {METRIC}, 95 % "
         f"interval {low:+.4f} to {high:+.4f}, bootstrapped over users.",
         *(f"It falls behind {each}." for each in fallen),

@@ -69,6 +69,51 @@ def test_a_module_edited_and_a_table_written_while_a_stage_runs_are_no_record(ma
     assert locked(made_toy, "count")["params"]["params.yaml"]["audit"]["min_session_events"] == 2
 
 
+GROWS = """
+import atexit
+from pathlib import Path
+from contracts.publish import publish
+from contracts.stage import Report, main
+
+def run(data: Path, seed: int) -> Report:
+    log = Path("log.csv")
+    rows = log.read_text().split()
+    with publish(data, "interactions", "names") as staging:
+        (staging / "interactions" / "numbers.txt").write_text("\\n".join(rows))
+        (staging / "names" / "names.txt").write_text("zero one")
+    if Path("held").exists():  # somebody appends a row before DVC, which waits for this process to end, looks again
+        atexit.register(log.write_text, log.read_text() + "4\\n")
+    return {"rows_read": len(rows)}
+
+if __name__ == "__main__":
+    main(run)
+"""
+
+
+def test_rows_that_come_before_dvc_has_recorded_what_a_stage_read_are_read_by_the_next_run(toy: Toy) -> None:
+    (toy.root / "toy/make.py").write_text(GROWS)
+    pipeline = toy.root / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("deps: [toy/make.py]", "deps: [toy/make.py, log.csv]"))
+    (toy.root / "log.csv").write_text("1\n2\n")
+    (toy.root / "held").touch()
+    first = toy.python(*RUN)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert toy.read("interactions/numbers.txt").split() == ["1", "2"]
+    (toy.root / "held").unlink()
+    second = toy.python(*RUN)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "log.csv changed when make had read it, and DVC recorded it as read: make runs again." in second.stdout
+    assert toy.read("interactions/numbers.txt").split() == ["1", "2", "4"]
+    assert toy.read("totals/total.txt") == str(1 + 2 + 4 + 2)
+    third = toy.python(*RUN)
+    assert "0 of 3 stages ran" in third.stdout
+    assert "runs again" not in third.stdout
+    (toy.root / "log.csv").write_text("5\n")  # a change that DVC sees
+    fourth = toy.python(*RUN)
+    assert "3 of 3 stages ran" in fourth.stdout
+    assert "runs again" not in fourth.stdout
+
+
 def test_another_source_between_two_stages_is_refused_and_nothing_is_written_there(toy: Toy) -> None:
     with toy.held(*COUNT) as process:
         edit(toy, "name: simulator ", "name: table ")

@@ -86,12 +86,32 @@ def test_what_is_not_machine_code_of_this_bundle_here_is_not_loaded(
     assert "cannot be read" in said()
 
 
+FAILS = '#!/bin/sh\n[ "$1" = --version ] && echo "g++ 1.0" && exit\necho "fatal: omp.h: no such file" >&2\nexit 1\n'
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({}, r"no C\+\+ compiler called g\+\+.*leave --compile out"),
+        ({"clang++": FAILS}, r"no C\+\+ compiler called g\+\+.*CXX=clang\+\+"),  # which torch does not look for
+        ({"g++": FAILS}, r"compiler failed: .*omp\.h.*leave --compile out"),
+    ],
+)
 def test_without_a_compiler_machine_code_is_refused_and_the_last_programs_stand(
-    predictor: Predictor, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: dict[str, str],
+    said: str,
 ) -> None:
     before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    for name, script in there.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"no C\+\+ compiler .*Install one, or leave it out"):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=said):
         export(predictor.bundle, exported, compiled=True)
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
 

@@ -83,6 +83,8 @@ def test_a_worse_one_is_refused_and_a_better_one_promoted_on_the_same_new_reques
     assert up["candidate"]["iauc"] == pytest.approx(1 - up["champion"]["iauc"], abs=1e-4)  # reversed
     assert up["requests"]["num_requests_ranked"] >= 50
     assert up["verdict"][0].startswith(f"Both were scored on the {up['requests']['num_requests']:,} newest requests")
+    ranked, users = (up["requests"][f"num_{name}_ranked"] for name in ("requests", "users"))
+    assert up["verdict"][0].endswith(f"; {ranked:,} of them can be ranked, of {users:,} users.")
     assert "in none of 10 slices" in up["verdict"][-1]
     assert any("It falls behind in later_after_shift by" in words for words in down["verdict"])
     json.dumps(up, allow_nan=False)

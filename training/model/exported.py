@@ -3,6 +3,7 @@
 The item tables are constants of the programs. Shapes: U users and B impressions are dynamic, L is fixed.
 """
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from training.model.shape import ModelShape
 USERS, IMPRESSIONS = "users", "impressions"
 HALVES = ("user_side", "score")
 MAX_USERS, MAX_IMPRESSIONS = 65_536, 1_048_576
+SAID = 500
+"""So much of what a compiler says is repeated."""
 
 
 class UserSide(nn.Module):
@@ -78,11 +81,38 @@ def export_halves(model: Ranker, shape: ModelShape) -> dict[str, ExportedProgram
         jaxtyping.config.update("jaxtyping_disable", checks)
 
 
+def check_compiler() -> None:
+    """Raise InputError if the C++ compiler that torch would call is not here."""
+    from torch._inductor import config
+
+    names = [name for name in config.cpp.cxx if name]
+    if not any(map(shutil.which, names)):
+        raise InputError(
+            f"There is no C++ compiler called {' or '.join(names)}, which --compile needs. Install it, name another in "
+            "the variable CXX (CXX=clang++), or leave --compile out."
+        )
+
+
 def compile_half(program: ExportedProgram, path: Path) -> None:
-    """Write machine code with AOTInductor, which needs a C++ compiler here, but not where the code is loaded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own modules
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    """Write machine code with AOTInductor, which needs a C++ compiler here, but not where the code is loaded.
+
+    Raises InputError if the compiler fails.
+    """
+    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own modules
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    except (CppCompileError, InductorError) as error:
+        why = getattr(error, "inner_exception", error)
+        if not isinstance(why, (CppCompileError, InvalidCxxCompiler)):
+            raise
+        said = getattr(why, "output", None) or str(why)
+        raise InputError(
+            f"The C++ compiler failed: {' '.join(said.split())[:SAID]}. Nothing was written. Install one that works "
+            "(g++ with its headers), name another in the variable CXX, or leave --compile out."
+        ) from error
 
 
 class _Constants(nn.Module):

@@ -180,6 +180,35 @@ def test_a_file_that_is_cut_short_while_it_is_in_use_takes_nothing_more(path: Pa
     tail.close()
 
 
+def test_a_file_that_grows_while_two_threads_look_at_it_is_not_taken_for_cut_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail, writer = SqliteTail(path), SqliteTail(path)
+    tail.append([event("a")])
+    looks, look = iter(range(100)), os.stat
+
+    def stat(of: Path, **how: bool) -> os.stat_result:
+        """The first thread is held up between its look and what it makes of it, while the file grows."""
+        found = look(of, **how)
+        if of == path and threading.current_thread() is threading.main_thread() and next(looks) == 1:  # after its inode
+            writer.append([event(f"more {number}") for number in range(500)])
+            with contextlib.closing(sqlite3.connect(path)) as other:
+                other.execute("PRAGMA wal_checkpoint")
+            later.start()
+            later.join(1)  # it may have to wait for the first
+        return found
+
+    later = threading.Thread(target=tail.marks)
+    size = look(path).st_size
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", stat)
+        tail.marks()
+    later.join()
+    assert look(path).st_size > size
+    for each in (tail, writer):
+        each.close()
+
+
 def test_a_seq_is_greater_than_one_that_is_known_to_have_been_given(path: Path, server: RedisServer) -> None:
     """Of a store that was lost while nobody had it open: the stamp says what was absorbed."""
     given = 2 * time.time_ns() // 1_000

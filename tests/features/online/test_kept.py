@@ -1,11 +1,13 @@
 """What was made of a user's rows is made anew only where the rows are others, and nothing is kept of who is gone."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from contracts.errors import InputError
+from features.feast_store.merge import packed
 from features.live.places import state_of
 from features.online.kept import Kept
 from features.online.store import OnlineStore
@@ -60,6 +62,29 @@ def test_a_history_is_parsed_again_with_the_next_event_and_not_before(tmp_path: 
         assert np.array_equal(one, other)
     assert first.item_ids == [f"i{number}" for number in range(5)], "what others hold is not changed"
     store.tail.close()
+
+
+def test_live_events_are_kept_in_little_memory_and_told_apart_by_all_that_is_read_of_them() -> None:
+    events = [
+        event(f"{number:08}-0123456789abcdef", "u", f"i{number:06}", number * micros(1), impression_id=f"r{number:020}")
+        for number in range(1000)
+    ]
+    kept = packed(events)
+    assert kept is not None
+    whole = sum(sys.getsizeof(each) + sum(map(sys.getsizeof, each)) for each in events)
+    assert len(kept) * 8 < whole
+    assert packed([each._replace(item_id="".join(each.item_id)) for each in events]) == kept
+    for changed in (
+        {"event_id": "another"},
+        {"item_id": "another"},
+        {"occurred_at": 7},
+        {"known_at": events[-1].occurred_at + 1},
+        {"label": 0.0},
+        {"session_id": "another"},
+    ):
+        assert packed([*events[:-1], events[-1]._replace(**changed)]) != kept, changed
+    assert packed(events[:-1]) != kept
+    assert packed(None) is None is not packed([])
 
 
 def test_nothing_is_kept_of_a_user_who_is_forgotten(tmp_path: Path) -> None:

@@ -205,6 +205,21 @@ def test_typed_times_without_a_zone_are_noted(tmp_path: Path) -> None:
         assert ingest_table(tmp_path / "data", tmp_path / "l.parquet")["times_without_zone"] == noted
 
 
+def test_a_few_fractions_among_whole_ids_are_told_since_they_part_7_from_7_0(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = [f"{number % 5}.0,x{number},2024-01-01,1" for number in range(150)]
+    for name, rows in (("few", [*whole, "3.5,y,2024-01-01,1"]), ("versions", [*whole[:90], "1.5,x,2024-01-01,1"])):
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="leitmotif"):
+            report = ingest_table(tmp_path / name, write(tmp_path / f"{name}.csv", "\n".join([HEADER, *rows, ""])))
+        assert report["ids_without_decimals"] == {}
+        told = [text for text in caplog.messages if "with a fraction" in text]
+        assert [text[: text.index(",")] for text in told] == (
+            ["150 values of user_id are whole numbers with decimals"] if name == "few" else []
+        )
+
+
 def test_whole_ids_have_one_form_in_text_and_parquet_and_in_every_file(tmp_path: Path) -> None:
     write(tmp_path / "csv" / "a.csv", f"{HEADER}\n17850.0,x1,2024-01-01,1\n,x2,2024-01-02,1\n")
     write(
