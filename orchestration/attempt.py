@@ -5,12 +5,12 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.errors import InputError
+from contracts.files import in_temp, scratch
 from contracts.params import load_params
 from contracts.running import begun, running, waited
 from contracts.stage import REASON
@@ -91,8 +91,8 @@ def _repro(
         _follow(attempt, line)
         say(line)
 
-    with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "reason.json"
+    with scratch(in_temp("run")) as folder:
+        told = folder / "reason.json"
         try:
             status = _patient(
                 lambda: run_group([*DVC, "repro", *arguments], cwd=root, say=listen, env={**env, REASON: str(told)}),

@@ -9,13 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from contracts.arguments import none_taken
 from contracts.errors import InputError
+from contracts.files import scratch
 from serving.bundle.manifest import read_manifest
 from serving.locations import find_bundle
 
@@ -41,8 +41,8 @@ def _replacing(old: Path | None) -> Iterator[None]:
     if old is None:
         yield
         return
-    with tempfile.TemporaryDirectory(dir=old.parents[2], prefix="replaced-") as folder:  # on the store's file system
-        aside = old.rename(Path(folder) / old.name)
+    with scratch(old.parents[2] / "replaced") as folder:  # on the store's file system
+        aside = old.rename(folder / old.name)
         try:
             yield
         except BaseException:

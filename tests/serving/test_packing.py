@@ -194,4 +194,4 @@ def test_a_build_that_fails_leaves_the_bento_before_it(data: Path, tmp_path: Pat
     said = subprocess.check_output(command, env=told, cwd=root, text=True).split("\n")
     tag = f"leitmotif:{read_manifest(data / 'bundle').model_version}-unversio"
     assert [line for line in said if line] == [f"built {tag}", f"built {tag}", "failed", f"kept {tag} {tag}"]
-    assert not list((tmp_path / "home").glob("replaced-*"))
+    assert not list((tmp_path / "home").glob(".replaced.*"))
