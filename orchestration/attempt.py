@@ -5,13 +5,13 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from contracts.errors import InputError
+from contracts.files import in_temp, scratch
 from contracts.params import load_params
 from contracts.running import begun, running, waited
 from contracts.stage import REASON
@@ -97,8 +97,8 @@ def _repro(
         _follow(attempt, line)
         say(line)
 
-    with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "reason.json"
+    with scratch(in_temp("run")) as folder:
+        told = folder / "reason.json"
         try:
             for own in commands:
                 command, given = [*DVC, "repro", *own], {**env, REASON: str(told)}

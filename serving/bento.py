@@ -9,17 +9,20 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from contracts.arguments import none_taken
 from contracts.errors import InputError
+from contracts.files import scratch
 from serving.bundle.manifest import read_manifest
 from serving.locations import find_bundle
 
 NAME = "leitmotif"
+DIRTY = "-dirty"
 
 
 def build_bento(bundle: Path, root: Path) -> str:
@@ -27,7 +30,7 @@ def build_bento(bundle: Path, root: Path) -> str:
     import bentoml
 
     revision = git_revision(root)
-    tag = f"{NAME}:{read_manifest(bundle).model_version}-{revision[:8]}"
+    tag = tag_of(read_manifest(bundle).model_version, revision)
     with _replacing(next((Path(old.path) for old in bentoml.list() if str(old.tag) == tag), None)):
         bento = bentoml.bentos.build_bentofile(
             version=tag.partition(":")[2], labels={"git_revision": revision}, build_ctx=str(root)
@@ -41,8 +44,8 @@ def _replacing(old: Path | None) -> Iterator[None]:
     if old is None:
         yield
         return
-    with tempfile.TemporaryDirectory(dir=old.parents[2], prefix="replaced-") as folder:  # on the store's file system
-        aside = old.rename(Path(folder) / old.name)
+    with scratch(old.parents[2] / "replaced") as folder:  # on the store's file system
+        aside = old.rename(folder / old.name)
         try:
             yield
         except BaseException:
@@ -51,11 +54,28 @@ def _replacing(old: Path | None) -> Iterator[None]:
             raise
 
 
+def tag_of(model_version: str, revision: str) -> str:
+    """A Bento's tag; one that was built from what no commit has ends with -dirty. revision: of git_revision."""
+    commit = revision.removesuffix(DIRTY)
+    return f"{NAME}:{model_version}-{commit[:8]}{revision.removeprefix(commit)}"
+
+
 def git_revision(root: Path) -> str:
-    """The commit, with -dirty if files differ from it; `unversioned` outside git."""
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unversioned"
+    """The commit, with -dirty if files differ from it or a Bento would hold one that it lacks; `unversioned` outside
+    git."""
+    revision = _git(root, "describe", "--always", "--abbrev=40", f"--dirty={DIRTY}", "--exclude=*")
+    if revision is None:
+        return "unversioned"
+    held = YAML(typ="safe").load(root / "bentofile.yaml").get("include", [])
+    paths = [f":(glob){pattern.removeprefix('/')}" for pattern in held]
+    is_new = paths and _git(root, "ls-files", "--others", "--", *paths)
+    return revision + DIRTY if is_new and not revision.endswith(DIRTY) else revision
+
+
+def _git(root: Path, *command: str) -> str | None:
+    """Git's output; None if it fails."""
+    done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Restores the former champion of a source and withdraws the current one.
+"""Restores the latest former champion of a source that is whole, and withdraws the current one.
 
 Writes reports/<source>/rollback.json.
 """
@@ -18,10 +18,15 @@ WAIT_S = 60.0
 
 
 def rollback(source: str) -> dict[str, Any]:
-    """Restore the latest former champion. Raises InputError if none is kept."""
+    """Restore the latest former champion that is whole. Raises InputError if none is."""
     home = champion_path(source).parent
-    version, gone = restore(home)
-    report = {"champion": version, "withdrawn": gone, "num_former": len(former_of(home))}
+    done = restore(home)
+    report = {
+        "champion": done.version,
+        "withdrawn": done.gone,
+        "passed_over": done.passed_over,
+        "num_former": len(former_of(home)),
+    }
     write_json(Path("reports") / source / "rollback.json", report)
     return report
 
@@ -38,6 +43,8 @@ def main() -> None:
     except InputError as error:
         print(f"Not rolled back: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    for name, why in report["passed_over"].items():
+        print(f"The former champion {name} cannot be read and is passed over: {why}.")
     print(
         f"Rolled back for {source}: {report['champion']} is champion again, {report['withdrawn']} is withdrawn; only "
         f"`make promote ARGS=--force` promotes it again. {report['num_former']} former champions are kept. A "

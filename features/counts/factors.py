@@ -10,7 +10,6 @@ Randomised range finder: Halko, Martinsson and Tropp, 2011. Equal bytes are prom
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from scipy import sparse
 from threadpoolctl import ThreadpoolController
 
 from contracts.errors import InputError
-from contracts.files import beside
+from contracts.files import written
 from contracts.schema import COCLICK_CLICKS, ROLE_IMPRESSION, TIME, coclick_factors
 from features.engine.engine import Engine
 from features.tables.arrow_file import read_arrow, store_arrow
@@ -174,10 +173,8 @@ def factorise(periods: Periods, start: int) -> Path:
         "factors": _of_one_length(directions[:, : periods.rank], periods.rank),
     }
     path = periods.folder / f"{start}.npz"
-    making = beside(path)
-    with making.open("wb") as file:  # by its name numpy would write another, with a suffix
+    with written(path, lasting=False) as making, making.open("wb") as file:  # numpy would add a suffix to a name
         np.savez(file, **made)
-    os.replace(making, path)
     return path
 
 

@@ -11,14 +11,26 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import InputError
+from contracts.files import is_temporary
 from contracts.params import load_params
-from features.live.holdings import CACHE, EXPERIMENTS, FETCHED, WORKSPACE, Holding, Holdings, find_holdings
+from features.live.holdings import (
+    CACHE,
+    EXPERIMENTS,
+    FETCHED,
+    OF_DVC,
+    WORKSPACE,
+    Holding,
+    Holdings,
+    find_holdings,
+    remove_all_left,
+)
 from features.live.open_tail import claim, live_path, open_sqlite, open_tail
 from features.live.places import loaded_into, read_stamp, state_of
 from features.live.spellings import Users
@@ -31,6 +43,8 @@ from features.sealed.log_id import identity_of, refuse_other
 
 log = logging.getLogger("leitmotif")
 
+BUILDING = ".bentoml/tmp/"
+"""Where BentoML builds."""
 LEFT_BEHIND = ("attempts/", "dist/", ".dagster/")
 """Folders that no command rebuilds without the users."""
 
@@ -98,11 +112,18 @@ def _line(held: Holding, user_ids: Sequence[str], users: Users | None = None) ->
 def _commands(found: Holdings, source: str) -> list[str]:
     """The commands to run, in order, and what each does."""
     paths = [each.path for each in found.holdings if each.place == WORKSPACE]
-    steps = [("dvc repro", "make every table, model and bundle again without the users, and load Feast")]
+    steps = []
+    if any(is_temporary(Path(path)) for path in [*paths, *(each.partition(": ")[0] for each in found.not_read)]):
+        steps.append(
+            ("make forget", "again when the runs have ended that are writing temporary files (a dot, 32 digits)")
+        )
+    steps += [("dvc repro", "make every table, model and bundle again without the users, and load Feast")]
     if any(path.startswith("champions/") for path in paths):
         steps.append(("make promote ARGS=--force", "let the new bundle take the champion's place, which gc would keep"))
     if any(path.startswith(".bentoml/") for path in paths):
         steps.append(("bentoml list", "then `bentoml delete <tag>` for each, and `make bento` for a new one"))
+    if any(path.startswith(BUILDING) for path in paths):
+        steps.append((f"rm -r {BUILDING}", "what a killed `make bento` left; not while one builds"))
     if any(path.startswith(EXPERIMENTS) for path in paths):
         steps.append(("dvc queue remove --all", f"and `rm -r {EXPERIMENTS}/tmp*`: workspaces of experiments"))
     by_hand = sorted({"/".join(path.split("/")[:2]) for path in paths if path.startswith(LEFT_BEHIND)})
@@ -114,6 +135,8 @@ def _commands(found: Holdings, source: str) -> list[str]:
             "copies of logs in buckets: remove the users there first, then `make run` with the same DATA fetches again"
         )
         steps.append((f"rm -r {' '.join(copies)}", meaning))
+    if by_dvc := [path for path in paths if fnmatch(path.rpartition("/")[2], OF_DVC)]:
+        steps.append((f"rm {shlex.join(by_dvc)}", "what a killed DVC command left in its cache; not while one runs"))
     steps += [
         (
             "dvc gc --workspace",
@@ -196,6 +219,8 @@ def _run(root: Path, users: Sequence[str], only_list: bool) -> str:
         f"{num_rows:,} sealed live events of theirs removed.",
         flush=True,
     )
+    if num_left := remove_all_left(root, source.id):
+        print(f"{num_left:,} temporary files and folders that killed runs left were removed.", flush=True)
     return describe(find_holdings(root, source.id, user_ids), user_ids, source.id, source.path)
 
 

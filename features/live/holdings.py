@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from contracts.errors import InputError
+from contracts.files import left_in_temp, remove_left
 from features.live.spellings import NOBODY, Traces, Users, Wanted
 from features.live.traces import look_into
 
@@ -36,6 +37,8 @@ EXPERIMENTS = ".dvc/tmp/exps"
 """Workspaces of experiments that are queued, run or failed."""
 FETCHED = "fetched"
 """Copies of logs in buckets, of every address that was ever given (orchestration/fetch.py)."""
+OF_DVC = f".{'[!.]' * 22}.tmp"
+"""Temporary files of DVC in its cache, which `dvc gc` leaves."""
 WORKSPACE, CACHE = "workspace", "DVC's cache"
 
 
@@ -69,6 +72,7 @@ def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Holdings:
     wanted, cache = Wanted(frozenset(user_ids)), _cache_folder(root)
     objects = _objects(cache)
     files = [(WORKSPACE, _shown(root, path), path) for path in _workspace(root, source)]
+    files += [(WORKSPACE, _shown(root, path), path) for path in sorted(cache.rglob(OF_DVC))]
     files += [(CACHE, name, path) for name, path in sorted(objects.items()) if not name.endswith(".dir")]
     held, not_read, num_other, told_at = [], [], 0, time.monotonic()
     seen: dict[tuple[int, int], Traces | None] = {}
@@ -90,6 +94,11 @@ def find_holdings(root: Path, source: str, user_ids: Iterable[str]) -> Holdings:
     return Holdings(tuple(_with_versions(root, cache, objects, held)), len(files), tuple(not_read), num_other)
 
 
+def remove_all_left(root: Path, source: str) -> int:
+    """Remove the temporary files and folders of killed runs among these files; returns how many."""
+    return sum(remove_left(path) for path in _workspace(root, source))
+
+
 def _look(path: Path, wanted: Wanted, seen: dict[tuple[int, int], Traces | None]) -> tuple[Traces | None, int]:
     """(result of look_into, size in bytes). seen: results by inode, since workspace and cache share hard links."""
     status = path.stat()
@@ -104,8 +113,11 @@ def _workspace(root: Path, source: str) -> Iterator[Path]:
     folders = [root / "data" / source, root / "live" / source, root / ".state" / source, root / "attempts"]
     folders += [*sorted((root / ".cache").glob(f"*/{source}")), root / "champions" / source]
     folders += [root / "reports" / source, root / ".bentoml", root / "dist", root / ".dagster", root / EXPERIMENTS]
-    folders += [root / FETCHED]
+    folders += [root / FETCHED, *sorted((root / "champions").glob(f".{source}-*"))]
     yield from sorted((root / "live").glob(f"{source}.db*"))
+    for left in left_in_temp():
+        yield left
+        folders.append(left)
     for folder in folders:
         yield from sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
@@ -188,4 +200,4 @@ def _git(root: Path, *command: str) -> str:
 
 
 def _shown(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

@@ -10,6 +10,8 @@ from features.sealed.event import ENGINES
 STAMP = "stamp.json"
 DEFINED = "defined"
 """The stamp's key for the definitions: a hash of all, a hash of the online columns, the engine, counted files."""
+LOADED = "loaded_us"
+"""The stamp's key for the time of the load: of two loads of a machine the later one has the greater."""
 LOG = "log"
 """The stamp's key for the identity of the loaded log (features/sealed/log_id.py)."""
 LAYOUT = 2

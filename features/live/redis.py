@@ -76,8 +76,8 @@ class RedisTail:
         self._acknowledged = max(self._acknowledged, newest)
         return Marks(newest, pruned, origin + self._failovers, None if told[3] is None else int(told[3]))
 
-    def behind(self, us: int) -> int:
-        return int(self._run(BEHIND, [], us))
+    def behind(self, us: int, end_us: int = 0, loaded_at: int = 0) -> int:
+        return min(us, int(self._run(BEHIND, [], us, end_us, loaded_at)))
 
     def size(self) -> int:
         return int(self._ask(lambda: self._client.info("memory"))["used_memory"])

@@ -8,6 +8,8 @@ of users who are read from rows are not passed: an interrupted PRUNE can be repe
 import hashlib
 from functools import cache
 
+from features.live.clock import LOST_US
+
 KEEP = (
     "local p = ARGV[1] "
     "local function row(seq) local found = redis.call('XRANGE', p .. 'log', seq, seq)[1] "
@@ -70,11 +72,23 @@ for _, found in ipairs(rows) do
 end
 return #rows
 """
-BEHIND = """
-local held = redis.call('HGET', KEYS[1], 'behind')
-if not held or tonumber(ARGV[2]) < tonumber(held) then redis.call('HSET', KEYS[1], 'behind', ARGV[2]) end
-return redis.call('HGET', KEYS[1], 'behind')
+BEHIND = f"""
+local function mark(name) return tonumber(redis.call('HGET', KEYS[1], name) or nil) end
+local us, last, loaded = mark('behind'), mark('behind_end'), mark('behind_loaded') or 0
+local told, its_end, its_load = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if us and its_load < loaded then return string.format('%.0f', us) end
+if not us or (not last and us < 0 and told >= 0) then
+  us, last = told, its_end
+elseif last and its_end < last - {LOST_US} and its_load > loaded then
+  us, last = us + last - its_end, its_end
+end
+if told < us then us, last = told, its_end end
+local kept = {{'behind', string.format('%.0f', us), 'behind_loaded', ARGV[4]}}
+if last then kept[5], kept[6] = 'behind_end', string.format('%.0f', last) end
+redis.call('HSET', KEYS[1], unpack(kept))
+return kept[2]
 """
+"""features.live.clock.agreed."""
 FORGET = (
     KEEP
     + """

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from features.live.clock import Behind, agreed
 from features.live.sqlite_file import WAIT_S, SqliteFile
 from features.live.sqlite_statements import (
     BEHIND,
@@ -70,11 +71,8 @@ class SqliteTail(SqliteFile):
         self._acknowledged = max(self._acknowledged, marks.newest)
         return marks
 
-    def behind(self, us: int) -> int:
-        self._write(lambda connection: connection.execute(BEHIND, (us,)))
-        told = self.marks().behind
-        assert told is not None
-        return told
+    def behind(self, us: int, end_us: int = 0, loaded_at: int = 0) -> int:
+        return min(us, self._write(lambda connection: _set_behind(connection, Behind(us, end_us, loaded_at))).us)
 
     def size(self) -> int:
         return sum(path.stat().st_size for path in (self.path, self._wal) if path.exists())
@@ -175,6 +173,14 @@ def _belongs_to(connection: sqlite3.Connection, log: str) -> str:
     connection.execute(BELONGS)
     connection.execute(CLAIM, (log,))
     return connection.execute(WHOSE).fetchone()[0]
+
+
+def _set_behind(connection: sqlite3.Connection, told: Behind) -> Behind:
+    marks = dict(connection.execute("SELECT name, seq FROM marks").fetchall())
+    us, end_us, loaded_at = (marks.get(name) for name in BEHIND)
+    held = agreed(None if us is None else Behind(us, end_us, loaded_at or 0), told)
+    connection.executemany(MARK, [each for each in zip(BEHIND, held, strict=True) if each[1] is not None])
+    return held
 
 
 def _append(connection: sqlite3.Connection, events: Sequence[LiveEvent], acknowledged: int) -> tuple[list[Fate], int]:

@@ -41,7 +41,8 @@ HISTORY = (
     f"SELECT {FIELDS} FROM log WHERE user_id = ? AND current = 1 "
     f"ORDER BY {COUNTS_FROM} DESC, item_id DESC, event_key DESC LIMIT ?"
 )
-BEHIND = "INSERT INTO marks VALUES ('behind', ?) ON CONFLICT (name) DO UPDATE SET seq = min(seq, excluded.seq)"
+BEHIND = ("behind", "behind_end", "behind_loaded")
+"""The marks of a clock.Behind, in the order of its fields."""
 FORGOTTEN = "SELECT 1 FROM forgotten WHERE user = ?"
 HELD = f"SELECT {FIELDS} FROM log WHERE event_id = ? ORDER BY revision LIMIT 1"
 SECRETS = "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"

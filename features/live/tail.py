@@ -81,8 +81,12 @@ class LiveTail(Protocol):
         """newest_seq, pruned_seq and more, in one cheap read."""
         ...
 
-    def behind(self, us: int) -> int:
-        """Set how far the log's clock is behind the wall clock, unless a smaller value is stored. Returns the value."""
+    def behind(self, us: int, end_us: int = 0, loaded_at: int = 0) -> int:
+        """Tell how far the end of a log is behind the wall clock, that end, and when the log was loaded (us).
+
+        Returns how far the log's clock is behind: what is stored now by the rule of clock.agreed, or less if the told
+        value is less.
+        """
         ...
 
     def size(self) -> int:

@@ -25,9 +25,10 @@ from contracts.params import load_params
 from contracts.publish import write_json
 from contracts.running import LOCKS, take
 from features.engine.engine import HERE, running
+from features.live.clock import wall_us
 from features.live.open_tail import engine as online_engine
 from features.live.open_tail import forgotten_of, open_tail, redis_address
-from features.live.places import DEFINED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
+from features.live.places import DEFINED, LOADED, STAMP, absorbed_upto, is_current, loaded_into, read_stamp, state_of
 from features.online.fill import ONLINE, Counted, LoadedState, Written, fill
 from features.online.snapshot import COUNTERS
 from features.terms.params import EngineParams
@@ -87,7 +88,9 @@ def load(
             with running(engine, building) as runner:
                 defined = fill(building, previous, data, snapshot, stamp, runner, counted, written)
             stored = _stored(building, previous.stamp[STORED] if previous is not None else {})
-            write_json(building / STAMP, stamp | {STORED: stored, DEFINED: defined})
+            before = 0 if previous is None else previous.stamp.get(LOADED, 0)
+            told = {STORED: stored, DEFINED: defined, LOADED: max(wall_us(), before + 1)}
+            write_json(building / STAMP, stamp | told)
             _point(state, building)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
@@ -218,7 +221,7 @@ def _has_rows(state: Path, stamp: dict[str, Any]) -> bool:
 
 
 def _without_ours(stamp: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stamp.items() if key not in (STORED, DEFINED)}
+    return {key: value for key, value in stamp.items() if key not in (STORED, DEFINED, LOADED)}
 
 
 def _is_undamaged(state: Path, stamp: dict[str, Any]) -> bool:

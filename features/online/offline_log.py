@@ -1,7 +1,6 @@
 """data/<source> -> requests, histories and counters as training reads them, to compare an online store with."""
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from contracts.files import in_temp, scratch
 from contracts.schema import FIRST_INDEX
 from features.encoding.asked import Context
 from features.encoding.counters import KEYS, Counters, from_parquet
@@ -65,9 +65,9 @@ class OfflineLog:
         """The counters of items and of the users of the requests at these positions, by training's own reader."""
         users = self.histories.user_ids.take(pa.array(np.unique(self.stored.user_index[chosen])))
         ids = {"item_id": self.histories.vocabulary["item_id"], "user_id": self.histories.user_ids}
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch(in_temp("offline")) as folder:
             own, pairs = (
-                from_parquet([_only(self.data / name, users, Path(scratch))], {key: ids[key] for key in KEYS[name]})
+                from_parquet([_only(self.data / name, users, folder)], {key: ids[key] for key in KEYS[name]})
                 for name in ("user_counters", "user_item_counters")
             )
         return replace(self.counters, user_counters=own, user_item_counters=pairs)

@@ -29,7 +29,7 @@ from features.feast_store.kept_before import StaleStoreError
 from features.feast_store.unread import Unread
 from features.live.clock import Clock, wall_us
 from features.live.open_tail import engine, open_tail, redis_address
-from features.live.places import absorbed_upto
+from features.live.places import LOADED, absorbed_upto
 from features.live.tail import LiveTail, Marks
 from features.online import item_state
 from features.online.kept import Kept
@@ -78,6 +78,7 @@ class OnlineStore:
     snapshot_id: str
     settings: Mapping[str, Any]  # sections of params.yaml that the snapshot was made with
     logged_end: int  # 1 us after the log's newest event
+    loaded_at: int  # us, when it was loaded; 0: unknown
     absorbed_seq: int  # live events of the tail up to this seq are in the log
     live: LiveCounters
     keep_from: int | None  # us, older events are in no history (history.retention_s); None: no limit
@@ -123,6 +124,7 @@ class OnlineStore:
             snapshot_id=stamp["snapshot_id"],
             settings=stamp["settings"],
             logged_end=stamp["log_end_us"],
+            loaded_at=stamp.get(LOADED, 0),
             absorbed_seq=absorbed_seq,
             keep_from=stamp.get("keep_from_us"),
             live=LiveCounters(of_items.counters, of_items.items, of_items.users, bucket_us),
@@ -157,10 +159,14 @@ class OnlineStore:
     def follow_log(self) -> None:
         """Set the clock to the log's end, from where it runs on; shared by all processes that serve this log.
 
-        If a process has set it before, its offset is kept, but the clock is never before the log's end.
+        If a process has set it before, its offset is kept, but the clock is never before the log's end, and goes back
+        with a log that ends earlier since it was loaded anew (clock.agreed).
         """
-        self.clock.behind_us = self.tail.behind(wall_us() - self.logged_end)
+        self.clock.behind_us = self._behind(wall_us() - self.logged_end)
         self.progress.follows_log = True
+
+    def _behind(self, us: int) -> int:
+        return self.tail.behind(us, self.logged_end, self.loaded_at)
 
     def append(self, events: Sequence[LiveEvent]) -> list[Fate]:
         """Write live events durably, all or none, and return the fate of each.
@@ -198,7 +204,7 @@ class OnlineStore:
             self.progress.origin = marks.origin
         elif self.progress.origin != marks.origin:
             if self.progress.follows_log:
-                self.tail.behind(self.clock.behind_us)  # the clock keeps its offset
+                self._behind(self.clock.behind_us)  # the clock keeps its offset
             raise StaleStoreError(
                 f"Live events that were counted, until {in_seconds(self.progress.seq)}, may be gone: their store was "
                 "lost, emptied or replaced, or a replica took over. Open the store again: it reads the events that "

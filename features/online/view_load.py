@@ -5,7 +5,6 @@ load in that range that the snapshot lacks are removed. What is done depends on 
 holds, and each row is written as a whole, so a unit that runs twice, or again after it was killed, ends the same.
 """
 
-import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import InputError
-from contracts.files import beside
+from contracts.files import written
 from features.online.changes import Difference, ViewRows
 
 if TYPE_CHECKING:
@@ -141,9 +140,8 @@ def _check_order(load: ViewLoad, ids: pa.ChunkedArray, last: str | None, end: st
 
 def _put(rows: pa.Table, path: Path) -> Path:
     """Write a part under its name by rename; another attempt writes the same bytes."""
-    making = beside(path)
-    pq.write_table(rows, making, use_dictionary=False, compression="none")
-    os.replace(making, path)
+    with written(path, lasting=False) as making:
+        pq.write_table(rows, making, use_dictionary=False, compression="none")
     return path
 
 

@@ -7,9 +7,8 @@ really judged.
 import operator
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from contracts.errors import InputError
+from contracts.files import in_temp, scratch
 from features.quality.expectations import HELD_BACK, REPEATING
 from features.quality.library import great_expectations
 from features.quality.outcomes import PARTITIONS, ROWS, SHOWN, for_tally
@@ -48,7 +48,8 @@ class Judge:
     def __init__(self, rules: Sequence[Rule], validate: ValidateParams, suite: Sequence[Expected] = ()) -> None:
         gx = great_expectations()
         self._reasons = {*(rule.reason for rule in rules), REPEATED}
-        self._folder = Path(tempfile.mkdtemp(prefix="leitmotif-gx-"))
+        self._open = ExitStack()
+        self._folder = self._open.enter_context(scratch(in_temp("gx")))
         self._context = gx.get_context(mode="file", project_root_dir=self._folder)
         # GX parses this file, comments and all, at each of 125 looks at its settings; where there is none it has none
         (self._folder / "gx" / "uncommitted" / "config_variables.yml").unlink()
@@ -166,7 +167,7 @@ class Judge:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder)
+        self._open.close()
 
 
 def _failed(outcomes: Mapping[str, Any]) -> list[str]:

@@ -42,7 +42,7 @@ class Parsed(NamedTuple):
 
     rows: pa.Table
     num_null_words: dict[str, int]  # our column -> values that are null words; only columns that have any
-    num_without_zone: int  # times without a time zone
+    num_without_zone: int  # times without a time zone, of rows that were parsed
 
 
 def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Sequence[str] = ()) -> Parsed:
@@ -62,6 +62,7 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Seq
     terms["number"] = _number("label", has["label"]) if "label" in has else "1.0"
     terms["position"] = _position(has["position"]) if "position" in has else "NULL::INTEGER"
     terms["categories"] = _categories(has["categories"]) if "categories" in has else "NULL::VARCHAR[]"
+    terms["without_zone"] = _is_without_zone(has["occurred_at"], time_unit)
     terms["reason"] = _reason(has, terms, [name for name in NAMES if name in has and _has_control(raw[name])])
     query = f"""
         SELECT * EXCLUDE (number, row_number),
@@ -72,8 +73,8 @@ def parse(raw: pa.Table, time_unit: str, label_threshold: float, null_words: Seq
     with connect() as connection:
         connection.register("raw_rows", raw.append_column("row_number", pa.array(np.arange(len(raw)))))
         rows = connection.sql(query).to_arrow_table()
-        zoneless = connection.sql(f"SELECT {_num_without_zone(has['occurred_at'], time_unit)} FROM raw_rows").fetchall()
-        return Parsed(rows, num_null_words, int(zoneless[0][0]))
+    taken = rows["without_zone"].filter(pc.is_null(rows["reason"]))
+    return Parsed(rows.drop_columns("without_zone"), num_null_words, pc.sum(taken).as_py() or 0)
 
 
 def _without(raw: pa.Table, null_words: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
@@ -89,13 +90,13 @@ def _without(raw: pa.Table, null_words: Sequence[str]) -> tuple[pa.Table, dict[s
     return raw, counts
 
 
-def _num_without_zone(kind: pa.DataType, unit: str) -> str:
+def _is_without_zone(kind: pa.DataType, unit: str) -> str:
+    """Whether a time, if it is one, has no zone."""
     if unit != "iso" or (kinds.is_timestamp(kind) and kind.tz):
-        return "0 * count(*)"
+        return "FALSE"
     if not _is_text(kind):
-        return "count(occurred_at)"
-    is_plain = f"NOT ends_with(occurred_at, 'Z') AND NOT regexp_matches(occurred_at, '{ZONE}')"
-    return f"count(*) FILTER (trim(occurred_at) <> '' AND {is_plain})"
+        return "TRUE"
+    return f"NOT ends_with(occurred_at, 'Z') AND NOT regexp_matches(occurred_at, '{ZONE}')"
 
 
 def _readable(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:

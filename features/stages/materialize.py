@@ -1,9 +1,6 @@
 """Histories and counters -> the snapshot; Feast's online store loaded from it; a proof that online equals offline."""
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from contracts.files import scratch
 from contracts.publish import publish, write_json
 from contracts.stage import Report, main
 from features.encoding.encode import FeatureSpec
@@ -47,7 +45,7 @@ from features.terms.params import (
 
 log = logging.getLogger("leitmotif")
 
-REPLAY = ".replay-"
+REPLAY = "replay"
 LOADED_SHARE = 4
 """One in LOADED_SHARE parity requests is also read from the loaded store, as of its own time."""
 
@@ -139,8 +137,7 @@ def _prove(
 
     Returns the comparisons, the number of requests that could not be compared, and the freshness of the loaded views.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{REPLAY}{os.getpid()}-", dir=state_of(data).parent))
-    try:
+    with scratch(state_of(data).parent / REPLAY) as folder:
         store = OnlineStore.open(state_of(data), tail_of=folder / "nothing" / "feast")  # as loaded, without live events
         users, counted, items = compare_snapshot(store, snapshot, back.sample)
         for view, counts in back.said.items():
@@ -156,8 +153,6 @@ def _prove(
         with replaying(data, stamp, from_us, fed, offline.counters, of_users) as replay:
             replayed, more = replay_requests(replay, data, spec, from_us, number, offline)
             log.info("replayed %s requests among %s live events", f"{replayed.checked:,}", f"{replay.fed:,}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     parts = {"users": users, "counts": counted, "items": items, "requests": requests, "replay": replayed}
     return parts, left_out + more, views
 

@@ -13,14 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from contracts.errors import InputError
 from contracts.publish import write_json
 from serving.bundle.loaded import read_json, reading
-from serving.bundle.manifest import FORMAT, MANIFEST, SHORT, read_manifest
+from serving.bundle.manifest import AGAIN, FORMAT, MANIFEST, SHORT, read_manifest
 from serving.locations import FORMER
 
 BUNDLE, WITHDRAWN = "bundle", "withdrawn.json"
@@ -42,10 +43,18 @@ def crown(home: Path, candidate: Path, num_former: int) -> None:
         write_json(made / WITHDRAWN, {"withdrawn": withdrawn})
 
 
-def restore(home: Path) -> tuple[str, str]:
-    """Make the latest former champion the champion again. Returns (its version, the withdrawn version).
+class Restored(NamedTuple):
+    """What a rollback did."""
 
-    Raises InputError if there is no former champion, or it is damaged.
+    version: str  # champion again
+    gone: str  # the withdrawn version
+    passed_over: dict[str, str]  # later former champions that cannot be read: name -> why
+
+
+def restore(home: Path) -> Restored:
+    """Make the latest former champion that is whole the champion again; damaged ones before it are not kept.
+
+    Raises InputError if there is none; then the champion and all that was kept stay.
     """
     former = former_of(home)
     if not (home / BUNDLE).exists() or not former:
@@ -54,13 +63,15 @@ def restore(home: Path) -> tuple[str, str]:
             f"`git log champions/{home.name}.dvc` lists all champions: `git checkout <commit> "
             f"champions/{home.name}.dvc` and `dvc checkout champions/{home.name}.dvc` restore one."
         )
-    version = read_manifest(former[0]).model_version
+    version, chosen, passed_over = _latest_whole(home, former)
     gone = version_of(home / BUNDLE)
-    with _changing(home) as made:
-        shutil.rmtree(made / BUNDLE)
-        os.replace(made / FORMER / former[0].name, made / BUNDLE)
+    damaged = [
+        name for name in passed_over if damage_of(home / FORMER / name)
+    ]  # one of another format may be read again
+    with _changing(home, [home / BUNDLE, *(home / FORMER / name for name in damaged)]) as made:
+        os.replace(made / FORMER / chosen.name, made / BUNDLE)
         write_json(made / WITHDRAWN, {"withdrawn": sorted({*withdrawn_of(home), gone} - {UNREADABLE})})
-    return version, gone
+    return Restored(version, gone, passed_over)
 
 
 def former_of(home: Path) -> list[Path]:
@@ -103,15 +114,18 @@ def version_of(bundle: Path) -> str:
 
 
 @contextmanager
-def _changing(home: Path) -> Iterator[Path]:
-    """Yields a copy of the folder to change, then puts it in the folder's place and runs `dvc add`."""
+def _changing(home: Path, without: Collection[Path] = ()) -> Iterator[Path]:
+    """Yields a copy of the folder to change, then puts it in the folder's place and runs `dvc add`.
+
+    without: what is not copied, such as what is damaged, of which not every file may be readable.
+    """
     home.parent.mkdir(parents=True, exist_ok=True)
     for left in home.parent.glob(f".{home.name}-*"):  # left by a killed run
         shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
     made = temporary / home.name
     try:
-        _copy(home, made) if home.exists() else made.mkdir()
+        _copy(home, made, without) if home.exists() else made.mkdir()
         yield made
         was_there = home.exists()
         exchange(made, home) if was_there else os.replace(made, home)
@@ -135,6 +149,21 @@ def exchange(one: Path, two: Path) -> None:
     os.replace(aside, one)
 
 
+def _latest_whole(home: Path, former: list[Path]) -> tuple[str, Path, dict[str, str]]:
+    """(the version, its folder, why each one before it cannot be read). former: the latest first."""
+    passed_over = {}
+    for path in former:
+        try:
+            return read_manifest(path).model_version, path, passed_over
+        except InputError as error:
+            passed_over[path.name] = str(error).removesuffix(AGAIN).rstrip(". ")
+    raise InputError(
+        f"none of the {len(former)} former champions in {home / FORMER} can be read, and the champion stands: "
+        f"{'; '.join(f'{name}: {why}' for name, why in passed_over.items())}. `dvc checkout --force {home}.dvc` "
+        "restores them from DVC's cache."
+    )
+
+
 def _retire(made: Path) -> None:
     if damage_of(made / BUNDLE):  # no rollback could use it, and it would be in the way of those before it
         shutil.rmtree(made / BUNDLE)
@@ -152,10 +181,13 @@ def _number(path: Path) -> int:
     return int(number)
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(
-        source, target, copy_function=shutil.copyfile
-    )  # without modes: files of DVC's cache may be read-only
+def _copy(source: Path, target: Path, without: Collection[Path] = ()) -> None:
+    """Without modes: files of DVC's cache may be read-only."""
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(folder, name) in without]
+
+    shutil.copytree(source, target, copy_function=shutil.copyfile, ignore=left_out)
 
 
 def _dvc(*arguments: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from contracts.errors import InputError
+from serving.bento import git_revision, tag_of
 from serving.bundle.manifest import read_manifest
 from serving.bundle.programs import DESCRIPTION
 from serving.packing.locked import NOT_FROZEN, ROOT, locked
@@ -175,6 +176,36 @@ for described, code in {described!r}:
     assert len(versions) == 2
 
 
+def test_a_bento_of_what_no_commit_has_says_so_in_its_tag(data: Path, tmp_path: Path) -> None:
+    root, home = tmp_path / "root", tmp_path / "home"
+    root.mkdir()
+    home.mkdir()
+    (root / "plain.py").write_text("import bentoml\n@bentoml.service\nclass Plain:\n    pass\n")
+    (root / "bentofile.yaml").write_text("service: plain:Plain\nname: leitmotif\ninclude: [/plain.py, /more/**/*.py]\n")
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam"]
+    for command in (["git", "init", "-q"], ["git", "add", "-A"], [*commit, "first"]):
+        subprocess.run(command, cwd=root, check=True)
+    clean = git_revision(root)
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    assert tag_of("m1", clean) == f"leitmotif:m1-{clean[:8]}"
+    (root / "notes.txt").write_text("no part of a Bento")
+    assert git_revision(root) == clean
+    (root / "more" / "deep").mkdir(parents=True)
+    (root / "more" / "deep" / "new.py").touch()
+    assert git_revision(root) == f"{clean}-dirty"
+    (root / "more" / "deep" / "new.py").unlink()
+    with (root / "plain.py").open("a") as file:
+        file.write("# changed\n")
+    script = "import sys; from pathlib import Path; from serving.bento import build_bento\n"
+    script += "print('built', build_bento(*map(Path, sys.argv[1:])))"
+    told = os.environ | {"BENTOML_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, str(data / "bundle"), str(root)]
+    said = subprocess.check_output(command, env=told, cwd=root, text=True)
+    tag = f"{read_manifest(data / 'bundle').model_version}-{clean[:8]}-dirty"
+    assert f"built leitmotif:{tag}\n" in said
+    assert f"git_revision: {clean}-dirty" in (home / "bentos/leitmotif" / tag / "bento.yaml").read_text()
+
+
 def test_a_build_that_fails_leaves_the_bento_before_it(data: Path, tmp_path: Path) -> None:
     root, home = tmp_path / "root", tmp_path / "home"  # apart: a build walks all of its root
     root.mkdir()
@@ -194,4 +225,4 @@ def test_a_build_that_fails_leaves_the_bento_before_it(data: Path, tmp_path: Pat
     said = subprocess.check_output(command, env=told, cwd=root, text=True).split("\n")
     tag = f"leitmotif:{read_manifest(data / 'bundle').model_version}-unversio"
     assert [line for line in said if line] == [f"built {tag}", f"built {tag}", "failed", f"kept {tag} {tag}"]
-    assert not list((tmp_path / "home").glob("replaced-*"))
+    assert not list((tmp_path / "home").glob(".replaced.*"))

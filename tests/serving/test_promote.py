@@ -27,8 +27,9 @@ from serving.promote import decide, main, promote
 from serving.promoting.compare import weigh
 from serving.promoting.places import exchange, former_of, restore, withdrawn_of
 from serving.promoting.rescore import load_newest, open_fitted, score
+from serving.rollback import main as rolled_back
 from serving.rollback import rollback
-from tests.clones import run
+from tests.clones import ROOT, hashes, run
 from tests.serving.bundles import judged, noisy, of_spec, rehash, reversed_head, rewritten, without_items
 from tests.training.test_slices_and_measure import requests as of_two_candidates
 from training.judging.measure import Scored
@@ -264,7 +265,8 @@ def test_champions_follow_each_other_and_a_rollback_takes_the_last_one_back(
         assert promote("simulator", labels, rules, force=True)["forced"]
     assert [path.name for path in former_of(home)] == [f"0003-{version(third)}", f"0002-{version(good)}"]
 
-    assert rollback("simulator") == {"champion": version(third), "withdrawn": version(fourth), "num_former": 1}
+    back = rollback("simulator")
+    assert back == {"champion": version(third), "withdrawn": version(fourth), "passed_over": {}, "num_former": 1}
     assert version(champion) == version(third)
     again = promote("simulator", labels, rules)
     assert not again["promoted"]
@@ -324,13 +326,49 @@ def test_where_dvc_fails_the_champion_is_as_before(
 
 def test_a_former_champion_that_was_damaged_does_not_come_back(repository: Path, good: Path, worse: Path) -> None:
     home = repository / "champions" / "simulator"
+    name = f"0001-{version(worse)}"
     shutil.copytree(good, home / "bundle")
-    shutil.copytree(worse, home / "former" / f"0001-{version(worse)}")
+    shutil.copytree(worse, home / "former" / name)
     with (former_of(home)[0] / GOLDEN).open("a") as golden:
         golden.write(" ")
-    with pytest.raises(InputError, match=r"golden\.json changed since the bundle was packaged"):
+    before = hashes(home)
+    with pytest.raises(
+        InputError, match=rf"the champion stands: {name}: .*golden\.json changed since the bundle was pack"
+    ):
         rollback("simulator")
-    assert version(home / "bundle") == version(good)
+    assert hashes(home) == before
+
+
+def test_a_rollback_names_each_damaged_former_champion_and_goes_to_the_latest_whole_one(
+    repository: Path,
+    good: Path,
+    worse: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copyfile(ROOT / "params.yaml", repository / "params.yaml")
+    home = repository / "champions" / "simulator"
+    other, third = (rewritten(good, tmp_path / name, noisy(scale)) for name, scale in (("c", 0.5), ("d", 1.0)))
+    former = [f"{number:04}-{version(each)}" for number, each in enumerate((good, worse, other, third), start=1)]
+    for name, bundle in zip(
+        ("bundle", *(f"former/{name}" for name in former)), (third, good, worse, other, third), strict=True
+    ):
+        shutil.copytree(bundle, home / name, copy_function=shutil.copyfile)
+    (home / "former" / former[3] / GOLDEN).unlink()
+    (home / "former" / former[3] / GOLDEN).symlink_to("gone")  # as DVC links it where its cache lost the file
+    manifest = home / "former" / former[2] / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 1}))
+    monkeypatch.setattr(sys, "argv", ["rollback"])
+    rolled_back()
+    said = capsys.readouterr().out
+    assert re.search(rf"{former[3]} cannot be read and is passed over: .*golden\.json cannot be read", said)
+    assert re.search(rf"{former[2]} cannot be read and is passed over: .*bundle format 1", said)
+    assert f"Rolled back for simulator: {version(worse)} is champion again, {version(third)} is withdrawn" in said
+    assert version(home / "bundle") == version(worse)
+    assert [path.name for path in former_of(home)] == [former[2], former[0]]
+    report = json.loads((repository / "reports/simulator/rollback.json").read_text())
+    assert list(report["passed_over"]) == [former[2], former[3]]
 
 
 @pytest.mark.parametrize("name", [GOLDEN, MANIFEST])

@@ -22,6 +22,7 @@ from features.sealed.forgotten import add_forgotten, hash_of, read_forgotten
 from features.stages.ingest import run as ingest
 from orchestration.configure import configure, parse_assignments
 from tests import clones
+from tests.contracts.test_files import killed, writing
 from tests.features.live_log import event, seal, show
 from tests.features.raw_logs import SMALL, read, source
 from tests.one_process import run_stages
@@ -106,6 +107,35 @@ def test_copies_fetched_from_buckets_are_searched_and_named(repository: Path) ->
     said = clones.run(repository, sys.executable, "-m", "features.live.forget", USER).stdout
     assert f"fetched/log-aaaa1111/day.csv  {len(rows)} bytes" in said
     assert "rm -r fetched/earlier-bbbb2222 fetched/log-aaaa1111" in said
+
+
+def test_what_killed_writers_left_is_removed_and_what_is_being_written_is_named(repository: Path) -> None:
+    reports, temp = repository / "reports" / "simulator", repository / "temp"
+    temp.mkdir()
+    places = (reports / "validate.json", repository / ".state/simulator/docs/page.html", temp / "leitmotif-gx")
+    for path in places:
+        killed(path, "scratch" if path.parent == temp else "written", f"shown {USER} often")
+    other = writing(reports / "audit.json", said=f"shown {USER} often")
+    living = next(reports.glob(".audit.json.*"))
+    champion = repository / "champions" / ".simulator-abc" / "simulator" / "bundle" / "golden_requests.json"
+    of_dvc = repository / ".dvc" / "cache" / "files" / "md5" / "00" / ".F9S0Vhp1pnhzbKtZbZ_6Ag.tmp"
+    for path in (champion, of_dvc):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'["{USER}"]')
+    said = clones.run(repository, sys.executable, "-m", "features.live.forget", USER, TMPDIR=str(temp)).stdout
+    assert "3 temporary files and folders that killed runs left were removed." in said
+    assert not [path for place in places for path in place.parent.glob(f".{place.name}.*")]
+    assert living.exists()
+    for path in (living, champion, of_dvc):
+        assert re.search(rf"\n  {re.escape(path.relative_to(repository).as_posix())}  \d+ bytes", said)
+    assert re.search(r"\n  make forget +again when the runs have ended", said)
+    assert f"\n  rm {of_dvc.relative_to(repository)}  " in said
+    assert "make promote ARGS=--force" in said
+    other.communicate("go on")
+    assert other.returncode == 0
+    again = clones.run(repository, sys.executable, "-m", "features.live.forget", USER, TMPDIR=str(temp)).stdout
+    assert "make forget " not in again
+    assert "\n  reports/simulator/audit.json  " in again
 
 
 def test_an_unknown_user_is_said_to_be_nowhere_and_recorded_all_the_same(repository: Path) -> None:

@@ -196,6 +196,29 @@ def test_times_are_read_with_a_space_before_their_offset_and_noted_without_one(
     assert ("1 times have no time zone and were read as UTC" in caplog.text) is not zoned
 
 
+def test_only_rows_that_are_taken_count_as_times_without_a_zone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two are taken, one of them without a zone; no text of the others was read as UTC into anything."""
+    times = ["2024-01-01", "2024-01-02T00:00Z", "yesterday", "2024-13-45", "12:30", "", "infinity"]
+    rows = "".join(f'a,x{number},"{text}",1\n' for number, text in enumerate(times))
+    write(tmp_path / "log.csv", f"{HEADER}\n{rows}b,y,2024-01-03,often\n")
+    with caplog.at_level(logging.INFO, "leitmotif"):
+        report = ingest_table(tmp_path / "data", tmp_path / "log.csv")
+    assert report["dropped"] == {"bad label": 1, "bad time": 4, "no time": 1}
+    assert len(read(tmp_path / "data" / "interactions")) == 2
+    assert report["times_without_zone"] == 1
+    assert "1 times have no time zone and were read as UTC" in caplog.text
+
+
+def test_typed_times_out_of_range_are_not_times_without_a_zone(tmp_path: Path) -> None:
+    at = pa.array([0, 2**61, None], pa.timestamp("us"))
+    table = {"user": ["a", "b", "c"], "item": ["x", "y", "z"], "at": at, "click": [1, 0, 1]}
+    pq.write_table(pa.table(table), tmp_path / "l.parquet")
+    report = ingest_table(tmp_path / "data", tmp_path / "l.parquet")
+    assert (report["dropped"], report["times_without_zone"]) == ({"bad time": 1, "no time": 1}, 1)
+
+
 def test_typed_times_without_a_zone_are_noted(tmp_path: Path) -> None:
     for zone, noted in ((None, 2), ("UTC", 0), ("Asia/Tokyo", 0)):
         at = pa.array([datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC)], pa.timestamp("ms", zone))
