@@ -24,8 +24,6 @@ BESIDE = re.compile(r"\.(.+)\.[0-9a-f]{32}", re.DOTALL)
 """The name of a temporary file beside the file that it will be."""
 FOLDER = ".d"
 """Suffix of the folder that belongs to such a file (scratch)."""
-
-
 OURS = "leitmotif-"
 """Prefix in the machine's folder for temporary files."""
 
