@@ -49,6 +49,14 @@ def test_a_page_comes_back_with_the_figures_it_shows(house: Path) -> None:
     assert page.read_bytes() == made
 
 
+def test_a_service_gives_the_scores_of_evaluate(house: Path, tmp_path: Path) -> None:
+    typed(house, "python -m benchmarks.served_scores", "--requests", "60", "--result", str(tmp_path / "scores.json"))
+    told = json.loads((tmp_path / "scores.json").read_text())
+    assert told["requests"] == 60
+    assert told["scores"] >= 120
+    assert told["largest_difference"] <= 1e-6
+
+
 @pytest.mark.slow
 def test_what_is_found_and_how_lists_turn_are_measured(house: Path, tmp_path: Path) -> None:
     typed(house, "python -m benchmarks.retrieval", "--requests", "5", "--out", str(tmp_path / "found.json"))
