@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -150,16 +150,15 @@ def main() -> None:
     bodies = list(itertools.islice(drawn(predictor, list(users)), options.requests))
     with TemporaryDirectory(prefix="rank-speed-") as folder:
         own = {LIVE_VARIABLE: str(copied_live(Path(folder))), ENGINE_VARIABLE: "sqlite"}
-        with (
-            server(**own, LEITMOTIF_WORKERS="1") as client,
-            plain(own) as (plain_port, plain_process),
-            server(**own, LEITMOTIF_WORKERS=str(max(options.workers, 1))) as more,
-        ):
+        with ExitStack() as started:
+            client = started.enter_context(server(**own, LEITMOTIF_WORKERS="1"))
+            plain_port, plain_process = started.enter_context(plain(own))
             ours = Served(client.base_url.port or 80, workers_of(client))
             theirs = Served(plain_port, [plain_process])
             report = alone(predictor, bodies, ours, theirs)
             asked = {"loads": (ours, CLIENTS_OF_LOADS), "plain_loads": (theirs, CLIENTS_OF_LOADS[1:2])}
             if options.workers > 1:
+                more = started.enter_context(server(**own, LEITMOTIF_WORKERS=str(options.workers)))
                 many = Served(more.base_url.port or 80, workers_of(more))
                 asked[f"loads_of_{options.workers}_workers"] = many, CLIENTS_OF_LOADS
             report |= loads(asked, bodies, options.seconds)

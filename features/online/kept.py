@@ -20,11 +20,17 @@ class Kept(Generic[T]):
         self._lock = Lock()
 
     def made(self, user_id: str, of: object, make: Callable[[], T]) -> T:
-        """What was made for this user, if it was of the same thing; else what is made now. of: compared by value."""
+        """What was made for this user, if it was of the same thing; else what is made now. of: compared by value.
+
+        None is not kept, so that users of whom there is nothing take nobody's place.
+        """
         with self._lock:
             kept = self._kept.get(user_id)
         if kept is None or kept[0] != of:
             kept = of, make()
+        if kept[1] is None:
+            self.drop(user_id)
+            return kept[1]
         with self._lock:
             self._kept[user_id] = kept
             self._kept.move_to_end(user_id)

@@ -234,7 +234,6 @@ class OnlineStore:
             read = UserRead(history, to_counted(counted.parse()))
         if history is None:  # unknown, or forgotten: then nothing may be kept
             self.kept.drop(user_id)
-            self.kept_histories.drop(user_id)
         return read
 
     def counted(self, user_ids: Sequence[str]) -> list[bytes]:

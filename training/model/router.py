@@ -78,8 +78,9 @@ class Router(nn.Module):
     def assign(self, code: Float[Tensor, "*shape router"]) -> Float[Tensor, "*shape themes"]:
         """Routing by codes; rows sum to 1, or are 0 where the code is 0."""
         cosine = direction(code) @ direction(self.prototype_TR).T
-        softmax = softmax_of_rows if cosine.dim() == 2 else softmax_of_last
-        return softmax(cosine / self.temperature) * (code != 0).any(-1, keepdim=True)
+        logit = cosine / self.temperature
+        share = softmax_of_rows(logit) if logit.dim() == 2 else torch.softmax(logit, dim=-1)
+        return share * (code != 0).any(-1, keepdim=True)
 
     def history(
         self,
@@ -109,11 +110,6 @@ def softmax_of_rows(logit_NT: Float[Tensor, "items themes"]) -> Float[Tensor, "i
     """
     padding = -len(logit_NT) % ROWS_OF_BLOCK
     return torch.softmax(functional.pad(logit_NT.T, (0, padding)), dim=0)[:, : len(logit_NT)].T.contiguous()
-
-
-def softmax_of_last(logit: Float[Tensor, "*shape themes"]) -> Float[Tensor, "*shape themes"]:
-    """Softmax of the last dimension, of any number of them: what `torch.export` takes with a dynamic size."""
-    return torch.softmax(logit, dim=-1)
 
 
 def direction(vector: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:

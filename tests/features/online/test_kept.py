@@ -41,6 +41,16 @@ def test_nothing_is_kept_of_what_could_not_be_made() -> None:
     assert kept.made("u", b"", lambda: 7) == 7
 
 
+def test_users_of_whom_there_is_nothing_take_nobody_s_place() -> None:
+    kept: Kept[object] = Kept(max_users=2)
+    first = {user: kept.made(user, b"", object) for user in "uv"}
+    for number in range(5):
+        assert kept.made(f"unknown {number}", b"", lambda: None) is None
+    assert {user: kept.made(user, b"", object) for user in "uv"} == first
+    assert kept.made("u", b"gone", lambda: None) is None
+    assert kept.made("u", b"", object) is not first["u"]
+
+
 def test_a_history_is_parsed_again_with_the_next_event_and_not_before(tmp_path: Path) -> None:
     data = tmp_path / "data" / "table"
     store = loaded(data, ROWS)
